@@ -1,0 +1,140 @@
+"""A small GPT over characters: plain `nn.Linear` layers, knowing nothing of zoo.
+
+Pre-norm blocks, learned positions, biases, an untied head: with 65 characters, context 128, 4 layers of width 128 and
+4 heads it is the model of arXiv 2604.04440, 826,433 parameters, 786,432 of them in the 16 block matrices.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """softmax(mask(q k^T / sqrt(d))) v, spelled out; all of shape (batch, heads, time, d)."""
+    t, d = q.shape[-2:]
+    future = torch.full((t, t), -math.inf, dtype=q.dtype, device=q.device).triu(1)
+    scores = torch.baddbmm(
+        future, (q * d**-0.5).flatten(0, 1), k.flatten(0, 1).transpose(1, 2)
+    )  # (batch * heads, time, time)
+    y = F.dropout(scores.softmax(-1), dropout) @ v.flatten(0, 1)
+    return y.unflatten(0, q.shape[:2])
+
+
+class Attention(nn.Module):
+    """Causal self-attention with one fused query-key-value projection."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, time, width) to the same shape; position t sees positions <= t."""
+        q, k, v = rearrange(self.qkv(x), "b t (three h d) -> three b h t d", three=3, h=self.heads)
+        p = self.dropout if self.training else 0.0
+        if x.device.type == "cpu":  # the CPU's fused kernel takes five times as long, forward and backward (README)
+            y = causal_attention(q, k, v, p)
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
+        return self.proj(rearrange(y, "b h t d -> b t (h d)"))
+
+
+class MLP(nn.Module):
+    """Two layers with a GELU between, four times as wide inside."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(width, 4 * width)
+        self.proj = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, time, width) to the same shape."""
+        return self.proj(F.gelu(self.fc(x)))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads, dropout)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = MLP(width)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, time, width) to the same shape."""
+        x = x + self.drop(self.attn(self.norm1(x)))
+        return x + self.drop(self.mlp(self.norm2(x)))
+
+
+class GPT(nn.Module):
+    """Characters in, logits of the next character out.
+
+    Args:
+        vocab_size: how many characters there are.
+        block_size: the longest context, in characters.
+        layers: number of blocks.
+        width: features per position.
+        heads: attention heads; must divide `width`.
+        dropout: probability, in attention and on each residual branch.
+
+    Raises:
+        ValueError: if `heads` does not divide `width`.
+    """
+
+    def __init__(
+        self, vocab_size: int, block_size: int = 128, layers: int = 4, width: int = 128, heads: int = 4,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"heads must divide width {width}, got {heads}")
+        self.block_size = block_size
+        self.token = nn.Embedding(vocab_size, width)
+        self.position = nn.Embedding(block_size, width)
+        self.drop = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, vocab_size)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """GPT-2's initialisation: normal of std 0.02, residual projections smaller by sqrt(2 layers)."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                residual = name.endswith("proj")
+                nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * len(self.blocks)) if residual else 0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(batch, time) character ids to (batch, time, vocab_size) logits."""
+        x = self.token(ids) + self.position.weight[: ids.shape[1]]
+        x = self.drop(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+    @torch.no_grad()
+    def generate(
+        self, ids: Tensor, length: int, temperature: float = 1.0, top_k: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Continue (batch, time) ids by `length` sampled characters; temperature 0 takes the likeliest."""
+        for _ in range(length):
+            logits = self(ids[:, -self.block_size :])[:, -1].float()
+            if temperature == 0:
+                new = logits.argmax(-1, keepdim=True)
+            else:
+                if top_k is not None and top_k < logits.shape[-1]:
+                    logits[logits < logits.topk(top_k).values[:, -1:]] = -math.inf
+                new = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+            ids = torch.cat([ids, new], 1)
+        return ids

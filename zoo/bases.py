@@ -1,0 +1,58 @@
+"""Seeded randomness and the orthonormal matrices that parameterizations are built from. Pure functions of torch.
+
+Everything is drawn on the CPU in float64 and rounded last, so that a basis is the same on every device.
+"""
+
+import hashlib
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+
+def generator(seed: int, *labels: object) -> torch.Generator:
+    """A CPU generator whose stream depends on `seed` and every label, and on nothing else."""
+    digest = hashlib.sha256(":".join(map(str, (seed, *labels))).encode()).digest()
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+@lru_cache(maxsize=32)
+def dct_matrix(n: int) -> Tensor:
+    """The orthonormal DCT-II, C[k, i] = sqrt((2 - [k = 0]) / n) cos(pi (2 i + 1) k / 2 n); (n, n), float64.
+
+    C x is `scipy.fft.dct(x, norm="ortho")`; rows are the cosines, lowest frequency first.
+    """
+    k = torch.arange(n, dtype=torch.float64)
+    c = torch.cos(math.pi / (2 * n) * (2 * k + 1) * k[:, None]) * math.sqrt(2 / n)
+    c[0] /= math.sqrt(2)
+    return c
+
+
+@lru_cache(maxsize=32)
+def haar_matrix(n: int, seed: int, *labels: object) -> Tensor:
+    """A Haar-distributed orthogonal matrix; (n, n), float64.
+
+    QR of a Gaussian matrix with the signs of R's diagonal fixed (Mezzadri, arXiv math-ph/0609050).
+    """
+    q, r = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=generator(seed, "haar", n, *labels)))
+    return q * r.diagonal().sign()
+
+
+@lru_cache(maxsize=32)
+def uniform_matrix(rows: int, columns: int, seed: int, *labels: object) -> Tensor:
+    """Independent entries of mean 0 and variance 1, uniform in +-sqrt(3); (rows, columns), float64."""
+    u = torch.rand(rows, columns, dtype=torch.float64, generator=generator(seed, "uniform", rows, columns, *labels))
+    return (2 * u - 1) * math.sqrt(3)
+
+
+_copies = WeakTensorKeyDictionary()
+
+
+def shared(matrix: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """`matrix` on a device in a dtype: one copy for all who ask, as long as the original lives."""
+    copies = _copies.setdefault(matrix, {})
+    if (device, dtype) not in copies:
+        copies[device, dtype] = matrix.to(device, dtype)
+    return copies[device, dtype]

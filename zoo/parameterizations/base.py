@@ -1,0 +1,110 @@
+"""The interface: a map from trainable coefficients to a weight matrix."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class WeightParameterization(nn.Module, ABC):
+    """A map from trainable coefficients to a weight matrix W of shape (out_features, in_features).
+
+    Parameters hold coefficients and nothing else. What is fixed (bases, positions) is a non-persistent buffer, rebuilt
+    from `seed` by `reset_buffers` whenever the module changes device or dtype, so that a state dict is the
+    coefficients only. `zoo check my_file.MyClass` runs every contract below as a test (`zoo.testing`).
+
+    Args:
+        out_features: rows of W.
+        in_features: columns of W.
+        seed: of everything that is fixed.
+
+    Raises:
+        ValueError: if a size is less than 1.
+    """
+
+    def __init__(self, out_features: int, in_features: int, seed: int = 0) -> None:
+        super().__init__()
+        if out_features < 1 or in_features < 1:
+            raise ValueError(f"a weight needs at least one row and one column, got {out_features} x {in_features}")
+        self.out_features = out_features
+        self.in_features = in_features
+        self.seed = seed
+        self.layer = ""
+
+    # ---- A subclass defines ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def weight(self) -> Tensor:
+        """W, (out_features, in_features), differentiable in every parameter."""
+
+    @abstractmethod
+    def reset_parameters(self, std: float) -> None:
+        """Draw coefficients with E[W_ij^2] = std^2; std = 0 gives W = 0 with a gradient that is not zero."""
+
+    @abstractmethod
+    def project_(self, target: Tensor) -> None:
+        """Set coefficients that fit W to `target`, at a stationary point of |W - target|_F^2.
+
+        The least-squares solution where the map is linear. Idempotent: projecting W itself changes nothing.
+        """
+
+    # ---- A subclass may override -------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x W^T + b; (..., in_features) to (..., out_features). A path that never builds W must equal this one."""
+        return F.linear(x, self.weight().to(x.dtype) if not torch.is_autocast_enabled(x.device.type) else self.weight(), bias)
+
+    @property
+    def lr_mult(self) -> float:
+        """Factor on the learning rate that makes a step of an Adam-like optimizer as large in W as a dense one.
+
+        Such an optimizer moves each coefficient by about lr, whatever the gradient's scale, so a dense weight moves by
+        lr root-mean-square; lr_mult = lr / rms(dW) at initialisation for coefficients that move by +-lr independently.
+        """
+        return 1.0
+
+    def reset_buffers(self) -> None:  # noqa: B027  most maps have no buffers
+        """Rebuild every buffer from `seed`, `layer` and the shape, on the parameters' device and dtype."""
+
+    # ---- Concrete ----------------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out_features, in_features)."""
+        return self.out_features, self.in_features
+
+    @property
+    def num_trainable(self) -> int:
+        """How many coefficients are trained."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def for_layer(self, name: str) -> "WeightParameterization":
+        """Serve the layer of this name: positions drawn per layer differ between layers, bases stay shared."""
+        self.layer = name
+        self.reset_buffers()
+        return self
+
+    def fingerprint(self) -> str:
+        """A hash of the fixed part, to four decimals: equal on every machine that would rebuild the same W."""
+        digest = hashlib.sha256()
+        for name, buffer in sorted(self.named_buffers()):
+            values = torch.view_as_real(buffer) if buffer.is_complex() else buffer
+            if values.is_floating_point():
+                values = (values.double() * 1e4).round().long()
+            digest.update(name.encode() + values.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def extra_repr(self) -> str:
+        """Shape, seed and count."""
+        return f"{self.out_features}, {self.in_features}, seed={self.seed}, num_trainable={self.num_trainable}"
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "WeightParameterization":
+        """Move parameters as torch does; buffers are rebuilt where the parameters are now, and so stay shared."""
+        self._buffers.clear()
+        super()._apply(fn, recurse)
+        self.reset_buffers()
+        return self

@@ -1,0 +1,28 @@
+"""The weight matrix itself, W = C: the reference that every other parameterization is compared with; mn parameters."""
+
+import torch
+from torch import Tensor, nn
+
+from zoo.parameterizations.base import WeightParameterization
+
+
+class Dense(WeightParameterization):
+    """Every weight trained, W = C; mn parameters."""
+
+    def __init__(self, out_features: int, in_features: int, seed: int = 0) -> None:
+        super().__init__(out_features, in_features, seed)
+        self.coef = nn.Parameter(torch.empty(out_features, in_features))
+        self.reset_parameters(in_features**-0.5)
+
+    def weight(self) -> Tensor:
+        return self.coef
+
+    @torch.no_grad()
+    def reset_parameters(self, std: float) -> None:
+        """W_ij ~ N(0, std^2)."""
+        self.coef.normal_(0, 1).mul_(std)
+
+    @torch.no_grad()
+    def project_(self, target: Tensor) -> None:
+        """C = target."""
+        self.coef.copy_(target)

@@ -1,0 +1,223 @@
+"""Subspaces spanned by K members of an orthonormal basis of the (m, n) matrices.
+
+    W = synthesize(scatter(c)),   c in R^K,   |W|_F = |c|
+
+Two abstract classes, and a new basis is a subclass of either: `OrthonormalSubspace` needs `synthesize` and its adjoint
+`analyze`; `SeparableSubspace`, W = L^T S R, needs one orthogonal matrix per side. Everything else is inherited: the
+budget, the selection, initialisation, projection, the learning-rate multiplier, the backward pass and the tests.
+"""
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo import bases, transforms
+from zoo.parameterizations.base import WeightParameterization
+from zoo.selection import Selection, select
+
+
+def resolve_budget(m: int, n: int, ratio: float | None, coefficients: int | None) -> int:
+    """K from exactly one of `ratio` (K = ratio mn, rounded, at least 1) and `coefficients` (K itself).
+
+    Raises:
+        ValueError: if both or neither is given, if ratio is not in (0, 1], or K not in [1, mn].
+    """
+    if ratio is None and coefficients is None:
+        raise ValueError("needs a budget: give ratio (a share of the weights) or coefficients (their number)")
+    if ratio is not None and coefficients is not None:
+        raise ValueError(f"ratio and coefficients exclude each other, got {ratio} and {coefficients}: set one to null")
+    if ratio is not None:
+        if not 0 < ratio <= 1:
+            raise ValueError(f"ratio must lie in (0, 1], got {ratio}")
+        return max(1, round(ratio * m * n))
+    if not 1 <= coefficients <= m * n:
+        raise ValueError(f"coefficients must lie in [1, {m * n}] for shape ({m}, {n}), got {coefficients}")
+    return coefficients
+
+
+class _Synthesize(torch.autograd.Function):
+    """c -> W. The map is linear and isometric, so its backward pass is `_Analyze`, written out."""
+
+    @staticmethod
+    def forward(ctx: Any, coef: Tensor, places: Tensor, subspace: "OrthonormalSubspace") -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(places)
+        ctx.subspace = subspace
+        return subspace.expand(coef, places)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        (places,) = ctx.saved_tensors
+        return _Analyze.apply(grad, places, ctx.subspace), None, None
+
+
+class _Analyze(torch.autograd.Function):
+    """W -> c, the adjoint of `_Synthesize`; differentiable itself, so that second derivatives exist."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, places: Tensor, subspace: "OrthonormalSubspace") -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(places)
+        ctx.subspace = subspace
+        return subspace.gather(weight, places)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        (places,) = ctx.saved_tensors
+        return _Synthesize.apply(grad, places, ctx.subspace), None, None
+
+
+class OrthonormalSubspace(WeightParameterization):
+    """K coefficients of an orthonormal basis, at positions fixed by `selection`; K parameters.
+
+    Args:
+        out_features: rows m of W.
+        in_features: columns n of W.
+        ratio: the share of the mn coefficients that is trained, in (0, 1]; or
+        coefficients: their number, in [1, mn]. Exactly one of the two.
+        selection: which ones: `random`, `zigzag` (lowest anti-diagonals) or `lowpass` (a box at the origin).
+        seed: of the basis and, together with the layer's name, of a random selection.
+
+    Raises:
+        ValueError: for a budget out of range, given twice or not at all.
+    """
+
+    places: Tensor
+
+    def __init__(
+        self, out_features: int, in_features: int, ratio: float | None = None, coefficients: int | None = None,
+        selection: Selection = "random", seed: int = 0,
+    ) -> None:
+        super().__init__(out_features, in_features, seed)
+        self.selection = selection
+        self.coef = nn.Parameter(torch.empty(resolve_budget(out_features, in_features, ratio, coefficients)))
+        self.reset_buffers()
+        self.reset_parameters(in_features**-0.5)
+
+    # ---- A subclass defines ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def synthesize(self, plane: Tensor) -> Tensor:
+        """W from all mn coefficients: (m, n) to (m, n), linear, |W| = |S|. `plane` may be overwritten."""
+
+    @abstractmethod
+    def analyze(self, weight: Tensor) -> Tensor:
+        """The adjoint of `synthesize`, which is its inverse: (m, n) to (m, n)."""
+
+    # ---- A subclass may override -------------------------------------------------------------------------------------
+
+    def layout(self) -> tuple[Tensor | None, tuple[int, ...]]:
+        """Where each coefficient stands in the flat plane, (m, n) (None: in natural order), and the plane's shape."""
+        return None, self.shape
+
+    def storage_order(self) -> Tensor | None:
+        """Rank of each coefficient, (m, n), by which `coef` is ordered (None: natural order); of no device or size."""
+        return None
+
+    # ---- Concrete ----------------------------------------------------------------------------------------------------
+
+    @property
+    def support(self) -> Tensor:
+        """Flat positions in the (m, n) plane of the trained coefficients, in the order of `coef`; (K,), on the CPU."""
+        generator = bases.generator(self.seed, "support", self.layer)
+        support = select(self.selection, *self.shape, len(self.coef), generator)
+        order = self.storage_order()
+        return support if order is None else support[order.flatten()[support].argsort()]
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """W is built in this dtype, at least float32, and rounded once."""
+        return torch.promote_types(self.coef.dtype, torch.float32)
+
+    def reset_buffers(self) -> None:
+        self._buffers.clear()
+        places, self.plane_shape = self.layout()
+        support = self.support
+        places = support if places is None else places.flatten()[support]
+        self.register_buffer("places", places.to(self.coef.device), persistent=False)
+
+    def expand(self, coef: Tensor, places: Tensor) -> Tensor:
+        """synthesize(scatter(c)); (K,) to (m, n), in c's dtype."""
+        plane = torch.zeros(math.prod(self.plane_shape), dtype=self.compute_dtype, device=coef.device)
+        plane = plane.index_copy(0, places, coef.to(self.compute_dtype))
+        return self.synthesize(plane.view(self.plane_shape)).to(coef.dtype)
+
+    def gather(self, weight: Tensor, places: Tensor) -> Tensor:
+        """The adjoint of `expand`: (m, n) to (K,)."""
+        plane = self.analyze(weight.to(self.compute_dtype))
+        return plane.reshape(-1).index_select(0, places).to(weight.dtype)
+
+    def weight(self) -> Tensor:
+        return _Synthesize.apply(self.coef, self.places, self)
+
+    @torch.no_grad()
+    def reset_parameters(self, std: float) -> None:
+        """c_i ~ N(0, std^2 mn / K): |W|^2 = |c|^2, so E[W_ij^2] = std^2."""
+        self.coef.normal_(0, 1).mul_(std * math.sqrt(self.out_features * self.in_features / len(self.coef)))
+
+    @torch.no_grad()
+    def project_(self, target: Tensor) -> None:
+        """c = scatter^T(analyze(target)), the least-squares solution."""
+        self.coef.copy_(self.gather(target.to(self.coef.device, self.compute_dtype), self.places))
+
+    @property
+    def lr_mult(self) -> float:
+        """sqrt(mn / K).
+
+        Coefficients that move by +-lr move W by |dW|_F = lr sqrt(K), that is lr sqrt(K / mn) per weight.
+        """
+        return math.sqrt(self.out_features * self.in_features / len(self.coef))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, selection={self.selection!r}"
+
+
+class SeparableSubspace(OrthonormalSubspace):
+    """A separable basis, W = L^T S R with L (m, m) and R (n, n) orthogonal: one matrix per side.
+
+    A subclass whose sides are `dct_matrix` may say `cosine = True`: large ones then go through the FFT.
+    """
+
+    cosine = False
+
+    # ---- A subclass defines ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def side(self, n: int, axis: int) -> Tensor:
+        """The orthogonal matrix of axis 0 (rows of W) or 1 (columns), basis vectors as rows; (n, n), float64."""
+
+    # ---- Concrete ----------------------------------------------------------------------------------------------------
+
+    def layout(self) -> tuple[Tensor | None, tuple[int, ...]]:
+        if not self.fast:
+            return None, self.shape
+        return transforms.packed_places(*self.shape), transforms.packed_shape(*self.shape)
+
+    def storage_order(self) -> Tensor | None:
+        """The packed plane's, for cosines: the scatter then runs through memory in order."""
+        return transforms.packed_places(*self.shape) if self.cosine else None
+
+    def reset_buffers(self) -> None:
+        device, dtype = self.coef.device, self.compute_dtype
+        self.fast: bool = self.cosine and transforms.fft_pays(*self.shape, device)
+        super().reset_buffers()
+        if self.fast:
+            tables = transforms.cosine_plan(*self.shape, device, dtype)
+        else:
+            sides = (self.side(n, axis) for axis, n in enumerate(self.shape))
+            tables = transforms.Sides(*(bases.shared(side, device, dtype) for side in sides))
+        self._tables = type(tables)
+        for name, table in tables._asdict().items():
+            self.register_buffer(name, table, persistent=False)
+
+    @property
+    def tables(self) -> transforms.Sides | transforms.CosinePlan:
+        """What W is built with: the two sides, or the tables of the fast cosine transform."""
+        return self._tables(*(self._buffers[name] for name in self._tables._fields))
+
+    def synthesize(self, plane: Tensor) -> Tensor:
+        return transforms.synthesize(plane, self.shape, self.tables)
+
+    def analyze(self, weight: Tensor) -> Tensor:
+        return transforms.analyze(weight, self.tables)

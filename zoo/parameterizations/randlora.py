@@ -1,0 +1,143 @@
+"""Full-rank sums of random low-rank bases, W = s sum_j B_j diag(l_j) A diag(g_j) (RandLoRA, arXiv 2502.00987).
+
+With M = max(m, n) and d = min(m, n): B_j (M, r) and A (r, d) are fixed and shared between layers of equal size, l_j
+(r,) and g_j (d,) are trained; N bases, N (r + d) parameters. The sum is (M, d) and is transposed when m < n.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from zoo.bases import shared, uniform_matrix
+from zoo.parameterizations.base import WeightParameterization
+
+
+class RandLoRA(WeightParameterization):
+    """Trained diagonals between shared random bases; N (r + min(m, n)) parameters.
+
+    Args:
+        out_features: rows m of W.
+        in_features: columns n of W.
+        ratio: share of the mn weights: as many bases as fit; or
+        num_bases: N, at least 1. With neither, ceil(d / r): the fewest that reach full rank.
+        rank: r, in [1, min(m, n)]. By default 8, and with `ratio` the least one whose bases still reach full rank,
+            since building W costs 2 mn N r operations.
+        scaling: of W: `peft` (alpha / r, alpha = 20 r) or `paper` (alpha / (r sqrt(N)), alpha = 2 r).
+        alpha: the numerator, if not the one named.
+        seed: of the bases.
+
+    Raises:
+        ValueError: for a rank, number of bases or ratio out of range, or ratio and num_bases together.
+    """
+
+    basis_A: Tensor  # (r, d)
+    basis_B: Tensor  # (M, N r), the r columns of B_1 first
+
+    def __init__(
+        self, out_features: int, in_features: int, ratio: float | None = None, num_bases: int | None = None,
+        rank: int | None = None, scaling: Literal["peft", "paper"] = "peft", alpha: float | None = None, seed: int = 0,
+    ) -> None:
+        super().__init__(out_features, in_features, seed)
+        d = min(self.shape)
+        if rank is not None and not 1 <= rank <= d:
+            raise ValueError(f"rank must lie in [1, {d}] for shape {self.shape}, got {rank}")
+        if ratio is not None and num_bases is not None:
+            raise ValueError(f"ratio and num_bases exclude each other, got {ratio} and {num_bases}: set one to null")
+        if num_bases is not None and num_bases < 1:
+            raise ValueError(f"num_bases must be at least 1, got {num_bases}")
+        if scaling not in ("peft", "paper"):
+            raise ValueError(f"scaling must be peft or paper, got {scaling!r}")
+        if ratio is not None:
+            rank, num_bases = self._fit(ratio, rank)
+        self.rank = rank = rank or min(8, d)
+        self.num_bases = num_bases = num_bases or math.ceil(d / rank)
+        alpha = alpha if alpha is not None else (20.0 if scaling == "peft" else 2.0) * rank
+        self.scale = alpha / rank / (math.sqrt(num_bases) if scaling == "paper" else 1.0)
+        self.randlora_lambda = nn.Parameter(torch.empty(num_bases, rank))
+        self.randlora_gamma = nn.Parameter(torch.empty(num_bases, d))
+        self.reset_buffers()
+        self.reset_parameters(in_features**-0.5)
+
+    def _fit(self, ratio: float, rank: int | None) -> tuple[int, int]:
+        """(r, N) for a share of the weights: N = floor(ratio mn / (r + d)), r the least with N r >= d."""
+        if not 0 < ratio <= 1:
+            raise ValueError(f"ratio must lie in (0, 1], got {ratio}")
+        d, budget = min(self.shape), int(ratio * self.out_features * self.in_features + 1e-9)
+        ranks = [rank] if rank is not None else range(1, d + 1)
+        fits = [(r, budget // (r + d)) for r in ranks if budget >= r + d]
+        if not fits:
+            least = (ranks[0] + d) / (self.out_features * self.in_features)
+            raise ValueError(f"ratio {ratio} buys no basis for shape {self.shape}: one needs {least:.3g}")
+        return next((fit for fit in fits if fit[0] * fit[1] >= d), max(fits, key=lambda fit: fit[0] * fit[1]))
+
+    def reset_buffers(self) -> None:
+        d, device = min(self.shape), self.randlora_lambda.device
+        dtype = torch.promote_types(self.randlora_lambda.dtype, torch.float32)
+        a = uniform_matrix(self.rank, d, self.seed, "A")
+        b = uniform_matrix(max(self.shape), self.num_bases * self.rank, self.seed, "B")
+        self.register_buffer("basis_A", shared(a, device, dtype), persistent=False)
+        self.register_buffer("basis_B", shared(b, device, dtype), persistent=False)
+
+    def weight(self) -> Tensor:
+        dtype = self.basis_A.dtype
+        with torch.autocast(self.basis_A.device.type, enabled=False):
+            lam, gamma = self.randlora_lambda.to(dtype), self.randlora_gamma.to(dtype)
+            inner = lam[:, :, None] * self.basis_A * gamma[:, None, :]  # (N, r, d)
+            w = self.scale * (self.basis_B @ inner.flatten(0, 1))  # (M, d)
+        w = w if self.out_features >= self.in_features else w.mT
+        return w.to(self.randlora_lambda.dtype)
+
+    @torch.no_grad()
+    def reset_parameters(self, std: float) -> None:
+        """Diagonals of variance std / (s sqrt(N r)) each, the bases having variance 1; std = 0: l = 0, g = 1 / M."""
+        if std > 0:
+            lam = gamma = math.sqrt(std / (self.scale * math.sqrt(self.num_bases * self.rank)))
+            self.randlora_gamma.normal_(0, 1).mul_(gamma)
+        else:
+            lam, gamma = 0.0, 1 / max(self.shape)
+            self.randlora_gamma.fill_(gamma)
+        self.randlora_lambda.normal_(0, 1).mul_(lam)
+        self._step = self.scale * math.sqrt(self.num_bases * self.rank * (lam**2 + gamma**2))
+
+    @torch.no_grad()
+    def project_(self, target: Tensor) -> None:
+        """Alternating least squares: l with g fixed, then g with l fixed, until the error stops falling.
+
+        The map is bilinear, so this is a stationary point and not always the best one.
+        """
+        a, b = self.basis_A.double(), self.basis_B.double().unflatten(1, (self.num_bases, self.rank))
+        t = target.to(a) / self.scale
+        t = t if self.out_features >= self.in_features else t.mT  # (M, d)
+        lam, gamma = self.randlora_lambda.double(), self.randlora_gamma.double()
+        if t.abs().max() == 0:
+            self.randlora_lambda.zero_()
+            return
+        if not lam.any():
+            gamma = torch.ones_like(gamma)
+        last = math.inf
+        for _ in range(1000):
+            # Columns j of t: t[:, j] = sum_i (sum_k B_ik lam_ik A_kj) gamma_ij, N unknowns each.
+            columns = torch.einsum("mik,ik,kj->jmi", b, lam, a)
+            if lam.any():
+                gamma = torch.linalg.lstsq(columns, t.mT[..., None], driver="gelsd").solution[..., 0].mT
+            atoms = torch.einsum("mik,kj,ij->mjik", b, a, gamma).flatten(0, 1).flatten(1)
+            lam = torch.linalg.lstsq(atoms, t.reshape(-1, 1), driver="gelsd").solution.view_as(lam)
+            error = (atoms @ lam.flatten() - t.flatten()).square().sum().item()
+            if last - error <= 1e-12 * t.square().sum().item():
+                break
+            last = error
+        self.randlora_lambda.copy_(lam)
+        self.randlora_gamma.copy_(gamma)
+
+    @property
+    def lr_mult(self) -> float:
+        """1 / (s sqrt(N r (l^2 + g^2))), l and g the diagonals' root-mean-squares at initialisation.
+
+        dW = s sum_j B_j (diag(dl_j) A diag(g_j) + diag(l_j) A diag(dg_j)), a sum of N r terms of each kind.
+        """
+        return 1 / self._step
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, num_bases={self.num_bases}, rank={self.rank}"

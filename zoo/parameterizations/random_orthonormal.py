@@ -1,0 +1,16 @@
+"""K coefficients of a random separable orthonormal basis, W = L^T S R with L and R Haar-distributed; K parameters.
+
+The control for DCT in arXiv 2604.04440: the same number of directions and the same isometry, no frequencies.
+"""
+
+from torch import Tensor
+
+from zoo.bases import haar_matrix
+from zoo.parameterizations.orthonormal import SeparableSubspace
+
+
+class RandomOrthonormal(SeparableSubspace):
+    """Coefficients of a random orthonormal basis (Haar, from `seed`); K parameters."""
+
+    def side(self, n: int, axis: int) -> Tensor:
+        return haar_matrix(n, self.seed, axis)

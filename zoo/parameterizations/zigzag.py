@@ -1,0 +1,42 @@
+"""The first K coefficients in JPEG's zigzag order, of the DCT or of a random basis; K parameters.
+
+Anti-diagonals of S bound the rank: with d of them, rank W <= d. arXiv 2604.04440 finds that such subspaces collapse
+onto the loss of low-rank factors where random positions do not; on the random basis the order has no meaning but the
+shape of the support is the same, which tells the effect of the shape from that of the frequencies.
+"""
+
+from typing import Literal
+
+from torch import Tensor
+
+from zoo.bases import dct_matrix, haar_matrix
+from zoo.parameterizations.orthonormal import SeparableSubspace
+
+
+class Zigzag(SeparableSubspace):
+    """The first K coefficients in zigzag order, of basis `dct` or `random`; K parameters.
+
+    Args:
+        out_features: rows m of W.
+        in_features: columns n of W.
+        ratio: the share of the mn coefficients that is trained, in (0, 1]; or
+        coefficients: their number, in [1, mn]. Exactly one of the two.
+        basis: `dct`, or `random` for Haar-distributed sides.
+        seed: of the random basis.
+
+    Raises:
+        ValueError: for a budget out of range, given twice or not at all; for a basis that does not exist.
+    """
+
+    def __init__(
+        self, out_features: int, in_features: int, ratio: float | None = None, coefficients: int | None = None,
+        basis: Literal["dct", "random"] = "dct", seed: int = 0,
+    ) -> None:
+        if basis not in ("dct", "random"):
+            raise ValueError(f"basis must be dct or random, got {basis!r}")
+        self.basis = basis  # before super(), which builds the buffers
+        self.cosine = basis == "dct"
+        super().__init__(out_features, in_features, ratio, coefficients, selection="zigzag", seed=seed)
+
+    def side(self, n: int, axis: int) -> Tensor:
+        return dct_matrix(n) if self.cosine else haar_matrix(n, self.seed, axis)
