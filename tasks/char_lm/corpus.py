@@ -1,0 +1,163 @@
+"""Where a text comes from: Tiny Shakespeare, Python's own help topics, or any UTF-8 file."""
+
+import hashlib
+import os
+import threading
+import urllib.request
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo.errors import UserError
+
+TINYSHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+START_SECONDS = 10.0
+"""A download whose first bytes have not come by then is given up."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text and what it is called."""
+
+    name: str
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        """Of the text's UTF-8 bytes."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+class Unavailable(Exception):
+    """A corpus that cannot be had now, for no fault of the user."""
+
+
+def load_corpus(corpus: str, data_dir: str | None = None, fallback: str | None = "pydoc") -> Corpus:
+    """The text of a named corpus or of a file.
+
+    Args:
+        corpus: `tinyshakespeare`, `pydoc`, or the path of a UTF-8 text file.
+        data_dir: searched first for `tinyshakespeare/input.txt`; then $ZOO_DATA, the user's cache, the network.
+        fallback: what to take, with a warning, when Tiny Shakespeare cannot be had; None makes that an error.
+
+    Raises:
+        UserError: for a name that is neither corpus nor file, a file that is empty, binary or not the named corpus,
+            or a corpus that cannot be had and has no fallback.
+    """
+    if corpus == "pydoc":
+        return pydoc()
+    if corpus != "tinyshakespeare":
+        return from_file(Path(corpus))
+    try:
+        return tinyshakespeare(data_dir)
+    except Unavailable as error:
+        if fallback is None:
+            raise UserError(f"{error}. Give a folder that has it: --data.data_dir FOLDER") from None
+        warnings.warn(
+            f"{error}. Training on {fallback!r} instead: its losses compare with no other corpus. "
+            "Give --data.data_dir FOLDER, or --data.fallback null to stop here.",
+            stacklevel=2,
+        )
+        return load_corpus(fallback, data_dir, None)
+
+
+def tinyshakespeare(data_dir: str | None = None) -> Corpus:
+    """Tiny Shakespeare, 1,115,394 characters, from the first place that has it.
+
+    Raises:
+        UserError: if a folder was given that does not exist, or a file there is something else.
+        Unavailable: if no place has it and it cannot be downloaded.
+    """
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise UserError(f"no data folder {data_dir!r}: give an existing one as --data.data_dir")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zoo"
+    folders = [Path(folder) for folder in (data_dir, os.environ.get("ZOO_DATA")) if folder] + [cache]
+    for path in (folder / name for folder in folders for name in ("tinyshakespeare/input.txt", "tinyshakespeare.txt")):
+        if path.is_file():
+            found = Corpus("tinyshakespeare", read_text(path))
+            if found.sha256 != TINYSHAKESPEARE_SHA256:
+                raise UserError(f"{path} is not Tiny Shakespeare: its sha256 is {found.sha256[:12]}..., remove it")
+            return found
+    data = download(TINYSHAKESPEARE_URL)
+    if hashlib.sha256(data).hexdigest() != TINYSHAKESPEARE_SHA256:
+        raise Unavailable(f"what {TINYSHAKESPEARE_URL} sends is not Tiny Shakespeare")
+    target = cache / "tinyshakespeare" / "input.txt"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f"input.{os.getpid()}.part")
+        partial.write_bytes(data)
+        partial.replace(target)
+    except OSError:
+        pass  # a cache that cannot be written is no reason not to train
+    return Corpus("tinyshakespeare", data.decode())
+
+
+def download(url: str, start_seconds: float = START_SECONDS) -> bytes:
+    """The bytes behind a URL.
+
+    In a thread of its own, because a name look-up obeys no time-out.
+
+    Raises:
+        Unavailable: if nothing has come after `start_seconds`, or it breaks off.
+    """
+    started, result = threading.Event(), {}
+
+    def fetch() -> None:
+        try:
+            with urllib.request.urlopen(url, timeout=start_seconds) as response:
+                first = response.read(1)
+                started.set()
+                result["data"] = first + response.read()
+        except Exception as error:  # whatever goes wrong here, the corpus is unavailable
+            result["error"] = error
+        finally:
+            started.set()
+
+    thread = threading.Thread(target=fetch, daemon=True)
+    thread.start()
+    if not started.wait(start_seconds):
+        raise Unavailable(f"Tiny Shakespeare is not here, and its download did not start within {start_seconds:.0f} s")
+    thread.join(timeout=600)
+    if "data" not in result:
+        raise Unavailable(f"Tiny Shakespeare is not here, and its download failed ({result.get('error', 'too slow')})")
+    return result["data"]
+
+
+def pydoc() -> Corpus:
+    """The help topics that every CPython carries, about 470,000 characters; they differ between Python versions."""
+    from pydoc_data.topics import topics
+
+    return Corpus("pydoc", "\n\n".join(topics[key] for key in sorted(topics)))
+
+
+def from_file(path: Path) -> Corpus:
+    """A UTF-8 text file, called by its stem.
+
+    Raises:
+        UserError: if it is missing, unreadable, empty or binary.
+    """
+    if not path.is_file():
+        raise UserError(f"no corpus {str(path)!r}: give tinyshakespeare, pydoc or the path of a text file")
+    return Corpus(path.stem, read_text(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, line ends kept.
+
+    Raises:
+        UserError: if it is unreadable, empty or not UTF-8 text.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read corpus {path}: {error.strerror}") from None
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise UserError(f"corpus {path} is not UTF-8 text: convert it, as with iconv -t UTF-8") from None
+    if "\0" in text:
+        raise UserError(f"corpus {path} is binary: give a text file")
+    if not text:
+        raise UserError(f"corpus {path} is empty: give a text file")
+    return text

@@ -1,0 +1,67 @@
+"""`zoo`: the front door. Answers what it can before anything heavy is imported."""
+
+import importlib
+import os
+import sys
+
+HELP = """usage: zoo <command> [--config FILE]... [--key value]...
+
+train and test
+  fit        train a model                 zoo fit --config dct_half.yaml
+  validate   one pass over the validation data
+  test       one pass over the test data
+  predict    run the model over the data
+look
+  params     what is swapped, and counts   zoo params --config dct_half.yaml
+  list       parameterizations, tasks and shipped configs
+  check      test a parameterization       zoo check my_basis.MyBasis
+  generate   text from a character model   zoo generate --ckpt_path RUN --prompt "To be"
+
+Every command explains itself (zoo fit --help), a parameterization too:
+  zoo fit --config dct_half.yaml --model.parameterization.help DCT
+"""
+
+COMMANDS = {
+    **dict.fromkeys(("fit", "validate", "test", "predict", "params"), "zoo.cli:run"),
+    **{name: f"zoo.commands.{name}:main" for name in ("list", "check", "generate")},
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit status, 2 for a mistake of the user's."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP, end="", file=sys.stdout if argv else sys.stderr)
+        return 0 if argv else 2
+    command = argv[0]
+    if command in ("-V", "--version"):
+        from zoo import __version__
+
+        print("zoo", __version__)
+        return 0
+    if command not in COMMANDS:
+        return _unknown(argv)
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that ./my_basis.py is found and ./tasks.py does not hide ours
+    module, function = COMMANDS[command].split(":")
+    try:
+        return getattr(importlib.import_module(module), function)(argv)
+    except BrokenPipeError:  # `zoo list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _unknown(argv: list[str]) -> int:
+    import difflib
+
+    if argv[0].startswith("-"):
+        print(f"zoo: the command comes first, as in: zoo fit {' '.join(argv[:2])}", file=sys.stderr)
+        return 2
+    near = difflib.get_close_matches(argv[0], COMMANDS, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
+    print(f"zoo: no command {argv[0]!r}; {hint}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

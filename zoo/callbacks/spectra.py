@@ -1,0 +1,163 @@
+"""Rank and spectral energy of every parameterized weight, logged as it trains."""
+
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from zoo import tensorboard
+from zoo.convert import kind, zoo_layers
+from zoo.linear import ZooLinear
+from zoo.module import ZooModule
+from zoo.spectrum import dct_energy, rotation_null, stable_rank
+
+
+class SpectrumCallback(Callback, ABC):
+    """Looks at every parameterized layer each `every_n_steps` steps, at the start and at the end.
+
+    Args:
+        every_n_steps: steps between looks; 0 never looks.
+    """
+
+    def __init__(self, every_n_steps: int) -> None:
+        self.every_n_steps = every_n_steps
+        self.seconds = 0.0
+        self.looks: dict[int, dict[str, float]] = {}
+
+    @abstractmethod
+    def measure(self, layers: dict[str, ZooLinear]) -> dict[str, float]:
+        """Scalars by tag."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the initial weights."""
+        self._look(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+    ) -> None:
+        """Look, if it is time."""
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            self._look(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the final weights."""
+        self._look(trainer, pl_module)
+
+    @torch.no_grad()
+    def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ZooModule)
+        if not self.every_n_steps or trainer.global_step in self.looks or not trainer.is_global_zero:
+            return
+        start = time.perf_counter()
+        self.looks[trainer.global_step] = values = self.measure(zoo_layers(pl_module.net))
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)
+        self.seconds += time.perf_counter() - start
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen, so that a resumed run has the whole history."""
+        return {"looks": self.looks, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what had been seen."""
+        self.looks, self.seconds = dict(state_dict["looks"]), state_dict["seconds"]
+
+
+def spread(values: dict[str, float]) -> dict[str, float]:
+    """Median, least and largest over layers, and the median of each kind of layer, all under `all.` and `kind.`."""
+    kinds = defaultdict(list)
+    for name, value in values.items():
+        kinds[kind(name)].append(value)
+    every = torch.tensor(list(values.values()))
+    summary = {"all.median": every.median().item(), "all.min": every.min().item(), "all.max": every.max().item()}
+    return summary | {f"kind.{k}": torch.tensor(v).median().item() for k, v in kinds.items()}
+
+
+class StableRank(SpectrumCallback):
+    """Stable rank of every parameterized weight, |W|_F^2 / |W|_2^2, as `stable_rank/...`; dW's where there is a base.
+
+    Args:
+        every_n_steps: steps between looks; 0 never looks.
+    """
+
+    def __init__(self, every_n_steps: int = 100) -> None:
+        super().__init__(every_n_steps)
+
+    def measure(self, layers: dict[str, ZooLinear]) -> dict[str, float]:
+        """`stable_rank/<layer>` of W, `stable_rank/update.<layer>` of dW, and their spreads."""
+        ranks = _ranks({name: layer.effective_weight() for name, layer in layers.items()})
+        updates = _ranks({name: layer.update() for name, layer in layers.items() if layer.weight is not None})
+        ranks |= spread(ranks)
+        if updates:
+            ranks |= {f"update.{name}": value for name, value in (updates | spread(updates)).items()}
+        return {f"stable_rank/{name}": value for name, value in ranks.items()}
+
+    @property
+    def mean(self) -> float | None:
+        """Over the layers, at the last look."""
+        if not self.looks:
+            return None
+        last = self.looks[max(self.looks)]
+        values = [v for tag, v in last.items() if not tag.split("/")[1].startswith(("all.", "kind.", "update."))]
+        return sum(values) / len(values)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the final weights, and draw the heatmap of steps and layers."""
+        super().on_train_end(trainer, pl_module)
+        if self.looks and isinstance(trainer.logger, TensorBoardLogger):
+            start = time.perf_counter()
+            rows = [name for name in zoo_layers(pl_module.net)]  # type: ignore[union-attr, arg-type]
+            steps = sorted(self.looks)
+            values = torch.tensor([[self.looks[step][f"stable_rank/{row}"] for step in steps] for row in rows])
+            image = tensorboard.heatmap(values, rows, steps, "stable rank of W, by layer and step")
+            trainer.logger.experiment.add_image("stable_rank/heatmap", image, trainer.global_step)
+            self.seconds += time.perf_counter() - start
+
+
+def _ranks(weights: dict[str, Tensor]) -> dict[str, float]:
+    """Stable ranks by name, equal shapes in one batch."""
+    shapes = defaultdict(list)
+    for name, weight in weights.items():
+        shapes[weight.shape].append(name)
+    ranks = {}
+    for names in shapes.values():
+        ranks.update(zip(names, stable_rank(torch.stack([weights[name] for name in names])).tolist(), strict=True))
+    return {name: ranks[name] for name in weights}
+
+
+class SpectralEnergy(SpectrumCallback):
+    """Where the energy of W (of dW, where there is a base) lies among its DCT coefficients, beside the rotation null.
+
+    Tags: `k90/<layer>`, `k90_zigzag/<layer>` and `low_frequency/<layer>`, each with `.../null.<layer>` for the same
+    singular values between random singular vectors.
+
+    Args:
+        every_n_steps: steps between looks; 0 never looks.
+        null_draws: random rotations the null is averaged over.
+    """
+
+    def __init__(self, every_n_steps: int = 500, null_draws: int = 1) -> None:
+        super().__init__(every_n_steps)
+        self.null_draws = null_draws
+
+    def measure(self, layers: dict[str, ZooLinear]) -> dict[str, float]:
+        """Every measure of every layer, its null, and their spreads."""
+        values: dict[str, dict[str, float]] = defaultdict(dict)
+        nulls: dict[str, dict[str, float]] = defaultdict(dict)
+        for name, layer in layers.items():
+            weight = layer.update()
+            for measure, value in dct_energy(weight).items():
+                values[measure][name] = value
+            for measure, value in rotation_null(weight, self.null_draws).items():
+                nulls[measure][name] = value
+        tags = {}
+        for measure in values:
+            both = values[measure] | spread(values[measure])
+            both |= {f"null.{k}": v for k, v in (nulls[measure] | spread(nulls[measure])).items()}
+            tags.update({f"{measure}/{name}": value for name, value in both.items()})
+        return tags

@@ -1,0 +1,183 @@
+"""What a run leaves behind: `summary.json`, a table in the terminal, and its row in TensorBoard's HParams."""
+
+import json
+import platform
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from zoo import tensorboard
+from zoo.callbacks.checkpoint import Checkpoint
+from zoo.callbacks.spectra import SpectrumCallback, StableRank
+from zoo.convert import zoo_layers
+from zoo.module import ZooData, ZooModule
+
+LIBRARIES = ("torch", "lightning", "torchmetrics", "tensorboard", "jsonargparse", "einops")
+
+
+class RunSummary(Callback):
+    """Writes `summary.json` into the run's folder at the end of a fit, and prints it as a short table."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say in one line what is trained, and describe the run to TensorBoard."""
+        assert isinstance(pl_module, ZooModule)
+        about = pl_module.describe()
+        if trainer.is_global_zero:
+            layers = zoo_layers(pl_module.net)
+            print(
+                f"{about['parameterization']} in {len(layers)} layers: {about['coefficients']:,} coefficients for "
+                f"{about['replaced']:,} weights\ntrainable parameters: {about['trainable']:,}", file=sys.stderr,
+            )
+            if isinstance(trainer.logger, TensorBoardLogger):
+                tensorboard.log_run(trainer.logger, list(layers), self._hyperparameters(trainer, pl_module))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self.started = time.perf_counter()
+        self.before = self.seconds
+        self.first_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+    ) -> None:
+        """Keep the clock, for checkpoints."""
+        self.seconds = self.before + time.perf_counter() - self.started
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write and print the summary."""
+        assert isinstance(pl_module, ZooModule)
+        self.seconds = self.before + time.perf_counter() - self.started
+        if not trainer.is_global_zero:
+            return
+        summary = self.summarize(trainer, pl_module)
+        logger = trainer.logger
+        if isinstance(logger, TensorBoardLogger):
+            for tag in ("loss", "best_loss", "stable_rank"):
+                if summary[tag] is not None:
+                    logger.experiment.add_scalar(f"hp/{tag}", summary[tag], trainer.global_step)
+        folder = Path(logger.log_dir) if logger is not None and logger.log_dir else None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = folder / "summary.json.part"
+            partial.write_text(json.dumps(summary, indent=2) + "\n")
+            partial.replace(folder / "summary.json")
+        print(render(summary, folder))
+
+    def summarize(self, trainer: Trainer, module: ZooModule) -> dict[str, Any]:
+        """Everything the run can say of itself, as plain values."""
+        metrics = {tag: value.item() for tag, value in trainer.callback_metrics.items() if tag.startswith("val/")}
+        checkpoint = _find(trainer, Checkpoint)
+        ranks = _find(trainer, StableRank)
+        config = module.optimizer_config
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        return {
+            "task": type(module).__name__,
+            **(data.facts() if isinstance(data, ZooData) else {}),
+            **module.describe(),
+            "arguments": module.arguments(),
+            "targets": module.targets,
+            "loss": metrics.get("val/loss"),
+            "best_loss": checkpoint.best if checkpoint else None,
+            "best_step": checkpoint.best_step if checkpoint else None,
+            "metrics": metrics,
+            "stable_rank": ranks.mean if ranks else None,
+            "seed": module.seed,
+            "steps": trainer.global_step,
+            "lr": config.lr,
+            "weight_decay": config.weight_decay,
+            "precision": str(trainer.precision),
+            "seconds": round(self.seconds, 2),
+            "steps_per_second": round((trainer.global_step - self.first_step) / (self.seconds - self.before), 3),
+            "callback_seconds": {
+                type(c).__name__: round(c.seconds, 3)
+                for c in trainer.callbacks if isinstance(c, SpectrumCallback)  # type: ignore[attr-defined]
+            },
+            "resumed_at": self.first_step or None,
+            "device": device_name(trainer),
+            "threads": torch.get_num_threads(),
+            "versions": {"python": platform.python_version(), "zoo": _version("zoo"), **{n: _version(n) for n in LIBRARIES}},
+            "command": " ".join(["zoo", *sys.argv[1:]]),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+    def _hyperparameters(self, trainer: Trainer, module: ZooModule) -> dict[str, object]:
+        """The same keys in every run, since TensorBoard takes its columns from one of them."""
+        about, config = module.describe(), module.optimizer_config
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        return {
+            "task": type(module).__name__, "data": data.name if isinstance(data, ZooData) else "",
+            "parameterization": about["parameterization"], "trainable": about["trainable"],
+            "ratio": round(about["coefficients"] / max(1, about["replaced"]), 4),  # type: ignore[operator, call-overload]
+            "lr": config.lr, "weight_decay": config.weight_decay, "steps": trainer.max_steps, "seed": module.seed,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seconds trained so far."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.seconds = state_dict["seconds"]
+
+
+def render(summary: dict[str, Any], folder: Path | None) -> str:
+    """The summary as a table that fits 80 columns."""
+    minutes, seconds = divmod(round(summary["seconds"]), 60)
+    rows = {tag.removeprefix("val/").replace("_", " "): f"{value:.4f}" for tag, value in summary["metrics"].items()}
+    rows = {"validation " + name if name == "loss" else name: value for name, value in rows.items()}
+    if summary["best_loss"] is not None:
+        rows["best loss"] = f"{summary['best_loss']:.4f} at step {summary['best_step']:,}"
+    counts = (summary["trainable"], summary["replaced"], summary["total"])
+    rows["trainable / replaced / total"] = " / ".join(f"{count:,}" for count in counts)
+    if summary["stable_rank"] is not None:
+        rows["mean stable rank"] = f"{summary['stable_rank']:.2f}"
+    rows["wall time"] = f"{minutes}:{seconds:02d} min, {summary['steps_per_second']:.1f} steps/s"
+    if "corpus" in summary:
+        rows["corpus"] = f"{summary['corpus']} (sha256 {summary['corpus_sha256'][:12]})"
+    if folder is not None:
+        where = _relative(folder)
+        rows["run"] = str(where)
+        rows["look"] = f"tensorboard --logdir {where.parent.parent}"
+    width = max(map(len, rows))
+    return "\n" + "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def _relative(folder: Path) -> Path:
+    try:
+        return folder.resolve().relative_to(Path.cwd())
+    except ValueError:
+        return folder
+
+
+def _find(trainer: Trainer, kind: type[Any]) -> Any:  # noqa: ANN401
+    return next((c for c in trainer.callbacks if isinstance(c, kind)), None)  # type: ignore[attr-defined]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def device_name(trainer: Trainer) -> str:
+    """The accelerator, or the processor, in words."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name") and line.partition(":")[2].strip():
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,60 @@
+"""Checkpoints on disk: found, read without executing anything, and compared with a model before use."""
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo.errors import UserError
+
+
+def resolve(path: str) -> Path:
+    """A checkpoint's path; a run's folder stands for its `checkpoints/last.ckpt`.
+
+    Raises:
+        UserError: if there is none.
+    """
+    given = Path(path)
+    candidate = given / "checkpoints" / "last.ckpt" if given.is_dir() else given
+    if not candidate.is_file():
+        raise UserError(f"no checkpoint {path!r}: give a .ckpt file, or a run's folder with checkpoints/last.ckpt")
+    return candidate
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint as plain data, on the CPU; nothing in the file is executed (`weights_only=True`).
+
+    Raises:
+        UserError: if the file is truncated, holds anything but data, or is no Lightning checkpoint.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+            raise UserError(f"checkpoint {path} holds code, not only weights: refused, nothing was executed") from None
+        raise UserError(f"checkpoint {path} is damaged or no checkpoint: use another one") from None
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError):
+        raise UserError(f"checkpoint {path} is truncated or no checkpoint: use another one") from None
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise UserError(f"{path} is no zoo checkpoint: it has no state_dict")
+    return checkpoint
+
+
+def check(path: Path, model: nn.Module) -> None:
+    """Refuse a checkpoint of another model.
+
+    Raises:
+        UserError: naming the first parameter that is missing, left over or of another shape.
+    """
+    theirs, mine = load(path)["state_dict"], model.state_dict()
+    for name, tensor in mine.items():
+        if name not in theirs:
+            raise UserError(f"checkpoint {path} is of another model: it has no {name}")
+        if theirs[name].shape != tensor.shape:
+            shapes = f"{tuple(theirs[name].shape)}, here {tuple(tensor.shape)}"
+            raise UserError(f"checkpoint {path} is of another model: {name} is {shapes}")
+    for name in theirs:
+        if name not in mine:
+            raise UserError(f"checkpoint {path} is of another model: it has {name} as well")

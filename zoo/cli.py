@@ -1,0 +1,235 @@
+"""The commands that train and test, as a LightningCLI: any task, any parameterization, from one yaml."""
+
+import argparse
+import json
+import logging
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+
+import tasks
+import zoo.parameterizations  # noqa: F401  so that short names are known
+from zoo import checkpoints, messages
+from zoo.callbacks import Checkpoint, Progress, RunSummary, SpectralEnergy, StableRank
+from zoo.config_files import ConfigFile
+from zoo.convert import counts, table
+from zoo.errors import UserError
+from zoo.module import ZooData, ZooModule
+
+
+class EpochLoop(_TrainingEpochLoop):
+    """Lightning's loop, which also validates after the last step, whatever the interval."""
+
+    def _should_check_val_fx(self, data_fetcher: Any) -> bool:  # noqa: ANN401
+        last = self.global_step == self.max_steps and not self._should_accumulate()
+        return super()._should_check_val_fx(data_fetcher) or (last and self._should_check_val_epoch())
+
+
+class ZooTrainer(Trainer):
+    """Lightning's trainer, with the commands that look at a model."""
+
+    def params(self, model: ZooModule, datamodule: ZooData | None = None, json: bool = False) -> None:
+        """Print what is swapped for what, and the counts.
+
+        Args:
+            model: the task.
+            datamodule: its data.
+            json: print JSON instead of a table.
+        """
+        print(params_json(model) if json else params_table(model))
+
+
+def params_json(model: ZooModule) -> str:
+    """Layers and counts as JSON."""
+    return json.dumps({"layers": table(model.net), **counts(model.net)}, indent=2)
+
+
+def params_table(model: ZooModule) -> str:
+    """Layers and counts as a table that fits 80 columns."""
+    rows = table(model.net)
+    width = max(len(str(row["layer"])) for row in rows)
+    lines = [f"{'layer':<{width}}  {'shape':>9}  {'parameterization':<18}{'trainable':>9} of {'weights':>7}  lr_mult"]
+    for row in rows:
+        m, n = row["shape"]  # type: ignore[misc]
+        lines.append(
+            f"{row['layer']:<{width}}  {f'{m}x{n}':>9}  {row['parameterization']:<18}"
+            f"{row['trainable']:>9,} of {row['weights']:>7,}  {row['lr_mult']:>7.2f}"
+        )
+    total = counts(model.net)
+    lines += [
+        "",
+        f"coefficients  {total['coefficients']:>9,} for {total['replaced']:,} weights",
+        f"trainable     {total['trainable']:>9,} of {total['total']:,} parameters of the dense model",
+    ]
+    return "\n".join(lines)
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # a parser inside a parser: the outer one reports
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        sys.stderr.write(f"zoo: {messages.explain(str(message), parser)}\n")
+        self.exit(2)
+        raise SystemExit(2)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Keeps the resolved config with the run, for fit only."""
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:  # noqa: ANN401
+        if stage == "fit" and trainer.logger is not None:
+            self.config = self.config.clone()
+            for key in ("ckpt_path", "weights_only", "config", "base"):  # of this command, while the file serves all
+                self.config.pop(key, None)
+            super().setup(trainer, pl_module, stage)
+
+
+class ZooCLI(LightningCLI):
+    """Groups `trainer`, `model` and `data`; and one for each callback that is on by default."""
+
+    run_name = "run"
+    run_folder: Path | None = None
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {**LightningCLI.subcommands(), "params": {"model", "datamodule"}}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401
+        parser = self.parser_class(**kwargs)
+        parser.add_argument("-c", "--config", action=ConfigFile, help="a path or the name of a shipped config; repeatable")
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--base", type=list[str] | str | None, default=None, help=argparse.SUPPRESS)
+        parser.add_argument("--name", type=str | None, default=None, help="of the run; by default the config's and the data's")
+        parser.add_lightning_class_args(Checkpoint, "checkpoint")
+        parser.add_lightning_class_args(StableRank, "stable_rank")
+        parser.add_lightning_class_args(SpectralEnergy, "spectral_energy")
+        for source, target in tasks.LINKS.items():
+            parser.link_arguments(source, target, apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401
+        super().parse_arguments(parser, args)
+        self.config[self.config.subcommand].pop("base", None)
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would let the checkpoint's settings override the command line (its PR 21455).
+
+        `run` puts the run's own config in front of the command line instead.
+        """
+
+    def before_instantiate_classes(self) -> None:
+        if not self._get(self.config, "model") or not self._get(self.config, "data"):
+            raise UserError("nothing says what to train: give a config, as in --config dct_half.yaml")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401
+        ckpt_path = self._get(self.config, "ckpt_path")
+        if ckpt_path is not None:
+            checkpoints.check(Path(ckpt_path), self.model)
+        config = self._get(self.config_init, "trainer")
+        if config.get("logger") in (None, True):
+            kwargs["logger"] = self._logger(config) if self.subcommand == "fit" else False
+        trainer = super().instantiate_trainer(**kwargs)
+        loop = trainer.fit_loop.epoch_loop
+        trainer.fit_loop.epoch_loop = EpochLoop(trainer, loop.min_steps, loop.max_steps)
+        return trainer
+
+    def _logger(self, config: Any) -> TensorBoardLogger:  # noqa: ANN401
+        """A new version of the run, or the one that is resumed."""
+        if self.run_folder is not None:
+            version = self.run_folder
+            # Events past the checkpoint belong to steps that are now taken again.
+            step = checkpoints.load(Path(self._get(self.config, "ckpt_path")))["global_step"]
+            return TensorBoardLogger(
+                version.parent.parent, version.parent.name, version.name, default_hp_metric=False, purge_step=step + 1
+            )
+        root = Path(config.get("default_root_dir") or "runs")
+        name = self._get(self.config, "name") or f"{self.run_name}-{self.datamodule.name}"
+        try:
+            (root / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write runs to {root / name}: {error.strerror}; give --trainer.default_root_dir") from None
+        return TensorBoardLogger(root, name, default_hp_metric=False)
+
+
+def run_name(argv: list[str]) -> str:
+    """From the configs' names and what the command line changes of the parameterization: `dct_half+ratio=0.1`."""
+    pairs = []
+    for i, word in enumerate(argv):
+        if word.startswith("-"):
+            key, equals, value = word.partition("=")
+            pairs.append((key, value if equals else (argv[i + 1] if i + 1 < len(argv) else "")))
+    stems = [Path(value).stem for key, value in pairs if key in ("-c", "--config") and "{" not in value]
+    option = "--model.parameterization"
+    stems += [value.rpartition(".")[2] for key, value in pairs if key == option]
+    stems += [f"{key.rpartition('.')[2]}={value}" for key, value in pairs if key.startswith(f"{option}.")]
+    return re.sub(r"[^\w.+=-]+", "_", "+".join(stems)) or "run"
+
+
+def with_run_config(argv: list[str]) -> tuple[list[str], Path | None]:
+    """A checkpoint in a run's folder brings the run's config, in front of what the command line says.
+
+    A run's folder itself stands for its last checkpoint. Returns the arguments, and the folder.
+    """
+    for i, word in enumerate(argv):
+        key, equals, value = word.partition("=")
+        if key != "--ckpt_path" or not (equals or i + 1 < len(argv)):
+            continue
+        path = checkpoints.resolve(value if equals else argv[i + 1])
+        rest = [*argv[1:i], "--ckpt_path", str(path), *argv[i + (1 if equals else 2) :]]
+        folder = path.resolve().parent.parent
+        if (folder / "config.yaml").is_file():
+            return [argv[0], "--config", str(folder / "config.yaml"), *rest], folder
+        return [argv[0], *rest], None
+    return argv, None
+
+
+def quiet() -> None:
+    """Turn off what Lightning says on every run and no user can act on."""
+    for message in (".*LeafSpec.*", ".*smaller than the logging interval.*", ".*does not have many workers.*",
+                    ".*exists and is not empty.*", ".*`isinstance\\(treespec, LeafSpec\\)`.*"):
+        warnings.filterwarnings("ignore", message=message)
+    warnings.showwarning = lambda message, *_, **__: print(f"zoo: {message}", file=sys.stderr)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def run(argv: list[str]) -> int:
+    """One of the LightningCLI commands; returns the exit status."""
+    quiet()
+    try:
+        ZooCLI.run_name = run_name(argv)
+        argv, ZooCLI.run_folder = with_run_config(argv)
+        sys.argv[1:] = argv  # in place: DDP starts its other processes with sys.argv
+        ZooCLI(
+            ZooModule, ZooData, trainer_class=ZooTrainer, subclass_mode_model=True, subclass_mode_data=True,
+            seed_everything_default=0, auto_configure_optimizers=False, parser_class=Parser,
+            trainer_defaults={
+                "callbacks": [Progress(), RunSummary()], "enable_checkpointing": False, "enable_model_summary": False,
+                "num_sanity_val_steps": 0, "enable_autolog_hparams": False,
+            },
+            save_config_callback=SaveConfig, save_config_kwargs={"overwrite": True},
+        )
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except Exception as error:
+        if mistake := messages.user_error(error):
+            print(f"zoo: {mistake}", file=sys.stderr)
+            return 2
+        raise
+    return 0
+
+
+

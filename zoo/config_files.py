@@ -1,0 +1,80 @@
+"""Configs: found by path or as a shipped name, composed with `base:`."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+PACKAGED = Path(__file__).parent / "_configs"
+"""Where a wheel keeps the shipped configs; an editable install reads the repository's own folder."""
+
+
+def shipped() -> dict[str, Path]:
+    """Every shipped config, by file name."""
+    folder = PACKAGED if PACKAGED.is_dir() else Path(__file__).parent.parent / "configs"
+    return {path.name: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find(name: str, near: Path | None = None) -> Path:
+    """A config by its path, beside another config, or by the name of a shipped one, with or without `.yaml`.
+
+    Raises:
+        TypeError: if there is none, which jsonargparse turns into its own error.
+    """
+    here = [Path(name), *([near / name] if near else [])]
+    for path in here:
+        if path.is_file():
+            return path.resolve()
+    known = shipped()
+    for candidate in (name, f"{name}.yaml"):
+        if candidate in known:
+            return known[candidate]
+    close = difflib.get_close_matches(Path(name).stem, [Path(k).stem for k in known], 3, 0.5)
+    hint = f"did you mean {' or '.join(c + '.yaml' for c in close)}?" if close else "zoo list names the shipped ones"
+    raise TypeError(f"no config {name!r} here or among the shipped ones; {hint}")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A config as a dict.
+
+    Raises:
+        TypeError: naming the line of a syntax error, or if it is no mapping.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise TypeError(f"config {os.path.relpath(path)}{line}: {getattr(error, 'problem', error)}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise TypeError(f"config {os.path.relpath(path)} cannot be read: {error}") from error
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise TypeError(f"config {os.path.relpath(path)} must hold `key: value` lines, not a {type(raw).__name__}")
+    return raw
+
+
+class ConfigFile(ActionConfigFile):
+    """`--config` by path or shipped name; a file may start from others, named in its `base:`."""
+
+    @staticmethod
+    def apply_config(
+        parser: ArgumentParser, cfg: Namespace, dest: str, value: Any, seen: tuple[Path, ...] = ()  # noqa: ANN401
+    ) -> None:
+        """Merge a config, its bases first, into what is there already."""
+        if isinstance(value, str) and value.lstrip().startswith("{"):
+            ActionConfigFile.apply_config(parser, cfg, dest, value)
+            return
+        path = find(str(value), seen[-1].parent if seen else None)
+        if path in seen:
+            raise TypeError(f"config {os.path.relpath(path)} has itself as base")
+        raw = load(path)
+        base = raw.get("base") or []
+        for name in [base] if isinstance(base, str) else base:
+            ConfigFile.apply_config(parser, cfg, dest, name, (*seen, path))
+        if raw:
+            ActionConfigFile.apply_config(parser, cfg, dest, str(path))

@@ -1,0 +1,206 @@
+"""The base of every task: a LightningModule that converts a network, optimizes it fairly and reports what it did."""
+
+import math
+from abc import ABC
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from torch import Tensor, nn
+
+from zoo.bases import generator
+from zoo.convert import ParameterizationFactory, convert, counts, zoo_layers
+from zoo.errors import UserError
+from zoo.linear import ZooLinear
+from zoo.parameterizations import WeightParameterization
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay.
+
+    Args:
+        lr: the peak rate of a dense weight; a parameterization's coefficients get `lr * lr_mult`.
+        weight_decay: shrinks W by `lr * weight_decay` a step, whatever the parameterization.
+        beta1: decay of the first moment.
+        beta2: decay of the second moment.
+        warmup: steps from 0 to `lr`.
+        final_lr: share of `lr` at the last step.
+        clip: largest global gradient norm, or null.
+    """
+
+    lr: float = 6e-3
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.99
+    warmup: int = 100
+    final_lr: float = 0.1
+    clip: float | None = 1.0
+
+
+def warmup_cosine(step: int, steps: int, warmup: int, final: float) -> float:
+    """The learning rate's share of its peak: (step + 1) / warmup rising, then a half cosine from 1 to `final`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class ZooData(LightningDataModule, ABC):
+    """The data of a task.
+
+    `name` stands in the run's name, and `facts` in its summary, so that runs on different data are never confused.
+    """
+
+    name: str = "data"
+
+    def facts(self) -> dict[str, object]:
+        """What identifies the data: plain values, such as the corpus and its sha256."""
+        return {}
+
+
+class ZooModule(LightningModule, ABC):
+    """A task: a network whose chosen linear layers live in a parameterization.
+
+    A subclass builds its network, hands it to `parameterize`, calls the result `net` and writes the usual steps. It logs the loss that
+    decides as `val/loss`.
+
+    Args:
+        parameterization: makes the weight of a layer from its (out_features, in_features).
+        targets: globs of the layers to convert (`zoo.convert.matches`); None takes `default_targets`.
+        overrides: other parameterizations for layers that match a glob.
+        optimizer: how to train.
+        seed: of everything random in training, with the step and the rank.
+    """
+
+    default_targets: tuple[str, ...] = ("*",)
+    net: nn.Module
+
+    def __init__(
+        self,
+        parameterization: ParameterizationFactory,
+        targets: list[str] | None = None,
+        overrides: dict[str, ParameterizationFactory] | None = None,
+        optimizer: OptimizerConfig | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.parameterization = parameterization
+        self.targets = list(self.default_targets) if targets is None else targets
+        self.overrides = overrides or {}
+        self.optimizer_config = optimizer or OptimizerConfig()
+        self.seed = seed
+        self._gradients: tuple[list[str], Tensor] | None = None
+
+    def parameterize(self, network: nn.Module, update: bool = False) -> nn.Module:
+        """Convert the chosen layers of a network; `update` keeps their weights frozen as a base."""
+        return convert(network, self.parameterization, self.targets, self.overrides, update)
+
+    def describe(self) -> dict[str, object]:
+        """The parameterization and the counts that a run's summary and hyperparameters state."""
+        names = dict.fromkeys(type(layer.parameterization).__name__ for layer in zoo_layers(self.net).values())
+        return {"parameterization": "+".join(names), **counts(self.net)}
+
+    def arguments(self) -> dict[str, object]:
+        """The parameterization's own settings, those of the command line or those bound in Python."""
+        given = self.hparams.get("parameterization")
+        if isinstance(given, dict):
+            return dict(given.get("init_args") or {})
+        return dict(getattr(self.parameterization, "keywords", {}))
+
+    # ---- Optimization ------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        """Seed dropout by seed, step and rank, so that a resumed run draws what the uninterrupted one drew."""
+        torch.manual_seed(generator(self.seed, "step", self.global_step, self.global_rank).initial_seed() % 2**63)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW over the groups of `parameter_groups`; the schedule runs to the trainer's last step."""
+        config = self.optimizer_config
+        groups = parameter_groups(self, config.lr, config.weight_decay)
+        adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            adamw, lambda step: warmup_cosine(step, steps, config.warmup, config.final_lr)
+        )
+        return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the global norm, and stop before a step with a gradient that is not finite.
+
+        Raises:
+            UserError: naming the step and the layer with the largest gradient.
+        """
+        named = [(name, p) for name, p in self.named_parameters() if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm([p.grad for _, p in named]))
+        total = norms.norm()
+        if not torch.isfinite(total):
+            raise UserError(self._diverged([name for name, _ in named], norms))
+        self._gradients = [name for name, _ in named], norms
+        clip = self.optimizer_config.clip if gradient_clip_val is None else gradient_clip_val
+        if clip is not None:
+            torch._foreach_mul_([p.grad for _, p in named], (clip / (total + 1e-6)).clamp(max=1.0))
+
+    def _diverged(self, names: list[str], norms: Tensor) -> str:
+        """The step, and the layer whose gradient was largest: the last finite ones, where all are NaN now."""
+        if norms.isnan().all() and self._gradients is not None:
+            names, norms = self._gradients
+        layer = names[int(norms.nan_to_num(nan=-1.0, posinf=math.inf).argmax())].split(".parameterization")[0]
+        return (
+            f"the loss is not finite at step {self.global_step}; the largest gradient is in {layer}. "
+            f"Lower the rate: --model.optimizer.lr {self.optimizer_config.lr / 3:.2g}"
+        )
+
+    # ---- Checkpoints -------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the hash of what is rebuilt from seeds."""
+        checkpoint["zoo_fingerprints"] = fingerprints(self.net)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse coefficients of another basis.
+
+        Raises:
+            UserError: if a seeded basis was rebuilt differently here.
+        """
+        mine, theirs = fingerprints(self.net), checkpoint.get("zoo_fingerprints", {})
+        for layer, fingerprint in theirs.items():
+            if mine.get(layer, fingerprint) != fingerprint:
+                raise UserError(
+                    f"{layer}: the checkpoint's coefficients belong to another basis (hash {fingerprint}, here "
+                    f"{mine[layer]}); train and load with the same parameterization, seed and selection"
+                )
+
+
+def fingerprints(model: nn.Module) -> dict[str, str]:
+    """The hash of every layer's fixed bases and positions."""
+    return {name: layer.parameterization.fingerprint() for name, layer in zoo_layers(model).items()}
+
+
+def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Trained parameters by learning rate and decay.
+
+    Decided by the module that owns a parameter, not by its number of dimensions: coefficients and the weights of
+    linear layers decay; biases, norms and embeddings do not. AdamW multiplies W by 1 - lr lr_mult decay, so a group's
+    decay is divided by its lr_mult, and every parameterization shrinks W by the same lr decay.
+    """
+    decayed: dict[int, float] = {}
+    for module in model.modules():
+        if isinstance(module, WeightParameterization):
+            decayed.update((id(p), module.lr_mult) for p in module.parameters())
+        elif isinstance(module, nn.Linear | ZooLinear) and module.weight is not None:
+            decayed[id(module.weight)] = 1.0
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for p in model.parameters():
+        if p.requires_grad:
+            mult = decayed.get(id(p))
+            key = (lr, 0.0) if mult is None else (lr * mult, weight_decay / mult)
+            groups.setdefault(key, []).append(p)
+    return [{"params": ps, "lr": rate, "weight_decay": decay} for (rate, decay), ps in groups.items()]
+
+
