@@ -133,6 +133,8 @@ class ZooCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         if not self._get(self.config, "model") or not self._get(self.config, "data"):
             raise UserError("nothing says what to train: give a config, as in --config dct_half.yaml")
+        if self.subcommand in LightningCLI.subcommands():
+            self.config[self.subcommand].weights_only = True  # never execute what a checkpoint holds
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401
         ckpt_path = self._get(self.config, "ckpt_path")
@@ -202,8 +204,9 @@ def quiet() -> None:
                     ".*exists and is not empty.*", ".*`isinstance\\(treespec, LeafSpec\\)`.*"):
         warnings.filterwarnings("ignore", message=message)
     warnings.showwarning = lambda message, *_, **__: print(f"zoo: {message}", file=sys.stderr)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric.utilities.seed"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("utilities.rank_zero", "accelerators.cuda", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
 
 
 def run(argv: list[str]) -> int:

@@ -53,7 +53,7 @@ class Checkpoint(Callback):
     def _save(self, trainer: Trainer, name: str) -> None:
         folder = self.folder(trainer)
         if folder is not None:
-            trainer.save_checkpoint(folder / name)
+            trainer.save_checkpoint(folder / name, weights_only=False)
 
     def state_dict(self) -> dict[str, Any]:
         """The best loss so far."""
