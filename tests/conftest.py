@@ -1,6 +1,5 @@
 """Fixtures: a place to run in, small texts, and fits in this process."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -52,5 +51,5 @@ def small(text: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads() -> None:
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+def _one_thread() -> None:
+    torch.set_num_threads(1)

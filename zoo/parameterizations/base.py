@@ -56,7 +56,7 @@ class WeightParameterization(nn.Module, ABC):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x W^T + b; (..., in_features) to (..., out_features). A path that never builds W must equal this one."""
-        return F.linear(x, self.weight().to(x.dtype) if not torch.is_autocast_enabled(x.device.type) else self.weight(), bias)
+        return F.linear(x, self.weight(), bias)
 
     @property
     def lr_mult(self) -> float:
