@@ -1,5 +1,6 @@
 """Checkpoints on disk: found, read without executing anything, and compared with a model before use."""
 
+import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -8,6 +9,9 @@ import torch
 from torch import nn
 
 from zoo.errors import UserError
+from zoo.module import ZooModule
+
+REMEDY = "; give the config and options it was trained with"
 
 
 def resolve(path: str) -> Path:
@@ -30,15 +34,18 @@ def load(path: Path) -> dict[str, Any]:
         UserError: if the file is truncated, holds anything but data, or is no Lightning checkpoint.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an unusual pickle protocol: what follows says more
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            raise UserError(f"checkpoint {path} holds code, not only weights: refused, nothing was executed") from None
-        raise UserError(f"checkpoint {path} is damaged or no checkpoint: use another one") from None
+            held = f"checkpoint '{path}' holds code, not only weights"
+            raise UserError(f"{held}: refused, nothing was executed; use another one") from None
+        raise UserError(f"checkpoint '{path}' is damaged or no checkpoint: use another one") from None
     except (RuntimeError, EOFError, ValueError, OSError, KeyError):
-        raise UserError(f"checkpoint {path} is truncated or no checkpoint: use another one") from None
+        raise UserError(f"checkpoint '{path}' is truncated or no checkpoint: use another one") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise UserError(f"{path} is no zoo checkpoint: it has no state_dict")
+        raise UserError(f"'{path}' is no zoo checkpoint: it has no state_dict; use another one")
     return checkpoint
 
 
@@ -46,15 +53,19 @@ def check(path: Path, model: nn.Module) -> None:
     """Refuse a checkpoint of another model.
 
     Raises:
-        UserError: naming the first parameter that is missing, left over or of another shape.
+        UserError: naming the first parameter that is missing, left over or of another shape, or the layer whose
+            basis is another one.
     """
-    theirs, mine = load(path)["state_dict"], model.state_dict()
+    checkpoint = load(path)
+    theirs, mine = checkpoint["state_dict"], model.state_dict()
     for name, tensor in mine.items():
         if name not in theirs:
-            raise UserError(f"checkpoint {path} is of another model: it has no {name}")
+            raise UserError(f"checkpoint '{path}' is of another model: it has no {name}{REMEDY}")
         if theirs[name].shape != tensor.shape:
             shapes = f"{tuple(theirs[name].shape)}, here {tuple(tensor.shape)}"
-            raise UserError(f"checkpoint {path} is of another model: {name} is {shapes}")
+            raise UserError(f"checkpoint '{path}' is of another model: {name} is {shapes}{REMEDY}")
     for name in theirs:
         if name not in mine:
-            raise UserError(f"checkpoint {path} is of another model: it has {name} as well")
+            raise UserError(f"checkpoint '{path}' is of another model: it has {name} as well{REMEDY}")
+    if isinstance(model, ZooModule):
+        model.on_load_checkpoint(checkpoint)  # Lightning calls it too, but after the run's folder is there

@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import re
 import sys
 import warnings
@@ -105,13 +106,13 @@ class ZooCLI(LightningCLI):
         return {**LightningCLI.subcommands(), "params": {"model", "datamodule"}}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401
-        parser = self.parser_class(**kwargs)
-        parser.add_argument("-c", "--config", action=ConfigFile, help="a path or the name of a shipped config; repeatable")
+        parser = self.parser_class(**kwargs, allow_abbrev=False)  # or --trainer.max_step would pass as max_steps
+        parser.add_argument("-c", "--config", action=ConfigFile, help="path or name of a shipped config; repeatable")
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--base", type=list[str] | str | None, default=None, help=argparse.SUPPRESS)
-        parser.add_argument("--name", type=str | None, default=None, help="of the run; by default the config's and the data's")
+        parser.add_argument("--name", type=str | None, default=None, help="of the run; else of config and data")
         parser.add_lightning_class_args(Checkpoint, "checkpoint")
         parser.add_lightning_class_args(StableRank, "stable_rank")
         parser.add_lightning_class_args(SpectralEnergy, "spectral_energy")
@@ -132,7 +133,7 @@ class ZooCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         if not self._get(self.config, "model") or not self._get(self.config, "data"):
-            raise UserError("nothing says what to train: give a config, as in --config dct_half.yaml")
+            raise UserError(messages.NOTHING)
         if self.subcommand in LightningCLI.subcommands():
             self.config[self.subcommand].weights_only = True  # never execute what a checkpoint holds
 
@@ -159,11 +160,20 @@ class ZooCLI(LightningCLI):
             )
         root = Path(config.get("default_root_dir") or "runs")
         name = self._get(self.config, "name") or f"{self.run_name}-{self.datamodule.name}"
-        try:
-            (root / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write runs to {root / name}: {error.strerror}; give --trainer.default_root_dir") from None
+        check_writable(root / name)
         return TensorBoardLogger(root, name, default_hp_metric=False)
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made, without making it.
+
+    Raises:
+        UserError: naming the folder or file above it that is in the way.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "may not be written" if there.is_dir() else "is no folder"
+        raise UserError(f"cannot write runs to '{folder}': '{there}' {why}; give another --trainer.default_root_dir")
 
 
 def run_name(argv: list[str]) -> str:
@@ -233,6 +243,3 @@ def run(argv: list[str]) -> int:
             return 2
         raise
     return 0
-
-
-

@@ -48,13 +48,13 @@ def load(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise TypeError(f"config {os.path.relpath(path)}{line}: {getattr(error, 'problem', error)}") from error
+        raise TypeError(f"config '{os.path.relpath(path)}'{line}: {getattr(error, 'problem', error)}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise TypeError(f"config {os.path.relpath(path)} cannot be read: {error}") from error
+        raise TypeError(f"config '{os.path.relpath(path)}' cannot be read: {error}; give a text file") from error
     if raw is None:
         return {}
     if not isinstance(raw, dict):
-        raise TypeError(f"config {os.path.relpath(path)} must hold `key: value` lines, not a {type(raw).__name__}")
+        raise TypeError(f"config '{os.path.relpath(path)}' must hold `key: value` lines, not a {type(raw).__name__}")
     return raw
 
 
@@ -71,10 +71,13 @@ class ConfigFile(ActionConfigFile):
             return
         path = find(str(value), seen[-1].parent if seen else None)
         if path in seen:
-            raise TypeError(f"config {os.path.relpath(path)} has itself as base")
+            raise TypeError(f"config '{os.path.relpath(path)}' has itself as base: name another one, or none")
         raw = load(path)
         base = raw.get("base") or []
-        for name in [base] if isinstance(base, str) else base:
+        names = [base] if isinstance(base, str) else base
+        if not isinstance(names, list):
+            raise TypeError(f"config '{os.path.relpath(path)}' has {base!r} as base: give a config's name, or a list")
+        for name in names:
             ConfigFile.apply_config(parser, cfg, dest, name, (*seen, path))
         if raw:
             ActionConfigFile.apply_config(parser, cfg, dest, str(path))

@@ -2,8 +2,10 @@
 
 import copy
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from torch import nn
 
@@ -79,8 +81,8 @@ def convert(
     for name, layer in chosen.items():
         try:
             weight = factories[name](layer.out_features, layer.in_features)
-        except ValueError as error:
-            raise UserError(f"{name}: {_class_name(factories[name])} {error}") from error
+        except Exception as error:  # a user's own class can raise anything
+            raise UserError(f"{name}: {_why(factories[name], error)}") from error
         weight.for_layer(name).to(layer.weight.device, layer.weight.dtype)
         std = 0.0 if update or layer.weight.is_meta else layer.weight.detach().square().mean().sqrt().item()
         weight.reset_parameters(std)
@@ -126,8 +128,26 @@ def counts(model: nn.Module) -> dict[str, int]:
     }
 
 
-def _class_name(factory: ParameterizationFactory) -> str:
-    return getattr(getattr(factory, "func", factory), "__name__", str(factory))
+def blame(error: BaseException) -> str:
+    """An exception in one line, with the place that raised it."""
+    if isinstance(error, SyntaxError):
+        return f"{error.msg} ({Path(error.filename or '?').name}, line {error.lineno})"
+    message = f"{type(error).__name__}: {error}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    return f"{message} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else message
+
+
+def _why(factory: ParameterizationFactory, error: Exception) -> str:
+    """Why a parameterization could not be made; jsonargparse's partial has the class among its arguments."""
+    parts = (factory, getattr(factory, "func", None), *getattr(factory, "args", ()))
+    cls = next((part for part in parts if isinstance(part, type)), factory)
+    name = getattr(cls, "__name__", str(cls))
+    if isinstance(error, ValueError):
+        return f"{name} {error}"
+    if lacking := sorted(getattr(cls, "__abstractmethods__", ())):
+        return f"{name} is abstract: define {', '.join(lacking)}, or give a class that does"
+    return f"{name} cannot be made: {blame(error)}; zoo check tests a class"
 
 
 def _summary(names: Mapping[str, nn.Module]) -> str:
@@ -136,4 +156,7 @@ def _summary(names: Mapping[str, nn.Module]) -> str:
     return ", ".join(dict.fromkeys(folded)) or "none"
 
 
-__all__ = ["ParameterizationFactory", "convert", "counts", "kind", "linear_layers", "matches", "merge", "table", "zoo_layers"]
+__all__ = [
+    "ParameterizationFactory", "blame", "convert", "counts", "kind", "linear_layers", "matches", "merge", "table",
+    "zoo_layers",
+]

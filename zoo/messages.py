@@ -3,19 +3,24 @@
 import difflib
 import inspect
 import re
+import traceback
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from zoo.convert import blame
 from zoo.errors import UserError
 from zoo.module import ZooData, ZooModule
 from zoo.parameterizations import WeightParameterization
 
-Rule = Callable[[re.Match[str], ArgumentParser], str]
+Rule = Callable[[re.Match[str], ArgumentParser], str | None]
 RULES: list[tuple[re.Pattern[str], Rule]] = []
-"""(what jsonargparse says, what zoo says), tried in order. tests/test_mistakes.py has a case for each."""
+"""(what jsonargparse says, what zoo says or None), tried in order. tests/test_mistakes.py has a case for each."""
+NOTHING = "nothing says what to train: give a config, as in --config dct_half.yaml"
+NOISE = ("Given value", "Subtypes:", "Errors:", "Does not validate", "Expected a <class 'NoneType'>")
 
 
 def rule(pattern: str) -> Callable[[Rule], Rule]:
@@ -29,12 +34,13 @@ def rule(pattern: str) -> Callable[[Rule], Rule]:
 
 
 def explain(message: str, parser: ArgumentParser) -> str:
-    """One line for a message of jsonargparse; an unknown one is cut to its last line."""
+    """One line for a message of jsonargparse; an unknown one is cut to its last line that says anything."""
     for pattern, function in RULES:
-        if match := pattern.search(message):
-            return function(match, parser)
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-    return lines[-1] if lines else message
+        if (match := pattern.search(message)) and (line := function(match, parser)):
+            return " ".join(line.split())
+    lines = [line.strip(" -") for line in message.splitlines()]
+    telling = [line for line in lines if line and not line.startswith(NOISE)]
+    return telling[-1] if telling else "the command line or a config holds a value of the wrong type; zoo fit --help"
 
 
 def user_error(error: BaseException) -> str | None:
@@ -43,10 +49,17 @@ def user_error(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
-        if isinstance(cause, UserError):
+        if isinstance(cause, UserError | MisconfigurationException) or _is_ours(cause):
             return " ".join(str(cause).split())
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether zoo, a task or Lightning raised a ValueError itself: there it stands for a mistake of the user's."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    package = frames[-1][0].f_globals.get("__name__", "").partition(".")[0] if frames else ""
+    return type(error) is ValueError and package in ("zoo", "tasks", "lightning")
 
 
 def near(word: str, words: Iterable[str]) -> str:
@@ -57,7 +70,8 @@ def near(word: str, words: Iterable[str]) -> str:
 
 def subclasses(cls: type) -> Iterable[type]:
     """All concrete subclasses."""
-    for sub in cls.__subclasses__():
+    children: list[type] = cls.__subclasses__()
+    for sub in children:
         if not inspect.isabstract(sub):
             yield sub
         yield from subclasses(sub)
@@ -66,13 +80,18 @@ def subclasses(cls: type) -> Iterable[type]:
 def settings(class_path: str) -> list[str]:
     """What a class can be given in a config."""
     module, _, name = class_path.rpartition(".")
-    skip = {"self", "out_features", "in_features"}
-    return [key for key in inspect.signature(getattr(import_module(module), name).__init__).parameters if key not in skip]
+    parameters = inspect.signature(getattr(import_module(module), name).__init__).parameters
+    return [key for key in parameters if key not in ("self", "out_features", "in_features")]
 
 
-@rule(r"(no config '[^\n]+|config [^\n]+, line \d+[^\n]*|config \S+ (?:must hold|cannot be read|has itself)[^\n]*)")
+@rule(r"^((?:no )?config '[^\n]+)")
 def _config(match: re.Match[str], parser: ArgumentParser) -> str:
     return match[1]
+
+
+@rule(r"Problem with given class_path 'zoo\.module\.Zoo(?:Data|Module)'|^the following arguments are required")
+def _nothing(match: re.Match[str], parser: ArgumentParser) -> str:
+    return NOTHING
 
 
 @rule(r"Option '([^']+)' is not accepted.*?class_path='([^']+)'")
@@ -80,9 +99,9 @@ def _setting(match: re.Match[str], parser: ArgumentParser) -> str:
     return _no_setting(match[1], match[2])
 
 
-@rule(r"Problem with given class_path '([^']+)':\s+(?:-\s*)?(?:Option '([^']+)' is not accepted|Key '([^']+)' is not expected)")
+@rule(r"Problem with given class_path '([^']+)':\s+(?:-\s*)?Option '([^']+)' is not accepted")
 def _task_setting(match: re.Match[str], parser: ArgumentParser) -> str:
-    return _no_setting(match[2] or match[3], match[1])
+    return _no_setting(match[2], match[1])
 
 
 def _no_setting(key: str, class_path: str) -> str:
@@ -109,11 +128,59 @@ def _class(match: re.Match[str], parser: ArgumentParser) -> str:
     )
 
 
-@rule(r"No module named '([^']+)'")
-def _module(match: re.Match[str], parser: ArgumentParser) -> str:
-    return f"cannot import a class from {match[1]!r}: no such module in {Path.cwd()} or installed"
+@rule(r"arguments are required: ([\w, ]+)\. Got value: Namespace\(class_path='([^']+)'")
+def _required(match: re.Match[str], parser: ArgumentParser) -> str:
+    key = match[1].split(",")[0]
+    name = match[2].rpartition(".")[2]
+    return f"{name} needs a value for {key!r}: give it as --model.parameterization.{key} or under its init_args"
 
 
-@rule(r"following arguments are required: (\S+)")
-def _missing(match: re.Match[str], parser: ArgumentParser) -> str:
-    return "nothing says what to train: give a config, as in --config dct_half.yaml"
+@rule(r"Expected '([^']+)' to be a (?:subclass of|function that returns) <class '(\w+)'>")
+def _kind(match: re.Match[str], parser: ArgumentParser) -> str:
+    return f"{match[1]!r} is no {match[2]}: give a class that inherits from it"
+
+
+@rule(r"(?:val=|class_path=|'class_path': )'[A-Za-z_]\w*\.")
+def _import(match: re.Match[str], parser: ArgumentParser) -> str | None:
+    """Try each class that the message holds: jsonargparse does not say which it could not import, or why."""
+    for path in re.findall(r"(?:val=|class_path=|'class_path': )'((?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*)'", match.string):
+        if problem := import_problem(path):
+            return problem
+    return None
+
+
+def import_problem(class_path: str) -> str | None:
+    """Why a class cannot be imported, or None if it can."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        names = vars(import_module(module))
+    except ModuleNotFoundError as error:
+        if module == error.name or module.startswith(f"{error.name}."):
+            return f"no module {error.name!r} for {class_path!r}: it must be a file in {Path.cwd()}, or installed"
+        return f"cannot import {class_path!r}: {blame(error)}; install it, or correct the import"
+    except Exception as error:  # a module of the user's own can raise anything
+        return f"cannot import {class_path!r}: {blame(error)}; correct that file"
+    classes = [key for key, value in names.items() if isinstance(value, type)]
+    hint = near(name, classes) or f"; it has {', '.join(classes) or 'none'}"
+    return None if name in names else f"module {module!r} has no class {name!r}{hint}"
+
+
+@rule(r'.*Parser key "([^"]+)":(.*?)(?:Given|Got) value: (.*?)(?:\. Got value|\n|$)')
+def _value(match: re.Match[str], parser: ArgumentParser) -> str | None:
+    """The greedy start finds the innermost key: model, its optimizer, its lr."""
+    types = re.findall(r"Expected a (?:<class '([\w.]+)'>|typing\.Literal\[([^\n]*)\])", match[2])
+    legal = [literal or {"NoneType": "null"}.get(name, name) for name, literal in types]
+    key = ".".join(re.findall(r'Parser key "([^"]+)"', match[0]))
+    return f"{key} must be {' or '.join(legal)}, got {match[3]!r}" if legal else None
+
+
+@rule(r"unrecognized arguments: (\S+)")
+def _unrecognized(match: re.Match[str], parser: ArgumentParser) -> str:
+    if not match[1].startswith("--"):
+        return f"{match[1]!r} is no option: options start with --, as in --trainer.max_steps 100"
+    key = match[1][2:].partition("=")[0]
+    keys = [option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    heads = {k.split(".")[0] for k in keys}
+    head = key.split(".")[0]
+    hint = near(key, [k for k in keys if k.startswith(f"{head}.")]) or ("" if head in heads else near(head, heads))
+    return f"no option '--{key}'{hint or '; zoo fit --help lists them'}"

@@ -77,7 +77,7 @@ def tinyshakespeare(data_dir: str | None = None) -> Corpus:
         if path.is_file():
             found = Corpus("tinyshakespeare", read_text(path))
             if found.sha256 != TINYSHAKESPEARE_SHA256:
-                raise UserError(f"{path} is not Tiny Shakespeare: its sha256 is {found.sha256[:12]}..., remove it")
+                raise UserError(f"'{path}' is not Tiny Shakespeare: its sha256 is {found.sha256[:12]}..., remove it")
             return found
     data = download(TINYSHAKESPEARE_URL)
     if hashlib.sha256(data).hexdigest() != TINYSHAKESPEARE_SHA256:
@@ -151,13 +151,13 @@ def read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read corpus {path}: {error.strerror}") from None
+        raise UserError(f"cannot read corpus '{path}': {error.strerror}; give another --data.corpus") from None
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        raise UserError(f"corpus {path} is not UTF-8 text: convert it, as with iconv -t UTF-8") from None
+        raise UserError(f"corpus '{path}' is not UTF-8 text: convert it, as with iconv -t UTF-8") from None
     if "\0" in text:
-        raise UserError(f"corpus {path} is binary: give a text file")
+        raise UserError(f"corpus '{path}' is binary: give a text file")
     if not text:
-        raise UserError(f"corpus {path} is empty: give a text file")
+        raise UserError(f"corpus '{path}' is empty: give a text file")
     return text
