@@ -55,12 +55,12 @@ def params_json(model: ZooModule) -> str:
 def params_table(model: ZooModule) -> str:
     """Layers and counts as a table that fits 80 columns."""
     rows = table(model.net)
-    width = max(len(str(row["layer"])) for row in rows)
+    width = max((len(str(row["layer"])) for row in rows), default=5)
     lines = [f"{'layer':<{width}}  {'shape':>9}  {'parameterization':<18}{'trainable':>9} of {'weights':>7}  lr_mult"]
     for row in rows:
-        m, n = row["shape"]  # type: ignore[misc]
+        shape = "x".join(map(str, row["shape"]))  # type: ignore[call-overload]
         lines.append(
-            f"{row['layer']:<{width}}  {f'{m}x{n}':>9}  {row['parameterization']:<18}"
+            f"{row['layer']:<{width}}  {shape:>9}  {row['parameterization']:<18}"
             f"{row['trainable']:>9,} of {row['weights']:>7,}  {row['lr_mult']:>7.2f}"
         )
     total = counts(model.net)

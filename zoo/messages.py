@@ -122,10 +122,18 @@ def _option(match: re.Match[str], parser: ArgumentParser) -> str:
 @rule(r"Expected a dot import path string: ([\w.]+)")
 def _class(match: re.Match[str], parser: ArgumentParser) -> str:
     names = sorted({c.__name__ for base in (WeightParameterization, ZooModule, ZooData) for c in subclasses(base)})
+    wrong = f"no class is called {match[1]!r}{near(match[1], names)}"
+    if match[1] in names:
+        wrong = f"class {match[1]!r} cannot stand there, another kind is wanted"
     return (
-        f"no class is called {match[1]!r}{near(match[1], names)}; known are {', '.join(names)}, "
+        f"{wrong}; known are {', '.join(names)}, "
         "and one of your own goes by its path, as my_file.MyBasis"
     )
+
+
+@rule(r"Expected an import path or a subclass spec, but got (.*?)\. Got value")
+def _no_class(match: re.Match[str], parser: ArgumentParser) -> str:
+    return f"{match[1]!r} is no class: give one as {{class_path: DCT, init_args: {{ratio: 0.5}}}}"
 
 
 @rule(r"arguments are required: ([\w, ]+)\. Got value: Namespace\(class_path='([^']+)'")
@@ -171,7 +179,8 @@ def _value(match: re.Match[str], parser: ArgumentParser) -> str | None:
     types = re.findall(r"Expected a (?:<class '([\w.]+)'>|typing\.Literal\[([^\n]*)\])", match[2])
     legal = [literal or {"NoneType": "null"}.get(name, name) for name, literal in types]
     key = ".".join(re.findall(r'Parser key "([^"]+)"', match[0]))
-    return f"{key} must be {' or '.join(legal)}, got {match[3]!r}" if legal else None
+    hint = """; write a list as '["one", "two"]'""" if "list" in legal else ""
+    return f"{key} must be {' or '.join(legal)}, got {match[3]!r}{hint}" if legal else None
 
 
 @rule(r"unrecognized arguments: (\S+)")
