@@ -44,7 +44,7 @@ def _no_network(*args: object, **kwargs: object) -> None:
 def small(text: Path) -> list[str]:
     """Options that make a fit of the character task take a second."""
     options = {
-        "data.corpus": text, "data.batch_size": 4, "data.block_size": 16, "model.block_size": 16, "model.width": 16,
+        "data.corpus": text, "data.batch_size": 4, "data.block_size": 16, "model.width": 16,
         "model.heads": 2, "model.layers": 2, "trainer.precision": "32-true", "trainer.max_steps": 6,
     }
     return [f"--{key}={value}" for key, value in options.items()]

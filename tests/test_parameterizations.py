@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.fft
 import torch
+
 from zoo import parameterizations, transforms
 from zoo.parameterizations import (
     DCT,

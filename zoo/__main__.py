@@ -15,7 +15,7 @@ look
   params     what is swapped, and counts   zoo params --config dct_half.yaml
   list       parameterizations, tasks and shipped configs
   check      test a parameterization       zoo check my_basis.MyBasis
-  generate   text from a character model   zoo generate --ckpt_path RUN --prompt "To be"
+  generate   text of a character model     zoo generate --ckpt_path RUN
 
 Every command explains itself (zoo fit --help), a parameterization too:
   zoo fit --config dct_half.yaml --model.parameterization.help DCT
@@ -49,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `zoo list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except SystemExit as stop:  # a parser's way to end
+        return stop.code if isinstance(stop.code, int) else 2
 
 
 def _unknown(argv: list[str]) -> int:

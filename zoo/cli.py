@@ -113,9 +113,9 @@ class ZooCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--base", type=list[str] | str | None, default=None, help=argparse.SUPPRESS)
         parser.add_argument("--name", type=str | None, default=None, help="of the run; else of config and data")
-        parser.add_lightning_class_args(Checkpoint, "checkpoint")
         parser.add_lightning_class_args(StableRank, "stable_rank")
         parser.add_lightning_class_args(SpectralEnergy, "spectral_energy")
+        parser.add_lightning_class_args(Checkpoint, "checkpoint")  # after those whose state it saves
         for source, target in tasks.LINKS.items():
             parser.link_arguments(source, target, apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
@@ -211,7 +211,7 @@ def with_run_config(argv: list[str]) -> tuple[list[str], Path | None]:
 def quiet() -> None:
     """Turn off what Lightning says on every run and no user can act on."""
     for message in (".*LeafSpec.*", ".*smaller than the logging interval.*", ".*does not have many workers.*",
-                    ".*exists and is not empty.*", ".*`isinstance\\(treespec, LeafSpec\\)`.*"):
+                    ".*exists and is not empty.*"):
         warnings.filterwarnings("ignore", message=message)
     warnings.showwarning = lambda message, *_, **__: print(f"zoo: {message}", file=sys.stderr)
     for name in ("utilities.rank_zero", "accelerators.cuda", "trainer.connectors.checkpoint_connector"):
@@ -223,6 +223,7 @@ def run(argv: list[str]) -> int:
     """One of the LightningCLI commands; returns the exit status."""
     quiet()
     try:
+        argv = ["--json=true" if word == "--json" else word for word in argv]
         ZooCLI.run_name = run_name(argv)
         argv, ZooCLI.run_folder = with_run_config(argv)
         sys.argv[1:] = argv  # in place: DDP starts its other processes with sys.argv

@@ -1,8 +1,10 @@
 """The base of every task: a LightningModule that converts a network, optimizes it fairly and reports what it did."""
 
+import dataclasses
+import functools
+import inspect
 import math
 from abc import ABC
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +40,15 @@ class OptimizerConfig:
     warmup: int = 100
     final_lr: float = 0.1
     clip: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a value out of range."""
+        ranges = {"lr": (0, math.inf), "weight_decay": (0, math.inf), "beta1": (0, 1), "beta2": (0, 1), "warmup": (0, math.inf),
+                  "final_lr": (0, 1), "clip": (0, math.inf)}
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise UserError(f"optimizer.{name} must lie in [{low}, {high:g}], got {value}")
 
 
 def warmup_cosine(step: int, steps: int, warmup: int, final: float) -> float:
@@ -94,6 +105,18 @@ class ZooModule(LightningModule, ABC):
         self.seed = seed
         self._gradients: tuple[list[str], Tensor] | None = None
 
+    def save_settings(self) -> None:
+        """Keep the subclass' arguments in every checkpoint as plain data; call it in `__init__`, after super's.
+
+        `load_from_checkpoint(path, weights_only=True)` rebuilds the task from them, wherever it was built.
+        """
+        frame = inspect.currentframe()
+        assert frame is not None
+        self.save_hyperparameters(frame=frame.f_back)
+        for key, value in self.hparams.items():
+            self.hparams[key] = plain(value)
+        self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
+
     def parameterize(self, network: nn.Module, update: bool = False) -> nn.Module:
         """Convert the chosen layers of a network; `update` keeps their weights frozen as a base."""
         return convert(network, self.parameterization, self.targets, self.overrides, update)
@@ -104,11 +127,8 @@ class ZooModule(LightningModule, ABC):
         return {"parameterization": "+".join(names), **counts(self.net)}
 
     def arguments(self) -> dict[str, object]:
-        """The parameterization's own settings, those of the command line or those bound in Python."""
-        given = self.hparams.get("parameterization")
-        if isinstance(given, dict):
-            return dict(given.get("init_args") or {})
-        return dict(getattr(self.parameterization, "keywords", {}))
+        """The parameterization's own settings, as given."""
+        return dict(self.hparams["parameterization"].get("init_args") or {})
 
     # ---- Optimization ------------------------------------------------------------------------------------------------
 
@@ -150,10 +170,11 @@ class ZooModule(LightningModule, ABC):
         """The step, and the layer whose gradient was largest: the last finite ones, where all are NaN now."""
         if norms.isnan().all() and self._gradients is not None:
             names, norms = self._gradients
-        layer = names[int(norms.nan_to_num(nan=-1.0, posinf=math.inf).argmax())].split(".parameterization")[0]
+        name = names[int(norms.nan_to_num(nan=-1.0, posinf=math.inf).argmax())].removeprefix("net.")
+        layer = name.split(".parameterization.")[0].removesuffix(".weight").removesuffix(".bias")
         return (
             f"the loss is not finite at step {self.global_step}; the largest gradient is in {layer}. "
-            f"Lower the rate: --model.optimizer.lr {self.optimizer_config.lr / 3:.2g}"
+            f"Lower --model.optimizer.lr (it is {self.optimizer_config.lr:g}), or raise --model.optimizer.warmup"
         )
 
     # ---- Checkpoints -------------------------------------------------------------------------------------------------
@@ -175,6 +196,19 @@ class ZooModule(LightningModule, ABC):
                     f"{layer}: the checkpoint's coefficients belong to another basis (hash {fingerprint}, here "
                     f"{mine[layer]}); train and load with the same parameterization, seed and selection"
                 )
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401
+    """A setting as a config would write it: classes and partials by path, dataclasses and mappings as dicts."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {key: plain(v) for key, v in value.items()}
+    if isinstance(value, functools.partial | type):
+        cls = getattr(value, "func", value)
+        path = f"{cls.__module__}.{cls.__qualname__}"
+        return {"class_path": path, "init_args": dict(getattr(value, "keywords", {}))}
+    return value
 
 
 def fingerprints(model: nn.Module) -> dict[str, str]:

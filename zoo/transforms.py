@@ -18,7 +18,7 @@ from torch import Tensor
 from zoo.bases import dct_matrix
 
 FFT_FROM = {"cpu": 96 * 96, "cuda": 1024 * 1024}
-"""Fewest weights for which the FFT is used. "cpu" is measured (results/transforms.csv); "cuda" is a guess, unmeasured."""
+"""Fewest weights for which the FFT is used: "cpu" measured (results/transforms.csv), "cuda" a guess, unmeasured."""
 
 
 def fft_pays(m: int, n: int, device: torch.device | str) -> bool:
@@ -74,7 +74,7 @@ def _axis(n: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def packed_shape(m: int, n: int) -> tuple[int, int, int]:
-    """The packed plane of (m, n): complex numbers for axis 0 in rows, real and imaginary parts for axis 1 as pairs of rows."""
+    """The packed plane of (m, n): axis 0 as complex numbers, axis 1 as rows of real and of imaginary parts."""
     return 2 * (n // 2 + 1), m // 2 + 1, 2
 
 

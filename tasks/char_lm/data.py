@@ -17,7 +17,7 @@ IGNORE = -100
 
 
 class WindowLoader:
-    """`steps` batches of windows, each a function of the seed and its number alone: a resumed run goes on exactly.
+    """`steps` batches of windows an epoch, each a function of the seed and its number: a resumed run goes on exactly.
 
     Yields (inputs, targets), int64 of shape (batch_size, block_size) each; of a step's `batch_size * world` windows,
     rank r takes every world-th from the r-th.
@@ -35,11 +35,11 @@ class WindowLoader:
         return self.steps
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        while self.position < self.steps:
-            batch = self.batch(self.position)
-            self.position += 1
-            yield batch
-        self.position = 0
+        while True:
+            self.position += 1  # before the batch is used: a checkpoint taken then has seen it
+            yield self.batch(self.position - 1)
+            if self.position % self.steps == 0:
+                return
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Batch number `step`."""

@@ -86,7 +86,7 @@ class GPT(nn.Module):
         dropout: probability, in attention and on each residual branch.
 
     Raises:
-        ValueError: if `heads` does not divide `width`.
+        ValueError: if a size is less than 1, or `heads` does not divide `width`.
     """
 
     def __init__(
@@ -94,6 +94,12 @@ class GPT(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        sizes = {"block_size": block_size, "layers": layers, "width": width, "heads": heads}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         if width % heads:
             raise ValueError(f"heads must divide width {width}, got {heads}")
         self.block_size = block_size

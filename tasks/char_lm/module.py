@@ -50,7 +50,7 @@ class CharLM(ZooModule):
         seed: int = 0,
     ) -> None:
         super().__init__(parameterization, targets, overrides, optimizer, seed)
-        self.save_hyperparameters(ignore=["parameterization", "overrides"])
+        self.save_settings()
         self.vocabulary = vocabulary
         self.net = self.parameterize(GPT(len(vocabulary), block_size, layers, width, heads, dropout))
         self.loss = torch.nn.ModuleDict({stage: MeanMetric() for stage in ("val", "test")})

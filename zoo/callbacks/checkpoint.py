@@ -40,11 +40,13 @@ class Checkpoint(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write `best.ckpt`, if the loss is the lowest yet."""
         loss = trainer.callback_metrics.get(self.monitor)
-        if loss is None or trainer.sanity_checking or trainer.state.fn != "fit":
+        if loss is None or not loss.isfinite() or trainer.state.fn != "fit":
             return
         if self.best is None or loss.item() < self.best:
             self.best, self.best_step = loss.item(), trainer.global_step
             self._save(trainer, "best.ckpt")
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            self._save(trainer, "last.ckpt")  # again, now that it knows of this loss
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write `last.ckpt`."""
@@ -52,7 +54,8 @@ class Checkpoint(Callback):
 
     def _save(self, trainer: Trainer, name: str) -> None:
         folder = self.folder(trainer)
-        if folder is not None:
+        finite = all(p.isfinite().all() for p in trainer.lightning_module.parameters() if p.requires_grad)
+        if folder is not None and finite:  # a last good checkpoint is never replaced by a bad one
             trainer.save_checkpoint(folder / name, weights_only=False)
 
     def state_dict(self) -> dict[str, Any]:

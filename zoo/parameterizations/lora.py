@@ -58,7 +58,7 @@ class LoRA(WeightParameterization):
 
     @torch.no_grad()
     def reset_parameters(self, std: float) -> None:
-        """Factors of variance std / sqrt(r) each, so E[W_ij^2] = r (std / sqrt(r))^2; std = 0: A ~ N(0, 1 / n), B = 0."""
+        """Factors of variance std / sqrt(r) each, so that E[W_ij^2] = std^2; std = 0: A ~ N(0, 1 / n), B = 0."""
         a = math.sqrt(std) * self.rank**-0.25 if std > 0 else self.in_features**-0.5
         b = a if std > 0 else 0.0
         self.lora_A.normal_(0, 1).mul_(a)

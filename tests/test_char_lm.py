@@ -1,0 +1,180 @@
+"""The character task: the paper's model, the corpora, and windows that score every character once."""
+
+import functools
+import hashlib
+import time
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import SHARED
+
+from tasks import CharData, CharLM
+from tasks.char_lm import corpus
+from tasks.char_lm.data import IGNORE, WindowLoader, scored_once
+from tasks.char_lm.model import GPT, Attention, causal_attention
+from zoo.convert import convert, counts
+from zoo.errors import UserError
+from zoo.parameterizations import DCT, Dense
+from zoo.testing import agree
+
+
+def test_the_papers_model_has_826433_parameters():
+    net = GPT(65)
+    assert sum(p.numel() for p in net.parameters()) == 826_433
+    assert counts(convert(net, Dense, ["blocks.*"]))["replaced"] == 786_432
+
+
+def test_half_of_the_dct_leaves_433217_trainable():
+    total = counts(convert(GPT(65), functools.partial(DCT, ratio=0.5), ["blocks.*"]))
+    assert total["trainable"] == 433_217
+    assert total["coefficients"] == 393_216
+
+
+def test_attention_is_torchs():
+    q, k, v = torch.randn(3, 2, 4, 9, 8, dtype=torch.float64)
+    agree(causal_attention(q, k, v), F.scaled_dot_product_attention(q, k, v, is_causal=True), 1e-12)
+
+
+def test_attention_sees_no_future():
+    attention = Attention(16, 2, 0.0)
+    x = torch.randn(1, 6, 16)
+    changed = x.clone()
+    changed[:, 4:] += 1
+    agree(attention(changed)[:, :4], attention(x)[:, :4].detach(), 1e-6)
+
+
+def test_heads_must_divide_width():
+    with pytest.raises(ValueError, match="heads must divide width 16, got 3"):
+        GPT(5, width=16, heads=3)
+
+
+def test_every_character_is_scored_once():
+    """The targets are the split, in order, each character once, and each input is the character before."""
+    context, ids = torch.arange(100, 107), torch.arange(30)
+    windows = scored_once(context, ids, 8)
+    inputs, targets = (torch.cat(side) for side in zip(*windows, strict=True))
+    scored = targets != IGNORE
+    assert targets[scored].tolist() == list(range(30))
+    assert inputs[scored].tolist() == [106, *range(29)]
+
+
+def test_windows_are_a_function_of_the_step():
+    ids = torch.arange(1000)
+    first, second = (WindowLoader(ids, 5, 4, 16, seed=3) for _ in range(2))
+    batches = list(first)
+    assert len(batches) == len(first) == 5
+    inputs, targets = batches[2]
+    assert inputs.shape == (4, 16) and torch.equal(targets, inputs + 1)
+    second.load_state_dict({"position": 2})
+    assert torch.equal(next(iter(second))[0], inputs)
+    assert not torch.equal(WindowLoader(ids, 5, 4, 16, seed=4).batch(2)[0], inputs)
+
+
+def test_every_epoch_has_windows_of_its_own():
+    loader = WindowLoader(torch.arange(1000), 3, 4, 16, seed=0)
+    first, second = list(loader), list(loader)
+    assert len(first) == len(second) == 3
+    assert not torch.equal(first[0][0], second[0][0])
+    assert torch.equal(second[0][0], loader.batch(3)[0])
+
+
+def test_ranks_share_the_global_batch():
+    """Windows of two ranks together are those of one process with twice the batch."""
+    ids = torch.arange(1000)
+    whole = WindowLoader(ids, 5, 4, 16, seed=0).batch(1)[0]
+    parts = [WindowLoader(ids, 5, 2, 16, seed=0, rank=r, world=2).batch(1)[0] for r in (0, 1)]
+    assert torch.equal(torch.stack(parts, 1).flatten(0, 1), whole)
+
+
+def test_windows_reach_the_first_and_the_last_character():
+    ids = torch.arange(12)
+    seen = torch.cat([WindowLoader(ids, 50, 4, 4, seed=0).batch(i)[1].flatten() for i in range(50)])
+    assert seen.min() == 1 and seen.max() == 11
+
+
+def test_validation_loss_is_the_mean_over_characters(text):
+    """Batched, padded scoring equals the mean of one cross-entropy a character."""
+    data = CharData(corpus=str(text), batch_size=3, block_size=16)
+    model = CharLM(data.vocabulary, block_size=16, width=16, heads=2, layers=1).eval()
+    with torch.no_grad():
+        for batch in data.val_dataloader():
+            model._score(batch, "val")
+        expected = torch.cat([
+            F.cross_entropy(model(x[None])[0], y, ignore_index=IGNORE, reduction="none")[y != IGNORE]
+            for x, y in scored_once(data.ids[: data.split], data.ids[data.split :], 16)
+        ])
+    assert len(expected) == len(data.ids) - data.split == 402
+    agree(model.loss["val"].compute(), expected.mean(), 1e-6)
+
+
+def test_encode_and_decode():
+    model = CharLM("abc", block_size=4, width=8, heads=1, layers=1)
+    assert model.decode(model.encode("cab")[0]) == "cab"
+    with pytest.raises(ValueError, match="never seen 'xz'"):
+        model.encode("axbz")
+
+
+def test_generate_continues_greedily():
+    net = GPT(5, block_size=4, width=8, heads=2, layers=1).eval()
+    ids = net.generate(torch.tensor([[1, 2]]), 6, temperature=0)
+    assert ids.shape == (1, 8) and ids[0, :2].tolist() == [1, 2]
+    assert ids[0, -1] == net(ids[:, 3:7])[0, -1].argmax()
+
+
+def test_pydoc_is_here():
+    text = corpus.load_corpus("pydoc")
+    assert text.name == "pydoc" and len(text.text) > 300_000
+    assert text.sha256 == hashlib.sha256(text.text.encode()).hexdigest()
+
+
+def test_tiny_shakespeare_is_looked_for_in_order(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "TINYSHAKESPEARE_SHA256", hashlib.sha256(b"To be").hexdigest())
+    folders = {name: tmp_path / name for name in ("given", "environment", "cache/zoo")}
+    for folder in folders.values():
+        (folder / "tinyshakespeare").mkdir(parents=True)
+    monkeypatch.setenv("ZOO_DATA", str(folders["environment"]))
+    for folder in reversed(folders.values()):
+        (folder / "tinyshakespeare" / "input.txt").write_text("To be")
+        assert corpus.load_corpus("tinyshakespeare", str(folders["given"])).text == "To be"
+    (folders["given"] / "tinyshakespeare" / "input.txt").write_text("not to be")
+    with pytest.raises(UserError, match="given/tinyshakespeare/input.txt. is not Tiny Shakespeare"):
+        corpus.load_corpus("tinyshakespeare", str(folders["given"]))
+
+
+def test_a_download_is_checked_and_kept(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "TINYSHAKESPEARE_SHA256", hashlib.sha256(b"To be").hexdigest())
+    monkeypatch.setattr(corpus, "download", lambda url: b"To be")
+    assert corpus.load_corpus("tinyshakespeare").text == "To be"
+    assert (tmp_path / "cache" / "zoo" / "tinyshakespeare" / "input.txt").read_text() == "To be"
+    monkeypatch.setattr(corpus, "download", lambda url: pytest.fail("it is in the cache"))
+    assert corpus.load_corpus("tinyshakespeare").text == "To be"
+
+
+def test_a_tampered_download_is_refused(place, monkeypatch):
+    monkeypatch.setattr(corpus, "download", lambda url: b"something else")
+    with pytest.raises(UserError, match="is not Tiny Shakespeare"):
+        corpus.load_corpus("tinyshakespeare", fallback=None)
+
+
+def test_a_download_that_does_not_start_is_given_up(monkeypatch):
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: time.sleep(5))
+    start = time.perf_counter()
+    with pytest.raises(corpus.Unavailable, match="did not start within 0 s"):
+        corpus.download("http://example.invalid", start_seconds=0.1)
+    assert time.perf_counter() - start < 2
+
+
+def test_the_fallback_says_so_and_goes_by_its_own_name(place):
+    with pytest.warns(UserWarning, match="Training on 'pydoc' instead"):
+        assert CharData().name == "pydoc"
+    with pytest.raises(UserError, match="Give a folder that has it: --data.data_dir"), warnings.catch_warnings():
+        _ = CharData(fallback=None).corpus
+
+
+@pytest.mark.skipif(not (SHARED / "tinyshakespeare" / "input.txt").exists(), reason="no Tiny Shakespeare beside the project")
+def test_tiny_shakespeare_has_65_characters():
+    data = CharData(data_dir=str(SHARED))
+    assert len(data.vocabulary) == 65 and len(data.ids) == 1_115_394
+    assert len(data.ids) - data.split == 111_540

@@ -1,0 +1,240 @@
+"""Fits from the command line: what they leave, that they repeat, and that a killed one goes on exactly."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tasks import CharLM
+from zoo.__main__ import main
+
+KILLER = '''
+import os, signal
+from lightning.pytorch import Callback
+
+class Killer(Callback):
+    """Kills its own process after a step, as a power cut would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+'''
+
+
+def fit(*words: str, config: str = "dct_half.yaml") -> Path:
+    """Run a fit in the current folder; returns its run's folder."""
+    before = set(Path("runs").glob("*/version_*"))
+    assert main(["fit", "--config", config, *words]) == 0
+    (folder,) = set(Path("runs").glob("*/version_*")) - before
+    return folder
+
+
+def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / name, weights_only=True)["state_dict"]
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def events(folder: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def test_a_fit_leaves_config_checkpoints_events_and_summary(place, small, capsys):
+    folder = fit(*small)
+    assert folder.parent.name == "dct_half-text"
+    assert {p.name for p in folder.iterdir()} >= {"config.yaml", "checkpoints", "summary.json"}
+    assert any(p.name.startswith("events.out.tfevents") for p in folder.iterdir())
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["parameterization"] == "DCT" and summary["arguments"]["ratio"] == 0.5
+    assert summary["steps"] == 6 and summary["seed"] == 0 and summary["corpus"] == "text"
+    assert len(summary["corpus_sha256"]) == 64 and summary["versions"]["torch"] == torch.__version__
+    assert summary["loss"] == summary["best_loss"] == summary["metrics"]["val/loss"]
+    assert summary["trainable"] == sum(v.numel() for k, v in weights(folder).items())
+    assert summary["seconds"] > 0 and summary["steps_per_second"] > 0
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["model"]["init_args"]["parameterization"]["class_path"] == "zoo.parameterizations.DCT"
+    table = capsys.readouterr().out
+    for words in ("validation loss", "perplexity", "bits per char", "trainable / replaced / total", "mean stable rank",
+                  "wall time", "corpus", "tensorboard --logdir runs", str(folder)):
+        assert words in table
+    assert max(map(len, table.splitlines())) <= 80
+
+
+def test_the_run_is_the_config_it_left(place, small):
+    """A run's own config.yaml repeats it."""
+    first = fit(*small)
+    assert equal(weights(first), weights(fit(config=str(first / "config.yaml"))))
+
+
+def test_equal_commands_give_equal_losses_and_seeds_differ(place, small):
+    losses = [json.loads((fit(*small, *more) / "summary.json").read_text())["loss"]
+              for more in ((), (), ("--seed_everything=1",))]
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("name", ["Dense", "DCT", "RandomOrthonormal", "Zigzag", "LoRA", "RandLoRA"])
+def test_one_flag_swaps_the_parameterization(name, place, small):
+    folder = fit(*small, f"--model.parameterization={name}", "--trainer.max_steps=2")
+    assert json.loads((folder / "summary.json").read_text())["parameterization"] == name
+    assert folder.parent.name == f"dct_half+{name}-text"
+
+
+@pytest.mark.parametrize("words", [["--model.dropout=0.1"], ["--model.parameterization=RandLoRA", "--trainer.precision=bf16-mixed"]])
+def test_training_learns(words, place, small):
+    folder = fit(*small, "--trainer.max_steps=60", "--model.optimizer.warmup=5", "--model.optimizer.lr=0.02", *words)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["loss"] < 2.6  # 3.3 is chance
+
+
+@pytest.mark.parametrize("step", [3, 5, 7])
+def test_a_killed_run_resumes_bit_equal(step, place, small):
+    """SIGKILL after any step and `--ckpt_path`: the weights of the uninterrupted run, in the same folder."""
+    options = [*small, "--trainer.max_steps=8", "--trainer.val_check_interval=3", "--checkpoint.every_n_steps=2",
+               "--stable_rank.every_n_steps=2", "--model.dropout=0.1"]
+    whole = fit(*options, "--name=whole")
+    (place / "killer.py").write_text(KILLER)
+    callback = ["--trainer.callbacks+=killer.Killer", f"--trainer.callbacks.step={step}"]
+    command = [sys.executable, "-m", "zoo", "fit", "--config", "dct_half.yaml", *options, "--name=killed", *callback]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    assert subprocess.run(command, env=environment, capture_output=True).returncode == -signal.SIGKILL
+    folder = Path("runs/killed/version_0")
+    assert not (folder / "summary.json").exists()
+    assert main(["fit", "--ckpt_path", str(folder), "--trainer.callbacks=null"]) == 0
+    assert [p.name for p in folder.parent.iterdir()] == ["version_0"]
+    assert equal(weights(folder), weights(whole))
+    a, b = (json.loads((f / "summary.json").read_text()) for f in (whole, folder))
+    assert a["loss"] == b["loss"] and b["resumed_at"] == step - 1
+    assert _history(folder) == _history(whole)
+
+
+def _history(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every curve of a run, but those that measure time."""
+    accumulator = events(folder)
+    return {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)]
+            for tag in accumulator.Tags()["scalars"] if tag.startswith(("stable_rank", "val/", "k90"))}
+
+
+def test_epochs_resume_bit_equal_too(place, small):
+    """With epochs instead of steps, from a checkpoint in the middle of the second."""
+    options = [*small, "--trainer.max_steps=-1", "--trainer.max_epochs=2", "--data.batch_size=16"]
+    whole = fit(*options, "--name=whole")
+    steps = json.loads((whole / "summary.json").read_text())["steps"]
+    (place / "killer.py").write_text(KILLER)
+    command = [sys.executable, "-m", "zoo", "fit", "--config", "dct_half.yaml", *options, "--name=killed",
+               f"--checkpoint.every_n_steps={steps // 2 + 2}", "--trainer.callbacks+=killer.Killer",
+               f"--trainer.callbacks.step={steps // 2 + 3}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    assert subprocess.run(command, env=environment, capture_output=True).returncode == -signal.SIGKILL
+    assert main(["fit", "--ckpt_path", "runs/killed/version_0", "--trainer.callbacks=null"]) == 0
+    assert equal(weights(Path("runs/killed/version_0")), weights(whole))
+
+
+def test_a_finished_run_goes_on_when_given_more_steps(place, small):
+    folder = fit(*small)
+    assert main(["fit", "--ckpt_path", str(folder), "--trainer.max_steps=9"]) == 0
+    assert json.loads((folder / "summary.json").read_text())["steps"] == 9
+
+
+def test_validation_comes_last_whatever_the_interval(place, small):
+    folder = fit(*small, "--trainer.max_steps=7", "--trainer.val_check_interval=3")
+    assert [e.step for e in events(folder).Scalars("val/loss")] == [2, 5, 6]  # steps are counted from 0
+
+
+def test_validate_and_test_repeat_the_runs_loss(place, small, capsys):
+    folder = fit(*small)
+    loss = json.loads((folder / "summary.json").read_text())["loss"]
+    for command in ("validate", "test"):
+        capsys.readouterr()
+        assert main([command, "--ckpt_path", str(folder)]) == 0
+        assert f"{loss:.5f}"[:6] in capsys.readouterr().out
+    assert main(["predict", "--ckpt_path", str(folder)]) == 0
+    assert len(list(Path("runs").glob("*/version_*"))) == 1
+
+
+def test_the_command_line_wins_over_the_checkpoint(place, small):
+    folder = fit(*small)
+    assert main(["fit", "--ckpt_path", str(folder), "--trainer.max_steps=8", "--model.optimizer.clip=0.5"]) == 0
+    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"]["optimizer"]["clip"] == 0.5
+
+
+def test_a_checkpoint_rebuilds_its_model_in_python(place, small):
+    folder = fit(*small)
+    model = CharLM.load_from_checkpoint(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert equal(model.state_dict(), weights(folder))
+    assert model.vocabulary == "".join(sorted(set(model.vocabulary)))
+
+
+def test_a_checkpoint_holds_coefficients_and_no_basis(place, small):
+    folder = fit(*small)
+    keys = weights(folder).keys()
+    assert sorted(k for k in keys if "blocks.0.attn.qkv" in k) == [
+        "net.blocks.0.attn.qkv.bias", "net.blocks.0.attn.qkv.parameterization.coef",
+    ]
+
+
+def test_a_model_built_in_python_trains_and_loads(place, text):
+    import functools
+
+    from lightning.pytorch import Trainer
+
+    from tasks import CharData
+    from zoo.parameterizations import DCT
+
+    data = CharData(corpus=str(text), batch_size=4, block_size=16)
+    model = CharLM(data.vocabulary, functools.partial(DCT, ratio=0.5), block_size=16, width=16, heads=2, layers=1)
+    trainer = Trainer(max_steps=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                      enable_model_summary=False)
+    trainer.fit(model, data)
+    trainer.save_checkpoint("model.ckpt")
+    assert equal(CharLM.load_from_checkpoint("model.ckpt", weights_only=True).state_dict(), model.state_dict())
+
+
+def test_weight_decay_and_rates_follow_the_owner(place):
+    """lr lr_mult and lr decay: equal shrinkage of W in every parameterization, none of biases and embeddings."""
+    import functools
+
+    from zoo.module import parameter_groups
+    from zoo.parameterizations import DCT
+
+    model = CharLM("abc", functools.partial(DCT, ratio=0.25), block_size=4, width=8, heads=2, layers=1)
+    groups = parameter_groups(model, 0.01, 0.1)
+    owner = {id(p): name for name, p in model.named_parameters()}
+    seen = {owner[id(p)]: (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    assert len(seen) == len(list(model.parameters()))
+    assert seen["net.blocks.0.attn.qkv.parameterization.coef"] == (0.02, 0.05)
+    assert seen["net.head.weight"] == (0.01, 0.1)
+    for name in ("net.token.weight", "net.norm.weight", "net.blocks.0.attn.qkv.bias", "net.head.bias"):
+        assert seen[name] == (0.01, 0.0)
+
+
+def test_schedule_warms_up_and_decays():
+    from zoo.module import warmup_cosine
+
+    shares = [warmup_cosine(step, 100, 10, 0.1) for step in range(101)]
+    assert shares[0] == 0.1 and shares[9] == shares[10] == 1.0
+    assert shares[55] == pytest.approx(0.55) and shares[100] == pytest.approx(0.1)
+    assert shares[10:] == sorted(shares[10:], reverse=True)
+
+
+def test_clipping_bounds_the_global_norm():
+    model = CharLM("abc", block_size=4, width=8, heads=2, layers=1)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    model.configure_gradient_clipping(None, 0.5)
+    total = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
+    assert total.item() == pytest.approx(0.5, rel=1e-4)

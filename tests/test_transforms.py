@@ -1,0 +1,82 @@
+"""The cosine transform is scipy's, by both of its paths; its backward pass is its adjoint."""
+
+import pytest
+import scipy.fft
+import torch
+
+from zoo import transforms
+from zoo.bases import dct_matrix, generator, haar_matrix, uniform_matrix
+from zoo.testing import agree
+from zoo.transforms import (
+    Sides,
+    cosine_plan,
+    dct2,
+    dct2_packed,
+    idct2_packed,
+    packed_places,
+    packed_shape,
+    rotate,
+    unrotate,
+)
+
+SHAPES = [(1, 1), (1, 8), (8, 1), (2, 2), (7, 5), (16, 12), (33, 64), (96, 97)]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 37])
+def test_dct_matrix_is_scipys(n):
+    eye = torch.eye(n, dtype=torch.float64)
+    agree(dct_matrix(n), torch.from_numpy(scipy.fft.dct(eye.numpy(), axis=0, norm="ortho")), 1e-12)
+
+
+@pytest.mark.parametrize("always", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_dct2_is_scipys(shape, always, monkeypatch):
+    monkeypatch.setitem(transforms.FFT_FROM, "cpu", 0 if always else 10**9)
+    w = torch.randn(shape, dtype=torch.float64)
+    agree(dct2(w), torch.from_numpy(scipy.fft.dctn(w.numpy(), norm="ortho")), 1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_packed_inverse(shape, dtype):
+    """idct2_packed(dct2_packed(W)) = W, and unused slots of the plane stay out of it."""
+    w = torch.randn(shape, dtype=dtype)
+    plan = cosine_plan(*shape, w.device, dtype)
+    plane = dct2_packed(w, plan)
+    assert plane.shape == packed_shape(*shape)
+    only = torch.zeros_like(plane).flatten()
+    places = packed_places(*shape).flatten()
+    only[places] = plane.flatten()[places]
+    agree(idct2_packed(only.view_as(plane), shape, plan), w, 1e-12 if dtype == torch.float64 else 1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_packed_places_are_distinct(shape):
+    places = packed_places(*shape).flatten()
+    assert len(places.unique()) == len(places) == shape[0] * shape[1]
+    assert places.max() < torch.Size(packed_shape(*shape)).numel()
+
+
+def test_unrotate_is_the_adjoint_of_rotate():
+    """<rotate(W), S> = <W, unrotate(S)>, for any two matrices."""
+    left, right = torch.randn(5, 5, dtype=torch.float64), torch.randn(4, 4, dtype=torch.float64)
+    w, s = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
+    agree((rotate(w, Sides(left, right)) * s).sum(), (w * unrotate(s, Sides(left, right))).sum(), 1e-12)
+
+
+def test_haar_matrix_is_orthogonal_and_unbiased():
+    """Q Q^T = 1; and, as QR without the sign fix would not give, the mean diagonal is 0."""
+    agree(haar_matrix(12, 0) @ haar_matrix(12, 0).T, torch.eye(12, dtype=torch.float64), 1e-12)
+    means = torch.stack([haar_matrix(4, seed).diagonal() for seed in range(600)]).mean(0)
+    assert means.abs().max() < 0.1  # standard error 0.5 / sqrt(600) = 0.02
+
+
+def test_seeds_and_labels_make_streams_of_their_own():
+    draws = {torch.rand(1, generator=generator(*key)).item() for key in [(0,), (1,), (0, "a"), (0, "b"), (0, "a", 1)]}
+    assert len(draws) == 5
+    assert torch.rand(1, generator=generator(0, "a")).item() in draws
+
+
+def test_uniform_matrix_has_unit_variance():
+    u = uniform_matrix(300, 300, 0)
+    assert u.mean().abs() < 0.02 and (u.var() - 1).abs() < 0.02 and u.abs().max() <= 3**0.5
