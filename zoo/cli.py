@@ -26,10 +26,10 @@ from zoo.module import ZooData, ZooModule
 
 
 class EpochLoop(_TrainingEpochLoop):
-    """Lightning's loop, which also validates after the last step, whatever the interval."""
+    """Lightning's loop, which also validates at the end of an epoch and of training, whatever the interval."""
 
     def _should_check_val_fx(self, data_fetcher: Any) -> bool:  # noqa: ANN401
-        last = self.global_step == self.max_steps and not self._should_accumulate()
+        last = self.batch_progress.is_last_batch or (self.global_step == self.max_steps and not self._should_accumulate())
         return super()._should_check_val_fx(data_fetcher) or (last and self._should_check_val_epoch())
 
 

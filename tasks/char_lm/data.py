@@ -100,6 +100,8 @@ class CharData(ZooData):
                 raise UserError(f"data.{name} must be at least 1, got {value}")
         self.corpus_name, self.data_dir, self.fallback = corpus, data_dir, fallback
         self.batch_size, self.block_size, self.seed = batch_size, block_size, seed
+        self._train: WindowLoader | None = None
+        self._position = {"position": 0}
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -151,15 +153,29 @@ class CharData(ZooData):
             steps = trainer.max_steps * trainer.accumulate_grad_batches
         else:
             steps = max(1, self.split // (self.batch_size * self.block_size * trainer.world_size))
-        return WindowLoader(
+        self._train = WindowLoader(
             self.ids[: self.split], steps, self.batch_size, self.block_size, self.seed,
             trainer.global_rank, trainer.world_size,
         )
+        self._train.load_state_dict(self._position)
+        return self._train
 
     def val_dataloader(self) -> DataLoader:
         """Every character of the last tenth, once."""
         windows = scored_once(self.ids[: self.split], self.ids[self.split :], self.block_size)
         return DataLoader(windows, batch_size=max(64, self.batch_size))  # type: ignore[arg-type]
+
+    def state_dict(self) -> dict[str, int]:
+        """How far training has come.
+
+        Lightning keeps a loader's state too, but forgets to restore it where the schedule asked for the number of
+        batches first.
+        """
+        return self._position if self._train is None else self._train.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Where training goes on."""
+        self._position = dict(state_dict)
 
     def test_dataloader(self) -> DataLoader:
         """The validation characters: the corpus has no third split."""
