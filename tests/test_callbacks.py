@@ -1,5 +1,9 @@
 """What TensorBoard gets: curves, charts, a heatmap, one row of hyperparameters."""
 
+import math
+import re
+
+import pytest
 import torch
 from test_run import events, fit
 
@@ -37,35 +41,97 @@ def test_zero_turns_a_callback_off(place, small):
     assert not [t for t in events(folder).Tags()["scalars"] if t.startswith(("stable_rank", "k90"))]
 
 
-def test_charts_heatmap_and_hyperparameters(place, small):
-    first, second = fit(*small), fit(*small, config="dense.yaml")
-    tags = events(first).Tags()
+def test_charts_and_a_heatmap(place, small):
+    tags = events(fit(*small)).Tags()
     assert tags["images"] == ["stable_rank/heatmap"]
     assert "custom_scalars__config__" in tags["tensors"]
-    keys = []
-    for folder in (first, second):
-        summary = events(folder).summary_metadata["_hparams_/session_start_info"]
-        from tensorboard.plugins.hparams import plugin_data_pb2
 
-        data = plugin_data_pb2.HParamsPluginData.FromString(summary.plugin_data.content)
-        keys.append(set(data.session_start_info.hparams))
-    assert keys[0] == keys[1] >= {"parameterization", "ratio", "trainable", "lr", "seed", "data"}
-    assert {"hp/loss", "hp/best_loss", "hp/stable_rank"} <= set(tags["scalars"])
+
+def test_every_run_has_the_same_columns_and_each_metric_one_point(place, small):
+    """Among the HParams: a point before the end would be a curve from a made-up value to the true one."""
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    metrics = {"hp/loss", "hp/best_loss", "hp/stable_rank"}
+    rows: list[dict[str, str]] = []
+    for folder in (fit(*small), fit(*small, config="dense.yaml")):
+        log = events(folder)
+        start, experiment = (
+            plugin_data_pb2.HParamsPluginData.FromString(log.summary_metadata[f"_hparams_/{tag}"].plugin_data.content)
+            for tag in ("session_start_info", "experiment")
+        )
+        rows.append({key: value.string_value for key, value in start.session_start_info.hparams.items()})
+        assert {info.name for info in experiment.experiment.hparam_infos} == set(rows[-1])
+        assert {info.name.tag for info in experiment.experiment.metric_infos} == metrics
+        assert {tag for tag in log.Tags()["scalars"] if tag.startswith("hp")} == metrics
+        for tag in metrics:
+            assert [(e.step, math.isfinite(e.value)) for e in log.Scalars(tag)] == [(6, True)]
+    assert set(rows[0]) == set(rows[1]) >= {"parameterization", "arguments", "ratio", "trainable", "lr", "seed", "data"}
+    assert "ratio=0.5" in rows[0]["arguments"]
+
+
+BANDS = "all layers: median, from least to largest"
+
+
+def test_layout_has_a_band_for_every_measure_before_everything_else():
+    charts = tensorboard.layout(LAYERS)
+    assert list(charts) == [BANDS, "stable rank", "k90 (DCT, by magnitude)", "k90 (DCT, zigzag)", "low-frequency share"]
+    assert list(charts[BANDS]) == list(charts)[:0:-1]  # TensorBoard reverses them
+    assert charts[BANDS]["stable rank"] == ["Margin", [f"stable_rank/all.{s}" for s in ("median", "min", "max")]]
+    assert not [chart for title in list(charts)[1:] for chart in charts[title].values() if chart[0] != "Multiline"]
 
 
 def test_layout_has_a_chart_for_every_kind():
-    charts = tensorboard.layout(LAYERS)["stable rank"]
-    assert list(charts) == ["all layers: median, min, max", "attn.qkv", "attn.proj", "mlp.fc", "mlp.proj"]
-    assert charts["attn.qkv"] == ["Multiline", ["^stable_rank/blocks\\.0\\.attn\\.qkv$", "^stable_rank/blocks\\.1\\.attn\\.qkv$"]]
+    charts = tensorboard.layout(LAYERS)
+    assert list(charts["stable rank"]) == ["attn.qkv", "attn.proj", "mlp.fc", "mlp.proj"]
+    assert charts["stable rank"]["attn.qkv"] == ["Multiline", [r"^stable_rank/blocks\.\d+\.attn\.qkv$"]]
+    both = [r"^k90/all\.median$", r"^k90/null\.all\.median$"]
+    assert charts["k90 (DCT, by magnitude)"]["all layers: median and rotation null"] == ["Multiline", both]
+    layers, null = charts["k90 (DCT, by magnitude)"]["mlp.fc"][1]
+    assert layers == r"^k90/blocks\.\d+\.mlp\.fc$" and null == r"^k90/null\.kind\.mlp\.fc$"
+    assert tensorboard.layout(LAYERS[:4]) == charts  # equal charts of a shallower net, which TensorBoard then joins
+
+
+def test_every_chart_shows_something_and_every_layer_stands_in_one(place, small):
+    """The layout's tags and patterns against the tags of a fit."""
+    tags = events(fit(*small)).Tags()["scalars"]
+    shown = set()
+    for category in tensorboard.layout(LAYERS).values():
+        for how, patterns in category.values():
+            for pattern in patterns:
+                found = {tag for tag in tags if (tag == pattern if how == "Margin" else re.search(pattern, tag))}
+                assert found, pattern
+                shown |= found
+    measures = ("stable_rank", "k90", "k90_zigzag", "low_frequency")
+    assert {f"{measure}/{name}" for measure in measures for name in LAYERS} <= shown
+
+
+def test_layout_of_updates_and_of_layers_outside_blocks():
+    charts = tensorboard.layout(["0", "2", "head"], updates=True)
+    assert charts[BANDS]["stable rank of dW"][1][0] == "stable_rank/update.all.median"
+    assert charts["stable rank of dW"]["2"] == ["Multiline", [r"^stable_rank/update\.2$"]]
+    assert charts["k90 (DCT, by magnitude)"]["head"][1][0] == "^k90/head$"
 
 
 def test_heatmap_paints_low_and_high():
-    """The least value is the colour map's first colour, the largest its last; cells stand where they belong."""
-    image = tensorboard.heatmap(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), ["a", "b"], [0, 10], "t")
-    first, last = tensorboard.VIRIDIS[0].byte(), tensorboard.VIRIDIS[-1].byte()
-    left = 8 + 12
-    assert torch.equal(image[:, 26 + 9, left + 100], first) and torch.equal(image[:, 26 + 9, left + 400], last)
-    assert torch.equal(image[:, 26 + 27, left + 100], last)
+    """The lower limit is the colour map's first colour, the upper its last, their geometric mean the one between."""
+    values = torch.tensor([[1.0, 100.0], [10.0, float("nan")]])
+    image = tensorboard.heatmap(values, ["a", "b"], [0, 10], "t", 1, 100)
+    first, middle, last = (tensorboard.VIRIDIS[i].byte() for i in (0, 4, 8))
+    left, height = image.shape[2] - 84 - 400, 96
+    assert torch.equal(image[:, 36 + 10, left + 100], first) and torch.equal(image[:, 36 + 10, left + 300], last)
+    assert torch.equal(image[:, 36 + height + 10, left + 100], middle)
+    assert torch.equal(image[:, 36 + height + 10, left + 300], torch.full((3,), 255, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("looks", [1, 5, 41, 2000])
+def test_heatmap_cuts_no_label(looks):
+    """Nothing is drawn at the edge, and long names make it wider rather than being cut."""
+    names = [f"bert.encoder.layer.{i}.attention.self.query" for i in range(12)]
+    image = tensorboard.heatmap(torch.rand(12, looks) * 700 + 1, names, range(0, 100 * looks, 100), "t", 1, 768)
+    assert image.dtype == torch.uint8 and image.shape[0] == 3
+    assert image.shape[1] < 500 and image.shape[2] < 1800
+    for edge in (image[:, :4], image[:, -4:], image[:, :, :4], image[:, :, -4:]):
+        assert (edge == 255).all()
 
 
 def test_spread_is_over_layers_and_kinds():

@@ -112,10 +112,11 @@ class StableRank(SpectrumCallback):
         super().on_train_end(trainer, pl_module)
         if self.looks and isinstance(trainer.logger, TensorBoardLogger):
             start = time.perf_counter()
-            rows = [name for name in zoo_layers(pl_module.net)]  # type: ignore[union-attr, arg-type]
+            layers = zoo_layers(pl_module.net)  # type: ignore[arg-type]
             steps = sorted(self.looks)
-            values = torch.tensor([[self.looks[step][f"stable_rank/{row}"] for step in steps] for row in rows])
-            image = tensorboard.heatmap(values, rows, steps, "stable rank of W, by layer and step")
+            values = torch.tensor([[self.looks[step][f"stable_rank/{name}"] for step in steps] for name in layers])
+            largest = max(2, *(min(layer.out_features, layer.in_features) for layer in layers.values()))
+            image = tensorboard.heatmap(values, list(layers), steps, "stable rank of W", 1, largest)
             trainer.logger.experiment.add_image("stable_rank/heatmap", image, trainer.global_step)
             self.seconds += time.perf_counter() - start
 
@@ -125,7 +126,7 @@ def _ranks(weights: dict[str, Tensor]) -> dict[str, float]:
     shapes = defaultdict(list)
     for name, weight in weights.items():
         shapes[weight.shape].append(name)
-    ranks = {}
+    ranks: dict[str, float] = {}
     for names in shapes.values():
         ranks.update(zip(names, stable_rank(torch.stack([weights[name] for name in names])).tolist(), strict=True))
     return {name: ranks[name] for name in weights}

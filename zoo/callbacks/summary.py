@@ -39,7 +39,8 @@ class RunSummary(Callback):
                 f"{about['replaced']:,} weights\ntrainable parameters: {about['trainable']:,}", file=sys.stderr,
             )
             if isinstance(trainer.logger, TensorBoardLogger):
-                tensorboard.log_run(trainer.logger, list(layers), self._hyperparameters(trainer, pl_module))
+                updates = any(layer.weight is not None for layer in layers.values())
+                tensorboard.log_run(trainer.logger, list(layers), self._hyperparameters(trainer, pl_module), updates)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -62,7 +63,7 @@ class RunSummary(Callback):
         summary = self.summarize(trainer, pl_module)
         logger = trainer.logger
         if isinstance(logger, TensorBoardLogger):
-            for tag in ("loss", "best_loss", "stable_rank"):
+            for tag in tensorboard.METRICS:
                 if summary[tag] is not None:
                     logger.experiment.add_scalar(f"hp/{tag}", summary[tag], trainer.global_step)
         folder = Path(logger.log_dir) if logger is not None and logger.log_dir else None
@@ -105,7 +106,7 @@ class RunSummary(Callback):
             "resumed_at": self.first_step or None,
             "device": device_name(trainer),
             "threads": torch.get_num_threads(),
-            "versions": {"python": platform.python_version(), "zoo": _version("zoo"), **{n: _version(n) for n in LIBRARIES}},
+            "versions": {"python": platform.python_version(), **{name: _version(name) for name in ("zoo", *LIBRARIES)}},
             "command": " ".join(["zoo", *sys.argv[1:]]),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -114,7 +115,9 @@ class RunSummary(Callback):
         """The same keys in every run, since TensorBoard takes its columns from one of them."""
         about, config = module.describe(), module.optimizer_config
         data = trainer.datamodule  # type: ignore[attr-defined]
+        arguments = {key: value for key, value in module.arguments().items() if value is not None}
         return {
+            "arguments": ", ".join(f"{key}={value}" for key, value in arguments.items()),
             "task": type(module).__name__, "data": data.name if isinstance(data, ZooData) else "",
             "parameterization": about["parameterization"], "trainable": about["trainable"],
             "ratio": round(about["coefficients"] / max(1, about["replaced"]), 4),  # type: ignore[operator, call-overload]
