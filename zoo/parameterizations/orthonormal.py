@@ -125,13 +125,9 @@ class OrthonormalSubspace(WeightParameterization):
         order = self.storage_order()
         return support if order is None else support[order.flatten()[support].argsort()]
 
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        """W is built in this dtype, at least float32, and rounded once."""
-        return torch.promote_types(self.coef.dtype, torch.float32)
-
     def reset_buffers(self) -> None:
         self._buffers.clear()
+        self.compute_dtype = torch.promote_types(self.coef.dtype, torch.float32)  # W is built in it and rounded once
         places, self.plane_shape = self.layout()
         support = self.support
         places = support if places is None else places.flatten()[support]
@@ -139,9 +135,9 @@ class OrthonormalSubspace(WeightParameterization):
 
     def expand(self, coef: Tensor, places: Tensor) -> Tensor:
         """synthesize(scatter(c)); (K,) to (m, n), in c's dtype."""
-        plane = torch.zeros(math.prod(self.plane_shape), dtype=self.compute_dtype, device=coef.device)
-        plane = plane.index_copy(0, places, coef.to(self.compute_dtype))
-        return self.synthesize(plane.view(self.plane_shape)).to(coef.dtype)
+        plane = torch.zeros(self.plane_shape, dtype=self.compute_dtype, device=coef.device)
+        plane.view(-1).scatter_(0, places, coef.to(self.compute_dtype))
+        return self.synthesize(plane).to(coef.dtype)
 
     def gather(self, weight: Tensor, places: Tensor) -> Tensor:
         """The adjoint of `expand`: (m, n) to (K,)."""
@@ -199,14 +195,15 @@ class SeparableSubspace(OrthonormalSubspace):
         return transforms.packed_places(*self.shape) if self.cosine else None
 
     def reset_buffers(self) -> None:
-        device, dtype = self.coef.device, self.compute_dtype
+        device = self.coef.device
         self.fast: bool = self.cosine and transforms.fft_pays(*self.shape, device)
         super().reset_buffers()
+        tables: transforms.Sides | transforms.CosinePlan
         if self.fast:
-            tables = transforms.cosine_plan(*self.shape, device, dtype)
+            tables = transforms.cosine_plan(*self.shape, device, self.compute_dtype)
         else:
             sides = (self.side(n, axis) for axis, n in enumerate(self.shape))
-            tables = transforms.Sides(*(bases.shared(side, device, dtype) for side in sides))
+            tables = transforms.Sides(*(bases.shared(side, device, self.compute_dtype) for side in sides))
         self._tables = type(tables)
         for name, table in tables._asdict().items():
             self.register_buffer(name, table, persistent=False)
