@@ -100,13 +100,13 @@ def test_validation_loss_is_the_mean_over_characters(text):
     model = CharLM(data.vocabulary, block_size=16, width=16, heads=2, layers=1).eval()
     with torch.no_grad():
         for batch in data.val_dataloader():
-            model._score(batch, "val")
+            model._score(batch, model.val_loss)
         expected = torch.cat([
             F.cross_entropy(model(x[None])[0], y, ignore_index=IGNORE, reduction="none")[y != IGNORE]
             for x, y in scored_once(data.ids[: data.split], data.ids[data.split :], 16)
         ])
     assert len(expected) == len(data.ids) - data.split == 402
-    agree(model.loss["val"].compute(), expected.mean(), 1e-6)
+    agree(model.val_loss.compute(), expected.mean(), 1e-6)
 
 
 def test_encode_and_decode():
@@ -173,7 +173,7 @@ def test_the_fallback_says_so_and_goes_by_its_own_name(place):
         _ = CharData(fallback=None).corpus
 
 
-@pytest.mark.skipif(not (SHARED / "tinyshakespeare" / "input.txt").exists(), reason="no Tiny Shakespeare beside the project")
+@pytest.mark.skipif(not (SHARED / "tinyshakespeare" / "input.txt").exists(), reason="not here")
 def test_tiny_shakespeare_has_65_characters():
     data = CharData(data_dir=str(SHARED))
     assert len(data.vocabulary) == 65 and len(data.ids) == 1_115_394

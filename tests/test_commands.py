@@ -50,7 +50,8 @@ def test_version(capsys):
 def test_list_has_a_line_for_each(capsys):
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    for name in ("DCT", "Dense", "LoRA", "RandLoRA", "RandomOrthonormal", "Zigzag", "CharLM", "CharData", "dct_half.yaml"):
+    names = ("DCT", "Dense", "LoRA", "RandLoRA", "RandomOrthonormal", "Zigzag", "CharLM", "CharData", "dct_half.yaml")
+    for name in names:
         (line,) = [line for line in lines if line.startswith(f"  {name} ")]
         assert len(line.split()) > 3
     assert max(map(len, lines)) <= 80

@@ -12,8 +12,8 @@ BUDGETS = {"half": 393_216, "tenth": 78_643, "twentieth": 39_321, "lora_48": 393
 
 def test_all_of_them_ship():
     assert set(shipped()) == {f"{name}.yaml" for name in (
-        "char_lm", "dense", "dct_half", "dct_tenth", "dct_twentieth", "random_orthonormal_half", "random_orthonormal_tenth",
-        "random_orthonormal_twentieth", "zigzag_half", "zigzag_tenth", "zigzag_twentieth", "zigzag_random_tenth",
+        "char_lm", "dense", "dct_half", "dct_tenth", "dct_twentieth",
+        "random_orthonormal_half", "random_orthonormal_tenth", "random_orthonormal_twentieth", "zigzag_half", "zigzag_tenth", "zigzag_twentieth", "zigzag_random_tenth",
         "lora_48", "randlora",
     )}
 

@@ -94,7 +94,9 @@ def test_one_flag_swaps_the_parameterization(name, place, small):
     assert folder.parent.name == f"dct_half+{name}-text"
 
 
-@pytest.mark.parametrize("words", [["--model.dropout=0.1"], ["--model.parameterization=RandLoRA", "--trainer.precision=bf16-mixed"]])
+@pytest.mark.parametrize("words", [
+    ["--model.dropout=0.1"], ["--model.parameterization=RandLoRA", "--trainer.precision=bf16-mixed"],
+])
 def test_training_learns(words, place, small):
     folder = fit(*small, "--trainer.max_steps=60", "--model.optimizer.warmup=5", "--model.optimizer.lr=0.02", *words)
     summary = json.loads((folder / "summary.json").read_text())

@@ -29,7 +29,8 @@ class EpochLoop(_TrainingEpochLoop):
     """Lightning's loop, which also validates at the end of an epoch and of training, whatever the interval."""
 
     def _should_check_val_fx(self, data_fetcher: Any) -> bool:  # noqa: ANN401
-        last = self.batch_progress.is_last_batch or (self.global_step == self.max_steps and not self._should_accumulate())
+        last_step = self.global_step == self.max_steps and not self._should_accumulate()
+        last = self.batch_progress.is_last_batch or last_step
         return super()._should_check_val_fx(data_fetcher) or (last and self._should_check_val_epoch())
 
 

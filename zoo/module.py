@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from zoo.bases import generator
@@ -43,12 +44,10 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Raises UserError for a value out of range."""
-        ranges = {"lr": (0, math.inf), "weight_decay": (0, math.inf), "beta1": (0, 1), "beta2": (0, 1), "warmup": (0, math.inf),
-                  "final_lr": (0, 1), "clip": (0, math.inf)}
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise UserError(f"optimizer.{name} must lie in [{low}, {high:g}], got {value}")
+        for name in ("lr", "weight_decay", "beta1", "beta2", "warmup", "final_lr", "clip"):
+            value, high = getattr(self, name), 1 if name in ("beta1", "beta2", "final_lr") else math.inf
+            if value is not None and not 0 <= value <= high:
+                raise UserError(f"optimizer.{name} must lie in [0, {high}], got {value}")
 
 
 def warmup_cosine(step: int, steps: int, warmup: int, final: float) -> float:
@@ -75,8 +74,8 @@ class ZooData(LightningDataModule, ABC):
 class ZooModule(LightningModule, ABC):
     """A task: a network whose chosen linear layers live in a parameterization.
 
-    A subclass builds its network, hands it to `parameterize`, calls the result `net` and writes the usual steps. It logs the loss that
-    decides as `val/loss`.
+    A subclass builds its network as `net`, hands it to `parameterize` and writes the usual steps. It logs
+    the loss that decides as `val/loss`.
 
     Args:
         parameterization: makes the weight of a layer from its (out_features, in_features).
@@ -136,7 +135,7 @@ class ZooModule(LightningModule, ABC):
         """Seed dropout by seed, step and rank, so that a resumed run draws what the uninterrupted one drew."""
         torch.manual_seed(generator(self.seed, "step", self.global_step, self.global_rank).initial_seed() % 2**63)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over the groups of `parameter_groups`; the schedule runs to the trainer's last step."""
         config = self.optimizer_config
         groups = parameter_groups(self, config.lr, config.weight_decay)
@@ -156,15 +155,15 @@ class ZooModule(LightningModule, ABC):
         Raises:
             UserError: naming the step and the layer with the largest gradient.
         """
-        named = [(name, p) for name, p in self.named_parameters() if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm([p.grad for _, p in named]))
+        grads = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
+        norms = torch.stack(torch._foreach_norm(list(grads.values())))
         total = norms.norm()
         if not torch.isfinite(total):
-            raise UserError(self._diverged([name for name, _ in named], norms))
-        self._gradients = [name for name, _ in named], norms
+            raise UserError(self._diverged(list(grads), norms))
+        self._gradients = list(grads), norms
         clip = self.optimizer_config.clip if gradient_clip_val is None else gradient_clip_val
         if clip is not None:
-            torch._foreach_mul_([p.grad for _, p in named], (clip / (total + 1e-6)).clamp(max=1.0))
+            torch._foreach_mul_(list(grads.values()), (clip / (total + 1e-6)).clamp(max=1.0))
 
     def _diverged(self, names: list[str], norms: Tensor) -> str:
         """The step, and the layer whose gradient was largest: the last finite ones, where all are NaN now."""
@@ -205,7 +204,7 @@ def plain(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, dict):
         return {key: plain(v) for key, v in value.items()}
     if isinstance(value, functools.partial | type):
-        cls = getattr(value, "func", value)
+        cls: Any = value.func if isinstance(value, functools.partial) else value
         path = f"{cls.__module__}.{cls.__qualname__}"
         return {"class_path": path, "init_args": dict(getattr(value, "keywords", {}))}
     return value

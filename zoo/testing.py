@@ -270,7 +270,7 @@ class ParameterizationTestCase:
         before, step = p.weight().detach().clone(), 1e-6
         with torch.no_grad():
             for q in p.parameters():
-                q += step * torch.randn_like(q).sign()
+                q.add_(torch.randn_like(q).sign(), alpha=step)
         moved = (p.weight() - before).square().mean().sqrt().item() / step
         assert 1 / 1.5 <= p.lr_mult * moved <= 1.5, f"lr_mult is {p.lr_mult:.3f}, and 1 / rms(dW) {1 / moved:.3f}"
 

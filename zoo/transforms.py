@@ -91,10 +91,8 @@ def cosine_plan(m: int, n: int, device: torch.device, dtype: torch.dtype) -> Cos
     complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
     (phase_m, _, order_m), (phase_n, _, order_n) = _axis(m), _axis(n)
     order = (order_m[:, None] * n + order_n).flatten()
-    return CosinePlan(
-        *(p.to(device, complex_dtype) for p in (phase_m, phase_n, 1 / phase_m, 1 / phase_n)),
-        order.to(device), torch.argsort(order).to(device),
-    )
+    phases = [p.to(device, complex_dtype) for p in (phase_m, phase_n, 1 / phase_m, 1 / phase_n)]
+    return CosinePlan(phases[0], phases[1], phases[2], phases[3], order.to(device), torch.argsort(order).to(device))
 
 
 def dct2_packed(weight: Tensor, plan: CosinePlan) -> Tensor:

@@ -34,6 +34,7 @@ class CharLM(ZooModule):
     """
 
     default_targets = ("blocks.*",)
+    net: GPT
 
     def __init__(
         self,
@@ -52,8 +53,9 @@ class CharLM(ZooModule):
         super().__init__(parameterization, targets, overrides, optimizer, seed)
         self.save_settings()
         self.vocabulary = vocabulary
-        self.net = self.parameterize(GPT(len(vocabulary), block_size, layers, width, heads, dropout))
-        self.loss = torch.nn.ModuleDict({stage: MeanMetric() for stage in ("val", "test")})
+        self.net = GPT(len(vocabulary), block_size, layers, width, heads, dropout)
+        self.parameterize(self.net)
+        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
 
     def forward(self, ids: Tensor) -> Tensor:
         """(batch, time) ids to (batch, time, characters) logits."""
@@ -66,35 +68,37 @@ class CharLM(ZooModule):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def _score(self, batch: Batch, stage: str) -> None:
-        """Collect the loss over all scored characters, and log it in the three usual units."""
+    def _score(self, batch: Batch, mean: MeanMetric) -> None:
+        """Add a batch to the mean over all scored characters."""
         inputs, targets = batch
-        losses = F.cross_entropy(self(inputs).flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+        logits = self(inputs).flatten(0, 1).float()
+        losses = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
         scored = (targets != IGNORE).sum()
-        self.loss[stage].update(losses / scored, weight=scored)
+        mean.update(losses / scored, weight=scored)
 
-    def _log_score(self, stage: str) -> None:
-        loss = self.loss[stage].compute()
-        self.loss[stage].reset()
+    def _log_score(self, stage: str, mean: MeanMetric) -> None:
+        """Log the mean in the three usual units, and start anew."""
+        loss = mean.compute()
+        mean.reset()
         self.log_dict(
             {f"{stage}/loss": loss, f"{stage}/perplexity": loss.exp(), f"{stage}/bits_per_char": loss / math.log(2)}
         )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score the validation characters."""
-        self._score(batch, "val")
+        self._score(batch, self.val_loss)
 
     def on_validation_epoch_end(self) -> None:
         """Log loss (nats), perplexity and bits per character."""
-        self._log_score("val")
+        self._log_score("val", self.val_loss)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Score the test characters."""
-        self._score(batch, "test")
+        self._score(batch, self.test_loss)
 
     def on_test_epoch_end(self) -> None:
         """Log loss (nats), perplexity and bits per character."""
-        self._log_score("test")
+        self._log_score("test", self.test_loss)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The likeliest next character at every position; (batch, time) ids."""
@@ -108,7 +112,8 @@ class CharLM(ZooModule):
         """
         unknown = sorted(set(text) - set(self.vocabulary))
         if unknown:
-            raise ValueError(f"the model has never seen {''.join(unknown)!r}: use its own {len(self.vocabulary)} characters")
+            known = len(self.vocabulary)
+            raise ValueError(f"the model has never seen {''.join(unknown)!r}: use its own {known} characters")
         return torch.tensor([[self.vocabulary.index(c) for c in text]], device=self.device)
 
     def decode(self, ids: Tensor) -> str:

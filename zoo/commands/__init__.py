@@ -1,1 +1,1 @@
-"""The commands that need no trainer, one a file: `main(argv)` takes the words after `zoo` and returns the exit status."""
+"""Commands that need no trainer: `main(argv)` takes the words after `zoo` and returns the exit status."""

@@ -64,7 +64,8 @@ def find(path: str) -> type:
         cls = getattr(importlib.import_module(module) if module else zoo, name)
     except Exception as error:  # importing a user's file can raise anything
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"cannot import {path!r} ({reason}); give a class of the zoo, or one of yours as file.Class") from error
+        hint = "give a class of the zoo, or one of yours as file.Class"
+        raise UserError(f"cannot import {path!r} ({reason}); {hint}") from error
     if not isinstance(cls, type) or not issubclass(cls, zoo.WeightParameterization):
         raise UserError(f"{path!r} is no parameterization: subclass zoo.parameterizations.WeightParameterization")
     if inspect.isabstract(cls):
@@ -90,7 +91,7 @@ def given(pairs: list[str]) -> dict[str, Any]:
 
 def budget(cls: type) -> dict[str, Any]:
     """The smallest usual arguments that a class accepts: none, half the coefficients, or rank 1."""
-    names = inspect.signature(cls.__init__).parameters
+    names = inspect.signature(cls).parameters
     for arguments in ({}, {"ratio": 0.5}, {"rank": 1}):
         if set(arguments) <= set(names):
             try:

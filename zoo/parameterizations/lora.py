@@ -30,8 +30,9 @@ class LoRA(WeightParameterization):
         if (rank is None) == (ratio is None):
             given = "neither" if rank is None else f"{rank} and {ratio}"
             raise ValueError(f"needs a budget: give exactly one of rank and ratio, got {given}")
-        if rank is None:
+        if ratio is not None:
             rank = self._rank_for(ratio)
+        assert rank is not None
         if not 1 <= rank <= min(self.shape):
             raise ValueError(f"rank must lie in [1, {min(self.shape)}] for shape {self.shape}, got {rank}")
         self.rank = rank

@@ -33,6 +33,7 @@ def resolve_budget(m: int, n: int, ratio: float | None, coefficients: int | None
         if not 0 < ratio <= 1:
             raise ValueError(f"ratio must lie in (0, 1], got {ratio}")
         return max(1, round(ratio * m * n))
+    assert coefficients is not None
     if not 1 <= coefficients <= m * n:
         raise ValueError(f"coefficients must lie in [1, {m * n}] for shape ({m}, {n}), got {coefficients}")
     return coefficients
@@ -211,7 +212,7 @@ class SeparableSubspace(OrthonormalSubspace):
     @property
     def tables(self) -> transforms.Sides | transforms.CosinePlan:
         """What W is built with: the two sides, or the tables of the fast cosine transform."""
-        return self._tables(*(self._buffers[name] for name in self._tables._fields))
+        return self._tables(*(self._buffers[name] for name in self._tables._fields))  # type: ignore[arg-type]
 
     def synthesize(self, plane: Tensor) -> Tensor:
         return transforms.synthesize(plane, self.shape, self.tables)
