@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
 import tasks
@@ -23,6 +22,7 @@ from zoo.config_files import ConfigFile
 from zoo.convert import counts, table
 from zoo.errors import UserError
 from zoo.module import ZooData, ZooModule
+from zoo.tensorboard import Logger
 
 
 class EpochLoop(_TrainingEpochLoop):
@@ -150,19 +150,19 @@ class ZooCLI(LightningCLI):
         trainer.fit_loop.epoch_loop = EpochLoop(trainer, loop.min_steps, loop.max_steps)
         return trainer
 
-    def _logger(self, config: Any) -> TensorBoardLogger:  # noqa: ANN401
+    def _logger(self, config: Any) -> Logger:  # noqa: ANN401
         """A new version of the run, or the one that is resumed."""
         if self.run_folder is not None:
             version = self.run_folder
             # Events past the checkpoint belong to steps that are now taken again.
             step = checkpoints.load(Path(self._get(self.config, "ckpt_path")))["global_step"]
-            return TensorBoardLogger(
+            return Logger(
                 version.parent.parent, version.parent.name, version.name, default_hp_metric=False, purge_step=step + 1
             )
         root = Path(config.get("default_root_dir") or "runs")
         name = self._get(self.config, "name") or f"{self.run_name}-{self.datamodule.name}"
         check_writable(root / name)
-        return TensorBoardLogger(root, name, default_hp_metric=False)
+        return Logger(root, name, default_hp_metric=False)
 
 
 def check_writable(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -117,6 +117,13 @@ def _coloured(unit: Tensor) -> Image.Image:
     colours = torch.lerp(VIRIDIS[below], VIRIDIS[below + 1], (place - below)[..., None])
     colours[unit.isnan()] = 255
     return Image.fromarray(colours.round().to(torch.uint8).numpy())
+
+
+class Logger(TensorBoardLogger):
+    """TensorBoard, without the `epoch` that Lightning adds to everything and that is 0 all the time here."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics({tag: value for tag, value in metrics.items() if tag != "epoch"}, step)
 
 
 def log_run(

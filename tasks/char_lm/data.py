@@ -71,7 +71,9 @@ def scored_once(context: Tensor, ids: Tensor, block_size: int) -> list[tuple[Ten
 
 
 class CharData(ZooData):
-    """A text in characters: the first 90 % for training, the last 10 % for validation and testing.
+    """A text in characters, split 90 % to 10 %.
+
+    The first part is for training, the last for validation and testing.
 
     Args:
         corpus: `tinyshakespeare`, `pydoc`, or the path of a UTF-8 text file.

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 
 class WeightParameterization(nn.Module, ABC):
-    """A map from trainable coefficients to a weight matrix W of shape (out_features, in_features).
+    """A map from coefficients to a weight matrix W.
+
+    W has shape (out_features, in_features).
 
     Parameters hold coefficients and nothing else. What is fixed (bases, positions) is a non-persistent buffer, rebuilt
     from `seed` by `reset_buffers` whenever the module changes device or dtype, so that a state dict is the

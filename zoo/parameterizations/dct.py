@@ -7,7 +7,10 @@ from zoo.parameterizations.orthonormal import SeparableSubspace
 
 
 class DCT(SeparableSubspace):
-    """Coefficients of the orthonormal 2-D DCT-II, as in `scipy.fft.idctn(S, norm="ortho")`; K parameters."""
+    """K coefficients of the 2-D cosine transform (DCT-II).
+
+    Orthonormal, as in `scipy.fft.idctn(S, norm="ortho")`; K parameters.
+    """
 
     cosine = True
 

@@ -7,7 +7,7 @@ from zoo.parameterizations.base import WeightParameterization
 
 
 class Dense(WeightParameterization):
-    """Every weight trained, W = C; mn parameters."""
+    """Every weight, W = C: the reference."""
 
     def __init__(self, out_features: int, in_features: int, seed: int = 0) -> None:
         super().__init__(out_features, in_features, seed)

@@ -10,7 +10,9 @@ from zoo.parameterizations.base import WeightParameterization
 
 
 class LoRA(WeightParameterization):
-    """W = B A with B (m, r) and A (r, n), both trained, W never built; r (m + n) parameters.
+    """Low-rank factors, W = B A, never built.
+
+    B (m, r) and A (r, n), both trained; r (m + n) parameters.
 
     Args:
         out_features: rows m of W.

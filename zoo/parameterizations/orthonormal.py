@@ -70,7 +70,9 @@ class _Analyze(torch.autograd.Function):
 
 
 class OrthonormalSubspace(WeightParameterization):
-    """K coefficients of an orthonormal basis, at positions fixed by `selection`; K parameters.
+    """W = synthesize(S), S with K coefficients in it.
+
+    Orthonormal: |W| = |c|. The positions are fixed by `selection`; K parameters.
 
     Args:
         out_features: rows m of W.
@@ -171,9 +173,10 @@ class OrthonormalSubspace(WeightParameterization):
 
 
 class SeparableSubspace(OrthonormalSubspace):
-    """A separable basis, W = L^T S R with L (m, m) and R (n, n) orthogonal: one matrix per side.
+    """W = L^T S R: one orthogonal matrix per side.
 
-    A subclass whose sides are `dct_matrix` may say `cosine = True`: large ones then go through the FFT.
+    L is (m, m), R (n, n). A subclass whose sides are `dct_matrix` may say `cosine = True`: large ones then go through
+    the FFT.
     """
 
     cosine = False

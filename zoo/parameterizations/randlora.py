@@ -15,7 +15,9 @@ from zoo.parameterizations.base import WeightParameterization
 
 
 class RandLoRA(WeightParameterization):
-    """Trained diagonals between shared random bases; N (r + min(m, n)) parameters.
+    """Trained diagonals between shared random bases.
+
+    W = s sum_j B_j diag(l_j) A diag(g_j); N (r + min(m, n)) parameters.
 
     Args:
         out_features: rows m of W.

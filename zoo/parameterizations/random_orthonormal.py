@@ -10,7 +10,10 @@ from zoo.parameterizations.orthonormal import SeparableSubspace
 
 
 class RandomOrthonormal(SeparableSubspace):
-    """Coefficients of a random orthonormal basis (Haar, from `seed`); K parameters."""
+    """K coefficients of a random orthonormal basis.
+
+    Separable, Haar-distributed sides, from `seed`; K parameters.
+    """
 
     def side(self, n: int, axis: int) -> Tensor:
         return haar_matrix(n, self.seed, axis)

@@ -14,7 +14,7 @@ from zoo.parameterizations.orthonormal import SeparableSubspace
 
 
 class Zigzag(SeparableSubspace):
-    """The first K coefficients in zigzag order, of basis `dct` or `random`; K parameters.
+    """The first K coefficients in zigzag order, either basis.
 
     Args:
         out_features: rows m of W.
