@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zoo.bases import dct_matrix
 
-FFT_FROM = {"cpu": 96 * 96, "cuda": 1024 * 1024}
+FFT_FROM = {"cpu": 160 * 160, "cuda": 1024 * 1024}
 """Fewest weights for which the FFT is used: "cpu" measured (results/transforms.csv), "cuda" a guess, unmeasured."""
 
 
