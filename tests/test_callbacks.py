@@ -150,3 +150,14 @@ def test_the_update_is_watched_where_there_is_a_base():
     values = StableRank().measure(zoo_layers(net))
     assert abs(values["stable_rank/update.0"] - 1) < 1e-3
     assert abs(values["stable_rank/0"] - stable_rank(layer.weight + layer.update()).item()) < 1e-3
+
+
+def test_spectral_energy_is_the_updates_where_there_is_a_base():
+    """A rank-1 update of constant rows and columns has all its energy in one DCT coefficient; its base has not."""
+    from zoo.callbacks import SpectralEnergy
+    from zoo.convert import convert
+    from zoo.parameterizations import Dense
+
+    net = convert(torch.nn.Sequential(torch.nn.Linear(8, 6)), Dense, ["*"], update=True)
+    torch.nn.init.constant_(zoo_layers(net)["0"].parameterization.coef, 0.5)
+    assert abs(SpectralEnergy().measure(zoo_layers(net))["k90/0"] - 1 / 48) < 1e-9

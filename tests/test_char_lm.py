@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import time
-import warnings
 
 import pytest
 import torch
@@ -96,17 +95,29 @@ def test_windows_reach_the_first_and_the_last_character():
 
 def test_validation_loss_is_the_mean_over_characters(text):
     """Batched, padded scoring equals the mean of one cross-entropy a character."""
-    data = CharData(corpus=str(text), batch_size=3, block_size=16)
-    model = CharLM(data.vocabulary, block_size=16, width=16, heads=2, layers=1).eval()
+    data = CharData(corpus=str(text), batch_size=3, block_size=5)  # 81 windows in two batches, the last one ragged
+    model = CharLM(data.vocabulary, block_size=5, width=16, heads=2, layers=1).eval()
+    torch.nn.init.normal_(model.net.head.weight)  # losses that differ between windows
     with torch.no_grad():
         for batch in data.val_dataloader():
             model._score(batch, model.val_loss)
         expected = torch.cat([
             F.cross_entropy(model(x[None])[0], y, ignore_index=IGNORE, reduction="none")[y != IGNORE]
-            for x, y in scored_once(data.ids[: data.split], data.ids[data.split :], 16)
+            for x, y in scored_once(data.ids[: data.split], data.ids[data.split :], 5)
         ])
     assert len(expected) == len(data.ids) - data.split == 402
     agree(model.val_loss.compute(), expected.mean(), 1e-6)
+
+
+def test_no_training_window_reaches_into_validation(text, monkeypatch):
+    from types import SimpleNamespace
+
+    data = CharData(corpus=str(text), batch_size=64, block_size=16)
+    data.trainer = SimpleNamespace(max_steps=50, accumulate_grad_batches=1, global_rank=0, world_size=1)
+    loader = data.train_dataloader()
+    assert len(loader.ids) == data.split == 3618
+    loader.ids = torch.arange(len(loader.ids))
+    assert max(loader.batch(i)[1].max() for i in range(50)) == data.split - 1
 
 
 def test_encode_and_decode():
@@ -118,9 +129,12 @@ def test_encode_and_decode():
 
 def test_generate_continues_greedily():
     net = GPT(5, block_size=4, width=8, heads=2, layers=1).eval()
+    torch.nn.init.normal_(net.token.weight)
+    torch.nn.init.normal_(net.head.weight)
     ids = net.generate(torch.tensor([[1, 2]]), 6, temperature=0)
     assert ids.shape == (1, 8) and ids[0, :2].tolist() == [1, 2]
-    assert ids[0, -1] == net(ids[:, 3:7])[0, -1].argmax()
+    for t in range(2, 8):  # from the last block_size characters, position by position
+        assert ids[0, t] == net(ids[:, max(0, t - 4) : t])[0, -1].argmax()
 
 
 def test_pydoc_is_here():
@@ -167,9 +181,11 @@ def test_a_download_that_does_not_start_is_given_up(monkeypatch):
 
 
 def test_the_fallback_says_so_and_goes_by_its_own_name(place):
-    with pytest.warns(UserWarning, match="Training on 'pydoc' instead"):
-        assert CharData().name == "pydoc"
-    with pytest.raises(UserError, match="Give a folder that has it: --data.data_dir"), warnings.catch_warnings():
+    data = CharData()
+    assert data.name == "pydoc" and data.settings() == {"corpus": "pydoc"}
+    with pytest.warns(UserWarning, match="Using 'pydoc' instead"):
+        data.setup("fit")
+    with pytest.raises(UserError, match="--data.data_dir"):
         _ = CharData(fallback=None).corpus
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -169,9 +170,73 @@ def test_validate_and_test_repeat_the_runs_loss(place, small, capsys):
 
 
 def test_the_command_line_wins_over_the_checkpoint(place, small):
+    """Also where the checkpoint holds an optimizer with rates and decays of its own."""
     folder = fit(*small)
-    assert main(["fit", "--ckpt_path", str(folder), "--trainer.max_steps=8", "--model.optimizer.clip=0.5"]) == 0
-    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"]["optimizer"]["clip"] == 0.5
+    more = ["--trainer.max_steps=8", "--model.optimizer.lr=0.001", "--model.optimizer.weight_decay=0.5"]
+    assert main(["fit", "--ckpt_path", str(folder), *more]) == 0
+    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"]["optimizer"]["lr"] == 0.001
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    groups = checkpoint["optimizer_states"][0]["param_groups"]
+    assert sorted({g["initial_lr"] for g in groups}) == pytest.approx([0.001, 0.001 * 2**0.5])
+    assert sorted({g["weight_decay"] for g in groups}) == pytest.approx([0.0, 0.5 / 2**0.5, 0.5])
+
+
+def test_null_unsets_a_nested_setting(place, small):
+    change = ["--model.parameterization.ratio", "null", "--model.parameterization.coefficients", "9"]
+    folder = fit(*small, *change, "--model.optimizer.clip", "null")
+    assert json.loads((folder / "summary.json").read_text())["coefficients"] == 8 * 9
+
+
+def test_a_fallback_stays_with_its_run(place, small, capsys):
+    """What was trained on pydoc is validated and resumed on pydoc, wherever Tiny Shakespeare may be by then."""
+    options = [word for word in small if "data.corpus" not in word]
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        folder = fit(*options, "--trainer.limit_val_batches=1", "--trainer.max_steps=2")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("zoo: ")]
+    assert "Using 'pydoc' instead" in line
+    assert folder.parent.name == "dct_half-pydoc"
+    assert json.loads((folder / "summary.json").read_text())["corpus"] == "pydoc"
+    assert yaml.safe_load((folder / "config.yaml").read_text())["data"]["init_args"]["corpus"] == "pydoc"
+
+
+def test_a_checkpoint_of_another_text_is_refused(place, small, tmp_path, capsys):
+    folder = fit(*small)
+    other = tmp_path / "other.txt"
+    characters = "".join(sorted(set(Path(tmp_path / "text.txt").read_text())))
+    other.write_text("".join(chr(ord(c) + 1) for c in characters) * 100)  # as many characters, not the same
+    for command in ("fit", "validate"):
+        assert main([command, "--ckpt_path", str(folder), "--data.corpus", str(other)]) == 2
+        assert "the checkpoint's vocabulary is not that of the data" in capsys.readouterr().err
+
+
+def test_a_failed_resume_leaves_the_run_as_it_was(place, small):
+    folder = fit(*small)
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    wrong = ["--trainer.max_steps=9", "--trainer.check_val_every_n_epoch=1", "--trainer.val_check_interval=99"]
+    assert main(["fit", "--ckpt_path", str(folder), *wrong]) == 2
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_checkpoints_are_of_the_lowest_loss_and_of_finite_weights(tmp_path):
+    from types import SimpleNamespace
+
+    from zoo.callbacks import Checkpoint
+
+    module, saved = torch.nn.Linear(2, 2), []
+    trainer = SimpleNamespace(
+        logger=SimpleNamespace(log_dir=str(tmp_path)), lightning_module=module, global_step=0,
+        state=SimpleNamespace(fn="fit"), save_checkpoint=lambda path, weights_only: saved.append((path.name, step)),
+    )
+    checkpoint = Checkpoint(every_n_steps=100)
+    for step, loss in enumerate([3.0, 1.0, 2.0, float("nan"), 0.5], 1):
+        trainer.global_step, trainer.callback_metrics = step, {"val/loss": torch.tensor(loss)}
+        checkpoint.on_validation_end(trainer, module)
+    assert saved == [("best.ckpt", 1), ("best.ckpt", 2), ("best.ckpt", 5)]
+    assert (checkpoint.best, checkpoint.best_step) == (0.5, 5)
+    torch.nn.init.constant_(module.weight, float("inf"))
+    checkpoint.on_train_end(trainer, module)
+    assert len(saved) == 3
 
 
 def test_a_checkpoint_rebuilds_its_model_in_python(place, small):

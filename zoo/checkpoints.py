@@ -44,8 +44,11 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"checkpoint '{path}' is damaged or no checkpoint: use another one") from None
     except (RuntimeError, EOFError, ValueError, OSError, KeyError):
         raise UserError(f"checkpoint '{path}' is truncated or no checkpoint: use another one") from None
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise UserError(f"'{path}' is no zoo checkpoint: it has no state_dict; use another one")
+    for key in ("state_dict", "global_step", "pytorch-lightning_version"):
+        if not isinstance(checkpoint, dict) or key not in checkpoint:
+            raise UserError(f"'{path}' is no zoo checkpoint: it has no {key}; use another one")
+    if not isinstance(checkpoint["state_dict"], dict):
+        raise UserError(f"'{path}' is no zoo checkpoint: its state_dict is none; use another one")
     return checkpoint
 
 

@@ -76,6 +76,12 @@ def params_table(model: ZooModule) -> str:
 class Parser(LightningArgumentParser):
     """Says what is wrong in one line."""
 
+    def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:  # noqa: ANN401
+        """Parse, with null for nested settings: jsonargparse hands them down as the word None."""
+        if isinstance(args, list):
+            args = [re.sub(r"^(--[\w.]+=)None$", r"\1null", word) for word in args]
+        return super().parse_args(args, *rest, **options)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser inside a parser: the outer one reports
             super().error(message, ex)
@@ -89,11 +95,17 @@ class SaveConfig(SaveConfigCallback):
     """Keeps the resolved config with the run, for fit only."""
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:  # noqa: ANN401
-        if stage == "fit" and trainer.logger is not None:
+        """Nothing yet: a fit that fails before its first step writes nothing."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ANN401
+        if trainer.logger is not None:
             self.config = self.config.clone()
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            for key, value in (data.settings() if isinstance(data, ZooData) else {}).items():
+                self.config.data.init_args[key] = value
             for key in ("ckpt_path", "weights_only", "config", "base"):  # of this command, while the file serves all
                 self.config.pop(key, None)
-            super().setup(trainer, pl_module, stage)
+            super().setup(trainer, pl_module, "fit")
 
 
 class ZooCLI(LightningCLI):
@@ -161,6 +173,8 @@ class ZooCLI(LightningCLI):
             )
         root = Path(config.get("default_root_dir") or "runs")
         name = self._get(self.config, "name") or f"{self.run_name}-{self.datamodule.name}"
+        if Path(name).name != name:
+            raise UserError(f"--name is no path, got {name!r}; --trainer.default_root_dir takes one")
         check_writable(root / name)
         return Logger(root, name, default_hp_metric=False)
 
@@ -239,6 +253,9 @@ def run(argv: list[str]) -> int:
         )
     except SystemExit as stop:
         return int(stop.code or 0)
+    except OSError as error:
+        print(f"zoo: {error.strerror or error}: {error.filename or 'no file'}", file=sys.stderr)
+        return 2
     except Exception as error:
         if mistake := messages.user_error(error):
             print(f"zoo: {mistake}", file=sys.stderr)

@@ -44,10 +44,15 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Raises UserError for a value out of range."""
-        for name in ("lr", "weight_decay", "beta1", "beta2", "warmup", "final_lr", "clip"):
-            value, high = getattr(self, name), 1 if name in ("beta1", "beta2", "final_lr") else math.inf
-            if value is not None and not 0 <= value <= high:
+        for name in ("lr", "weight_decay", "warmup", "final_lr"):
+            value, high = getattr(self, name), 1 if name == "final_lr" else math.inf
+            if not 0 <= value <= high:
                 raise UserError(f"optimizer.{name} must lie in [0, {high}], got {value}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"optimizer.{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.clip is not None and not self.clip > 0:
+            raise UserError(f"optimizer.clip must be above 0, or null, got {self.clip}")
 
 
 def warmup_cosine(step: int, steps: int, warmup: int, final: float) -> float:
@@ -70,6 +75,10 @@ class ZooData(LightningDataModule, ABC):
         """What identifies the data: plain values, such as the corpus and its sha256."""
         return {}
 
+    def settings(self) -> dict[str, object]:
+        """Settings to keep with a run in place of those given, where the data decided otherwise."""
+        return {}
+
 
 class ZooModule(LightningModule, ABC):
     """A task: a network whose chosen linear layers live in a parameterization.
@@ -86,6 +95,8 @@ class ZooModule(LightningModule, ABC):
     """
 
     default_targets: tuple[str, ...] = ("*",)
+    from_data: tuple[str, ...] = ()
+    """Settings that come from the data; a checkpoint with others is refused."""
     net: nn.Module
 
     def __init__(
@@ -99,6 +110,8 @@ class ZooModule(LightningModule, ABC):
         super().__init__()
         self.parameterization = parameterization
         self.targets = list(self.default_targets) if targets is None else targets
+        if not self.targets:
+            raise UserError("targets is empty: name the layers to convert, as in --model.targets '[\"blocks.*\"]'")
         self.overrides = overrides or {}
         self.optimizer_config = optimizer or OptimizerConfig()
         self.seed = seed
@@ -131,9 +144,10 @@ class ZooModule(LightningModule, ABC):
 
     # ---- Optimization ------------------------------------------------------------------------------------------------
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
-        """Seed dropout by seed, step and rank, so that a resumed run draws what the uninterrupted one drew."""
-        torch.manual_seed(generator(self.seed, "step", self.global_step, self.global_rank).initial_seed() % 2**63)
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed dropout by seed, batch and rank, so that a resumed run draws what the uninterrupted one drew."""
+        number = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        torch.manual_seed(generator(self.seed, "batch", number, self.global_rank).initial_seed())
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over the groups of `parameter_groups`; the schedule runs to the trainer's last step."""
@@ -145,6 +159,20 @@ class ZooModule(LightningModule, ABC):
             adamw, lambda step: warmup_cosine(step, steps, config.warmup, config.final_lr)
         )
         return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Let the config decide rates and decay, also where a checkpoint brought its own."""
+        config, (adamw,) = self.optimizer_config, self.trainer.optimizers
+        schedule = self.trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
+        fresh = parameter_groups(self, config.lr, config.weight_decay)
+        schedule.base_lrs = [group["lr"] for group in fresh]
+        share = schedule.lr_lambdas[0](schedule.last_epoch)
+        for group, mine in zip(adamw.param_groups, fresh, strict=True):
+            group.update(
+                initial_lr=mine["lr"], lr=mine["lr"] * share, weight_decay=mine["weight_decay"],
+                betas=(config.beta1, config.beta2),
+            )
 
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None,
@@ -183,11 +211,14 @@ class ZooModule(LightningModule, ABC):
         checkpoint["zoo_fingerprints"] = fingerprints(self.net)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse coefficients of another basis.
+        """Refuse coefficients of another basis, and a model of other data.
 
         Raises:
-            UserError: if a seeded basis was rebuilt differently here.
+            UserError: if a seeded basis was rebuilt differently here, or a setting in `from_data` is another one.
         """
+        for key in self.from_data:
+            if checkpoint.get("hyper_parameters", {}).get(key) != self.hparams[key]:
+                raise UserError(f"the checkpoint's {key} is not that of the data here; use the data it was trained on")
         mine, theirs = fingerprints(self.net), checkpoint.get("zoo_fingerprints", {})
         for layer, fingerprint in theirs.items():
             if mine.get(layer, fingerprint) != fingerprint:

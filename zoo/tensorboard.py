@@ -3,9 +3,11 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyExperiment
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
@@ -120,9 +122,23 @@ def _coloured(unit: Tensor) -> Image.Image:
 
 
 class Logger(TensorBoardLogger):
-    """TensorBoard, without the `epoch` that Lightning adds to everything and that is 0 all the time here."""
+    """TensorBoard, without the `epoch` that Lightning adds to everything and that is 0 all the time here.
+
+    Opens no file before there is something to log: a fit that fails before its first step writes nothing.
+    """
+
+    _begun = False
+
+    def begin(self) -> None:
+        """From now on, `experiment` is a real one."""
+        self._begun = True
+
+    @property
+    def experiment(self) -> Any:  # Lightning asks for it during set-up
+        return super().experiment if self._begun else DummyExperiment()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.begin()
         super().log_metrics({tag: value for tag, value in metrics.items() if tag != "epoch"}, step)
 
 
@@ -133,6 +149,8 @@ def log_run(
 
     The row's metrics are only announced; until a run ends its cells are empty, and no curve starts at a made-up value.
     """
+    if isinstance(logger, Logger):
+        logger.begin()
     logger.experiment.add_custom_scalars(layout(layers, updates))
     logger.log_hyperparams(hyperparameters, {})
     for summary in hparams(hyperparameters, {f"hp/{name}": None for name in METRICS}):

@@ -4,8 +4,7 @@ import hashlib
 import os
 import threading
 import urllib.request
-import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zoo.errors import UserError
@@ -22,6 +21,8 @@ class Corpus:
 
     name: str
     text: str
+    instead_of: str = ""
+    """What to tell the user, if this is a fallback."""
 
     @property
     def sha256(self) -> str:
@@ -39,7 +40,8 @@ def load_corpus(corpus: str, data_dir: str | None = None, fallback: str | None =
     Args:
         corpus: `tinyshakespeare`, `pydoc`, or the path of a UTF-8 text file.
         data_dir: searched first for `tinyshakespeare/input.txt`; then $ZOO_DATA, the user's cache, the network.
-        fallback: what to take, with a warning, when Tiny Shakespeare cannot be had; None makes that an error.
+        fallback: what to take when Tiny Shakespeare cannot be had; None makes that an error. Whoever trains on it
+            must show `instead_of`.
 
     Raises:
         UserError: for a name that is neither corpus nor file, a file that is empty, binary or not the named corpus,
@@ -54,12 +56,11 @@ def load_corpus(corpus: str, data_dir: str | None = None, fallback: str | None =
     except Unavailable as error:
         if fallback is None:
             raise UserError(f"{error}. Give a folder that has it: --data.data_dir FOLDER") from None
-        warnings.warn(
-            f"{error}. Training on {fallback!r} instead: its losses compare with no other corpus. "
-            "Give --data.data_dir FOLDER, or --data.fallback null to stop here.",
-            stacklevel=2,
+        notice = (
+            f"{error}. Using {fallback!r} instead: its losses compare with no other corpus. "
+            "Give --data.data_dir FOLDER, or --data.fallback null to stop here."
         )
-        return load_corpus(fallback, data_dir, None)
+        return replace(load_corpus(fallback, data_dir, None), instead_of=notice)
 
 
 def tinyshakespeare(data_dir: str | None = None) -> Corpus:

@@ -1,5 +1,6 @@
 """One text as training windows drawn by step, and as validation windows that score every character once."""
 
+import warnings
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -146,6 +147,15 @@ class CharData(ZooData):
             "validation_characters": len(self.ids) - self.split,
             "batch_size": self.batch_size, "block_size": self.block_size,
         }
+
+    def settings(self) -> dict[str, object]:
+        """The corpus that was had, if it is not the one that was asked for."""
+        return {"corpus": self.fallback} if self.corpus.instead_of else {}
+
+    def setup(self, stage: str) -> None:
+        """Say it if the corpus is not the one that was asked for."""
+        if self.corpus.instead_of:
+            warnings.warn(self.corpus.instead_of, stacklevel=2)
 
     def train_dataloader(self) -> WindowLoader:
         """As many batches as the trainer has steps; without a number of steps, one pass' worth of characters."""

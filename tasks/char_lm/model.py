@@ -136,7 +136,7 @@ class GPT(nn.Module):
         """Continue (batch, time) ids by `length` sampled characters; temperature 0 takes the likeliest."""
         for _ in range(length):
             logits = self(ids[:, -self.block_size :])[:, -1].float()
-            if temperature == 0:
+            if temperature < 1e-6:
                 new = logits.argmax(-1, keepdim=True)
             else:
                 if top_k is not None and top_k < logits.shape[-1]:

@@ -34,6 +34,7 @@ class CharLM(ZooModule):
     """
 
     default_targets = ("blocks.*",)
+    from_data = ("vocabulary",)
     net: GPT
 
     def __init__(

@@ -5,6 +5,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from zoo.errors import UserError
+
 
 class Checkpoint(Callback):
     """Keeps `checkpoints/last.ckpt` and `checkpoints/best.ckpt` in the run's folder.
@@ -18,6 +20,8 @@ class Checkpoint(Callback):
     """
 
     def __init__(self, every_n_steps: int = 250, monitor: str = "val/loss") -> None:
+        if every_n_steps < 0:
+            raise UserError(f"checkpoint.every_n_steps must be at least 0, which keeps none, got {every_n_steps}")
         self.every_n_steps = every_n_steps
         self.monitor = monitor
         self.best: float | None = None

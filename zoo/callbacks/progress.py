@@ -1,12 +1,26 @@
 """One line of progress: loss, speed and time left."""
 
+import contextlib
+import math
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
+
+
+def say(line: str) -> None:
+    """Print a line on stderr, unless nobody reads it any more: a run does not end because `| head` did."""
+    with contextlib.suppress(BrokenPipeError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def planned_steps(trainer: Trainer) -> float:
+    """How many steps the run is to have; infinite where only time ends it."""
+    return float(trainer.estimated_stepping_batches)
 
 
 class Progress(ProgressBar):
@@ -27,34 +41,34 @@ class Progress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar where a resumed run had stopped."""
-        steps = int(trainer.estimated_stepping_batches)
+        steps = planned_steps(trainer)
+        if trainer.is_global_zero and trainer.global_step >= steps:
+            say(f"already at step {trainer.global_step} of {steps:.0f}: give more --trainer.max_steps to go on")
         self.started, self.first, self.printed = time.perf_counter(), trainer.global_step, trainer.global_step
         if trainer.is_global_zero and sys.stderr.isatty():
             layout = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {postfix}, {rate_fmt}, {remaining} left"
             self.bar = tqdm(
-                total=steps, initial=self.first, bar_format=layout, dynamic_ncols=True, leave=True,
-                unit="step", smoothing=0.05, file=sys.stderr,
+                total=steps if math.isfinite(steps) else None, initial=self.first, bar_format=layout,
+                dynamic_ncols=True, unit="step", smoothing=0.05, file=sys.stderr,
             )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
     ) -> None:
         """Show loss, speed and time left."""
-        steps, step = int(trainer.estimated_stepping_batches), trainer.global_step
+        steps, step = planned_steps(trainer), trainer.global_step
         if not trainer.is_global_zero or (time.perf_counter() - self.shown < self.every_seconds and step < steps):
             return
         self.shown = time.perf_counter()
         if self.bar is not None:
             self.bar.set_postfix_str(self._losses(trainer), refresh=False)
             self.bar.update(step - self.bar.n)
-        elif step - self.printed >= steps / self.lines or step == steps:
+        elif step == steps or step - self.printed >= min(steps, 1000 * self.lines) / self.lines:
             self.printed = step
             rate = (step - self.first) / (self.shown - self.started)
-            left = int((steps - step) / rate)
-            print(
-                f"step {step:>{len(str(steps))}}/{steps}  {self._losses(trainer)}  "
-                f"{rate:.1f} steps/s  {left // 60}:{left % 60:02d} left", file=sys.stderr, flush=True,
-            )
+            minutes, seconds = divmod(int((steps - step) / rate), 60) if math.isfinite(steps) else (0, 0)
+            left = f"  {minutes}:{seconds:02d} left" if math.isfinite(steps) else ""
+            say(f"step {step:>{len(f'{steps:.0f}')}}/{steps:.0f}  {self._losses(trainer)}  {rate:.1f} steps/s{left}")
 
     def _losses(self, trainer: Trainer) -> str:
         metrics = trainer.callback_metrics
@@ -66,8 +80,13 @@ class Progress(ProgressBar):
         self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the terminal at a new line."""
+        """Leave the terminal at a new line; after Ctrl-C, say how to go on."""
         self._close()
+        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
+            log_dir = trainer.logger.log_dir if trainer.logger is not None else None
+            saved = log_dir is not None and (Path(log_dir) / "checkpoints" / "last.ckpt").exists()
+            then = f"go on from the last checkpoint: zoo fit --ckpt_path {log_dir}" if saved else "no checkpoint yet"
+            say(f"stopped at step {trainer.global_step}; {then}")
 
     def _close(self) -> None:
         if self.bar is not None:

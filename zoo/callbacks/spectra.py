@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo import tensorboard
 from zoo.convert import kind, zoo_layers
+from zoo.errors import UserError
 from zoo.linear import ZooLinear
 from zoo.module import ZooModule
 from zoo.spectrum import dct_energy, rotation_null, stable_rank
@@ -25,6 +26,8 @@ class SpectrumCallback(Callback, ABC):
     """
 
     def __init__(self, every_n_steps: int) -> None:
+        if every_n_steps < 0:
+            raise UserError(f"every_n_steps must be at least 0, which never looks, got {every_n_steps}")
         self.every_n_steps = every_n_steps
         self.seconds = 0.0
         self.looks: dict[int, dict[str, float]] = {}
@@ -145,6 +148,8 @@ class SpectralEnergy(SpectrumCallback):
 
     def __init__(self, every_n_steps: int = 500, null_draws: int = 1) -> None:
         super().__init__(every_n_steps)
+        if null_draws < 1:
+            raise UserError(f"null_draws must be at least 1, got {null_draws}")
         self.null_draws = null_draws
 
     def measure(self, layers: dict[str, ZooLinear]) -> dict[str, float]:

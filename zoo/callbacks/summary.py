@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from zoo import tensorboard
 from zoo.callbacks.checkpoint import Checkpoint
+from zoo.callbacks.progress import say
 from zoo.callbacks.spectra import SpectrumCallback, StableRank
 from zoo.convert import zoo_layers
 from zoo.module import ZooData, ZooModule
@@ -29,21 +30,22 @@ class RunSummary(Callback):
         self.seconds = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say in one line what is trained, and describe the run to TensorBoard."""
+        """Say what is trained."""
         assert isinstance(pl_module, ZooModule)
         about = pl_module.describe()
         if trainer.is_global_zero:
-            layers = zoo_layers(pl_module.net)
-            print(
-                f"{about['parameterization']} in {len(layers)} layers: {about['coefficients']:,} coefficients for "
-                f"{about['replaced']:,} weights\ntrainable parameters: {about['trainable']:,}", file=sys.stderr,
+            say(
+                f"{about['parameterization']} in {len(zoo_layers(pl_module.net))} layers: {about['coefficients']:,} "
+                f"coefficients for {about['replaced']:,} weights\ntrainable parameters: {about['trainable']:,}"
             )
-            if isinstance(trainer.logger, TensorBoardLogger):
-                updates = any(layer.weight is not None for layer in layers.values())
-                tensorboard.log_run(trainer.logger, list(layers), self._hyperparameters(trainer, pl_module), updates)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Describe the run to TensorBoard, and start the clock."""
+        assert isinstance(pl_module, ZooModule)
+        if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
+            layers = zoo_layers(pl_module.net)
+            updates = any(layer.weight is not None for layer in layers.values())
+            tensorboard.log_run(trainer.logger, list(layers), self._hyperparameters(trainer, pl_module), updates)
         self.started = time.perf_counter()
         self.before = self.seconds
         self.first_step = trainer.global_step

@@ -86,7 +86,10 @@ def given(pairs: list[str]) -> dict[str, Any]:
 
     if wrong := next((pair for pair in pairs if "=" not in pair), None):
         raise UserError(f"--set takes KEY=VALUE, as in ratio=0.3, got {wrong!r}")
-    return {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+    try:
+        return {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+    except yaml.YAMLError:
+        raise UserError(f"--set takes KEY=VALUE with a yaml value, as in ratio=0.3, got {pairs}") from None
 
 
 def budget(cls: type) -> dict[str, Any]:

@@ -37,8 +37,9 @@ def generate(ckpt_path: str, prompt: str, length: int, temperature: float, top_k
     """
     from zoo.errors import UserError
 
-    for name, value, least in (("length", length, 0), ("temperature", temperature, 0), ("top_k", top_k, 1)):
-        if value is not None and value < least:
+    numbers = {"length": (length, 0), "temperature": (temperature, 0), "top_k": (top_k, 1), "seed": (seed, 0)}
+    for name, (value, least) in numbers.items():
+        if value is not None and not least <= value < 2**63:
             raise UserError(f"--{name} must be at least {least}, got {value}")
     if not prompt:
         raise UserError("--prompt is empty: give at least one character to continue")
@@ -58,7 +59,12 @@ def sample(path: Path, prompt: str, length: int, temperature: float, top_k: int 
     from tasks import CharLM
     from zoo.errors import UserError
 
-    model = CharLM.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+    try:
+        model = CharLM.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+    except Exception as error:  # what a checkpoint names may be missing here, or be something else
+        reason = str(error).strip().splitlines()[-1]
+        hint = "run it where its parameterization is found"
+        raise UserError(f"checkpoint '{path}' cannot be rebuilt here ({reason}); {hint}") from error
     try:
         ids = model.encode(prompt)
     except ValueError as error:
