@@ -46,10 +46,10 @@ class Progress(ProgressBar):
             say(f"already at step {trainer.global_step} of {steps:.0f}: give more --trainer.max_steps to go on")
         self.started, self.first, self.printed = time.perf_counter(), trainer.global_step, trainer.global_step
         if trainer.is_global_zero and sys.stderr.isatty():
-            layout = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {postfix}, {rate_fmt}, {remaining} left"
+            layout = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}, {rate_fmt}, {remaining} left"
             self.bar = tqdm(
-                total=steps if math.isfinite(steps) else None, initial=self.first, bar_format=layout,
-                dynamic_ncols=True, unit="step", smoothing=0.05, file=sys.stderr,
+                total=int(steps) if math.isfinite(steps) else None, initial=self.first, bar_format=layout,
+                dynamic_ncols=True, unit=" steps", smoothing=0.05, file=sys.stderr,
             )
 
     def on_train_batch_end(
