@@ -1,4 +1,4 @@
-"""Fits from the command line: what they leave, that they repeat, and that a killed one goes on exactly."""
+"""Fits from the command line: what they leave, and that they repeat."""
 
 import json
 import os

@@ -4,6 +4,8 @@ import importlib
 import os
 import sys
 
+from zoo.errors import UserError
+
 HELP = """usage: zoo <command> [--config FILE]... [--key value]...
 
 train and test
@@ -49,8 +51,11 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `zoo list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except UserError as mistake:
+        print(f"zoo: {mistake}", file=sys.stderr)
+        return 2
     except SystemExit as stop:  # a parser's way to end
-        return stop.code if isinstance(stop.code, int) else 2
+        return int(stop.code or 0)
 
 
 def _unknown(argv: list[str]) -> int:

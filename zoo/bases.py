@@ -12,10 +12,15 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 
-def generator(seed: int, *labels: object) -> torch.Generator:
-    """A CPU generator whose stream depends on `seed` and every label, and on nothing else."""
+def stream_seed(seed: int, *labels: object) -> int:
+    """A seed that depends on `seed` and every label, and on nothing else; in [0, 2^56)."""
     digest = hashlib.sha256(":".join(map(str, (seed, *labels))).encode()).digest()
-    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:7], "big"))
+    return int.from_bytes(digest[:7], "big")
+
+
+def generator(seed: int, *labels: object) -> torch.Generator:
+    """A CPU generator of the stream that `seed` and the labels name."""
+    return torch.Generator("cpu").manual_seed(stream_seed(seed, *labels))
 
 
 @lru_cache(maxsize=32)

@@ -52,8 +52,8 @@ def load(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def check(path: Path, model: nn.Module) -> None:
-    """Refuse a checkpoint of another model.
+def check(path: Path, model: nn.Module) -> dict[str, Any]:
+    """Load a checkpoint, and refuse one of another model.
 
     Raises:
         UserError: naming the first parameter that is missing, left over or of another shape, or the layer whose
@@ -72,3 +72,4 @@ def check(path: Path, model: nn.Module) -> None:
             raise UserError(f"checkpoint '{path}' is of another model: it has {name} as well{REMEDY}")
     if isinstance(model, ZooModule):
         model.on_load_checkpoint(checkpoint)  # Lightning calls it too, but after the run's folder is there
+    return checkpoint

@@ -28,7 +28,7 @@ from zoo.tensorboard import Logger
 class EpochLoop(_TrainingEpochLoop):
     """Lightning's loop, which also validates at the end of an epoch and of training, whatever the interval."""
 
-    def _should_check_val_fx(self, data_fetcher: Any) -> bool:  # noqa: ANN401
+    def _should_check_val_fx(self, data_fetcher: Any) -> bool:
         last_step = self.global_step == self.max_steps and not self._should_accumulate()
         last = self.batch_progress.is_last_batch or last_step
         return super()._should_check_val_fx(data_fetcher) or (last and self._should_check_val_epoch())
@@ -76,7 +76,7 @@ def params_table(model: ZooModule) -> str:
 class Parser(LightningArgumentParser):
     """Says what is wrong in one line."""
 
-    def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:  # noqa: ANN401
+    def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
         """Parse, with null for nested settings: jsonargparse hands them down as the word None."""
         if isinstance(args, list):
             args = [re.sub(r"^(--[\w.]+=)None$", r"\1null", word) for word in args]
@@ -94,10 +94,10 @@ class Parser(LightningArgumentParser):
 class SaveConfig(SaveConfigCallback):
     """Keeps the resolved config with the run, for fit only."""
 
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:  # noqa: ANN401
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Nothing yet: a fit that fails before its first step writes nothing."""
 
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ANN401
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.logger is not None:
             self.config = self.config.clone()
             data = trainer.datamodule  # type: ignore[attr-defined]
@@ -118,7 +118,7 @@ class ZooCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         return {**LightningCLI.subcommands(), "params": {"model", "datamodule"}}
 
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = self.parser_class(**kwargs, allow_abbrev=False)  # or --trainer.max_step would pass as max_steps
         parser.add_argument("-c", "--config", action=ConfigFile, help="path or name of a shipped config; repeatable")
         return parser
@@ -134,7 +134,7 @@ class ZooCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
         self.config[self.config.subcommand].pop("base", None)
 
@@ -150,26 +150,24 @@ class ZooCLI(LightningCLI):
         if self.subcommand in LightningCLI.subcommands():
             self.config[self.subcommand].weights_only = True  # never execute what a checkpoint holds
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         ckpt_path = self._get(self.config, "ckpt_path")
-        if ckpt_path is not None:
-            checkpoints.check(Path(ckpt_path), self.model)
+        step = checkpoints.check(Path(ckpt_path), self.model)["global_step"] if ckpt_path is not None else 0
         config = self._get(self.config_init, "trainer")
         if config.get("logger") in (None, True):
-            kwargs["logger"] = self._logger(config) if self.subcommand == "fit" else False
+            kwargs["logger"] = self._logger(config, step) if self.subcommand == "fit" else False
         trainer = super().instantiate_trainer(**kwargs)
         loop = trainer.fit_loop.epoch_loop
         trainer.fit_loop.epoch_loop = EpochLoop(trainer, loop.min_steps, loop.max_steps)
         return trainer
 
-    def _logger(self, config: Any) -> Logger:  # noqa: ANN401
+    def _logger(self, config: Any, step: int) -> Logger:
         """A new version of the run, or the one that is resumed."""
         if self.run_folder is not None:
             version = self.run_folder
-            # Events past the checkpoint belong to steps that are now taken again.
-            step = checkpoints.load(Path(self._get(self.config, "ckpt_path")))["global_step"]
             return Logger(
-                version.parent.parent, version.parent.name, version.name, default_hp_metric=False, purge_step=step + 1
+                version.parent.parent, version.parent.name, version.name, default_hp_metric=False,
+                purge_step=step + 1,  # events past the checkpoint belong to steps that are now taken again
             )
         root = Path(config.get("default_root_dir") or "runs")
         name = self._get(self.config, "name") or f"{self.run_name}-{self.datamodule.name}"
@@ -251,8 +249,6 @@ def run(argv: list[str]) -> int:
             },
             save_config_callback=SaveConfig, save_config_kwargs={"overwrite": True},
         )
-    except SystemExit as stop:
-        return int(stop.code or 0)
     except OSError as error:
         print(f"zoo: {error.strerror or error}: {error.filename or 'no file'}", file=sys.stderr)
         return 2

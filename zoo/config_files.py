@@ -63,7 +63,7 @@ class ConfigFile(ActionConfigFile):
 
     @staticmethod
     def apply_config(
-        parser: ArgumentParser, cfg: Namespace, dest: str, value: Any, seen: tuple[Path, ...] = ()  # noqa: ANN401
+        parser: ArgumentParser, cfg: Namespace, dest: str, value: Any, seen: tuple[Path, ...] = ()
     ) -> None:
         """Merge a config, its bases first, into what is there already."""
         if isinstance(value, str) and value.lstrip().startswith("{"):

@@ -83,7 +83,8 @@ def convert(
             weight = factories[name](layer.out_features, layer.in_features)
         except Exception as error:  # a user's own class can raise anything
             raise UserError(f"{name}: {_why(factories[name], error)}") from error
-        weight.for_layer(name).to(layer.weight.device, layer.weight.dtype)
+        weight.layer = name
+        weight.to(layer.weight.device, layer.weight.dtype)
         std = 0.0 if update or layer.weight.is_meta else layer.weight.detach().square().mean().sqrt().item()
         weight.reset_parameters(std)
         model.set_submodule(name, ZooLinear(weight, layer.bias, layer.weight if update else None, scale))

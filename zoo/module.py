@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from zoo.bases import generator
+from zoo.bases import stream_seed
 from zoo.convert import ParameterizationFactory, convert, counts, zoo_layers
 from zoo.errors import UserError
 from zoo.linear import ZooLinear
@@ -147,7 +147,7 @@ class ZooModule(LightningModule, ABC):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed dropout by seed, batch and rank, so that a resumed run draws what the uninterrupted one drew."""
         number = self.trainer.fit_loop.epoch_loop.total_batch_idx
-        torch.manual_seed(generator(self.seed, "batch", number, self.global_rank).initial_seed())
+        torch.manual_seed(stream_seed(self.seed, "batch", number, self.global_rank))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over the groups of `parameter_groups`; the schedule runs to the trainer's last step."""
@@ -228,7 +228,7 @@ class ZooModule(LightningModule, ABC):
                 )
 
 
-def plain(value: Any) -> Any:  # noqa: ANN401
+def plain(value: Any) -> Any:
     """A setting as a config would write it: classes and partials by path, dataclasses and mappings as dicts."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)

@@ -53,7 +53,7 @@ class ParameterizationTestCase:
         """One instance, with random coefficients."""
         return self.parameterization(*shape, **self.arguments).to(dtype)
 
-    def pytest_generate_tests(self, metafunc: Any) -> None:  # noqa: ANN401
+    def pytest_generate_tests(self, metafunc: Any) -> None:
         """Run every test on every shape, and those that want one in every dtype."""
         if "shape" in metafunc.fixturenames:
             metafunc.parametrize("shape", self.shapes, ids=lambda s: f"{s[0]}x{s[1]}")

@@ -34,7 +34,7 @@ class Checkpoint(Callback):
         return Path(trainer.logger.log_dir) / "checkpoints"
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Write `last.ckpt`, if it is time."""
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
@@ -58,9 +58,10 @@ class Checkpoint(Callback):
 
     def _save(self, trainer: Trainer, name: str) -> None:
         folder = self.folder(trainer)
-        finite = all(p.isfinite().all() for p in trainer.lightning_module.parameters() if p.requires_grad)
-        if folder is not None and finite:  # a last good checkpoint is never replaced by a bad one
-            trainer.save_checkpoint(folder / name, weights_only=False)
+        if folder is None:
+            return
+        if all(p.isfinite().all() for p in trainer.lightning_module.parameters() if p.requires_grad):
+            trainer.save_checkpoint(folder / name, weights_only=False)  # a good one is never replaced by a bad one
 
     def state_dict(self) -> dict[str, Any]:
         """The best loss so far."""

@@ -18,11 +18,6 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def planned_steps(trainer: Trainer) -> float:
-    """How many steps the run is to have; infinite where only time ends it."""
-    return float(trainer.estimated_stepping_batches)
-
-
 class Progress(ProgressBar):
     """A bar in a terminal; elsewhere, in a log or a pipe, one line now and then.
 
@@ -41,7 +36,7 @@ class Progress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar where a resumed run had stopped."""
-        steps = planned_steps(trainer)
+        self.steps = steps = float(trainer.estimated_stepping_batches)  # infinite where only time ends the run
         if trainer.is_global_zero and trainer.global_step >= steps:
             say(f"already at step {trainer.global_step} of {steps:.0f}: give more --trainer.max_steps to go on")
         self.started, self.first, self.printed = time.perf_counter(), trainer.global_step, trainer.global_step
@@ -53,10 +48,10 @@ class Progress(ProgressBar):
             )
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Show loss, speed and time left."""
-        steps, step = planned_steps(trainer), trainer.global_step
+        steps, step = self.steps, trainer.global_step
         if not trainer.is_global_zero or (time.perf_counter() - self.shown < self.every_seconds and step < steps):
             return
         self.shown = time.perf_counter()

@@ -42,7 +42,7 @@ class SpectrumCallback(Callback, ABC):
             self._look(trainer, pl_module)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look, if it is time."""
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:

@@ -51,7 +51,7 @@ class RunSummary(Callback):
         self.first_step = trainer.global_step
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the clock, for checkpoints."""
         self.seconds = self.before + time.perf_counter() - self.started
@@ -164,7 +164,7 @@ def _relative(folder: Path) -> Path:
         return folder
 
 
-def _find(trainer: Trainer, kind: type[Any]) -> Any:  # noqa: ANN401
+def _find(trainer: Trainer, kind: type[Any]) -> Any:
     return next((c for c in trainer.callbacks if isinstance(c, kind)), None)  # type: ignore[attr-defined]
 
 

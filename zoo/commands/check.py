@@ -2,11 +2,11 @@
 
 import importlib
 import inspect
-import sys
 import textwrap
 from typing import Any
 
 from zoo.commands.arguments import parse
+from zoo.errors import UserError
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "parameterization": {"help": "a class of the zoo (DCT) or the path of your own (my_basis.MyBasis)"},
@@ -20,15 +20,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def main(argv: list[str]) -> int:
     """Print a table; the exit status is 1 if a contract does not hold."""
     options = parse("check", __doc__ or "", argv, OPTIONS)
-    from zoo.errors import UserError
-
-    try:
-        cls = find(options.parameterization)
-        arguments = given(options.set) or budget(cls)
-        instantiate(cls, arguments)
-    except UserError as error:
-        print(f"zoo: {error}", file=sys.stderr)
-        return 2
+    cls = find(options.parameterization)
+    arguments = given(options.set) or budget(cls)
+    instantiate(cls, arguments)
     return report(cls, arguments)
 
 
@@ -57,8 +51,6 @@ def find(path: str) -> type:
         UserError: if it does not import, is no parameterization or is abstract.
     """
     import zoo.parameterizations as zoo
-    from zoo.errors import UserError
-
     module, _, name = path.rpartition(".")
     try:
         cls = getattr(importlib.import_module(module) if module else zoo, name)
@@ -81,8 +73,6 @@ def given(pairs: list[str]) -> dict[str, Any]:
         UserError: without an equals sign.
     """
     import yaml
-
-    from zoo.errors import UserError
 
     if wrong := next((pair for pair in pairs if "=" not in pair), None):
         raise UserError(f"--set takes KEY=VALUE, as in ratio=0.3, got {wrong!r}")
@@ -111,8 +101,6 @@ def instantiate(cls: type, arguments: dict[str, Any]) -> None:
     Raises:
         UserError: with what the constructor says.
     """
-    from zoo.errors import UserError
-
     try:
         cls(16, 16, **arguments)
     except Exception as error:

@@ -1,10 +1,10 @@
 """`zoo generate`: text from a trained character model."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from zoo.commands.arguments import parse
+from zoo.errors import UserError
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "--ckpt_path": {"required": True, "help": "a checkpoint, or a run's folder"},
@@ -19,13 +19,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def main(argv: list[str]) -> int:
     """Print the prompt and its continuation."""
     options = parse("generate", __doc__ or "", argv, OPTIONS)
-    from zoo.errors import UserError
-
-    try:
-        print(generate(**vars(options)))
-    except UserError as error:
-        print(f"zoo: {error}", file=sys.stderr)
-        return 2
+    print(generate(**vars(options)))
     return 0
 
 
@@ -35,8 +29,6 @@ def generate(ckpt_path: str, prompt: str, length: int, temperature: float, top_k
     Raises:
         UserError: for a checkpoint of no character model, characters it never saw, or a number out of range.
     """
-    from zoo.errors import UserError
-
     numbers = {"length": (length, 0), "temperature": (temperature, 0), "top_k": (top_k, 1), "seed": (seed, 0)}
     for name, (value, least) in numbers.items():
         if value is not None and not least <= value < 2**63:
@@ -57,7 +49,6 @@ def sample(path: Path, prompt: str, length: int, temperature: float, top_k: int 
     import torch
 
     from tasks import CharLM
-    from zoo.errors import UserError
 
     try:
         model = CharLM.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()

@@ -43,13 +43,13 @@ class _Synthesize(torch.autograd.Function):
     """c -> W. The map is linear and isometric, so its backward pass is `_Analyze`, written out."""
 
     @staticmethod
-    def forward(ctx: Any, coef: Tensor, places: Tensor, subspace: "OrthonormalSubspace") -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, coef: Tensor, places: Tensor, subspace: "OrthonormalSubspace") -> Tensor:
         ctx.save_for_backward(places)
         ctx.subspace = subspace
         return subspace.expand(coef, places)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (places,) = ctx.saved_tensors
         return _Analyze.apply(grad, places, ctx.subspace), None, None
 
@@ -58,13 +58,13 @@ class _Analyze(torch.autograd.Function):
     """W -> c, the adjoint of `_Synthesize`; differentiable itself, so that second derivatives exist."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, places: Tensor, subspace: "OrthonormalSubspace") -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, weight: Tensor, places: Tensor, subspace: "OrthonormalSubspace") -> Tensor:
         ctx.save_for_backward(places)
         ctx.subspace = subspace
         return subspace.gather(weight, places)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (places,) = ctx.saved_tensors
         return _Synthesize.apply(grad, places, ctx.subspace), None, None
 
