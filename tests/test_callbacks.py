@@ -51,7 +51,7 @@ def test_every_run_has_the_same_columns_and_each_metric_one_point(place, small):
     """Among the HParams: a point before the end would be a curve from a made-up value to the true one."""
     from tensorboard.plugins.hparams import plugin_data_pb2
 
-    metrics = {"hp/loss", "hp/best_loss", "hp/stable_rank"}
+    metrics = {"hp/loss", "hp/best", "hp/stable_rank"}
     rows: list[dict[str, str]] = []
     for folder in (fit(*small), fit(*small, config="dense.yaml")):
         log = events(folder)
@@ -144,7 +144,7 @@ def test_the_update_is_watched_where_there_is_a_base():
     from zoo.convert import convert
     from zoo.parameterizations import LoRA
 
-    net = convert(torch.nn.Sequential(torch.nn.Linear(8, 6)), lambda m, n: LoRA(m, n, rank=1), ["*"], update=True)
+    net = convert(torch.nn.Sequential(torch.nn.Linear(8, 6)), lambda m, n: LoRA(m, n, rank=1), ["*"], start="update")
     (layer,) = zoo_layers(net).values()
     torch.nn.init.normal_(layer.parameterization.lora_B)
     values = StableRank().measure(zoo_layers(net))
@@ -158,6 +158,6 @@ def test_spectral_energy_is_the_updates_where_there_is_a_base():
     from zoo.convert import convert
     from zoo.parameterizations import Dense
 
-    net = convert(torch.nn.Sequential(torch.nn.Linear(8, 6)), Dense, ["*"], update=True)
+    net = convert(torch.nn.Sequential(torch.nn.Linear(8, 6)), Dense, ["*"], start="update")
     torch.nn.init.constant_(zoo_layers(net)["0"].parameterization.coef, 0.5)
     assert abs(SpectralEnergy().measure(zoo_layers(net))["k90/0"] - 1 / 48) < 1e-9

@@ -86,7 +86,7 @@ def test_an_update_starts_at_the_base_and_trains_without_it(parameterization):
     ids = torch.randint(11, (3, 8))
     before = net(ids).detach()
     frozen = {k: v.clone() for k, v in net.state_dict().items()}
-    convert(net, parameterization, ["blocks.*"], update=True)
+    convert(net, parameterization, ["blocks.*"], start="update")
     agree(net(ids), before, 1e-6)
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.5)
     net(ids).square().mean().backward()
@@ -99,7 +99,7 @@ def test_an_update_starts_at_the_base_and_trains_without_it(parameterization):
 
 def test_a_dense_checkpoint_loads_into_the_base_by_name():
     dense = model()
-    net = convert(model(), HALF, ["blocks.*"], update=True)
+    net = convert(model(), HALF, ["blocks.*"], start="update")
     result = net.load_state_dict(dense.state_dict(), strict=False)
     assert not result.unexpected_keys
     assert all(".parameterization." in key for key in result.missing_keys)

@@ -11,12 +11,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"zoo", "zoo.errors"},
-    {"zoo.bases", "zoo.selection"},
+    {"zoo.bases", "zoo.selection", "zoo.budget"},
     {"zoo.transforms"},
     {"zoo.spectrum"},
     {"zoo.parameterizations"},
     {"zoo.linear"},
     {"zoo.convert"},
+    {"zoo.loader"},
     {"zoo.testing", "zoo.module", "zoo.tensorboard", "zoo.checkpoints"},
     {"zoo.callbacks"},
     {"tasks"},

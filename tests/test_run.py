@@ -44,14 +44,14 @@ def test_a_fit_leaves_config_checkpoints_events_and_summary(place, small, capsys
     assert summary["parameterization"] == "DCT" and summary["arguments"]["ratio"] == 0.5
     assert summary["steps"] == 6 and summary["seed"] == 0 and summary["corpus"] == "text"
     assert len(summary["corpus_sha256"]) == 64 and summary["versions"]["torch"] == torch.__version__
-    assert summary["loss"] == summary["best_loss"] == summary["metrics"]["val/loss"]
+    assert summary["loss"] == summary["best"] == summary["metrics"]["val/loss"]
     assert summary["trainable"] == sum(v.numel() for k, v in weights(folder).items())
     assert summary["seconds"] > 0 and summary["steps_per_second"] > 0
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["model"]["init_args"]["parameterization"]["class_path"] == "zoo.parameterizations.DCT"
     table = capsys.readouterr().out
     for words in ("validation loss", "perplexity", "bits per char", "trainable / replaced / total", "mean stable rank",
-                  "wall time", "corpus", "tensorboard --logdir runs", str(folder)):
+                  "wall time", "data", "tensorboard --logdir runs", str(folder)):
         assert words in table
     assert max(map(len, table.splitlines())) <= 80
 

@@ -80,3 +80,11 @@ def test_seeds_and_labels_make_streams_of_their_own():
 def test_uniform_matrix_has_unit_variance():
     u = uniform_matrix(300, 300, 0)
     assert u.mean().abs() < 0.02 and (u.var() - 1).abs() < 0.02 and u.abs().max() <= 3**0.5
+
+
+def test_uniform_matrices_are_corners_of_one():
+    """A smaller matrix is the corner of a larger one, and neighbours are independent."""
+    u = uniform_matrix(300, 200, 0)
+    assert torch.equal(uniform_matrix(7, 120, 0), u[:7, :120])
+    for a, b in ((u[1:], u[:-1]), (u[:, 1:], u[:, :-1]), (u, uniform_matrix(300, 200, 1))):
+        assert torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1].abs() < 0.02

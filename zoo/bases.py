@@ -45,10 +45,23 @@ def haar_matrix(n: int, seed: int, *labels: object) -> Tensor:
     return q * r.diagonal().sign()
 
 
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """x >> bits for int64 that stands for an unsigned number."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
 @lru_cache(maxsize=32)
 def uniform_matrix(rows: int, columns: int, seed: int, *labels: object) -> Tensor:
-    """Independent entries of mean 0 and variance 1, uniform in +-sqrt(3); (rows, columns), float64."""
-    u = torch.rand(rows, columns, dtype=torch.float64, generator=generator(seed, "uniform", rows, columns, *labels))
+    """Independent entries of mean 0 and variance 1, uniform in +-sqrt(3); (rows, columns), float64.
+
+    The corner of one infinite matrix: an entry depends on its place and the seed, not on the size, so that layers of
+    different sizes can share one basis. Entry (i, j) is the hash SplitMix64 of its place (Steele et al., OOPSLA 2014).
+    """
+    place = torch.arange(rows)[:, None] * (1 << 32) + torch.arange(columns)
+    x = place * -7046029254386353131 + stream_seed(seed, "uniform", *labels)  # 0x9E3779B97F4A7C15, wrapping
+    x = (x ^ _shift(x, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
+    x = (x ^ _shift(x, 27)) * -7723592293110705685  # 0x94D049BB133111EB
+    u = _shift(x ^ _shift(x, 31), 11).double() * 2.0**-53
     return (2 * u - 1) * math.sqrt(3)
 
 

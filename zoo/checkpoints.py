@@ -60,7 +60,8 @@ def check(path: Path, model: nn.Module) -> dict[str, Any]:
             basis is another one.
     """
     checkpoint = load(path)
-    theirs, mine = checkpoint["state_dict"], model.state_dict()
+    theirs = checkpoint["state_dict"]
+    mine = model.trained_state() if isinstance(model, ZooModule) else model.state_dict()
     for name, tensor in mine.items():
         if name not in theirs:
             raise UserError(f"checkpoint '{path}' is of another model: it has no {name}{REMEDY}")

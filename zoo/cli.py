@@ -131,6 +131,8 @@ class ZooCLI(LightningCLI):
         parser.add_lightning_class_args(Checkpoint, "checkpoint")  # after those whose state it saves
         for source, target in tasks.LINKS.items():
             parser.link_arguments(source, target, apply_on="instantiate")
+        for source, target in tasks.SETTINGS.items():
+            parser.link_arguments(source, target)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
 
@@ -245,7 +247,7 @@ def run(argv: list[str]) -> int:
             seed_everything_default=0, auto_configure_optimizers=False, parser_class=Parser,
             trainer_defaults={
                 "callbacks": [Progress(), RunSummary()], "enable_checkpointing": False, "enable_model_summary": False,
-                "num_sanity_val_steps": 0, "enable_autolog_hparams": False,
+                "num_sanity_val_steps": 0, "enable_autolog_hparams": False, "use_distributed_sampler": False,
             },
             save_config_callback=SaveConfig, save_config_kwargs={"overwrite": True},
         )

@@ -1,18 +1,23 @@
 """Swap the linear layers of any model for parameterized ones, and back."""
 
 import copy
+import functools
 import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from zoo.budget import Budget
 from zoo.errors import UserError
 from zoo.linear import ZooLinear
 from zoo.parameterizations import WeightParameterization
 
+Start = Literal["random", "update", "project"]
 ParameterizationFactory = Callable[[int, int], WeightParameterization]
 """(out_features, in_features) to a parameterization: a class, or one with its other arguments bound."""
 
@@ -26,9 +31,26 @@ def matches(name: str, pattern: str) -> bool:
     return any(fnmatchcase(".".join(parts[i:]), pattern) for i in range(len(parts)))
 
 
-def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """Every `nn.Linear` by name, and no layer that was converted already."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether this is GPT-2's linear layer of the transformers library, y = x W + b with W of shape (in, out)."""
+    return type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers.")
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether this is a plain linear layer, which `convert` can swap."""
+    return isinstance(module, nn.Linear) or is_conv1d(module)
+
+
+def dense_weight(layer: nn.Module) -> Tensor:
+    """W of a linear layer or Conv1D as (out_features, in_features); a view."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.mT if is_conv1d(layer) else weight
+
+
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Every `nn.Linear` and `Conv1D` by name, and no layer that was converted already."""
+    return {name: m for name, m in model.named_modules() if is_linear(m)}
 
 
 def zoo_layers(model: nn.Module) -> dict[str, ZooLinear]:
@@ -48,54 +70,80 @@ def convert(
     parameterization: ParameterizationFactory,
     targets: Sequence[str],
     overrides: Mapping[str, ParameterizationFactory] | None = None,
-    update: bool = False,
+    start: Start = "random",
     scale: float = 1.0,
+    budget: Budget | None = None,
 ) -> nn.Module:
     """Give every linear layer that matches a target a parameterized weight, in place.
 
-    Each W starts with the root-mean-square of the weight that it replaces, so that a model's own initialisation rule
-    is kept; or at 0 where the old weight stays as a frozen base.
-
     Args:
-        model: any module with `nn.Linear` layers.
+        model: any module with `nn.Linear` layers, or transformers' `Conv1D`.
         parameterization: makes the weight of a layer.
         targets: globs of layer names (`matches`); none may match nothing.
         overrides: parameterizations for the layers that match a glob, the last match wins; none may match nothing.
-        update: keep the old weights frozen, and train updates of them.
+        start: `random`, with the root-mean-square of the weight that W replaces, so that a model's own initialisation
+            rule is kept; `update`, the old weight stays as a frozen base and W starts at 0; or `project`, W starts as
+            near to the old weight as its parameterization allows.
         scale: s of `ZooLinear`.
+        budget: of all layers together that no override decides; `parameterization` must have none of its own.
 
     Returns:
         `model`.
 
     Raises:
-        UserError: if a pattern matches no layer, or a parameterization cannot have a layer's shape.
+        UserError: if a pattern matches no layer, a parameterization cannot have a layer's shape, or there are two
+            budgets.
     """
     layers = linear_layers(model)
     chosen = {name: layer for name, layer in layers.items() if any(matches(name, t) for t in targets)}
     factories = dict.fromkeys(chosen, parameterization)
     for pattern, candidates in [*((t, layers) for t in targets), *((o, chosen) for o in overrides or {})]:
         if not any(matches(name, pattern) for name in candidates):
-            raise UserError(f"pattern {pattern!r} matches no linear layer; there are: {_summary(candidates)}")
+            raise UserError(f"pattern {pattern!r} matches no linear layer; there are: {summary(candidates)}")
     for pattern, factory in (overrides or {}).items():
         factories.update({name: factory for name in chosen if matches(name, pattern)})
+    if budget is not None:
+        factories |= _spread(budget, parameterization, factories, chosen)
     for name, layer in chosen.items():
+        old = dense_weight(layer)
         try:
-            weight = factories[name](layer.out_features, layer.in_features)
+            weight = factories[name](*old.shape)
         except Exception as error:  # a user's own class can raise anything
             raise UserError(f"{name}: {_why(factories[name], error)}") from error
         weight.layer = name
-        weight.to(layer.weight.device, layer.weight.dtype)
-        std = 0.0 if update or layer.weight.is_meta else layer.weight.detach().square().mean().sqrt().item()
-        weight.reset_parameters(std)
-        model.set_submodule(name, ZooLinear(weight, layer.bias, layer.weight if update else None, scale))
+        weight.to(old.device, torch.promote_types(old.dtype, torch.float32) if start == "update" else old.dtype)
+        weight.reset_parameters(0.0 if start == "update" or old.is_meta else old.detach().square().mean().sqrt().item())
+        if start == "project":
+            weight.project_(old.detach())
+        new = ZooLinear(weight, layer.bias, old if start == "update" else None, scale)  # type: ignore[arg-type]
+        new.replaced = type(layer)
+        model.set_submodule(name, new.train(layer.training))
     return model
 
 
+def _spread(
+    budget: Budget, factory: ParameterizationFactory, factories: Mapping[str, ParameterizationFactory],
+    layers: Mapping[str, nn.Module],
+) -> dict[str, ParameterizationFactory]:
+    """The factory with each layer's share of a budget, for the layers that it serves."""
+    own = [k for k in ("ratio", "coefficients", "lora_rank", "num_bases") if getattr(factory, "keywords", {}).get(k)]
+    if own:
+        raise UserError(f"budget (of all layers) and the parameterization's own {own[0]} exclude each other: drop one")
+    shapes = {name: tuple(dense_weight(layers[name]).shape) for name, f in factories.items() if f is factory}
+    split = budget.split(shapes)  # type: ignore[arg-type]
+    return {name: functools.partial(factory, ratio=k / math.prod(shapes[name])) for name, k in split.items()}
+
+
 def merge(model: nn.Module) -> nn.Module:
-    """A copy with plain `nn.Linear` layers and, to 1e-5, the same outputs."""
+    """A copy with the plain layers that were there before conversion and, to 1e-5, the same outputs."""
     plain = copy.deepcopy(model)
     for name, layer in zoo_layers(plain).items():
-        plain.set_submodule(name, layer.merge())
+        linear: nn.Module = layer.merge()
+        if layer.replaced is not nn.Linear and layer.replaced.__name__ == "Conv1D":
+            conv = layer.replaced(layer.out_features, layer.in_features)
+            conv.weight, conv.bias = nn.Parameter(linear.weight.mT.contiguous()), linear.bias  # type: ignore[union-attr, operator]
+            linear = conv
+        plain.set_submodule(name, linear)
     return plain
 
 
@@ -151,13 +199,13 @@ def _why(factory: ParameterizationFactory, error: Exception) -> str:
     return f"{name} cannot be made: {blame(error)}; zoo check tests a class"
 
 
-def _summary(names: Mapping[str, nn.Module]) -> str:
+def summary(names: Mapping[str, nn.Module]) -> str:
     """Layer names with block numbers folded: blocks.*.attn.qkv, head."""
     folded = (".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names)
     return ", ".join(dict.fromkeys(folded)) or "none"
 
 
 __all__ = [
-    "ParameterizationFactory", "blame", "convert", "counts", "kind", "linear_layers", "matches", "merge", "table",
-    "zoo_layers",
+    "ParameterizationFactory", "Start", "blame", "convert", "counts", "dense_weight", "is_conv1d",
+    "is_linear", "kind", "linear_layers", "matches", "merge", "summary", "table", "zoo_layers",
 ]

@@ -18,8 +18,8 @@ class ZooLinear(nn.Module):
 
     Args:
         parameterization: W, of shape (out_features, in_features).
-        bias: (out_features,), trained, or None.
-        weight: the frozen W0 of W's shape, or None for a layer from scratch.
+        bias: (out_features,), or None; trained, unless it is a parameter that is frozen already.
+        weight: the frozen W0 of W's shape, or None for a layer from scratch; may be of another dtype than W.
         scale: s.
 
     Raises:
@@ -38,8 +38,10 @@ class ZooLinear(nn.Module):
         self.out_features, self.in_features = parameterization.shape
         self.scale = scale
         self.weight = None if weight is None else nn.Parameter(weight.detach(), requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach())
+        trained = not isinstance(bias, nn.Parameter) or bias.requires_grad
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=trained)
         self.parameterization = parameterization
+        self.replaced: type[nn.Module] = nn.Linear  # what `zoo.convert.merge` gives back
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
@@ -47,7 +49,11 @@ class ZooLinear(nn.Module):
             return self.parameterization(x, self.bias)
         if self.weight is None:
             return F.linear(x, self.effective_weight(), self.bias)
-        return F.linear(x, self.weight, self.bias) + self.scale * self.parameterization(x)
+        y = F.linear(x, self.weight, self.bias)
+        dtype = next(self.parameterization.parameters()).dtype
+        if y.dtype == dtype or torch.is_autocast_enabled(x.device.type):
+            return self.parameterization.add_to(y, x, self.scale)
+        return self.parameterization.add_to(y.to(dtype), x.to(dtype), self.scale).to(y.dtype)
 
     def update(self) -> Tensor:
         """What training added to the frozen weight, s W; from scratch, all of it; (out_features, in_features)."""
@@ -59,8 +65,9 @@ class ZooLinear(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> nn.Linear:
-        """A plain layer with the same outputs."""
+        """A plain layer with the same outputs, in the dtype of W0 where there is one."""
         w = self.effective_weight()
+        w = w if self.weight is None else w.to(self.weight.dtype)
         plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device=w.device, dtype=w.dtype)
         plain.weight.copy_(w)
         if self.bias is not None:

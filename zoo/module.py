@@ -14,9 +14,11 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from zoo.bases import stream_seed
-from zoo.convert import ParameterizationFactory, convert, counts, zoo_layers
+from zoo.budget import Budget
+from zoo.convert import ParameterizationFactory, Start, convert, counts, is_linear, zoo_layers
 from zoo.errors import UserError
 from zoo.linear import ZooLinear
+from zoo.loader import StepLoader
 from zoo.parameterizations import WeightParameterization
 
 
@@ -29,7 +31,7 @@ class OptimizerConfig:
         weight_decay: shrinks W by `lr * weight_decay` a step, whatever the parameterization.
         beta1: decay of the first moment.
         beta2: decay of the second moment.
-        warmup: steps from 0 to `lr`.
+        warmup: steps from 0 to `lr`; below 1, a share of all steps.
         final_lr: share of `lr` at the last step.
         clip: largest global gradient norm, or null.
     """
@@ -38,7 +40,7 @@ class OptimizerConfig:
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.99
-    warmup: int = 100
+    warmup: float = 100
     final_lr: float = 0.1
     clip: float | None = 1.0
 
@@ -54,6 +56,10 @@ class OptimizerConfig:
         if self.clip is not None and not self.clip > 0:
             raise UserError(f"optimizer.clip must be above 0, or null, got {self.clip}")
 
+    def warmup_steps(self, steps: int) -> int:
+        """Of a run of `steps`."""
+        return round(self.warmup * steps if self.warmup < 1 else self.warmup)
+
 
 def warmup_cosine(step: int, steps: int, warmup: int, final: float) -> float:
     """The learning rate's share of its peak: (step + 1) / warmup rising, then a half cosine from 1 to `final`."""
@@ -66,10 +72,18 @@ def warmup_cosine(step: int, steps: int, warmup: int, final: float) -> float:
 class ZooData(LightningDataModule, ABC):
     """The data of a task.
 
-    `name` stands in the run's name, and `facts` in its summary, so that runs on different data are never confused.
+    `name` stands in the run's name, `headline` at the end of its table and `facts` in its summary, so that runs on
+    different data are never confused. A subclass whose training batches come from a `StepLoader` keeps it in `batches`
+    and is resumed exactly.
     """
 
     name: str = "data"
+    batches: StepLoader | None = None
+    _position: dict[str, int] | None = None
+
+    def headline(self) -> str:
+        """The data in a few words."""
+        return self.name
 
     def facts(self) -> dict[str, object]:
         """What identifies the data: plain values, such as the corpus and its sha256."""
@@ -79,12 +93,31 @@ class ZooData(LightningDataModule, ABC):
         """Settings to keep with a run in place of those given, where the data decided otherwise."""
         return {}
 
+    def continued(self, batches: StepLoader) -> StepLoader:
+        """These training batches, from where a checkpoint left them."""
+        if self._position is not None:
+            batches.load_state_dict(self._position)
+        self.batches = batches
+        return batches
+
+    def state_dict(self) -> dict[str, int]:
+        """How far training has come.
+
+        Lightning keeps a loader's state too, but forgets to restore it where the schedule asked for the number of
+        batches first.
+        """
+        return self.batches.state_dict() if self.batches is not None else self._position or {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Where training goes on."""
+        self._position = dict(state_dict) or None
+
 
 class ZooModule(LightningModule, ABC):
     """A task: a network whose chosen linear layers live in a parameterization.
 
     A subclass builds its network as `net`, hands it to `parameterize` and writes the usual steps. It logs
-    the loss that decides as `val/loss`.
+    `val/loss`; where something else decides, it logs that as `val/score`, more is better, and says so in `monitor`.
 
     Args:
         parameterization: makes the weight of a layer from its (out_features, in_features).
@@ -92,8 +125,11 @@ class ZooModule(LightningModule, ABC):
         overrides: other parameterizations for layers that match a glob.
         optimizer: how to train.
         seed: of everything random in training, with the step and the rank.
+        budget: of all targets together; the parameterization then has none of its own.
     """
 
+    monitor: str = "val/loss"
+    """The metric whose best value makes `best.ckpt`: the least of a loss, the largest of a score."""
     default_targets: tuple[str, ...] = ("*",)
     from_data: tuple[str, ...] = ()
     """Settings that come from the data; a checkpoint with others is refused."""
@@ -106,6 +142,7 @@ class ZooModule(LightningModule, ABC):
         overrides: dict[str, ParameterizationFactory] | None = None,
         optimizer: OptimizerConfig | None = None,
         seed: int = 0,
+        budget: Budget | None = None,
     ) -> None:
         super().__init__()
         self.parameterization = parameterization
@@ -113,6 +150,7 @@ class ZooModule(LightningModule, ABC):
         if not self.targets:
             raise UserError("targets is empty: name the layers to convert, as in --model.targets '[\"blocks.*\"]'")
         self.overrides = overrides or {}
+        self.budget = budget
         self.optimizer_config = optimizer or OptimizerConfig()
         self.seed = seed
         self._gradients: tuple[list[str], Tensor] | None = None
@@ -129,9 +167,9 @@ class ZooModule(LightningModule, ABC):
             self.hparams[key] = plain(value)
         self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
 
-    def parameterize(self, network: nn.Module, update: bool = False) -> nn.Module:
-        """Convert the chosen layers of a network; `update` keeps their weights frozen as a base."""
-        return convert(network, self.parameterization, self.targets, self.overrides, update)
+    def parameterize(self, network: nn.Module, start: Start = "random", scale: float = 1.0) -> nn.Module:
+        """Convert the chosen layers of a network (`zoo.convert.convert`)."""
+        return convert(network, self.parameterization, self.targets, self.overrides, start, scale, self.budget)
 
     def describe(self) -> dict[str, object]:
         """The parameterization and the counts that a run's summary and hyperparameters state."""
@@ -156,7 +194,7 @@ class ZooModule(LightningModule, ABC):
         adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            adamw, lambda step: warmup_cosine(step, steps, config.warmup, config.final_lr)
+            adamw, lambda step: warmup_cosine(step, steps, config.warmup_steps(steps), config.final_lr)
         )
         return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -206,8 +244,20 @@ class ZooModule(LightningModule, ABC):
 
     # ---- Checkpoints -------------------------------------------------------------------------------------------------
 
+    def trained_state(self) -> dict[str, Tensor]:
+        """The state dict without what is frozen: coefficients, and what else is trained."""
+        frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        return {name: value for name, value in self.state_dict().items() if name not in frozen}
+
+    @property
+    def strict_loading(self) -> bool:
+        """Not for Lightning, which would miss what is frozen; `zoo.checkpoints.check` compares what is trained."""
+        return False
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the hash of what is rebuilt from seeds."""
+        """Leave out what is frozen; add the task's class, and the hash of what is rebuilt from seeds."""
+        checkpoint["state_dict"] = self.trained_state()
+        checkpoint["zoo_task"] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint["zoo_fingerprints"] = fingerprints(self.net)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -257,7 +307,7 @@ def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[d
     for module in model.modules():
         if isinstance(module, WeightParameterization):
             decayed.update((id(p), module.lr_mult) for p in module.parameters())
-        elif isinstance(module, nn.Linear | ZooLinear) and module.weight is not None:
+        elif (is_linear(module) or isinstance(module, ZooLinear)) and module.weight is not None:
             decayed[id(module.weight)] = 1.0
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for p in model.parameters():

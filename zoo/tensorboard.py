@@ -32,7 +32,7 @@ MEASURES = {
 }
 """What the tags of each measure start with."""
 
-METRICS = ("loss", "best_loss", "stable_rank")
+METRICS = ("loss", "score", "best", "stable_rank")
 """Of a run's row among the HParams, each as `hp/<name>`; every one stands in the summary."""
 
 

@@ -1,7 +1,6 @@
 """One text as training windows drawn by step, and as validation windows that score every character once."""
 
 import warnings
-from collections.abc import Iterator
 from functools import cached_property
 
 import torch
@@ -11,14 +10,15 @@ from torch.utils.data import DataLoader
 from tasks.char_lm.corpus import Corpus, load_corpus
 from zoo.bases import generator
 from zoo.errors import UserError
+from zoo.loader import StepLoader
 from zoo.module import ZooData
 
 IGNORE = -100
 """Target of a position that is not scored."""
 
 
-class WindowLoader:
-    """`steps` batches of windows an epoch, each a function of the seed and its number: a resumed run goes on exactly.
+class WindowLoader(StepLoader):
+    """`steps` batches of windows an epoch, each a function of the seed and its number.
 
     Yields (inputs, targets), int64 of shape (batch_size, block_size) each; of a step's `batch_size * world` windows,
     rank r takes every world-th from the r-th.
@@ -27,20 +27,10 @@ class WindowLoader:
     def __init__(
         self, ids: Tensor, steps: int, batch_size: int, block_size: int, seed: int, rank: int = 0, world: int = 1
     ) -> None:
-        self.ids, self.steps, self.seed = ids, steps, seed
+        super().__init__(steps)
+        self.ids, self.seed = ids, seed
         self.batch_size, self.block_size = batch_size, block_size
         self.rank, self.world = rank, world
-        self.position = 0
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        while True:
-            self.position += 1  # before the batch is used: a checkpoint taken then has seen it
-            yield self.batch(self.position - 1)
-            if self.position % self.steps == 0:
-                return
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Batch number `step`."""
@@ -49,14 +39,6 @@ class WindowLoader:
         starts = starts[self.rank :: self.world, None]
         windows = self.ids[starts + torch.arange(self.block_size + 1)].long()  # (batch, block + 1)
         return windows[:, :-1], windows[:, 1:]
-
-    def state_dict(self) -> dict[str, int]:
-        """The number of the next batch."""
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the batches that a checkpoint had seen."""
-        self.position = state["position"]
 
 
 def scored_once(context: Tensor, ids: Tensor, block_size: int) -> list[tuple[Tensor, Tensor]]:
@@ -103,8 +85,6 @@ class CharData(ZooData):
                 raise UserError(f"data.{name} must be at least 1, got {value}")
         self.corpus_name, self.data_dir, self.fallback = corpus, data_dir, fallback
         self.batch_size, self.block_size, self.seed = batch_size, block_size, seed
-        self._train: WindowLoader | None = None
-        self._position = {"position": 0}
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -139,6 +119,10 @@ class CharData(ZooData):
         """Where validation begins."""
         return int(0.9 * len(self.ids))
 
+    def headline(self) -> str:
+        """The corpus and the start of its hash."""
+        return f"{self.name} (sha256 {self.corpus.sha256[:12]})"
+
     def facts(self) -> dict[str, object]:
         """The corpus and its hash, sizes and the windows."""
         return {
@@ -157,7 +141,7 @@ class CharData(ZooData):
         if self.corpus.instead_of:
             warnings.warn(self.corpus.instead_of, stacklevel=2)
 
-    def train_dataloader(self) -> WindowLoader:
+    def train_dataloader(self) -> StepLoader:
         """As many batches as the trainer has steps; without a number of steps, one pass' worth of characters."""
         trainer = self.trainer
         assert trainer is not None
@@ -165,29 +149,15 @@ class CharData(ZooData):
             steps = trainer.max_steps * trainer.accumulate_grad_batches
         else:
             steps = max(1, self.split // (self.batch_size * self.block_size * trainer.world_size))
-        self._train = WindowLoader(
+        return self.continued(WindowLoader(
             self.ids[: self.split], steps, self.batch_size, self.block_size, self.seed,
             trainer.global_rank, trainer.world_size,
-        )
-        self._train.load_state_dict(self._position)
-        return self._train
+        ))
 
     def val_dataloader(self) -> DataLoader:
         """Every character of the last tenth, once."""
         windows = scored_once(self.ids[: self.split], self.ids[self.split :], self.block_size)
         return DataLoader(windows, batch_size=max(64, self.batch_size))  # type: ignore[arg-type]
-
-    def state_dict(self) -> dict[str, int]:
-        """How far training has come.
-
-        Lightning keeps a loader's state too, but forgets to restore it where the schedule asked for the number of
-        batches first.
-        """
-        return self._position if self._train is None else self._train.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Where training goes on."""
-        self._position = dict(state_dict)
 
     def test_dataloader(self) -> DataLoader:
         """The validation characters: the corpus has no third split."""

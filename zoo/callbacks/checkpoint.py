@@ -1,4 +1,4 @@
-"""Two checkpoints a run: `last.ckpt`, to resume from, and `best.ckpt`, of the lowest validation loss."""
+"""Two checkpoints a run: `last.ckpt`, to resume from, and `best.ckpt`, of the best validation, without the optimizer."""
 
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,16 @@ class Checkpoint(Callback):
     """Keeps `checkpoints/last.ckpt` and `checkpoints/best.ckpt` in the run's folder.
 
     Both are written whole or not at all, so that a run killed at any moment leaves one to resume from. Each loads with
-    `torch.load(path, weights_only=True)`.
+    `torch.load(path, weights_only=True)`. `best.ckpt` holds what is trained, 4 bytes a number; `last.ckpt` the
+    optimizer's two moments as well.
 
     Args:
         every_n_steps: steps between two writes of `last.ckpt`; it is also written at the end. 0 keeps no checkpoint.
-        monitor: the metric whose least value makes `best.ckpt`.
+        monitor: the metric whose best value makes `best.ckpt`; by default the task's. Of a loss the least is best, of
+            anything else the largest.
     """
 
-    def __init__(self, every_n_steps: int = 250, monitor: str = "val/loss") -> None:
+    def __init__(self, every_n_steps: int = 250, monitor: str | None = None) -> None:
         if every_n_steps < 0:
             raise UserError(f"checkpoint.every_n_steps must be at least 0, which keeps none, got {every_n_steps}")
         self.every_n_steps = every_n_steps
@@ -42,31 +44,36 @@ class Checkpoint(Callback):
             self._save(trainer, "last.ckpt")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write `best.ckpt`, if the loss is the lowest yet."""
-        loss = trainer.callback_metrics.get(self.monitor)
-        if loss is None or not loss.isfinite() or trainer.state.fn != "fit":
+        """Write `best.ckpt`, if this is the best validation yet."""
+        value = trainer.callback_metrics.get(self.metric(pl_module))
+        if value is None or not value.isfinite() or trainer.state.fn != "fit":
             return
-        if self.best is None or loss.item() < self.best:
-            self.best, self.best_step = loss.item(), trainer.global_step
-            self._save(trainer, "best.ckpt")
+        sign = 1 if self.metric(pl_module).endswith("loss") else -1
+        if self.best is None or sign * value.item() < sign * self.best:
+            self.best, self.best_step = value.item(), trainer.global_step
+            self._save(trainer, "best.ckpt", weights_only=True)
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
-            self._save(trainer, "last.ckpt")  # again, now that it knows of this loss
+            self._save(trainer, "last.ckpt")  # again, now that it knows of this value
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write `last.ckpt`."""
         self._save(trainer, "last.ckpt")
 
-    def _save(self, trainer: Trainer, name: str) -> None:
+    def metric(self, module: LightningModule) -> str:
+        """What decides."""
+        return self.monitor or getattr(module, "monitor", "val/loss")
+
+    def _save(self, trainer: Trainer, name: str, weights_only: bool = False) -> None:
         folder = self.folder(trainer)
         if folder is None:
             return
         if all(p.isfinite().all() for p in trainer.lightning_module.parameters() if p.requires_grad):
-            trainer.save_checkpoint(folder / name, weights_only=False)  # a good one is never replaced by a bad one
+            trainer.save_checkpoint(folder / name, weights_only)  # a good one is never replaced by a bad one
 
     def state_dict(self) -> dict[str, Any]:
-        """The best loss so far."""
+        """The best value so far."""
         return {"best": self.best, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the best loss so far."""
+        """Go on from the best value so far."""
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]

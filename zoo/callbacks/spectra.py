@@ -1,5 +1,6 @@
 """Rank and spectral energy of every parameterized weight, logged as it trains."""
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -103,11 +104,12 @@ class StableRank(SpectrumCallback):
 
     @property
     def mean(self) -> float | None:
-        """Over the layers, at the last look."""
+        """Over the layers, at the last look: of dW, where there is a base."""
         if not self.looks:
             return None
-        last = self.looks[max(self.looks)]
-        values = [v for tag, v in last.items() if not tag.split("/")[1].startswith(("all.", "kind.", "update."))]
+        last = {tag.removeprefix("stable_rank/"): value for tag, value in self.looks[max(self.looks)].items()}
+        updates = {tag.removeprefix("update."): value for tag, value in last.items() if tag.startswith("update.")}
+        values = [v for tag, v in (updates or last).items() if not tag.startswith(("all.", "kind."))]
         return sum(values) / len(values)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -117,9 +119,12 @@ class StableRank(SpectrumCallback):
             start = time.perf_counter()
             layers = zoo_layers(pl_module.net)  # type: ignore[arg-type]
             steps = sorted(self.looks)
-            values = torch.tensor([[self.looks[step][f"stable_rank/{name}"] for step in steps] for name in layers])
+            update = "update." if any(layer.weight is not None for layer in layers.values()) else ""
+            tags = [f"stable_rank/{update}{name}" for name in layers]
+            values = torch.tensor([[self.looks[step].get(tag, math.nan) for step in steps] for tag in tags])
             largest = max(2, *(min(layer.out_features, layer.in_features) for layer in layers.values()))
-            image = tensorboard.heatmap(values, list(layers), steps, "stable rank of W", 1, largest)
+            title = f"stable rank of {'dW' if update else 'W'}"
+            image = tensorboard.heatmap(values, list(layers), steps, title, 1, largest)
             trainer.logger.experiment.add_image("stable_rank/heatmap", image, trainer.global_step)
             self.seconds += time.perf_counter() - start
 

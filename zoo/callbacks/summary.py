@@ -85,15 +85,18 @@ class RunSummary(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         return {
             "task": type(module).__name__,
-            **(data.facts() if isinstance(data, ZooData) else {}),
+            **({"data": data.headline(), **data.facts()} if isinstance(data, ZooData) else {}),
             **module.describe(),
             "arguments": module.arguments(),
             "targets": module.targets,
             "loss": metrics.get("val/loss"),
-            "best_loss": checkpoint.best if checkpoint else None,
+            "score": metrics.get("val/score"),
+            "monitor": checkpoint.metric(module) if checkpoint else module.monitor,
+            "best": checkpoint.best if checkpoint else None,
             "best_step": checkpoint.best_step if checkpoint else None,
             "metrics": metrics,
             "stable_rank": ranks.mean if ranks else None,
+            "updates": any(layer.weight is not None for layer in zoo_layers(module.net).values()),
             "seed": module.seed,
             "steps": trainer.global_step,
             "lr": config.lr,
@@ -140,15 +143,17 @@ def render(summary: dict[str, Any], folder: Path | None) -> str:
     minutes, seconds = divmod(round(summary["seconds"]), 60)
     rows = {tag.removeprefix("val/").replace("_", " "): f"{value:.4f}" for tag, value in summary["metrics"].items()}
     rows = {"validation " + name if name == "loss" else name: value for name, value in rows.items()}
-    if summary["best_loss"] is not None:
-        rows["best loss"] = f"{summary['best_loss']:.4f} at step {summary['best_step']:,}"
+    if summary["best"] is not None:
+        name = summary["monitor"].removeprefix("val/").replace("_", " ")
+        rows[f"best {name}"] = f"{summary['best']:.4f} at step {summary['best_step']:,}"
     counts = (summary["trainable"], summary["replaced"], summary["total"])
     rows["trainable / replaced / total"] = " / ".join(f"{count:,}" for count in counts)
     if summary["stable_rank"] is not None:
-        rows["mean stable rank"] = f"{summary['stable_rank']:.2f}"
+        of = " of dW" if summary["updates"] else ""
+        rows["mean stable rank"] = f"{summary['stable_rank']:.2f}{of}"
     rows["wall time"] = f"{minutes}:{seconds:02d} min, {summary['steps_per_second']:.1f} steps/s"
-    if "corpus" in summary:
-        rows["corpus"] = f"{summary['corpus']} (sha256 {summary['corpus_sha256'][:12]})"
+    if "data" in summary:
+        rows["data"] = summary["data"]
     if folder is not None:
         where = _relative(folder)
         rows["run"] = str(where)

@@ -60,6 +60,10 @@ class WeightParameterization(nn.Module, ABC):
         """x W^T + b; (..., in_features) to (..., out_features). A path that never builds W must equal this one."""
         return F.linear(x, self.weight(), bias)
 
+    def add_to(self, y: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
+        """y + s x W^T; y (..., out_features), x (..., in_features). A fused path must equal this one."""
+        return torch.add(y, self(x), alpha=scale)
+
     @property
     def lr_mult(self) -> float:
         """Factor on the learning rate that makes a step of an Adam-like optimizer as large in W as a dense one.
@@ -83,6 +87,10 @@ class WeightParameterization(nn.Module, ABC):
     def num_trainable(self) -> int:
         """How many coefficients are trained."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def _add_product(self, y: Tensor, x: Tensor, w: Tensor, scale: float) -> Tensor:
+        """y + s x w^T in one pass over y."""
+        return torch.addmm(y.flatten(0, -2), x.flatten(0, -2), w.mT, alpha=scale).view_as(y)
 
     def for_layer(self, name: str) -> "WeightParameterization":
         """Serve the layer of this name: positions drawn per layer differ between layers, bases stay shared."""

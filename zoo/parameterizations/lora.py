@@ -59,6 +59,9 @@ class LoRA(WeightParameterization):
         """(x A^T) B^T + b: r (m + n) operations per row of x instead of mn."""
         return F.linear(F.linear(x, self.lora_A), self.lora_B, bias)
 
+    def add_to(self, y: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
+        return self._add_product(y, F.linear(x, self.lora_A), self.lora_B, scale)
+
     @torch.no_grad()
     def reset_parameters(self, std: float) -> None:
         """Factors of variance std / sqrt(r) each, so that E[W_ij^2] = std^2; std = 0: A ~ N(0, 1 / n), B = 0."""

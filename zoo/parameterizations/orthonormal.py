@@ -15,28 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo import bases, transforms
+from zoo.budget import layer_budget
 from zoo.parameterizations.base import WeightParameterization
 from zoo.selection import Selection, select
-
-
-def resolve_budget(m: int, n: int, ratio: float | None, coefficients: int | None) -> int:
-    """K from exactly one of `ratio` (K = ratio mn, rounded, at least 1) and `coefficients` (K itself).
-
-    Raises:
-        ValueError: if both or neither is given, if ratio is not in (0, 1], or K not in [1, mn].
-    """
-    if ratio is None and coefficients is None:
-        raise ValueError("needs a budget: give ratio (a share of the weights) or coefficients (their number)")
-    if ratio is not None and coefficients is not None:
-        raise ValueError(f"ratio and coefficients exclude each other, got {ratio} and {coefficients}: set one to null")
-    if ratio is not None:
-        if not 0 < ratio <= 1:
-            raise ValueError(f"ratio must lie in (0, 1], got {ratio}")
-        return max(1, round(ratio * m * n))
-    assert coefficients is not None
-    if not 1 <= coefficients <= m * n:
-        raise ValueError(f"coefficients must lie in [1, {m * n}] for shape ({m}, {n}), got {coefficients}")
-    return coefficients
 
 
 class _Synthesize(torch.autograd.Function):
@@ -78,7 +59,8 @@ class OrthonormalSubspace(WeightParameterization):
         out_features: rows m of W.
         in_features: columns n of W.
         ratio: the share of the mn coefficients that is trained, in (0, 1]; or
-        coefficients: their number, in [1, mn]. Exactly one of the two.
+        coefficients: their number, in [1, mn]; or
+        lora_rank: as many as LoRA of this rank, K = r (m + n). Exactly one of the three.
         selection: which ones: `random`, `zigzag` (lowest anti-diagonals) or `lowpass` (a box at the origin).
         seed: of the basis and, together with the layer's name, of a random selection.
 
@@ -90,11 +72,11 @@ class OrthonormalSubspace(WeightParameterization):
 
     def __init__(
         self, out_features: int, in_features: int, ratio: float | None = None, coefficients: int | None = None,
-        selection: Selection = "random", seed: int = 0,
+        selection: Selection = "random", seed: int = 0, lora_rank: int | None = None,
     ) -> None:
         super().__init__(out_features, in_features, seed)
         self.selection = selection
-        self.coef = nn.Parameter(torch.empty(resolve_budget(out_features, in_features, ratio, coefficients)))
+        self.coef = nn.Parameter(torch.empty(layer_budget(out_features, in_features, ratio, coefficients, lora_rank)))
         self.reset_buffers()
         self.reset_parameters(in_features**-0.5)
 
@@ -149,6 +131,9 @@ class OrthonormalSubspace(WeightParameterization):
 
     def weight(self) -> Tensor:
         return _Synthesize.apply(self.coef, self.places, self)
+
+    def add_to(self, y: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
+        return self._add_product(y, x, self.weight(), scale)
 
     @torch.no_grad()
     def reset_parameters(self, std: float) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.bases import shared, uniform_matrix
+from zoo.budget import layer_budget
 from zoo.parameterizations.base import WeightParameterization
 
 
@@ -23,8 +24,9 @@ class RandLoRA(WeightParameterization):
         out_features: rows m of W.
         in_features: columns n of W.
         ratio: share of the mn weights: as many bases as fit; or
-        num_bases: N, at least 1. With neither, ceil(d / r): the fewest that reach full rank.
-        rank: r, in [1, min(m, n)]. By default 8, and with `ratio` the least one whose bases still reach full rank,
+        lora_rank: as many bases as fit into what LoRA of this rank has, r (m + n); or
+        num_bases: N, at least 1. With none of the three, ceil(d / r): the fewest that reach full rank.
+        rank: r, in [1, min(m, n)]. By default 8, and with a budget the least one whose bases still reach full rank,
             since building W costs 2 mn N r operations.
         scaling: of W: `peft` (alpha / r, alpha = 20 r) or `paper` (alpha / (r sqrt(N)), alpha = 2 r).
         alpha: the numerator, if not the one named.
@@ -40,19 +42,21 @@ class RandLoRA(WeightParameterization):
     def __init__(
         self, out_features: int, in_features: int, ratio: float | None = None, num_bases: int | None = None,
         rank: int | None = None, scaling: Literal["peft", "paper"] = "peft", alpha: float | None = None, seed: int = 0,
+        lora_rank: int | None = None,
     ) -> None:
         super().__init__(out_features, in_features, seed)
         d = min(self.shape)
         if rank is not None and not 1 <= rank <= d:
             raise ValueError(f"rank must lie in [1, {d}] for shape {self.shape}, got {rank}")
-        if ratio is not None and num_bases is not None:
-            raise ValueError(f"ratio and num_bases exclude each other, got {ratio} and {num_bases}: set one to null")
+        for name, value in (("ratio", ratio), ("lora_rank", lora_rank)):
+            if value is not None and num_bases is not None:
+                raise ValueError(f"{name} and num_bases exclude each other, got {value} and {num_bases}: set one to null")
         if num_bases is not None and num_bases < 1:
             raise ValueError(f"num_bases must be at least 1, got {num_bases}")
         if scaling not in ("peft", "paper"):
             raise ValueError(f"scaling must be peft or paper, got {scaling!r}")
-        if ratio is not None:
-            rank, num_bases = self._fit(ratio, rank)
+        if ratio is not None or lora_rank is not None:
+            rank, num_bases = self._fit(layer_budget(*self.shape, ratio, None, lora_rank), rank)
         self.rank = rank = rank or min(8, d)
         self.num_bases = num_bases = num_bases or math.ceil(d / rank)
         alpha = alpha if alpha is not None else (20.0 if scaling == "peft" else 2.0) * rank
@@ -62,16 +66,16 @@ class RandLoRA(WeightParameterization):
         self.reset_buffers()
         self.reset_parameters(in_features**-0.5)
 
-    def _fit(self, ratio: float, rank: int | None) -> tuple[int, int]:
-        """(r, N) for a share of the weights: N = floor(ratio mn / (r + d)), r the least with N r >= d."""
-        if not 0 < ratio <= 1:
-            raise ValueError(f"ratio must lie in (0, 1], got {ratio}")
-        d, budget = min(self.shape), int(ratio * self.out_features * self.in_features + 1e-9)
+    def _fit(self, budget: int, rank: int | None) -> tuple[int, int]:
+        """(r, N) for at most `budget` parameters: N = floor(budget / (r + d)), r the least with N r >= d."""
+        d = min(self.shape)
         ranks = [rank] if rank is not None else range(1, d + 1)
         fits = [(r, budget // (r + d)) for r in ranks if budget >= r + d]
         if not fits:
-            least = (ranks[0] + d) / (self.out_features * self.in_features)
-            raise ValueError(f"ratio {ratio} buys no basis for shape {self.shape}: one needs {least:.3g}")
+            raise ValueError(
+                f"{budget} coefficients buy no basis for shape {self.shape}: one needs {ranks[0] + d}, "
+                f"a ratio of {(ranks[0] + d) / (self.out_features * self.in_features):.3g}"
+            )
         return next((fit for fit in fits if fit[0] * fit[1] >= d), max(fits, key=lambda fit: fit[0] * fit[1]))
 
     def reset_buffers(self) -> None:
@@ -90,6 +94,9 @@ class RandLoRA(WeightParameterization):
             w = self.scale * (self.basis_B @ inner.flatten(0, 1))  # (M, d)
         w = w if self.out_features >= self.in_features else w.mT
         return w.to(self.randlora_lambda.dtype)
+
+    def add_to(self, y: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
+        return self._add_product(y, x, self.weight(), scale)
 
     @torch.no_grad()
     def reset_parameters(self, std: float) -> None:

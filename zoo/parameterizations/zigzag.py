@@ -20,7 +20,8 @@ class Zigzag(SeparableSubspace):
         out_features: rows m of W.
         in_features: columns n of W.
         ratio: the share of the mn coefficients that is trained, in (0, 1]; or
-        coefficients: their number, in [1, mn]. Exactly one of the two.
+        coefficients: their number, in [1, mn]; or
+        lora_rank: as many as LoRA of this rank, K = r (m + n). Exactly one of the three.
         basis: `dct`, or `random` for Haar-distributed sides.
         seed: of the random basis.
 
@@ -30,13 +31,13 @@ class Zigzag(SeparableSubspace):
 
     def __init__(
         self, out_features: int, in_features: int, ratio: float | None = None, coefficients: int | None = None,
-        basis: Literal["dct", "random"] = "dct", seed: int = 0,
+        basis: Literal["dct", "random"] = "dct", seed: int = 0, lora_rank: int | None = None,
     ) -> None:
         if basis not in ("dct", "random"):
             raise ValueError(f"basis must be dct or random, got {basis!r}")
         self.basis = basis  # before super(), which builds the buffers
         self.cosine = basis == "dct"
-        super().__init__(out_features, in_features, ratio, coefficients, selection="zigzag", seed=seed)
+        super().__init__(out_features, in_features, ratio, coefficients, "zigzag", seed, lora_rank)
 
     def side(self, n: int, axis: int) -> Tensor:
         return dct_matrix(n) if self.cosine else haar_matrix(n, self.seed, axis)

@@ -1,0 +1,150 @@
+"""What fine-tuning tasks share: a pretrained network whose linear layers get updates in any parameterization."""
+
+from abc import ABC
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import nn
+
+from tasks.hub import Head, load_network
+from zoo.budget import Budget
+from zoo.convert import ParameterizationFactory, linear_layers, matches, summary
+from zoo.errors import UserError
+from zoo.module import OptimizerConfig, ZooModule
+
+Preset = Literal["query_value", "attention", "mlp", "all"]
+
+BERT = {
+    "query_value": ("query", "value"),
+    "attention": ("query", "key", "value", "attention.output.dense"),
+    "mlp": ("intermediate.dense", "*[0-9].output.dense"),
+}
+LLAMA = {
+    "query_value": ("q_proj", "v_proj"),
+    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "mlp": ("gate_proj", "up_proj", "down_proj"),
+}
+PRESETS: dict[str, dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), BERT),
+    "distilbert": {
+        "query_value": ("q_lin", "v_lin"),
+        "attention": ("q_lin", "k_lin", "v_lin", "out_lin"),
+        "mlp": ("ffn.lin1", "ffn.lin2"),
+    },
+    "deberta-v2": {
+        "query_value": ("query_proj", "value_proj"),
+        "attention": ("query_proj", "key_proj", "value_proj", "attention.output.dense"),
+        "mlp": BERT["mlp"],
+    },
+    "gpt2": {  # query, key and value are one layer
+        "query_value": ("attn.c_attn",),
+        "attention": ("attn.c_attn", "attn.c_proj"),
+        "mlp": ("mlp.c_fc", "mlp.c_proj"),
+    },
+    "gpt_neox": {
+        "query_value": ("query_key_value",),
+        "attention": ("query_key_value", "attention.dense"),
+        "mlp": ("dense_h_to_4h", "dense_4h_to_h"),
+    },
+    "opt": {
+        "query_value": ("q_proj", "v_proj"),
+        "attention": ("q_proj", "k_proj", "v_proj", "out_proj"),
+        "mlp": ("fc1", "fc2"),
+    },
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2"), LLAMA),
+}
+"""The layers that a preset names, by the architecture's `model_type`; `all` is attention and mlp."""
+
+
+def preset_targets(network: nn.Module, preset: Preset) -> list[str]:
+    """The globs of a preset for this architecture.
+
+    Raises:
+        UserError: if the architecture has none.
+    """
+    kind = network.config.model_type  # type: ignore[union-attr]
+    if kind not in PRESETS:
+        layers = summary(linear_layers(network))
+        raise UserError(f"no preset for a {kind}: name layers as --model.targets '[\"...\"]'; there are: {layers}")
+    presets = PRESETS[kind]
+    return [*presets["attention"], *presets["mlp"]] if preset == "all" else list(presets[preset])
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What of a pretrained network is trained, and how the rest is held.
+
+    Args:
+        preset: the layers that get an update, if `targets` does not name them.
+        scale: s of y = x (W0 + s W)^T + b; LoRA's alpha / r.
+        train: globs of modules that are trained as they are, such as `*LayerNorm`.
+        full: train every parameter; W then starts as near to W0 as its parameterization allows, with no W0 beside it.
+            With `Dense` that is ordinary full fine-tuning.
+        gradient_checkpointing: keep no activations within a block, and compute them again.
+        dtype: of what is frozen. Coefficients and head are float32.
+    """
+
+    preset: Preset = "query_value"
+    scale: float = 1.0
+    train: list[str] = field(default_factory=list)
+    full: bool = False
+    gradient_checkpointing: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        """Raises UserError for settings that exclude each other."""
+        if self.full and self.dtype != "float32":
+            raise UserError("tuning.full trains every parameter, which takes float32: drop --model.tuning.dtype")
+        if self.full and self.scale != 1.0:
+            raise UserError("tuning.full has no W0 that an update could be scaled beside: drop --model.tuning.scale")
+
+
+class FineTuning(ZooModule, ABC):
+    """A pretrained network, frozen, with trained updates of its linear layers and a trained head.
+
+    Args:
+        backbone: a folder written by `save_pretrained`, or a name on the Hugging Face hub.
+        parameterization: of the update W of a layer that is a target.
+        targets: globs of layers; by default those of the preset.
+        overrides: parameterizations of layers that match a glob.
+        budget: of all targets together.
+        tuning: what is trained, and how.
+        optimizer: how to train.
+        seed: of everything random in training.
+    """
+
+    from_data: tuple[str, ...] = ()
+
+    def __init__(
+        self, backbone: str, parameterization: ParameterizationFactory, targets: list[str] | None,
+        overrides: dict[str, ParameterizationFactory] | None, budget: Budget | None, tuning: Tuning | None,
+        optimizer: OptimizerConfig | None, seed: int,
+    ) -> None:
+        super().__init__(parameterization, targets, overrides, optimizer, seed, budget)
+        self.backbone = backbone
+        self.tuning = tuning or Tuning()
+        self.preset = targets is None
+
+    def build(self, head: Head, **settings: Any) -> nn.Module:
+        """Load the network, freeze it and give it its updates."""
+        tuning = self.tuning
+        network = load_network(self.backbone, head, tuning.dtype, **settings)
+        if not tuning.full:
+            frozen = network.base_model if head == "SequenceClassification" else network
+            frozen.requires_grad_(False)
+        for pattern in tuning.train:
+            found = [module for name, module in network.named_modules() if name and matches(name, pattern)]
+            if not found:
+                raise UserError(f"tuning.train: {pattern!r} matches no module of {self.backbone!r}")
+            for module in found:
+                module.requires_grad_(True)
+        if self.preset:
+            self.targets = preset_targets(network, tuning.preset)
+        self.parameterize(network, "project" if tuning.full else "update", tuning.scale)
+        if tuning.gradient_checkpointing:
+            network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return network
+
+    def describe(self) -> dict[str, object]:
+        """The backbone too."""
+        return {"backbone": self.backbone, **super().describe()}

@@ -1,0 +1,6 @@
+"""GLUE (arXiv 1804.07461): nine sentence classification tasks, on any pretrained encoder or decoder."""
+
+from tasks.glue.data import GlueData
+from tasks.glue.module import GlueClassifier
+
+__all__ = ["GlueClassifier", "GlueData"]

@@ -1,0 +1,119 @@
+"""Sentence classification and regression on GLUE as a LightningModule."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric, MetricCollection, PearsonCorrCoef, SpearmanCorrCoef
+from torchmetrics.classification import BinaryAccuracy, BinaryF1Score, BinaryMatthewsCorrCoef, MulticlassAccuracy
+
+from tasks.finetuning import FineTuning, Tuning
+from tasks.glue.benchmark import GlueTask, glue_task
+from tasks.glue.data import Batch
+from zoo.budget import Budget
+from zoo.convert import ParameterizationFactory
+from zoo.module import OptimizerConfig
+from zoo.parameterizations import Dense
+
+
+def official_metrics(task: GlueTask) -> MetricCollection:
+    """The metrics of a task: accuracy is over examples (micro), a correlation of constant predictions is 0 or nan."""
+    accuracy = BinaryAccuracy() if task.num_labels == 2 else MulticlassAccuracy(max(2, task.num_labels), average="micro")
+    every: dict[str, Metric] = {
+        "accuracy": accuracy, "f1": BinaryF1Score(), "matthews": BinaryMatthewsCorrCoef(),
+        "pearson": PearsonCorrCoef(), "spearman": SpearmanCorrCoef(),
+    }
+    return MetricCollection({name: every[name] for name in task.metrics})
+
+
+class GlueClassifier(FineTuning):
+    """A pretrained network that classifies sentences.
+
+    Args:
+        backbone: a folder written by `save_pretrained`, or a name on the Hugging Face hub.
+        task: of GLUE; comes from the data.
+        parameterization: of the update W of a layer that is a target.
+        targets: globs of layers; by default those of `tuning.preset`, query and value.
+        overrides: parameterizations of layers that match a glob.
+        budget: of all targets together; the parameterization then has none of its own.
+        tuning: what is trained, and how the rest is held.
+        optimizer: how to train.
+        seed: of everything random in training.
+    """
+
+    monitor = "val/score"
+    from_data = ("task",)
+
+    def __init__(
+        self,
+        backbone: str = "bert-base-uncased",
+        task: str = "sst2",
+        parameterization: ParameterizationFactory = Dense,
+        targets: list[str] | None = None,
+        overrides: dict[str, ParameterizationFactory] | None = None,
+        budget: Budget | None = None,
+        tuning: Tuning | None = None,
+        optimizer: OptimizerConfig | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(backbone, parameterization, targets, overrides, budget, tuning, optimizer, seed)
+        self.save_settings()
+        self.about = about = glue_task(task)
+        names = about.labels or ("score",)
+        self.net = self.build(
+            "SequenceClassification", num_labels=about.num_labels, id2label=dict(enumerate(names)),
+            label2id={name: i for i, name in enumerate(names)},
+        )
+        if self.net.config.pad_token_id is None:  # a decoder has none; the data pads with the end of text
+            self.net.config.pad_token_id = self.net.config.eos_token_id
+        # One of each per validation file: MNLI has two, and the first of them decides.
+        self.losses = nn.ModuleList(MeanMetric() for _ in about.dev)
+        self.metrics = nn.ModuleList(official_metrics(about) for _ in about.dev)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits, (examples, labels), or the predicted value, (examples,), of a regression; float32."""
+        logits = self.net(**{name: value for name, value in batch.items() if name != "labels"}).logits.float()
+        return logits if self.about.labels else logits.squeeze(-1)
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy in nats, or the mean squared error of a regression."""
+        return F.cross_entropy(outputs, labels) if self.about.labels else F.mse_loss(outputs, labels)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The mean loss of a batch."""
+        loss = self.loss(self(batch), batch["labels"])
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Score the examples of a batch."""
+        outputs, labels = self(batch), batch["labels"]
+        self.losses[dataloader_idx].update(self.loss(outputs, labels), weight=len(labels))  # type: ignore[operator]
+        if self.about.num_labels == 2:
+            outputs = outputs.argmax(-1)
+        self.metrics[dataloader_idx].update(outputs, labels)  # type: ignore[operator]
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss, the official metrics and their mean, the score; of a second file with its name behind."""
+        self._log_scores("val")
+
+    def _log_scores(self, stage: str) -> None:
+        for name, loss, metrics in zip(self.about.dev, self.losses, self.metrics, strict=True):
+            if not loss.update_called:  # type: ignore[union-attr]
+                continue  # validation may be limited to some batches
+            values = {key: float(value) for key, value in metrics.compute().items()}  # type: ignore[operator]
+            values = {"score": sum(values.values()) / len(values), **values, "loss": float(loss.compute())}  # type: ignore[operator]
+            loss.reset(), metrics.reset()  # type: ignore[operator]
+            behind = "" if name == self.about.dev[0] else name.removeprefix("dev")
+            self.log_dict({f"{stage}/{key}{behind}": value for key, value in values.items()})
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Score the examples of a batch."""
+        self.validation_step(batch, batch_idx, dataloader_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log loss, metrics and score."""
+        self._log_scores("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """The likeliest label of each example, or the predicted value; (examples,)."""
+        outputs = self(batch)
+        return outputs.argmax(-1) if self.about.labels else outputs
