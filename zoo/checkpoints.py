@@ -1,5 +1,6 @@
 """Checkpoints on disk: found, read without executing anything, and compared with a model before use."""
 
+import importlib
 import warnings
 from pathlib import Path
 from pickle import UnpicklingError
@@ -50,6 +51,33 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint["state_dict"], dict):
         raise UserError(f"'{path}' is no zoo checkpoint: its state_dict is none; use another one")
     return checkpoint
+
+
+def rebuild(path: Path) -> ZooModule:
+    """The task that a checkpoint is of, with its coefficients, on the CPU.
+
+    Its class and those of its parameterizations are imported from what is installed or in the current folder.
+
+    Raises:
+        UserError: if the file is no checkpoint of a task, or a class or backbone that it names cannot be had here.
+    """
+    module, _, name = str(load(path).get("zoo_task", "")).rpartition(".")
+    try:
+        task = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        raise UserError(f"checkpoint '{path}' is of a task {name!r} that is not found here: run it where it is") from None
+    if not issubclass(task, ZooModule):
+        raise UserError(f"checkpoint '{path}' is of no task of zoo: use another one")
+    try:
+        model = task.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:  # what a checkpoint names may be missing here, or be something else
+        reason = str(error).strip().splitlines()[-1]
+        hint = "run it where its parameterization is found"
+        raise UserError(f"checkpoint '{path}' cannot be rebuilt here ({reason}); {hint}") from error
+    check(path, model)
+    return model.eval()
 
 
 def check(path: Path, model: nn.Module) -> dict[str, Any]:

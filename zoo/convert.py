@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -177,6 +177,12 @@ def counts(model: nn.Module) -> dict[str, int]:
     }
 
 
+def factory_class(factory: object) -> Any:
+    """The class that a factory makes, or the factory itself; jsonargparse's partial has it among its arguments."""
+    parts = (factory, getattr(factory, "func", None), *getattr(factory, "args", ()))
+    return next((part for part in parts if isinstance(part, type)), getattr(factory, "func", factory))
+
+
 def blame(error: BaseException) -> str:
     """An exception in one line, with the place that raised it."""
     if isinstance(error, SyntaxError):
@@ -188,9 +194,8 @@ def blame(error: BaseException) -> str:
 
 
 def _why(factory: ParameterizationFactory, error: Exception) -> str:
-    """Why a parameterization could not be made; jsonargparse's partial has the class among its arguments."""
-    parts = (factory, getattr(factory, "func", None), *getattr(factory, "args", ()))
-    cls = next((part for part in parts if isinstance(part, type)), factory)
+    """Why a parameterization could not be made."""
+    cls = factory_class(factory)
     name = getattr(cls, "__name__", str(cls))
     if isinstance(error, ValueError):
         return f"{name} {error}"
@@ -206,6 +211,6 @@ def summary(names: Mapping[str, nn.Module]) -> str:
 
 
 __all__ = [
-    "ParameterizationFactory", "Start", "blame", "convert", "counts", "dense_weight", "is_conv1d",
+    "ParameterizationFactory", "Start", "blame", "convert", "counts", "dense_weight", "factory_class", "is_conv1d",
     "is_linear", "kind", "linear_layers", "matches", "merge", "summary", "table", "zoo_layers",
 ]

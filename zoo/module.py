@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from zoo.bases import stream_seed
 from zoo.budget import Budget
-from zoo.convert import ParameterizationFactory, Start, convert, counts, is_linear, zoo_layers
+from zoo.convert import ParameterizationFactory, Start, convert, counts, factory_class, is_linear, zoo_layers
 from zoo.errors import UserError
 from zoo.linear import ZooLinear
 from zoo.loader import StepLoader
@@ -246,13 +246,11 @@ class ZooModule(LightningModule, ABC):
 
     def trained_state(self) -> dict[str, Tensor]:
         """The state dict without what is frozen: coefficients, and what else is trained."""
-        frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        frozen = self._frozen_names()
         return {name: value for name, value in self.state_dict().items() if name not in frozen}
 
-    @property
-    def strict_loading(self) -> bool:
-        """Not for Lightning, which would miss what is frozen; `zoo.checkpoints.check` compares what is trained."""
-        return False
+    def _frozen_names(self) -> set[str]:
+        return {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out what is frozen; add the task's class, and the hash of what is rebuilt from seeds."""
@@ -261,7 +259,7 @@ class ZooModule(LightningModule, ABC):
         checkpoint["zoo_fingerprints"] = fingerprints(self.net)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse coefficients of another basis, and a model of other data.
+        """Refuse coefficients of another basis and a model of other data; add what is frozen.
 
         Raises:
             UserError: if a seeded basis was rebuilt differently here, or a setting in `from_data` is another one.
@@ -276,6 +274,8 @@ class ZooModule(LightningModule, ABC):
                     f"{layer}: the checkpoint's coefficients belong to another basis (hash {fingerprint}, here "
                     f"{mine[layer]}); train and load with the same parameterization, seed and selection"
                 )
+        here = self.state_dict()
+        checkpoint["state_dict"] = {name: here[name] for name in self._frozen_names()} | checkpoint["state_dict"]
 
 
 def plain(value: Any) -> Any:
@@ -285,7 +285,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: plain(v) for key, v in value.items()}
     if isinstance(value, functools.partial | type):
-        cls: Any = value.func if isinstance(value, functools.partial) else value
+        cls: Any = factory_class(value)
         path = f"{cls.__module__}.{cls.__qualname__}"
         return {"class_path": path, "init_args": dict(getattr(value, "keywords", {}))}
     return value
