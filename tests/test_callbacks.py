@@ -51,7 +51,7 @@ def test_every_run_has_the_same_columns_and_each_metric_one_point(place, small):
     """Among the HParams: a point before the end would be a curve from a made-up value to the true one."""
     from tensorboard.plugins.hparams import plugin_data_pb2
 
-    metrics = {"hp/loss", "hp/best", "hp/stable_rank"}
+    metrics = {"hp/loss", "hp/best", "hp/stable_rank"}  # and a score, which this task has not
     rows: list[dict[str, str]] = []
     for folder in (fit(*small), fit(*small, config="dense.yaml")):
         log = events(folder)
@@ -61,7 +61,7 @@ def test_every_run_has_the_same_columns_and_each_metric_one_point(place, small):
         )
         rows.append({key: value.string_value for key, value in start.session_start_info.hparams.items()})
         assert {info.name for info in experiment.experiment.hparam_infos} == set(rows[-1])
-        assert {info.name.tag for info in experiment.experiment.metric_infos} == metrics
+        assert {info.name.tag for info in experiment.experiment.metric_infos} == metrics | {"hp/score"}
         assert {tag for tag in log.Tags()["scalars"] if tag.startswith("hp")} == metrics
         for tag in metrics:
             assert [(e.step, math.isfinite(e.value)) for e in log.Scalars(tag)] == [(6, True)]

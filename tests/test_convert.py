@@ -141,3 +141,69 @@ def test_a_converted_model_copies_and_loads():
     other.load_state_dict(copy.deepcopy(net.state_dict()))
     ids = torch.randint(11, (2, 8))
     assert torch.equal(net(ids), other(ids))
+
+
+class Gated(nn.Module):
+    """A linear layer of transformers, if it is there, beside a plain one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        conv1d = pytest.importorskip("transformers.pytorch_utils").Conv1D
+        self.conv, self.plain = conv1d(7, 5), nn.Linear(7, 3)
+        nn.init.normal_(self.conv.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.plain(self.conv(x).tanh())
+
+
+@pytest.mark.parametrize("start", ["update", "project"])
+def test_conv1d_is_a_linear_layer(start):
+    """y = x W + b of shape (in, out) converts as its transpose, and merging gives a Conv1D back."""
+    net, x = Gated(), torch.randn(4, 5)
+    before = net(x).detach()
+    convert(net, Dense, ["*"], start=start)
+    assert net.conv.parameterization.shape == (7, 5)
+    agree(net(x), before, 1e-6)
+    with torch.no_grad():
+        net.conv.parameterization.coef.add_(torch.randn(7, 5))
+    plain = merge(net)
+    assert type(plain.conv).__name__ == "Conv1D" and plain.conv.weight.shape == (5, 7)
+    agree(plain(x), net(x).detach(), 1e-5)
+
+
+def test_project_starts_at_the_nearest_weight():
+    """Dense is the old weight itself; K coefficients are its projection."""
+    net = model()
+    old = {name: layer.weight.clone() for name, layer in net.named_modules() if isinstance(layer, nn.Linear)}
+    for name, layer in zoo_layers(convert(copy.deepcopy(net), Dense, ["blocks.*"], start="project")).items():
+        assert torch.equal(layer.effective_weight(), old[name]) and layer.weight is None
+    for name, layer in zoo_layers(convert(copy.deepcopy(net), HALF, ["blocks.*"], start="project")).items():
+        w = layer.effective_weight()
+        assert ((w - old[name]) * w).sum().abs() < 1e-5 * w.norm() ** 2  # the rest is orthogonal to it
+        assert 0.3 < (w - old[name]).norm() / old[name].norm() < 0.9
+
+
+def test_a_frozen_bias_stays_frozen():
+    net = model()
+    net.blocks.requires_grad_(False)
+    for layer in zoo_layers(convert(net, HALF, ["blocks.*"], start="update")).values():
+        assert not layer.bias.requires_grad and not layer.weight.requires_grad
+        assert layer.parameterization.coef.requires_grad
+
+
+@pytest.mark.parametrize("parameterization", [Dense, HALF, functools.partial(LoRA, rank=2)])
+def test_a_bfloat16_base_keeps_float32_coefficients(parameterization):
+    """Coefficients of an update stay float32; outputs are the base's dtype, with and without autocast."""
+    net = nn.Sequential(nn.Linear(24, 16)).bfloat16()
+    convert(net, parameterization, ["*"], start="update")
+    (layer,) = zoo_layers(net).values()
+    assert all(p.dtype == torch.float32 for p in layer.parameterization.parameters())
+    layer.parameterization.reset_parameters(0.5)
+    x = torch.randn(3, 24, dtype=torch.bfloat16)
+    expected = x.float() @ layer.effective_weight().T.float() + layer.bias.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net(x).dtype == torch.bfloat16
+        agree(net(x).float(), expected.detach(), 3e-2)
+    assert net(x).dtype == torch.bfloat16
+    agree(net(x).float(), expected.detach(), 3e-2)
+    assert merge(net)[0].weight.dtype == torch.bfloat16

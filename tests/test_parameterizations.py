@@ -200,7 +200,7 @@ def test_randlora_meets_its_budget_at_full_rank(shape, ratio):
     (LoRA, {"rank": 7}, r"\[1, 6\] for shape \(8, 6\), got 7"),
     (LoRA, {"ratio": 0.01}, "buys no rank"),
     (RandLoRA, {"rank": 7}, r"\[1, 6\]"),
-    (RandLoRA, {"ratio": 0.01}, "buys no basis"),
+    (RandLoRA, {"ratio": 0.01}, "buy no basis"),
     (RandLoRA, {"ratio": 0.5, "num_bases": 2}, "exclude each other"),
     (RandLoRA, {"num_bases": 0}, "at least 1"),
     (RandLoRA, {"scaling": "x"}, "peft or paper"),

@@ -29,7 +29,7 @@ def layer_budget(m: int, n: int, ratio: float | None, coefficients: int | None, 
     given = {"ratio": ratio, "coefficients": coefficients, "lora_rank": lora_rank}
     given = {name: value for name, value in given.items() if value is not None}
     if not given:
-        raise ValueError("needs a budget: give ratio (a share of the weights), coefficients (their number) or lora_rank")
+        raise ValueError("needs a budget: give ratio (share of the weights), coefficients (their number) or lora_rank")
     if len(given) > 1:
         names, values = " and ".join(given), " and ".join(map(str, given.values()))
         raise ValueError(f"{names} exclude each other, got {values}: set all but one to null")

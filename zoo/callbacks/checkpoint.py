@@ -1,4 +1,4 @@
-"""Two checkpoints a run: `last.ckpt`, to resume from, and `best.ckpt`, of the best validation, without the optimizer."""
+"""Two checkpoints a run: `last.ckpt`, to resume from, and `best.ckpt`, what was trained at the best validation."""
 
 from pathlib import Path
 from typing import Any

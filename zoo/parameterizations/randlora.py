@@ -50,7 +50,8 @@ class RandLoRA(WeightParameterization):
             raise ValueError(f"rank must lie in [1, {d}] for shape {self.shape}, got {rank}")
         for name, value in (("ratio", ratio), ("lora_rank", lora_rank)):
             if value is not None and num_bases is not None:
-                raise ValueError(f"{name} and num_bases exclude each other, got {value} and {num_bases}: set one to null")
+                both = f"{value} and {num_bases}"
+                raise ValueError(f"{name} and num_bases exclude each other, got {both}: set one to null")
         if num_bases is not None and num_bases < 1:
             raise ValueError(f"num_bases must be at least 1, got {num_bases}")
         if scaling not in ("peft", "paper"):
