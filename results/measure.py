@@ -27,8 +27,8 @@ import torch
 import torch.nn.functional as F
 
 from tasks import CharData, CharLM
-from tasks.char_lm.data import WindowLoader
 from tasks.char_lm.model import GPT
+from tasks.text.windows import WindowLoader
 from zoo import transforms
 from zoo.bases import dct_matrix
 from zoo.cli import run
@@ -142,7 +142,7 @@ def measure_step() -> list[dict[str, object]]:
         steps = {}
         for name, factory in factories.items():
             torch.manual_seed(0)
-            loader = WindowLoader(data.ids[: data.split], 10_000, batch, 128, seed=0)
+            loader = WindowLoader(data.encoded[0][0], 10_000, batch, 128, seed=0)
             steps[name] = trained_step(CharLM(data.vocabulary, factory), loader)
         seconds = alternate(steps, 60 if len(factories) > 2 else 40, 8)
         char_model.causal_attention = spelled
@@ -164,7 +164,7 @@ def measure_loop(pairs: str = "5", steps: str = "150") -> list[dict[str, object]
         model = GPT(len(data.vocabulary))
         module = CharLM(data.vocabulary)
         module.net = model
-        step = trained_step(module, WindowLoader(data.ids[: data.split], n, 32, 128, seed=0))
+        step = trained_step(module, WindowLoader(data.encoded[0][0], n, 32, 128, seed=0))
         for _ in range(n):
             step()
 

@@ -1,9 +1,10 @@
 """What zoo trains: one package per task, each a data module and a LightningModule."""
 
+from tasks.causal_lm import CausalLM, TokenData
 from tasks.char_lm import CharData, CharLM
 from tasks.glue import GlueClassifier, GlueData
 
-__all__ = ["CharData", "CharLM", "GlueClassifier", "GlueData"]
+__all__ = ["CausalLM", "CharData", "CharLM", "GlueClassifier", "GlueData", "TokenData"]
 
 LINKS = {
     "data.vocabulary": "model.init_args.vocabulary",

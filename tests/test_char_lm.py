@@ -2,7 +2,9 @@
 
 import functools
 import hashlib
+import math
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,9 +12,10 @@ import torch.nn.functional as F
 from conftest import SHARED
 
 from tasks import CharData, CharLM
-from tasks.char_lm import corpus
-from tasks.char_lm.data import IGNORE, WindowLoader, scored_once
 from tasks.char_lm.model import GPT, Attention, causal_attention
+from tasks.text import corpus
+from tasks.text.module import LanguageScore
+from tasks.text.windows import IGNORE, WindowLoader, scored_once
 from zoo.convert import convert, counts
 from zoo.errors import UserError
 from zoo.parameterizations import DCT, Dense
@@ -49,14 +52,18 @@ def test_heads_must_divide_width():
         GPT(5, width=16, heads=3)
 
 
-def test_every_character_is_scored_once():
-    """The targets are the split, in order, each character once, and each input is the character before."""
-    context, ids = torch.arange(100, 107), torch.arange(30)
-    windows = scored_once(context, ids, 8)
-    inputs, targets = (torch.cat(side) for side in zip(*windows, strict=True))
+@pytest.mark.parametrize("world", [1, 2, 5])
+def test_every_character_is_scored_once(world):
+    """The targets are the split, in order, each once, and each input is the character before, whoever scores it."""
+    context, ids, characters = torch.arange(100, 107), torch.arange(30), torch.arange(30) % 3
+    parts = [scored_once(context, ids, characters, 8, rank, world) for rank in range(world)]
+    assert len({len(part) for part in parts}) == 1  # no rank waits for one that has nothing to do
+    windows = [window for turn in zip(*parts, strict=True) for window in turn]
+    inputs, targets, counts = (torch.cat(side) for side in zip(*windows, strict=True))
     scored = targets != IGNORE
     assert targets[scored].tolist() == list(range(30))
     assert inputs[scored].tolist() == [106, *range(29)]
+    assert torch.equal(counts[scored], characters) and not counts[~scored].any()
 
 
 def test_windows_are_a_function_of_the_step():
@@ -94,47 +101,61 @@ def test_windows_reach_the_first_and_the_last_character():
 
 
 def test_validation_loss_is_the_mean_over_characters(text):
-    """Batched, padded scoring equals the mean of one cross-entropy a character."""
-    data = CharData(corpus=str(text), batch_size=3, block_size=5)  # 81 windows in two batches, the last one ragged
+    """Batched, padded scoring equals the mean of one cross-entropy a character; the usual units follow from it."""
+    data = CharData(corpus=str(text), batch_size=64, block_size=5)  # 81 windows in two batches, the last one ragged
     model = CharLM(data.vocabulary, block_size=5, width=16, heads=2, layers=1).eval()
     torch.nn.init.normal_(model.net.head.weight)  # losses that differ between windows
+    (before, _), (ids, ones) = data.encoded
     with torch.no_grad():
-        for batch in data.val_dataloader():
-            model._score(batch, model.val_loss)
+        for i, batch in enumerate(data.val_dataloader()):
+            model.validation_step(batch, i)
         expected = torch.cat([
             F.cross_entropy(model(x[None])[0], y, ignore_index=IGNORE, reduction="none")[y != IGNORE]
-            for x, y in scored_once(data.ids[: data.split], data.ids[data.split :], 5)
+            for x, y, _ in scored_once(before, ids, ones, 5)
         ])
-    assert len(expected) == len(data.ids) - data.split == 402
-    agree(model.val_loss.compute(), expected.mean(), 1e-6)
+    assert len(expected) == len(ids) == 402
+    score, mean = model.score.compute(), expected.mean()
+    agree(score["loss"], mean, 1e-6)
+    agree(score["perplexity"], mean.exp(), 1e-5)
+    agree(score["bits_per_char"], mean / math.log(2), 1e-6)
 
 
-def test_no_training_window_reaches_into_validation(text, monkeypatch):
-    from types import SimpleNamespace
+def test_a_rank_with_nothing_to_score_adds_nothing():
+    score = LanguageScore()
+    targets = torch.tensor([[0, 1, IGNORE]])
+    score.update(torch.zeros(1, 3, 4), targets, torch.tensor([[1, 3, 0]]))
+    score.update(torch.randn(1, 3, 4), torch.full((1, 3), IGNORE), torch.zeros(1, 3, dtype=torch.long))
+    assert {k: v.item() for k, v in score.compute().items()} == pytest.approx(
+        {"loss": math.log(4), "perplexity": 4, "bits_per_char": 2 * 2 / 4}
+    )
 
+
+def test_no_training_window_reaches_into_validation(text):
     data = CharData(corpus=str(text), batch_size=64, block_size=16)
     data.trainer = SimpleNamespace(max_steps=50, accumulate_grad_batches=1, global_rank=0, world_size=1)
     loader = data.train_dataloader()
-    assert len(loader.ids) == data.split == 3618
+    whole, _ = data.encode(data.corpus.text)
+    assert torch.equal(loader.ids, whole[:3618]) and torch.equal(data.encoded[1][0], whole[3618:])
     loader.ids = torch.arange(len(loader.ids))
-    assert max(loader.batch(i)[1].max() for i in range(50)) == data.split - 1
+    assert max(loader.batch(i)[1].max() for i in range(50)) == 3617
 
 
 def test_encode_and_decode():
     model = CharLM("abc", block_size=4, width=8, heads=1, layers=1)
     assert model.decode(model.encode("cab")[0]) == "cab"
-    with pytest.raises(ValueError, match="never seen 'xz'"):
+    with pytest.raises(UserError, match="never seen 'xz'"):
         model.encode("axbz")
 
 
 def test_generate_continues_greedily():
-    net = GPT(5, block_size=4, width=8, heads=2, layers=1).eval()
-    torch.nn.init.normal_(net.token.weight)
-    torch.nn.init.normal_(net.head.weight)
-    ids = net.generate(torch.tensor([[1, 2]]), 6, temperature=0)
+    model = CharLM("abcde", block_size=4, width=8, heads=2, layers=1).eval()
+    torch.nn.init.normal_(model.net.token.weight)
+    torch.nn.init.normal_(model.net.head.weight)
+    ids = model.sample(torch.tensor([[1, 2]]), 6, temperature=0)
     assert ids.shape == (1, 8) and ids[0, :2].tolist() == [1, 2]
     for t in range(2, 8):  # from the last block_size characters, position by position
-        assert ids[0, t] == net(ids[:, max(0, t - 4) : t])[0, -1].argmax()
+        assert ids[0, t] == model(ids[:, max(0, t - 4) : t])[0, -1].argmax()
+    assert model.generate("bc", 6, temperature=0) == model.decode(ids[0])
 
 
 def test_pydoc_is_here():
@@ -192,5 +213,5 @@ def test_the_fallback_says_so_and_goes_by_its_own_name(place):
 @pytest.mark.skipif(not (SHARED / "tinyshakespeare" / "input.txt").exists(), reason="not here")
 def test_tiny_shakespeare_has_65_characters():
     data = CharData(data_dir=str(SHARED))
-    assert len(data.vocabulary) == 65 and len(data.ids) == 1_115_394
-    assert len(data.ids) - data.split == 111_540
+    (train, _), (val, _) = data.encoded
+    assert len(data.vocabulary) == 65 and len(train) + len(val) == 1_115_394 and len(val) == 111_540

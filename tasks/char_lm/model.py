@@ -127,20 +127,3 @@ class GPT(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x))
-
-    @torch.no_grad()
-    def generate(
-        self, ids: Tensor, length: int, temperature: float = 1.0, top_k: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Continue (batch, time) ids by `length` sampled characters; temperature 0 takes the likeliest."""
-        for _ in range(length):
-            logits = self(ids[:, -self.block_size :])[:, -1].float()
-            if temperature < 1e-6:
-                new = logits.argmax(-1, keepdim=True)
-            else:
-                if top_k is not None and top_k < logits.shape[-1]:
-                    logits[logits < logits.topk(top_k).values[:, -1:]] = -math.inf
-                new = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
-            ids = torch.cat([ids, new], 1)
-        return ids

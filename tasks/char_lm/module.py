@@ -1,22 +1,17 @@
 """The character language model as a LightningModule."""
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanMetric
 
-from tasks.char_lm.data import IGNORE
 from tasks.char_lm.model import GPT
+from tasks.text.module import LanguageModel, LanguageScore
 from zoo.convert import ParameterizationFactory
-from zoo.module import OptimizerConfig, ZooModule
+from zoo.errors import UserError
+from zoo.module import OptimizerConfig
 from zoo.parameterizations import Dense
 
-Batch = tuple[Tensor, Tensor]
 
-
-class CharLM(ZooModule):
+class CharLM(LanguageModel):
     """A GPT that predicts the next character.
 
     Args:
@@ -53,68 +48,25 @@ class CharLM(ZooModule):
     ) -> None:
         super().__init__(parameterization, targets, overrides, optimizer, seed)
         self.save_settings()
-        self.vocabulary = vocabulary
+        self.vocabulary, self.block_size = vocabulary, block_size
         self.net = GPT(len(vocabulary), block_size, layers, width, heads, dropout)
         self.parameterize(self.net)
-        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
+        self.score = LanguageScore()
 
     def forward(self, ids: Tensor) -> Tensor:
         """(batch, time) ids to (batch, time, characters) logits."""
         return self.net(ids)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean cross-entropy per character, in nats."""
-        inputs, targets = batch
-        loss = F.cross_entropy(self(inputs).flatten(0, 1).float(), targets.flatten())
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
-
-    def _score(self, batch: Batch, mean: MeanMetric) -> None:
-        """Add a batch to the mean over all scored characters."""
-        inputs, targets = batch
-        logits = self(inputs).flatten(0, 1).float()
-        losses = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
-        scored = (targets != IGNORE).sum()
-        mean.update(losses / scored, weight=scored)
-
-    def _log_score(self, stage: str, mean: MeanMetric) -> None:
-        """Log the mean in the three usual units, and start anew."""
-        loss = mean.compute()
-        mean.reset()
-        self.log_dict(
-            {f"{stage}/loss": loss, f"{stage}/perplexity": loss.exp(), f"{stage}/bits_per_char": loss / math.log(2)}
-        )
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Score the validation characters."""
-        self._score(batch, self.val_loss)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log loss (nats), perplexity and bits per character."""
-        self._log_score("val", self.val_loss)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Score the test characters."""
-        self._score(batch, self.test_loss)
-
-    def on_test_epoch_end(self) -> None:
-        """Log loss (nats), perplexity and bits per character."""
-        self._log_score("test", self.test_loss)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The likeliest next character at every position; (batch, time) ids."""
-        return self(batch[0]).argmax(-1)
-
     def encode(self, text: str) -> Tensor:
         """Text to (1, characters) ids.
 
         Raises:
-            ValueError: naming the characters that the vocabulary lacks.
+            UserError: naming the characters that the vocabulary lacks.
         """
         unknown = sorted(set(text) - set(self.vocabulary))
         if unknown:
             known = len(self.vocabulary)
-            raise ValueError(f"the model has never seen {''.join(unknown)!r}: use its own {known} characters")
+            raise UserError(f"the model has never seen {''.join(unknown)!r}: use its own {known} characters")
         return torch.tensor([[self.vocabulary.index(c) for c in text]], device=self.device)
 
     def decode(self, ids: Tensor) -> str:

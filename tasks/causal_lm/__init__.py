@@ -1,0 +1,6 @@
+"""Causal language modelling: any pretrained decoder, fine-tuned on one text, scored as the character model is."""
+
+from tasks.causal_lm.data import TokenData
+from tasks.causal_lm.module import CausalLM
+
+__all__ = ["CausalLM", "TokenData"]
