@@ -49,11 +49,7 @@ class ZooLinear(nn.Module):
             return self.parameterization(x, self.bias)
         if self.weight is None:
             return F.linear(x, self.effective_weight(), self.bias)
-        y = F.linear(x, self.weight, self.bias)
-        dtype = next(self.parameterization.parameters()).dtype
-        if y.dtype == dtype or torch.is_autocast_enabled(x.device.type):
-            return self.parameterization.add_to(y, x, self.scale)
-        return self.parameterization.add_to(y.to(dtype), x.to(dtype), self.scale).to(y.dtype)
+        return self.parameterization.forward_update(x, self.weight, self.bias, self.scale)
 
     def update(self) -> Tensor:
         """What training added to the frozen weight, s W; from scratch, all of it; (out_features, in_features)."""

@@ -231,10 +231,11 @@ class ParameterizationTestCase:
         agree(p.double().weight(), w, 1e-5)
         assert torch.equal(p.float().weight(), w)
 
-    def test_add_to(self, shape: Shape) -> None:
-        """add_to(y, x, s) = y + s x W^T, whichever way it is fused."""
-        p, x, y = self.make(shape), torch.randn(2, 3, shape[1]).double(), torch.randn(2, 3, shape[0]).double()
-        agree(p.add_to(y, x, 0.7), y + 0.7 * x @ p.weight().mT, 1e-9)
+    def test_forward_update(self, shape: Shape) -> None:
+        """forward_update(x, W0, b, s) = x (W0 + s W)^T + b, whichever way it is computed."""
+        p, x = self.make(shape), torch.randn(2, 3, shape[1]).double()
+        base, bias = torch.randn(shape).double(), torch.randn(shape[0]).double()
+        agree(p.forward_update(x, base, bias, 0.7), x @ (base + 0.7 * p.weight()).mT + bias, 1e-9)
 
     def test_merge(self, shape: Shape) -> None:
         """A merged layer gives the same outputs to 1e-5, with and without a frozen base."""

@@ -60,9 +60,12 @@ class WeightParameterization(nn.Module, ABC):
         """x W^T + b; (..., in_features) to (..., out_features). A path that never builds W must equal this one."""
         return F.linear(x, self.weight(), bias)
 
-    def add_to(self, y: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
-        """y + s x W^T; y (..., out_features), x (..., in_features). A fused path must equal this one."""
-        return torch.add(y, self(x), alpha=scale)
+    def forward_update(self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0) -> Tensor:
+        """x (W0 + s W)^T + b, W0 the frozen `base`. A path that never builds W must equal this one.
+
+        One product with the sum, as ordinary fine-tuning has it: the sum is float32 if either is, and rounded once.
+        """
+        return F.linear(x, torch.add(base, self.weight(), alpha=scale).to(x.dtype), bias)
 
     @property
     def lr_mult(self) -> float:
@@ -87,10 +90,6 @@ class WeightParameterization(nn.Module, ABC):
     def num_trainable(self) -> int:
         """How many coefficients are trained."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
-
-    def _add_product(self, y: Tensor, x: Tensor, w: Tensor, scale: float) -> Tensor:
-        """y + s x w^T in one pass over y."""
-        return torch.addmm(y.flatten(0, -2), x.flatten(0, -2), w.mT, alpha=scale).view_as(y)
 
     def for_layer(self, name: str) -> "WeightParameterization":
         """Serve the layer of this name: positions drawn per layer differ between layers, bases stay shared."""

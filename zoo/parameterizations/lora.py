@@ -59,8 +59,14 @@ class LoRA(WeightParameterization):
         """(x A^T) B^T + b: r (m + n) operations per row of x instead of mn."""
         return F.linear(F.linear(x, self.lora_A), self.lora_B, bias)
 
-    def add_to(self, y: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
-        return self._add_product(y, F.linear(x, self.lora_A), self.lora_B, scale)
+    def forward_update(self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0) -> Tensor:
+        """x W0^T + b + s (x A^T) B^T, the last product added in place of a pass of its own."""
+        y = F.linear(x, base, bias)
+        mixed = torch.is_autocast_enabled(x.device.type)
+        inner = F.linear(x if mixed else x.to(self.lora_A.dtype), self.lora_A)
+        wide = torch.promote_types(y.dtype, inner.dtype)
+        sum_ = torch.addmm(y.flatten(0, -2).to(wide), inner.flatten(0, -2).to(wide), self.lora_B.mT, alpha=scale)
+        return sum_.to(y.dtype).view_as(y)
 
     @torch.no_grad()
     def reset_parameters(self, std: float) -> None:

@@ -132,9 +132,6 @@ class OrthonormalSubspace(WeightParameterization):
     def weight(self) -> Tensor:
         return _Synthesize.apply(self.coef, self.places, self)
 
-    def add_to(self, y: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
-        return self._add_product(y, x, self.weight(), scale)
-
     @torch.no_grad()
     def reset_parameters(self, std: float) -> None:
         """c_i ~ N(0, std^2 mn / K): |W|^2 = |c|^2, so E[W_ij^2] = std^2."""
