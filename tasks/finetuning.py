@@ -2,13 +2,14 @@
 
 from abc import ABC
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
-from tasks.hub import Head, load_network
+from tasks.hub import Head, load_network, load_tokenizer
 from zoo.budget import Budget
-from zoo.convert import ParameterizationFactory, linear_layers, matches, summary
+from zoo.convert import ParameterizationFactory, linear_layers, matches, merge, summary
 from zoo.errors import UserError
 from zoo.module import OptimizerConfig, ZooModule
 
@@ -55,6 +56,8 @@ PRESETS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """The layers that a preset names, by the architecture's `model_type`; `all` is attention and mlp."""
 
+PEFT_TASKS: dict[Head, str] = {"SequenceClassification": "SEQ_CLS", "CausalLM": "CAUSAL_LM"}
+
 
 def preset_targets(network: nn.Module, preset: Preset) -> list[str]:
     """The globs of a preset for this architecture.
@@ -62,7 +65,7 @@ def preset_targets(network: nn.Module, preset: Preset) -> list[str]:
     Raises:
         UserError: if the architecture has none.
     """
-    kind = network.config.model_type  # type: ignore[union-attr]
+    kind = str(network.config.model_type)  # type: ignore[union-attr]
     if kind not in PRESETS:
         layers = summary(linear_layers(network))
         raise UserError(f"no preset for a {kind}: name layers as --model.targets '[\"...\"]'; there are: {layers}")
@@ -81,7 +84,7 @@ class Tuning:
         full: train every parameter; W then starts as near to W0 as its parameterization allows, with no W0 beside it.
             With `Dense` that is ordinary full fine-tuning.
         gradient_checkpointing: keep no activations within a block, and compute them again.
-        dtype: of what is frozen. Coefficients and head are float32.
+        dtype: of what is frozen. Coefficients and a classifier's head are float32.
     """
 
     preset: Preset = "query_value"
@@ -93,8 +96,9 @@ class Tuning:
 
     def __post_init__(self) -> None:
         """Raises UserError for settings that exclude each other."""
-        if self.full and self.dtype != "float32":
-            raise UserError("tuning.full trains every parameter, which takes float32: drop --model.tuning.dtype")
+        for name in ("full", "train"):
+            if getattr(self, name) and self.dtype != "float32":
+                raise UserError(f"tuning.{name} trains weights as they are, which takes float32: drop tuning.dtype")
         if self.full and self.scale != 1.0:
             raise UserError("tuning.full has no W0 that an update could be scaled beside: drop --model.tuning.scale")
 
@@ -123,27 +127,37 @@ class FineTuning(ZooModule, ABC):
         super().__init__(parameterization, targets, overrides, optimizer, seed, budget)
         self.backbone = backbone
         self.tuning = tuning or Tuning()
-        self.preset = targets is None
 
     def build(self, head: Head, **settings: Any) -> nn.Module:
-        """Load the network, freeze it and give it its updates."""
+        """Load the network, freeze it and give it its updates; call it after `save_settings`.
+
+        Raises:
+            UserError: if the network cannot be had, a pattern matches nothing, or its architecture has no preset.
+        """
         tuning = self.tuning
-        network = load_network(self.backbone, head, tuning.dtype, **settings)
-        if not tuning.full:
-            frozen = network.base_model if head == "SequenceClassification" else network
-            frozen.requires_grad_(False)
+        self.head = head
+        network = load_network(self.backbone, head, tuning.dtype, not tuning.full, **settings)
         for pattern in tuning.train:
             found = [module for name, module in network.named_modules() if name and matches(name, pattern)]
             if not found:
                 raise UserError(f"tuning.train: {pattern!r} matches no module of {self.backbone!r}")
             for module in found:
                 module.requires_grad_(True)
-        if self.preset:
+        if self.hparams["targets"] is None:
             self.targets = preset_targets(network, tuning.preset)
         self.parameterize(network, "project" if tuning.full else "update", tuning.scale)
         if tuning.gradient_checkpointing:
             network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return network
+
+    def export_dense(self, folder: Path) -> None:
+        """As `save_pretrained` does: a plain model of the head's class, in the dtype of the backbone, and tokenizer."""
+        merge(self.net).save_pretrained(folder)  # type: ignore[operator]
+        load_tokenizer(self.backbone).save_pretrained(folder)
+
+    def peft_fields(self) -> dict[str, str]:
+        """The kind of head, in peft's words, and the backbone."""
+        return {"task_type": PEFT_TASKS[self.head], "base_model_name_or_path": self.backbone}
 
     def describe(self) -> dict[str, object]:
         """The backbone too."""

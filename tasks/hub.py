@@ -15,8 +15,10 @@ from typing import Any, Literal
 from zoo.errors import UserError
 
 Head = Literal["SequenceClassification", "CausalLM"]
-HUB_SECONDS = 8.0
-"""A hub that has not answered by then is taken for unreachable."""
+HUB_SECONDS = 3.0
+"""A hub that has not answered by then is taken for unreachable: well within 10 s, imports and all."""
+PADDED_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet", "ibert")
+"""Architectures whose positions are counted from behind the padding token's id, 1, and so are two fewer."""
 
 
 def library(name: str) -> Any:
@@ -31,16 +33,19 @@ def library(name: str) -> Any:
         if error.name != name:
             raise
         raise UserError(f'Hugging Face models need {name}, which is not installed: pip install -e ".[glue]"') from None
-    if name == "transformers":
+    if name in ("transformers", "datasets"):
         module.logging.set_verbosity_error()  # its report on every load; what matters is checked here
         module.logging.disable_progress_bar()
     return module
 
 
+def offline() -> bool:
+    """Whether the user has switched the hub off."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
+
+
 def reachable(seconds: float = HUB_SECONDS) -> bool:
     """Whether the hub answers; asked in a thread of its own, because a name look-up obeys no time-out."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        return False
     answers = threading.Event()
 
     def ask() -> None:
@@ -66,6 +71,12 @@ def is_path(name: str) -> bool:
 def fetch(name: str, what: str, option: str, load: Callable[[bool], Any]) -> Any:
     """`load(local_files_only)`, first from a folder or the cache, then from the hub.
 
+    Args:
+        name: a folder, or a name on the hub.
+        what: it is, for the user; its name follows.
+        option: that gives another.
+        load: returns it, or raises anything.
+
     Raises:
         UserError: if a folder is none, a file in it is damaged, or the hub has it not or cannot be reached.
     """
@@ -78,10 +89,9 @@ def fetch(name: str, what: str, option: str, load: Callable[[bool], Any]) -> Any
     except Exception as error:  # whatever a damaged folder does to the libraries
         if is_path(name):
             raise UserError(f"{what} {name!r} cannot be loaded: {_first_line(error)}; give another {option}") from error
-    if not reachable():
-        raise UserError(
-            f"{what} {name!r} is not in the cache, and the hub cannot be reached: give {option} a local folder"
-        )
+    if offline() or not reachable():
+        why = "HF_HUB_OFFLINE is set" if offline() else "the hub cannot be reached"
+        raise UserError(f"{what} {name!r} is not whole in the cache, and {why}: give {option} a local folder")
     try:
         return load(False)
     except Exception as error:
@@ -109,46 +119,86 @@ def load_config(backbone: str) -> Any:
     return fetch(backbone, "backbone", "--model.backbone", load)
 
 
-def load_network(backbone: str, head: Head, dtype: str = "float32", **settings: Any) -> Any:
+def load_skeleton(backbone: str, head: Head) -> Any:
+    """A network without its weights, on the meta device: names and shapes.
+
+    Raises:
+        UserError: if the backbone cannot be had, or its architecture has no such head.
+    """
+    import torch
+
+    config = load_config(backbone)
+    with torch.device("meta"):
+        return auto_class(backbone, config, head).from_config(config)
+
+
+def auto_class(backbone: str, config: Any, head: Head) -> Any:
+    """The class that makes a network with a head.
+
+    Raises:
+        UserError: if the architecture has no such head.
+    """
+    auto = getattr(library("transformers"), f"AutoModelFor{head}")
+    if type(config) not in auto._model_mapping:
+        wanted = {"SequenceClassification": "classification head", "CausalLM": "language-model head"}[head]
+        raise UserError(f"backbone {backbone!r}: a {config.model_type} has no {wanted}; give another --model.backbone")
+    return auto
+
+
+def load_network(backbone: str, head: Head, dtype: str = "float32", frozen: bool = False, **settings: Any) -> Any:
     """A pretrained network with a head, in training mode.
 
-    A head that the backbone lacks, or that has another number of labels, is drawn at random.
+    A classifier's head that the backbone lacks, or that has another number of labels, is drawn at random; so is a
+    pooler. Nothing else may be missing.
 
     Args:
         backbone: folder or name.
         head: which.
         dtype: of the network, `float32` or `bfloat16`; the head of a classifier is float32 all the same.
+        frozen: whether nothing but a classifier's head is trained, and what was drawn.
         settings: to change in its configuration, such as `num_labels`.
 
     Raises:
-        UserError: if the architecture has no such head, or the backbone cannot be had.
+        UserError: if the architecture has no such head, or the backbone cannot be had, or not all of it.
     """
     import torch
 
-    transformers = library("transformers")
     config = load_config(backbone)
-    auto = getattr(transformers, f"AutoModelFor{head}")
-    if type(config) not in auto._model_mapping:
-        wanted = {"SequenceClassification": "classification head", "CausalLM": "language-model head"}[head]
-        raise UserError(f"backbone {backbone!r}: a {config.model_type} has no {wanted}; give another --model.backbone")
+    auto = auto_class(backbone, config, head)
     for key, value in settings.items():
         setattr(config, key, value)
 
     def load(local: bool) -> Any:
         return auto.from_pretrained(
-            backbone, config=config, local_files_only=local, ignore_mismatched_sizes=True, dtype=getattr(torch, dtype),
+            backbone, config=config, local_files_only=local, ignore_mismatched_sizes=True, output_loading_info=True,
+            dtype=getattr(torch, dtype),
         )
 
-    network = fetch(backbone, "backbone", "--model.backbone", load)
+    network, report = fetch(backbone, "backbone", "--model.backbone", load)
+    base = f"{network.base_model_prefix}."
+    drawn = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if lacking := [key for key in drawn if head == "CausalLM" or key.startswith(base) and ".pooler." not in key]:
+        raise UserError(
+            f"the weights of backbone {backbone!r} do not fit its config.json: {lacking[0]} is missing or of another "
+            f"shape ({len(lacking)} such); give another --model.backbone"
+        )
+    for name, parameter in network.named_parameters() if frozen else ():
+        parameter.requires_grad_(name in drawn or head == "SequenceClassification" and not name.startswith(base))
     if head == "SequenceClassification":
+        network.config.pad_token_id = padding(config)  # by which a decoder finds the last token
         for name, module in network.named_children():
-            if name != network.base_model_prefix:
-                module.float()
+            if dtype != "float32" and f"{name}." != base:
+                module.float().register_forward_pre_hook(_in_float32)
     return network.train()  # from_pretrained leaves it in eval mode, and dropout off
 
 
+def _in_float32(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a float32 head is given by a network of another dtype."""
+    return tuple(x.float() if getattr(x, "is_floating_point", bool)() else x for x in inputs)
+
+
 def load_tokenizer(backbone: str) -> Any:
-    """The tokenizer of a pretrained network; pads on the right, with the end of text where it has no padding.
+    """The tokenizer of a pretrained network.
 
     Raises:
         UserError: if it cannot be had.
@@ -160,15 +210,19 @@ def load_tokenizer(backbone: str) -> Any:
         return transformers.AutoTokenizer.from_pretrained(backbone, local_files_only=local)
 
     tokenizer = fetch(backbone, "the tokenizer of", "--model.backbone", load)
-    tokenizer.padding_side = "right"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without its files
+        raise UserError(f"the tokenizer of {backbone!r} has no words: its files are missing; give another one")
     return tokenizer
+
+
+def padding(config: Any) -> int:
+    """The id that fills up a batch: the padding token's, or where a network has none that of the end of text."""
+    ends = getattr(config, "eos_token_id", None)
+    candidates = (getattr(config, "pad_token_id", None), *(ends if isinstance(ends, list) else [ends]), 0)
+    return next(i for i in candidates if i is not None)
 
 
 def longest_input(config: Any) -> int | None:
     """Positions that a network has, if they are limited."""
     positions = getattr(config, "max_position_embeddings", None)
-    if positions is None:
-        return None
-    return positions - 2 if config.model_type in ("roberta", "xlm-roberta", "camembert") else positions
+    return positions - 2 if positions is not None and config.model_type in PADDED_POSITIONS else positions

@@ -3,7 +3,10 @@
 import random
 from pathlib import Path
 
-WORDS = "the a good bad film story was is not very rather truly dull fine plot ends well badly no one knows why".split()
+WORDS = [
+    "the", "a", "good", "bad", "film", "story", "was", "is", "not", "very", "rather", "truly", "dull", "fine", "plot",
+    "ends", "well", "badly", "no", "one", "knows", "why",
+]
 SIZES = {
     "bert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48},
     "roberta": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48},
@@ -64,7 +67,8 @@ def save_glue(folder: Path, train: int = 40, dev: int = 16) -> Path:
     """The nine tasks in the official layout, with labels that can be learnt from the word `not`."""
     draw = random.Random(0)
     for split in ("train", "dev", "dev_matched", "dev_mismatched"):
-        rows = [(sentence(draw), sentence(draw)) for _ in range(train if split == "train" else dev)]
+        count = train if split == "train" else dev
+        rows = [(sentence(draw) + draw.choice((" not", "")), sentence(draw)) for _ in range(count)]
         yes = [int("not" in a.split()) for a, _ in rows]
         three = ("entailment", "neutral", "contradiction")
         two = ("not_entailment", "entailment")

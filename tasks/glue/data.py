@@ -1,11 +1,7 @@
 """GLUE as padded batches: tokenized once, training batches by number, no example twice in validation."""
 
-import hashlib
-import json
-import os
-from collections.abc import Sequence
+import math
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,101 +10,43 @@ from torch.utils.data import DataLoader
 
 from tasks.glue.benchmark import glue_task
 from tasks.glue.files import Examples, load_examples
-from tasks.hub import load_config, load_tokenizer, longest_input
+from tasks.glue.tokens import Batch, Tokenized, tokenize
+from tasks.hub import load_config, load_tokenizer, longest_input, padding
 from zoo.bases import generator
 from zoo.errors import UserError
 from zoo.loader import StepLoader
 from zoo.module import ZooData
 
-Batch = dict[str, Tensor]
 BUCKET = 32
 """Training batches whose examples are sorted by length together: less padding, and still random enough."""
 
 
-class Tokenized:
-    """Examples as token ids, of any length each.
-
-    Args:
-        columns: what the network takes by name (`input_ids`, `token_type_ids`), int32 of shape (tokens of all,).
-        ends: where each example ends; (examples,).
-        labels: (examples,), int64, or float32 for a regression.
-        pad_token_id: what fills up a batch.
-    """
-
-    def __init__(self, columns: dict[str, Tensor], ends: Tensor, labels: Tensor, pad_token_id: int) -> None:
-        self.columns, self.ends, self.labels, self.pad = columns, ends, labels, pad_token_id
-        self.starts = torch.cat([ends.new_zeros(1), ends[:-1]])
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    @property
-    def lengths(self) -> Tensor:
-        """Tokens of each example; (examples,)."""
-        return self.ends - self.starts
-
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """These examples, padded on the right to the longest: int64 of (examples, tokens), labels and mask too."""
-        lengths = self.lengths[list(indices)]
-        mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        batch = {"attention_mask": mask.long(), "labels": self.labels[list(indices)]}
-        for name, column in self.columns.items():
-            padded = torch.full(mask.shape, self.pad if name == "input_ids" else 0)
-            padded[mask] = torch.cat([column[self.starts[i] : self.ends[i]] for i in indices]).long()
-            batch[name] = padded
-        return batch
-
-
-def tokenize(examples: Examples, tokenizer: Any, max_length: int, regression: bool) -> Tokenized:
-    """Token ids of every example, cut to `max_length`; kept in the user's cache and read from there next time."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zoo" / "tokenized"
-    path = cache / f"{_fingerprint(examples, tokenizer, max_length)}.pt"
-    try:
-        stored = torch.load(path, weights_only=True)
-    except Exception:  # absent, or a broken leftover: made anew
-        sides = [list(side) for side in zip(*examples.texts, strict=True)]
-        encoded = tokenizer(*sides, truncation=True, max_length=max_length, return_attention_mask=False)
-        lengths = torch.tensor([len(ids) for ids in encoded["input_ids"]])
-        stored = {name: torch.tensor([i for ids in rows for i in ids], dtype=torch.int32)
-                  for name, rows in encoded.items()} | {"ends": lengths.cumsum(0)}
-        _keep(stored, path)
-    labels = torch.tensor(examples.labels, dtype=torch.float32 if regression else torch.int64)
-    return Tokenized(stored, stored.pop("ends"), labels, tokenizer.pad_token_id)
-
-
-def _fingerprint(examples: Examples, tokenizer: Any, max_length: int) -> str:
-    """Of everything that token ids depend on."""
-    rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    rules = {key: value for key, value in rules.items() if key not in ("truncation", "padding")}
-    digest = hashlib.sha256(json.dumps([rules, max_length, tokenizer.model_input_names]).encode())
-    for texts in examples.texts:
-        digest.update("\0".join((*texts, "\0")).encode())
-    return digest.hexdigest()[:32]
-
-
-def _keep(stored: dict[str, Tensor], path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.part")
-        torch.save(stored, partial)
-        partial.replace(path)
-    except OSError:
-        pass  # a cache that cannot be written is no reason not to train
-
-
 class BucketLoader(StepLoader):
-    """Every example once an epoch, in random batches of similar length; the few left over wait for another epoch.
+    """Every example once an epoch, in random batches of similar length.
 
     An epoch is shuffled, cut into buckets of `BUCKET` batches, sorted by length within each and dealt out in batches
-    in random order: a function of the seed and the epoch. Of a global batch of `batch_size * world` examples, rank r
-    takes every world-th from the r-th.
+    in random order: a function of the seed and the epoch. One batch may be smaller than the others. Of a global batch
+    of `batch_size * world` examples, rank r takes every world-th from the r-th; where the examples are no multiple of
+    `world`, the few left over wait for another epoch, so that all ranks have as many.
+
+    Args:
+        data: the examples.
+        batch_size: examples per step and process.
+        seed: of the order.
+        rank: of this process.
+        world: processes.
+
+    Raises:
+        UserError: if there are fewer examples than processes.
     """
 
     def __init__(self, data: Tokenized, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        if len(data) < world:
+            raise UserError(f"{len(data)} training examples are too few for {world} processes: give more examples")
         self.data, self.seed, self.rank, self.world = data, seed, rank, world
-        self.whole = min(batch_size * world, len(data) // world * world)  # a small set is one batch
-        super().__init__(len(data) // self.whole)
-        self.epoch: tuple[int, Tensor] | None = None
+        self.whole = batch_size * world
+        super().__init__(math.ceil(len(data) // world * world / self.whole))
+        self.epoch: tuple[int, list[Tensor]] | None = None
 
     def batch(self, step: int) -> Batch:
         """Batch number `step`."""
@@ -117,14 +55,14 @@ class BucketLoader(StepLoader):
             self.epoch = epoch, self.order(epoch)
         return self.data.batch(self.epoch[1][place][self.rank :: self.world].tolist())
 
-    def order(self, epoch: int) -> Tensor:
-        """The examples of each global batch of an epoch; (steps, batch_size * world)."""
+    def order(self, epoch: int) -> list[Tensor]:
+        """The examples of each global batch of an epoch; (batch_size * world,) or fewer."""
         draw = generator(self.seed, "epoch", epoch)
-        shuffled = torch.randperm(len(self.data), generator=draw)[: self.steps * self.whole]
-        lengths = self.data.lengths
-        buckets = [bucket[lengths[bucket].argsort(stable=True)] for bucket in shuffled.split(self.whole * BUCKET)]
-        batches = torch.cat(buckets).view(self.steps, self.whole)
-        return batches[torch.randperm(self.steps, generator=draw)]
+        count = len(self.data) // self.world * self.world
+        buckets = torch.randperm(len(self.data), generator=draw)[:count].split(self.whole * BUCKET)
+        by_length = [bucket[self.data.lengths[bucket].argsort(stable=True)] for bucket in buckets]
+        batches = torch.cat(by_length).split(self.whole)
+        return [batches[i] for i in torch.randperm(self.steps, generator=draw)]
 
 
 class GlueData(ZooData):
@@ -162,71 +100,78 @@ class GlueData(ZooData):
             if value is not None and value < 1:
                 raise UserError(f"data.{name} must be at least 1, got {value}")
         self.about = glue_task(task)
-        self.task, self.backbone, self.data_dir = task, backbone, data_dir
+        self.task = self.name = task
+        self.backbone, self.data_dir = backbone, data_dir
         self.batch_size, self.eval_batch_size, self.max_length = batch_size, eval_batch_size, max_length
         self.train_examples, self.seed = train_examples, seed
         self._splits: dict[str, Tokenized] = {}
-        self._facts: dict[str, object] = {}
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """The task."""
-        return self.task
+        self._skipped: dict[str, int] = {}
 
     def headline(self) -> str:
         """The task, and how many examples there are."""
-        examples = [f"{count:,} {split}" for split, count in self._facts.items() if split.startswith(("train", "dev"))]
-        return f"{self.about.folder}, {', '.join(examples)} examples" if examples else self.about.folder
+        return ", ".join([self.about.folder, *(f"{len(data):,} {name}" for name, data in self._splits.items())])
 
     def facts(self) -> dict[str, object]:
-        """The task, its sizes, and how texts are cut."""
-        return {"glue_task": self.task, "batch_size": self.batch_size, "max_length": self.max_length, **self._facts}
+        """The task, its sizes, and how long its examples are; `cut` counts those that have `max_length` tokens."""
+        return {
+            "glue_task": self.task, "batch_size": self.batch_size, "max_length": self.max_length,
+            "examples": {name: len(data) for name, data in self._splits.items()},
+            "cut": {name: int((data.lengths == self.max_length).sum()) for name, data in self._splits.items()},
+            "mean_tokens": {name: round(data.lengths.double().mean().item(), 1) for name, data in self._splits.items()},
+            "skipped_lines": self._skipped,
+        }
 
     @cached_property
     def tokenizer(self) -> Any:
         """The backbone's.
 
         Raises:
-            UserError: if the network has fewer positions than `max_length`.
+            UserError: if the network has fewer positions than `max_length`, or that leaves no room for a text.
         """
         longest = longest_input(load_config(self.backbone))
         if longest is not None and self.max_length > longest:
             raise UserError(f"data.max_length must be at most {longest} for {self.backbone!r}, got {self.max_length}")
-        return load_tokenizer(self.backbone)
-
-    def split(self, name: str) -> Tokenized:
-        """A split as token ids, made when first asked for."""
-        if name not in self._splits:
-            examples = load_examples(self.task, self.about, name, self.data_dir)
-            if name == "train" and self.train_examples is not None and self.train_examples < len(examples):
-                chosen = torch.randperm(len(examples), generator=generator(0, "subset"))[: self.train_examples].tolist()
-                examples = Examples([examples.texts[i] for i in chosen], [examples.labels[i] for i in chosen])
-            self._facts[name] = len(examples)
-            if examples.skipped:
-                self._facts[f"skipped_{name}"] = examples.skipped
-            self._splits[name] = tokenize(examples, self.tokenizer, self.max_length, not self.about.labels)
-        return self._splits[name]
+        tokenizer = load_tokenizer(self.backbone)
+        special = tokenizer.num_special_tokens_to_add(pair=len(self.about.texts) == 2)
+        if self.max_length <= special:
+            raise UserError(f"data.max_length must be above the {special} tokens around texts, got {self.max_length}")
+        return tokenizer
 
     def setup(self, stage: str) -> None:
-        """Read and tokenize, before anything is written."""
-        for name in (("train",) if stage == "fit" else ()) + self.about.dev:
-            self.split(name)
+        """Read all that the stage needs, and tokenize it."""
+        wanted = [name for name in ("train",) * (stage == "fit") + self.about.dev if name not in self._splits]
+        examples = {name: self.examples(name) for name in wanted}  # before the cache is written
+        for name, split in examples.items():
+            labels = torch.tensor(split.labels, dtype=torch.int64 if self.about.labels else torch.float32)
+            columns = tokenize(split.texts, self.tokenizer, self.max_length)
+            lengths = columns.pop("lengths")
+            self._splits[name] = Tokenized(columns, lengths, labels, padding(load_config(self.backbone)))
+            if split.skipped:
+                self._skipped[name] = split.skipped
+
+    def examples(self, name: str) -> Examples:
+        """A split as texts, or as many of them as are wanted for training."""
+        examples = load_examples(self.task, self.about, name, self.data_dir)
+        if name != "train" or self.train_examples is None:
+            return examples
+        drawn = torch.randperm(len(examples), generator=generator(0, "subset"))
+        return examples.subset(drawn[: self.train_examples].tolist())
 
     def train_dataloader(self) -> StepLoader:
         """Batches of similar length."""
         trainer = self.trainer
         assert trainer is not None
         rank, world = trainer.global_rank, trainer.world_size
-        return self.continued(BucketLoader(self.split("train"), self.batch_size, self.seed, rank, world))
+        return self.continued(BucketLoader(self._splits["train"], self.batch_size, self.seed, rank, world))
 
     def val_dataloader(self) -> list[DataLoader]:
         """Each validation file's examples once, longest last; ranks take turns."""
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        loaders = []
+        loaders: list[DataLoader] = []
         for name in self.about.dev:
-            data = self.split(name)
-            batches = data.lengths.argsort(stable=True).split(self.eval_batch_size)[rank::world]
+            data = self._splits[name]
+            batches = data.lengths.argsort(stable=True)[rank::world].split(self.eval_batch_size)
             loaders.append(DataLoader([data.batch(b.tolist()) for b in batches], batch_size=None))  # type: ignore[arg-type]
         return loaders
 

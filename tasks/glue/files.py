@@ -1,6 +1,6 @@
 """GLUE examples: from the official TSV files, or from the hub."""
 
-import csv
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,13 @@ HUB = "nyu-mll/glue"
 
 @dataclass(frozen=True)
 class Examples:
-    """One split: texts, one or two an example, and labels as numbers."""
+    """One split.
+
+    Args:
+        texts: one or two an example.
+        labels: as numbers.
+        skipped: broken lines that were left out.
+    """
 
     texts: list[tuple[str, ...]]
     labels: list[float]
@@ -22,6 +28,10 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def subset(self, indices: list[int]) -> "Examples":
+        """Some of them."""
+        return Examples([self.texts[i] for i in indices], [self.labels[i] for i in indices], self.skipped)
 
 
 def load_examples(name: str, task: GlueTask, split: str, data_dir: str | None) -> Examples:
@@ -35,9 +45,8 @@ def load_examples(name: str, task: GlueTask, split: str, data_dir: str | None) -
     if data_dir is not None and not Path(data_dir).is_dir():
         raise UserError(f"no data folder {data_dir!r}: give an existing one as --data.data_dir")
     for folder in filter(None, (data_dir, os.environ.get("ZOO_DATA"))):
-        tries = [Path(folder, *parts, f"{split}.tsv") for parts in ((task.folder,), ("glue", task.folder), ())]
-        for path in tries:
-            if path.is_file():
+        for parts in ((task.folder,), ("glue", task.folder), ()):
+            if (path := Path(folder, *parts, f"{split}.tsv")).is_file():
                 return read_tsv(path, task)
     if data_dir is not None:
         raise UserError(f"no {task.folder}/{split}.tsv in data folder {data_dir!r}: give GLUE's own as --data.data_dir")
@@ -51,42 +60,40 @@ def read_tsv(path: Path, task: GlueTask) -> Examples:
         UserError: if it is no text, lacks a column, has no rows, or a row has fields missing or a wrong label.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"'{path}' is no UTF-8 TSV file ({error}): give GLUE's own") from None
-    first = 1 if task.columns else 2
-    header = list(task.columns) or (rows.pop(0) if rows else [])
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")  # not by str.splitlines: texts hold odd line breaks
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{path}' is no UTF-8 text ({error}): give GLUE's own") from None
+    rows = [(number, line.rstrip("\r").split("\t")) for number, line in enumerate(lines, 1) if line.strip()]
+    header = list(task.columns) or (rows.pop(0)[1] if rows else [])
     wanted = (*task.texts, task.label)
     if missing := [column for column in wanted if column not in header]:
         raise UserError(f"'{path}' has no column {missing[0]!r}, it has {', '.join(header) or 'none'}: give GLUE's own")
     places = [header.index(column) for column in wanted]
-    texts: list[tuple[str, ...]] = []
-    labels: list[float] = []
-    skipped = 0
-    for line, row in enumerate(rows, first):
-        if len(row) <= max(places):
-            if not task.ragged:
-                raise UserError(f"'{path}', line {line}: {len(row)} fields instead of {len(header)}; correct that line")
-            skipped += 1
-            continue
-        *text, label = (row[i] for i in places)
-        texts.append(tuple(text))
-        labels.append(_number(label, task, f"'{path}', line {line}"))
-    if not texts:
+    whole = [(number, row) for number, row in rows if len(row) > max(places)]
+    if len(whole) < len(rows) and not task.ragged:
+        number, row = next((number, row) for number, row in rows if len(row) <= max(places))
+        raise UserError(f"'{path}', line {number}: {len(row)} fields instead of {len(header)}; correct that line")
+    if not whole:
         raise UserError(f"'{path}' has no rows: give GLUE's own")
-    return Examples(texts, labels, skipped)
+    return Examples(
+        [tuple(row[i] for i in places[:-1]) for _, row in whole],
+        [_number(row[places[-1]], task, f"'{path}', line {number}") for number, row in whole],
+        len(rows) - len(whole),
+    )
 
 
 def _number(label: str, task: GlueTask, where: str) -> float:
-    """A label, by name or number; a regression's is any number."""
+    """A label, by name or number; a regression's is any finite number."""
     try:
-        if not task.labels:
-            return float(label)
-        return task.labels.index(label) if label in task.labels else range(len(task.labels)).index(int(label))
+        if label in task.labels:
+            return task.labels.index(label)
+        number = int(label) if task.labels else float(label)
     except ValueError:
-        legal = " or ".join((*task.labels, *map(str, range(len(task.labels))))) or "a number"
-        raise UserError(f"{where}: label must be {legal}, got {label!r}; correct that line") from None
+        number = -1 if task.labels else math.nan
+    if math.isfinite(number) and (not task.labels or 0 <= number < len(task.labels)):
+        return number
+    legal = " or ".join((*task.labels, *map(str, range(len(task.labels))))) or "a number"
+    raise UserError(f"{where}: label must be {legal}, got {label!r}; correct that line") from None
 
 
 def from_hub(name: str, task: GlueTask, split: str) -> Examples:
@@ -96,13 +103,11 @@ def from_hub(name: str, task: GlueTask, split: str) -> Examples:
         UserError: if it is in neither.
     """
     datasets = library("datasets")
-    datasets.disable_progress_bars()
-    hub_split = split.replace("dev", "validation")
 
     def load(local: bool) -> object:
-        mode = datasets.DownloadConfig(local_files_only=local)
-        return datasets.load_dataset(HUB, name, split=hub_split, download_config=mode)
+        datasets.config.HF_HUB_OFFLINE = local  # DownloadConfig(local_files_only=True) asks the hub all the same
+        return datasets.load_dataset(HUB, name, split=split.replace("dev", "validation"))
 
     data = fetch(HUB, f"the data of {name} in", "--data.data_dir", load)
     columns = [data[column] for column in (task.hub or task.texts)]
-    return Examples([tuple(row) for row in zip(*columns, strict=True)], list(data["label"]))
+    return Examples(list(zip(*columns, strict=True)), list(data["label"]))

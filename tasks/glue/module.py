@@ -10,7 +10,7 @@ from torchmetrics.classification import BinaryAccuracy, BinaryF1Score, BinaryMat
 
 from tasks.finetuning import FineTuning, Tuning
 from tasks.glue.benchmark import GlueTask, glue_task
-from tasks.glue.data import Batch
+from tasks.glue.tokens import Batch
 from zoo.budget import Budget
 from zoo.convert import ParameterizationFactory
 from zoo.module import OptimizerConfig
@@ -18,7 +18,7 @@ from zoo.parameterizations import Dense
 
 
 def official_metrics(task: GlueTask) -> MetricCollection:
-    """The metrics of a task: accuracy is over examples (micro), a correlation of constant predictions is 0 or nan."""
+    """The metrics of a task; accuracy is over examples (micro)."""
     def accuracy() -> Metric:
         return BinaryAccuracy() if task.num_labels == 2 else MulticlassAccuracy(task.num_labels, average="micro")
 
@@ -29,6 +29,32 @@ def official_metrics(task: GlueTask) -> MetricCollection:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*will save all targets.*")  # a validation file is small
         return MetricCollection({name: every[name]() for name in task.metrics})
+
+
+class Scores(nn.Module):
+    """Loss and official metrics over one validation file, and over all ranks."""
+
+    def __init__(self, task: GlueTask) -> None:
+        super().__init__()
+        self.metrics, self.loss = official_metrics(task), MeanMetric()
+
+    def update(self, outputs: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Add a batch: logits (examples, labels) or predicted values (examples,), labels (examples,), mean loss."""
+        self.loss.update(loss, weight=len(labels))
+        self.metrics.update(outputs.argmax(-1) if outputs.dim() == 2 else outputs, labels)
+
+    def compute(self) -> dict[str, float]:
+        """`score`, the mean of the metrics, then they and `loss`; and start anew.
+
+        A correlation with constant predictions, which is undefined, counts as 0.
+        """
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*variance of predictions or target is close to zero.*")
+            metrics = {name: float(value.nan_to_num()) for name, value in self.metrics.compute().items()}
+        values = {"score": sum(metrics.values()) / len(metrics), **metrics, "loss": float(self.loss.compute())}
+        self.loss.reset()
+        self.metrics.reset()
+        return values
 
 
 class GlueClassifier(FineTuning):
@@ -69,11 +95,7 @@ class GlueClassifier(FineTuning):
             "SequenceClassification", num_labels=about.num_labels, id2label=dict(enumerate(names)),
             label2id={name: i for i, name in enumerate(names)},
         )
-        if self.net.config.pad_token_id is None:  # a decoder has none; the data pads with the end of text
-            self.net.config.pad_token_id = self.net.config.eos_token_id
-        # One of each per validation file: MNLI has two, and the first of them decides.
-        self.losses = nn.ModuleList(MeanMetric() for _ in about.dev)
-        self.metrics = nn.ModuleList(official_metrics(about) for _ in about.dev)
+        self.scores = nn.ModuleList(Scores(about) for _ in about.dev)  # MNLI has two, and the first of them decides
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits, (examples, labels), or the predicted value, (examples,), of a regression; float32."""
@@ -87,30 +109,25 @@ class GlueClassifier(FineTuning):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean loss of a batch."""
         loss = self.loss(self(batch), batch["labels"])
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Score the examples of a batch."""
         outputs, labels = self(batch), batch["labels"]
-        self.losses[dataloader_idx].update(self.loss(outputs, labels), weight=len(labels))  # type: ignore[operator]
-        if self.about.num_labels == 2:
-            outputs = outputs.argmax(-1)
-        self.metrics[dataloader_idx].update(outputs, labels)  # type: ignore[operator]
+        scores = self.scores[dataloader_idx]
+        assert isinstance(scores, Scores)
+        scores.update(outputs, labels, self.loss(outputs, labels))
 
     def on_validation_epoch_end(self) -> None:
         """Log loss, the official metrics and their mean, the score; of a second file with its name behind."""
         self._log_scores("val")
 
     def _log_scores(self, stage: str) -> None:
-        for name, loss, metrics in zip(self.about.dev, self.losses, self.metrics, strict=True):
-            if not loss.update_called:  # type: ignore[union-attr]
-                continue  # validation may be limited to some batches
-            values = {key: float(value) for key, value in metrics.compute().items()}  # type: ignore[operator]
-            values = {"score": sum(values.values()) / len(values), **values, "loss": float(loss.compute())}  # type: ignore[operator]
-            loss.reset(), metrics.reset()  # type: ignore[operator]
+        for name, scores in zip(self.about.dev, self.scores, strict=True):
+            assert isinstance(scores, Scores)
             behind = "" if name == self.about.dev[0] else name.removeprefix("dev")
-            self.log_dict({f"{stage}/{key}{behind}": value for key, value in values.items()})
+            self.log_dict({f"{stage}/{key}{behind}": value for key, value in scores.compute().items()}, sync_dist=True)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Score the examples of a batch."""
