@@ -11,13 +11,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"zoo", "zoo.errors"},
+    {"zoo.files"},
     {"zoo.bases", "zoo.selection", "zoo.budget"},
     {"zoo.transforms"},
     {"zoo.spectrum"},
     {"zoo.parameterizations"},
     {"zoo.linear"},
     {"zoo.convert"},
-    {"zoo.loader"},
+    {"zoo.loader", "zoo.peft"},
     {"zoo.testing", "zoo.module", "zoo.tensorboard", "zoo.checkpoints"},
     {"zoo.callbacks"},
     {"tasks"},

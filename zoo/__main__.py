@@ -13,6 +13,9 @@ train and test
   validate   one pass over the validation data
   test       one pass over the test data
   predict    run the model over the data
+share
+  export     a plain model, one small file or a peft adapter    zoo export RUN --to peft
+  import     a peft LoRA adapter as a run                       zoo import FOLDER
 look
   params     what is swapped, and counts   zoo params --config dct_half.yaml
   list       parameterizations, tasks and shipped configs
@@ -25,7 +28,8 @@ Every command explains itself (zoo fit --help), a parameterization too:
 
 COMMANDS = {
     **dict.fromkeys(("fit", "validate", "test", "predict", "params"), "zoo.cli:run"),
-    **{name: f"zoo.commands.{name}:main" for name in ("list", "check", "generate")},
+    **{name: f"zoo.commands.{name}:main" for name in ("list", "check", "generate", "export")},
+    "import": "zoo.commands.import_:main",
 }
 
 

@@ -1,35 +1,104 @@
-"""Checkpoints on disk: found, read without executing anything, and compared with a model before use."""
+"""Checkpoints on disk: found, read without executing anything, and compared with a model before use.
+
+An adapter, `adapter.safetensors`, is a checkpoint without the optimizer's state: what is trained, and in its metadata
+the settings that rebuild the task. It is read wherever a checkpoint is.
+"""
 
 import importlib
+import io
+import json
 import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import lightning
 import torch
 from torch import nn
 
 from zoo.errors import UserError
+from zoo.files import read_tensors, write_tensors
 from zoo.module import ZooModule
 
+ADAPTER = "adapter.safetensors"
 REMEDY = "; give the config and options it was trained with"
 
 
 def resolve(path: str) -> Path:
-    """A checkpoint's path; a run's folder stands for its `checkpoints/last.ckpt`.
+    """A checkpoint's path; a folder stands for its `checkpoints/last.ckpt` or `adapter.safetensors`.
 
     Raises:
         UserError: if there is none.
     """
     given = Path(path)
-    candidate = given / "checkpoints" / "last.ckpt" if given.is_dir() else given
-    if not candidate.is_file():
-        raise UserError(f"no checkpoint {path!r}: give a .ckpt file, or a run's folder with checkpoints/last.ckpt")
-    return candidate
+    tries = [given / "checkpoints" / "last.ckpt", given / ADAPTER] if given.is_dir() else [given]
+    for candidate in tries:
+        if candidate.is_file():
+            return candidate
+    if (given / "adapter_config.json").is_file():
+        raise UserError(f"{path!r} is a peft adapter: make it a run with zoo import {path}")
+    raise UserError(f"no checkpoint {path!r}: give a .ckpt file, or a run's folder with checkpoints/last.ckpt")
+
+
+def run_folder(path: Path) -> Path | None:
+    """The folder of the run that a checkpoint is in, if it is in one."""
+    folder = path.resolve().parent.parent
+    return folder if (folder / "config.yaml").is_file() else None
+
+
+def snapshot(model: ZooModule) -> dict[str, Any]:
+    """A checkpoint of a model that no trainer holds: what is trained, and its settings."""
+    checkpoint = {
+        "epoch": 0, "global_step": 0, "pytorch-lightning_version": lightning.__version__,
+        "state_dict": {}, "hparams_name": "kwargs", "hyper_parameters": dict(model.hparams),
+    }
+    model.on_save_checkpoint(checkpoint)
+    return checkpoint
+
+
+def write_adapter(path: Path, checkpoint: dict[str, Any], config: str = "") -> None:
+    """Write a checkpoint's coefficients, and the rest of what is trained, as one safetensors file.
+
+    Args:
+        path: the file.
+        checkpoint: as `load` gives it.
+        config: the run's config.yaml, with which the adapter can be validated and tested.
+    """
+    places: dict[Any, str] = {}  # a matrix that two layers share is stored once
+    shared = {name: places.setdefault(_place(t), name) for name, t in checkpoint["state_dict"].items()}
+    settings = {key: checkpoint.get(key) for key in ("zoo_task", "hyper_parameters", "hparams_name", "zoo_fingerprints",
+                                                     "epoch", "global_step", "pytorch-lightning_version")}
+    settings["shared"] = {name: first for name, first in shared.items() if name != first}
+    tensors = {name: checkpoint["state_dict"][name] for name in places.values()}
+    write_tensors(path, tensors, {"zoo": json.dumps(settings), "config": config})
+
+
+def _place(tensor: torch.Tensor) -> tuple[object, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+def _read_adapter(path: Path) -> dict[str, Any]:
+    tensors, metadata = read_tensors(path)
+    try:
+        checkpoint = json.loads(metadata["zoo"])
+        tensors |= {name: tensors[first] for name, first in checkpoint.pop("shared").items()}
+        return {**checkpoint, "state_dict": tensors, "config": metadata.get("config", "")}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"'{path}' is no adapter of zoo's: zoo import reads the folder of a peft one") from None
+
+
+def unpack(path: Path, folder: Path) -> Path:
+    """An adapter as a run's folder, for what reads nothing else; the checkpoint in it."""
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    content = load(path)
+    (folder / "config.yaml").write_text(content.pop("config"), encoding="utf-8")
+    torch.save(content, checkpoint)
+    return checkpoint
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A checkpoint as plain data, on the CPU; nothing in the file is executed (`weights_only=True`).
+    """A checkpoint or adapter as plain data, on the CPU; nothing in the file is executed (`weights_only=True`).
 
     Raises:
         UserError: if the file is truncated, holds anything but data, or is no Lightning checkpoint.
@@ -37,7 +106,10 @@ def load(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an unusual pickle protocol: what follows says more
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            adapter = path.suffix == ".safetensors"
+            checkpoint = _read_adapter(path) if adapter else torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except UnpicklingError as error:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
             held = f"checkpoint '{path}' holds code, not only weights"
@@ -61,15 +133,19 @@ def rebuild(path: Path) -> ZooModule:
     Raises:
         UserError: if the file is no checkpoint of a task, or a class or backbone that it names cannot be had here.
     """
-    module, _, name = str(load(path).get("zoo_task", "")).rpartition(".")
+    checkpoint = load(path)
+    module, _, name = str(checkpoint.get("zoo_task", "")).rpartition(".")
     try:
         task = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError):
-        raise UserError(f"checkpoint '{path}' is of a task {name!r} that is not found here: run it where it is") from None
-    if not issubclass(task, ZooModule):
+        raise UserError(f"checkpoint '{path}' is of a task {name!r} that is not found: run it where it is") from None
+    if not (isinstance(task, type) and issubclass(task, ZooModule)):
         raise UserError(f"checkpoint '{path}' is of no task of zoo: use another one")
+    file = io.BytesIO()  # Lightning reads its own format only
+    torch.save({key: value for key, value in checkpoint.items() if key != "optimizer_states"}, file)
+    file.seek(0)
     try:
-        model = task.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        model = task.load_from_checkpoint(file, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except Exception as error:  # what a checkpoint names may be missing here, or be something else

@@ -1,11 +1,14 @@
 """The commands that train and test, as a LightningCLI: any task, any parameterization, from one yaml."""
 
 import argparse
+import atexit
+import inspect
 import json
 import logging
 import os
 import re
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,6 +16,9 @@ from typing import Any, NoReturn
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
+from torch.nn.parallel import DistributedDataParallel
 
 import tasks
 import zoo.parameterizations  # noqa: F401  so that short names are known
@@ -154,11 +160,16 @@ class ZooCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         ckpt_path = self._get(self.config, "ckpt_path")
-        step = checkpoints.check(Path(ckpt_path), self.model)["global_step"] if ckpt_path is not None else 0
+        checkpoint = checkpoints.check(Path(ckpt_path), self.model) if ckpt_path is not None else {"global_step": 0}
+        if self.subcommand == "fit" and ckpt_path is not None and "optimizer_states" not in checkpoint:
+            raise UserError(f"'{ckpt_path}' has no optimizer state to go on from: give the last.ckpt of a run")
+        step = checkpoint["global_step"]
         config = self._get(self.config_init, "trainer")
         if config.get("logger") in (None, True):
             kwargs["logger"] = self._logger(config, step) if self.subcommand == "fit" else False
         trainer = super().instantiate_trainer(**kwargs)
+        if isinstance(trainer.strategy, DDPStrategy):
+            keep_buffers(trainer.strategy._ddp_kwargs)
         loop = trainer.fit_loop.epoch_loop
         trainer.fit_loop.epoch_loop = EpochLoop(trainer, loop.min_steps, loop.max_steps)
         return trainer
@@ -177,6 +188,13 @@ class ZooCLI(LightningCLI):
             raise UserError(f"--name is no path, got {name!r}; --trainer.default_root_dir takes one")
         check_writable(root / name)
         return Logger(root, name, default_hp_metric=False)
+
+
+def keep_buffers(ddp: dict[str, Any]) -> None:
+    """Broadcast no buffers in DDP, unless its settings say so: bases are buffers, and equal on every rank."""
+    old, new = "broadcast_buffers", "forward_sync_buffers"  # torch 2.13 renamed it
+    if old not in ddp and new not in ddp:
+        ddp[new if new in inspect.signature(DistributedDataParallel).parameters else old] = False
 
 
 def check_writable(folder: Path) -> None:
@@ -215,12 +233,20 @@ def with_run_config(argv: list[str]) -> tuple[list[str], Path | None]:
         if key != "--ckpt_path" or not (equals or i + 1 < len(argv)):
             continue
         path = checkpoints.resolve(value if equals else argv[i + 1])
+        if path.suffix == ".safetensors":  # Lightning reads its own format only
+            folder = tempfile.TemporaryDirectory()
+            atexit.register(folder.cleanup)
+            path = checkpoints.unpack(path, Path(folder.name))
         rest = [*argv[1:i], "--ckpt_path", str(path), *argv[i + (1 if equals else 2) :]]
-        folder = path.resolve().parent.parent
-        if (folder / "config.yaml").is_file():
-            return [argv[0], "--config", str(folder / "config.yaml"), *rest], folder
-        return [argv[0], *rest], None
+        run = checkpoints.run_folder(path)
+        return [argv[0], *(["--config", str(run / "config.yaml")] if run else []), *rest], run
     return argv, None
+
+
+def complain(what: object) -> None:
+    """Print a line on stderr, once: what is wrong on one rank is wrong on all."""
+    if rank_zero_only.rank == 0:
+        print(f"zoo: {what}", file=sys.stderr)
 
 
 def quiet() -> None:
@@ -228,10 +254,11 @@ def quiet() -> None:
     for message in (".*LeafSpec.*", ".*smaller than the logging interval.*", ".*does not have many workers.*",
                     ".*exists and is not empty.*"):
         warnings.filterwarnings("ignore", message=message)
-    warnings.showwarning = lambda message, *_, **__: print(f"zoo: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: complain(message)
     for name in ("utilities.rank_zero", "accelerators.cuda", "trainer.connectors.checkpoint_connector"):
         logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+    for name in ("seed", "distributed"):
+        logging.getLogger(f"lightning.fabric.utilities.{name}").setLevel(logging.WARNING)
 
 
 def run(argv: list[str]) -> int:
@@ -252,11 +279,11 @@ def run(argv: list[str]) -> int:
             save_config_callback=SaveConfig, save_config_kwargs={"overwrite": True},
         )
     except OSError as error:
-        print(f"zoo: {error.strerror or error}: {error.filename or 'no file'}", file=sys.stderr)
+        complain(f"{error.strerror or error}: {error.filename or 'no file'}")
         return 2
     except Exception as error:
         if mistake := messages.user_error(error):
-            print(f"zoo: {mistake}", file=sys.stderr)
+            complain(mistake)
             return 2
         raise
     return 0

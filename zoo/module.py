@@ -6,6 +6,7 @@ import inspect
 import math
 from abc import ABC
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 
 from zoo.bases import stream_seed
 from zoo.budget import Budget
-from zoo.convert import ParameterizationFactory, Start, convert, counts, factory_class, is_linear, zoo_layers
+from zoo.convert import ParameterizationFactory, Start, convert, counts, factory_class, is_linear, merge, zoo_layers
 from zoo.errors import UserError
+from zoo.files import write_tensors
 from zoo.linear import ZooLinear
 from zoo.loader import StepLoader
 from zoo.parameterizations import WeightParameterization
@@ -248,6 +250,14 @@ class ZooModule(LightningModule, ABC):
         """The state dict without what is frozen: coefficients, and what else is trained."""
         frozen = self._frozen_names()
         return {name: value for name, value in self.state_dict().items() if name not in frozen}
+
+    def export_dense(self, folder: Path) -> None:
+        """Write the network with plain weights into an empty folder; here as `model.safetensors`."""
+        write_tensors(folder / "model.safetensors", merge(self.net).state_dict())
+
+    def peft_fields(self) -> dict[str, str]:
+        """What a peft adapter's config says of the network: `task_type` and `base_model_name_or_path`."""
+        return {}
 
     def _frozen_names(self) -> set[str]:
         return {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}

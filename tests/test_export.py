@@ -1,0 +1,232 @@
+"""`zoo export`: the same outputs from a plain model and from one small file; nothing half-written."""
+
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_run import fit
+
+from tasks import CharLM, GlueClassifier
+from tasks.finetuning import Tuning
+from zoo import checkpoints
+from zoo.__main__ import main
+from zoo.convert import merge
+from zoo.files import new_folder, read_tensors
+from zoo.module import ZooModule
+from zoo.parameterizations import DCT, Dense, LoRA, RandLoRA
+
+transformers: Any = pytest.importorskip("transformers")
+safetensors: Any = pytest.importorskip("safetensors.torch")
+
+IDS = torch.arange(5, 35).view(3, 10)
+FACTORIES = [functools.partial(LoRA, rank=4), functools.partial(RandLoRA, rank=4), functools.partial(DCT, ratio=0.3)]
+
+
+def classifier(backbone: Path, **settings: Any) -> GlueClassifier:
+    """With updates that are not zero."""
+    model = GlueClassifier(str(backbone), "rte", **{"parameterization": FACTORIES[0], **settings}).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(torch.randn_like(p) * 0.3)
+    return model
+
+
+def run(model: ZooModule, folder: Path = Path("run")) -> str:
+    (folder / "checkpoints").mkdir(parents=True)
+    torch.save(checkpoints.snapshot(model), folder / "checkpoints" / "last.ckpt")
+    return str(folder)
+
+
+def logits(model: ZooModule) -> torch.Tensor:
+    return model.net(IDS).logits
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_dense_has_equal_logits(kind, factory, backbones, place):
+    model = classifier(backbones(kind), parameterization=factory, tuning=Tuning(preset="all", scale=0.5))
+    assert main(["export", run(model), "--to", "dense"]) == 0
+    plain, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+        "run/export-dense", output_loading_info=True
+    )
+    assert not any(report.values())
+    assert plain.config.id2label == {0: "entailment", 1: "not_entailment"}
+    torch.testing.assert_close(plain.eval()(IDS).logits, logits(model), rtol=1e-5, atol=1e-5)
+    words = transformers.AutoTokenizer.from_pretrained("run/export-dense")("good film")["input_ids"]
+    assert words == transformers.AutoTokenizer.from_pretrained(backbones(kind))("good film")["input_ids"]
+
+
+def test_dense_of_full_finetuning(backbones, place):
+    model = classifier(backbones("bert"), parameterization=Dense, tuning=Tuning(full=True))
+    assert main(["export", run(model), "--to", "dense"]) == 0
+    plain = transformers.AutoModelForSequenceClassification.from_pretrained("run/export-dense").eval()
+    torch.testing.assert_close(plain(IDS).logits, logits(model), rtol=1e-5, atol=1e-5)
+
+
+def test_dense_of_a_network_that_is_not_from_the_hub(place):
+    model = CharLM("abc", functools.partial(DCT, ratio=0.5), block_size=8, layers=1, width=16, heads=2).eval()
+    assert main(["export", run(model), "--to", "dense", "--output", "new/plain"]) == 0
+    state, _ = read_tensors(Path("new/plain/model.safetensors"))
+    plain = merge(model.net)
+    assert state.keys() == plain.state_dict().keys()
+    plain.load_state_dict({name: torch.zeros_like(value) for name, value in state.items()})
+    plain.load_state_dict(state)
+    ids = torch.tensor([[0, 1, 2]])
+    torch.testing.assert_close(plain(ids), model(ids), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_adapter_holds_coefficients_and_head_only(factory, backbones, place):
+    """At most 4 bytes per trainable number and 64 KiB; read wherever a run is, with equal logits."""
+    model = classifier(backbones("bert"), parameterization=factory, targets=["*.layer.*"])
+    assert main(["export", run(model), "--to", "safetensors"]) == 0
+    path = Path("run/export-safetensors/adapter.safetensors")
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert sum(t.numel() for t in safetensors.load_file(path).values()) == trained
+    assert path.stat().st_size <= 4 * trained + 64 * 1024
+    rebuilt = checkpoints.rebuild(checkpoints.resolve("run/export-safetensors"))
+    assert torch.equal(logits(rebuilt), logits(model))
+    assert main(["export", str(path), "--to", "safetensors", "--output", "again"]) == 0
+    (mine, settings), (again, same) = read_tensors(path), read_tensors(Path("again/adapter.safetensors"))
+    assert settings == same
+    assert mine.keys() == again.keys()
+    assert all(torch.equal(mine[name], again[name]) for name in mine)
+    assert main(["export", str(path), "--to", "dense", "--output", "dense"]) == 0
+    plain = transformers.AutoModelForSequenceClassification.from_pretrained("dense").eval()
+    torch.testing.assert_close(plain(IDS).logits, logits(model), rtol=1e-5, atol=1e-5)
+
+
+def test_adapter_of_the_character_model(place, small, capsys):
+    folder = fit("--config", "dct_half.yaml", *small)
+    assert main(["validate", "--ckpt_path", str(folder)]) == 0
+    of_run = capsys.readouterr().out.splitlines()[-7:]
+    assert main(["export", str(folder), "--to", "safetensors", "--output", "small"]) == 0
+    before = sorted(Path().rglob("*"))
+    capsys.readouterr()
+    assert main(["validate", "--ckpt_path", "small"]) == 0
+    assert capsys.readouterr().out.splitlines()[-7:] == of_run
+    assert main(["generate", "--ckpt_path", "small", "--prompt", "the", "--length", "5"]) == 0
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_matrix_of_two_layers_is_stored_once(tmp_path):
+    weight = torch.randn(30, 20)
+    state = {"embedding.weight": weight, "head.weight": weight, "head.bias": torch.zeros(30), "other": weight.clone()}
+    checkpoints.write_adapter(tmp_path / "a.safetensors", {
+        "state_dict": state, "global_step": 1, "pytorch-lightning_version": "2.6.4",
+    })
+    assert len(safetensors.load_file(tmp_path / "a.safetensors")) == 3
+    loaded = checkpoints.load(tmp_path / "a.safetensors")["state_dict"]
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+def test_trained_run_is_exported_with_sizes_and_error(tune, place, capsys):
+    folder = fit("--config", "glue_rte_lora.yaml", *tune, "--model.parameterization", "DCT",
+                 "--model.parameterization.ratio", "0.5")
+    capsys.readouterr()
+    assert main(["export", str(folder), "--to", "peft", "--rank", "2"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.replace(" ", "_", 1).splitlines())
+    text = str(lines)
+    assert f"{folder}/export-peft" in text
+    on_disk = sum(path.stat().st_size for path in (folder / "export-peft").iterdir())
+    assert f"{on_disk:,} bytes" in text
+    assert f"{4 * 4 * 32 * 32:,} bytes in float32, 4 layers" in text
+    assert f"{4 * 4 * 512:,} bytes" in text
+    assert "mean 0." in text
+
+
+# ---- Mistakes --------------------------------------------------------------------------------------------------------
+
+
+def refused(capsys: pytest.CaptureFixture[str], argv: list[str], *words: str) -> None:
+    """One line with these words, status 2, and nothing written."""
+    before = sorted(Path().rglob("*"))
+    capsys.readouterr()
+    assert main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert [word for word in words if word not in line] == [], line
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.fixture
+def char_run(place) -> str:
+    """A run of a small character model."""
+    return run(CharLM("abc", functools.partial(DCT, ratio=0.5), block_size=8, layers=1, width=16, heads=2))
+
+
+def test_mistakes_of_the_command(char_run, capsys):
+    refused(capsys, ["export", "nowhere", "--to", "dense"], "'nowhere'")
+    refused(capsys, ["export", char_run, "--to", "onnx"], "'onnx'", "dense")
+    refused(capsys, ["export", char_run], "--to")
+    refused(capsys, ["export", char_run, "--to", "peft", "--rank", "0"], "--rank", "at least 1")
+    refused(capsys, ["export", char_run, "--to", "dense", "--rank", "2"], "--rank", "peft")
+    refused(capsys, ["export", char_run, "--to", "peft"], "no frozen weight", "--to dense")
+
+
+@pytest.mark.parametrize("to", ["dense", "safetensors", "peft"])
+def test_output_is_not_overwritten(to, char_run, capsys):
+    Path("full").mkdir()
+    Path("full/mine").write_text("")
+    refused(capsys, ["export", char_run, "--to", to, "--output", "full"], "'full'", "--output")
+    refused(capsys, ["export", char_run, "--to", to, "--output", "full/mine"], "'full/mine'", "--output")
+    refused(capsys, ["export", char_run, "--to", to, "--output", "full/mine/x"], "full/mine", "--output")
+
+
+def test_an_empty_output_is_filled(char_run):
+    Path("empty").mkdir()
+    assert main(["export", char_run, "--to", "dense", "--output", "empty"]) == 0
+    assert os.listdir("empty") == ["model.safetensors"]
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "a" / "b") as part:
+        (part / "file").write_text("")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [0, 5, 0.5])
+def test_adapter_is_truncated(size, char_run, capsys):
+    assert main(["export", char_run, "--to", "safetensors", "--output", "small"]) == 0
+    path = Path("small/adapter.safetensors")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(size * len(whole)) if size < 1 else size])
+    for argv in (["export", str(path), "--to", "dense"], ["validate", "--ckpt_path", str(path)]):
+        refused(capsys, argv, "small/adapter.safetensors'", "truncated", "use another one")
+
+
+@pytest.mark.parametrize("zoo", [None, "", "[]", "{}", '{"shared": {"a": "b"}}', '{"shared": {}}'])
+def test_another_safetensors_file(zoo, place, capsys):
+    safetensors.save_file({"w": torch.ones(2)}, "other.safetensors", None if zoo is None else {"zoo": zoo})
+    refused(capsys, ["export", "other.safetensors", "--to", "dense"], "'other.safetensors'")
+
+
+def test_adapter_of_another_task_or_basis(char_run, capsys):
+    assert main(["export", char_run, "--to", "safetensors", "--output", "small"]) == 0
+    path = Path("small/adapter.safetensors")
+    tensors, metadata = read_tensors(path)
+    settings = json.loads(metadata["zoo"])
+
+    def with_settings(**changes: Any) -> list[str]:
+        safetensors.save_file(tensors, path, {"zoo": json.dumps(settings | changes)})
+        return ["export", str(path), "--to", "dense", "--output", "dense"]
+
+    refused(capsys, with_settings(zoo_task="nowhere.Task"), "'Task'", "not found")
+    refused(capsys, with_settings(zoo_task="os.getcwd"), "no task of zoo")
+    refused(capsys, with_settings(zoo_fingerprints={"blocks.0.mlp.fc": "0" * 16}), "blocks.0.mlp.fc", "another basis")
+    hyper = settings["hyper_parameters"] | {"_instantiator": "os.system"}
+    refused(capsys, with_settings(hyper_parameters=hyper), "cannot be rebuilt")
+    assert main(with_settings()) == 0
+
+
+def test_an_adapter_is_no_start_for_training(place, small, capsys):
+    folder = fit("--config", "dct_half.yaml", *small)
+    assert main(["export", str(folder), "--to", "safetensors", "--output", "small"]) == 0
+    for path in ("small", str(folder / "checkpoints" / "best.ckpt")):
+        refused(capsys, ["fit", "--ckpt_path", path], "no optimizer state", "last.ckpt")

@@ -1,0 +1,66 @@
+"""`zoo export`: a trained run as a plain model, as one small file, or as an adapter for Hugging Face's peft."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from zoo.commands.arguments import parse
+from zoo.errors import UserError
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "run": {"help": "a run's folder, a checkpoint or an adapter.safetensors"},
+    "--to": {"required": True, "choices": ("dense", "safetensors", "peft"), "help": "what to write"},
+    "--output": {"default": None, "help": "a new folder; by default export-<what> in the run's"},
+    "--rank": {"type": int, "default": None, "help": "with --to peft: truncate updates of a higher rank to this one; "
+               "what is neither LoRA nor RandLoRA has 8 by default"},
+}
+
+
+def main(argv: list[str]) -> int:
+    """Write it, and print where and how large it is."""
+    options = parse("export", __doc__ or "", argv, OPTIONS)
+    print(export(**vars(options)))
+    return 0
+
+
+def export(run: str, to: str, output: str | None, rank: int | None) -> str:
+    """Write an export, whole or not at all; where it is, and bytes beside those of the dense update.
+
+    Raises:
+        UserError: if the run cannot be rebuilt here, the output is there already, or peft cannot hold the update.
+    """
+    if rank is not None and (rank < 1 or to != "peft"):
+        raise UserError(f"--rank must be at least 1, and goes with --to peft; got --rank {rank} --to {to}")
+    from zoo import checkpoints, peft
+    from zoo.convert import zoo_layers
+    from zoo.files import new_folder, size
+
+    path = checkpoints.resolve(run)
+    run_folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    target = Path(output) if output else run_folder / f"export-{to}"
+    errors: dict[str, float] = {}
+    with new_folder(target) as part:
+        model = checkpoints.rebuild(path)
+        if to == "dense":
+            model.export_dense(part)
+        elif to == "peft":
+            errors = peft.write(part, model.net, model.peft_fields(), rank)
+        else:
+            checkpoint = checkpoints.load(path)
+            file = run_folder / "config.yaml"
+            config = file.read_text(encoding="utf-8") if file.is_file() else checkpoint.get("config", "")
+            checkpoints.write_adapter(part / checkpoints.ADAPTER, checkpoint, config)
+    layers = zoo_layers(model.net).values()
+    dense = sum(4 * math.prod(layer.parameterization.shape) for layer in layers)
+    coefficients = sum(4 * layer.parameterization.num_trainable for layer in layers)
+    lines = [
+        f"written to      {target}",
+        f"on disk         {size(target):,} bytes, with all that is trained",
+        f"dense update    {dense:,} bytes in float32, {len(layers)} layers",
+        f"coefficients    {coefficients:,} bytes",
+    ]
+    if any(errors.values()):
+        worst = max(errors, key=errors.__getitem__)
+        mean = sum(errors.values()) / len(errors)
+        lines.append(f"relative error  mean {mean:.3g}, max {errors[worst]:.3g} ({worst}), of dW in the Frobenius norm")
+    return "\n".join(lines)
