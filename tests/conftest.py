@@ -1,12 +1,15 @@
 """Fixtures: a place to run in, small texts, and fits in this process."""
 
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import save_backbone, save_glue
+
+from zoo.__main__ import main
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
@@ -34,7 +37,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "argv", ["zoo"])
-    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    for name in ("HF_ENDPOINT", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("urllib.request.urlopen", _no_network)
     return folder
 
@@ -80,3 +84,41 @@ def tune(backbones: Callable[[str], Path], glue: Path) -> list[str]:
         "trainer.precision": "32-true", "trainer.max_epochs": 1,
     }
     return [f"--{key}={value}" for key, value in options.items()]
+
+
+def files(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Everything in and beside a folder, with what changes when it is written."""
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.parent.rglob("*")}
+
+
+class Mistake:
+    """Runs a command that must fail as a mistake does."""
+
+    def __init__(self, place: Path, small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        self.place, self.small, self.capsys = place, small, capsys
+
+    def argv(self, line: str) -> list[str]:
+        """The words of a command; the options of a small model follow its config."""
+        words = shlex.split(line)
+        return [*words[:3], *self.small, *words[3:]] if "--config" in words[1:2] else words
+
+    def __call__(self, line: str, words: list[str]) -> None:
+        before = files(self.place)
+        self.capsys.readouterr()
+        assert main(self.argv(line)) == 2
+        lines = self.capsys.readouterr().err.splitlines()
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("zoo: ")
+        assert "Union" not in lines[0] and "Namespace" not in lines[0]
+        assert [word for word in words if word not in lines[0]] == [], lines[0]
+        assert files(self.place) == before
+
+
+@pytest.fixture
+def mistake(
+    place: Path, small: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Mistake]:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield Mistake(place, small, capsys)
+    for name in [name for name in sys.modules if name.startswith("my_")]:
+        del sys.modules[name]

@@ -1,6 +1,7 @@
 """Every shipped config parses, builds what its name says, and trains."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,15 +9,23 @@ from zoo.__main__ import main
 from zoo.config_files import shipped
 
 BUDGETS = {"half": 393_216, "tenth": 78_643, "twentieth": 39_321, "lora_48": 393_216, "randlora": 392_656}
+SHARES = ("half", "tenth", "twentieth")
+CHARACTER = [
+    "char_lm", "dense", "lora_48", "randlora", "zigzag_random_tenth",
+    *(f"{kind}_{share}" for kind in ("dct", "random_orthonormal", "zigzag") for share in SHARES),
+]
+GLUE = [
+    *(f"glue_{task}_lora" for task in ("sst2", "mnli", "cola", "qqp", "rte")),
+    *(f"glue_{task}_{kind}" for task in ("sst2", "cola", "rte") for kind in ("dct", "randlora", "dense")),
+]
 
 
 def test_all_of_them_ship():
-    budgets = ("half", "tenth", "twentieth")
-    names = ["char_lm", "dense", "lora_48", "randlora", "zigzag_random_tenth"]
-    names += [f"{kind}_{budget}" for kind in ("dct", "random_orthonormal", "zigzag") for budget in budgets]
-    assert set(shipped()) == {f"{name}.yaml" for name in names}
+    assert set(shipped()) >= {f"{name}.yaml" for name in [*CHARACTER, *GLUE, "glue"]}
+    assert [name for name in shipped() if name.startswith("glue_") and Path(name).stem not in GLUE] == []
 
-@pytest.mark.parametrize("name", sorted(shipped()))
+
+@pytest.mark.parametrize("name", CHARACTER)
 def test_counts_are_the_names(name, place, tmp_path, capsys):
     """The coefficients of the 786,432 block weights, to the rounding of each layer."""
     text = tmp_path / "characters.txt"
@@ -29,13 +38,33 @@ def test_counts_are_the_names(name, place, tmp_path, capsys):
     assert len(counts["layers"]) == 16
 
 
-@pytest.mark.parametrize("name", sorted(shipped()))
+@pytest.mark.parametrize("name", CHARACTER)
 def test_it_trains(name, place, small):
-    size = ["--model.parameterization.rank=4"] if name == "lora_48.yaml" else []
+    size = ["--model.parameterization.rank=4"] if name == "lora_48" else []
     assert main(["fit", "--config", name, *small, "--trainer.max_steps=2", *size]) == 0
     (summary,) = place.glob("runs/*/version_0/summary.json")
     facts = json.loads(summary.read_text())
     assert facts["steps"] == 2 and facts["loss"] > 0 and facts["corpus"] == "text"
+
+
+@pytest.mark.parametrize("name", GLUE)
+def test_glue_counts_are_loras(name, place, tune, capsys):
+    """On query and value of two layers, 32 wide: 8 (32 + 32) each, or at most; all of the network in full tuning."""
+    assert main(["params", "--config", name, *tune, "--json"]) == 0
+    counts = json.loads(capsys.readouterr().out)
+    head = 33 * (3 if "mnli" in name else 2)
+    each = {"lora": 512, "dct": 512, "randlora": 14 * (3 + 32), "dense": 32 * 32}[name.split("_")[-1]]
+    assert {row["trainable"] for row in counts["layers"]} == {each} and len(counts["layers"]) == 4
+    assert all(row["layer"].endswith(("query", "value")) for row in counts["layers"])
+    assert counts["trainable"] == (counts["total"] if "dense" in name else 4 * each + head)
+
+
+@pytest.mark.parametrize("name", GLUE)
+def test_glue_trains(name, place, tune):
+    assert main(["fit", "--config", name, *tune, "--trainer.max_steps=2"]) == 0
+    (summary,) = place.glob("runs/*/version_0/summary.json")
+    facts = json.loads(summary.read_text())
+    assert facts["steps"] == 2 and facts["loss"] > 0 and facts["glue_task"] == name.split("_")[1]
 
 
 def test_each_is_a_few_lines():

@@ -2,16 +2,15 @@
 
 import pickle
 import re
-import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import Mistake
 
 from zoo.__main__ import main
 
@@ -116,44 +115,6 @@ MODULES = [
 def cases(table: list[tuple[str, Any, list[str]]]) -> list[Any]:
     """One test for each row of a table."""
     return [pytest.param(what, words, id=name) for name, what, words in table]
-
-
-def files(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Everything in and beside a folder, with what changes when it is written."""
-    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.parent.rglob("*")}
-
-
-class Mistake:
-    """Runs a command that must fail as a mistake does."""
-
-    def __init__(self, place: Path, small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-        self.place, self.small, self.capsys = place, small, capsys
-
-    def argv(self, line: str) -> list[str]:
-        """The words of a command; the options of a small model follow its config."""
-        words = shlex.split(line)
-        return [*words[:3], *self.small, *words[3:]] if "--config" in words[1:2] else words
-
-    def __call__(self, line: str, words: list[str]) -> None:
-        before = files(self.place)
-        self.capsys.readouterr()
-        assert main(self.argv(line)) == 2
-        lines = self.capsys.readouterr().err.splitlines()
-        assert len(lines) == 1, lines
-        assert lines[0].startswith("zoo: ")
-        assert "Union" not in lines[0] and "Namespace" not in lines[0]
-        assert [word for word in words if word not in lines[0]] == [], lines[0]
-        assert files(self.place) == before
-
-
-@pytest.fixture
-def mistake(
-    place: Path, small: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Mistake]:
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield Mistake(place, small, capsys)
-    for name in [name for name in sys.modules if name.startswith("my_")]:
-        del sys.modules[name]
 
 
 @pytest.fixture
