@@ -60,16 +60,22 @@ def params_json(model: ZooModule) -> str:
 
 
 def params_table(model: ZooModule) -> str:
-    """Layers and counts as a table that fits 80 columns."""
+    """Layers and counts as a table that fits 80 columns; what all names begin with is said once."""
     rows = table(model.net)
-    width = max((len(str(row["layer"])) for row in rows), default=5)
-    lines = [f"{'layer':<{width}}  {'shape':>9}  {'parameterization':<18}{'trainable':>9} of {'weights':>7}  lr_mult"]
-    for row in rows:
+    names = [str(row["layer"]) for row in rows]
+    prefix = os.path.commonprefix(names).rpartition(".")[0] if len(names) > 1 else ""
+    cells = [(f"layer in {prefix}" if len(prefix) > 20 else "layer", "shape", "kind", "trainable", "weights", "lr_mult")]
+    cut = len(prefix) + 1 if len(prefix) > 20 else 0
+    for name, row in zip(names, rows, strict=True):
         shape = "x".join(map(str, row["shape"]))  # type: ignore[call-overload]
-        lines.append(
-            f"{row['layer']:<{width}}  {shape:>9}  {row['parameterization']:<18}"
-            f"{row['trainable']:>9,} of {row['weights']:>7,}  {row['lr_mult']:>7.2f}"
-        )
+        numbers = (f"{row['trainable']:,}", f"{row['weights']:,}", f"{row['lr_mult']:.2f}")
+        cells.append((name[cut:], shape, str(row["parameterization"]), *numbers))
+    widths = [max(len(cell[i]) for cell in cells) for i in range(6)]
+    lines = [
+        f"{layer:<{widths[0]}} {shape:>{widths[1]}}  {kind:<{widths[2]}}  {trainable:>{widths[3]}} of "
+        f"{weights:>{widths[4]}} {mult:>{widths[5]}}".rstrip()
+        for layer, shape, kind, trainable, weights, mult in cells
+    ]
     total = counts(model.net)
     lines += [
         "",
