@@ -64,18 +64,20 @@ def params_table(model: ZooModule) -> str:
     rows = table(model.net)
     names = [str(row["layer"]) for row in rows]
     prefix = os.path.commonprefix(names).rpartition(".")[0] if len(names) > 1 else ""
-    cells = [(f"layer in {prefix}" if len(prefix) > 20 else "layer", "shape", "kind", "trainable", "weights", "lr_mult")]
-    cut = len(prefix) + 1 if len(prefix) > 20 else 0
+    prefix = prefix + "." if len(prefix) > 12 else ""
+    cells = [("layer", "shape", "kind", "trainable", "weights", "lr_mult")]
     for name, row in zip(names, rows, strict=True):
         shape = "x".join(map(str, row["shape"]))  # type: ignore[call-overload]
         numbers = (f"{row['trainable']:,}", f"{row['weights']:,}", f"{row['lr_mult']:.2f}")
-        cells.append((name[cut:], shape, str(row["parameterization"]), *numbers))
+        cells.append((name.removeprefix(prefix), shape, str(row["parameterization"]), *numbers))
     widths = [max(len(cell[i]) for cell in cells) for i in range(6)]
     lines = [
         f"{layer:<{widths[0]}} {shape:>{widths[1]}}  {kind:<{widths[2]}}  {trainable:>{widths[3]}} of "
         f"{weights:>{widths[4]}} {mult:>{widths[5]}}".rstrip()
         for layer, shape, kind, trainable, weights, mult in cells
     ]
+    if prefix:
+        lines.insert(0, f"in {prefix}*")
     total = counts(model.net)
     lines += [
         "",
