@@ -131,7 +131,8 @@ def _spread(
         raise UserError(f"budget (of all layers) and the parameterization's own {own[0]} exclude each other: drop one")
     shapes = {name: tuple(dense_weight(layers[name]).shape) for name, f in factories.items() if f is factory}
     split = budget.split(shapes)  # type: ignore[arg-type]
-    return {name: functools.partial(factory, ratio=k / math.prod(shapes[name])) for name, k in split.items()}
+    return {name: functools.partial(factory, ratio=k / math.prod(shapes[name]))  # type: ignore[call-arg]
+            for name, k in split.items()}
 
 
 def merge(model: nn.Module) -> nn.Module:

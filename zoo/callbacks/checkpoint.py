@@ -61,7 +61,7 @@ class Checkpoint(Callback):
 
     def metric(self, module: LightningModule) -> str:
         """What decides."""
-        return self.monitor or getattr(module, "monitor", "val/loss")
+        return self.monitor or str(getattr(module, "monitor", "val/loss"))
 
     def _save(self, trainer: Trainer, name: str, weights_only: bool = False) -> None:
         folder = self.folder(trainer)
