@@ -147,7 +147,8 @@ class FineTuning(ZooModule, ABC):
             self.targets = preset_targets(network, tuning.preset)
         self.parameterize(network, "project" if tuning.full else "update", tuning.scale)
         if tuning.gradient_checkpointing:
-            network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            old = network.gradient_checkpointing_enable  # what transformers 5 called it at first
+            getattr(network, "activation_checkpointing_enable", old)({"use_reentrant": False})
         return network
 
     def export_dense(self, folder: Path) -> None:
