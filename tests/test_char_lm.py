@@ -100,6 +100,16 @@ def test_windows_reach_the_first_and_the_last_character():
     assert seen.min() == 1 and seen.max() == 11
 
 
+def test_ranks_share_validation(text):
+    """Two ranks' batches together are the validation text, once."""
+    data, seen = CharData(corpus=str(text), batch_size=4, block_size=7), []
+    for rank in (0, 1):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
+        seen.append(torch.cat([targets for _, targets, _ in data.val_dataloader()]))
+    targets = torch.stack(seen, 1).flatten()  # they take turns
+    assert torch.equal(targets[targets != IGNORE], data.encoded[1][0].long())
+
+
 def test_validation_loss_is_the_mean_over_characters(text):
     """Batched, padded scoring equals the mean of one cross-entropy a character; the usual units follow from it."""
     data = CharData(corpus=str(text), batch_size=64, block_size=5)  # 81 windows in two batches, the last one ragged

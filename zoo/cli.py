@@ -253,7 +253,7 @@ def with_run_config(argv: list[str]) -> tuple[list[str], Path | None]:
 
 def complain(what: object) -> None:
     """Print a line on stderr, once: what is wrong on one rank is wrong on all."""
-    if rank_zero_only.rank == 0:
+    if getattr(rank_zero_only, "rank", 0) == 0:
         print(f"zoo: {what}", file=sys.stderr)
 
 

@@ -1,9 +1,9 @@
 """One text as training windows and as validation windows; what its ids are is left to the subclass."""
 
+import warnings
 from abc import ABC, abstractmethod
 from functools import cached_property
 
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -96,7 +96,7 @@ class TextData(ZooData, ABC):
         """Encode the text before anything is written; say it if it is not the one that was asked for."""
         _ = self.encoded
         if self.corpus.instead_of:
-            rank_zero_warn(self.corpus.instead_of, stacklevel=2)
+            warnings.warn(self.corpus.instead_of, stacklevel=2)
 
     def train_dataloader(self) -> StepLoader:
         """As many batches as the trainer has steps; without a number of steps, one pass' worth of ids."""
