@@ -15,6 +15,7 @@ from tasks.finetuning import Tuning
 from zoo import checkpoints, peft
 from zoo.__main__ import main
 from zoo.convert import convert, zoo_layers
+from zoo.errors import UserError
 from zoo.linear import ZooLinear
 from zoo.module import ZooModule
 from zoo.parameterizations import DCT, LoRA, RandLoRA
@@ -147,6 +148,34 @@ def test_randlora_bases_are_stored_once(tmp_path):
     assert names == ["base_model.randlora_A", "base_model.randlora_B"]
 
 
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys:UserWarning")
+def test_randlora_of_different_scales(tmp_path):
+    overrides = {"layers.1": functools.partial(RandLoRA, rank=4, alpha=8), "layers.2": functools.partial(
+        RandLoRA, rank=4, scaling="paper", num_bases=2)}
+    mine = convert(net(), functools.partial(RandLoRA, rank=4), ["layers.*"], overrides, start="update")
+    disturb(mine)
+    peft.write(tmp_path, mine, {})
+    assert peft.read_json(tmp_path / peft.CONFIG)["peft_type"] == "RANDLORA"
+    for x, y in zip(mine(inputs()), theirs.PeftModel.from_pretrained(net(), tmp_path)(inputs()), strict=True):
+        close(x, y)
+
+
+@pytest.mark.parametrize("other", [{"rank": 5}, {"rank": 4, "seed": 1}])
+def test_randlora_without_common_bases_is_truncated(other, tmp_path):
+    overrides = {"layers.1": functools.partial(RandLoRA, **other)}
+    mine = convert(net(), functools.partial(RandLoRA, rank=4), ["layers.*"], overrides, start="update")
+    peft.write(tmp_path, mine, {})
+    assert peft.read_json(tmp_path / peft.CONFIG)["peft_type"] == "LORA"
+
+
+def test_randlora_of_different_sides_is_truncated(tmp_path):
+    """Which column of B belongs to which base depends on the number of bases."""
+    mine = convert(nn.Sequential(nn.Linear(12, 12), nn.Linear(12, 6)).requires_grad_(False),
+                   functools.partial(RandLoRA, rank=3), ["*"], start="update")
+    peft.write(tmp_path, mine, {})
+    assert peft.read_json(tmp_path / peft.CONFIG)["peft_type"] == "LORA"
+
+
 def test_layers_of_different_rank_and_scale(tmp_path):
     overrides = {"layers.1": functools.partial(LoRA, rank=2), "layers.2": functools.partial(DCT, ratio=0.5)}
     mine = convert(net(), functools.partial(LoRA, rank=3), ["layers.*"], overrides, start="update", scale=0.7)
@@ -209,6 +238,18 @@ def test_targets_in_the_head_are_stored_whole(backbones, tmp_path):
     peft.write(tmp_path, model.net, model.peft_fields())
     loaded = theirs.PeftModel.from_pretrained(base(backbones("roberta")), tmp_path).eval()
     close(loaded(IDS).logits, model.net(IDS).logits)
+
+
+def test_targets_with_a_trained_bias_are_stored_whole(backbones, tmp_path):
+    model = classifier(backbones("bert"), tuning=Tuning(train=["1.attention.self.query"]))
+    peft.write(tmp_path, model.net, model.peft_fields())
+    config = peft.read_json(tmp_path / peft.CONFIG)
+    assert config["modules_to_save"] == ["bert.encoder.layer.1.attention.self.query", "classifier"]
+    loaded = theirs.PeftModel.from_pretrained(base(backbones("bert")), tmp_path).eval()
+    close(loaded(IDS).logits, model.net(IDS).logits)
+    model = classifier(backbones("bert"), tuning=Tuning(train=["query", "value"]))
+    with pytest.raises(UserError, match="--to dense"):
+        peft.write(tmp_path, model.net, model.peft_fields())
 
 
 def test_exported_decoder_has_equal_logits(backbones, place, tmp_path):

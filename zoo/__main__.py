@@ -14,8 +14,9 @@ train and test
   test       one pass over the test data
   predict    run the model over the data
 share
-  export     a plain model, one small file or a peft adapter    zoo export RUN --to peft
-  import     a peft LoRA adapter as a run                       zoo import FOLDER
+  export     a run as a plain model, as one small file or for peft
+                                           zoo export RUN --to peft
+  import     a peft LoRA adapter as a run  zoo import ADAPTER --task rte
 look
   params     what is swapped, and counts   zoo params --config dct_half.yaml
   list       parameterizations, tasks and shipped configs
