@@ -80,6 +80,8 @@ class Tuning:
     Args:
         preset: the layers that get an update, if `targets` does not name them.
         scale: s of y = x (W0 + s W)^T + b; LoRA's alpha / r.
+        head_lr: peak learning rate of a new head, which needs a larger one than what was trained before; by default the
+            optimizer's `lr`.
         train: globs of modules that are trained as they are, such as `*LayerNorm`.
         full: train every parameter; W then starts as near to W0 as its parameterization allows, with no W0 beside it.
             With `Dense` that is ordinary full fine-tuning.
@@ -89,6 +91,7 @@ class Tuning:
 
     preset: Preset = "query_value"
     scale: float = 1.0
+    head_lr: float | None = None
     train: list[str] = field(default_factory=list)
     full: bool = False
     gradient_checkpointing: bool = False
@@ -140,7 +143,9 @@ class FineTuning(ZooModule, ABC):
         for pattern in tuning.train:
             found = [module for name, module in network.named_modules() if name and matches(name, pattern)]
             if not found:
-                raise UserError(f"tuning.train: {pattern!r} matches no module of {self.backbone!r}")
+                have = ", ".join(sorted({last for name, _ in network.named_modules()
+                                         if not (last := name.rpartition(".")[2]).isdigit() and last}))
+                raise UserError(f"tuning.train: {pattern!r} matches no module; there are: {have}")
             for module in found:
                 module.requires_grad_(True)
         if self.hparams["targets"] is None:
@@ -150,6 +155,13 @@ class FineTuning(ZooModule, ABC):
             old = network.gradient_checkpointing_enable  # what transformers 5 called it at first
             getattr(network, "activation_checkpointing_enable", old)({"use_reentrant": False})
         return network
+
+    def own_rates(self) -> dict[nn.Parameter, float]:
+        """The head's."""
+        if self.tuning.head_lr is None:
+            return {}
+        base = set(self.net.base_model.parameters())  # type: ignore[union-attr, operator]
+        return {p: self.tuning.head_lr for p in self.net.parameters() if p not in base}
 
     def export_dense(self, folder: Path) -> None:
         """As `save_pretrained` does: a plain model of the head's class, in the dtype of the backbone, and tokenizer."""

@@ -5,6 +5,7 @@ import functools
 import inspect
 import math
 from abc import ABC
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,10 @@ class ZooModule(LightningModule, ABC):
 
     # ---- Optimization ------------------------------------------------------------------------------------------------
 
+    def own_rates(self) -> dict[nn.Parameter, float]:
+        """Peak learning rates of what is not trained at the optimizer's `lr`."""
+        return {}
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed dropout by seed, batch and rank, so that a resumed run draws what the uninterrupted one drew."""
         number = self.trainer.fit_loop.epoch_loop.total_batch_idx
@@ -192,7 +197,7 @@ class ZooModule(LightningModule, ABC):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over the groups of `parameter_groups`; the schedule runs to the trainer's last step."""
         config = self.optimizer_config
-        groups = parameter_groups(self, config.lr, config.weight_decay)
+        groups = parameter_groups(self, config.lr, config.weight_decay, self.own_rates())
         adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -205,7 +210,7 @@ class ZooModule(LightningModule, ABC):
         config, (adamw,) = self.optimizer_config, self.trainer.optimizers
         schedule = self.trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
-        fresh = parameter_groups(self, config.lr, config.weight_decay)
+        fresh = parameter_groups(self, config.lr, config.weight_decay, self.own_rates())
         schedule.base_lrs = [group["lr"] for group in fresh]
         share = schedule.lr_lambdas[0](schedule.last_epoch)
         for group, mine in zip(adamw.param_groups, fresh, strict=True):
@@ -306,12 +311,15 @@ def fingerprints(model: nn.Module) -> dict[str, str]:
     return {name: layer.parameterization.fingerprint() for name, layer in zoo_layers(model).items()}
 
 
-def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, lr: float, weight_decay: float, own: Mapping[nn.Parameter, float] | None = None
+) -> list[dict[str, Any]]:
     """Trained parameters by learning rate and decay.
 
     Decided by the module that owns a parameter, not by its number of dimensions: coefficients and the weights of
     linear layers decay; biases, norms and embeddings do not. AdamW multiplies W by 1 - lr lr_mult decay, so a group's
-    decay is divided by its lr_mult, and every parameterization shrinks W by the same lr decay.
+    decay is divided by its lr_mult, and every parameterization shrinks W by the same lr decay. `own` has the rates of
+    parameters that are not trained at `lr`.
     """
     decayed: dict[int, float] = {}
     for module in model.modules():
@@ -322,8 +330,8 @@ def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[d
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for p in model.parameters():
         if p.requires_grad:
-            mult = decayed.get(id(p))
-            key = (lr, 0.0) if mult is None else (lr * mult, weight_decay / mult)
+            mult, rate = decayed.get(id(p)), lr if own is None else own.get(p, lr)
+            key = (rate, 0.0) if mult is None else (rate * mult, weight_decay / mult)
             groups.setdefault(key, []).append(p)
     return [{"params": ps, "lr": rate, "weight_decay": decay} for (rate, decay), ps in groups.items()]
 
