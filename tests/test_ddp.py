@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
 from test_run import events, fit
 from tiny import save_glue
 
+from tasks import GlueData
 from zoo.__main__ import main
 from zoo.cli import keep_buffers
+from zoo.errors import UserError
 
 WITNESS = '''
 from pathlib import Path
@@ -111,3 +114,11 @@ def test_a_mistake_that_every_process_makes_is_said_once(rank, place, small, mon
     (place / "short.txt").write_text("to be")
     assert main(["fit", "--config", "dct_half.yaml", *small, "--data.corpus=short.txt"]) == 2
     assert capsys.readouterr().err.count("too short") == 1 - rank
+
+
+def test_a_process_with_nothing_to_validate_is_refused(backbones, tmp_path):
+    data = GlueData("rte", str(backbones("bert")), str(save_glue(tmp_path, dev=2)), max_length=32)
+    data.setup("validate")
+    data.trainer = SimpleNamespace(global_rank=0, world_size=3)
+    with pytest.raises(UserError, match="2 validation examples are too few for 3 processes"):
+        data.val_dataloader()
