@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection, PearsonCorrCoef, SpearmanCorrCoef
@@ -17,13 +18,22 @@ from zoo.module import OptimizerConfig
 from zoo.parameterizations import Dense
 
 
+class Matthews(BinaryMatthewsCorrCoef):
+    """Matthews' correlation, 0 where it is 0 / 0, as GLUE scores it: torchmetrics takes a limit there, such as 0.2."""
+
+    def compute(self) -> Tensor:
+        """The correlation of all predictions so far."""
+        whole = self.confmat.any(0).all() and self.confmat.any(1).all()
+        return super().compute() if whole else torch.zeros(())
+
+
 def official_metrics(task: GlueTask) -> MetricCollection:
     """The metrics of a task; accuracy is over examples (micro)."""
     def accuracy() -> Metric:
         return BinaryAccuracy() if task.num_labels == 2 else MulticlassAccuracy(task.num_labels, average="micro")
 
     every: dict[str, Callable[[], Metric]] = {
-        "accuracy": accuracy, "f1": BinaryF1Score, "matthews": BinaryMatthewsCorrCoef, "pearson": PearsonCorrCoef,
+        "accuracy": accuracy, "f1": BinaryF1Score, "matthews": Matthews, "pearson": PearsonCorrCoef,
         "spearman": SpearmanCorrCoef,
     }
     with warnings.catch_warnings():
