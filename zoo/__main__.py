@@ -21,7 +21,7 @@ look
   params     what is swapped, and counts   zoo params --config dct_half.yaml
   list       parameterizations, tasks and shipped configs
   check      test a parameterization       zoo check my_basis.MyBasis
-  generate   text of a character model     zoo generate --ckpt_path RUN
+  generate   text of a language model      zoo generate --ckpt_path RUN
 
 Every command explains itself (zoo fit --help), a parameterization too:
   zoo fit --config dct_half.yaml --model.parameterization.help DCT

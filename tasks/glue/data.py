@@ -172,7 +172,7 @@ class GlueData(ZooData):
         for name in self.about.dev:
             data = self._splits[name]
             if len(data) < world:
-                raise UserError(f"{len(data)} validation examples are too few for {world} processes: take fewer devices")
+                raise UserError(f"{len(data)} validation examples are too few for {world} processes: use fewer")
             batches = data.lengths.argsort(stable=True)[rank::world].split(self.eval_batch_size)
             loaders.append(DataLoader([data.batch(b.tolist()) for b in batches], batch_size=None))  # type: ignore[arg-type]
         return loaders
