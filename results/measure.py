@@ -3,7 +3,7 @@
     python results/measure.py transforms >> results/transforms.csv   # rebuilding W: matrix products against FFT
     python results/measure.py step >> results/step.csv               # a training step of each config against dense
     python results/measure.py loop >> results/loop.csv               # zoo fit of dense against a plain PyTorch loop
-    python results/measure.py table RUNS >> results/char_lm.csv      # summaries of runs, one row each
+    python results/measure.py table RUNS >> results/glue.csv         # summaries of runs, one row each
 
 Alternatives are timed in alternation within one process; a ratio is the median of ratios of neighbours, with its
 quartiles. Tiny Shakespeare is looked for as `zoo fit` does, in $ZOO_DATA or the cache.
@@ -14,6 +14,7 @@ import csv
 import io
 import json
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -184,15 +185,17 @@ def measure_loop(pairs: str = "5", steps: str = "150") -> list[dict[str, object]
 
 
 def table(folder: str) -> list[dict[str, object]]:
-    """One row a run below `folder`."""
+    """One row a run below `folder`; paths on its command line become their last part."""
     rows = []
     for path in sorted(Path(folder).glob("**/summary.json")):
         s = json.loads(path.read_text())
+        score = {} if s["score"] is None else {"score": f"{s['score']:.4f}", "best": f"{s['best']:.4f}"}
         rows.append({
-            "run": path.parent.parent.name, "steps": s["steps"], "seed": s["seed"], "lr": s["lr"],
-            "loss": f"{s['loss']:.4f}", "trainable": s["trainable"], "stable_rank": f"{s['stable_rank']:.2f}",
-            "seconds": f"{s['seconds']:.0f}", "corpus": s["corpus"], "device": f"{s['device']}, {s['threads']} threads",
-            "command": s["command"], "date": s["date"][:10],
+            "run": path.parent.parent.name, "data": s["data"], "parameterization": s["parameterization"],
+            "steps": s["steps"], "seed": s["seed"], "lr": s["lr"], **score, "loss": f"{s['loss']:.4f}",
+            "trainable": s["trainable"], "stable_rank": f"{s['stable_rank']:.2f}", "seconds": f"{s['seconds']:.0f}",
+            "device": f"{s['device']}, {s['threads']} threads",
+            "command": re.sub(r"(?<=[ =])/\S*/", "", s["command"]), "date": s["date"][:10],
         })
     return rows
 
