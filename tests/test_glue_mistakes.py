@@ -116,7 +116,7 @@ FOLDERS = [
     ("config says nothing", change(model_type=None), ["model_type"]),
     ("unknown architecture", change(model_type="mystery"), ["mystery"]),
     ("no head", lambda f: (f / "config.json").write_text('{"model_type": "clip"}'), ["a clip", "classification head"]),
-    ("weights of another", change(model_type="roberta", pad_token_id=1), ["do not fit its config.json", "roberta."]),
+    ("weights of another", change(model_type="distilbert"), ["do not fit its config.json", "distilbert."]),
     ("sizes", change(hidden_size=33), ["33"]),
     ("type of a size", change(num_hidden_layers="two"), ["num_hidden_layers"]),
     ("other shapes", change(hidden_size=64), ["do not fit its config.json", "bert.embeddings", "shape"]),
