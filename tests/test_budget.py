@@ -85,3 +85,8 @@ def test_as_many_as_lora(parameterization):
     p = parameterization(40, 30, lora_rank=3)
     lora = LoRA(40, 30, rank=3).num_trainable
     assert p.num_trainable == lora if parameterization is not RandLoRA else lora - 31 < p.num_trainable <= lora
+
+
+def test_a_rank_and_a_budget_are_two_budgets():
+    with pytest.raises(UserError, match="LoRA needs a budget: give exactly one of rank and ratio.*the budget of all"):
+        convert(net(), functools.partial(LoRA, rank=2), ["*"], budget=Budget(lora_rank=1))

@@ -109,7 +109,8 @@ def convert(
         try:
             weight = factories[name](*old.shape)
         except Exception as error:  # a user's own class can raise anything
-            raise UserError(f"{name}: {_why(factories[name], error)}") from error
+            spread = "; the budget of all layers gives it a ratio" if budget is not None else ""
+            raise UserError(f"{name}: {_why(factories[name], error)}{spread}") from error
         weight.layer = name
         weight.to(old.device, torch.promote_types(old.dtype, torch.float32) if start == "update" else old.dtype)
         weight.reset_parameters(0.0 if start == "update" or old.is_meta else old.detach().square().mean().sqrt().item())
