@@ -53,7 +53,7 @@ def reachable(seconds: float = HUB_SECONDS) -> bool:
             urllib.request.urlopen(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=seconds).close()
         except urllib.error.HTTPError:
             pass  # it answers
-        except OSError:
+        except Exception:  # whatever goes wrong here, also with a damaged $HF_ENDPOINT, there is no hub
             return
         answers.set()
 
