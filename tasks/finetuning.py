@@ -1,5 +1,6 @@
 """What fine-tuning tasks share: a pretrained network whose linear layers get updates in any parameterization."""
 
+import math
 from abc import ABC
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +105,10 @@ class Tuning:
                 raise UserError(f"tuning.{name} trains weights as they are, which takes float32: drop tuning.dtype")
         if self.full and self.scale != 1.0:
             raise UserError("tuning.full has no W0 that an update could be scaled beside: drop --model.tuning.scale")
+        if not math.isfinite(self.scale) or self.scale == 0:
+            raise UserError(f"tuning.scale must be a finite number other than 0, got {self.scale}")
+        if self.head_lr is not None and not 0 <= self.head_lr < math.inf:
+            raise UserError(f"tuning.head_lr must lie in [0, inf), or be null, got {self.head_lr}")
 
 
 class FineTuning(ZooModule, ABC):

@@ -1,6 +1,7 @@
 """Pretrained networks and their tokenizers: from a `save_pretrained` folder, the cache or the Hugging Face hub.
 
-transformers and datasets are an extra, imported here only and only when used.
+transformers and datasets are an extra, imported here only and only when used. Python code that comes with a backbone is
+refused: without `trust_remote_code=False`, transformers asks on the terminal whether to run it.
 """
 
 import importlib
@@ -114,7 +115,7 @@ def load_config(backbone: str) -> Any:
         raise UserError(f"folder {backbone!r} has no config.json: give --model.backbone one written by save_pretrained")
 
     def load(local: bool) -> Any:
-        return transformers.AutoConfig.from_pretrained(backbone, local_files_only=local)
+        return transformers.AutoConfig.from_pretrained(backbone, local_files_only=local, trust_remote_code=False)
 
     return fetch(backbone, "backbone", "--model.backbone", load)
 
@@ -171,7 +172,7 @@ def load_network(backbone: str, head: Head, dtype: str = "float32", frozen: bool
     def load(local: bool) -> Any:
         return auto.from_pretrained(
             backbone, config=config, local_files_only=local, ignore_mismatched_sizes=True, output_loading_info=True,
-            dtype=getattr(torch, dtype),
+            dtype=getattr(torch, dtype), trust_remote_code=False,
         )
 
     network, report = fetch(backbone, "backbone", "--model.backbone", load)
@@ -207,7 +208,7 @@ def load_tokenizer(backbone: str) -> Any:
     load_config(backbone)  # says what is wrong with a folder
 
     def load(local: bool) -> Any:
-        return transformers.AutoTokenizer.from_pretrained(backbone, local_files_only=local)
+        return transformers.AutoTokenizer.from_pretrained(backbone, local_files_only=local, trust_remote_code=False)
 
     tokenizer = fetch(backbone, "the tokenizer of", "--model.backbone", load)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without its files

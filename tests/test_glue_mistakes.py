@@ -1,5 +1,6 @@
 """Every mistake in fine-tuning is one line that names it and the remedy, status 2, and nothing on disk."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,7 +16,9 @@ import pytest
 from conftest import Mistake
 from test_mistakes import cases
 
+from tasks.hub import load_config, load_tokenizer
 from zoo.__main__ import main
+from zoo.errors import UserError
 
 transformers = pytest.importorskip("transformers")
 RTE, BASE = "fit --config glue_rte_lora.yaml", "fit --config glue.yaml"
@@ -35,6 +38,8 @@ COMMANDS = [
     ("train in bfloat16", f"{RTE} --model.tuning.train '[\"*LayerNorm\"]' --model.tuning.dtype bfloat16",
      ["tuning.train", "float32", "dtype"]),
     ("full, scaled", f"{FULL} --model.tuning.scale 2", ["full", "tuning.scale"]),
+    ("scale", f"{RTE} --model.tuning.scale 0", ["tuning.scale", "other than 0", "got 0"]),
+    ("the head's rate", f"{RTE} --model.tuning.head_lr=-1", ["tuning.head_lr", "[0, inf)", "got -1"]),
     ("length", f"{RTE} --data.max_length 65", ["data.max_length", "at most 64", "got 65"]),
     ("no length", f"{RTE} --data.max_length 0", ["data.max_length", "at least 1", "got 0"]),
     ("no room", f"{RTE} --data.max_length 3", ["data.max_length", "above the 3", "got 3"]),
@@ -128,6 +133,23 @@ FOLDERS = [
     ("half a tokenizer", lambda f: (f / "tokenizer.json").unlink(), ["the tokenizer of"]),
     ("damaged tokenizer", cut("tokenizer.json", 50), ["the tokenizer of"]),
 ]
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_code_in_a_backbone_is_never_run(name: str, backbones, place: Path, monkeypatch, capsys) -> None:
+    """Nor is the user asked whether to, as transformers does by itself: here the answer would be yes."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    shutil.copytree(backbones("bert"), "broken")
+    fields = {"config.json": {"model_type": "mine", "auto_map": {"AutoConfig": "code.Mine"}},
+              "tokenizer_config.json": {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["code.Mine"] * 2}}}
+    held = json.loads(Path("broken", name).read_text())
+    Path("broken", name).write_text(json.dumps(held | fields[name]))
+    Path("broken/code.py").write_text("open('ran', 'w').close()\nfrom transformers import BertConfig as Mine\n")
+    with contextlib.suppress(UserError):
+        load_config("broken")
+        load_tokenizer("broken")
+    assert not Path("ran").exists()
+    assert "y/N" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("damage", "words"), cases(FOLDERS))
