@@ -144,9 +144,33 @@ def test_decoder_has_no_task(backbones, place, capsys):
     refused(capsys, ["import", "adapter", "--task", "rte"], "CAUSAL_LM", "drop --task")
 
 
-def test_adapter_of_another_kind(adapter, capsys):
-    adapter(task_type="SEQ_2_SEQ_LM")
-    refused(capsys, ["import", "adapter"], "SEQ_2_SEQ_LM", "SEQ_CLS", "CAUSAL_LM")
+@pytest.mark.parametrize("kind", ["SEQ_2_SEQ_LM", ["SEQ_CLS"]])
+def test_adapter_of_another_kind(kind, adapter, capsys):
+    adapter(task_type=kind)
+    refused(capsys, ["import", "adapter"], str(kind), "SEQ_CLS", "CAUSAL_LM")
+
+
+@pytest.mark.parametrize("alpha", [0, float("inf"), "eight"])
+def test_adapter_of_no_scale(alpha, adapter, capsys):
+    adapter(lora_alpha=alpha)
+    refused(capsys, ["import", "adapter", "--task", "rte"], "lora_alpha")
+
+
+def test_adapter_without_its_head(adapter, capsys):
+    path = adapter() / peft.TENSORS
+    safetensors.save_file({k: v for k, v in safetensors.load_file(path).items() if "classifier" not in k}, path)
+    refused(capsys, ["import", "adapter", "--task", "rte"], "no classifier.weight", "random")
+
+
+@pytest.mark.filterwarnings("ignore:.*(tie_word_embeddings|save_embedding_layers).*:UserWarning")
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"target_modules": ["c_attn"], "modules_to_save": ["lm_head"]}, ["lm_head.weight apart from transformer.wte"]),
+    ({"target_modules": ["lm_head"]}, ["lm_head.base_layer.weight"]),
+])
+def test_adapter_that_unties_the_embedding(settings, words, backbones, place, capsys):
+    """peft trains a copy of the head, while the embedding, the same matrix in GPT-2, stays as it was."""
+    peft_adapter(backbones("gpt2"), Path("adapter"), "CausalLM", fan_in_fan_out="c_attn" in str(settings), **settings)
+    refused(capsys, ["import", "adapter"], *words)
 
 
 @pytest.mark.parametrize("name", [peft.CONFIG, peft.TENSORS])

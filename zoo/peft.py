@@ -80,7 +80,7 @@ def read_lora(folder: Path) -> LoRAAdapter:
         name = key.removeprefix(PREFIX)
         if match := re.fullmatch(r"(.+)\.lora_([AB])\.weight", name):
             found.setdefault(match[1], {})[match[2]] = tensor
-        elif ".lora_" in name:
+        elif ".lora_" in name or ".base_layer." in name:
             raise UserError(f"adapter '{folder}' has {name}, and only LoRA of linear layers can be read")
         else:
             saved[name] = tensor
@@ -114,6 +114,8 @@ def _scale(config: dict[str, Any], layer: str, rank: int) -> float:
             if re.match(rf"(.*\.)?({pattern})$", layer):
                 alpha = value
                 break
+        if not math.isfinite(alpha) or alpha == 0:
+            raise ValueError(alpha)
         return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
     except (re.error, AttributeError, TypeError, ValueError):
         raise UserError(f"{CONFIG}: lora_alpha or alpha_pattern is damaged: use another adapter") from None

@@ -74,7 +74,7 @@ def build(adapter: "LoRAAdapter", backbone: str, task: str | None) -> tuple["Zoo
 
     heads = {name: head for head, name in PEFT_TASKS.items()}
     kind = adapter.config.get("task_type")
-    if kind not in heads:
+    if kind not in list(heads):  # a list has no hash
         raise UserError(f"the adapter's task_type is {kind}, and zoo has tasks for {' and '.join(heads)}")
     if (task is None) == (kind == "SEQ_CLS"):
         remedy = "say of which task of GLUE, as in --task rte" if task is None else "drop --task"
@@ -122,7 +122,8 @@ def fill_(model: "ZooModule", adapter: "LoRAAdapter") -> None:
     """Copy factors and other parameters into a model; a scale other than the layer's goes into B.
 
     Raises:
-        UserError: if a parameter is not there, or of another shape: a head of another task.
+        UserError: if a parameter is not there, or of another shape: a head of another task; if one that is trained is
+            not in the adapter, or would be trained apart from another that it is one matrix with.
     """
     import torch
 
@@ -138,4 +139,12 @@ def fill_(model: "ZooModule", adapter: "LoRAAdapter") -> None:
             if name not in state or state[name].shape != tensor.shape:
                 here = tuple(state[name].shape) if name in state else "none"
                 raise UserError(f"the adapter's {name} is {tuple(tensor.shape)}, here {here}: give its own --task")
+            for other, value in state.items():
+                tied = other != name and value.data_ptr() == state[name].data_ptr()
+                if tied and not torch.equal(adapter.saved.get(other, value), tensor):
+                    apart = f"the adapter trains {name} apart from {other}, and here they are one matrix"
+                    raise UserError(f"{apart}: merge it with peft instead")
             state[name].copy_(tensor)
+    for name, parameter in model.net.named_parameters():
+        if parameter.requires_grad and ".parameterization." not in name and name not in adapter.saved:
+            raise UserError(f"the adapter has no {name}, which is trained: it would be random; use another one")
