@@ -47,6 +47,15 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"zoo {__version__}\n"
 
 
+def test_an_interruption_is_no_traceback(capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zoo.commands.list.main", interrupt)
+    assert main(["list"]) == 130
+    assert capsys.readouterr().err == "zoo: stopped\n"
+
+
 def test_list_has_a_line_for_each(capsys):
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -59,6 +59,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as mistake:
         print(f"zoo: {mistake}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # while training, Lightning stops it and says how to go on
+        print("zoo: stopped", file=sys.stderr)
+        return 130
     except SystemExit as stop:  # a parser's way to end
         return int(stop.code or 0)
 
