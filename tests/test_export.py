@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from test_run import fit
 
 from tasks import CharLM, GlueClassifier
@@ -223,6 +224,21 @@ def test_adapter_of_another_task_or_basis(char_run, capsys):
     hyper = settings["hyper_parameters"] | {"_instantiator": "os.system"}
     refused(capsys, with_settings(hyper_parameters=hyper), "cannot be rebuilt")
     assert main(with_settings()) == 0
+
+
+def test_nothing_in_an_adapters_config_is_run_but_the_task(char_run, capsys):
+    assert main(["export", char_run, "--to", "safetensors", "--output", "small"]) == 0
+    path = Path("small/adapter.safetensors")
+    tensors, metadata = read_tensors(path)
+    profiler = {"class_path": "lightning.pytorch.profilers.SimpleProfiler", "init_args": {"dirpath": "here"}}
+    trainer = {"profiler": profiler, "precision": 64}
+    config = {"base": "dense.yaml", "model": {"class_path": "CharLM"}, "trainer": trainer}
+    safetensors.save_file(tensors, path, {**metadata, "config": yaml.safe_dump(config)})
+    kept = yaml.safe_load((checkpoints.unpack(path, Path("run")).parent.parent / "config.yaml").read_text())
+    assert kept == {"model": config["model"], "trainer": {"precision": 64}}
+    for damaged in ("[1]", "a: [", "trainer: 3"):
+        safetensors.save_file(tensors, path, {**metadata, "config": damaged})
+        refused(capsys, ["validate", "--ckpt_path", str(path)], "damaged config")
 
 
 def test_an_adapter_is_no_start_for_training(place, small, capsys):

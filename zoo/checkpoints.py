@@ -14,6 +14,7 @@ from typing import Any
 
 import lightning
 import torch
+import yaml
 from torch import nn
 
 from zoo.errors import UserError
@@ -88,11 +89,24 @@ def _read_adapter(path: Path) -> dict[str, Any]:
 
 
 def unpack(path: Path, folder: Path) -> Path:
-    """An adapter as a run's folder, for what reads nothing else; the checkpoint in it."""
+    """An adapter as a run's folder, for what reads nothing else; the checkpoint in it.
+
+    Of its config, model, data, seed and precision: a callback or profiler in a file from elsewhere would be run.
+
+    Raises:
+        UserError: if the file or its config is damaged.
+    """
     checkpoint = folder / "checkpoints" / "last.ckpt"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     content = load(path)
-    (folder / "config.yaml").write_text(content.pop("config"), encoding="utf-8")
+    try:
+        config = yaml.safe_load(content.pop("config")) or {}
+        kept = {key: config[key] for key in ("seed_everything", "model", "data") if key in config}
+        if "precision" in (config.get("trainer") or {}):
+            kept["trainer"] = {"precision": config["trainer"]["precision"]}
+    except (yaml.YAMLError, AttributeError, TypeError):
+        raise UserError(f"adapter '{path}' has a damaged config: use another one") from None
+    (folder / "config.yaml").write_text(yaml.safe_dump(kept, sort_keys=False) if kept else "", encoding="utf-8")
     torch.save(content, checkpoint)
     return checkpoint
 
