@@ -233,9 +233,10 @@ class ParameterizationTestCase:
 
     def test_forward_update(self, shape: Shape) -> None:
         """forward_update(x, W0, b, s) = x (W0 + s W)^T + b, whichever way it is computed."""
-        p, x = self.make(shape), torch.randn(2, 3, shape[1]).double()
-        base, bias = torch.randn(shape).double(), torch.randn(shape[0]).double()
-        agree(p.forward_update(x, base, bias, 0.7), x @ (base + 0.7 * p.weight()).mT + bias, 1e-9)
+        p, base, bias = self.make(shape), torch.randn(shape).double(), torch.randn(shape[0]).double()
+        for batch in ((2, 3), ()):
+            x = torch.randn(*batch, shape[1]).double()
+            agree(p.forward_update(x, base, bias, 0.7), x @ (base + 0.7 * p.weight()).mT + bias, 1e-9)
 
     def test_merge(self, shape: Shape) -> None:
         """A merged layer gives the same outputs to 1e-5, with and without a frozen base."""

@@ -65,7 +65,8 @@ class LoRA(WeightParameterization):
         mixed = torch.is_autocast_enabled(x.device.type)
         inner = F.linear(x if mixed else x.to(self.lora_A.dtype), self.lora_A)
         wide = torch.promote_types(y.dtype, inner.dtype)
-        sum_ = torch.addmm(y.flatten(0, -2).to(wide), inner.flatten(0, -2).to(wide), self.lora_B.mT, alpha=scale)
+        rows, inner = y.reshape(-1, self.out_features).to(wide), inner.reshape(-1, self.rank).to(wide)
+        sum_ = torch.addmm(rows, inner, self.lora_B.mT, alpha=scale)
         return sum_.to(y.dtype).view_as(y)
 
     @torch.no_grad()
