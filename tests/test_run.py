@@ -1,6 +1,7 @@
 """Fits from the command line: what they leave, and that they repeat."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,29 @@ def test_schedule_warms_up_and_decays():
     assert shares[0] == 0.1 and shares[9] == shares[10] == 1.0
     assert shares[55] == pytest.approx(0.55) and shares[100] == pytest.approx(0.1)
     assert shares[10:] == sorted(shares[10:], reverse=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*before `optimizer.step.*:UserWarning")  # the first one is skipped
+def test_float16_clips_what_it_has_unscaled(place, text):
+    """Gradients reach the clipping unscaled, and a step that overflows is skipped, not an error."""
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.plugins import MixedPrecision
+
+    from tasks import CharData
+
+    class Watched(CharLM):
+        norms: list[float] = []
+
+        def configure_gradient_clipping(self, optimizer, **options):
+            self.norms.append(torch.stack([p.grad.norm() for p in self.parameters()]).norm().item())
+            super().configure_gradient_clipping(optimizer, **options)
+
+    data = CharData(corpus=str(text), batch_size=4, block_size=16)
+    model = Watched(data.vocabulary, block_size=16, width=16, heads=2, layers=1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
+    Trainer(max_steps=20, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu",
+            enable_model_summary=False, plugins=[MixedPrecision("16-mixed", "cpu", scaler)]).fit(model, data)
+    assert not math.isfinite(Watched.norms[0]) and 0 < Watched.norms[-1] < 100
 
 
 def test_clipping_bounds_the_global_norm():

@@ -198,7 +198,8 @@ class ZooModule(LightningModule, ABC):
         """AdamW over the groups of `parameter_groups`; the schedule runs to the trainer's last step."""
         config = self.optimizer_config
         groups = parameter_groups(self, config.lr, config.weight_decay, self.own_rates())
-        adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+        fused = self.trainer.scaler is None  # a fused step unscales float16's gradients itself, after they were clipped
+        adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             adamw, lambda step: warmup_cosine(step, steps, config.warmup_steps(steps), config.final_lr)
@@ -226,12 +227,14 @@ class ZooModule(LightningModule, ABC):
         """Clip the global norm, and stop before a step with a gradient that is not finite.
 
         Raises:
-            UserError: naming the step and the layer with the largest gradient.
+            UserError: naming the step and the layer with the largest gradient; not in float16, whose scaler skips it.
         """
         grads = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
         norms = torch.stack(torch._foreach_norm(list(grads.values())))
         total = norms.norm()
         if not torch.isfinite(total):
+            if getattr(self._trainer, "scaler", None) is not None:
+                return
             raise UserError(self._diverged(list(grads), norms))
         self._gradients = list(grads), norms
         clip = self.optimizer_config.clip if gradient_clip_val is None else gradient_clip_val
