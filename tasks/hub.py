@@ -155,7 +155,7 @@ def load_network(backbone: str, head: Head, dtype: str = "float32", frozen: bool
     Args:
         backbone: folder or name.
         head: which.
-        dtype: of the network, `float32` or `bfloat16`; the head of a classifier is float32 all the same.
+        dtype: of the network, `float32` or `bfloat16`; a classifier's head and what was drawn are float32 all the same.
         frozen: whether nothing but a classifier's head is trained, and what was drawn.
         settings: to change in its configuration, such as `num_labels`.
 
@@ -189,6 +189,9 @@ def load_network(backbone: str, head: Head, dtype: str = "float32", frozen: bool
         network.config.pad_token_id = padding(config)  # by which a decoder finds the last token
         for name, module in network.named_children():
             if dtype != "float32" and f"{name}." != base:
+                module.float().register_forward_pre_hook(_in_float32)
+        for name, module in network.base_model.named_modules() if dtype != "float32" else ():
+            if any(f"{base}{name}.{key}" in drawn for key, _ in module.named_parameters(recurse=False)):
                 module.float().register_forward_pre_hook(_in_float32)
     return network.train()  # from_pretrained leaves it in eval mode, and dropout off
 

@@ -319,12 +319,25 @@ def test_a_stopped_run_resumes_bit_equal(step, tune, place):
     assert a["metrics"] == b["metrics"] and b["resumed_at"] == step - 1
 
 
-def test_a_missing_pooler_is_drawn_trained_and_kept(backbones, tmp_path, glue, tune, place):
-    """A network saved without its pooler: what was drawn would be lost if it were frozen."""
-    folder = tmp_path / "poolerless"
+@pytest.fixture
+def poolerless(backbones, tmp_path):
+    """A network saved without its pooler."""
     network = transformers.AutoModel.from_pretrained(backbones("bert"), add_pooling_layer=False)
-    network.save_pretrained(folder)
-    transformers.AutoTokenizer.from_pretrained(backbones("bert")).save_pretrained(folder)
-    run = fit(*tune, f"--model.backbone={folder}", config="glue_rte_lora.yaml")
+    network.save_pretrained(tmp_path / "poolerless")
+    transformers.AutoTokenizer.from_pretrained(backbones("bert")).save_pretrained(tmp_path / "poolerless")
+    return tmp_path / "poolerless"
+
+
+def test_a_missing_pooler_is_float32_beside_a_bfloat16_base(poolerless):
+    """AdamW's steps are smaller than what bfloat16 tells apart."""
+    model = GlueClassifier(str(poolerless), parameterization=FACTORIES["LoRA"], tuning=Tuning(dtype="bfloat16"))
+    trained = {name: p for name, p in model.net.named_parameters() if p.requires_grad}
+    assert "bert.pooler.dense.weight" in trained and {p.dtype for p in trained.values()} == {torch.float32}
+    model.net(**batch(poolerless)).logits.sum().backward()
+
+
+def test_a_missing_pooler_is_drawn_trained_and_kept(poolerless, tune, place):
+    """What was drawn would be lost if it were frozen."""
+    run = fit(*tune, f"--model.backbone={poolerless}", config="glue_rte_lora.yaml")
     assert "net.bert.pooler.dense.weight" in weights(run)
     assert equal(rebuild(run / "checkpoints" / "last.ckpt").trained_state(), weights(run))
