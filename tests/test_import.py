@@ -136,7 +136,8 @@ def test_adapter_for_another_task(adapter, capsys):
     argv = ["import", str(adapter())]
     refused(capsys, argv, "SEQ_CLS", "--task")
     refused(capsys, [*argv, "--task", "mnli"], "classifier", "(2", "(3", "--task")
-    refused(capsys, [*argv, "--task", "no"], "'no'")
+    refused(capsys, [*argv, "--task", "no"], "'no'", "as --task")
+    refused(capsys, [*argv, "--task", "rte", "--backbone", "./nowhere"], "'./nowhere'", "as --backbone")
 
 
 def test_decoder_has_no_task(backbones, place, capsys):

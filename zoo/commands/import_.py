@@ -1,6 +1,7 @@
 """`zoo import`: a LoRA adapter of Hugging Face's peft as a run, to validate, look into or export."""
 
 import functools
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,10 @@ def import_adapter(adapter: str, backbone: str | None, task: str | None, output:
         raise UserError(f"adapter {adapter!r} names no backbone: give one as --backbone")
     target = Path(output) if output else Path("runs") / Path(adapter).resolve().name
     with new_folder(target) as part:
-        model, data = build(found, str(backbone), task)
+        try:
+            model, data = build(found, str(backbone), task)
+        except UserError as error:  # names the options of fit
+            raise UserError(re.sub(r"--(model|data)\.(backbone|task)\b", r"--\2", str(error))) from error
         fill_(model, found)
         linked = {target.rpartition(".")[2] for target in tasks.LINKS.values()}  # the command line takes them from data
         init_args = {k: v for k, v in model.hparams.items() if k not in {"_instantiator", "seed", *linked}}
