@@ -93,10 +93,11 @@ def test_validation_comes_last_whatever_the_interval(place, small):
 def test_validate_and_test_repeat_the_runs_loss(place, small, capsys):
     folder = fit(*small)
     loss = json.loads((folder / "summary.json").read_text())["loss"]
-    for command in ("validate", "test"):
+    for command, name in (("validate", "validation loss"), ("test", "test loss")):
         capsys.readouterr()
         assert main([command, "--ckpt_path", str(folder)]) == 0
-        assert f"{loss:.6f}"[:6] in capsys.readouterr().out.replace("\n", "")
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 3 and lines[0].split() == [*name.split(), f"{loss:.4f}"]
     assert main(["predict", "--ckpt_path", str(folder)]) == 0
     assert len(list(Path("runs").glob("*/version_*"))) == 1
 

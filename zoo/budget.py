@@ -76,7 +76,8 @@ class Budget:
         try:
             total = layer_budget(1, weights, self.ratio, self.coefficients if lora is None else lora)
         except ValueError as error:
-            raise UserError(f"budget (of {len(sizes)} layers with {weights} weights): {error}") from None
+            why = str(error).replace(f" for shape (1, {weights})", "")
+            raise UserError(f"budget (of {len(sizes)} layers with {weights} weights): {why}") from None
         exact = {name: total * size / weights for name, size in sizes.items()}
         split = {name: int(share) for name, share in exact.items()}
         by_remainder = sorted(split, key=lambda name: split[name] - exact[name])

@@ -139,10 +139,14 @@ def load(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def rebuild(path: Path) -> ZooModule:
+def rebuild(path: Path, backbone: str | None = None) -> ZooModule:
     """The task that a checkpoint is of, with its coefficients, on the CPU.
 
     Its class and those of its parameterizations are imported from what is installed or in the current folder.
+
+    Args:
+        path: the checkpoint.
+        backbone: where the pretrained network is now, if it is not where it was.
 
     Raises:
         UserError: if the file is no checkpoint of a task, or a class or backbone that it names cannot be had here.
@@ -155,13 +159,18 @@ def rebuild(path: Path) -> ZooModule:
         raise UserError(f"checkpoint '{path}' is of a task {name!r} that is not found: run it where it is") from None
     if not (isinstance(task, type) and issubclass(task, ZooModule)):
         raise UserError(f"checkpoint '{path}' is of no task of zoo: use another one")
+    settings = checkpoint.get("hyper_parameters", {})
+    if backbone is not None:
+        if "backbone" not in settings:
+            raise UserError(f"checkpoint '{path}' has no backbone: drop --backbone")
+        checkpoint["hyper_parameters"] = {**settings, "backbone": backbone}
     file = io.BytesIO()  # Lightning reads its own format only
     torch.save({key: value for key, value in checkpoint.items() if key != "optimizer_states"}, file)
     file.seek(0)
     try:
         model = task.load_from_checkpoint(file, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
+    except UserError as error:  # names the option of fit
+        raise UserError(str(error).replace("--model.backbone", "--backbone")) from error
     except Exception as error:  # what a checkpoint names may be missing here, or be something else
         reason = str(error).strip().splitlines()[-1]
         hint = "run it where its parameterization is found"

@@ -165,6 +165,8 @@ class ZooCLI(LightningCLI):
             raise UserError(messages.NOTHING)
         if self.subcommand in LightningCLI.subcommands():
             self.config[self.subcommand].weights_only = True  # never execute what a checkpoint holds
+        if self.subcommand in ("validate", "test"):
+            self.config[self.subcommand].verbose = False  # RunSummary prints a table of its own
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         ckpt_path = self._get(self.config, "ckpt_path")

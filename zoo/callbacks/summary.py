@@ -76,6 +76,20 @@ class RunSummary(Callback):
             partial.replace(folder / "summary.json")
         print(render(summary, folder))
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the metrics of `zoo validate`."""
+        if trainer.state.fn == "validate":
+            self._print_metrics(trainer, "val/")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the metrics of `zoo test`."""
+        self._print_metrics(trainer, "test/")
+
+    def _print_metrics(self, trainer: Trainer, stage: str) -> None:
+        metrics = {tag: value.item() for tag, value in trainer.callback_metrics.items() if tag.startswith(stage)}
+        if trainer.is_global_zero:
+            print(aligned(metric_rows(metrics, stage)))
+
     def summarize(self, trainer: Trainer, module: ZooModule) -> dict[str, Any]:
         """Everything the run can say of itself, as plain values."""
         metrics = {tag: value.item() for tag, value in trainer.callback_metrics.items() if tag.startswith("val/")}
@@ -138,11 +152,23 @@ class RunSummary(Callback):
         self.seconds = state_dict["seconds"]
 
 
+def metric_rows(metrics: dict[str, float], stage: str) -> dict[str, str]:
+    """Metrics of a stage, `val/` or `test/`, as they stand in a table."""
+    rows = {tag.removeprefix(stage).replace("_", " "): f"{value:.4f}" for tag, value in metrics.items()}
+    long = {"val/": "validation loss", "test/": "test loss"}[stage]
+    return {long if name == "loss" else name: value for name, value in rows.items()}
+
+
+def aligned(rows: dict[str, str]) -> str:
+    """Names and values in two columns."""
+    width = max(map(len, rows), default=0)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
 def render(summary: dict[str, Any], folder: Path | None) -> str:
     """The summary as a table that fits 80 columns."""
     minutes, seconds = divmod(round(summary["seconds"]), 60)
-    rows = {tag.removeprefix("val/").replace("_", " "): f"{value:.4f}" for tag, value in summary["metrics"].items()}
-    rows = {"validation " + name if name == "loss" else name: value for name, value in rows.items()}
+    rows = metric_rows(summary["metrics"], "val/")
     if summary["best"] is not None:
         name = summary["monitor"].removeprefix("val/").replace("_", " ")
         rows[f"best {name}"] = f"{summary['best']:.4f} at step {summary['best_step']:,}"
@@ -158,8 +184,7 @@ def render(summary: dict[str, Any], folder: Path | None) -> str:
         where = _relative(folder)
         rows["run"] = str(where)
         rows["look"] = f"tensorboard --logdir {where.parent.parent}"
-    width = max(map(len, rows))
-    return "\n" + "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+    return "\n" + aligned(rows)
 
 
 def _relative(folder: Path) -> Path:

@@ -11,6 +11,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "run": {"help": "a run's folder, a checkpoint or an adapter.safetensors"},
     "--to": {"required": True, "choices": ("dense", "safetensors", "peft"), "help": "what to write"},
     "--output": {"default": None, "help": "a new folder; by default export-<what> in the run's"},
+    "--backbone": {"default": None, "help": "where the pretrained network is now, if it was moved"},
     "--rank": {"type": int, "default": None, "help": "with --to peft: truncate updates of a higher rank to this one; "
                "what is neither LoRA nor RandLoRA has 8 by default"},
 }
@@ -23,7 +24,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def export(run: str, to: str, output: str | None, rank: int | None) -> str:
+def export(run: str, to: str, output: str | None, backbone: str | None, rank: int | None) -> str:
     """Write an export, whole or not at all; where it is, and bytes beside those of the dense update.
 
     Raises:
@@ -40,7 +41,7 @@ def export(run: str, to: str, output: str | None, rank: int | None) -> str:
     target = Path(output) if output else run_folder / f"export-{to}"
     errors: dict[str, float] = {}
     with new_folder(target) as part:
-        model = checkpoints.rebuild(path)
+        model = checkpoints.rebuild(path, backbone)
         if to == "dense":
             model.export_dense(part)
         elif to == "peft":

@@ -7,6 +7,7 @@ from zoo.errors import UserError
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "--ckpt_path": {"required": True, "help": "a checkpoint, or a run's folder"},
+    "--backbone": {"default": None, "help": "where the pretrained network is now, if it was moved"},
     "--prompt": {"default": "\n", "help": "the text to continue"},
     "--length": {"type": int, "default": 500, "help": "characters, or tokens, to add"},
     "--temperature": {"type": float, "default": 0.8, "help": "0 takes the likeliest"},
@@ -22,7 +23,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def generate(ckpt_path: str, prompt: str, length: int, temperature: float, top_k: int | None, seed: int) -> str:
+def generate(
+    ckpt_path: str, backbone: str | None, prompt: str, length: int, temperature: float, top_k: int | None, seed: int
+) -> str:
     """The prompt and `length` characters, or tokens, more.
 
     Raises:
@@ -38,7 +41,7 @@ def generate(ckpt_path: str, prompt: str, length: int, temperature: float, top_k
     from zoo import checkpoints
 
     path = checkpoints.resolve(ckpt_path)
-    model = checkpoints.rebuild(path)
+    model = checkpoints.rebuild(path, backbone)
     if not isinstance(model, LanguageModel):
         raise UserError(f"checkpoint '{path}' is of a {type(model).__name__}, which writes no text: use another one")
     try:
