@@ -272,7 +272,8 @@ def test_budgets_of_all_layers(name, budget, total, tune, place, capsys):
 def test_a_checkpoint_holds_what_is_trained(config, tune, place):
     folder = fit(*tune, config=config)
     trainable = json.loads((folder / "summary.json").read_text())["trainable"]
-    assert (folder / "checkpoints" / "best.ckpt").stat().st_size <= 4 * trainable + 65_536
+    for name in ("best", "last"):
+        assert (folder / "checkpoints" / f"{name}.ckpt").stat().st_size <= 4 * trainable + 65_536
     leaves = {"lora": ["lora_A", "lora_B"], "dct": ["coef"], "randlora": ["randlora_gamma", "randlora_lambda"]}
     layers = [f"net.bert.encoder.layer.{i}.attention.self.{kind}" for i in (0, 1) for kind in ("query", "value")]
     coefficients = [f"{layer}.parameterization.{leaf}" for layer in layers for leaf in leaves[Path(config).stem[9:]]]
@@ -280,9 +281,6 @@ def test_a_checkpoint_holds_what_is_trained(config, tune, place):
     best, last = (torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last"))
     assert sorted(best["state_dict"]) == sorted(last["state_dict"]) == expected
     assert sum(value.numel() for value in best["state_dict"].values()) == trainable
-    assert "optimizer_states" not in best
-    moments = last["optimizer_states"][0]["state"].values()
-    assert [sum(state[key].numel() for state in moments) for key in ("exp_avg", "exp_avg_sq")] == [trainable] * 2
 
 
 STOPPER = """

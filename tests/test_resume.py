@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.fabric.plugins import TorchCheckpointIO
 from test_run import equal, events, fit, weights
 
+from zoo import checkpoints
 from zoo.__main__ import main
 
 KILLER = '''
@@ -86,7 +88,7 @@ def test_the_command_line_wins_over_the_checkpoint(place, small):
     more = ["--trainer.max_steps=8", "--model.optimizer.lr=0.001", "--model.optimizer.weight_decay=0.5"]
     assert main(["fit", "--ckpt_path", str(folder), *more]) == 0
     assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"]["optimizer"]["lr"] == 0.001
-    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint = checkpoints.load(folder / "checkpoints" / "last.ckpt")
     groups = checkpoint["optimizer_states"][0]["param_groups"]
     assert sorted({g["initial_lr"] for g in groups}) == pytest.approx([0.001, 0.001 * 2**0.5])
     assert sorted({g["weight_decay"] for g in groups}) == pytest.approx([0.0, 0.5 / 2**0.5, 0.5])
@@ -121,3 +123,53 @@ def test_a_failed_resume_leaves_the_run_as_it_was(place, small):
     wrong = ["--trainer.max_steps=9", "--trainer.check_val_every_n_epoch=1", "--trainer.val_check_interval=99"]
     assert main(["fit", "--ckpt_path", str(folder), *wrong]) == 2
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_a_checkpoint_keeps_what_going_on_needs_beside_it(place, small):
+    """last.ckpt is 4 bytes a number and 64 KiB at most; one file of its own step has the rest."""
+    folder = fit(*small, "--checkpoint.every_n_steps=2", "--stable_rank.every_n_steps=1")
+    trainable = json.loads((folder / "summary.json").read_text())["trainable"]
+    files = {path.name: path for path in (folder / "checkpoints").iterdir()}
+    assert set(files) == {"best.ckpt", "last.ckpt", "last.resume_6.pt"}
+    assert all(files[name].stat().st_size <= 4 * trainable + 65_536 for name in ("best.ckpt", "last.ckpt"))
+    whole = checkpoints.load(files["last.ckpt"])
+    moments = whole["optimizer_states"][0]["state"].values()
+    assert [sum(s[key].numel() for s in moments) for key in ("exp_avg", "exp_avg_sq")] == [trainable] * 2
+    assert "optimizer_states" not in torch.load(files["last.ckpt"], weights_only=True)
+
+
+def test_a_crash_between_the_two_files_leaves_a_pair(tmp_path, monkeypatch):
+    """A checkpoint and the rest of the same step are there, whichever write was the last one."""
+    path, files = tmp_path / "last.ckpt", checkpoints.CheckpointFiles()
+
+    def checkpoint(step):
+        return {"state_dict": {"w": torch.full((3,), step)}, "global_step": step, "pytorch-lightning_version": "2",
+                "optimizer_states": [step], "loops": step}
+
+    files.save_checkpoint(checkpoint(250), path)
+    files.save_checkpoint(checkpoint(300), tmp_path / "other.ckpt")
+    whole = TorchCheckpointIO.save_checkpoint
+
+    def crash(self, content, to, storage_options=None):
+        if Path(to).name == "last.ckpt":
+            raise KeyboardInterrupt
+        whole(self, content, to, storage_options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(TorchCheckpointIO, "save_checkpoint", crash)
+        files.save_checkpoint(checkpoint(500), path)
+    loaded = files.load_checkpoint(path)
+    assert loaded["optimizer_states"] == [250] and loaded["loops"] == loaded["state_dict"]["w"][0] == 250
+    files.save_checkpoint(checkpoint(500), path)
+    assert files.load_checkpoint(path)["optimizer_states"] == [500]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "last.ckpt", "last.resume_500.pt", "other.ckpt", "other.resume_300.pt"]
+
+
+def test_a_checkpoint_alone_cannot_go_on(place, small, capsys):
+    folder = fit(*small)
+    (folder / "checkpoints" / "last.resume_6.pt").unlink()
+    assert main(["validate", "--ckpt_path", str(folder)]) == 0
+    capsys.readouterr()
+    assert main(["fit", "--ckpt_path", str(folder), "--trainer.max_steps=8"]) == 2
+    assert "no optimizer state beside it" in capsys.readouterr().err

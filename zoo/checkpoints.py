@@ -1,13 +1,16 @@
-"""Checkpoints on disk: found, read without executing anything, and compared with a model before use.
+"""Checkpoints on disk: written, found, read without executing anything, and compared with a model before use.
 
-An adapter, `adapter.safetensors`, is a checkpoint without the optimizer's state: what is trained, and in its metadata
-the settings that rebuild the task. It is read wherever a checkpoint is.
+A checkpoint holds what is trained, 4 bytes a number. What else a run needs to go on, the optimizer's moments and the
+curves so far, lies beside it: `last.resume_250.pt` belongs to the `last.ckpt` of step 250. An adapter,
+`adapter.safetensors`, is a checkpoint in another format: what is trained, and in its metadata the settings that rebuild
+the task. It is read wherever a checkpoint is.
 """
 
 import importlib
 import io
 import json
 import warnings
+from glob import escape
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,6 +18,7 @@ from typing import Any
 import lightning
 import torch
 import yaml
+from lightning.fabric.plugins import TorchCheckpointIO
 from torch import nn
 
 from zoo.errors import UserError
@@ -22,7 +26,39 @@ from zoo.files import read_tensors, write_tensors
 from zoo.module import ZooModule
 
 ADAPTER = "adapter.safetensors"
+RESUME = ("optimizer_states", "lr_schedulers", "callbacks", "loops")
+"""What only going on needs."""
 REMEDY = "; give the config and options it was trained with"
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes and reads a checkpoint with what going on needs in a file of its own.
+
+    That file is written first and carries the step, so that a run killed in between still has a pair that belongs
+    together; one of an older step is removed last.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write both, each whole or not at all; one file if there is no optimizer's state."""
+        path, rest = Path(path), {key: checkpoint[key] for key in RESUME if key in checkpoint}
+        if "optimizer_states" not in rest:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        beside = _resume_file(path, checkpoint["global_step"])
+        super().save_checkpoint(rest, beside, storage_options)
+        kept = {key: value for key, value in checkpoint.items() if key not in rest}
+        super().save_checkpoint(kept, path, storage_options)
+        for old in path.parent.glob(f"{escape(path.stem)}.resume_*.pt"):
+            if old != beside:
+                old.unlink()
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Both as one."""
+        return load(Path(path))
+
+
+def _resume_file(path: Path, step: int) -> Path:
+    return path.with_name(f"{path.stem}.resume_{step}.pt")
 
 
 def resolve(path: str) -> Path:
@@ -117,13 +153,21 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if the file is truncated, holds anything but data, or is no Lightning checkpoint.
     """
+    checkpoint = _read_adapter(path) if path.suffix == ".safetensors" else _read(path)
+    for key in ("state_dict", "global_step", "pytorch-lightning_version"):
+        if not isinstance(checkpoint, dict) or key not in checkpoint:
+            raise UserError(f"'{path}' is no zoo checkpoint: it has no {key}; use another one")
+    if not isinstance(checkpoint["state_dict"], dict):
+        raise UserError(f"'{path}' is no zoo checkpoint: its state_dict is none; use another one")
+    beside = _resume_file(path, checkpoint["global_step"])
+    return checkpoint | _read(beside) if beside.is_file() else checkpoint
+
+
+def _read(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an unusual pickle protocol: what follows says more
-            adapter = path.suffix == ".safetensors"
-            checkpoint = _read_adapter(path) if adapter else torch.load(path, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
+            return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
             held = f"checkpoint '{path}' holds code, not only weights"
@@ -131,12 +175,6 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"checkpoint '{path}' is damaged or no checkpoint: use another one") from None
     except (RuntimeError, EOFError, ValueError, OSError, KeyError):
         raise UserError(f"checkpoint '{path}' is truncated or no checkpoint: use another one") from None
-    for key in ("state_dict", "global_step", "pytorch-lightning_version"):
-        if not isinstance(checkpoint, dict) or key not in checkpoint:
-            raise UserError(f"'{path}' is no zoo checkpoint: it has no {key}; use another one")
-    if not isinstance(checkpoint["state_dict"], dict):
-        raise UserError(f"'{path}' is no zoo checkpoint: its state_dict is none; use another one")
-    return checkpoint
 
 
 def rebuild(path: Path, backbone: str | None = None) -> ZooModule:
@@ -165,7 +203,7 @@ def rebuild(path: Path, backbone: str | None = None) -> ZooModule:
             raise UserError(f"checkpoint '{path}' has no backbone: drop --backbone")
         checkpoint["hyper_parameters"] = {**settings, "backbone": backbone}
     file = io.BytesIO()  # Lightning reads its own format only
-    torch.save({key: value for key, value in checkpoint.items() if key != "optimizer_states"}, file)
+    torch.save({key: value for key, value in checkpoint.items() if key not in RESUME}, file)
     file.seek(0)
     try:
         model = task.load_from_checkpoint(file, map_location="cpu", weights_only=True)

@@ -172,12 +172,13 @@ class ZooCLI(LightningCLI):
         ckpt_path = self._get(self.config, "ckpt_path")
         checkpoint = checkpoints.check(Path(ckpt_path), self.model) if ckpt_path is not None else {"global_step": 0}
         if self.subcommand == "fit" and ckpt_path is not None and "optimizer_states" not in checkpoint:
-            raise UserError(f"'{ckpt_path}' has no optimizer state to go on from: give the last.ckpt of a run")
+            raise UserError(f"'{ckpt_path}' has no optimizer state beside it to go on from: give the folder of a run")
         step = checkpoint["global_step"]
         config = self._get(self.config_init, "trainer")
         if config.get("logger") in (None, True):
             kwargs["logger"] = self._logger(config, step) if self.subcommand == "fit" else False
         trainer = super().instantiate_trainer(**kwargs)
+        trainer.strategy.checkpoint_io = checkpoints.CheckpointFiles()
         if isinstance(trainer.strategy, DDPStrategy):
             keep_buffers(trainer.strategy._ddp_kwargs)
         loop = trainer.fit_loop.epoch_loop

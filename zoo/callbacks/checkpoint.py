@@ -12,8 +12,8 @@ class Checkpoint(Callback):
     """Keeps `checkpoints/last.ckpt` and `checkpoints/best.ckpt` in the run's folder.
 
     Both are written whole or not at all, so that a run killed at any moment leaves one to resume from. Each loads with
-    `torch.load(path, weights_only=True)`. `best.ckpt` holds what is trained, 4 bytes a number; `last.ckpt` the
-    optimizer's two moments as well.
+    `torch.load(path, weights_only=True)` and holds what is trained, 4 bytes a number; what else going on needs lies
+    beside `last.ckpt` (`zoo.checkpoints`).
 
     Args:
         every_n_steps: steps between two writes of `last.ckpt`; it is also written at the end. 0 keeps no checkpoint.
