@@ -247,7 +247,7 @@ def test_an_adapter_is_no_start_for_training(place, small, capsys):
     folder = fit("--config", "dct_half.yaml", *small)
     assert main(["export", str(folder), "--to", "safetensors", "--output", "small"]) == 0
     for path in ("small", str(folder / "checkpoints" / "best.ckpt")):
-        refused(capsys, ["fit", "--ckpt_path", path], "no optimizer state", "last.ckpt")
+        refused(capsys, ["fit", "--ckpt_path", path], "no optimizer state beside it", "folder of a run")
 
 
 def test_a_backbone_that_was_moved(backbones, place, tune, capsys):
