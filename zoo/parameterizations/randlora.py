@@ -88,7 +88,7 @@ class RandLoRA(WeightParameterization):
         self.register_buffer("basis_B", shared(b, device, dtype), persistent=False)
 
     def weight(self) -> Tensor:
-        """W; under autocast its one product runs in that precision, a fifth of a small training step (README)."""
+        """W; under autocast its one product runs in the lower precision, as a layer's own would."""
         dtype = self.basis_A.dtype
         lam, gamma = self.randlora_lambda.to(dtype), self.randlora_gamma.to(dtype)
         inner = lam[:, :, None] * self.basis_A * (self.scale * gamma[:, None, :])  # (N, r, d)
