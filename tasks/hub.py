@@ -226,7 +226,14 @@ def padding(config: Any) -> int:
     return next(i for i in candidates if i is not None)
 
 
-def longest_input(config: Any) -> int | None:
-    """Positions that a network has, if they are limited."""
+def check_length(backbone: str, length: int, option: str) -> None:
+    """Refuse texts that are longer than the positions that a network has, if they are limited.
+
+    Raises:
+        UserError: naming the option that gave the length.
+    """
+    config = load_config(backbone)
     positions = getattr(config, "max_position_embeddings", None)
-    return positions - 2 if positions is not None and config.model_type in PADDED_POSITIONS else positions
+    longest = positions - 2 if positions is not None and config.model_type in PADDED_POSITIONS else positions
+    if longest is not None and length > longest:
+        raise UserError(f"{option} must be at most {longest} for {backbone!r}, got {length}")

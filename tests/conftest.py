@@ -91,11 +91,24 @@ def files(folder: Path) -> dict[Path, tuple[int, int]]:
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.parent.rglob("*")}
 
 
-class Mistake:
-    """Runs a command that must fail as a mistake does."""
+def refused(capsys: pytest.CaptureFixture[str], argv: list[str], *words: str) -> None:
+    """One line with these words, status 2, and nothing left behind in the current folder."""
+    before = sorted(Path().rglob("*"))
+    capsys.readouterr()
+    assert main(argv) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("zoo: ")
+    assert "Union" not in lines[0] and "Namespace" not in lines[0]
+    assert [word for word in words if word not in lines[0]] == [], lines[0]
+    assert sorted(Path().rglob("*")) == before
 
-    def __init__(self, place: Path, small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-        self.place, self.small, self.capsys = place, small, capsys
+
+class Mistake:
+    """Runs a command that must fail as a mistake does, and touch nothing in or beside the current folder."""
+
+    def __init__(self, small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        self.small, self.capsys = small, capsys
 
     def argv(self, line: str) -> list[str]:
         """The words of a command; the options of a small model follow its config."""
@@ -103,15 +116,9 @@ class Mistake:
         return [*words[:3], *self.small, *words[3:]] if "--config" in words[1:2] else words
 
     def __call__(self, line: str, words: list[str]) -> None:
-        before = files(self.place)
-        self.capsys.readouterr()
-        assert main(self.argv(line)) == 2
-        lines = self.capsys.readouterr().err.splitlines()
-        assert len(lines) == 1, lines
-        assert lines[0].startswith("zoo: ")
-        assert "Union" not in lines[0] and "Namespace" not in lines[0]
-        assert [word for word in words if word not in lines[0]] == [], lines[0]
-        assert files(self.place) == before
+        before = files(Path.cwd())
+        refused(self.capsys, self.argv(line), *words)
+        assert files(Path.cwd()) == before
 
 
 @pytest.fixture
@@ -119,6 +126,6 @@ def mistake(
     place: Path, small: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Mistake]:
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield Mistake(place, small, capsys)
+    yield Mistake(small, capsys)
     for name in [name for name in sys.modules if name.startswith("my_")]:
         del sys.modules[name]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from conftest import refused
 from test_run import fit
 
 from tasks import CharLM, GlueClassifier
@@ -145,16 +146,6 @@ def test_trained_run_is_exported_with_sizes_and_error(tune, place, capsys):
 
 
 # ---- Mistakes --------------------------------------------------------------------------------------------------------
-
-
-def refused(capsys: pytest.CaptureFixture[str], argv: list[str], *words: str) -> None:
-    """One line with these words, status 2, and nothing written."""
-    before = sorted(Path().rglob("*"))
-    capsys.readouterr()
-    assert main(argv) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert [word for word in words if word not in line] == [], line
-    assert sorted(Path().rglob("*")) == before
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ COMMANDS = [
 
 @pytest.fixture
 def glue_mistake(place: Path, tune: list[str], capsys: pytest.CaptureFixture[str]) -> Mistake:
-    return Mistake(place, tune, capsys)
+    return Mistake(tune, capsys)
 
 
 @pytest.mark.parametrize(("line", "words"), cases(COMMANDS))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import refused
 from test_peft import IDS, base, classifier, close, disturb, run, safetensors, theirs, transformers
 from torch import Tensor
 
@@ -106,16 +107,6 @@ UNSUPPORTED = {
     "bias 'all'": {"bias": "all"}, "lora_bias": {"lora_bias": True}, "'pissa'": {"init_lora_weights": "pissa"},
     "target_parameters": {"target_parameters": ["weight"]},
 }
-
-
-def refused(capsys: pytest.CaptureFixture[str], argv: list[str], *words: str) -> None:
-    """One line with these words, status 2, and nothing written."""
-    before = sorted(Path().rglob("*"))
-    capsys.readouterr()
-    assert main(argv) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert [word for word in words if word not in line] == [], line
-    assert sorted(Path().rglob("*")) == before
 
 
 @pytest.mark.parametrize("what", UNSUPPORTED)

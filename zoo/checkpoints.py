@@ -213,18 +213,17 @@ def rebuild(path: Path, backbone: str | None = None) -> ZooModule:
         reason = str(error).strip().splitlines()[-1]
         hint = "run it where its parameterization is found"
         raise UserError(f"checkpoint '{path}' cannot be rebuilt here ({reason}); {hint}") from error
-    check(path, model)
+    check(path, checkpoint, model)
     return model.eval()
 
 
-def check(path: Path, model: nn.Module) -> dict[str, Any]:
-    """Load a checkpoint, and refuse one of another model.
+def check(path: Path, checkpoint: dict[str, Any], model: nn.Module) -> None:
+    """Refuse a checkpoint, as `load` gives it, of another model.
 
     Raises:
         UserError: naming the first parameter that is missing, left over or of another shape, or the layer whose
             basis is another one.
     """
-    checkpoint = load(path)
     theirs = checkpoint["state_dict"]
     mine = model.trained_state() if isinstance(model, ZooModule) else model.state_dict()
     for name, tensor in mine.items():
@@ -238,4 +237,3 @@ def check(path: Path, model: nn.Module) -> dict[str, Any]:
             raise UserError(f"checkpoint '{path}' is of another model: it has {name} as well{REMEDY}")
     if isinstance(model, ZooModule):
         model.on_load_checkpoint(checkpoint)  # Lightning calls it too, but after the run's folder is there
-    return checkpoint

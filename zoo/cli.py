@@ -170,10 +170,14 @@ class ZooCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         ckpt_path = self._get(self.config, "ckpt_path")
-        checkpoint = checkpoints.check(Path(ckpt_path), self.model) if ckpt_path is not None else {"global_step": 0}
-        if self.subcommand == "fit" and ckpt_path is not None and "optimizer_states" not in checkpoint:
-            raise UserError(f"'{ckpt_path}' has no optimizer state beside it to go on from: give the folder of a run")
-        step = checkpoint["global_step"]
+        step = 0
+        if ckpt_path is not None:
+            checkpoint = checkpoints.load(Path(ckpt_path))
+            checkpoints.check(Path(ckpt_path), checkpoint, self.model)
+            if self.subcommand == "fit" and "optimizer_states" not in checkpoint:
+                lacking = f"'{ckpt_path}' has no optimizer state beside it to go on from"
+                raise UserError(f"{lacking}: give the folder of a run")
+            step = checkpoint["global_step"]
         config = self._get(self.config_init, "trainer")
         if config.get("logger") in (None, True):
             kwargs["logger"] = self._logger(config, step) if self.subcommand == "fit" else False

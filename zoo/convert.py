@@ -31,21 +31,21 @@ def matches(name: str, pattern: str) -> bool:
     return any(fnmatchcase(".".join(parts[i:]), pattern) for i in range(len(parts)))
 
 
-def is_conv1d(module: nn.Module) -> bool:
+def is_conv1d(cls: type[nn.Module]) -> bool:
     """Whether this is GPT-2's linear layer of the transformers library, y = x W + b with W of shape (in, out)."""
-    return type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers.")
+    return cls.__name__ == "Conv1D" and cls.__module__.startswith("transformers.")
 
 
 def is_linear(module: nn.Module) -> bool:
     """Whether this is a plain linear layer, which `convert` can swap."""
-    return isinstance(module, nn.Linear) or is_conv1d(module)
+    return isinstance(module, nn.Linear) or is_conv1d(type(module))
 
 
 def dense_weight(layer: nn.Module) -> Tensor:
     """W of a linear layer or Conv1D as (out_features, in_features); a view."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    return weight.mT if is_conv1d(layer) else weight
+    return weight.mT if is_conv1d(type(layer)) else weight
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -56,6 +56,11 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
 def zoo_layers(model: nn.Module) -> dict[str, ZooLinear]:
     """Every parameterized layer by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, ZooLinear)}
+
+
+def are_updates(layers: Mapping[str, ZooLinear]) -> bool:
+    """Whether any of these layers has a frozen base, so that its W is an update."""
+    return any(layer.weight is not None for layer in layers.values())
 
 
 def kind(name: str) -> str:
@@ -141,7 +146,7 @@ def merge(model: nn.Module) -> nn.Module:
     plain = copy.deepcopy(model)
     for name, layer in zoo_layers(plain).items():
         linear: nn.Module = layer.merge()
-        if layer.replaced is not nn.Linear and layer.replaced.__name__ == "Conv1D":
+        if is_conv1d(layer.replaced):
             conv = layer.replaced(layer.out_features, layer.in_features)
             conv.weight, conv.bias = nn.Parameter(linear.weight.mT.contiguous()), linear.bias  # type: ignore[union-attr, operator]
             linear = conv
@@ -213,6 +218,6 @@ def summary(names: Mapping[str, nn.Module]) -> str:
 
 
 __all__ = [
-    "ParameterizationFactory", "Start", "blame", "convert", "counts", "dense_weight", "factory_class", "is_conv1d",
-    "is_linear", "kind", "linear_layers", "matches", "merge", "summary", "table", "zoo_layers",
+    "ParameterizationFactory", "Start", "are_updates", "blame", "convert", "counts", "dense_weight", "factory_class",
+    "is_conv1d", "is_linear", "kind", "linear_layers", "matches", "merge", "summary", "table", "zoo_layers",
 ]

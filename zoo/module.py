@@ -96,6 +96,11 @@ class ZooData(LightningDataModule, ABC):
         """Settings to keep with a run in place of those given, where the data decided otherwise."""
         return {}
 
+    def rank_and_world(self) -> tuple[int, int]:
+        """This process and how many there are; 0 of 1 where no trainer asks."""
+        trainer = self.trainer
+        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+
     def continued(self, batches: StepLoader) -> StepLoader:
         """These training batches, from where a checkpoint left them."""
         if self._position is not None:

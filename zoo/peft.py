@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.bases import uniform_matrix
-from zoo.convert import merge, zoo_layers
+from zoo.convert import is_conv1d, merge, zoo_layers
 from zoo.errors import UserError
 from zoo.files import read_json, read_tensors, write_tensors
 from zoo.linear import ZooLinear
@@ -160,7 +160,7 @@ def write(folder: Path, net: nn.Module, fields: dict[str, str], rank: int | None
     config |= {
         **fields, "inference_mode": True, "bias": "none", "target_modules": list(layers),
         "modules_to_save": saved or None,
-        "fan_in_fan_out": any(layer.replaced is not nn.Linear for layer in layers.values()),
+        "fan_in_fan_out": any(is_conv1d(layer.replaced) for layer in layers.values()),
     }
     write_tensors(folder / TENSORS, tensors)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.hub import load_config, load_tokenizer, longest_input
+from tasks.hub import check_length, load_tokenizer
 from tasks.text.data import TextData
 from zoo.errors import UserError
 
@@ -52,9 +52,7 @@ class TokenData(TextData):
             UserError: if the network has fewer positions than `block_size`, or the tokenizer cannot say where its
                 tokens stand.
         """
-        longest = longest_input(load_config(self.backbone))
-        if longest is not None and self.block_size > longest:
-            raise UserError(f"data.block_size must be at most {longest} for {self.backbone!r}, got {self.block_size}")
+        check_length(self.backbone, self.block_size, "data.block_size")
         tokenizer = load_tokenizer(self.backbone)
         if not tokenizer.is_fast:
             raise UserError(f"the tokenizer of {self.backbone!r} tells no offsets; give another --model.backbone")

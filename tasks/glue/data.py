@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from tasks.glue.benchmark import glue_task
 from tasks.glue.files import Examples, load_examples
 from tasks.glue.tokens import Batch, Tokenized, tokenize
-from tasks.hub import load_config, load_tokenizer, longest_input, padding
+from tasks.hub import check_length, load_config, load_tokenizer, padding
 from zoo.bases import generator
 from zoo.errors import UserError
 from zoo.loader import StepLoader
@@ -128,9 +128,7 @@ class GlueData(ZooData):
         Raises:
             UserError: if the network has fewer positions than `max_length`, or that leaves no room for a text.
         """
-        longest = longest_input(load_config(self.backbone))
-        if longest is not None and self.max_length > longest:
-            raise UserError(f"data.max_length must be at most {longest} for {self.backbone!r}, got {self.max_length}")
+        check_length(self.backbone, self.max_length, "data.max_length")
         tokenizer = load_tokenizer(self.backbone)
         special = tokenizer.num_special_tokens_to_add(pair=len(self.about.texts) == 2)
         if self.max_length <= special:
@@ -161,13 +159,12 @@ class GlueData(ZooData):
         """Batches of similar length."""
         trainer = self.trainer
         assert trainer is not None
-        rank, world = trainer.global_rank, trainer.world_size
+        rank, world = self.rank_and_world()
         return self.continued(BucketLoader(self._splits["train"], self.batch_size, self.seed, rank, world))
 
     def val_dataloader(self) -> list[DataLoader]:
         """Each validation file's examples once, longest last; ranks take turns."""
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        rank, world = self.rank_and_world()
         loaders: list[DataLoader] = []
         for name in self.about.dev:
             data = self._splits[name]

@@ -107,13 +107,12 @@ class TextData(ZooData, ABC):
             steps = trainer.max_steps * trainer.accumulate_grad_batches
         else:
             steps = max(1, len(ids) // (self.batch_size * self.block_size * trainer.world_size))
-        rank, world = trainer.global_rank, trainer.world_size
+        rank, world = self.rank_and_world()
         return self.continued(WindowLoader(ids, steps, self.batch_size, self.block_size, self.seed, rank, world))
 
     def val_dataloader(self) -> DataLoader:
         """Every id of the last tenth, once; ranks take turns."""
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        rank, world = self.rank_and_world()
         (before, _), (ids, characters) = self.encoded
         windows = scored_once(before, ids, characters, self.block_size, rank, world)
         return DataLoader(windows, batch_size=self.batch_size)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from zoo import tensorboard
-from zoo.convert import kind, zoo_layers
+from zoo.convert import are_updates, kind, zoo_layers
 from zoo.errors import UserError
 from zoo.linear import ZooLinear
 from zoo.module import ZooModule
@@ -119,7 +119,7 @@ class StableRank(SpectrumCallback):
             start = time.perf_counter()
             layers = zoo_layers(pl_module.net)  # type: ignore[arg-type]
             steps = sorted(self.looks)
-            update = "update." if any(layer.weight is not None for layer in layers.values()) else ""
+            update = "update." if are_updates(layers) else ""
             tags = [f"stable_rank/{update}{name}" for name in layers]
             values = torch.tensor([[self.looks[step].get(tag, math.nan) for step in steps] for tag in tags])
             largest = max(2, *(min(layer.out_features, layer.in_features) for layer in layers.values()))

@@ -17,7 +17,7 @@ from zoo import tensorboard
 from zoo.callbacks.checkpoint import Checkpoint
 from zoo.callbacks.progress import say
 from zoo.callbacks.spectra import SpectrumCallback, StableRank
-from zoo.convert import zoo_layers
+from zoo.convert import are_updates, zoo_layers
 from zoo.module import ZooData, ZooModule
 
 LIBRARIES = ("torch", "lightning", "torchmetrics", "tensorboard", "jsonargparse", "einops")
@@ -44,8 +44,8 @@ class RunSummary(Callback):
         assert isinstance(pl_module, ZooModule)
         if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
             layers = zoo_layers(pl_module.net)
-            updates = any(layer.weight is not None for layer in layers.values())
-            tensorboard.log_run(trainer.logger, list(layers), self._hyperparameters(trainer, pl_module), updates)
+            facts = self._hyperparameters(trainer, pl_module)
+            tensorboard.log_run(trainer.logger, list(layers), facts, are_updates(layers))
         self.started = time.perf_counter()
         self.before = self.seconds
         self.first_step = trainer.global_step
@@ -110,7 +110,7 @@ class RunSummary(Callback):
             "best_step": checkpoint.best_step if checkpoint else None,
             "metrics": metrics,
             "stable_rank": ranks.mean if ranks else None,
-            "updates": any(layer.weight is not None for layer in zoo_layers(module.net).values()),
+            "updates": are_updates(zoo_layers(module.net)),
             "seed": module.seed,
             "steps": trainer.global_step,
             "lr": config.lr,
