@@ -1,9 +1,28 @@
 """Rank and spectral energy against exact decompositions and known values."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq
+from scipy.stats import entropy, norm
 
-from zoo.spectrum import dct_energy, energy_share, rotation_null, spectral_energy, stable_rank
+from zoo.bases import dct_matrix
+from zoo.spectrum import (
+    GAUSSIAN,
+    SHARES,
+    dct_energy,
+    descending,
+    effective_rank,
+    energy_share,
+    numerical_rank,
+    random_rotations,
+    ranks,
+    rotation_null,
+    spectral_energy,
+    stable_rank,
+)
 from zoo.transforms import Sides, unrotate
 
 
@@ -47,19 +66,49 @@ def test_energy_share():
 def test_spectral_energy_of_a_known_plane():
     plane = torch.zeros(8, 8)
     plane[0, 0], plane[7, 7] = 3.0, 1.0  # 90 % and 10 % of the energy, first and last in zigzag order
-    assert spectral_energy(plane) == {"k90": 1 / 64, "k90_zigzag": 1 / 64, "low_frequency": pytest.approx(0.9)}
-    assert spectral_energy(plane.flip(0, 1))["k90_zigzag"] == 1.0
+    found = spectral_energy(plane)
+    assert {key: found[key] for key in ("k50", "k90", "k99")} == {"k50": 1 / 64, "k90": 1 / 64, "k99": 2 / 64}
+    assert {key: found[f"{key}_frequency"] for key in ("k50", "k90", "k99")} == {"k50": 1 / 64, "k90": 1 / 64, "k99": 1}
+    assert [found[f"low_{part}"] for part in (10, 25, 50)] == pytest.approx([0.9] * 3)
+    backwards = spectral_energy(plane.flip(0, 1))
+    assert (backwards["k90_frequency"], backwards["k90"]) == (1.0, 1 / 64)
+    assert backwards["low_50"] == pytest.approx(0.1)
 
 
-def test_k90_of_a_gaussian_matrix():
-    """0.444 of the coefficients, whatever the basis: the known value of a chi-squared sorted by size."""
-    assert dct_energy(torch.randn(768, 768))["k90"] == pytest.approx(0.444, abs=3e-3)
+def test_spectral_energy_in_a_given_order():
+    plane = torch.arange(1.0, 5.0).view(2, 2)  # energies 1, 4, 9, 16 of 30
+    found = spectral_energy(plane, torch.tensor([3, 2, 1, 0]))
+    assert (found["low_50"], found["k50_frequency"], found["k90_frequency"]) == (pytest.approx(25 / 30), 0.25, 0.75)
+    assert (found["low_25"], found["low_10"]) == (pytest.approx(16 / 30), 0.0)
+
+
+def test_spectral_energy_of_zero_is_zero():
+    assert set(spectral_energy(torch.zeros(4, 6)).values()) == {0.0}
+
+
+def test_descending_equals_sort():
+    energy = torch.randn(1000).square()
+    before = energy.clone()
+    assert torch.equal(descending(energy), energy.sort(descending=True).values)
+    assert torch.equal(energy, before)
+
+
+@pytest.mark.parametrize(("rank", "k90"), [(768, 0.444), (8, 0.41), (1, 0.26)])
+def test_k90_of_random_matrices(rank, k90):
+    """A Gaussian matrix, whatever the basis: a chi-squared sorted by size; and products of Gaussian factors."""
+    w = torch.randn(768, 768) if rank == 768 else torch.randn(768, rank) @ torch.randn(rank, 768)
+    assert dct_energy(w)["k90"] == pytest.approx(k90, abs=3e-3 if rank == 768 else 1e-2)
+
+
+def test_the_gaussian_constants_are_those_of_the_normal_distribution():
+    """Share of |x| > t, with t such that these hold a given part of E[x^2]."""
+    for name, share in zip(("k50", "k90", "k99"), SHARES, strict=True):
+        t = brentq(lambda t, share=share: 2 * (t * norm.pdf(t) + norm.sf(t)) - share, 0, 5)
+        assert GAUSSIAN[name] == pytest.approx(2 * norm.sf(t), abs=1e-4)
 
 
 def test_low_frequency_structure_shows_against_its_null_and_a_rotation_does_not():
     m, n = 48, 64
-    from zoo.bases import dct_matrix
-
     plane = torch.zeros(m, n, dtype=torch.float64)
     plane[:8, :8] = torch.randn(8, 8, dtype=torch.float64)
     planted = unrotate(plane, Sides(dct_matrix(m), dct_matrix(n)))
@@ -70,6 +119,29 @@ def test_low_frequency_structure_shows_against_its_null_and_a_rotation_does_not(
     assert dct_energy(rotated)["k90"] == pytest.approx(rotation_null(rotated, draws=5)["k90"], rel=0.1)
 
 
+def test_random_rotations_have_the_singular_values_and_haar_vectors():
+    s = torch.tensor([3.0, 2.0, 0.5])
+    pairs = list(random_rotations(s, (20, 12), 400, "layer"))
+    for left, right in pairs[:3]:
+        assert torch.linalg.svdvals(left @ right)[:3].tolist() == pytest.approx(s.tolist(), rel=1e-5)
+    planes = torch.stack([left @ right for left, right in pairs])
+    assert planes.square().mean().item() == pytest.approx(s.square().sum().item() / 240, rel=1e-4)
+    # every entry is alike: mean 0, and the mean square of all of them
+    mean = planes.mean(0) / planes.std() * math.sqrt(400)
+    assert mean.square().mean().item() == pytest.approx(1, abs=0.35)
+    assert (planes.square().mean(0) / planes.square().mean() - 1).abs().max().item() < 0.5
+
+
+def test_random_rotations_depend_on_seed_and_labels_alone():
+    def first(*labels, seed=0):
+        left, right = next(random_rotations(torch.ones(2), (5, 4), 1, *labels, seed=seed))
+        return left @ right
+
+    assert torch.equal(first("a"), first("a"))
+    assert not torch.equal(first("a"), first("b"))
+    assert not torch.equal(first("a"), first("a", seed=1))
+
+
 def test_rotation_null_has_the_singular_values_of_w():
     """The null of a matrix is that of any rotation of it: it depends on the singular values alone."""
     w = torch.randn(24, 4) @ torch.randn(4, 32)
@@ -77,4 +149,26 @@ def test_rotation_null_has_the_singular_values_of_w():
     diagonal = torch.zeros(24, 32)
     diagonal[:24, :24] = s.diag()
     a, b = rotation_null(w, draws=20), rotation_null(diagonal, draws=20)
-    assert a["k90"] == pytest.approx(b["k90"], rel=0.05)
+    assert a["k90"] == pytest.approx(b["k90"], rel=1e-3)
+
+
+def test_effective_rank_is_the_exponential_of_the_entropy():
+    assert effective_rank(torch.ones(5)) == pytest.approx(5)
+    assert effective_rank(torch.tensor([3.0, 0.0])) == pytest.approx(1)
+    assert effective_rank(torch.tensor([2.0, 1.0])) == pytest.approx(math.exp(entropy([2 / 3, 1 / 3])))
+    assert effective_rank(torch.zeros(3)) == 0.0
+
+
+@pytest.mark.parametrize("rank", [1, 5, 20])
+def test_numerical_rank_is_numpys(rank):
+    w = torch.randn(30, rank) @ torch.randn(rank, 20)
+    assert numerical_rank(torch.linalg.svdvals(w), (30, 20)) == np.linalg.matrix_rank(w.numpy()) == rank
+    assert numerical_rank(torch.zeros(4), (4, 4)) == 0
+
+
+def test_ranks_agree_with_power_iteration():
+    w = torch.randn(30, 20)
+    found = ranks(torch.linalg.svdvals(w), (30, 20))
+    assert found["stable_rank"] == pytest.approx(stable_rank(w).item(), rel=5e-3)
+    assert found["numerical_rank"] == 20
+    assert found["stable_rank"] < found["effective_rank"] < 20

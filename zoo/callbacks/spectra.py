@@ -140,6 +140,10 @@ def _ranks(weights: dict[str, Tensor]) -> dict[str, float]:
     return {name: ranks[name] for name in weights}
 
 
+LOGGED = {"k90": "k90", "k90_frequency": "k90_zigzag", "low_25": "low_frequency"}
+"""Of the measures of `zoo.spectrum.spectral_energy`, those that are logged, and the tag of each."""
+
+
 class SpectralEnergy(SpectrumCallback):
     """Where the energy of W (of dW, where there is a base) lies among its DCT coefficients, beside the rotation null.
 
@@ -163,10 +167,9 @@ class SpectralEnergy(SpectrumCallback):
         nulls: dict[str, dict[str, float]] = defaultdict(dict)
         for name, layer in layers.items():
             weight = layer.update()
-            for measure, value in dct_energy(weight).items():
-                values[measure][name] = value
-            for measure, value in rotation_null(weight, self.null_draws).items():
-                nulls[measure][name] = value
+            found, null = dct_energy(weight), rotation_null(weight, self.null_draws)
+            for measure, tag in LOGGED.items():
+                values[tag][name], nulls[tag][name] = found[measure], null[measure]
         tags = {}
         for measure in values:
             both = values[measure] | spread(values[measure])

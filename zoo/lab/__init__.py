@@ -1,0 +1,1 @@
+"""The spectral laboratory: what is in a trained update, and how far it compresses."""
