@@ -226,9 +226,10 @@ def hadamard_size(n: int) -> int:
 def hadamard_matrix(n: int) -> Tensor:
     """A Hadamard matrix by sequency: entries +-1, first column and first row 1, H H^T = n; (n, n), float64.
 
-    Sylvester's construction of order 2^k, on each entry of Paley's first (J. Math. Phys. 12, 1933) of order q + 1; so
-    the lowest rows are step functions. Rows are sorted by their sign changes, ties in the construction's order; for a
-    power of two there are none, and they are the Walsh functions.
+    Sylvester's construction of order 2^k, on each entry of Paley's first (J. Math. Phys. 12, 1933) of order q + 1. Rows
+    are sorted by their sign changes, ties in the construction's order. For a power of two there are no ties, and they
+    are the Walsh functions. For others the lowest 2^j (q + 1) rows span the functions of as many equal steps, and among
+    the lowest q + 1 frequency means little: a Paley row that is not constant changes sign about q / 2 times.
 
     Raises:
         ValueError: for an n that is no `hadamard_size`.
