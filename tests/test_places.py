@@ -128,6 +128,8 @@ def test_places_that_cannot_be_encoded(places):
         (Places("all"), 21, r"kept must be in \[1, 20\], got 21"),
         (Places("rice", b""), 3, "damaged rice"),
         (Places("rice", b"\x00\xe0"), 20, "damaged rice"),
+        (Places("rice", b"\x05"), 3, "damaged rice"),
+        (Places("rice", bytes([200]) + bytes(25) + b"\x80"), 1, "damaged rice"),  # 2^200 is no int64
     ],
 )
 def test_bytes_that_are_no_places(code, kept, message):

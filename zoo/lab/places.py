@@ -149,7 +149,7 @@ def _unrice(data: bytes, count: int, listed: int) -> Integers:
     remainders, unary = _bits(data[1:cut]), _bits(data[cut:])
     ends = np.flatnonzero(unary)
     places = np.full(listed, count)
-    if b <= count.bit_length() and len(ends) == listed > 0 and len(remainders) >= listed * b:
+    if b <= count.bit_length() and len(ends) == listed > 0:
         weights = np.int64(1) << np.arange(b)
         gaps = ((np.diff(ends, prepend=-1) - 1) << b) + remainders[: listed * b].reshape(listed, b) @ weights
         places = np.cumsum(gaps + 1) - 1
