@@ -10,6 +10,7 @@ import importlib
 import io
 import json
 import warnings
+from collections.abc import Mapping
 from glob import escape
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,6 +24,8 @@ from torch import nn
 
 from zoo.errors import UserError
 from zoo.files import read_tensors, write_tensors
+from zoo.lab.masks import Kept, pack
+from zoo.lab.masks import unpack as unpack_masked
 from zoo.module import ZooModule
 
 ADAPTER = "adapter.safetensors"
@@ -68,13 +71,17 @@ def resolve(path: str) -> Path:
         UserError: if there is none.
     """
     given = Path(path)
-    tries = [given / "checkpoints" / "last.ckpt", given / ADAPTER] if given.is_dir() else [given]
-    for candidate in tries:
-        if candidate.is_file():
-            return candidate
+    if found := find(given):
+        return found
     if (given / "adapter_config.json").is_file():
         raise UserError(f"{path!r} is a peft adapter: make it a run with zoo import {path}")
     raise UserError(f"no checkpoint {path!r}: give a .ckpt file, or a run's folder with checkpoints/last.ckpt")
+
+
+def find(path: Path) -> Path | None:
+    """The checkpoint that a path stands for: itself, or what a folder has of `last.ckpt` and `adapter.safetensors`."""
+    tries = [path / "checkpoints" / "last.ckpt", path / ADAPTER] if path.is_dir() else [path]
+    return next((candidate for candidate in tries if candidate.is_file()), None)
 
 
 def run_folder(path: Path) -> Path | None:
@@ -93,13 +100,16 @@ def snapshot(model: ZooModule) -> dict[str, Any]:
     return checkpoint
 
 
-def write_adapter(path: Path, checkpoint: dict[str, Any], config: str = "") -> None:
+def write_adapter(
+    path: Path, checkpoint: dict[str, Any], config: str = "", masked: Mapping[str, Kept] | None = None
+) -> None:
     """Write a checkpoint's coefficients, and the rest of what is trained, as one safetensors file.
 
     Args:
         path: the file.
         checkpoint: as `load` gives it.
         config: the run's config.yaml, with which the adapter can be validated and tested.
+        masked: further tensors by name, of which the file holds the coefficients that are kept.
     """
     places: dict[Any, str] = {}  # a matrix that two layers share is stored once
     shared = {name: places.setdefault(_place(t), name) for name, t in checkpoint["state_dict"].items()}
@@ -107,6 +117,8 @@ def write_adapter(path: Path, checkpoint: dict[str, Any], config: str = "") -> N
                                                      "epoch", "global_step", "pytorch-lightning_version")}
     settings["shared"] = {name: first for name, first in shared.items() if name != first}
     tensors = {name: checkpoint["state_dict"][name] for name in places.values()}
+    kept, settings["masked"] = pack(masked or {})
+    tensors |= kept
     write_tensors(path, tensors, {"zoo": json.dumps(settings), "config": config})
 
 
@@ -119,6 +131,7 @@ def _read_adapter(path: Path) -> dict[str, Any]:
     try:
         checkpoint = json.loads(metadata["zoo"])
         tensors |= {name: tensors[first] for name, first in checkpoint.pop("shared").items()}
+        tensors = unpack_masked(tensors, checkpoint.pop("masked", {}))
         return {**checkpoint, "state_dict": tensors, "config": metadata.get("config", "")}
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"'{path}' is no adapter of zoo's: zoo import reads the folder of a peft one") from None
@@ -153,17 +166,22 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if the file is truncated, holds anything but data, or is no Lightning checkpoint.
     """
-    checkpoint = _read_adapter(path) if path.suffix == ".safetensors" else _read(path)
+    checkpoint = _read_adapter(path) if path.suffix == ".safetensors" else read_file(path)
     for key in ("state_dict", "global_step", "pytorch-lightning_version"):
         if not isinstance(checkpoint, dict) or key not in checkpoint:
             raise UserError(f"'{path}' is no zoo checkpoint: it has no {key}; use another one")
     if not isinstance(checkpoint["state_dict"], dict):
         raise UserError(f"'{path}' is no zoo checkpoint: its state_dict is none; use another one")
     beside = _resume_file(path, checkpoint["global_step"])
-    return checkpoint | _read(beside) if beside.is_file() else checkpoint
+    return checkpoint | read_file(beside) if beside.is_file() else checkpoint
 
 
-def _read(path: Path) -> Any:
+def read_file(path: Path) -> Any:
+    """What a file of torch.save holds, on the CPU; nothing in it is executed.
+
+    Raises:
+        UserError: if it is truncated, or holds anything but data.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an unusual pickle protocol: what follows says more
@@ -177,7 +195,7 @@ def _read(path: Path) -> Any:
         raise UserError(f"checkpoint '{path}' is truncated or no checkpoint: use another one") from None
 
 
-def rebuild(path: Path, backbone: str | None = None) -> ZooModule:
+def rebuild(path: Path, backbone: str | None = None, trained: bool = True) -> ZooModule:
     """The task that a checkpoint is of, with its coefficients, on the CPU.
 
     Its class and those of its parameterizations are imported from what is installed or in the current folder.
@@ -185,6 +203,7 @@ def rebuild(path: Path, backbone: str | None = None) -> ZooModule:
     Args:
         path: the checkpoint.
         backbone: where the pretrained network is now, if it is not where it was.
+        trained: whether to load what was trained; else everything is as it starts, what is random drawn anew.
 
     Raises:
         UserError: if the file is no checkpoint of a task, or a class or backbone that it names cannot be had here.
@@ -203,10 +222,14 @@ def rebuild(path: Path, backbone: str | None = None) -> ZooModule:
             raise UserError(f"checkpoint '{path}' has no backbone: drop --backbone")
         checkpoint["hyper_parameters"] = {**settings, "backbone": backbone}
     file = io.BytesIO()  # Lightning reads its own format only
-    torch.save({key: value for key, value in checkpoint.items() if key not in RESUME}, file)
+    kept = {key: value for key, value in checkpoint.items() if key not in RESUME}
+    torch.save(kept if trained else {**kept, "state_dict": {}}, file)
     file.seek(0)
     try:
-        model = task.load_from_checkpoint(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            if not trained:
+                warnings.filterwarnings("ignore", message=".*not in the checkpoint")
+            model = task.load_from_checkpoint(file, map_location="cpu", weights_only=True, strict=trained)
     except UserError as error:  # names the option of fit
         raise UserError(str(error).replace("--model.backbone", "--backbone")) from error
     except Exception as error:  # what a checkpoint names may be missing here, or be something else

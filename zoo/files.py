@@ -1,9 +1,10 @@
 """Tensors in safetensors files, and folders that are written whole or not at all."""
 
+import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,36 @@ def _safetensors() -> Any:
     return safetensors
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file and its metadata; such a file cannot hold code.
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    library = _safetensors()
+    try:
+        with library.safe_open(path, framework="pt") as file:
+            yield file
+    except (library.SafetensorError, OSError):
+        raise UserError(f"'{path}' is truncated or no safetensors file: use another one") from None
+
+
+def read_tensors(path: Path, names: Iterable[str] | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, all or those of some names, and its metadata; it cannot hold code.
 
     Raises:
         UserError: if it is truncated or no such file.
     """
-    library = _safetensors()
-    try:
-        with library.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (library.SafetensorError, OSError):
-        raise UserError(f"'{path}' is truncated or no safetensors file: use another one") from None
+    with _opened(path) as file:
+        wanted = file.keys() if names is None else names
+        return {name: file.get_tensor(name) for name in wanted}, file.metadata() or {}
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the floating-point tensors of a safetensors file, none of which is read.
+
+    Raises:
+        UserError: if it is truncated or no such file.
+    """
+    with _opened(path) as file:
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return {name: tuple(part.get_shape()) for name, part in parts.items() if "F" in part.get_dtype()}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -61,25 +80,63 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into, which gets its name when everything is in it and is gone after an error.
+def check_new(path: Path, option: str = "--output", replace: Collection[str] = (), force: bool = False) -> None:
+    """Refuse a folder that is there already, unless it is empty.
+
+    Args:
+        path: the folder.
+        option: that gives another.
+        replace: names of files and folders that a command wrote earlier and may write again.
+        force: replace them, if nothing else is in the folder.
 
     Raises:
-        UserError: if something is there already, or it cannot be made.
+        UserError: if something would be overwritten, or the folder cannot be made.
     """
-    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(f"'{path}' is there already, and is not overwritten: give another --output")
-    there = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if os.path.lexists(path):
+        inside = [entry.name for entry in path.iterdir()] if path.is_dir() else None
+        other = next((name for name in sorted(inside or ()) if name not in replace), None)
+        if inside is None or (other and not force) or (inside and not replace):
+            raise UserError(f"'{path}' is there already, and is not overwritten: give another {option}")
+        if other:
+            raise UserError(f"'{path}' holds {other!r} too, which --force does not replace: give another {option}")
+        if inside and not force:
+            raise UserError(f"'{path}' holds an earlier report: give another {option}, or replace it with --force")
+    there = _first_parent(path)
+    if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
+        why = os.strerror(errno.EACCES if there.is_dir() else errno.ENOTDIR)
+        raise UserError(f"cannot write '{path}': '{there}': {why}; give another {option}")
+
+
+def _first_parent(path: Path) -> Path:
+    """The folder above that is there."""
+    return next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+
+
+@contextmanager
+def new_folder(
+    path: Path, option: str = "--output", replace: Collection[str] = (), force: bool = False
+) -> Iterator[Path]:
+    """A folder to write into, which gets its name when everything is in it and is gone after an error.
+
+    Takes and raises what `check_new` does. What is replaced is there until then.
+    """
+    check_new(path, option, replace, force)
+    there = _first_parent(path)
     part = there / f".{path.name}.{os.getpid()}"
     try:
         part.mkdir()
     except OSError as error:
-        raise UserError(f"cannot write '{path}': '{there}': {error.strerror}; give another --output") from None
+        raise UserError(f"cannot write '{path}': '{there}': {error.strerror}; give another {option}") from None
     try:
         yield part
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.replace(path)
+        if path.is_dir() and any(path.iterdir()):
+            old = part.with_name(f"{part.name}.old")
+            path.replace(old)
+            part.replace(path)
+            shutil.rmtree(old)
+        else:
+            part.replace(path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise

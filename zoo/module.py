@@ -142,6 +142,8 @@ class ZooModule(LightningModule, ABC):
     from_data: tuple[str, ...] = ()
     """Settings that come from the data; a checkpoint with others is refused."""
     net: nn.Module
+    start: Start = "random"
+    """What W was before training, as `parameterize` was told (`zoo.convert.convert`)."""
 
     def __init__(
         self,
@@ -177,6 +179,7 @@ class ZooModule(LightningModule, ABC):
 
     def parameterize(self, network: nn.Module, start: Start = "random", scale: float = 1.0) -> nn.Module:
         """Convert the chosen layers of a network (`zoo.convert.convert`)."""
+        self.start = start
         return convert(network, self.parameterization, self.targets, self.overrides, start, scale, self.budget)
 
     def describe(self) -> dict[str, object]:

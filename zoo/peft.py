@@ -87,7 +87,7 @@ def read_lora(folder: Path) -> LoRAAdapter:
     factors = {}
     for layer, pair in found.items():
         a, b = pair.get("A"), pair.get("B")
-        if a is None or b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+        if a is None or b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not b.numel():
             raise UserError(f"adapter '{folder}': {layer} has no matrices (r, in) and (out, r): use another one")
         factors[layer] = Factors(a.float(), b.float(), _scale(config, layer, a.shape[0]))
     if not factors:
