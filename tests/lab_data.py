@@ -1,0 +1,165 @@
+"""Contents of analysis.json and mask.json as they look for fine-tuned encoders, made up from a seed."""
+
+import math
+
+import numpy as np
+
+MEASURES = (
+    "k50", "k90", "k99", "k50_frequency", "k90_frequency", "k99_frequency", "low_10", "low_25", "low_50",
+)
+KINDS = (
+    "attention.self.query", "attention.self.value", "attention.self.key", "attention.output.dense",
+    "intermediate.dense", "output.dense", "a.b.c1", "a.b.c2", "a.b.c3", "a.b.c4", "a.b.c5", "a.b.c6",
+)
+GROUPS = (
+    ("CoLA / minilm / LoRA", "cola", "minilm", "LoRA", "matthews", 0.24),
+    ("RTE / minilm / LoRA", "rte", "minilm", "LoRA", "accuracy", 0.59),
+    ("CoLA / minilm / DCT", "cola", "minilm", "DCT", "matthews", 0.26),
+    ("RTE / roberta-base-with-a-long-name / RandLoRA of rank 8, all layers", "rte", "roberta", "RandLoRA", "accuracy", 0.61),
+    ("SST-2 / minilm / LoRA", "sst2", "minilm", "LoRA", "accuracy", 0.88),
+    ("SST-2 / minilm / DCT", "sst2", "minilm", "DCT", "accuracy", 0.87),
+    ("CoLA / gpt2 / LoRA", "cola", "gpt2", "LoRA", "matthews", 0.30),
+    ("CoLA / gpt2 / Zigzag", "cola", "gpt2", "Zigzag", "matthews", 0.28),
+)  # fmt: skip
+HEAD = {"zoo": "0.1.0", "date": "2026-05-20T12:00:00", "command": "zoo analyze runs/*", "device": "cpu", "seconds": 41.5}
+
+
+def analysis(groups=2, seeds=3, blocks=6, kinds=2, transforms=("dct", "haar"), rank=8, seed=0):
+    """What analysis.json holds, parsed."""
+    rng = np.random.default_rng(seed)
+    runs = [run(GROUPS[g], s, blocks, KINDS[:kinds], transforms, rank, rng) for g in range(groups) for s in range(seeds)]
+    return {
+        **HEAD, "transforms": list(transforms), "draws": 20, "seed": 0, "runs": runs,
+        "groups": [group(g, [r for r in runs if r["group"] == g[0]], transforms) for g in GROUPS[:groups]],
+    }  # fmt: skip
+
+
+def run(about, seed, blocks, kinds, transforms, rank, rng):
+    name, task, model, parameterization, metric, score = about
+    matrices = [matrix(b, k, blocks, transforms, rank, rng) for b in range(blocks) for k in kinds]
+    x = {"value": 0.91, "low": 0.87, "high": 0.94, "null": 0.905, "null_sd": 0.01, "n": len(matrices)}
+    undefined = dict.fromkeys(x, None) | {"n": len(matrices)}
+    correlation = {"energies": {"pearson": x, "spearman": x | {"value": 1.0}}} | {
+        key: {"pearson": x | {"value": -0.43}, "spearman": undefined} for key in ("k90_stable_rank", "k90_effective_rank")
+    }
+    structured = parameterization == "LoRA" and task == "cola"
+    says = {True: "k90 lies below the rotation null in 11 of 12 matrices.", False: "k90 is what the null gives."}
+    return {
+        "name": f"{task}-{model}-{parameterization}-s{seed}".lower(), "path": f"runs/x/version_{seed}", "what": "dW",
+        "group": name, "task": task, "model": model, "parameterization": parameterization, "seed": seed,
+        "loss": float(0.6 + 0.05 * rng.normal()), "score": float(score + 0.02 * rng.normal()), "metric": metric,
+        "notes": [], "matrices": matrices,
+        "averages": {
+            "run": {"all": average(matrices, transforms)},
+            "block": {str(b): average([m for m in matrices if m["block"] == b], transforms) for b in range(blocks)},
+            "kind": {k: average([m for m in matrices if m["kind"] == k], transforms) for k in kinds},
+        },
+        "correlation": {t: correlation for t in transforms},
+        "verdicts": {
+            t: {"structured": structured, "p": 1e-6 if structured else 0.41, "words": says[structured]} for t in transforms
+        },
+    }  # fmt: skip
+
+
+def matrix(block, kind, blocks, transforms, rank, rng):
+    s = np.sort(np.exp(-0.35 * np.arange(rank) * (1 + 0.5 * rng.random())) * (1 + 0.2 * rng.random(rank)))[::-1]
+    s *= (0.3 + 0.1 * block) / np.linalg.norm(s)
+    flat = np.linspace(1.2, 0.8, rank)
+    flat *= np.linalg.norm(s) / np.linalg.norm(flat)
+    p = s**2 / (s**2).sum()
+    spectra, curves = {}, {}
+    for i, t in enumerate(transforms):
+        spectra[t], null = {}, 0.38 + 0.005 * rng.normal()
+        k90 = null - 0.03 * block / blocks * (kind.endswith("query") + 0.2) + 0.01 * i
+        for m, (scale, add) in zip(MEASURES, [(0.3, 0), (1, 0), (1.6, 0), (1.3, 0), (1, 0.5), (1, 0.6), (0, 0.1), (0, 0.25), (0, 0.5)]):
+            value, expected = float(k90 * scale + add), float(null * scale + add)
+            z = (value - expected) / 0.003
+            spectra[t][m] = {"value": value, "null": expected, "sd": 0.003, "z": z, "p": math.erfc(abs(z) / 2**0.5)}
+        x = np.linspace(0, 1, 101)
+        curve = {"magnitude": 1 - (1 - x) ** (1 / k90), "frequency": x**0.9, "null_magnitude": 1 - (1 - x) ** (1 / null), "null_frequency": x}
+        curves[t] = {k: v.tolist() for k, v in curve.items()}
+    return {
+        "layer": f"bert.encoder.layer.{block}.{kind}", "block": block, "kind": kind, "shape": [384, 384],
+        "norm": float(np.linalg.norm(s)), "stable_rank": float((s**2).sum() / s[0] ** 2),
+        "effective_rank": float(np.exp(-(p * np.log(p)).sum())), "numerical_rank": rank, "singular_values": s.tolist(),
+        "gaussian_singular_values": {"mean": flat.tolist(), "sd": (0.02 * flat).tolist()},
+        "spectra": spectra, "curves": curves,
+    }  # fmt: skip
+
+
+def average(matrices, transforms):
+    ranks = {r: float(np.mean([m[r] for m in matrices])) for r in ("stable_rank", "effective_rank", "numerical_rank")}
+    fields = ("value", "null", "sd", "z", "p")
+    spectra = {
+        t: {k: {f: float(np.mean([m["spectra"][t][k][f] for m in matrices])) for f in fields} for k in MEASURES}
+        for t in transforms
+    }
+    return {"matrices": len(matrices), **ranks, "spectra": spectra}
+
+
+def over(values):
+    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def group(about, runs, transforms):
+    a = [r["averages"]["run"]["all"] for r in runs]
+    spectra = {
+        t: {k: over([x["spectra"][t][k]["value"] for x in a])
+            | {"null": float(np.mean([x["spectra"][t][k]["null"] for x in a])), "null_sd": 0.003} for k in MEASURES}
+        for t in transforms
+    }  # fmt: skip
+    return {
+        "group": about[0], "task": about[1], "model": about[2], "parameterization": about[3],
+        "runs": [r["name"] for r in runs], "spectra": spectra,
+        **{r: over([x[r] for x in a]) for r in ("stable_rank", "effective_rank")},
+        **{k: over([r[k] for r in runs]) for k in ("loss", "score")},
+    }  # fmt: skip
+
+
+def mask(groups=2, seeds=3, transforms=("dct",), budgets=(1, 2, 5, 10, 25, 50, 75, 100), seed=0):
+    """What mask.json holds, parsed."""
+    rng = np.random.default_rng(seed)
+    orders = ("magnitude", "frequency", "random")
+    runs, found = [], []
+    for name, task, model, parameterization, metric, score in GROUPS[:groups]:
+        own = []
+        for s in range(seeds):
+            unmasked = score + 0.02 * rng.normal()
+            points = []
+            for t in transforms:
+                for o, power in zip(orders, (0.15, 0.5, 0.9)):
+                    for b in budgets:
+                        value = unmasked * (b / 100) ** power * (1 + 0.01 * rng.normal() * (b < 100))
+                        kept = round(b / 100 * 1769472)
+                        cheap = {"magnitude": ("rice", kept // 2), "frequency": ("order", 0), "random": ("seed", 8)}[o]
+                        points.append({
+                            "transform": t, "order": o, "budget": float(b), "kept": kept, "energy": (b / 100) ** (power / 2),
+                            "value": value, "values": [value] * (3 if o == "random" else 1),
+                            "bytes": {"values": 4 * kept, "places": cheap[1], "encoding": cheap[0]},
+                        })  # fmt: skip
+            own.append({
+                "name": f"{task}-s{s}", "path": f"runs/{task}/version_{s}", "group": name, "task": task, "model": model,
+                "parameterization": parameterization, "seed": s, "what": "dW", "metric": metric, "better": "higher",
+                "unmasked": unmasked, "bytes": {"dense": 7077888, "trained": 294912, "other": 3080}, "points": points,
+            })  # fmt: skip
+        runs += own
+        points = []
+        for i, p in enumerate(own[0]["points"]):
+            values = [r["points"][i]["value"] for r in own]
+            difference = float(np.mean(values) - np.mean([r["unmasked"] for r in own]))
+            tested = seeds > 1 and p["budget"] < 100
+            holm = min(1.0, 1e-5 / abs(difference) ** 3) if tested else None
+            points.append({
+                **{k: p[k] for k in ("transform", "order", "budget")}, **over(values), "difference": difference,
+                "t": 120 * difference if tested else None, "p": holm / 5 if tested else None, "p_holm": holm,
+            })  # fmt: skip
+        found.append({
+            "group": name, "task": task, "model": model, "parameterization": parameterization,
+            "runs": [r["name"] for r in own], "n": seeds, "metric": metric, "better": "higher",
+            "unmasked": over([r["unmasked"] for r in own]), "points": points,
+        })  # fmt: skip
+    head = HEAD | {"command": "zoo mask runs/* --budgets " + ",".join(map(str, budgets))}
+    return {
+        **head, "transforms": list(transforms), "orders": list(orders), "budgets": [float(b) for b in budgets],
+        "draws": 3, "runs": runs, "groups": found,
+    }  # fmt: skip
