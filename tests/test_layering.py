@@ -18,7 +18,7 @@ LAYERS = [
     {"zoo.parameterizations"},
     {"zoo.linear"},
     {"zoo.convert"},
-    {"zoo.loader", "zoo.peft"},
+    {"zoo.loader", "zoo.peft", "zoo.lab.places", "zoo.lab.masks"},
     {"zoo.testing", "zoo.module", "zoo.tensorboard", "zoo.checkpoints"},
     {"zoo.callbacks"},
     {"zoo.lab"},

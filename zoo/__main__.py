@@ -18,6 +18,8 @@ share
                                            zoo export RUN --to peft
   import     a peft LoRA adapter as a run  zoo import ADAPTER --task rte
 look
+  analyze    ranks and spectra of updates  zoo analyze RUN --out report
+  mask       score against coefficients    zoo mask RUN --budgets 1,10,100
   params     what is swapped, and counts   zoo params --config dct_half.yaml
   list       parameterizations, tasks and shipped configs
   check      test a parameterization       zoo check my_basis.MyBasis
@@ -29,7 +31,7 @@ Every command explains itself (zoo fit --help), a parameterization too:
 
 COMMANDS = {
     **dict.fromkeys(("fit", "validate", "test", "predict", "params"), "zoo.cli:run"),
-    **{name: f"zoo.commands.{name}:main" for name in ("list", "check", "generate", "export")},
+    **{name: f"zoo.commands.{name}:main" for name in ("list", "check", "generate", "export", "analyze", "mask")},
     "import": "zoo.commands.import_:main",
 }
 

@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.strategies import DDPStrategy
@@ -152,7 +152,7 @@ class ZooCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
-        self.config[self.config.subcommand].pop("base", None)
+        self.config.get(str(self.config.get("subcommand")), self.config).pop("base", None)
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let the checkpoint's settings override the command line (its PR 21455).
@@ -276,6 +276,48 @@ def quiet() -> None:
         logging.getLogger(f"lightning.fabric.utilities.{name}").setLevel(logging.WARNING)
 
 
+def command_line(callbacks: list[Callback], args: list[str] | None = None) -> ZooCLI:
+    """Parse, build task, data and trainer, and run the subcommand; with `args`, which have none, build only."""
+    return ZooCLI(
+        ZooModule, ZooData, trainer_class=ZooTrainer, subclass_mode_model=True, subclass_mode_data=True,
+        seed_everything_default=0, auto_configure_optimizers=False, parser_class=Parser,
+        trainer_defaults={
+            "callbacks": callbacks, "enable_checkpointing": False, "enable_model_summary": False,
+            "num_sanity_val_steps": 0, "enable_autolog_hparams": False, "use_distributed_sampler": False,
+        },
+        save_config_callback=SaveConfig, save_config_kwargs={"overwrite": True}, args=args, run=args is None,
+    )
+
+
+def open_run(path: str, backbone: str | None = None) -> tuple[ZooModule, ZooData, Trainer]:
+    """A run as it was trained, its data, and a trainer that evaluates it in silence, in float32 on one device.
+
+    Args:
+        path: of the run's folder, a checkpoint in one or an adapter.safetensors.
+        backbone: where the pretrained network is now, if it was moved.
+
+    Raises:
+        UserError: if there is no run, it has no config, or it cannot be built here.
+    """
+    quiet()
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    words, run_folder = with_run_config(["validate", "--ckpt_path", path])
+    if run_folder is None:
+        raise UserError(f"{path!r} has no config.yaml that says what its data is: give the folder of a run")
+    args = [*words[1:-2], "--trainer.logger=false", "--trainer.callbacks=null", "--trainer.enable_progress_bar=false",
+            "--trainer.strategy=auto", "--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.precision=32-true"]
+    try:
+        cli = command_line([], args + ([f"--model.backbone={backbone}"] if backbone else []))
+        checkpoint = checkpoints.load(Path(words[-1]))
+        checkpoints.check(Path(words[-1]), checkpoint, cli.model)
+    except Exception as error:
+        if mistake := messages.user_error(error):
+            raise UserError(mistake) from error
+        raise
+    cli.model.load_state_dict(checkpoint["state_dict"])
+    return cli.model, cli.datamodule, cli.trainer
+
+
 def run(argv: list[str]) -> int:
     """One of the LightningCLI commands; returns the exit status."""
     quiet()
@@ -284,15 +326,7 @@ def run(argv: list[str]) -> int:
         ZooCLI.run_name = run_name(argv)
         argv, ZooCLI.run_folder = with_run_config(argv)
         sys.argv[1:] = argv  # in place: DDP starts its other processes with sys.argv
-        ZooCLI(
-            ZooModule, ZooData, trainer_class=ZooTrainer, subclass_mode_model=True, subclass_mode_data=True,
-            seed_everything_default=0, auto_configure_optimizers=False, parser_class=Parser,
-            trainer_defaults={
-                "callbacks": [Progress(), RunSummary()], "enable_checkpointing": False, "enable_model_summary": False,
-                "num_sanity_val_steps": 0, "enable_autolog_hparams": False, "use_distributed_sampler": False,
-            },
-            save_config_callback=SaveConfig, save_config_kwargs={"overwrite": True},
-        )
+        command_line([Progress(), RunSummary()])
     except OSError as error:
         complain(f"{error.strerror or error}: {error.filename or 'no file'}")
         return 2

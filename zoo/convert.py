@@ -4,7 +4,7 @@ import copy
 import functools
 import math
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -68,6 +68,11 @@ def kind(name: str) -> str:
     parts = name.split(".")
     last = max((i for i, part in enumerate(parts) if part.isdigit()), default=-1)
     return ".".join(parts[last + 1 :]) or name
+
+
+def block(name: str) -> int | None:
+    """Which block a layer is in: 3 for `blocks.3.attn.qkv`, None for `head`."""
+    return next((int(part) for part in reversed(name.split(".")) if part.isdigit()), None)
 
 
 def convert(
@@ -211,13 +216,13 @@ def _why(factory: ParameterizationFactory, error: Exception) -> str:
     return f"{name} cannot be made: {blame(error)}; zoo check tests a class"
 
 
-def summary(names: Mapping[str, nn.Module]) -> str:
+def summary(names: Iterable[str]) -> str:
     """Layer names with block numbers folded: blocks.*.attn.qkv, head."""
     folded = (".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names)
     return ", ".join(dict.fromkeys(folded)) or "none"
 
 
 __all__ = [
-    "ParameterizationFactory", "Start", "are_updates", "blame", "convert", "counts", "dense_weight", "factory_class",
+    "ParameterizationFactory", "Start", "are_updates", "blame", "block", "convert", "counts", "dense_weight", "factory_class",
     "is_conv1d", "is_linear", "kind", "linear_layers", "matches", "merge", "summary", "table", "zoo_layers",
 ]

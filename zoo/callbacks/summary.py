@@ -123,7 +123,7 @@ class RunSummary(Callback):
                 for c in trainer.callbacks if isinstance(c, SpectrumCallback)  # type: ignore[attr-defined]
             },
             "resumed_at": self.first_step or None,
-            "device": device_name(trainer),
+            "device": device_name(trainer.strategy.root_device),
             "threads": torch.get_num_threads(),
             "versions": {"python": platform.python_version(), **{name: _version(name) for name in ("zoo", *LIBRARIES)}},
             "command": " ".join(["zoo", *sys.argv[1:]]),
@@ -205,9 +205,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def device_name(trainer: Trainer) -> str:
+def device_name(device: torch.device) -> str:
     """The accelerator, or the processor, in words."""
-    device = trainer.strategy.root_device
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")

@@ -1,0 +1,108 @@
+"""`zoo analyze`: what is in the updates of runs, peft adapters or pairs of checkpoints, beside the rotation null."""
+
+import os
+import textwrap
+import time
+from typing import Any
+
+from zoo.commands.arguments import parse
+from zoo.commands.laboratory import WRITTEN, Bar, check_out, columns, facts, need_extra, words
+from zoo.errors import UserError
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "runs": {"nargs": "+", "metavar": "RUN_OR_ADAPTER", "help": "a run's folder, a checkpoint, an adapter.safetensors "
+             "or a peft adapter; with --before any checkpoint"},
+    "--before": {"default": None, "metavar": "CHECKPOINT", "help": "what it was before training: dW is the difference"},
+    "--transform": {"default": "dct", "help": "some of dct,fourier,hadamard,haar"},
+    "--null": {"type": int, "default": 20, "help": "draws of the rotation null"},
+    "--layers": {"default": None, "help": "globs of layers, as in query,value; by default all that have an update"},
+    "--backbone": {"default": None, "help": "where the pretrained network is now, if it was moved"},
+    "--out": {"default": None, "metavar": "DIR", "help": "a new folder for analysis.json, analysis.html and figures"},
+    "--force": {"action": "store_true", "help": "replace an earlier report in --out"},
+}
+
+
+def main(argv: list[str]) -> int:
+    """Print the analysis, and write it if asked to."""
+    options = vars(parse("analyze", __doc__ or "", argv, OPTIONS))
+    print(analyze(argv=argv[1:], **options))
+    return 0
+
+
+def analyze(
+    runs: list[str], before: str | None, transform: str, null: int, layers: str | None, backbone: str | None,
+    out: str | None, force: bool, argv: list[str],
+) -> str:
+    """Analyse and write; what is to be printed.
+
+    Raises:
+        UserError: for an option out of range, a folder that holds something, or nothing to analyse.
+    """
+    start = time.perf_counter()
+    if null < 5:
+        raise UserError(f"--null must be at least 5, for a standard deviation, got {null}")
+    if before is not None and len(runs) > 1:
+        raise UserError(f"--before goes with one checkpoint, got {len(runs)}")
+    folder = check_out(out, force)
+    need_extra()
+    from zoo.files import new_folder
+    from zoo.frequencies import TRANSFORMS
+    from zoo.lab import analysis
+    from zoo.lab.facts import label
+    from zoo.lab.updates import read
+
+    transforms = words("--transform", transform, list(TRANSFORMS))
+    globs = [glob.strip() for glob in layers.split(",")] if layers else None
+    bar = Bar("matrices")
+    try:
+        sources = label([read(run, before, backbone, globs) for run in dict.fromkeys(runs)])
+        done = bar.expect(sum(len(source.updates) for source in sources))
+        found = analysis.analyze(sources, transforms, null, done=done)
+    finally:
+        bar.close()
+    found = {**facts("analyze", argv, start), **found}
+    lines = [describe(run) for run in found["runs"]]
+    if folder is not None:
+        from zoo.lab.figures import analysis_figures
+        from zoo.lab.page import analysis_page, write_report
+
+        with new_folder(folder, "--out", WRITTEN, force=True) as part:
+            write_report(part, "analysis", found, analysis_figures(found), analysis_page)
+        lines.append(f"written to  {folder}\nlook        {folder / 'analysis.html'}")
+    return "\n\n".join(lines)
+
+
+def describe(run: dict[str, Any]) -> str:
+    """Ranks, two measures by transform and kind of layer, and verdicts, within 80 columns."""
+    average, kinds = run["averages"]["run"]["all"], run["averages"]["kind"]
+    prefix = os.path.commonprefix(list(kinds)).rpartition(".")[0] if len(kinds) > 1 else ""
+    sets = {"all": average, **{short(name.removeprefix(f"{prefix}.")): a for name, a in kinds.items() if len(kinds) > 1}}
+    lines = [f"{run['name']}: {run['what']} ({run['group']})", *(f"note: {note}" for note in run["notes"]), ""]
+    rows: list[tuple[str, ...]] = [("", "matrices", "stable rank", "effective", "numerical")]
+    for name, a in sets.items():
+        ranks = (f"{a['stable_rank']:.2f}", f"{a['effective_rank']:.2f}", f"{a['numerical_rank']:.1f}")
+        rows.append((name, str(a["matrices"]), *ranks))
+    lines += [*columns(rows, 1), ""]
+    rows = [("", "", "k90", "null", "z", "p", "low 25 %", "null", "z", "p")]
+    for transform in average["spectra"]:
+        for name, a in sets.items():
+            k90, low = (beside_null(a["spectra"][transform][measure]) for measure in ("k90", "low_25"))
+            rows.append((transform if name == "all" else "", name, *k90, *low))
+    lines += columns(rows, 2)
+    for transform, verdict in run["verdicts"].items():
+        lines += ["", *textwrap.wrap(f"{transform}: {verdict['words']}", 80)]
+    return "\n".join(lines)
+
+
+def beside_null(found: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Value, null, z and p as they stand in the table."""
+    z, p = found["z"], found["p"]
+    return (
+        f"{found['value']:.3f}", f"{found['null']:.3f}", "" if z is None else f"{z:+.1f}",
+        "<.0001" if p < 1e-4 else f"{p:.4f}".removeprefix("0"),
+    )
+
+
+def short(name: str) -> str:
+    """The end of a name that is too long for the table."""
+    return name if len(name) <= 18 else f"..{name[-16:]}"

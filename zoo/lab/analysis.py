@@ -1,0 +1,245 @@
+"""What is in trained updates: their ranks and spectra, each beside its rotation null, averaged, correlated and judged.
+
+Everything is computed from factors where an update has them: for dW = B A the coefficients are (L B)(A R^T), and the
+singular values those of a small matrix. The result is plain data, which the page, the figures and analysis.json show.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.bases import generator
+from zoo.convert import block, kind
+from zoo.frequencies import Transform, transform
+from zoo.lab.statistics import against_null, correlations, mean_correlations, pearson, spearman, spread
+from zoo.lab.updates import Source, Update
+from zoo.lab.verdicts import Values, verdicts
+from zoo.spectrum import measures, numerical_rank, random_rotations, ranks, running_sums
+
+MEASURES = ("k50", "k90", "k99", "k50_frequency", "k90_frequency", "k99_frequency", "low_10", "low_25", "low_50")
+"""Of `zoo.spectrum.spectral_energy`."""
+RANKS = ("stable_rank", "effective_rank", "numerical_rank")
+
+
+class Look(NamedTuple):
+    """One matrix under one transform, and B draws of its rotation null."""
+
+    values: Tensor  # (9,) the MEASURES
+    null: Tensor  # (B, 9)
+    curves: dict[str, list[float]]
+    energies: np.ndarray  # (2,) Pearson's and Spearman's correlation of singular-value and coefficient energies
+    null_energies: np.ndarray  # (B, 2)
+
+
+# ---- One matrix ------------------------------------------------------------------------------------------------------
+
+
+def look(update: Update, transforms: Sequence[str], draws: int, name: str = "", seed: int = 0) -> dict[str, Look]:
+    """An update under each transform, beside matrices of its singular values between Haar-random singular vectors.
+
+    A transform that rotates both sides leaves Haar measure as it is, so that U diag(s) V^T is itself the plane of a
+    null matrix and is not transformed.
+
+    Args:
+        update: dW.
+        transforms: names of `zoo.frequencies.TRANSFORMS`.
+        draws: B, at least 2.
+        name: of the layer; its null is a function of this, the seed, shape and singular values.
+        seed: of the null.
+    """
+    s = update.singular_values()
+    energies = s[: numerical_rank(s, update.shape)].double().square().numpy()
+    planes = {key: transform(key) for key in transforms}
+    found = {key: _measure(_plane(update, t), t, update.shape, energies) for key, t in planes.items()}
+    null: dict[str, list[tuple[Tensor, np.ndarray, np.ndarray]]] = {key: [] for key in transforms}
+    for left, right in random_rotations(s, update.shape, draws, name, seed=seed):
+        for key, t in planes.items():
+            plane = left @ right if t.rotates(*update.shape) else t.forward_product(left, right)
+            null[key].append(_measure(plane, t, update.shape, energies))
+    looks = {}
+    for key, (values, curves, correlation) in found.items():
+        null_values, null_curves, null_correlations = zip(*null[key], strict=True)
+        names = ("magnitude", "frequency", "null_magnitude", "null_frequency")
+        lines = [*curves, *np.mean(null_curves, axis=0)]
+        looks[key] = Look(
+            values, torch.stack(null_values), {n: np.round(line, 5).tolist() for n, line in zip(names, lines, strict=True)},
+            correlation, np.stack(null_correlations),
+        )
+    return looks
+
+
+def _plane(update: Update, t: Transform) -> Tensor:
+    return t.forward(update.left) if update.right is None else t.forward_product(update.left, update.right)
+
+
+def _measure(
+    plane: Tensor, t: Transform, shape: tuple[int, int], energies: np.ndarray
+) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """The measures (9,), both curves (2, 101) and both correlations (2,) of a plane."""
+    sums = running_sums(plane, t.order(*shape))
+    found = measures(*sums)
+    places = (torch.arange(101) * len(sums[0]) / 100).round().long()
+    curves = np.stack([torch.cat([torch.zeros(1), line / line[-1]])[places].numpy() for line in sums])
+    largest = sums[0][: len(energies)].diff(prepend=torch.zeros(1)).numpy()
+    correlation = np.array([f(energies, largest) if len(energies) > 2 else np.nan for f in (pearson, spearman)])
+    return torch.tensor([found[key] for key in MEASURES], dtype=torch.float64), curves, correlation
+
+
+@lru_cache(maxsize=256)
+def gaussian_spectrum(shape: tuple[int, int], rank: int, draws: int, seed: int) -> tuple[list[float], list[float]]:
+    """Singular values, mean and standard deviation, of a Gaussian matrix of norm 1, or a product of Gaussian factors.
+
+    Args:
+        shape: (m, n).
+        rank: below min(m, n), of the product of (m, rank) and (rank, n).
+        draws: at least 2.
+        seed: of the draws.
+    """
+    (m, n), values = shape, []
+    for draw in range(draws):
+        stream = generator(seed, "gaussian", m, n, rank, draw)
+        if rank < min(m, n):
+            made = Update(torch.randn(m, rank, generator=stream), torch.randn(rank, n, generator=stream))
+        else:
+            made = Update(torch.randn(m, n, generator=stream), None)
+        s = made.singular_values().double()
+        values.append(s / s.norm())
+    spectra = torch.stack(values)
+    return spectra.mean(0).tolist(), spectra.std(0).tolist()
+
+
+# ---- One run ---------------------------------------------------------------------------------------------------------
+
+
+def analyze(
+    sources: Sequence[Source], transforms: Sequence[str] = ("dct",), draws: int = 20, seed: int = 0,
+    done: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
+    """Analyse the updates of runs, and average over runs of one group.
+
+    Args:
+        sources: as `zoo.lab.updates.read` gives them.
+        transforms: names of `zoo.frequencies.TRANSFORMS`.
+        draws: of the null, at least 3.
+        seed: of the null.
+        done: called after each matrix.
+
+    Returns:
+        What analysis.json holds, but for what the command adds: `transforms`, `draws`, `seed`, `runs`, `groups`.
+    """
+    runs = [_run(source, transforms, draws, seed, done) for source in sources]
+    return {"transforms": list(transforms), "draws": draws, "seed": seed, "runs": runs, "groups": _groups(runs)}
+
+
+def _run(
+    source: Source, transforms: Sequence[str], draws: int, seed: int, done: Callable[[], object]
+) -> dict[str, Any]:
+    looks: dict[str, dict[str, Look]] = {}
+    matrices: list[dict[str, Any]] = []
+    for name, update in source.updates.items():
+        looks[name] = look(update, transforms, draws, name, seed)
+        matrices.append(_matrix(name, update, looks[name], seed))
+        done()
+    sets = {"run": {"all": matrices}, "block": _by(matrices, "block"), "kind": _by(matrices, "kind")}
+    averages = {
+        what: {key: _average(members, looks) for key, members in sorted(groups.items(), key=_numbers_first)}
+        for what, groups in sets.items()
+    }
+    correlation = {key: _correlation(matrices, {n: found[key] for n, found in looks.items()}) for key in transforms}
+    fields = ("name", "path", "what", "group", "task", "model", "parameterization", "seed", "loss", "score", "metric")
+    return {
+        **{field: getattr(source, field) for field in fields}, "notes": list(source.notes), "matrices": matrices,
+        "averages": averages, "correlation": correlation,
+        "verdicts": verdicts(averages["run"]["all"]["spectra"], [matrix["spectra"] for matrix in matrices]),
+    }
+
+
+def _matrix(name: str, update: Update, looks: Mapping[str, Look], seed: int) -> dict[str, Any]:
+    s = update.singular_values().double()
+    found = ranks(s, update.shape)
+    rank, norm = int(found["numerical_rank"]), float(s.norm())
+    mean, sd = gaussian_spectrum(update.shape, rank, 20, seed)
+    return {
+        "layer": name, "block": block(name), "kind": kind(name), "shape": list(update.shape), "norm": norm, **found,
+        "singular_values": s[:rank].tolist(),
+        "gaussian_singular_values": {"mean": [norm * v for v in mean[:rank]], "sd": [norm * v for v in sd[:rank]]},
+        "spectra": {key: _beside_null([found]) for key, found in looks.items()},
+        "curves": {key: found.curves for key, found in looks.items()},
+    }
+
+
+def _by(matrices: Sequence[dict[str, Any]], field: str) -> dict[str, list[dict[str, Any]]]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for matrix in matrices:
+        if matrix[field] is not None:
+            groups.setdefault(str(matrix[field]), []).append(matrix)
+    return groups
+
+
+def _numbers_first(item: tuple[str, Any]) -> tuple[int, str]:
+    return (int(item[0]) if item[0].isdigit() else 0), item[0]
+
+
+def _average(members: Sequence[dict[str, Any]], looks: Mapping[str, Mapping[str, Look]]) -> dict[str, Any]:
+    """Means over matrices; the null of a mean is the mean of their nulls, draw by draw."""
+    names = [member["layer"] for member in members]
+    return {
+        "matrices": len(members),
+        **{rank: float(np.mean([member[rank] for member in members])) for rank in RANKS},
+        "spectra": {key: _beside_null([looks[name][key] for name in names]) for key in looks[names[0]]},
+    }
+
+
+def _beside_null(looks: Sequence[Look]) -> Values:
+    values = torch.stack([found.values for found in looks]).mean(0).tolist()
+    null = torch.stack([found.null for found in looks]).mean(0)  # (B, 9)
+    return {key: against_null(value, null[:, i]) for i, (key, value) in enumerate(zip(MEASURES, values, strict=True))}
+
+
+def _correlation(matrices: Sequence[dict[str, Any]], looks: Mapping[str, Look]) -> dict[str, Any]:
+    """Within matrices, sorted singular-value against coefficient energies; across them, k90 against rank and depth."""
+    found = list(looks.values())
+    k90 = [float(one.values[MEASURES.index("k90")]) for one in found]
+    null_k90 = torch.stack([one.null[:, MEASURES.index("k90")] for one in found], dim=1).numpy()  # (B, n)
+    energies = {
+        name: mean_correlations([one.energies[i] for one in found], np.stack([one.null_energies[:, i] for one in found], 1))
+        for i, name in enumerate(("pearson", "spearman"))
+    }
+    against = {"k90_stable_rank": "stable_rank", "k90_effective_rank": "effective_rank", "k90_block": "block"}
+    across = {}
+    for name, field in against.items():
+        y = [matrix[field] for matrix in matrices]
+        if None not in y:
+            across[name] = correlations(k90, y, null_k90)
+    return {"energies": energies, **across}
+
+
+# ---- Groups ----------------------------------------------------------------------------------------------------------
+
+
+def _groups(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Runs that differ only in their seed: mean and standard deviation over them."""
+    members: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        members.setdefault(run["group"], []).append(run)
+    groups = []
+    for name, same in members.items():
+        averages = [run["averages"]["run"]["all"] for run in same]
+        spectra = {
+            key: {m: {**spread([a["spectra"][key][m]["value"] for a in averages]),
+                      "null": float(np.mean([a["spectra"][key][m]["null"] for a in averages])),
+                      "null_sd": float(np.mean([a["spectra"][key][m]["sd"] for a in averages]))} for m in MEASURES}
+            for key in averages[0]["spectra"]
+        }
+        scores = {field: [run[field] for run in same] for field in ("loss", "score")}
+        groups.append({
+            "group": name, **{field: same[0][field] for field in ("task", "model", "parameterization")},
+            "runs": [run["name"] for run in same], "spectra": spectra,
+            **{rank: spread([a[rank] for a in averages]) for rank in RANKS},
+            **{field: spread(values) if None not in values else None for field, values in scores.items()},
+        })
+    return groups

@@ -1,0 +1,272 @@
+"""How far does an update compress: keep a share of its coefficients, rebuild the network, and evaluate it.
+
+A mask is chosen for each matrix by itself, of the same share in all. The network is evaluated with plain weights,
+W0 + masked dW, and the reference, all coefficients, is evaluated in the same way.
+"""
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from zoo import checkpoints
+from zoo.bases import stream_seed
+from zoo.convert import zoo_layers
+from zoo.errors import UserError
+from zoo.frequencies import transform
+from zoo.lab.masks import Kept, Order, keep, restore
+from zoo.lab.statistics import holm, paired, spread
+from zoo.lab.updates import Source
+from zoo.module import ZooModule
+
+DENSE = {"class_path": "zoo.parameterizations.Dense", "init_args": {}}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which masks to try.
+
+    Args:
+        transforms: names of `zoo.frequencies.TRANSFORMS`.
+        orders: of `zoo.lab.masks.ORDERS`.
+        budgets: shares of the coefficients in percent, in (0, 100].
+        draws: of random masks.
+    """
+
+    transforms: Sequence[str]
+    orders: Sequence[Order]
+    budgets: Sequence[float]
+    draws: int
+
+    def masks(self) -> Iterator[tuple[str, Order, float, int]]:
+        """(transform, order, budget, how many draws)."""
+        for name in self.transforms:
+            for order in self.orders:
+                for budget in self.budgets:
+                    yield name, order, budget, self.draws if order == "random" and budget < 100 else 1
+
+    def evaluations(self) -> int:
+        """Of one run, at most: the reference, and every mask that leaves something out."""
+        return 1 + sum(draws for _, _, budget, draws in self.masks() if budget < 100)
+
+
+class Journal:
+    """Evaluations by what they are of, in a file that grows with each, so that an interrupted command goes on.
+
+    Args:
+        path: of the file, a line of JSON for each; or None, to keep them in memory.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.done: dict[str, float] = {}
+        if path is not None and path.is_file():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    key, value = json.loads(line)
+                    self.done[str(key)] = float(value)
+                except (ValueError, TypeError):  # the line that was being written
+                    continue
+
+    def __call__(self, key: str, evaluate: Callable[[], float]) -> float:
+        """The value that is known, or a new one."""
+        if key not in self.done:
+            self.done[key] = evaluate()
+            if self.path is not None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(f"\n{json.dumps([key, self.done[key]])}")  # first, since the last line may be cut short
+        return self.done[key]
+
+
+class MaskedNetwork:
+    """A trained network whose updates can be replaced.
+
+    Args:
+        model: the task, with what was trained; its parameterized layers become plain ones, in place.
+        source: its updates.
+    """
+
+    def __init__(self, model: ZooModule, source: Source) -> None:
+        self.layers: dict[str, nn.Linear] = {}
+        self.base: dict[str, Tensor] = {}
+        found = zoo_layers(model.net)
+        with torch.no_grad():
+            for name, update in source.updates.items():
+                self.layers[name] = found[name].merge().requires_grad_(False)
+                self.base[name] = (found[name].effective_weight() - update.matrix()).detach()
+                model.net.set_submodule(name, self.layers[name])
+
+    @torch.no_grad()
+    def set_(self, updates: Mapping[str, Tensor]) -> None:
+        """From now on W = W0 + update, for every layer."""
+        for name, layer in self.layers.items():
+            layer.weight.copy_(self.base[name] + updates[name].to(layer.weight.device))
+
+
+def mask_run(
+    source: Source, model: ZooModule, evaluate: Callable[[], float], plan: Plan, journal: Journal,
+    done: Callable[[], object] = lambda: None, save: Callable[[str, dict[str, Kept]], object] | None = None,
+) -> dict[str, Any]:
+    """Evaluate a run under every mask of a plan.
+
+    Args:
+        source: the run's updates.
+        model: the run's task; what it holds is changed.
+        evaluate: the metric of `model` as it is.
+        plan: the masks.
+        journal: of evaluations.
+        done: called after each evaluation.
+        save: called with the name and the kept coefficients of each mask, the first draw of random ones.
+
+    Returns:
+        One of `runs` in mask.json.
+    """
+    size = _sizes(model)
+    updates = {name: update.matrix() for name, update in source.updates.items()}
+    energy = sum(float(update.square().sum()) for update in updates.values())
+    mark, metric = _fingerprint(updates), source.metric or model.monitor.removeprefix("val/")
+    network = MaskedNetwork(model, source)
+
+    def value(key: str, masked: Callable[[], Mapping[str, Tensor]]) -> float:
+        def measure() -> float:
+            network.set_(masked())
+            return evaluate()
+
+        found = journal(f"{mark} {metric} {key}", measure)
+        done()
+        return found
+
+    unmasked = value("unmasked", lambda: updates)
+    points = []
+    planes: dict[str, Tensor] = {}
+    transformed = None
+    for name, order, budget, draws in plan.masks():
+        if name != transformed:
+            t, transformed = transform(name), name
+            planes = {layer: t.forward(update) for layer, update in updates.items()}
+        values = []
+        for draw in range(draws):
+            kept = {
+                layer: keep(plane, source.updates[layer].shape, name, order, budget / 100, stream_seed(draw, layer))
+                for layer, plane in planes.items()
+            }
+            if draw == 0:
+                first = kept
+            values.append(unmasked if budget == 100 else value(
+                f"{name} {order} {budget:g} {draw}", lambda kept=kept: {n: restore(k) for n, k in kept.items()}  # type: ignore[misc]
+            ))
+        if save is not None:
+            save(f"{name}-{order}-{budget:g}", first)
+        encodings = sorted({k.places.encoding for k in first.values()})
+        points.append({
+            "transform": name, "order": order, "budget": budget, "kept": sum(len(k.values) for k in first.values()),
+            "energy": sum(float(k.values.square().sum()) for k in first.values()) / energy,
+            "value": sum(values) / draws, "values": values,
+            "bytes": {
+                "values": sum(4 * len(k.values) for k in first.values()),
+                "places": sum(len(k.places.data) for k in first.values()), "encoding": "+".join(encodings),
+            },
+        })
+    fields = ("name", "path", "group", "task", "model", "parameterization", "seed", "what")
+    return {
+        **{field: getattr(source, field) for field in fields}, "metric": metric, "better": better(model), "unmasked": unmasked,
+        "bytes": {"dense": sum(4 * update.numel() for update in updates.values()), **size}, "points": points,
+    }
+
+
+def better(model: ZooModule) -> str:
+    """`higher` or `lower`: which values of the metric are better."""
+    return "higher" if model.monitor == "val/score" else "lower"
+
+
+def _sizes(model: ZooModule) -> dict[str, int]:
+    """Bytes of the coefficients, and of what else is trained, as they are stored."""
+    sizes = {name: t.numel() * t.element_size() for name, t in model.trained_state().items()}
+    own = sum(size for name, size in sizes.items() if ".parameterization." in name)
+    return {"trained": own, "other": sum(sizes.values()) - own}
+
+
+def _fingerprint(updates: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, update in sorted(updates.items()):
+        digest.update(name.encode() + update.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+# ---- Groups ----------------------------------------------------------------------------------------------------------
+
+
+def groups(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Runs that differ only in their seed: mean, standard deviation and a paired t-test against the unmasked model.
+
+    The p-values of a group are corrected (Holm) for the number of its masks.
+    """
+    members: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        members.setdefault(run["group"], []).append(run)
+    found = []
+    for name, same in members.items():
+        unmasked = [run["unmasked"] for run in same]
+        points = []
+        for i, point in enumerate(same[0]["points"]):
+            values = [run["points"][i]["value"] for run in same]
+            test = paired(values, unmasked)
+            keys = {key: point[key] for key in ("transform", "order", "budget")}
+            points.append({**keys, **spread(values), **test._asdict(), "p_holm": None})
+        tested = [point for point in points if point["p"] is not None]
+        for point, p in zip(tested, holm([point["p"] for point in tested]), strict=True):
+            point["p_holm"] = p
+        fields = ("group", "task", "model", "parameterization", "metric", "better")
+        found.append({
+            **{field: same[0][field] for field in fields}, "runs": [run["name"] for run in same], "n": len(same),
+            "unmasked": spread(unmasked), "points": points,
+        })
+    return found
+
+
+# ---- Files -----------------------------------------------------------------------------------------------------------
+
+
+class MaskedFiles:
+    """Writes masked runs as files that are taken wherever a run's adapter is; their updates are then `Dense`.
+
+    Args:
+        file: the run's checkpoint.
+        model: the run's task, before it is masked.
+
+    Raises:
+        UserError: if the run neither has frozen weights nor is from scratch: the file would lack W0.
+    """
+
+    def __init__(self, file: Path, model: ZooModule) -> None:
+        if model.start == "project":
+            raise UserError("--save needs updates of frozen weights, and full fine-tuning has none: drop --save")
+        self.checkpoint = checkpoints.load(file)
+        folder = checkpoints.run_folder(file)
+        text = (folder / "config.yaml").read_text(encoding="utf-8") if folder else self.checkpoint.get("config", "")
+        self.config = yaml.safe_load(text) or {}
+        self.layers = {name: (layer.parameterization.shape, layer.scale) for name, layer in zoo_layers(model.net).items()}
+
+    def write(self, path: Path, kept: Mapping[str, Kept]) -> None:
+        """One file; a layer of which nothing is kept has one coefficient, 0."""
+        matrices = {}
+        for name, (shape, scale) in self.layers.items():
+            nothing = keep(torch.zeros(shape), shape, "dct", "frequency", 1 / math.prod(shape))
+            left = kept.get(name, nothing)
+            matrices[f"net.{name}.parameterization.coef"] = left._replace(values=left.values / scale)
+        others = {key: t for key, t in self.checkpoint["state_dict"].items() if ".parameterization." not in key}
+        settings, config = dict(self.checkpoint["hyper_parameters"]), copy.deepcopy(self.config)
+        dense = {"parameterization": DENSE, "overrides": None, "budget": None}
+        for arguments in (settings, config["model"]["init_args"]):
+            arguments.update({key: value for key, value in dense.items() if key in arguments})
+        content = {**self.checkpoint, "state_dict": others, "hyper_parameters": settings, "zoo_fingerprints": {}}
+        checkpoints.write_adapter(path, content, yaml.safe_dump(config, sort_keys=False), matrices)

@@ -1,0 +1,149 @@
+"""Tests and intervals of the laboratory: numbers in, plain numbers out. What is undefined is None."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+RESAMPLES = 2000
+"""Of a bootstrap interval."""
+
+
+class Paired(NamedTuple):
+    """A paired t-test."""
+
+    difference: float
+    t: float | None
+    p: float | None
+
+
+def against_null(value: float, draws: Tensor) -> dict[str, float | None]:
+    """One value beside draws from its null distribution, two-sided.
+
+    t = (x - mean) / (sd sqrt(1 + 1 / B)) is Student's with B - 1 degrees of freedom if the null is normal: x is then
+    one more draw. Unlike the share of draws beyond x, at least 1 / (B + 1), p can be small after few draws.
+
+    Args:
+        value: x.
+        draws: (B,), B at least 2.
+
+    Returns:
+        value; null, sd: mean and standard deviation of the draws; z = (x - mean) / sd; p. Where all draws are equal,
+        z is None and p is 1 if x equals them, else 0.
+    """
+    b = len(draws)
+    mean, sd = draws.double().mean().item(), draws.double().std().item()
+    if sd <= 1e-12 * max(1.0, abs(mean)):
+        same = abs(value - mean) <= 1e-9 * max(1.0, abs(mean))
+        return {"value": value, "null": mean, "sd": 0.0, "z": None, "p": 1.0 if same else 0.0}
+    z = (value - mean) / sd
+    p = 2 * stats.t.sf(abs(z) / (1 + 1 / b) ** 0.5, b - 1)
+    return {"value": value, "null": mean, "sd": sd, "z": z, "p": float(p)}
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, so that all may be read at one level (Holm, Scand. J. Stat. 6, 1979).
+
+    The i-th smallest of m, i = 0, 1, ..., is multiplied by m - i, and none is less than one before it.
+    """
+    adjusted, least = [0.0] * len(ps), 0.0
+    for i, place in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        least = max(least, min(1.0, (len(ps) - i) * ps[place]))
+        adjusted[place] = least
+    return adjusted
+
+
+def paired(values: Sequence[float], reference: Sequence[float]) -> Paired:
+    """Student's t-test that the mean difference of pairs is 0; t and p are None for one pair, or equal differences."""
+    difference = np.subtract(values, reference)
+    mean = float(difference.mean())
+    if len(difference) < 2 or difference.std() <= 1e-12:
+        return Paired(mean, None, None)
+    result = stats.ttest_rel(values, reference)
+    return Paired(mean, float(result.statistic), float(result.pvalue))
+
+
+def spread(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean, and standard deviation with n - 1; None for one value."""
+    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+# ---- Correlation -----------------------------------------------------------------------------------------------------
+
+
+def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Pearson's r along the last axis; NaN where x or y is constant."""
+    x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
+    scale = np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+    return (x * y).sum(-1) / np.where(scale > 1e-24, scale, np.nan)
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Spearman's rho, Pearson's r of the ranks, along the last axis; ties have their mean rank."""
+    return pearson(stats.rankdata(x, axis=-1), stats.rankdata(y, axis=-1))
+
+
+MEASURES = {"pearson": pearson, "spearman": spearman}
+
+
+def correlations(
+    x: Sequence[float], y: Sequence[float], null_x: np.ndarray | None = None, seed: int = 0
+) -> dict[str, dict[str, float | int | None]]:
+    """Pearson's and Spearman's correlation of pairs, with 95 % percentile bootstrap intervals over the pairs.
+
+    Args:
+        x: (n,).
+        y: (n,).
+        null_x: (B, n), draws of x under a null that leaves y as it is.
+        seed: of the resampling.
+
+    Returns:
+        `pearson` and `spearman`, each: value; low, high: the interval; null, null_sd: mean and standard deviation
+        under the null; n. All None where x or y is constant or there are fewer than 3 pairs.
+    """
+    a, b = np.asarray(x, float), np.asarray(y, float)
+    rows = np.random.default_rng(seed).integers(len(a), size=(RESAMPLES, len(a)))
+    found = {}
+    for name, correlation in MEASURES.items():
+        value = float(correlation(a, b)) if len(a) >= 3 else float("nan")
+        resampled = null = np.empty(0)
+        if np.isfinite(value):
+            resampled = correlation(a[rows], b[rows])
+            null = correlation(null_x, np.broadcast_to(b, null_x.shape)) if null_x is not None else null
+        found[name] = _correlation(value, resampled, null, len(a))
+    return found
+
+
+def mean_correlations(values: Sequence[float], null: np.ndarray, seed: int = 0) -> dict[str, float | int | None]:
+    """The mean of one correlation of each of n matrices, with a bootstrap interval over the matrices.
+
+    Args:
+        values: (n,); NaN where it is undefined.
+        null: (B, n), the same of draws under the null.
+        seed: of the resampling.
+    """
+    x = np.asarray(values, float)
+    defined = np.isfinite(x)
+    x, null = x[defined], np.asarray(null, float)[:, defined]
+    if not len(x):
+        return _correlation(float("nan"), np.empty(0), np.empty(0), 0)
+    rows = np.random.default_rng(seed).integers(len(x), size=(RESAMPLES, len(x)))
+    return _correlation(float(x.mean()), x[rows].mean(1) if len(x) > 1 else np.empty(0), null.mean(1), len(x))
+
+
+def _correlation(value: float, resampled: np.ndarray, null: np.ndarray, n: int) -> dict[str, float | int | None]:
+    resampled, null = resampled[np.isfinite(resampled)], null[np.isfinite(null)]
+    low, high = np.percentile(resampled, (2.5, 97.5)).tolist() if len(resampled) else (None, None)
+    return {
+        "value": value if np.isfinite(value) else None, "low": low, "high": high,
+        "null": float(null.mean()) if len(null) else None,
+        "null_sd": float(null.std(ddof=1)) if len(null) > 1 else None, "n": n,
+    }
+
+
+def as_tensor(values: Sequence[Sequence[float]]) -> Tensor:
+    """Numbers as float64."""
+    return torch.tensor(values, dtype=torch.float64)
