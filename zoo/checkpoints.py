@@ -228,7 +228,7 @@ def rebuild(path: Path, backbone: str | None = None, trained: bool = True) -> Zo
     try:
         with warnings.catch_warnings():
             if not trained:
-                warnings.filterwarnings("ignore", message=".*not in the checkpoint")
+                warnings.filterwarnings("ignore", message=".*(not in the checkpoint|contains no parameters)")
             model = task.load_from_checkpoint(file, map_location="cpu", weights_only=True, strict=trained)
     except UserError as error:  # names the option of fit
         raise UserError(str(error).replace("--model.backbone", "--backbone")) from error

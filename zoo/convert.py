@@ -223,6 +223,7 @@ def summary(names: Iterable[str]) -> str:
 
 
 __all__ = [
-    "ParameterizationFactory", "Start", "are_updates", "blame", "block", "convert", "counts", "dense_weight", "factory_class",
-    "is_conv1d", "is_linear", "kind", "linear_layers", "matches", "merge", "summary", "table", "zoo_layers",
+    "ParameterizationFactory", "Start", "are_updates", "blame", "block", "convert", "counts", "dense_weight",
+    "factory_class", "is_conv1d", "is_linear", "kind", "linear_layers", "matches", "merge", "summary", "table",
+    "zoo_layers",
 ]

@@ -76,7 +76,8 @@ def describe(run: dict[str, Any]) -> str:
     """Ranks, two measures by transform and kind of layer, and verdicts, within 80 columns."""
     average, kinds = run["averages"]["run"]["all"], run["averages"]["kind"]
     prefix = os.path.commonprefix(list(kinds)).rpartition(".")[0] if len(kinds) > 1 else ""
-    sets = {"all": average, **{short(name.removeprefix(f"{prefix}.")): a for name, a in kinds.items() if len(kinds) > 1}}
+    several = kinds.items() if len(kinds) > 1 else ()
+    sets = {"all": average, **{short(name.removeprefix(f"{prefix}.")): a for name, a in several}}
     lines = [f"{run['name']}: {run['what']} ({run['group']})", *(f"note: {note}" for note in run["notes"]), ""]
     rows: list[tuple[str, ...]] = [("", "matrices", "stable rank", "effective", "numerical")]
     for name, a in sets.items():

@@ -78,8 +78,8 @@ def columns(rows: list[tuple[str, ...]], left: int) -> list[str]:
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     lines = []
     for row in rows:
-        cells = [f"{cell:<{w}}" if i < left else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(cells).rstrip())
+        cells = zip(row, widths, strict=True)
+        lines.append("  ".join(f"{cell:{'<' if i < left else '>'}{w}}" for i, (cell, w) in enumerate(cells)).rstrip())
     return lines
 
 

@@ -12,12 +12,12 @@ from zoo.errors import UserError
 OPTIONS: dict[str, dict[str, Any]] = {
     "runs": {"nargs": "+", "metavar": "RUN", "help": "a run's folder, a checkpoint in one, or an adapter.safetensors"},
     "--budgets": {"default": "1,2,5,10,25,50,75,100", "help": "percent of the coefficients, in (0, 100]"},
-    "--order": {"default": "magnitude,frequency,random", "help": "which are kept: some of magnitude,frequency,random"},
+    "--order": {"default": "magnitude,frequency,random", "help": "which are kept"},
     "--transform": {"default": "dct", "help": "some of dct,fourier,hadamard,haar"},
     "--draws": {"type": int, "default": 3, "help": "of random masks"},
     "--backbone": {"default": None, "help": "where the pretrained network is now, if it was moved"},
-    "--out": {"default": None, "metavar": "DIR", "help": "a new folder for mask.json, mask.html and figures; one in which "
-              "the command was interrupted is gone on with"},
+    "--out": {"default": None, "metavar": "DIR", "help": "a new folder for mask.json, mask.html and figures; after an "
+              "interruption, the same again"},
     "--save": {"action": "store_true", "help": "write each masked run to --out too, as a file that is taken like a run"},
     "--force": {"action": "store_true", "help": "replace an earlier report in --out"},
 }
@@ -50,7 +50,9 @@ def mask(
     from zoo.frequencies import TRANSFORMS
     from zoo.lab.masks import ORDERS
 
-    transforms, orders = words("--transform", transform, list(TRANSFORMS)), words("--order", order, ORDERS)
+    transforms = words("--transform", transform, list(TRANSFORMS))
+    wanted = words("--order", order, ORDERS)
+    orders = [each for each in ORDERS if each in wanted]
     from zoo import checkpoints
     from zoo.cli import open_run
     from zoo.files import new_folder
@@ -135,9 +137,9 @@ def describe(group: dict[str, Any], report: dict[str, Any]) -> str:
             rows.append((f"{budget:g} %", *cells, f"{size['values'] + size['places']:,}", size["encoding"]))
         lines += ["", *columns(rows, 1)]
     size = same[0]["bytes"]
-    lines += ["", f"bytes       dense dW {size['dense']:,}, as trained {size['trained']:,}, besides (head) {size['other']:,}"]
+    lines += ["", f"bytes  dense dW {size['dense']:,}, as trained {size['trained']:,}, head {size['other']:,}"]
     if n > 1:
-        lines.append("*           differs from unmasked: paired t-test, Holm-corrected p < 0.05")
+        lines.append("*      differs from unmasked: paired t-test, Holm-corrected p < 0.05")
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from zoo.bases import generator
 from zoo.convert import block, kind
 from zoo.frequencies import Transform, transform
-from zoo.lab.statistics import against_null, correlations, mean_correlations, pearson, spearman, spread
+from zoo.lab.statistics import against_null, correlations, grouped, mean_correlations, pearson, spearman, spread
 from zoo.lab.updates import Source, Update
 from zoo.lab.verdicts import Values, verdicts
 from zoo.spectrum import measures, numerical_rank, random_rotations, ranks, running_sums
@@ -63,12 +63,9 @@ def look(update: Update, transforms: Sequence[str], draws: int, name: str = "", 
     looks = {}
     for key, (values, curves, correlation) in found.items():
         null_values, null_curves, null_correlations = zip(*null[key], strict=True)
-        names = ("magnitude", "frequency", "null_magnitude", "null_frequency")
-        lines = [*curves, *np.mean(null_curves, axis=0)]
-        looks[key] = Look(
-            values, torch.stack(null_values), {n: np.round(line, 5).tolist() for n, line in zip(names, lines, strict=True)},
-            correlation, np.stack(null_correlations),
-        )
+        lines = np.round([*curves, *np.mean(null_curves, axis=0)], 5).tolist()
+        named = dict(zip(("magnitude", "frequency", "null_magnitude", "null_frequency"), lines, strict=True))
+        looks[key] = Look(values, torch.stack(null_values), named, correlation, np.stack(null_correlations))
     return looks
 
 
@@ -82,8 +79,8 @@ def _measure(
     """The measures (9,), both curves (2, 101) and both correlations (2,) of a plane."""
     sums = running_sums(plane, t.order(*shape))
     found = measures(*sums)
-    places = (torch.arange(101) * len(sums[0]) / 100).round().long()
-    curves = np.stack([torch.cat([torch.zeros(1), line / line[-1]])[places].numpy() for line in sums])
+    counts = (torch.arange(1, 101) * len(sums[0]) / 100).round().long()
+    curves = np.stack([np.append(0, line[(counts - 1).clamp_min(0)] * (counts > 0) / line[-1]) for line in sums])
     largest = sums[0][: len(energies)].diff(prepend=torch.zeros(1)).numpy()
     correlation = np.array([f(energies, largest) if len(energies) > 2 else np.nan for f in (pearson, spearman)])
     return torch.tensor([found[key] for key in MEASURES], dtype=torch.float64), curves, correlation
@@ -144,7 +141,7 @@ def _run(
         looks[name] = look(update, transforms, draws, name, seed)
         matrices.append(_matrix(name, update, looks[name], seed))
         done()
-    sets = {"run": {"all": matrices}, "block": _by(matrices, "block"), "kind": _by(matrices, "kind")}
+    sets = {"run": {"all": matrices}, "block": grouped(matrices, "block"), "kind": grouped(matrices, "kind")}
     averages = {
         what: {key: _average(members, looks) for key, members in sorted(groups.items(), key=_numbers_first)}
         for what, groups in sets.items()
@@ -172,14 +169,6 @@ def _matrix(name: str, update: Update, looks: Mapping[str, Look], seed: int) -> 
     }
 
 
-def _by(matrices: Sequence[dict[str, Any]], field: str) -> dict[str, list[dict[str, Any]]]:
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for matrix in matrices:
-        if matrix[field] is not None:
-            groups.setdefault(str(matrix[field]), []).append(matrix)
-    return groups
-
-
 def _numbers_first(item: tuple[str, Any]) -> tuple[int, str]:
     return (int(item[0]) if item[0].isdigit() else 0), item[0]
 
@@ -205,10 +194,9 @@ def _correlation(matrices: Sequence[dict[str, Any]], looks: Mapping[str, Look]) 
     found = list(looks.values())
     k90 = [float(one.values[MEASURES.index("k90")]) for one in found]
     null_k90 = torch.stack([one.null[:, MEASURES.index("k90")] for one in found], dim=1).numpy()  # (B, n)
-    energies = {
-        name: mean_correlations([one.energies[i] for one in found], np.stack([one.null_energies[:, i] for one in found], 1))
-        for i, name in enumerate(("pearson", "spearman"))
-    }
+    within, null_within = (np.stack([getattr(one, f) for one in found], -2) for f in ("energies", "null_energies"))
+    names = ("pearson", "spearman")
+    energies = {name: mean_correlations(within[:, i].tolist(), null_within[..., i]) for i, name in enumerate(names)}
     against = {"k90_stable_rank": "stable_rank", "k90_effective_rank": "effective_rank", "k90_block": "block"}
     across = {}
     for name, field in against.items():
@@ -223,11 +211,8 @@ def _correlation(matrices: Sequence[dict[str, Any]], looks: Mapping[str, Look]) 
 
 def _groups(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Runs that differ only in their seed: mean and standard deviation over them."""
-    members: dict[str, list[dict[str, Any]]] = {}
-    for run in runs:
-        members.setdefault(run["group"], []).append(run)
     groups = []
-    for name, same in members.items():
+    for name, same in grouped(runs, "group").items():
         averages = [run["averages"]["run"]["all"] for run in same]
         spectra = {
             key: {m: {**spread([a["spectra"][key][m]["value"] for a in averages]),

@@ -212,8 +212,8 @@ def _write_values(ax: Axes, values: np.ndarray, mesh: Any, form: str) -> None:
     """Each cell's value in it."""
     for (i, j), value in np.ndenumerate(values):
         if not math.isnan(value):
-            ink = style.ink_on(mesh.cmap(mesh.norm(value)))
-            ax.text(j + 0.5, i + 0.5, form.format(value), ha="center", va="center", fontsize=style.TYPE - 2, color=ink)
+            ink, label = style.ink_on(mesh.cmap(mesh.norm(value))), form.format(value).replace("-", "−")
+            ax.text(j + 0.5, i + 0.5, label, ha="center", va="center", fontsize=style.TYPE - 2, color=ink)
 
 
 def _stable_rank(run: Data) -> float:

@@ -112,6 +112,7 @@ def nickname(path: str, parts: int = 1) -> str:
         parts: how many, besides those that need the one before, such as `version_1`.
     """
     whole = Path(path).absolute()
+    whole = whole.parent if whole.name == checkpoints.ADAPTER else whole
     names = [part.split("--")[-1] if part.startswith("models--") else part for part in whole.parent.parts[1:]]
     names = [name for name in [*names, whole.stem if whole.suffix in SUFFIXES else whole.name] if not SILENT(name)]
     names = names or [whole.name]

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from zoo.convert import zoo_layers
 from zoo.errors import UserError
 from zoo.frequencies import transform
 from zoo.lab.masks import Kept, Order, keep, restore
-from zoo.lab.statistics import holm, paired, spread
+from zoo.lab.statistics import grouped, holm, paired, spread
 from zoo.lab.updates import Source
 from zoo.module import ZooModule
 
@@ -161,9 +162,8 @@ def mask_run(
             }
             if draw == 0:
                 first = kept
-            values.append(unmasked if budget == 100 else value(
-                f"{name} {order} {budget:g} {draw}", lambda kept=kept: {n: restore(k) for n, k in kept.items()}  # type: ignore[misc]
-            ))
+            rebuilt = partial(_restored, kept)
+            values.append(unmasked if budget == 100 else value(f"{name} {order} {budget:g} {draw}", rebuilt))
         if save is not None:
             save(f"{name}-{order}-{budget:g}", first)
         encodings = sorted({k.places.encoding for k in first.values()})
@@ -178,9 +178,14 @@ def mask_run(
         })
     fields = ("name", "path", "group", "task", "model", "parameterization", "seed", "what")
     return {
-        **{field: getattr(source, field) for field in fields}, "metric": metric, "better": better(model), "unmasked": unmasked,
+        **{field: getattr(source, field) for field in fields},
+        "metric": metric, "better": better(model), "unmasked": unmasked,
         "bytes": {"dense": sum(4 * update.numel() for update in updates.values()), **size}, "points": points,
     }
+
+
+def _restored(kept: Mapping[str, Kept]) -> dict[str, Tensor]:
+    return {layer: restore(each) for layer, each in kept.items()}
 
 
 def better(model: ZooModule) -> str:
@@ -210,11 +215,8 @@ def groups(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     The p-values of a group are corrected (Holm) for the number of its masks.
     """
-    members: dict[str, list[Mapping[str, Any]]] = {}
-    for run in runs:
-        members.setdefault(run["group"], []).append(run)
     found = []
-    for name, same in members.items():
+    for same in grouped(runs, "group").values():
         unmasked = [run["unmasked"] for run in same]
         points = []
         for i, point in enumerate(same[0]["points"]):
@@ -254,7 +256,8 @@ class MaskedFiles:
         folder = checkpoints.run_folder(file)
         text = (folder / "config.yaml").read_text(encoding="utf-8") if folder else self.checkpoint.get("config", "")
         self.config = yaml.safe_load(text) or {}
-        self.layers = {name: (layer.parameterization.shape, layer.scale) for name, layer in zoo_layers(model.net).items()}
+        layers = zoo_layers(model.net).items()
+        self.layers = {name: (layer.parameterization.shape, layer.scale) for name, layer in layers}
 
     def write(self, path: Path, kept: Mapping[str, Kept]) -> None:
         """One file; a layer of which nothing is kept has one coefficient, 0."""

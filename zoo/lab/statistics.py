@@ -1,13 +1,13 @@
 """Tests and intervals of the laboratory: numbers in, plain numbers out. What is undefined is None."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import torch
 from scipy import stats
 from torch import Tensor
 
+Row = TypeVar("Row", bound=Mapping[str, Any])
 RESAMPLES = 2000
 """Of a bootstrap interval."""
 
@@ -64,6 +64,15 @@ def paired(values: Sequence[float], reference: Sequence[float]) -> Paired:
         return Paired(mean, None, None)
     result = stats.ttest_rel(values, reference)
     return Paired(mean, float(result.statistic), float(result.pvalue))
+
+
+def grouped(rows: Iterable[Row], field: str) -> dict[str, list[Row]]:
+    """Rows by the value of a field, as a word, in the order of their first; those without one are left out."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if row[field] is not None:
+            groups.setdefault(str(row[field]), []).append(row)
+    return groups
 
 
 def spread(values: Sequence[float]) -> dict[str, float | None]:
@@ -142,8 +151,3 @@ def _correlation(value: float, resampled: np.ndarray, null: np.ndarray, n: int) 
         "null": float(null.mean()) if len(null) else None,
         "null_sd": float(null.std(ddof=1)) if len(null) > 1 else None, "n": n,
     }
-
-
-def as_tensor(values: Sequence[Sequence[float]]) -> Tensor:
-    """Numbers as float64."""
-    return torch.tensor(values, dtype=torch.float64)

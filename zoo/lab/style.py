@@ -253,9 +253,9 @@ def _render(figure: Figure, form: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def save(figure: Figure, path: Path) -> list[Path]:
-    """Write <path>.png and <path>.svg; `path` has no suffix, but may have dots in its name."""
-    files = {path.with_name(path.name + ".png"): png(figure), path.with_name(path.name + ".svg"): svg(figure)}
-    for file, data in files.items():
-        file.write_bytes(data)
-    return list(files)
+def save(figure: Figure, path: Path) -> bytes:
+    """Write <path>.png and <path>.svg, and return the latter; `path` has no suffix, but may have dots in its name."""
+    drawing = svg(figure)
+    path.with_name(f"{path.name}.svg").write_bytes(drawing)
+    path.with_name(f"{path.name}.png").write_bytes(png(figure))
+    return drawing

@@ -51,7 +51,7 @@ def _words(values: Values, p: float, count: int, n: int) -> str:
     gap, forced = GAUSSIAN["k90"] - number("k90", "value"), GAUSSIAN["k90"] - number("k90", "null")
     share = f": {forced / gap:.0%} of its distance to a Gaussian matrix ({GAUSSIAN['k90']:.3f}) is theirs" \
         if 0.005 < forced < gap else ""
-    alone = f" {count} of {n} matrices show it by themselves." if n > 1 else ""
+    alone = f" Of {n} matrices, {count} {'shows' if count == 1 else 'show'} it alone." if n > 1 else ""
     return (
         f"{'Frequency' if p < LEVEL else 'No frequency'} structure beyond what the singular values force "
         f"({in_words(p)}). k90 is {number('k90', 'value'):.3f}, and {number('k90', 'null'):.3f} with the same singular "
