@@ -170,6 +170,16 @@ def test_files_that_are_damaged(place):
     refuse("'code.pt'", "code", "refused", path="code.pt")
 
 
+@pytest.mark.parametrize("text", ["seed_everything: 0\n", "", "{}", "# A title\n", "0123456789abcdef" * 9, "PK"])
+def test_files_that_are_no_checkpoints(text, place):
+    as_bin(state(), Path("old"))
+    Path("notes.txt").write_text(text, encoding="latin-1")
+    refuse("'notes.txt'", "use another one", path="old", before="notes.txt")
+    refuse("'notes.txt'", "use another one", path="notes.txt")
+    Path("notes.txt").rename("notes.safetensors")
+    refuse("'notes.safetensors'", "use another one", path="notes.safetensors")
+
+
 def test_an_index_that_is_damaged(place):
     as_bin(state(), Path("old"))
     folder = as_shards(state(), Path("new"))

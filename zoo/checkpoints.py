@@ -191,7 +191,7 @@ def read_file(path: Path) -> Any:
             held = f"checkpoint '{path}' holds code, not only weights"
             raise UserError(f"{held}: refused, nothing was executed; use another one") from None
         raise UserError(f"checkpoint '{path}' is damaged or no checkpoint: use another one") from None
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError):
+    except Exception:  # whatever unpickling makes of bytes that are no pickle
         raise UserError(f"checkpoint '{path}' is truncated or no checkpoint: use another one") from None
 
 
