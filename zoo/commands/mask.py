@@ -16,8 +16,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--transform": {"default": "dct", "help": "some of dct,fourier,hadamard,haar"},
     "--draws": {"type": int, "default": 3, "help": "of random masks"},
     "--backbone": {"default": None, "help": "where the pretrained network is now, if it was moved"},
-    "--out": {"default": None, "metavar": "DIR", "help": "a new folder for mask.json, mask.html and figures; after an "
-              "interruption, the same again"},
+    "--out": {"default": None, "metavar": "DIR", "help": "a new folder for mask.json, mask.html and figures; the same "
+              "again after an interruption"},
     "--save": {"action": "store_true", "help": "write each masked run to --out too, as a file that is taken like a run"},
     "--force": {"action": "store_true", "help": "replace an earlier report in --out"},
 }

@@ -26,10 +26,11 @@ RANKS = ("stable_rank", "effective_rank", "numerical_rank")
 
 
 class Look(NamedTuple):
-    """One matrix under one transform, and B draws of its rotation null."""
+    """One matrix under one transform, B draws of its rotation null and B of it with rows and columns shuffled."""
 
     values: Tensor  # (9,) the MEASURES
     null: Tensor  # (B, 9)
+    shuffled: Tensor  # (B, 9)
     curves: dict[str, list[float]]
     energies: np.ndarray  # (2,) Pearson's and Spearman's correlation of singular-value and coefficient energies
     null_energies: np.ndarray  # (B, 2)
@@ -39,17 +40,19 @@ class Look(NamedTuple):
 
 
 def look(update: Update, transforms: Sequence[str], draws: int, name: str = "", seed: int = 0) -> dict[str, Look]:
-    """An update under each transform, beside matrices of its singular values between Haar-random singular vectors.
+    """An update under each transform, beside two nulls.
 
-    A transform that rotates both sides leaves Haar measure as it is, so that U diag(s) V^T is itself the plane of a
-    null matrix and is not transformed.
+    The rotation null has its singular values between Haar-random singular vectors. A transform that rotates both sides
+    leaves Haar measure as it is, so that U diag(s) V^T is itself the plane of a null matrix and is not transformed.
+    Shuffling keeps rows and columns but not their order: what is beyond the rotation null and as large after it is no
+    matter of frequency, which is in the order.
 
     Args:
         update: dW.
         transforms: names of `zoo.frequencies.TRANSFORMS`.
         draws: B, at least 2.
-        name: of the layer; its null is a function of this, the seed, shape and singular values.
-        seed: of the null.
+        name: of the layer; its nulls are functions of this, the seed and the update.
+        seed: of the nulls.
     """
     s = update.singular_values()
     energies = s[: numerical_rank(s, update.shape)].double().square().numpy()
@@ -60,12 +63,18 @@ def look(update: Update, transforms: Sequence[str], draws: int, name: str = "", 
         for key, t in planes.items():
             plane = left @ right if t.rotates(*update.shape) else t.forward_product(left, right)
             null[key].append(_measure(plane, t, update.shape, energies))
+    shuffled: dict[str, list[Tensor]] = {key: [] for key in transforms}
+    for draw in range(draws):
+        mixed = _shuffle(update, generator(seed, "shuffle", name, draw))
+        for key, t in planes.items():
+            shuffled[key].append(_values(running_sums(_plane(mixed, t), t.order(*update.shape))))
     looks = {}
     for key, (values, curves, correlation) in found.items():
         null_values, null_curves, null_correlations = zip(*null[key], strict=True)
         lines = np.round([*curves, *np.mean(null_curves, axis=0)], 5).tolist()
         named = dict(zip(("magnitude", "frequency", "null_magnitude", "null_frequency"), lines, strict=True))
-        looks[key] = Look(values, torch.stack(null_values), named, correlation, np.stack(null_correlations))
+        nulls = torch.stack(null_values), torch.stack(shuffled[key])
+        looks[key] = Look(values, *nulls, named, correlation, np.stack(null_correlations))
     return looks
 
 
@@ -73,17 +82,31 @@ def _plane(update: Update, t: Transform) -> Tensor:
     return t.forward(update.left) if update.right is None else t.forward_product(update.left, update.right)
 
 
+def _shuffle(update: Update, stream: torch.Generator) -> Update:
+    """Rows and columns in random order."""
+    m, n = update.shape
+    rows, columns = torch.randperm(m, generator=stream), torch.randperm(n, generator=stream)
+    if update.right is None:
+        return Update(update.left[rows][:, columns])
+    return Update(update.left[rows], update.right[:, columns])
+
+
+def _values(sums: tuple[Tensor, Tensor]) -> Tensor:
+    """The MEASURES; (9,), float64."""
+    found = measures(*sums)
+    return torch.tensor([found[key] for key in MEASURES], dtype=torch.float64)
+
+
 def _measure(
     plane: Tensor, t: Transform, shape: tuple[int, int], energies: np.ndarray
 ) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """The measures (9,), both curves (2, 101) and both correlations (2,) of a plane."""
     sums = running_sums(plane, t.order(*shape))
-    found = measures(*sums)
     counts = (torch.arange(1, 101) * len(sums[0]) / 100).round().long()
     curves = np.stack([np.append(0, line[(counts - 1).clamp_min(0)] * (counts > 0) / line[-1]) for line in sums])
     largest = sums[0][: len(energies)].diff(prepend=torch.zeros(1)).numpy()
     correlation = np.array([f(energies, largest) if len(energies) > 2 else np.nan for f in (pearson, spearman)])
-    return torch.tensor([found[key] for key in MEASURES], dtype=torch.float64), curves, correlation
+    return _values(sums), curves, correlation
 
 
 @lru_cache(maxsize=256)
@@ -185,8 +208,12 @@ def _average(members: Sequence[dict[str, Any]], looks: Mapping[str, Mapping[str,
 
 def _beside_null(looks: Sequence[Look]) -> Values:
     values = torch.stack([found.values for found in looks]).mean(0).tolist()
-    null = torch.stack([found.null for found in looks]).mean(0)  # (B, 9)
-    return {key: against_null(value, null[:, i]) for i, (key, value) in enumerate(zip(MEASURES, values, strict=True))}
+    null, shuffled = (torch.stack(draws).mean(0) for draws in zip(*((f.null, f.shuffled) for f in looks), strict=True))
+    found = {}
+    for i, (key, value) in enumerate(zip(MEASURES, values, strict=True)):
+        other = against_null(value, shuffled[:, i])
+        found[key] = against_null(value, null[:, i]) | {"shuffled": other["null"], "shuffled_p": other["p"]}
+    return found
 
 
 def _correlation(matrices: Sequence[dict[str, Any]], looks: Mapping[str, Look]) -> dict[str, Any]:

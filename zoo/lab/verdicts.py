@@ -12,7 +12,7 @@ LEVEL = 0.05
 """Corrected p below which there is structure."""
 
 Values = dict[str, dict[str, float | None]]
-"""By measure: value, null, sd, z, p."""
+"""By measure: value; null, sd, z and p of the rotation null; shuffled and its p, of shuffled rows and columns."""
 
 
 def verdicts(average: Mapping[str, Values], matrices: Sequence[Mapping[str, Values]]) -> dict[str, dict[str, Any]]:
@@ -26,38 +26,52 @@ def verdicts(average: Mapping[str, Values], matrices: Sequence[Mapping[str, Valu
         matrices: the same of each matrix, for how many show it by themselves (Holm over matrices and measures).
 
     Returns:
-        By transform: structured; p; matrices, how many by themselves; words.
+        By transform: structured; p; ordered, whether it differs from shuffled rows and columns too, and shuffled_p;
+        matrices, how many are structured by themselves; words.
     """
-    keys = [(key, measure) for key in average for measure in PRIMARY]
-    corrected = dict(zip(keys, holm([_p(average[key], measure) for key, measure in keys]), strict=True))
+    against = {field: _least(list(average.values()), field) for field in ("p", "shuffled_p")}
     found = {}
-    for key, values in average.items():
-        p = min(corrected[key, measure] for measure in PRIMARY)
-        alone = holm([_p(matrix[key], measure) for matrix in matrices for measure in PRIMARY])
-        count = sum(min(alone[2 * i : 2 * i + 2]) < LEVEL for i in range(len(matrices)))
-        words = _words(values, p, count, len(matrices))
-        found[key] = {"structured": p < LEVEL, "p": p, "matrices": count, "words": words}
+    for i, (key, values) in enumerate(average.items()):
+        p, shuffled_p = (against[field][i] for field in ("p", "shuffled_p"))
+        count = sum(alone < LEVEL for alone in _least([matrix[key] for matrix in matrices], "p"))
+        found[key] = {
+            "structured": p < LEVEL, "p": p, "ordered": shuffled_p < LEVEL, "shuffled_p": shuffled_p, "matrices": count,
+            "words": _words(values, p, shuffled_p, count, len(matrices)),
+        }
     return found
 
 
-def _p(values: Values, measure: str) -> float:
-    return float(values[measure]["p"])  # type: ignore[arg-type]
+def _least(tests: Sequence[Values], field: str) -> list[float]:
+    """For each the smaller p of both measures, corrected for all of them."""
+    corrected = holm([_number(values, measure, field) for values in tests for measure in PRIMARY])
+    return [min(corrected[i : i + len(PRIMARY)]) for i in range(0, len(corrected), len(PRIMARY))]
 
 
-def _words(values: Values, p: float, count: int, n: int) -> str:
-    def number(measure: str, field: str) -> float:
-        return float(values[measure][field])  # type: ignore[arg-type]
+def _number(values: Values, measure: str, field: str) -> float:
+    return float(values[measure][field])  # type: ignore[arg-type]
 
-    gap, forced = GAUSSIAN["k90"] - number("k90", "value"), GAUSSIAN["k90"] - number("k90", "null")
-    share = f": {forced / gap:.0%} of its distance to a Gaussian matrix ({GAUSSIAN['k90']:.3f}) is theirs" \
+
+def _words(values: Values, p: float, shuffled_p: float, count: int, n: int) -> str:
+    fields = ("value", "null", "shuffled")
+    k90, low = ({field: _number(values, measure, field) for field in fields} for measure in PRIMARY)
+    structured, ordered = p < LEVEL, shuffled_p < LEVEL
+    answer = "Structure, but none of frequency," if structured and not ordered else \
+        f"{'Frequency' if structured else 'No frequency'} structure"
+    gap, forced = GAUSSIAN["k90"] - k90["value"], GAUSSIAN["k90"] - k90["null"]
+    theirs = f": {forced / gap:.0%} of its distance to a Gaussian matrix ({GAUSSIAN['k90']:.3f}) is theirs" \
         if 0.005 < forced < gap else ""
-    alone = f" Of {n} matrices, {count} {'shows' if count == 1 else 'show'} it alone." if n > 1 else ""
-    return (
-        f"{'Frequency' if p < LEVEL else 'No frequency'} structure beyond what the singular values force "
-        f"({in_words(p)}). k90 is {number('k90', 'value'):.3f}, and {number('k90', 'null'):.3f} with the same singular "
-        f"values in random directions{share}. The lowest quarter of the frequencies holds "
-        f"{number('low_25', 'value'):.1%} of the energy, and there {number('low_25', 'null'):.1%}.{alone}"
-    )
+    sentences = [
+        f"{answer} beyond what the singular values force ({in_words(p)}).",
+        f"k90 is {k90['value']:.3f}, and {k90['null']:.3f} with the same singular values in random directions{theirs}.",
+        f"The lowest quarter of the frequencies holds {low['value']:.1%} of the energy, and there {low['null']:.1%}.",
+    ]
+    if structured:
+        part = "matters" if ordered else "has no part in it"
+        sentences.append(f"Shuffled rows and columns have {k90['shuffled']:.3f} and {low['shuffled']:.1%}: their order "
+                         f"{part} ({in_words(shuffled_p)}).")
+    if n > 1:
+        sentences.append(f"Of {n} matrices, {count} {'shows' if count == 1 else 'show'} it alone.")
+    return " ".join(sentences)
 
 
 def in_words(p: float) -> str:
