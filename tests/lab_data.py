@@ -49,7 +49,9 @@ def run(about, seed, blocks, kinds, transforms, rank, rng):
     )
     structured = parameterization == "LoRA" and task == "cola"
     words = "k90 lies below the rotation null in 11 of 12 matrices." if structured else "k90 is what the null gives."
-    verdict = {"structured": structured, "p": 1e-6 if structured else 0.41, "words": words}
+    p = 1e-6 if structured else 0.41
+    ordered = structured and seed < 2
+    verdict = {"structured": structured, "p": p, "ordered": ordered, "shuffled_p": p, "matrices": 0, "words": words}
     return {
         "name": f"{task}-{model}-{parameterization}-s{seed}".lower(), "path": f"runs/x/version_{seed}", "what": "dW",
         "group": name, "task": task, "model": model, "parameterization": parameterization, "seed": seed,
@@ -78,7 +80,9 @@ def matrix(block, kind, blocks, transforms, rank, rng):
         for m, (scale, add) in MEASURES.items():
             value, expected = float(k90 * scale + add), float(null * scale + add)
             z = (value - expected) / 0.003
-            spectra[t][m] = {"value": value, "null": expected, "sd": 0.003, "z": z, "p": math.erfc(abs(z) / 2**0.5)}
+            p_value = math.erfc(abs(z) / 2**0.5)
+            beside = {"shuffled": expected + 0.001, "shuffled_p": p_value}
+            spectra[t][m] = {"value": value, "null": expected, "sd": 0.003, "z": z, "p": p_value, **beside}
         x = np.linspace(0, 1, 101)
         curve, null_curve = (1 - (1 - x) ** (1 / k) for k in (k90, null))
         both = {"magnitude": curve, "frequency": x**0.9, "null_magnitude": null_curve, "null_frequency": x}
@@ -94,7 +98,7 @@ def matrix(block, kind, blocks, transforms, rank, rng):
 
 def average(matrices, transforms):
     ranks = {r: float(np.mean([m[r] for m in matrices])) for r in ("stable_rank", "effective_rank", "numerical_rank")}
-    fields = ("value", "null", "sd", "z", "p")
+    fields = ("value", "null", "sd", "z", "p", "shuffled", "shuffled_p")
     spectra = {
         t: {k: {f: float(np.mean([m["spectra"][t][k][f] for m in matrices])) for f in fields} for k in MEASURES}
         for t in transforms

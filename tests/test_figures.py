@@ -321,6 +321,18 @@ def test_budget_labels_do_not_crowd():
     assert min(np.diff(np.log(labels))) > 0.04 * np.log(100)
 
 
+@pytest.mark.parametrize("values, ticks", [
+    ([0.25, 0.55], [0.3, 0.4, 0.5, 0.6]), ([1, 1], [0.9, 1]), ([0.02, 0.9], [0.03, 0.1, 0.3, 1]),
+    ([6e4, 8e6], [1e5, 3e5, 1e6, 3e6]), ([1e-14, 1], [1e-14, 1e-11, 1e-8, 1e-5, 1e-2]), ([0, math.nan, 2], [2]),
+])  # fmt: skip
+def test_log_ticks_are_few_and_round(values, ticks):
+    ax = style.Figure().subplots()
+    style.log_ticks(ax, values)
+    assert ax.get_xticks() == pytest.approx(ticks)
+    low, high = ax.get_xlim()
+    assert all(low < value < high for value in values if value > 0)
+
+
 # ---- Files -----------------------------------------------------------------------------------------------------------
 
 
@@ -367,6 +379,11 @@ def test_short_names():
     names = ["a.self.query", "a.self.key", "a.output.dense", "output.dense", "mlp.dense"]
     assert list(style.short_names(names).values()) == ["query", "key", "a.output.dense", "output.dense", "mlp.dense"]
     assert style.short_names(["x.dense", "y.dense"]) == {"x.dense": "x.dense", "y.dense": "y.dense"}
+
+
+def test_wrapped_breaks_at_blanks_first():
+    assert style.wrapped("ab / cd-ef_gh ij", 9) == "ab /\ncd-ef_gh\nij"
+    assert style.wrapped("ab long-name-of", 8) == "ab long-\nname-of"
 
 
 @pytest.mark.parametrize("text", ["CoLA / minilm / LoRA of rank 8, all of the layers", "x" * 70, "a.b-c_d" * 9, ""])

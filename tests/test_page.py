@@ -112,6 +112,15 @@ def test_verdicts_come_first_and_in_words(data, page):
     assert "p < 0.0001" in words and "p = 0.41" in words
 
 
+def test_structure_that_shuffling_leaves_is_not_called_one_of_frequency():
+    content = analysis_page(analysis(groups=2, seeds=3, blocks=1, transforms=("dct",)), {})
+    words = {
+        "word yes": "structured", "word some": "structured, not by frequency", "word": "no structure beyond the null",
+    }  # fmt: skip
+    shown = [content.count(f'<span class="{css}">{word}</span>') for css, word in words.items()]
+    assert shown == [4, 2, 6]  # in the table and in words: two runs, one, and the other group
+
+
 def test_many_verdicts_are_folded_away():
     assert "All verdicts in words" in analysis_page(analysis(groups=4, seeds=4, blocks=1), {})
 
@@ -128,7 +137,8 @@ def test_every_number_of_the_analysis_is_on_its_page(data, page):
             assert matrix["layer"] in words and "384 × 384" in words
             for spectra in matrix["spectra"].values():
                 for found in spectra.values():
-                    assert decimals(found["value"]) in words and decimals(found["null"]) in words
+                    for field in ("value", "null", "shuffled"):
+                        assert decimals(found[field]) in words
         for sets in run["averages"].values():
             for average in sets.values():
                 assert decimals(average["effective_rank"], 2) in words

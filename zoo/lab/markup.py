@@ -13,10 +13,12 @@ SCHEME = {INK: "ink", MUTED: "muted", GRID: "grid", SURFACE: "surface"}
 """Colours of figures that are the page's own, and change with its scheme."""
 
 CSS = """
-:root { color-scheme: light dark; --ink: #24292f; --muted: #646b78; --grid: #e3e6ea; --surface: #ffffff;
-  --shade: #f5f6f8; --yes: #00588a; --yes-back: #dceefa; --no: #545b66; --no-back: #eceef1; }
-@media (prefers-color-scheme: dark) { :root { --ink: #dfe3e8; --muted: #98a1ad; --grid: #343b45; --surface: #15181c;
-  --shade: #1d2127; --yes: #8fd0f7; --yes-back: #11384f; --no: #b3bac4; --no-back: #2b3038; } }
+:root { color-scheme: light dark;
+  --ink: #24292f; --muted: #646b78; --grid: #e3e6ea; --surface: #ffffff; --shade: #f5f6f8;
+  --yes: #00588a; --yes-back: #dceefa; --some: #7a4a00; --some-back: #fbe9cf; --no: #545b66; --no-back: #eceef1; }
+@media (prefers-color-scheme: dark) { :root {
+  --ink: #dfe3e8; --muted: #98a1ad; --grid: #343b45; --surface: #15181c; --shade: #1d2127;
+  --yes: #8fd0f7; --yes-back: #11384f; --some: #f3c27d; --some-back: #46300f; --no: #b3bac4; --no-back: #2b3038; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--surface); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
 main { max-width: 48rem; margin: 0 auto; padding: 2rem 1rem 4rem; }
@@ -30,6 +32,7 @@ code { font: .85em ui-monospace, monospace; background: var(--shade); padding: .
 .word { display: inline-block; padding: 0 .5em; border-radius: 1em; font-size: .875em; font-weight: 600;
   white-space: nowrap; color: var(--no); background: var(--no-back); }
 .word.yes { color: var(--yes); background: var(--yes-back); }
+.word.some { color: var(--some); background: var(--some-back); }
 .wide { width: max-content; min-width: 100%; max-width: min(80rem, 100vw - 2rem); overflow-x: auto;
   position: relative; left: 50%; transform: translateX(-50%); margin: .75rem 0; }
 .wide table { margin: 0 auto; min-width: min(46rem, 100%); }
@@ -38,7 +41,7 @@ th, td { padding: .3rem .6rem; text-align: right; vertical-align: top; border-bo
 th { font-weight: 600; vertical-align: bottom; }
 th.left, td.left { text-align: left; max-width: 22rem; overflow-wrap: break-word; }
 td { white-space: nowrap; } td.left { white-space: normal; } 
-td.left:first-child { min-width: 10rem; }
+td.left:first-child { min-width: 10rem; } td.left:nth-child(3) { min-width: 13rem; }
 tbody tr:hover { background: var(--shade); }
 caption { caption-side: top; text-align: left; font-weight: 600; padding: .3rem .6rem; }
 small { color: var(--muted); font-size: inherit; }

@@ -65,6 +65,11 @@ CORRELATION = (
     "values between random singular vectors. Spearman of two sorted lists is 1 by construction and says nothing; a "
     "Pearson as high as its null comes from sorting, not from training."
 )
+SHUFFLED = (
+    "Below that is the value of the same matrix with rows and columns shuffled. Frequencies lie in their order, which "
+    "that destroys, and the rest stays, such as a few large entries: what differs from the null as much after it is "
+    "structure, but not of frequency."
+)
 MASKS = (
     "Of each matrix by itself, the given share of the coefficients of its update is kept and the others are set to 0; "
     "the update is rebuilt, and the network evaluated on the validation data. Nothing is trained again."
@@ -94,9 +99,9 @@ def p_value(p: float | None) -> str:
     return "< 0.0001" if p is not None and p < 1e-4 else decimals(p, 4)
 
 
-def _beside(value: object, null: object) -> Html:
-    """A value over that of its null."""
-    return Html(f"{text(value)}<br>{element('small', null)}")
+def _over(value: object, *others: object) -> Html:
+    """A value over those that it is compared with, such as that of its null."""
+    return Html("<br>".join([text(value), *(element("small", other) for other in others)]))
 
 
 # ---- zoo analyze -----------------------------------------------------------------------------------------------------
@@ -111,7 +116,6 @@ def analysis_page(analysis: Data, drawings: Drawings) -> str:
     """
     runs, draws = analysis["runs"], analysis["draws"]
     title = f"What is in {'an update' if len(runs) == 1 else f'{len(runs)} updates'}, beyond the singular values"
-    transforms = ", ".join(analysis["transforms"])
     return document(
         title, analysis,
         section(
@@ -122,7 +126,7 @@ def analysis_page(analysis: Data, drawings: Drawings) -> str:
                 *_group_tables(analysis)),
         section("Figures", *_figures(drawings)),
         section("Singular values and coefficients", paragraph(CORRELATION), _correlation_table(analysis)),
-        section("Matrices", paragraph(f"Transforms: {transforms}. Below each value is the mean of its null."),
+        section("Matrices", paragraph("Below each value is the mean of its rotation null.", SHUFFLED),
                 *(_run_details(run, analysis["transforms"]) for run in runs)),
         _footer("analysis"),
     )  # fmt: skip
@@ -133,14 +137,16 @@ def _verdict_table(analysis: Data) -> Html:
     rows = []
     for group, run in _by_group(analysis):
         found = [run["verdicts"][t] for t in analysis["transforms"]]
-        rows.append([group["group"], run["name"], *(_beside(_word(v), in_words(v["p"])) for v in found)])
+        rows.append([group["group"], run["name"], *(_over(_word(v), in_words(v["p"])) for v in found)])
     return table(["Group", "Run", *analysis["transforms"]], rows, 2 + len(analysis["transforms"]))
 
 
 def _word(verdict: Data) -> Html:
-    if verdict["structured"]:
-        return element("span", "structured", css="word yes")
-    return element("span", "no structure beyond the null", css="word")
+    if not verdict["structured"]:
+        return element("span", "no structure beyond the null", css="word")
+    if not verdict["ordered"]:
+        return element("span", "structured, not by frequency", css="word some")
+    return element("span", "structured", css="word yes")
 
 
 def _verdict_words(analysis: Data) -> list[Html]:
@@ -174,7 +180,7 @@ def _group_tables(analysis: Data) -> list[Html]:
         ranks.append([group["group"], len(group["runs"]), *shown, *results, ", ".join(sorted(metrics))])
         for transform in analysis["transforms"]:
             measured = [group["spectra"][transform][measure] for measure in MEASURES]
-            cells = [_beside(plus_minus(m["mean"], m["sd"]), plus_minus(m["null"], m["null_sd"])) for m in measured]
+            cells = [_over(plus_minus(m["mean"], m["sd"]), plus_minus(m["null"], m["null_sd"])) for m in measured]
             spectra.append([group["group"], transform, *cells])
     return [
         table(["Group", "Runs", "Stable rank", "Effective rank", "Loss", "Score", "Metric"], ranks),
@@ -227,7 +233,7 @@ SPECTRUM = ["z of k90", "p", *MEASURES.values()]
 
 
 def _spectrum(found: Data) -> list[object]:
-    cells = [_beside(decimals(found[key]["value"]), decimals(found[key]["null"])) for key in MEASURES]
+    cells = [_over(*(decimals(found[key][field]) for field in ("value", "null", "shuffled"))) for key in MEASURES]
     return [decimals(found["k90"]["z"], 1), p_value(found["k90"]["p"]), *cells]
 
 

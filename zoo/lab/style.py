@@ -55,13 +55,14 @@ def plain(text: object) -> str:
 
 
 def wrapped(text: object, width: int = 26) -> str:
-    """A name in lines of at most `width` characters where it has blanks or signs to break at."""
+    """A name in lines of at most `width` characters, broken at blanks, and at signs only in words that are longer."""
     lines = [""]
-    for word in re.split(r"(?<=[ ./_-])", plain(text)):
-        if lines[-1] and len(lines[-1]) + len(word.rstrip()) > width:
-            lines.append("")
-        lines[-1] += word
-    return "\n".join(part for line in lines for part in textwrap.wrap(line.strip(), width, break_on_hyphens=False))
+    for word in plain(text).split():
+        parts = [word] if len(word) <= width else re.split(r"(?<=[./_-])", word)
+        for i, part in enumerate(piece for long in parts for piece in textwrap.wrap(long, width)):
+            joined = f"{lines[-1]} {part}" if i == 0 and lines[-1] else lines[-1] + part
+            lines = [*lines[:-1], joined] if len(joined) <= width else [*lines, part]
+    return "\n".join(lines)
 
 
 def panels(title: str, rows: int, columns: int, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:
@@ -176,16 +177,17 @@ def tidy_bar(bar: Any, label: str = "") -> None:
 
 
 def log_ticks(ax: Axes, values: Iterable[float], labels: Any = "{:g}".format, axis: str = "x") -> None:
-    """A logarithmic axis around values, with ticks at 1, 2, 5, 10, ..., or at fewer if those would crowd it."""
+    """A logarithmic axis around values, with as many round ticks as do not crowd it."""
     good = [value for value in values if value > 0 and math.isfinite(value)]
     if not good:
         return
     low, high = min(good) / 1.2, max(good) * 1.2
-    decades = math.log10(high / low)
-    steps = (1, 2, 5) if decades < 1.2 else (1, 3) if decades < 3 else (1,)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    powers = powers[:: math.ceil(decades / 6)]
-    ticks = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
+    for steps in (range(1, 10), (1, 2, 5), (1, 3), (1,)):
+        ticks = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
+        if len(ticks) <= 5:
+            break
+    ticks = ticks[:: math.ceil(len(ticks) / 5)]
     ax.set(**{f"{axis}scale": "log"})
     ax.set(**{f"{axis}lim": (low, high)})
     ax.set(**{f"{axis}ticks": ticks, f"{axis}ticklabels": [labels(tick) for tick in ticks]})
