@@ -327,6 +327,8 @@ def run(argv: list[str]) -> int:
         argv, ZooCLI.run_folder = with_run_config(argv)
         sys.argv[1:] = argv  # in place: DDP starts its other processes with sys.argv
         command_line([Progress(), RunSummary()])
+    except BrokenPipeError:  # `zoo validate | head`
+        raise
     except OSError as error:
         complain(f"{error.strerror or error}: {error.filename or 'no file'}")
         return 2

@@ -17,7 +17,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--draws": {"type": int, "default": 3, "help": "of random masks"},
     "--backbone": {"default": None, "help": "where the pretrained network is now, if it was moved"},
     "--out": {"default": None, "metavar": "DIR", "help": "a new folder for mask.json, mask.html and figures; the same "
-              "again after an interruption"},
+              "one again goes on after an interruption"},
     "--save": {"action": "store_true", "help": "write each masked run to --out too, as a file that is taken like a run"},
     "--force": {"action": "store_true", "help": "replace an earlier report in --out"},
 }
@@ -94,7 +94,7 @@ def mask(
         }
         lines = [describe(group, report) for group in report["groups"]]
         if part is not None:
-            from zoo.lab.mask_figures import mask_figures
+            from zoo.lab.figures import mask_figures
             from zoo.lab.page import mask_page, write_report
 
             write_report(part, "mask", report, mask_figures(report), mask_page)
@@ -137,7 +137,7 @@ def describe(group: dict[str, Any], report: dict[str, Any]) -> str:
             rows.append((f"{budget:g} %", *cells, f"{size['values'] + size['places']:,}", size["encoding"]))
         lines += ["", *columns(rows, 1)]
     size = same[0]["bytes"]
-    lines += ["", f"bytes  dense dW {size['dense']:,}, as trained {size['trained']:,}, head {size['other']:,}"]
+    lines += ["", f"bytes  dense {size['dense']:,}, as trained {size['trained']:,}, besides {size['other']:,}"]
     if n > 1:
         lines.append("*      differs from unmasked: paired t-test, Holm-corrected p < 0.05")
     return "\n".join(lines)

@@ -1,0 +1,267 @@
+"""Masked runs: what is evaluated, what is written, and going on after an interruption."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import refused
+from scipy import stats
+
+from zoo import checkpoints
+from zoo.__main__ import main
+from zoo.convert import zoo_layers
+from zoo.frequencies import transform
+from zoo.lab import masking
+from zoo.lab.masking import Journal, MaskedNetwork, Plan, groups, mask_run
+from zoo.lab.updates import read
+
+
+def fit(argv, name, seed=0):
+    assert main(["fit", *argv, "--name", name, "--seed_everything", str(seed)]) == 0
+    return f"runs/{name}/version_0"
+
+
+@pytest.fixture
+def char(place, small):
+    """A character model from scratch."""
+    return fit(["--config", "dct_half.yaml", *small], "char")
+
+
+@pytest.fixture
+def tuned(place, tune):
+    """A classifier with LoRA at a rate at which it changes."""
+    return fit(["--config", "glue_rte_lora.yaml", *tune, "--model.optimizer.lr", "0.05"], "tuned")
+
+
+def test_plan():
+    plan = Plan(["dct", "haar"], ["magnitude", "random"], [10.0, 100.0], 3)
+    assert list(plan.masks()) == [
+        (name, order, budget, draws) for name in ("dct", "haar")
+        for order, budget, draws in [("magnitude", 10.0, 1), ("magnitude", 100.0, 1), ("random", 10.0, 3),
+                                     ("random", 100.0, 1)]
+    ]
+    assert plan.evaluations() == 1 + 2 * (1 + 3)
+
+
+def test_masked_network_is_the_base_and_the_masked_update(tuned):
+    """Set to dW it is the trained network, set to 0 the backbone with the trained head."""
+    source, file = read(tuned), checkpoints.resolve(tuned)
+    model, trained = checkpoints.rebuild(file), checkpoints.rebuild(file)
+    network = MaskedNetwork(model, source)
+    ids = torch.arange(12).view(2, 6) + 5
+    network.set_({name: update.matrix() for name, update in source.updates.items()})
+    assert torch.allclose(model.net(ids).logits, trained.net(ids).logits, atol=1e-5)
+    network.set_({name: 0 * update.matrix() for name, update in source.updates.items()})
+    plain = checkpoints.rebuild(file)
+    for layer in zoo_layers(plain.net).values():
+        layer.parameterization.lora_B.data.zero_()
+    assert torch.allclose(model.net(ids).logits, plain.net(ids).logits, atol=1e-5)
+    assert not torch.allclose(plain.net(ids).logits, trained.net(ids).logits, atol=1e-3)
+
+
+def test_mask_run_evaluates_every_mask_once(char):
+    source, model = read(char), checkpoints.rebuild(checkpoints.resolve(char))
+    name, update = next(iter(source.updates.items()))
+    seen = []
+
+    def evaluate():
+        seen.append(model.net.get_submodule(name).weight.clone())
+        return float(len(seen))
+
+    plan = Plan(["dct"], ["magnitude", "frequency", "random"], [10.0, 100.0], 2)
+    run = mask_run(source, model, evaluate, plan, Journal(None))
+    assert [point["values"] for point in run["points"]] == [[2.0], [1.0], [3.0], [1.0], [4.0, 5.0], [1.0]]
+    assert run["points"][4]["value"] == 4.5
+    assert (run["metric"], run["better"], run["what"]) == ("loss", "lower", "W")
+    # the reference is W itself; the mask by magnitude holds the largest tenth of its coefficients and no others
+    assert torch.allclose(seen[0], update.matrix(), atol=1e-6)
+    plane = transform("dct").forward(update.matrix()).flatten()
+    kept = round(0.1 * plane.numel())
+    places = plane.abs().topk(kept).indices
+    largest = torch.zeros_like(plane).index_copy(0, places, plane[places])
+    expected = transform("dct").inverse(largest.view(update.shape), update.shape)
+    assert torch.allclose(seen[1], expected, atol=1e-5)
+    assert not torch.allclose(seen[3], seen[4])
+    # energy over all layers, and bytes
+    planes = [transform("dct").forward(u.matrix()).flatten().square() for u in source.updates.values()]
+    held = sum(p.topk(round(0.1 * len(p))).values.sum() for p in planes) / sum(p.sum() for p in planes)
+    point = run["points"][0]
+    assert point["energy"] == pytest.approx(held.item(), rel=1e-4)
+    assert point["bytes"]["values"] == 4 * point["kept"] == 4 * sum(round(0.1 * len(p)) for p in planes)
+    entropy = sum(len(p) for p in planes) * (-0.1 * math.log2(0.1) - 0.9 * math.log2(0.9)) / 8
+    assert point["bytes"]["places"] == pytest.approx(entropy, rel=0.1)
+    assert [run["points"][i]["bytes"]["places"] for i in (2, 4)] == [0, 8 * len(planes)]
+    assert run["bytes"]["dense"] == 4 * sum(len(p) for p in planes)
+    layers = zoo_layers(checkpoints.rebuild(checkpoints.resolve(char)).net).values()
+    assert run["bytes"]["trained"] == 4 * sum(layer.parameterization.num_trainable for layer in layers)
+
+
+def test_journal_goes_on(tmp_path):
+    calls = []
+
+    def evaluate():
+        calls.append(1)
+        return 0.1 * len(calls)
+
+    path = tmp_path / "out" / "evaluations.jsonl"
+    first = Journal(path)
+    assert (first("a", evaluate), first("b", evaluate), first("a", evaluate)) == (0.1, 0.2, 0.1)
+    with path.open("a") as file:
+        file.write('\n["c", 0.')  # killed while it was written
+    second = Journal(path)
+    assert [second(key, evaluate) for key in "abc"] == pytest.approx([0.1, 0.2, 0.3])
+    assert len(calls) == 3
+    assert Journal(path)("c", evaluate) == pytest.approx(0.3)
+
+
+def run_of(values, unmasked, name, group="g"):
+    keys = {"transform": "dct", "order": "magnitude"}
+    points = [{**keys, "budget": b, "value": v} for b, v in zip((1, 2), values, strict=True)]
+    facts = {"task": "rte", "model": "m", "parameterization": "LoRA", "metric": "accuracy", "better": "higher"}
+    return {"name": name, "group": group, "unmasked": unmasked, "points": points, **facts}
+
+
+def test_groups_are_paired_tests_against_the_unmasked_model():
+    values, unmasked = [(0.50, 0.61), (0.55, 0.64), (0.51, 0.60)], [0.62, 0.63, 0.61]
+    runs = [run_of(v, u, f"s{i}") for i, (v, u) in enumerate(zip(values, unmasked, strict=True))]
+    group, alone = groups([*runs, run_of((0.1, 0.2), 0.3, "alone", "other")])
+    assert (group["n"], group["runs"], alone["n"]) == (3, ["s0", "s1", "s2"], 1)
+    ps = []
+    for i, point in enumerate(group["points"]):
+        column = [v[i] for v in values]
+        expected = stats.ttest_rel(column, unmasked)
+        assert (point["t"], point["p"]) == pytest.approx((expected.statistic, expected.pvalue))
+        assert point["difference"] == pytest.approx(sum(column) / 3 - sum(unmasked) / 3)
+        ps.append(expected.pvalue)
+    assert group["points"][0]["p_holm"] == pytest.approx(min(1, 2 * ps[0]))
+    assert group["points"][1]["p_holm"] == pytest.approx(ps[1])
+    assert (alone["points"][0]["p"], alone["points"][0]["sd"]) == (None, None)
+
+
+# ---- The command -----------------------------------------------------------------------------------------------------
+
+
+def test_mask_command_agrees_with_validate(tuned, capsys):
+    assert main(["validate", "--ckpt_path", tuned]) == 0
+    score = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("score")).split()[-1]
+    assert main(["mask", tuned, "--budgets", "5,100", "--out", "out"]) == 0
+    printed = capsys.readouterr().out
+    report = json.loads(Path("out/mask.json").read_text())
+    run, group = report["runs"][0], report["groups"][0]
+    assert run["unmasked"] == pytest.approx(float(score), abs=1e-4)
+    assert f"accuracy of 1 run, unmasked {run['unmasked']:.4f}" in printed
+    assert (report["budgets"], report["orders"]) == ([5.0, 100.0], ["magnitude", "frequency", "random"])
+    assert [p["value"] for p in run["points"] if p["budget"] == 100] == [run["unmasked"]] * 3
+    assert [p["mean"] for p in group["points"]] == [p["value"] for p in run["points"]]
+    assert (run["metric"], run["better"], run["seed"], run["task"]) == ("accuracy", "higher", 0, "rte")
+    assert {path.name for path in Path("out").iterdir()} == {"mask.json", "mask.html", "figures"}
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("kind", ["char", "tuned"])
+def test_a_saved_mask_loads_back(kind, request, capsys):
+    """As a run of Dense updates, with the same score and the masked dW; it is taken wherever a run is."""
+    folder = request.getfixturevalue(kind)
+    assert main(["mask", folder, "--budgets", "20", "--order", "magnitude,random", "--out", "out", "--save"]) == 0
+    run = json.loads(Path("out/mask.json").read_text())["runs"][0]
+    files = sorted(Path("out/masked").iterdir())
+    assert [file.name for file in files] == [f"{kind}-dct-{order}-20.safetensors" for order in ("magnitude", "random")]
+    before = read(folder)
+    capsys.readouterr()
+    for file, point in zip(files, run["points"], strict=True):
+        again = read(str(file))
+        assert again.updates.keys() == before.updates.keys()
+        kept = sum(u.matrix().square().sum() for u in again.updates.values())
+        whole = sum(u.matrix().square().sum() for u in before.updates.values())
+        assert (kept / whole).item() == pytest.approx(point["energy"], rel=1e-4)
+        counts = [transform("dct").forward(u.matrix()).abs().gt(1e-6 * u.norm()).sum() for u in again.updates.values()]
+        assert sum(counts).item() <= point["kept"]
+        assert main(["validate", "--ckpt_path", str(file)]) == 0
+        name = "validation loss" if kind == "char" else "score"
+        line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith(name))
+        assert float(line.split()[-1]) == pytest.approx(point["values"][0], abs=2e-3)
+        # values, places, and what else is trained; the rest is names and settings
+        content = point["bytes"]["values"] + point["bytes"]["places"] + run["bytes"]["other"]
+        assert content <= file.stat().st_size <= content + 30_000
+
+
+def test_an_interrupted_command_goes_on(tuned, monkeypatch, capsys):
+    real, calls = masking.Journal.__call__, []
+
+    def counted(self, key, evaluate):
+        def once():
+            calls.append(key)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return evaluate()
+        return real(self, key, once)
+
+    argv = ["mask", tuned, "--budgets", "5,50", "--order", "magnitude,frequency", "--out", "out"]
+    with monkeypatch.context() as patch:
+        patch.setattr(masking.Journal, "__call__", counted)
+        assert main(argv) == 130
+        assert [path.name for path in Path("out").iterdir()] == ["evaluations.jsonl"]
+        assert main(argv) == 0
+    assert len(calls) == 3 + 3  # of five evaluations two were done
+    assert calls[2] == calls[3]
+    report = json.loads(Path("out/mask.json").read_text())
+    assert main([*argv[:-1], "fresh"]) == 0
+    again = json.loads(Path("fresh/mask.json").read_text())
+    assert report["runs"] == again["runs"]
+    assert not Path("out/evaluations.jsonl").exists()
+
+
+def test_seeds_are_one_group(place, tune, capsys):
+    argv = ["--config", "glue_rte_lora.yaml", *tune, "--model.optimizer.lr", "0.05"]
+    runs = [fit(argv, f"s{seed}", seed) for seed in (0, 1)]
+    capsys.readouterr()
+    assert main(["mask", *runs, "--budgets", "1", "--order", "magnitude"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("rte / bert / LoRA rank=8: accuracy of 2 runs, unmasked 0.")
+    assert "+-" in printed
+    assert sorted(path.name for path in Path().iterdir()) == ["runs"]
+
+
+@pytest.mark.parametrize(("line", "found"), [
+    ("--budgets 0,5", ["--budgets", "(0, 100]", "'0'"]),
+    ("--budgets 101", ["--budgets", "(0, 100]", "'101'"]),
+    ("--budgets ten", ["--budgets", "(0, 100]", "'ten'"]),
+    ("--budgets nan", ["--budgets", "(0, 100]", "'nan'"]),
+    ("--budgets=", ["--budgets", "(0, 100]"]),
+    ("--order loudest", ["--order", "magnitude,frequency,random", "'loudest'"]),
+    ("--transform dst", ["--transform", "dct,fourier,hadamard,haar", "'dst'"]),
+    ("--draws 0", ["--draws", "at least 1", "0"]),
+    ("--save", ["--save", "--out"]),
+    ("--force", ["--force", "--out"]),
+    ("--bugdets 3", ["'--bugdets'", "'--budgets'"]),
+    ("--out other", ["'other'", "not overwritten", "another --out"]),
+    ("--out report", ["'report'", "earlier report", "--force"]),
+    ("--out mixed --force", ["'mixed'", "'mine.txt'", "another --out"]),
+    ("--out file.txt", ["'file.txt'", "not overwritten", "another --out"]),
+])
+def test_mistakes(char, capsys, line, found):
+    for folder, file in (("other", "mine.txt"), ("report", "mask.json"), ("mixed", "mask.json"), ("mixed", "mine.txt")):
+        Path(folder).mkdir(exist_ok=True)
+        Path(folder, file).write_text("{}")
+    Path("file.txt").write_text("")
+    refused(capsys, ["mask", char, *line.split()], *found)
+
+
+def test_what_is_no_run(place, capsys):
+    Path("empty").mkdir()
+    refused(capsys, ["mask", "empty"], "'empty'")
+    refused(capsys, ["mask", "none"], "'none'")
+
+
+def test_full_fine_tuning_is_masked_but_not_saved(place, tune, capsys):
+    argv = ["--config", "glue_rte_dense.yaml", *tune, "--model.optimizer.lr", "0.01"]
+    run = fit(argv, "full")
+    refused(capsys, ["mask", run, "--budgets", "5", "--out", "out", "--save"], "--save", "full fine-tuning")
+    assert main(["mask", run, "--budgets", "5,100", "--order", "magnitude", "--out", "out"]) == 0
+    report = json.loads(Path("out/mask.json").read_text())["runs"][0]
+    assert report["what"] == "dW"
+    assert main(["validate", "--ckpt_path", run]) == 0
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("score"))
+    assert report["unmasked"] == pytest.approx(float(line.split()[-1]), abs=1e-4)
