@@ -321,6 +321,16 @@ def test_budget_labels_do_not_crowd():
     assert min(np.diff(np.log(labels))) > 0.04 * np.log(100)
 
 
+def test_a_long_legend_takes_nothing_from_the_axes():
+    heights = []
+    for count in (1, 12):
+        figure, (ax,) = style.panels("title", 1, 1, 2.0)
+        style.legend(figure, [style.key("x" * 60, style.INK)] * count)
+        style.png(figure, dpi=50)
+        heights.append(ax.get_window_extent().height / figure.dpi)
+    assert heights[1] == pytest.approx(heights[0], abs=0.35)
+
+
 @pytest.mark.parametrize("values, ticks", [
     ([0.25, 0.55], [0.3, 0.4, 0.5, 0.6]), ([1, 1], [0.9, 1]), ([0.02, 0.9], [0.03, 0.1, 0.3, 1]),
     ([6e4, 8e6], [1e5, 3e5, 1e6, 3e6]), ([1e-14, 1], [1e-14, 1e-11, 1e-8, 1e-5, 1e-2]), ([0, math.nan, 2], [2]),

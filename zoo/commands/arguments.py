@@ -26,4 +26,4 @@ def parse(command: str, description: str, argv: list[str], options: dict[str, di
     parser = OneLineParser(prog=f"zoo {command}", description=description, allow_abbrev=False)
     for name, settings in options.items():
         parser.add_argument(name, **settings)
-    return parser.parse_args(argv[1:])
+    return parser.parse_intermixed_args(argv[1:])  # RUN --null 5 RUN

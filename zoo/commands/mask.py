@@ -18,7 +18,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--backbone": {"default": None, "help": "where the pretrained network is now, if it was moved"},
     "--out": {"default": None, "metavar": "DIR", "help": "a new folder for mask.json, mask.html and figures; the same "
               "one again goes on after an interruption"},
-    "--save": {"action": "store_true", "help": "write each masked run to --out too, as a file that is taken like a run"},
+    "--save": {"action": "store_true", "help": "write each masked run to --out too, as a file taken like a run"},
     "--force": {"action": "store_true", "help": "replace an earlier report in --out"},
 }
 
