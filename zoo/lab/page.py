@@ -56,7 +56,7 @@ K90 = (
 )
 NULL = (
     "The rotation null has the same singular values between Haar-random singular vectors. It is what the singular "
-    "values force by themselves: only a difference from it is frequency structure."
+    "values force by themselves: only a difference from it is structure of the singular vectors."
 )
 CORRELATION = (
     "The first pair, within each matrix and averaged over matrices: the energies σᵢ² of its singular values, i up to "
