@@ -205,6 +205,18 @@ def test_runs_of_one_group_are_averaged():
     assert found["groups"][1]["spectra"]["dct"]["k90"]["sd"] is None
 
 
+def test_runs_of_one_group_are_judged_together():
+    """What no run shows alone, many do; their nulls are independent, as their seeds differ."""
+    runs = [source({"layer": Update(planted(32, 32, 2, share=0.25))}, f"s{i}", seed=i) for i in range(12)]
+    found = analyze(runs, draws=20)
+    alone = [run["verdicts"]["dct"]["p"] for run in found["runs"]]
+    assert found["groups"][0]["verdicts"]["dct"]["p"] < min(alone)
+    assert sum(p < 0.01 for p in alone) <= 3
+    nulls = [run["matrices"][0]["spectra"]["dct"]["k90"]["null"] for run in found["runs"]]
+    assert len(set(nulls)) == 12
+    assert "Of 12 matrices" in found["groups"][0]["verdicts"]["dct"]["words"]
+
+
 def test_an_analysis_is_a_function_of_its_input():
     updates = {"a.0.query": low_rank(), "a.1.query": low_rank()}
     first = analyze([source(updates)], list(TRANSFORMS), draws=5)

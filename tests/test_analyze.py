@@ -41,7 +41,8 @@ def test_a_run_is_described_within_80_columns(tuned, capsys):
     assert printed.startswith("s0: dW (rte / bert / LoRA rank=8)\n")
     assert "\ns1: dW (rte / bert / LoRA rank=8)\n" in printed
     words = printed.split()
-    assert [words.count(name) for name in ("query", "value", "dct:", "hadamard:")] == [6, 6, 2, 2]
+    assert [words.count(name) for name in ("query", "value", "dct:", "hadamard:")] == [6, 6, 3, 3]  # once a run, and both together
+    assert "\nrte / bert / LoRA rank=8: 2 runs together\n" in printed
     assert sorted(path.name for path in Path().iterdir()) == ["runs"]
 
 
@@ -76,8 +77,9 @@ def test_from_scratch_is_said_to_be_w(place, small, capsys):
     capsys.readouterr()
     assert main(["analyze", "runs/char/version_0", "--null", "5", "--layers", "attn.qkv,mlp.*"]) == 0
     printed = capsys.readouterr().out
-    first, note = printed.splitlines()[:2]
-    assert (first, note) == ("char: W (text / CharLM / DCT ratio=0.5)", "note: trained from scratch: W itself is analysed")
+    assert printed.splitlines()[:2] == [
+        "char: W (text / CharLM / DCT ratio=0.5)", "note: trained from scratch: W itself is analysed",
+    ]
     assert "attn.proj" not in printed
 
 

@@ -62,6 +62,8 @@ def analyze(
         bar.close()
     found = {**facts("analyze", argv, start), **found}
     lines = [describe(run) for run in found["runs"]]
+    lines += ["\n\n".join([f"{group['group']}: {len(group['runs'])} runs together", *verdicts(group)])
+              for group in found["groups"] if len(group["runs"]) > 1]
     if folder is not None:
         from zoo.lab.figures import analysis_figures
         from zoo.lab.page import analysis_page, write_report
@@ -89,10 +91,12 @@ def describe(run: dict[str, Any]) -> str:
         for name, a in sets.items():
             k90, low = (beside_null(a["spectra"][transform][measure]) for measure in ("k90", "low_25"))
             rows.append((transform if name == "all" else "", name, *k90, *low))
-    lines += columns(rows, 2)
-    for transform, verdict in run["verdicts"].items():
-        lines += ["", *textwrap.wrap(f"{transform}: {verdict['words']}", 80)]
-    return "\n".join(lines)
+    return "\n".join(lines + columns(rows, 2)) + "\n\n" + "\n\n".join(verdicts(run))
+
+
+def verdicts(found: dict[str, Any]) -> list[str]:
+    """A paragraph for each transform, of a run or a group of runs."""
+    return [textwrap.fill(f"{transform}: {verdict['words']}", 80) for transform, verdict in found["verdicts"].items()]
 
 
 def beside_null(found: dict[str, Any]) -> tuple[str, str, str, str]:

@@ -51,7 +51,7 @@ def look(update: Update, transforms: Sequence[str], draws: int, name: str = "", 
         update: dW.
         transforms: names of `zoo.frequencies.TRANSFORMS`.
         draws: B, at least 2.
-        name: of the layer; its nulls are functions of this, the seed and the update.
+        name: of the matrix; its nulls are functions of this, the seed and the update.
         seed: of the nulls.
     """
     s = update.singular_values()
@@ -151,17 +151,20 @@ def analyze(
     Returns:
         What analysis.json holds, but for what the command adds: `transforms`, `draws`, `seed`, `runs`, `groups`.
     """
-    runs = [_run(source, transforms, draws, seed, done) for source in sources]
-    return {"transforms": list(transforms), "draws": draws, "seed": seed, "runs": runs, "groups": _groups(runs)}
+    looks = {source.name: dict[str, dict[str, Look]]() for source in sources}
+    runs = [_run(source, looks[source.name], transforms, draws, seed, done) for source in sources]
+    return {"transforms": list(transforms), "draws": draws, "seed": seed, "runs": runs, "groups": _groups(runs, looks)}
 
 
 def _run(
-    source: Source, transforms: Sequence[str], draws: int, seed: int, done: Callable[[], object]
+    source: Source, looks: dict[str, dict[str, Look]], transforms: Sequence[str], draws: int, seed: int,
+    done: Callable[[], object],
 ) -> dict[str, Any]:
-    looks: dict[str, dict[str, Look]] = {}
+    """One of `runs`; `looks` is filled with those of its layers."""
     matrices: list[dict[str, Any]] = []
     for name, update in source.updates.items():
-        looks[name] = look(update, transforms, draws, name, seed)
+        # Runs of one group have different seeds, and so independent nulls.
+        looks[name] = look(update, transforms, draws, f"{name} {source.seed}", seed)
         matrices.append(_matrix(name, update, looks[name], seed))
         done()
     sets = {"run": {"all": matrices}, "block": grouped(matrices, "block"), "kind": grouped(matrices, "kind")}
@@ -236,8 +239,10 @@ def _correlation(matrices: Sequence[dict[str, Any]], looks: Mapping[str, Look]) 
 # ---- Groups ----------------------------------------------------------------------------------------------------------
 
 
-def _groups(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Runs that differ only in their seed: mean and standard deviation over them."""
+def _groups(
+    runs: Sequence[dict[str, Any]], looks: Mapping[str, Mapping[str, Mapping[str, Look]]]
+) -> list[dict[str, Any]]:
+    """Runs that differ only in their seed: mean and standard deviation over them, and a verdict on all together."""
     groups = []
     for name, same in grouped(runs, "group").items():
         averages = [run["averages"]["run"]["all"] for run in same]
@@ -248,9 +253,12 @@ def _groups(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             for key in averages[0]["spectra"]
         }
         scores = {field: [run[field] for run in same] for field in ("loss", "score")}
+        every = [found for run in same for found in looks[run["name"]].values()]
+        pooled = {key: _beside_null([found[key] for found in every]) for key in averages[0]["spectra"]}
+        matrices = [matrix["spectra"] for run in same for matrix in run["matrices"]]
         groups.append({
             "group": name, **{field: same[0][field] for field in ("task", "model", "parameterization")},
-            "runs": [run["name"] for run in same], "spectra": spectra,
+            "runs": [run["name"] for run in same], "spectra": spectra, "verdicts": verdicts(pooled, matrices),
             **{rank: spread([a[rank] for a in averages]) for rank in RANKS},
             **{field: spread(values) if None not in values else None for field, values in scores.items()},
         })
