@@ -119,7 +119,7 @@ def group(about, runs, transforms):
     }  # fmt: skip
     return {
         "group": about[0], "task": about[1], "model": about[2], "parameterization": about[3],
-        "runs": [r["name"] for r in runs], "spectra": spectra,
+        "runs": [r["name"] for r in runs], "spectra": spectra, "verdicts": runs[0]["verdicts"],
         **{r: over([x[r] for x in a]) for r in ("stable_rank", "effective_rank")},
         **{k: over([r[k] for r in runs]) for k in ("loss", "score")},
     }  # fmt: skip

@@ -83,7 +83,7 @@ def test_shuffled_rows_and_columns_tell_frequency_from_what_all_rows_share():
     common = (1 + torch.randn(64, 4)) @ torch.randn(4, 64)
     found, smooth = verdict(common), verdict(planted(64, 64, share=0.5))
     assert (found["structured"], found["ordered"]) == (True, False)
-    assert found["words"].startswith("Structure, but none of frequency, beyond what the singular values force")
+    assert found["words"].startswith("Structure, but no sign of frequency, beyond what the singular values force")
     assert (smooth["structured"], smooth["ordered"]) == (True, True)
     assert smooth["words"].startswith("Frequency structure beyond")
 
@@ -116,7 +116,7 @@ def test_singular_values_explain_a_share_of_the_distance_to_a_gaussian():
     values = neutral()
     values["k90"] |= {"value": GAUSSIAN["k90"] - 0.10, "null": GAUSSIAN["k90"] - 0.08, "p": 0.01}
     found = verdicts({"dct": values}, [{"dct": values}])["dct"]
-    assert "80% of its distance" in found["words"]
+    assert "80 % of its distance" in found["words"]
     assert found["p"] == pytest.approx(0.02)  # Holm for two measures
     assert found["structured"] == (LEVEL > 0.02)
 

@@ -40,8 +40,8 @@ def test_a_run_is_described_within_80_columns(tuned, capsys):
     assert max(map(len, printed.splitlines())) <= 80
     assert printed.startswith("s0: dW (rte / bert / LoRA rank=8)\n")
     assert "\ns1: dW (rte / bert / LoRA rank=8)\n" in printed
-    words = printed.split()
-    assert [words.count(name) for name in ("query", "value", "dct:", "hadamard:")] == [6, 6, 3, 3]  # once a run, and both together
+    found = [printed.split().count(word) for word in ("query", "value", "dct:", "hadamard:")]
+    assert found == [6, 6, 3, 3]  # a verdict for each run, and one for both together
     assert "\nrte / bert / LoRA rank=8: 2 runs together\n" in printed
     assert sorted(path.name for path in Path().iterdir()) == ["runs"]
 

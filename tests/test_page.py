@@ -9,9 +9,11 @@ import pytest
 from lab_data import analysis, mask
 
 from zoo.lab import style
+from zoo.lab.analysis_page import analysis_page
 from zoo.lab.figures import analysis_figures, mask_figures
 from zoo.lab.markup import Html, drawing, table, text
-from zoo.lab.page import analysis_page, decimals, finite, mask_page, p_value, plus_minus, write_report
+from zoo.lab.mask_page import mask_page
+from zoo.lab.page import decimals, finite, p_value, plus_minus, write_report
 
 VOID = {"meta", "br"}
 LOADING = {"src", "srcset", "poster", "data", "background", "action"}
@@ -101,14 +103,16 @@ def test_figures_take_the_colours_of_the_page(page, masks_page):
 
 
 def test_verdicts_come_first_and_in_words(data, page):
+    """Of groups, and of their runs one by one."""
     words = "".join(read(page).words)
     assert words.index("Verdicts") < words.index("Groups") < words.index("Figures")
-    verdicts = [verdict for run in data["runs"] for verdict in run["verdicts"].values()]
-    assert page.count('class="word yes"') == 2 * sum(verdict["structured"] for verdict in verdicts) > 0
-    for run in data["runs"]:
-        assert run["name"] in words
-        for verdict in run["verdicts"].values():
-            assert verdict["words"] in words
+    groups, runs = ([v for found in data[key] for v in found["verdicts"].values()] for key in ("groups", "runs"))
+    shown = 2 * sum(v["structured"] for v in groups) + sum(v["structured"] for v in runs)  # groups: in words too
+    assert page.count('class="word yes"') == shown > 0
+    for name, found in [("group", data["groups"]), ("name", data["runs"])]:
+        for each in found:
+            assert each[name] in words
+            assert all(verdict["words"] in words for verdict in each["verdicts"].values())
     assert "p < 0.0001" in words and "p = 0.41" in words
 
 
@@ -118,11 +122,12 @@ def test_structure_that_shuffling_leaves_is_not_called_one_of_frequency():
         "word yes": "structured", "word some": "structured, not by frequency", "word": "no structure beyond the null",
     }  # fmt: skip
     shown = [content.count(f'<span class="{css}">{word}</span>') for css, word in words.items()]
-    assert shown == [4, 2, 6]  # in the table and in words: two runs, one, and the other group
+    assert shown == [4, 1, 5]  # two groups in the table and in words, six runs: two, one and three
 
 
-def test_many_verdicts_are_folded_away():
-    assert "All verdicts in words" in analysis_page(analysis(groups=4, seeds=4, blocks=1), {})
+def test_a_run_that_is_its_group_is_judged_once():
+    assert "one by one" in analysis_page(analysis(groups=1, seeds=2, blocks=1), {})
+    assert "one by one" not in analysis_page(analysis(groups=2, seeds=1, blocks=1), {})
 
 
 def test_every_number_of_the_analysis_is_on_its_page(data, page):

@@ -1,6 +1,7 @@
 """`zoo analyze`: what is in the updates of runs, peft adapters or pairs of checkpoints, beside the rotation null."""
 
 import os
+import re
 import textwrap
 import time
 from typing import Any
@@ -65,8 +66,9 @@ def analyze(
     lines += ["\n\n".join([f"{group['group']}: {len(group['runs'])} runs together", *verdicts(group)])
               for group in found["groups"] if len(group["runs"]) > 1]
     if folder is not None:
+        from zoo.lab.analysis_page import analysis_page
         from zoo.lab.figures import analysis_figures
-        from zoo.lab.page import analysis_page, write_report
+        from zoo.lab.page import write_report
 
         with new_folder(folder, "--out", WRITTEN, force=True) as part:
             write_report(part, "analysis", found, analysis_figures(found), analysis_page)
@@ -96,7 +98,9 @@ def describe(run: dict[str, Any]) -> str:
 
 def verdicts(found: dict[str, Any]) -> list[str]:
     """A paragraph for each transform, of a run or a group of runs."""
-    return [textwrap.fill(f"{transform}: {verdict['words']}", 80) for transform, verdict in found["verdicts"].items()]
+    paragraphs = [f"{transform}: {verdict['words']}" for transform, verdict in found["verdicts"].items()]
+    kept = [re.sub(r" (%|[=<] )", lambda sign: sign[0].replace(" ", "\xa0"), text) for text in paragraphs]
+    return [textwrap.fill(text, 80).replace("\xa0", " ") for text in kept]
 
 
 def beside_null(found: dict[str, Any]) -> tuple[str, str, str, str]:

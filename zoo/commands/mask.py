@@ -95,7 +95,8 @@ def mask(
         lines = [describe(group, report) for group in report["groups"]]
         if part is not None:
             from zoo.lab.figures import mask_figures
-            from zoo.lab.page import mask_page, write_report
+            from zoo.lab.mask_page import mask_page
+            from zoo.lab.page import write_report
 
             write_report(part, "mask", report, mask_figures(report), mask_page)
             lines.append(f"written to  {folder}\nlook        {folder}/mask.html")

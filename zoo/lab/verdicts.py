@@ -55,23 +55,29 @@ def _words(values: Values, p: float, shuffled_p: float, count: int, n: int) -> s
     fields = ("value", "null", "shuffled")
     k90, low = ({field: _number(values, measure, field) for field in fields} for measure in PRIMARY)
     structured, ordered = p < LEVEL, shuffled_p < LEVEL
-    answer = "Structure, but none of frequency," if structured and not ordered else \
+    answer = "Structure, but no sign of frequency," if structured and not ordered else \
         f"{'Frequency' if structured else 'No frequency'} structure"
     gap, forced = GAUSSIAN["k90"] - k90["value"], GAUSSIAN["k90"] - k90["null"]
-    theirs = f": {forced / gap:.0%} of its distance to a Gaussian matrix ({GAUSSIAN['k90']:.3f}) is theirs" \
+    theirs = f": {percent(forced / gap, 0)} of its distance to a Gaussian matrix ({GAUSSIAN['k90']:.3f}) is theirs" \
         if 0.005 < forced < gap else ""
     sentences = [
         f"{answer} beyond what the singular values force ({in_words(p)}).",
-        f"k90 is {k90['value']:.3f}, and {k90['null']:.3f} with the same singular values in random directions{theirs}.",
-        f"The lowest quarter of the frequencies holds {low['value']:.1%} of the energy, and there {low['null']:.1%}.",
+        f"k90 is {k90['value']:.3f}, against {k90['null']:.3f} with the same singular values in random directions{theirs}.",
+        f"The lowest quarter of the frequencies holds {percent(low['value'])} of the energy, "
+        f"against {percent(low['null'])}.",
     ]
     if structured:
-        part = "matters" if ordered else "has no part in it"
-        sentences.append(f"Shuffled rows and columns have {k90['shuffled']:.3f} and {low['shuffled']:.1%}: their order "
-                         f"{part} ({in_words(shuffled_p)}).")
+        part = "their order matters" if ordered else "no sign that their order matters"
+        found = f"{k90['shuffled']:.3f} and {percent(low['shuffled'])}"
+        sentences.append(f"Shuffled rows and columns have {found}: {part} ({in_words(shuffled_p)}).")
     if n > 1:
         sentences.append(f"Of {n} matrices, {count} {'shows' if count == 1 else 'show'} it alone.")
     return " ".join(sentences)
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share as in 25.0 %."""
+    return f"{100 * share:.{digits}f} %"
 
 
 def in_words(p: float) -> str:
