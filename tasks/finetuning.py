@@ -168,6 +168,11 @@ class FineTuning(ZooModule, ABC):
         base = set(self.net.base_model.parameters())  # type: ignore[union-attr, operator]
         return {p: self.tuning.head_lr for p in self.net.parameters() if p not in base}
 
+    def _frozen_names(self) -> set[str]:
+        """Without those of a classifier's head: it was drawn at random, and is in no backbone to be read again."""
+        names, inside = super()._frozen_names(), f"net.{self.net.base_model_prefix}."
+        return names if self.head == "CausalLM" else {name for name in names if name.startswith(inside)}
+
     def export_dense(self, folder: Path) -> None:
         """As `save_pretrained` does: a plain model of the head's class, in the dtype of the backbone, and tokenizer."""
         merge(self.net).save_pretrained(folder)  # type: ignore[operator]

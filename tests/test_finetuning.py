@@ -339,3 +339,14 @@ def test_a_missing_pooler_is_drawn_trained_and_kept(poolerless, tune, place):
     run = fit(*tune, f"--model.backbone={poolerless}", config="glue_rte_lora.yaml")
     assert "net.bert.pooler.dense.weight" in weights(run)
     assert equal(rebuild(run / "checkpoints" / "last.ckpt").trained_state(), weights(run))
+
+
+def test_a_random_head_with_an_update_is_in_the_checkpoint(place, tune):
+    """Its frozen weight was drawn at random, and is nowhere else."""
+    targets = '["query", "classifier"]'
+    run = fit(*tune, "--model.targets", targets, "--model.parameterization.rank=1", config="glue_rte_lora.yaml")
+    first, second = (rebuild(run / "checkpoints" / "last.ckpt") for _ in range(2))
+    weight = first.net.classifier.weight
+    assert not weight.requires_grad
+    assert torch.equal(weight, second.net.classifier.weight)
+    assert torch.equal(weight, weights(run)["net.classifier.weight"])

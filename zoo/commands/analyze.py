@@ -7,19 +7,17 @@ import time
 from typing import Any
 
 from zoo.commands.arguments import parse
-from zoo.commands.laboratory import WRITTEN, Bar, check_out, columns, facts, need_extra, words
+from zoo.commands.laboratory import SHARED, WRITTEN, Bar, check_out, columns, facts, need_extra, words
 from zoo.errors import UserError
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "runs": {"nargs": "+", "metavar": "RUN_OR_ADAPTER", "help": "a run's folder, a checkpoint, an adapter.safetensors "
              "or a peft adapter; with --before any checkpoint"},
     "--before": {"default": None, "metavar": "CHECKPOINT", "help": "what it was before training: dW is the difference"},
-    "--transform": {"default": "dct", "help": "some of dct,fourier,hadamard,haar"},
-    "--null": {"type": int, "default": 20, "help": "draws of the rotation null"},
-    "--layers": {"default": None, "help": "globs of layers, as in query,value; by default all that have an update"},
-    "--backbone": {"default": None, "help": "where the pretrained network is now, if it was moved"},
+    "--layers": {"default": None, "metavar": "GLOBS", "help": "as in query,value; by default all that have an update"},
+    "--null": {"type": int, "default": 20, "metavar": "N", "help": "draws of each null; by default 20"},
+    **SHARED,
     "--out": {"default": None, "metavar": "DIR", "help": "a new folder for analysis.json, analysis.html and figures"},
-    "--force": {"action": "store_true", "help": "replace an earlier report in --out"},
 }
 
 

@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from zoo.commands.arguments import parse
-from zoo.commands.laboratory import JOURNAL, WRITTEN, Bar, check_out, columns, facts, need_extra, words
+from zoo.commands.laboratory import JOURNAL, SHARED, WRITTEN, Bar, check_out, columns, facts, need_extra, words
 from zoo.errors import UserError
 
+BUDGETS, ORDERS = "1,2,5,10,25,50,75,100", "magnitude,frequency,random"
 OPTIONS: dict[str, dict[str, Any]] = {
     "runs": {"nargs": "+", "metavar": "RUN", "help": "a run's folder, a checkpoint in one, or an adapter.safetensors"},
-    "--budgets": {"default": "1,2,5,10,25,50,75,100", "help": "percent of the coefficients, in (0, 100]"},
-    "--order": {"default": "magnitude,frequency,random", "help": "which are kept"},
-    "--transform": {"default": "dct", "help": "some of dct,fourier,hadamard,haar"},
-    "--draws": {"type": int, "default": 3, "help": "of random masks"},
-    "--backbone": {"default": None, "help": "where the pretrained network is now, if it was moved"},
+    "--budgets": {"default": BUDGETS, "metavar": "PERCENTS", "help": f"kept, in (0, 100]; by default {BUDGETS}"},
+    "--order": {"default": ORDERS, "metavar": "NAMES", "help": "which are kept: the largest, those of the lowest "
+                f"frequencies, some at random; by default {ORDERS}"},
+    "--draws": {"type": int, "default": 3, "metavar": "N", "help": "of random masks; by default 3"},
+    **SHARED,
     "--out": {"default": None, "metavar": "DIR", "help": "a new folder for mask.json, mask.html and figures; the same "
               "one again goes on after an interruption"},
     "--save": {"action": "store_true", "help": "write each masked run to --out too, as a file taken like a run"},
-    "--force": {"action": "store_true", "help": "replace an earlier report in --out"},
 }
 
 
@@ -48,17 +48,16 @@ def mask(
     folder = check_out(out, force)
     need_extra()
     from zoo.frequencies import TRANSFORMS
-    from zoo.lab.masks import ORDERS
+    from zoo.lab import masks
 
     transforms = words("--transform", transform, list(TRANSFORMS))
-    wanted = words("--order", order, ORDERS)
-    orders = [each for each in ORDERS if each in wanted]
+    wanted = words("--order", order, masks.ORDERS)
+    orders = [each for each in masks.ORDERS if each in wanted]
     from zoo import checkpoints
     from zoo.cli import open_run
     from zoo.files import new_folder
     from zoo.lab import masking
     from zoo.lab.facts import label
-    from zoo.lab.masks import Kept
     from zoo.lab.updates import Source, read
 
     plan = masking.Plan(transforms, orders, shares, draws)
@@ -76,7 +75,7 @@ def mask(
 
         files = masking.MaskedFiles(checkpoints.resolve(source.path), model) if saved else None
 
-        def write(name: str, kept: dict[str, Kept]) -> None:
+        def write(name: str, kept: dict[str, masks.Kept]) -> None:
             if files is not None and saved is not None:
                 saved.mkdir(exist_ok=True)
                 files.write(saved / f"{source.name}-{name}.safetensors", kept)

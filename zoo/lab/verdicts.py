@@ -62,7 +62,8 @@ def _words(values: Values, p: float, shuffled_p: float, count: int, n: int) -> s
         if 0.005 < forced < gap else ""
     sentences = [
         f"{answer} beyond what the singular values force ({in_words(p)}).",
-        f"k90 is {k90['value']:.3f}, against {k90['null']:.3f} with the same singular values in random directions{theirs}.",
+        f"k90 is {k90['value']:.3f}, against {k90['null']:.3f} with the same singular values in random directions"
+        f"{theirs}.",
         f"The lowest quarter of the frequencies holds {percent(low['value'])} of the energy, "
         f"against {percent(low['null'])}.",
     ]
