@@ -4,6 +4,8 @@
     python results/measure.py step >> results/step.csv               # a training step of each config against dense
     python results/measure.py loop >> results/loop.csv               # zoo fit of dense against a plain PyTorch loop
     python results/measure.py table RUNS >> results/glue.csv         # summaries of runs, one row each
+    python results/measure.py analysis DIR >> results/analysis.csv   # a report of zoo analyze
+    python results/measure.py mask DIR >> results/mask.csv           # a report of zoo mask
 
 Alternatives are timed in alternation within one process; a ratio is the median of ratios of neighbours, with its
 quartiles. Tiny Shakespeare is looked for as `zoo fit` does, in $ZOO_DATA or the cache.
@@ -23,6 +25,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median, quantiles
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,15 +41,18 @@ from zoo.module import OptimizerConfig, warmup_cosine
 
 def main(argv: list[str]) -> None:
     """Print the rows of one measurement."""
-    measurements = {"transforms": measure_transforms, "step": measure_step, "loop": measure_loop, "table": table}
+    measurements = {
+        "transforms": measure_transforms, "step": measure_step, "loop": measure_loop, "table": table,
+        "analysis": analysis, "mask": mask,
+    }
     rows = measurements[argv[0]](*argv[1:])
-    origin = {
+    source = {
         "command": "python results/measure.py " + " ".join(argv[:1]), "commit": commit(), "device": device(),
         "date": datetime.now(UTC).date().isoformat(),
     }
-    writer = csv.DictWriter(sys.stdout, [*rows[0], *(k for k in origin if k not in rows[0])], lineterminator="\n")
+    writer = csv.DictWriter(sys.stdout, [*rows[0], *(k for k in source if k not in rows[0])], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**origin, **row} for row in rows)
+    writer.writerows({**source, **row} for row in rows)
 
 
 def commit() -> str:
@@ -195,9 +201,58 @@ def table(folder: str) -> list[dict[str, object]]:
             "steps": s["steps"], "seed": s["seed"], "lr": s["lr"], **score, "loss": f"{s['loss']:.4f}",
             "trainable": s["trainable"], "stable_rank": f"{s['stable_rank']:.2f}", "seconds": f"{s['seconds']:.0f}",
             "device": f"{s['device']}, {s['threads']} threads",
-            "command": re.sub(r"(?<=[ =])/\S*/", "", s["command"]), "date": s["date"][:10],
+            "command": without_folders(s["command"]), "date": s["date"][:10],
         })
     return rows
+
+
+def without_folders(command: str) -> str:
+    """A command line whose absolute paths are their last part."""
+    return re.sub(r"(?<=[ =])/\S*/", "", command)
+
+
+def analysis(folder: str) -> list[dict[str, object]]:
+    """Each group and transform of an analysis.json: two measures beside both nulls, means over all its matrices."""
+    report = json.loads((Path(folder) / "analysis.json").read_text())
+    rows = []
+    for group in report["groups"]:
+        for transform, verdict in group["verdicts"].items():
+            spectra = group["spectra"][transform]
+            found = {
+                f"{measure}_{field}".removesuffix("_mean"): "" if value is None else f"{value:.4f}"
+                for measure in ("k90", "low_25") for field, value in spectra[measure].items()
+            }
+            rows.append({
+                "group": group["group"], "runs": len(group["runs"]), "transform": transform, **found,
+                "p": f"{verdict['p']:.2g}", "shuffled_p": f"{verdict['shuffled_p']:.2g}",
+                "stable_rank": f"{group['stable_rank']['mean']:.2f}", **origin(report),
+            })
+    return rows
+
+
+def mask(folder: str) -> list[dict[str, object]]:
+    """Each group and mask of a mask.json."""
+    report = json.loads((Path(folder) / "mask.json").read_text())
+    rows = []
+    for group in report["groups"]:
+        first = next(run for run in report["runs"] if run["group"] == group["group"])
+        for point, bytes_ in zip(group["points"], (p["bytes"] for p in first["points"]), strict=True):
+            p = {key: "" if point[key] is None else f"{point[key]:.4f}" for key in ("sd", "p", "p_holm")}
+            rows.append({
+                "group": group["group"], "runs": group["n"], "metric": group["metric"],
+                **{key: point[key] for key in ("transform", "order", "budget")}, "score": f"{point['mean']:.4f}", **p,
+                "difference": f"{point['difference']:.4f}", "bytes": bytes_["values"] + bytes_["places"],
+                "trained_bytes": first["bytes"]["trained"], **origin(report),
+            })
+    return rows
+
+
+def origin(report: dict[str, Any]) -> dict[str, object]:
+    """Of a report's rows."""
+    return {
+        "command": without_folders(report["command"]), "device": f"{report['device']}, {report['threads']} threads",
+        "date": report["date"][:10],
+    }
 
 
 if __name__ == "__main__":

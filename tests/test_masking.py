@@ -151,7 +151,7 @@ def test_mask_command_agrees_with_validate(tuned, capsys):
     report = json.loads(Path("out/mask.json").read_text())
     run, group = report["runs"][0], report["groups"][0]
     assert run["unmasked"] == pytest.approx(float(score), abs=1e-4)
-    assert f"accuracy of 1 run, unmasked {run['unmasked']:.4f}" in printed
+    assert f"\naccuracy of 1 run, unmasked {run['unmasked']:.4f}\n" in printed
     assert (report["budgets"], report["orders"]) == ([5.0, 100.0], ["magnitude", "frequency", "random"])
     assert [p["value"] for p in run["points"] if p["budget"] == 100] == [run["unmasked"]] * 3
     assert [p["mean"] for p in group["points"]] == [p["value"] for p in run["points"]]
@@ -219,7 +219,7 @@ def test_seeds_are_one_group(place, tune, capsys):
     capsys.readouterr()
     assert main(["mask", *runs, "--budgets", "1", "--order", "magnitude"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("rte / bert / LoRA rank=8: accuracy of 2 runs, unmasked 0.")
+    assert printed.startswith("rte / bert / LoRA rank=8\naccuracy of 2 runs, unmasked 0.")
     assert "+-" in printed
     assert sorted(path.name for path in Path().iterdir()) == ["runs"]
 

@@ -121,22 +121,23 @@ def percents(text: str) -> list[float]:
 
 
 def describe(group: dict[str, Any], report: dict[str, Any]) -> str:
-    """Scores and bytes of a group of runs, within 80 columns."""
-    same = [run for run in report["runs"] if run["group"] == group["group"]]
-    n, unmasked = group["n"], group["unmasked"]
-    lines = [f"{group['group']}: {group['metric']} of {n} run{'s' * (n > 1)}, unmasked {plus_minus(unmasked)}"]
+    """Scores and bytes of a group of runs, within 80 columns; bytes are of the first run and the first order."""
+    first = next(run for run in report["runs"] if run["group"] == group["group"])
+    n, orders = group["n"], report["orders"]
+    lines = [group["group"], f"{group['metric']} of {n} run{'s' * (n > 1)}, unmasked {plus_minus(group['unmasked'])}"]
     for transform in report["transforms"]:
-        rows: list[tuple[str, ...]] = [(f"{transform}", *report["orders"], "bytes", "")]
+        rows: list[tuple[str, ...]] = [(transform, *(f"{order} " for order in orders), "bytes")]
         for budget in report["budgets"]:
-            points = {p["order"]: p for p in group["points"] if (p["transform"], p["budget"]) == (transform, budget)}
-            cells = [plus_minus(p) + ("*" if p["p_holm"] is not None and p["p_holm"] < 0.05 else " ")
-                     for p in (points[order] for order in report["orders"])]
-            first = next(p for p in same[0]["points"] if (p["transform"], p["order"], p["budget"]) ==
-                         (transform, report["orders"][0], budget))
-            size = first["bytes"]
-            rows.append((f"{budget:g} %", *cells, f"{size['values'] + size['places']:,}", size["encoding"]))
+            scores, sizes = (
+                {p["order"]: p for p in points if (p["transform"], p["budget"]) == (transform, budget)}
+                for points in (group["points"], first["points"])
+            )
+            size = sizes[orders[0]]["bytes"]
+            cells = [plus_minus(scores[order]) + ("*" if (scores[order]["p_holm"] or 1) < 0.05 else " ")
+                     for order in orders]
+            rows.append((f"{budget:g} %", *cells, f"{size['values'] + size['places']:,}"))
         lines += ["", *columns(rows, 1)]
-    size = same[0]["bytes"]
+    size = first["bytes"]
     lines += ["", f"bytes  dense {size['dense']:,}, as trained {size['trained']:,}, besides {size['other']:,}"]
     if n > 1:
         lines.append("*      differs from unmasked: paired t-test, Holm-corrected p < 0.05")
@@ -145,4 +146,4 @@ def describe(group: dict[str, Any], report: dict[str, Any]) -> str:
 
 def plus_minus(value: dict[str, Any]) -> str:
     """A mean, and its standard deviation if there is one."""
-    return f"{value['mean']:.4f}" + (f" +- {value['sd']:.4f}" if value["sd"] is not None else "")
+    return f"{value['mean']:.4f}" if value["sd"] is None else f"{value['mean']:.3f} +- {value['sd']:.3f}"

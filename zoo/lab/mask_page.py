@@ -25,7 +25,7 @@ MASKS = (
 ORDERS = {
     "magnitude": "the largest coefficients of each matrix.",
     "frequency": "those of the lowest frequencies.",
-    "random": "drawn from a seed; the mean of several draws.",
+    "random": "drawn from a seed, and scores are means over draws, of which there are",
 }
 
 
@@ -36,7 +36,8 @@ def mask_page(mask: Data, drawings: Drawings) -> str:
         mask: as mask.json holds it.
         drawings: of `zoo.lab.figures.mask_figures`.
     """
-    orders = [element("li", element("strong", order), " ", ORDERS.get(order, "")) for order in mask["orders"]]
+    orders = [element("li", element("strong", order), " ", ORDERS.get(order, ""),
+                      f" {mask['draws']}." * (order == "random")) for order in mask["orders"]]  # fmt: skip
     runs = [f"{run['name']}: {run['what']} of {run['path']}" for run in mask["runs"]]
     return document(
         f"How far {'an update' if len(runs) == 1 else f'{len(runs)} updates'} can be cut down", mask,
