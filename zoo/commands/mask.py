@@ -133,8 +133,8 @@ def describe(group: dict[str, Any], report: dict[str, Any]) -> str:
                 for points in (group["points"], first["points"])
             )
             size = sizes[orders[0]]["bytes"]
-            cells = [plus_minus(scores[order]) + ("*" if (scores[order]["p_holm"] or 1) < 0.05 else " ")
-                     for order in orders]
+            cells = [plus_minus(p) + (" " if p["p_holm"] is None or p["p_holm"] >= 0.05 else "*")
+                     for p in (scores[order] for order in orders)]
             rows.append((f"{budget:g} %", *cells, f"{size['values'] + size['places']:,}"))
         lines += ["", *columns(rows, 1)]
     size = first["bytes"]
