@@ -99,6 +99,41 @@ def test_shuffled_is_a_permutation():
     assert ((found.mean(0) - direct.mean(0)).abs() / error).max().item() < 4
 
 
+def test_factors_and_their_product_are_shuffled_alike():
+    """Rows and columns of both, in the same order for one seed."""
+    update = low_rank(24, 20)
+    a, b = (look(each, ["dct"], 4, "layer")["dct"].shuffled for each in (update, Update(update.matrix())))
+    assert torch.allclose(a, b, atol=2 / 480)
+
+
+def test_the_seed_is_that_of_both_nulls():
+    """And of an analysis, whose values are the same for every seed."""
+    update = low_rank(24, 20)
+    first, same, other = (analyze([source({"layer": update})], draws=5, seed=seed)["runs"][0] for seed in (0, 0, 1))
+    assert first == same
+    a, b = (run["matrices"][0]["spectra"]["dct"]["low_25"] for run in (first, other))
+    assert a["value"] == b["value"]
+    assert a["null"] != b["null"] and a["shuffled"] != b["shuffled"]
+
+
+def test_curves_are_those_of_a_dense_transform():
+    """At 0, 1, ..., 100 % of the coefficients, largest first and lowest frequencies first; the null's are its mean."""
+    weight = planted(20, 15, 2)  # 300 coefficients: three to a percent
+    found = look(Update(weight), ["dct"], 60, "layer")["dct"]
+    t = transform("dct")
+
+    def both(w):
+        energy = t.forward(w).flatten().double().square() / w.double().square().sum()
+        ordered = energy.sort(descending=True).values, energy[t.order(20, 15)]
+        return [torch.cat([torch.zeros(1), line.cumsum(0)[2::3]]) for line in ordered]
+
+    nulls = [both(rotated(weight)) for _ in range(60)]
+    for i, name in enumerate(("magnitude", "frequency")):
+        assert found.curves[name] == pytest.approx(both(weight)[i].tolist(), abs=2e-5)
+        mean = torch.stack([null[i] for null in nulls]).mean(0)
+        assert found.curves[f"null_{name}"] == pytest.approx(mean.tolist(), abs=0.1)
+
+
 def test_false_positive_rate():
     """Of 200 rotated planted updates, 5 +- 3 % are called structured."""
     weight, found = planted(48, 48), 0
@@ -160,14 +195,18 @@ def test_matrix_ranks_and_singular_values_are_those_of_a_dense_decomposition():
     gaussian = matrix["gaussian_singular_values"]["mean"]
     assert sum(v**2 for v in gaussian) == pytest.approx(matrix["norm"] ** 2, rel=0.05)
     assert len(gaussian) == 3
+    unit = gaussian_spectrum((48, 40), 3, 20, 0)[1]
+    assert matrix["gaussian_singular_values"]["sd"] == pytest.approx([matrix["norm"] * v for v in unit])
 
 
 @pytest.mark.parametrize("rank", [4, 30])
 def test_gaussian_spectrum(rank):
-    mean, _ = gaussian_spectrum((40, 30), rank, 100, 0)
+    mean, sd = gaussian_spectrum((40, 30), rank, 100, 0)
     a = torch.randn(400, 40, 30) if rank == 30 else torch.randn(400, 40, 4) @ torch.randn(400, 4, 30)
     s = torch.linalg.svdvals(a)
-    assert mean == pytest.approx((s / s.norm(dim=1, keepdim=True)).mean(0)[:rank].tolist(), rel=0.03)
+    s /= s.norm(dim=1, keepdim=True)
+    assert mean == pytest.approx(s.mean(0)[:rank].tolist(), rel=0.03)
+    assert sd == pytest.approx(s.std(0)[:rank].tolist(), rel=0.5)
 
 
 def test_correlation_of_energies_is_its_definition():

@@ -157,3 +157,15 @@ def test_a_null_draw_is_of_the_layer_alone(tuned):
     both, one = (json.loads(Path(out, "analysis.json").read_text())["runs"][0] for out in ("both", "one"))
     assert both["matrices"] == one["matrices"]
     assert {m["layer"] for m in one["matrices"]} == set(read(tuned[0]).updates)
+
+
+def test_long_names_fit_80_columns(place, capsys):
+    kinds = ("attention.output.dense", "a.very.long.name.of.a.module.that.goes.on")
+    state = {f"encoder.layer.{i}.{kind}.weight": torch.zeros(12, 12) for i in range(2) for kind in kinds}
+    save_file(state, "before.safetensors")
+    save_file({name: torch.randn(12, 12) for name in state}, "after.safetensors")
+    argv = ["analyze", "after.safetensors", "--before", "before.safetensors", "--null", "5"]
+    assert main([*argv, "--transform", "fourier,hadamard"]) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert ".output.dense" in printed

@@ -1,21 +1,29 @@
 """Masked runs: what is evaluated, what is written, and going on after an interruption."""
 
+import dataclasses
+import functools
 import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import refused
 from scipy import stats
+from test_updates import QUERY, classifier, disturb, run
 
+from tasks import CharLM
+from tasks.finetuning import Tuning
 from zoo import checkpoints
 from zoo.__main__ import main
 from zoo.convert import zoo_layers
 from zoo.frequencies import transform
 from zoo.lab import masking
-from zoo.lab.masking import Journal, MaskedNetwork, Plan, groups, mask_run
+from zoo.lab.masking import Journal, MaskedFiles, MaskedNetwork, Plan, groups, mask_run
+from zoo.lab.masks import keep, restore
 from zoo.lab.updates import read
+from zoo.parameterizations import DCT, LoRA
 
 
 def fit(argv, name, seed=0):
@@ -114,6 +122,79 @@ def test_journal_goes_on(tmp_path):
     assert [second(key, evaluate) for key in "abc"] == pytest.approx([0.1, 0.2, 0.3])
     assert len(calls) == 3
     assert Journal(path)("c", evaluate) == pytest.approx(0.3)
+
+
+def scratch(seed):
+    """A character model whose weights depend on the seed, and its updates."""
+    torch.manual_seed(seed)
+    model = CharLM("abc", functools.partial(DCT, ratio=0.9), block_size=8, layers=1, width=16, heads=2).eval()
+    disturb(model)
+    return model, read(run(model, Path(f"scratch{seed}")))
+
+
+def test_a_value_is_reused_for_the_same_evaluation_alone(place):
+    """Not for other weights, another metric, transform, order, budget or draw."""
+    journal, calls = Journal(None), []
+
+    def evaluations(source, plan):
+        before = len(calls)
+        mask_run(source, checkpoints.rebuild(Path(source.path, "checkpoints/last.ckpt")),
+                 lambda: float(calls.append(1) or 0), plan, journal)
+        return len(calls) - before
+
+    (_, first), (_, second) = scratch(0), scratch(1)
+    plan = Plan(["dct"], ["random"], [20.0], 2)
+    assert [evaluations(first, plan) for _ in range(2)] == [3, 0]
+    assert evaluations(second, plan) == 3
+    assert evaluations(dataclasses.replace(first, metric="f1"), plan) == 3
+    assert evaluations(first, dataclasses.replace(plan, transforms=["dct", "haar"])) == 2
+    assert evaluations(first, dataclasses.replace(plan, orders=["magnitude", "frequency", "random"])) == 2
+    assert evaluations(first, dataclasses.replace(plan, budgets=[20.0, 20.4])) == 2
+    assert evaluations(first, dataclasses.replace(plan, draws=3)) == 1
+
+
+def test_every_mask_is_of_its_own_transform_and_draw(place):
+    """What is saved is the first draw of each, which differs from layer to layer; what is set is its matrix."""
+    model, source = scratch(0)
+    name, seen, saved = list(source.updates)[-1], [], {}
+    plan = Plan(["dct", "haar"], ["random"], [20.0], 2)
+    mask_run(source, model, lambda: float(seen.append(model.net.get_submodule(name).weight.clone()) or 0), plan,
+             Journal(None), save=saved.__setitem__)
+    assert list(saved) == ["dct-random-20", "haar-random-20"]
+    for i, kept in enumerate(saved.values()):
+        assert torch.allclose(restore(kept[name]), seen[1 + 2 * i], atol=1e-6)
+        assert not torch.allclose(restore(kept[name]), seen[2 + 2 * i], atol=1e-3)
+        plane = transform(kept[name].transform).forward(source.updates[name].matrix()).flatten()
+        energy = restore(kept[name]).square().sum()
+        assert kept[name].values.square().sum().item() == pytest.approx(energy.item(), rel=1e-4)
+        assert torch.isin(kept[name].values, plane).all()
+    of_one_shape = [kept for kept in saved["dct-random-20"].values() if kept.shape == (16, 16)]
+    assert len({kept.places for kept in saved["dct-random-20"].values()}) == len(source.updates)
+    assert all(len(kept.values) == round(0.2 * 256) for kept in of_one_shape)
+
+
+def test_a_masked_file_is_the_scaled_update(backbones, place):
+    """s of y = x (W0 + s W)^T is not applied twice, a layer without an update stays without, and the head is kept."""
+    model = classifier(backbones("bert"), functools.partial(LoRA, rank=4), tuning=Tuning(scale=0.25))
+    with torch.no_grad():
+        zoo_layers(model.net)[QUERY].parameterization.lora_B.zero_()
+    folder = Path(run(model, Path("run")))
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"parameterization": "LoRA"}}}))
+    file, source = folder / "checkpoints/last.ckpt", read("run")
+    kept = {
+        name: keep(transform("haar").forward(update.matrix()), update.shape, "haar", "magnitude", 1.0)
+        for name, update in source.updates.items()
+    }
+    MaskedFiles(file, model).write(Path("masked.safetensors"), kept)
+    again = read("masked.safetensors")
+    assert QUERY not in source.updates and again.updates.keys() == source.updates.keys()
+    for name, update in source.updates.items():
+        assert torch.allclose(again.updates[name].matrix(), update.matrix(), atol=1e-6)
+    ids = torch.arange(12).view(2, 6) + 5
+    logits = checkpoints.rebuild(Path("masked.safetensors")).net(ids).logits
+    assert torch.allclose(logits, model.net(ids).logits, atol=1e-5)
+    assert yaml.safe_load(checkpoints.load(Path("masked.safetensors"))["config"]) == {
+        "model": {"init_args": {"parameterization": masking.DENSE}}}
 
 
 def run_of(values, unmasked, name, group="g"):

@@ -20,6 +20,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--out": {"default": None, "metavar": "DIR", "help": "a new folder for analysis.json, analysis.html and figures"},
 }
 
+PAIRS = {
+    "energies": "sigma^2, coefficients^2", "k90_stable_rank": "k90, stable rank",
+    "k90_effective_rank": "k90, effective rank", "k90_block": "k90, block",
+}
+
 
 def main(argv: list[str]) -> int:
     """Print the analysis, and write it if asked to."""
@@ -86,12 +91,30 @@ def describe(run: dict[str, Any]) -> str:
         ranks = (f"{a['stable_rank']:.2f}", f"{a['effective_rank']:.2f}", f"{a['numerical_rank']:.1f}")
         rows.append((name, str(a["matrices"]), *ranks))
     lines += [*columns(rows, 1), ""]
-    rows = [("", "", "k90", "null", "z", "p", "low 25 %", "null", "z", "p")]
+    rows = [("", "k90", "null", "z", "p", "low 25 %", "null", "z", "p")]
     for transform in average["spectra"]:
         for name, a in sets.items():
             k90, low = (beside_null(a["spectra"][transform][measure]) for measure in ("k90", "low_25"))
-            rows.append((transform if name == "all" else "", name, *k90, *low))
-    return "\n".join(lines + columns(rows, 2)) + "\n\n" + "\n\n".join(verdicts(run))
+            rows.append((transform if name == "all" else f"  {name}", *k90, *low))
+    lines += columns(rows, 1)
+    rows = [("", "correlation of", "Pearson", "null", "Spearman", "null")]
+    for transform, pairs in run["correlation"].items():
+        for i, (pair, found) in enumerate(pairs.items()):
+            pearson, spearman = found["pearson"], found["spearman"]
+            others = (decimals(each) for each in (pearson["null"], spearman["value"], spearman["null"]))
+            rows.append((transform if i == 0 else "", PAIRS[pair], interval(pearson), *others))
+    return "\n".join([*lines, "", *columns(rows, 2)]) + "\n\n" + "\n\n".join(verdicts(run))
+
+
+def interval(found: dict[str, Any]) -> str:
+    """A correlation and its bootstrap interval."""
+    bounds = "" if found["low"] is None else f" [{decimals(found['low'])}, {decimals(found['high'])}]"
+    return decimals(found["value"]) + bounds
+
+
+def decimals(value: float | None) -> str:
+    """A number as it stands in the table; a dash if there is none."""
+    return "-" if value is None else f"{value:.2f}"
 
 
 def verdicts(found: dict[str, Any]) -> list[str]:
