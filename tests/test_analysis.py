@@ -154,6 +154,8 @@ def test_singular_values_explain_a_share_of_the_distance_to_a_gaussian():
     assert "80 % of its distance" in found["words"]
     assert found["p"] == pytest.approx(0.02)  # Holm for two measures
     assert found["structured"] == (LEVEL > 0.02)
+    values["k90"] |= {"value": GAUSSIAN["k90"] - 0.05}  # less than the singular values force: no share
+    assert "of its distance" not in verdicts({"dct": values}, [])["dct"]["words"]
 
 
 def test_verdicts_are_corrected_for_the_number_of_transforms():
@@ -162,6 +164,20 @@ def test_verdicts_are_corrected_for_the_number_of_transforms():
     found = verdicts({"dct": strong, "haar": values, "fourier": values}, [])
     assert found["dct"]["p"] == pytest.approx(0.024)  # three transforms, two measures
     assert [found[key]["structured"] for key in ("dct", "haar", "fourier")] == [True, False, False]
+    shuffled = {**strong, "k90": {**values["k90"], "shuffled_p": 0.01}}
+    found = verdicts({"dct": shuffled, "haar": values, "fourier": values}, [])["dct"]
+    assert (found["shuffled_p"], found["structured"], found["ordered"]) == (pytest.approx(0.06), True, False)
+
+
+def test_matrices_are_counted_after_correction():
+    """Holm over matrices and measures: of five, 0.004 stays below 0.05 times ten and 0.006 does not."""
+    def matrix(p):
+        return {"dct": neutral() | {"k90": neutral()["k90"] | {"p": p}}}
+
+    for ps, count in ([(0.004, 0.5, 0.5, 0.5, 0.5), 1], [(0.006, 0.5, 0.5, 0.5, 0.5), 0], [(0.004, 0.005, 1, 1, 1), 2]):
+        found = verdicts({"dct": neutral()}, [matrix(p) for p in ps])["dct"]
+        assert found["matrices"] == count
+        assert f"Of 5 matrices, {count} show" in found["words"]
 
 
 def test_averages_and_their_null():
@@ -229,6 +245,17 @@ def test_correlations_across_matrices():
     pearson = found["k90_stable_rank"]["pearson"]
     assert pearson["null"] == pytest.approx(pearson["value"], abs=0.2)
     assert found["k90_block"]["spearman"]["value"] > 0.8  # the rank grows with the block, and so does k90
+    effective = [matrix["effective_rank"] for matrix in run["matrices"]]
+    value = found["k90_effective_rank"]["pearson"]["value"]
+    assert value == pytest.approx(np.corrcoef(k90, effective)[0, 1])
+    # the null is that of rotations: their k90, draw by draw, and the same ranks
+    nulls = torch.stack([look(update, ["dct"], 8, f"{name} None")["dct"].null for name, update in updates.items()])
+    drawn = [np.corrcoef(draw, ranks)[0, 1] for draw in nulls[:, :, MEASURES.index("k90")].T.numpy()]
+    assert (pearson["null"], pearson["null_sd"]) == pytest.approx((np.mean(drawn), np.std(drawn, ddof=1)))
+    looks = [look(update, ["dct"], 8, f"{name} None")["dct"].null_energies for name, update in updates.items()]
+    for i, name in enumerate(("pearson", "spearman")):  # rank 1 and 2 have none
+        assert found["energies"][name]["null"] == pytest.approx(np.mean([one[:, i] for one in looks[2:]]))
+        assert found["energies"][name]["n"] == 4
 
 
 def test_runs_of_one_group_are_averaged():
@@ -240,6 +267,12 @@ def test_runs_of_one_group_are_averaged():
     values = [run["averages"]["run"]["all"]["spectra"]["dct"]["k90"]["value"] for run in found["runs"][:3]]
     assert group["spectra"]["dct"]["k90"]["mean"] == pytest.approx(np.mean(values))
     assert group["spectra"]["dct"]["k90"]["sd"] == pytest.approx(np.std(values, ddof=1))
+    beside = [run["averages"]["run"]["all"]["spectra"]["dct"]["k90"] for run in found["runs"][:3]]
+    for field, of_runs in (("null", "null"), ("null_sd", "sd")):
+        assert group["spectra"]["dct"]["k90"][field] == pytest.approx(np.mean([one[of_runs] for one in beside]))
+    ranks = [run["averages"]["run"]["all"]["effective_rank"] for run in found["runs"][:3]]
+    assert group["effective_rank"]["mean"] == pytest.approx(np.mean(ranks))
+    assert group["effective_rank"]["sd"] == pytest.approx(np.std(ranks, ddof=1))
     assert (group["score"]["mean"], group["loss"]) == (pytest.approx(0.3), None)
     assert found["groups"][1]["spectra"]["dct"]["k90"]["sd"] is None
 

@@ -41,6 +41,22 @@ def test_frequency_keeps_the_lowest():
     assert found.mean().item() == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_frequency_is_the_order_of_the_transform(weight, name):
+    t = transform(name)
+    plane = t.forward(weight)
+    kept = keep(plane, (24, 20), name, "frequency", 0.05)
+    lowest = t.order(24, 20)[:24].sort().values
+    assert (kept.places, len(kept.values)) == (("prefix", b""), 24)
+    assert torch.equal(kept.values, plane.flatten()[lowest])
+    masked = torch.zeros_like(plane).flatten().index_copy(0, lowest, kept.values).view_as(plane)
+    assert torch.allclose(restore(kept), t.inverse(masked, (24, 20)), atol=1e-6)
+
+
+def test_how_many_are_kept():
+    assert [count(share, 480) for share in (1e-6, 0.01, 0.25, 0.999, 1)] == [1, 5, 120, 480, 480]
+
+
 def test_random_is_the_choice_of_its_seed(weight):
     plane = transform("dct").forward(weight)
     one, same, other = (keep(plane, (24, 20), "dct", "random", 0.3, seed) for seed in (1, 1, 2))

@@ -58,8 +58,9 @@ def test_every_number_of_places_of_small_matrices(count):
 
 @pytest.mark.parametrize(
     "places",
-    [[0], [COUNT - 1], [0, COUNT - 1], range(1000), range(COUNT - 1000, COUNT), range(0, COUNT, 7), range(1, COUNT)],
-    ids=["first", "last", "both", "front", "back", "even", "all-but-first"],
+    [[0], [COUNT - 1], [0, COUNT - 1], range(1000), range(COUNT - 1000, COUNT), range(0, COUNT, 7), range(1, COUNT),
+     range(COUNT * 2 // 5), range(COUNT // 2)],
+    ids=["first", "last", "both", "front", "back", "even", "all-but-first", "two-fifths", "half"],
 )
 def test_uneven_places(places):
     places = torch.tensor(list(places))

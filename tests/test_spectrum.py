@@ -152,6 +152,14 @@ def test_rotation_null_has_the_singular_values_of_w():
     assert a["k90"] == pytest.approx(b["k90"], rel=1e-3)
 
 
+def test_rotation_null_is_a_mean_over_draws():
+    s = torch.linalg.svdvals(w := torch.randn(12, 3) @ torch.randn(3, 10))
+    each = [spectral_energy(left @ right) for left, right in random_rotations(s, (12, 10), 4, seed=5)]
+    expected = {key: np.mean([one[key] for one in each]) for key in each[0]}
+    assert rotation_null(w, draws=4, seed=5) == pytest.approx(expected, abs=1 / 120)
+    assert rotation_null(w, draws=1, seed=5) == pytest.approx(each[0], abs=1 / 120)
+
+
 def test_effective_rank_is_the_exponential_of_the_entropy():
     assert effective_rank(torch.ones(5)) == pytest.approx(5)
     assert effective_rank(torch.tensor([3.0, 0.0])) == pytest.approx(1)
@@ -164,6 +172,8 @@ def test_numerical_rank_is_numpys(rank):
     w = torch.randn(30, rank) @ torch.randn(rank, 20)
     assert numerical_rank(torch.linalg.svdvals(w), (30, 20)) == np.linalg.matrix_rank(w.numpy()) == rank
     assert numerical_rank(torch.zeros(4), (4, 4)) == 0
+    eps = torch.finfo(torch.float32).eps
+    assert numerical_rank(torch.tensor([0.9 * 30 * eps, 1.0, 1.1 * 30 * eps], dtype=torch.float64), (20, 30)) == 2
 
 
 def test_ranks_agree_with_power_iteration():

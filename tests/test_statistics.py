@@ -100,6 +100,15 @@ def test_mean_correlations():
     assert (found["null"], found["null_sd"]) == (pytest.approx(0.65), pytest.approx(np.std([0.75, 0.55], ddof=1)))
 
 
+def test_the_interval_of_a_mean_is_of_95_percent():
+    """Of many values it is the normal one, 1.96 standard errors to either side."""
+    x = np.random.default_rng(4).normal(size=400)
+    found = mean_correlations(x.tolist(), np.zeros((2, 400)))
+    error = x.std() / 20
+    low, high = ((found[end] - x.mean()) / error for end in ("low", "high"))
+    assert (low, high) == pytest.approx((-1.96, 1.96), abs=0.15)
+
+
 def test_spread_and_groups():
     assert spread([1.0, 3.0]) == {"mean": 2.0, "sd": pytest.approx(2**0.5)}
     assert spread([1.0]) == {"mean": 1.0, "sd": None}
