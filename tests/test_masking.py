@@ -1,5 +1,6 @@
 """Masked runs: what is evaluated, what is written, and going on after an interruption."""
 
+import copy
 import dataclasses
 import functools
 import json
@@ -138,11 +139,10 @@ def test_a_value_is_reused_for_the_same_evaluation_alone(place):
 
     def evaluations(source, plan):
         before = len(calls)
-        mask_run(source, checkpoints.rebuild(Path(source.path, "checkpoints/last.ckpt")),
-                 lambda: float(calls.append(1) or 0), plan, journal)
+        mask_run(source, copy.deepcopy(model), lambda: float(calls.append(1) or 0), plan, journal)
         return len(calls) - before
 
-    (_, first), (_, second) = scratch(0), scratch(1)
+    (model, first), (_, second) = scratch(0), scratch(1)
     plan = Plan(["dct"], ["random"], [20.0], 2)
     assert [evaluations(first, plan) for _ in range(2)] == [3, 0]
     assert evaluations(second, plan) == 3
@@ -173,11 +173,13 @@ def test_every_mask_is_of_its_own_transform_and_draw(place):
     assert all(len(kept.values) == round(0.2 * 256) for kept in of_one_shape)
 
 
-def test_a_masked_file_is_the_scaled_update(backbones, place):
+@pytest.mark.parametrize("factory", [functools.partial(LoRA, rank=4), functools.partial(DCT, ratio=0.3)])
+def test_a_masked_file_is_the_scaled_update(factory, backbones, place):
     """s of y = x (W0 + s W)^T is not applied twice, a layer without an update stays without, and the head is kept."""
-    model = classifier(backbones("bert"), functools.partial(LoRA, rank=4), tuning=Tuning(scale=0.25))
+    overrides = {"value": functools.partial(LoRA, rank=2)}
+    model = classifier(backbones("bert"), factory, overrides=overrides, tuning=Tuning(scale=0.25))
     with torch.no_grad():
-        zoo_layers(model.net)[QUERY].parameterization.lora_B.zero_()
+        list(zoo_layers(model.net)[QUERY].parameterization.parameters())[-1].zero_()
     folder = Path(run(model, Path("run")))
     (folder / "config.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"parameterization": "LoRA"}}}))
     file, source = folder / "checkpoints/last.ckpt", read("run")
