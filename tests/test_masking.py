@@ -18,6 +18,7 @@ from tasks import CharLM
 from tasks.finetuning import Tuning
 from zoo import checkpoints
 from zoo.__main__ import main
+from zoo.cli import open_run
 from zoo.convert import zoo_layers
 from zoo.frequencies import transform
 from zoo.lab import masking
@@ -224,6 +225,18 @@ def test_groups_are_paired_tests_against_the_unmasked_model():
 
 
 # ---- The command -----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_opened_in_float32_as_it_was_trained(char):
+    """Whatever it was trained in, and with its own coefficients."""
+    config = Path(char, "config.yaml")
+    config.write_text(config.read_text().replace("precision: 32-true", "precision: bf16-mixed"))
+    assert "precision: bf16-mixed" in config.read_text()
+    model, data, trainer = open_run(char)
+    trained = checkpoints.load(checkpoints.resolve(char))["state_dict"]
+    assert (trainer.precision, trainer.num_devices, trainer.loggers) == ("32-true", 1, [])
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in trained.items())
+    assert data.block_size == 16
 
 
 def test_mask_command_agrees_with_validate(tuned, capsys):
