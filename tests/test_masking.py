@@ -19,7 +19,9 @@ from tasks.finetuning import Tuning
 from zoo import checkpoints
 from zoo.__main__ import main
 from zoo.cli import open_run
+from zoo.commands.mask import describe
 from zoo.convert import zoo_layers
+from zoo.errors import UserError
 from zoo.frequencies import transform
 from zoo.lab import masking
 from zoo.lab.masking import Journal, MaskedFiles, MaskedNetwork, Plan, groups, mask_run
@@ -239,6 +241,16 @@ def test_a_run_is_opened_in_float32_as_it_was_trained(char):
     assert data.block_size == 16
 
 
+def test_a_backbone_that_was_moved(tuned, backbones):
+    """It is looked for where --backbone says, and nowhere else."""
+    config = Path(tuned, "config.yaml")
+    config.write_text(config.read_text().replace(str(backbones("bert")), "gone"))
+    with pytest.raises(UserError, match="gone"):
+        open_run(tuned)
+    model, _, _ = open_run(tuned, str(backbones("bert")))
+    assert model.backbone == str(backbones("bert"))
+
+
 def test_mask_command_agrees_with_validate(tuned, capsys):
     assert main(["validate", "--ckpt_path", tuned]) == 0
     score = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("score")).split()[-1]
@@ -318,6 +330,19 @@ def test_seeds_are_one_group(place, tune, capsys):
     assert printed.startswith("rte / bert / LoRA rank=8\naccuracy of 2 runs, unmasked 0.")
     assert "+-" in printed
     assert sorted(path.name for path in Path().iterdir()) == ["runs"]
+
+
+def test_a_star_is_of_the_corrected_p():
+    """Of 0.03 and 0.01, both below 0.05, Holm leaves one; bytes are of values and places."""
+    budgets = {5.0: 0.03, 10.0: 0.01, 50.0: None}
+    point = {"transform": "dct", "order": "magnitude", "mean": 0.5, "sd": 0.1}
+    points = [{**point, "budget": b, "p": p, "p_holm": p and 2 * p} for b, p in budgets.items()]
+    sized = [{**p, "bytes": {"values": 4000, "places": 321, "encoding": "rice"}} for p in points]
+    run = {"group": "g", "bytes": {"dense": 1, "trained": 2, "other": 3}, "points": sized}
+    group = {"group": "g", "metric": "f1", "n": 3, "unmasked": {"mean": 0.6, "sd": 0.1}, "points": points}
+    report = {"runs": [run], "orders": ["magnitude"], "transforms": ["dct"], "budgets": list(budgets)}
+    rows = [line for line in describe(group, report).splitlines() if " %" in line]
+    assert [("*" in row, "4,321" in row) for row in rows] == [(False, True), (True, True), (False, True)]
 
 
 @pytest.mark.parametrize(("line", "found"), [
