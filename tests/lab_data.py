@@ -51,7 +51,10 @@ def run(about, seed, blocks, kinds, transforms, rank, rng):
     words = "k90 lies below the rotation null in 11 of 12 matrices." if structured else "k90 is what the null gives."
     p = 1e-6 if structured else 0.41
     ordered = structured and seed < 2
-    verdict = {"structured": structured, "p": p, "ordered": ordered, "shuffled_p": p, "matrices": 0, "words": words}
+    verdict = {
+        "structured": structured, "p": p, "ordered": ordered, "shuffled_p": p, "zeros": 0.0, "matrices": 0,
+        "words": words,
+    }  # fmt: skip
     return {
         "name": f"{task}-{model}-{parameterization}-s{seed}".lower(), "path": f"runs/x/version_{seed}", "what": "dW",
         "group": name, "task": task, "model": model, "parameterization": parameterization, "seed": seed,

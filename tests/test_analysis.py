@@ -72,7 +72,7 @@ def test_a_planted_update_is_structured_and_rotated_it_is_not():
     weight = planted(64, 64, share=0.5)
     found = verdict(weight)
     assert found["structured"] and found["p"] < 0.01
-    assert found["words"].startswith("Frequency structure beyond what the singular values force (p < 0.0001)")
+    assert found["words"].startswith("Frequency structure beyond what the singular values force: energy in fewer")
     same = verdict(rotated(weight))
     assert not same["structured"]
     assert same["words"].startswith("No frequency structure beyond what the singular values force (p =")
@@ -83,7 +83,7 @@ def test_shuffled_rows_and_columns_tell_frequency_from_what_all_rows_share():
     common = (1 + torch.randn(64, 4)) @ torch.randn(4, 64)
     found, smooth = verdict(common), verdict(planted(64, 64, share=0.5))
     assert (found["structured"], found["ordered"]) == (True, False)
-    assert found["words"].startswith("Structure, but no sign of frequency, beyond what the singular values force")
+    assert found["words"].startswith("Structure beyond what the singular values force, but no sign that it is one of")
     assert (smooth["structured"], smooth["ordered"]) == (True, True)
     assert smooth["words"].startswith("Frequency structure beyond")
 
@@ -151,7 +151,7 @@ def test_singular_values_explain_a_share_of_the_distance_to_a_gaussian():
     values = neutral()
     values["k90"] |= {"value": GAUSSIAN["k90"] - 0.10, "null": GAUSSIAN["k90"] - 0.08, "p": 0.01}
     found = verdicts({"dct": values}, [{"dct": values}])["dct"]
-    assert "80 % of its distance" in found["words"]
+    assert "the singular values alone explain 80 % of the distance" in found["words"]
     assert found["p"] == pytest.approx(0.02)  # Holm for two measures
     assert found["structured"] == (LEVEL > 0.02)
     values["k90"] |= {"value": GAUSSIAN["k90"] - 0.05}  # less than the singular values force: no share
@@ -164,9 +164,34 @@ def test_verdicts_are_corrected_for_the_number_of_transforms():
     found = verdicts({"dct": strong, "haar": values, "fourier": values}, [])
     assert found["dct"]["p"] == pytest.approx(0.024)  # three transforms, two measures
     assert [found[key]["structured"] for key in ("dct", "haar", "fourier")] == [True, False, False]
-    shuffled = {**strong, "k90": {**values["k90"], "shuffled_p": 0.01}}
+    shuffled = {**strong, "low_25": {**strong["low_25"], "shuffled_p": 0.01}}
     found = verdicts({"dct": shuffled, "haar": values, "fourier": values}, [])["dct"]
     assert (found["shuffled_p"], found["structured"], found["ordered"]) == (pytest.approx(0.06), True, False)
+
+
+@pytest.mark.parametrize(("measure", "value", "null", "shuffled", "ordered", "what"), [
+    ("k90", 0.30, 0.40, 0.40, True, "energy in fewer coefficients"),
+    ("k90", 0.50, 0.40, 0.40, True, "energy in more coefficients"),
+    ("low_25", 0.30, 0.25, 0.25, True, "more energy in low frequencies"),
+    ("low_25", 0.20, 0.25, 0.25, True, "less energy in low frequencies"),
+    ("low_25", 0.30, 0.25, 0.35, False, "more energy in low frequencies"),  # shuffling adds to it
+])
+def test_a_verdict_says_which_measure_decides_and_in_which_direction(measure, value, null, shuffled, ordered, what):
+    values = neutral()
+    values[measure] |= {"value": value, "null": null, "p": 0.001, "shuffled": shuffled, "shuffled_p": 0.001}
+    other = "k90" if measure == "low_25" else "low_25"
+    values[other] |= {"shuffled_p": 0.0001}  # of a measure that decides nothing
+    found = verdicts({"dct": values}, [])["dct"]
+    assert found["ordered"] == ordered
+    assert f"{what} (p = 0.002)" in found["words"]
+
+
+def test_coefficients_that_were_left_out_are_structure_by_construction():
+    plane = torch.randn(32, 32) * (torch.rand(32, 32) < 0.5)
+    found = verdict(transform("dct").inverse(plane, (32, 32)))
+    assert found["zeros"] == pytest.approx((plane == 0).double().mean().item(), abs=0.01)
+    assert found["words"].endswith("left them out, and that is structure by construction.")
+    assert verdict(low_rank(32, 32, 1).matrix())["zeros"] < 0.02
 
 
 def test_matrices_are_counted_after_correction():
@@ -177,7 +202,7 @@ def test_matrices_are_counted_after_correction():
     for ps, count in ([(0.004, 0.5, 0.5, 0.5, 0.5), 1], [(0.006, 0.5, 0.5, 0.5, 0.5), 0], [(0.004, 0.005, 1, 1, 1), 2]):
         found = verdicts({"dct": neutral()}, [matrix(p) for p in ps])["dct"]
         assert found["matrices"] == count
-        assert f"Of 5 matrices, {count} show" in found["words"]
+        assert f"Of 5 matrices, {count} {'is' if count == 1 else 'are'} structured by" in found["words"]
 
 
 def test_averages_and_their_null():

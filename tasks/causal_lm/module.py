@@ -20,10 +20,11 @@ def sees_ahead(network: Any) -> bool:
     """Whether the logits at a position depend on a later one, as an encoder's do."""
     training = network.training
     ids = torch.arange(2, device=network.device)[None]
-    inputs = network.get_input_embeddings()(ids).detach().requires_grad_()
-    logits = network.eval()(inputs_embeds=inputs, use_cache=False).logits  # (1, 2, vocabulary)
+    with torch.enable_grad():  # whoever builds the task
+        inputs = network.get_input_embeddings()(ids).detach().requires_grad_()
+        logits = network.eval()(inputs_embeds=inputs, use_cache=False).logits  # (1, 2, vocabulary)
+        (gradient,) = torch.autograd.grad(logits[:, 0].float().square().sum(), inputs)
     network.train(training)
-    (gradient,) = torch.autograd.grad(logits[:, 0].float().square().sum(), inputs)
     return bool(gradient[:, 1].any())
 
 

@@ -4,7 +4,7 @@ Everything is computed from factors where an update has them: for dW = B A the c
 singular values those of a small matrix. The result is plain data, which the page, the figures and analysis.json show.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ class Look(NamedTuple):
     values: Tensor  # (9,) the MEASURES
     null: Tensor  # (B, 9)
     shuffled: Tensor  # (B, 9)
+    zeros: float  # share of coefficients below a thousandth of their root mean square
     curves: dict[str, list[float]]
     energies: np.ndarray  # (2,) Pearson's and Spearman's correlation of singular-value and coefficient energies
     null_energies: np.ndarray  # (B, 2)
@@ -57,7 +58,8 @@ def look(update: Update, transforms: Sequence[str], draws: int, name: str = "", 
     s = update.singular_values()
     energies = s[: numerical_rank(s, update.shape)].double().square().numpy()
     planes = {key: transform(key) for key in transforms}
-    found = {key: _measure(_plane(update, t), t, update.shape, energies) for key, t in planes.items()}
+    own = {key: _plane(update, t) for key, t in planes.items()}
+    found = {key: _measure(own[key], t, update.shape, energies) for key, t in planes.items()}
     null: dict[str, list[tuple[Tensor, np.ndarray, np.ndarray]]] = {key: [] for key in transforms}
     for left, right in random_rotations(s, update.shape, draws, name, seed=seed):
         for key, t in planes.items():
@@ -74,7 +76,8 @@ def look(update: Update, transforms: Sequence[str], draws: int, name: str = "", 
         lines = np.round([*curves, *np.mean(null_curves, axis=0)], 5).tolist()
         named = dict(zip(("magnitude", "frequency", "null_magnitude", "null_frequency"), lines, strict=True))
         nulls = torch.stack(null_values), torch.stack(shuffled[key])
-        looks[key] = Look(values, *nulls, named, correlation, np.stack(null_correlations))
+        zeros = (own[key].abs() < 1e-3 * own[key].square().mean().sqrt()).double().mean().item()
+        looks[key] = Look(values, *nulls, zeros, named, correlation, np.stack(null_correlations))
     return looks
 
 
@@ -177,7 +180,9 @@ def _run(
     return {
         **{field: getattr(source, field) for field in fields}, "notes": list(source.notes), "matrices": matrices,
         "averages": averages, "correlation": correlation,
-        "verdicts": verdicts(averages["run"]["all"]["spectra"], [matrix["spectra"] for matrix in matrices]),
+        "verdicts": verdicts(
+            averages["run"]["all"]["spectra"], [matrix["spectra"] for matrix in matrices], _zeros(looks.values())
+        ),
     }
 
 
@@ -192,6 +197,7 @@ def _matrix(name: str, update: Update, looks: Mapping[str, Look], seed: int) -> 
         "gaussian_singular_values": {"mean": [norm * v for v in mean[:rank]], "sd": [norm * v for v in sd[:rank]]},
         "spectra": {key: _beside_null([found]) for key, found in looks.items()},
         "curves": {key: found.curves for key, found in looks.items()},
+        "zeros": {key: found.zeros for key, found in looks.items()},
     }
 
 
@@ -217,6 +223,12 @@ def _beside_null(looks: Sequence[Look]) -> Values:
         other = against_null(value, shuffled[:, i])
         found[key] = against_null(value, null[:, i]) | {"shuffled": other["null"], "shuffled_p": other["p"]}
     return found
+
+
+def _zeros(looks: Iterable[Mapping[str, Look]]) -> dict[str, float]:
+    """By transform, the mean over matrices of the share of coefficients that are 0."""
+    every = list(looks)
+    return {key: float(np.mean([found[key].zeros for found in every])) for key in every[0]}
 
 
 def _correlation(matrices: Sequence[dict[str, Any]], looks: Mapping[str, Look]) -> dict[str, Any]:
@@ -256,9 +268,10 @@ def _groups(
         every = [found for run in same for found in looks[run["name"]].values()]
         pooled = {key: _beside_null([found[key] for found in every]) for key in averages[0]["spectra"]}
         matrices = [matrix["spectra"] for run in same for matrix in run["matrices"]]
+        judged = verdicts(pooled, matrices, _zeros(every))
         groups.append({
             "group": name, **{field: same[0][field] for field in ("task", "model", "parameterization")},
-            "runs": [run["name"] for run in same], "spectra": spectra, "verdicts": verdicts(pooled, matrices),
+            "runs": [run["name"] for run in same], "spectra": spectra, "verdicts": judged,
             **{rank: spread([a[rank] for a in averages]) for rank in RANKS},
             **{field: spread(values) if None not in values else None for field, values in scores.items()},
         })

@@ -6,7 +6,7 @@ from itertools import product
 from zoo.lab.markup import Html, details, document, element, paragraph, section, table
 from zoo.lab.page import Drawings, captioned, decimals, footer, over, p_value, plus_minus
 from zoo.lab.style import Data, runs_of
-from zoo.lab.verdicts import in_words
+from zoo.lab.verdicts import EMPTY, in_words
 
 MEASURES = {
     "k50": "k50", "k90": "k90", "k99": "k99",
@@ -90,6 +90,8 @@ def _verdict_table(rows: Sequence[tuple[str, Data]], what: str, transforms: Sequ
 def _word(verdict: Data) -> Html:
     if not verdict["structured"]:
         return element("span", "no structure beyond the null", css="word")
+    if verdict["zeros"] > EMPTY:
+        return element("span", "structured by construction", css="word some")
     if not verdict["ordered"]:
         return element("span", "structured, not by frequency", css="word some")
     return element("span", "structured", css="word yes")

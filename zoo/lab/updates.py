@@ -184,7 +184,7 @@ def _own(layer: ZooLinear) -> Update:
     """s W of a layer, factors as they are."""
     if isinstance(layer.parameterization, LoRA):
         return _product(lora_factors(layer)[0])
-    return Update(layer.update().float())
+    return Update(layer.update().detach().float())
 
 
 def _product(factors: Factors) -> Update:
