@@ -17,13 +17,13 @@ from zoo.spectrum import (
     effective_rank,
     energy_share,
     numerical_rank,
-    random_rotations,
+    random_sides,
     ranks,
     rotation_null,
     spectral_energy,
     stable_rank,
 )
-from zoo.transforms import Sides, unrotate
+from zoo.transforms import Sides, rotate, unrotate
 
 
 def exact(w):
@@ -119,27 +119,17 @@ def test_low_frequency_structure_shows_against_its_null_and_a_rotation_does_not(
     assert dct_energy(rotated)["k90"] == pytest.approx(rotation_null(rotated, draws=5)["k90"], rel=0.1)
 
 
-def test_random_rotations_have_the_singular_values_and_haar_vectors():
-    s = torch.tensor([3.0, 2.0, 0.5])
-    pairs = list(random_rotations(s, (20, 12), 400, "layer"))
-    for left, right in pairs[:3]:
-        assert torch.linalg.svdvals(left @ right)[:3].tolist() == pytest.approx(s.tolist(), rel=1e-5)
-    planes = torch.stack([left @ right for left, right in pairs])
-    assert planes.square().mean().item() == pytest.approx(s.square().sum().item() / 240, rel=1e-4)
-    # every entry is alike: mean 0, and the mean square of all of them
-    mean = planes.mean(0) / planes.std() * math.sqrt(400)
-    assert mean.square().mean().item() == pytest.approx(1, abs=0.35)
-    assert (planes.square().mean(0) / planes.square().mean() - 1).abs().max().item() < 0.5
-
-
-def test_random_rotations_depend_on_seed_and_labels_alone():
-    def first(*labels, seed=0):
-        left, right = next(random_rotations(torch.ones(2), (5, 4), 1, *labels, seed=seed))
-        return left @ right
-
-    assert torch.equal(first("a"), first("a"))
-    assert not torch.equal(first("a"), first("b"))
-    assert not torch.equal(first("a"), first("a", seed=1))
+def test_random_sides_are_rotations_and_depend_on_length_draw_and_seed_alone():
+    like = torch.zeros(1, dtype=torch.float64)
+    left, right = random_sides(6, 5, 0, 0, like)
+    assert torch.allclose(left @ left.mT, torch.eye(6, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(right @ right.mT, torch.eye(5, dtype=torch.float64), atol=1e-12)
+    assert torch.equal(left, random_sides(6, 9, 0, 0, like).left)
+    assert torch.equal(right, random_sides(3, 5, 0, 0, like).right)
+    square = random_sides(6, 6, 0, 0, like)
+    assert not torch.allclose(square.left, square.right)
+    for other in (random_sides(6, 5, 1, 0, like), random_sides(6, 5, 0, 1, like)):
+        assert not torch.allclose(left, other.left) and not torch.allclose(right, other.right)
 
 
 def test_rotation_null_has_the_singular_values_of_w():
@@ -149,12 +139,12 @@ def test_rotation_null_has_the_singular_values_of_w():
     diagonal = torch.zeros(24, 32)
     diagonal[:24, :24] = s.diag()
     a, b = rotation_null(w, draws=20), rotation_null(diagonal, draws=20)
-    assert a["k90"] == pytest.approx(b["k90"], rel=1e-3)
+    assert a["k90"] == pytest.approx(b["k90"], rel=0.05)
 
 
 def test_rotation_null_is_a_mean_over_draws():
-    s = torch.linalg.svdvals(w := torch.randn(12, 3) @ torch.randn(3, 10))
-    each = [spectral_energy(left @ right) for left, right in random_rotations(s, (12, 10), 4, seed=5)]
+    w = torch.randn(12, 3) @ torch.randn(3, 10)
+    each = [spectral_energy(rotate(w, random_sides(12, 10, draw, 5, w))) for draw in range(4)]
     expected = {key: np.mean([one[key] for one in each]) for key in each[0]}
     assert rotation_null(w, draws=4, seed=5) == pytest.approx(expected, abs=1 / 120)
     assert rotation_null(w, draws=1, seed=5) == pytest.approx(each[0], abs=1 / 120)

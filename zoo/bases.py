@@ -35,19 +35,14 @@ def dct_matrix(n: int) -> Tensor:
     return c
 
 
-def haar_frame(n: int, r: int, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
-    """r Haar-distributed orthonormal columns; (n, r).
+@lru_cache(maxsize=32)
+def haar_matrix(n: int, seed: int, *labels: object) -> Tensor:
+    """A Haar-distributed orthogonal matrix; (n, n), float64.
 
     QR of a Gaussian matrix with the signs of R's diagonal fixed (Mezzadri, arXiv math-ph/0609050).
     """
-    q, triangle = torch.linalg.qr(torch.randn(n, r, dtype=dtype, generator=generator))
-    return q * triangle.diagonal().sign()
-
-
-@lru_cache(maxsize=32)
-def haar_matrix(n: int, seed: int, *labels: object) -> Tensor:
-    """A Haar-distributed orthogonal matrix; (n, n), float64."""
-    return haar_frame(n, n, generator(seed, "haar", n, *labels))
+    q, r = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=generator(seed, "haar", n, *labels)))
+    return q * r.diagonal().sign()
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:

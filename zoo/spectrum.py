@@ -1,13 +1,11 @@
 """Rank and spectrum of a matrix: pure functions of torch, shared by callbacks and commands."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
-from zoo.bases import generator, haar_frame
+from zoo.bases import haar_matrix, shared
 from zoo.selection import zigzag_order
-from zoo.transforms import dct2
+from zoo.transforms import Sides, dct2, rotate
 
 SHARES = (0.5, 0.9, 0.99)
 """Parts of the energy whose cost in coefficients is measured: k50, k90 and k99."""
@@ -165,33 +163,22 @@ def dct_energy(weight: Tensor) -> dict[str, float]:
 # ---- The rotation null -----------------------------------------------------------------------------------------------
 
 
-def random_rotations(
-    singular_values: Tensor, shape: tuple[int, int], draws: int, *labels: object, seed: int = 0
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Matrices with given singular values between Haar-random singular vectors, as factors: (m, r) and (r, n), float32.
+def random_sides(m: int, n: int, draw: int, seed: int, like: Tensor) -> Sides:
+    """Haar-random rotations of the rows and the columns of (m, n) matrices, on the device and in the dtype of `like`.
 
-    Args:
-        singular_values: (r,), r at most min(m, n).
-        shape: (m, n).
-        draws: how many.
-        labels: name the stream of random numbers, with the seed.
-        seed: of the stream.
+    A function of the lengths, the draw and the seed: all matrices with as many rows have the same for these.
     """
-    (m, n), r = shape, len(singular_values)
-    for draw in range(draws):
-        stream = generator(seed, "null", *labels, draw)
-        u, v = haar_frame(m, r, stream, torch.float32), haar_frame(n, r, stream, torch.float32)
-        yield u * singular_values.to("cpu", torch.float32), v.mT
+    q, p = haar_matrix(m, seed, "null", draw, 0), haar_matrix(n, seed, "null", draw, 1)
+    return Sides(shared(q, like.device, like.dtype), shared(p, like.device, like.dtype))
 
 
 def rotation_null(weight: Tensor, draws: int = 1, seed: int = 0) -> dict[str, float]:
     """`dct_energy` of a matrix with W's singular values between Haar-random singular vectors; mean over draws.
 
     What W's spectrum forces by itself: a k90 below it is frequency structure, one beside it is none. The ranks need no
-    null, since they depend on the singular values alone. If U and V are Haar, so are C U and C V for any orthogonal C:
-    U diag(s) V^T is as well the DCT of such a matrix, and none has to be computed.
+    null, since they depend on the singular values alone. Q W P with Q and P Haar has such singular vectors, and so has
+    its DCT, since Haar measure does not see a fixed rotation; so the null is W's energy in a random separable basis.
     """
-    s = torch.linalg.svdvals(weight.detach().to(torch.promote_types(weight.dtype, torch.float32)))
-    results = [spectral_energy(left @ right) for left, right in
-               random_rotations(s, (weight.shape[0], weight.shape[1]), draws, seed=seed)]
+    w = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+    results = [spectral_energy(rotate(w, random_sides(w.shape[0], w.shape[1], draw, seed, w))) for draw in range(draws)]
     return {key: sum(r[key] for r in results) / draws for key in results[0]}

@@ -1,141 +1,22 @@
-"""What is in trained updates: their ranks and spectra, each beside its rotation null, averaged, correlated and judged.
+"""The analysis of runs: ranks and spectra of every matrix, averaged, correlated and judged.
 
-Everything is computed from factors where an update has them: for dW = B A the coefficients are (L B)(A R^T), and the
-singular values those of a small matrix. The result is plain data, which the page, the figures and analysis.json show.
+The result is plain data, which the page, the figures and analysis.json show.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from zoo.bases import generator
 from zoo.convert import block, kind
-from zoo.frequencies import Transform, transform
-from zoo.lab.statistics import against_null, correlations, grouped, mean_correlations, pearson, spearman, spread
+from zoo.lab.looks import MEASURES, Look, gaussian_spectrum, look
+from zoo.lab.statistics import against_null, correlations, grouped, mean_correlations, spread
 from zoo.lab.updates import Source, Update
 from zoo.lab.verdicts import Values, verdicts
-from zoo.spectrum import measures, numerical_rank, random_rotations, ranks, running_sums
+from zoo.spectrum import ranks
 
-MEASURES = ("k50", "k90", "k99", "k50_frequency", "k90_frequency", "k99_frequency", "low_10", "low_25", "low_50")
-"""Of `zoo.spectrum.spectral_energy`."""
 RANKS = ("stable_rank", "effective_rank", "numerical_rank")
-
-
-class Look(NamedTuple):
-    """One matrix under one transform, B draws of its rotation null and B of it with rows and columns shuffled."""
-
-    values: Tensor  # (9,) the MEASURES
-    null: Tensor  # (B, 9)
-    shuffled: Tensor  # (B, 9)
-    zeros: float  # share of coefficients below a thousandth of their root mean square
-    curves: dict[str, list[float]]
-    energies: np.ndarray  # (2,) Pearson's and Spearman's correlation of singular-value and coefficient energies
-    null_energies: np.ndarray  # (B, 2)
-
-
-# ---- One matrix ------------------------------------------------------------------------------------------------------
-
-
-def look(update: Update, transforms: Sequence[str], draws: int, name: str = "", seed: int = 0) -> dict[str, Look]:
-    """An update under each transform, beside two nulls.
-
-    The rotation null has its singular values between Haar-random singular vectors. A transform that rotates both sides
-    leaves Haar measure as it is, so that U diag(s) V^T is itself the plane of a null matrix and is not transformed.
-    Shuffling keeps rows and columns but not their order: what is beyond the rotation null and as large after it is no
-    matter of frequency, which is in the order.
-
-    Args:
-        update: dW.
-        transforms: names of `zoo.frequencies.TRANSFORMS`.
-        draws: B, at least 2.
-        name: of the matrix; its nulls are functions of this, the seed and the update.
-        seed: of the nulls.
-    """
-    s = update.singular_values()
-    energies = s[: numerical_rank(s, update.shape)].double().square().numpy()
-    planes = {key: transform(key) for key in transforms}
-    own = {key: _plane(update, t) for key, t in planes.items()}
-    found = {key: _measure(own[key], t, update.shape, energies) for key, t in planes.items()}
-    null: dict[str, list[tuple[Tensor, np.ndarray, np.ndarray]]] = {key: [] for key in transforms}
-    for left, right in random_rotations(s, update.shape, draws, name, seed=seed):
-        for key, t in planes.items():
-            plane = left @ right if t.rotates(*update.shape) else t.forward_product(left, right)
-            null[key].append(_measure(plane, t, update.shape, energies))
-    shuffled: dict[str, list[Tensor]] = {key: [] for key in transforms}
-    for draw in range(draws):
-        mixed = _shuffle(update, generator(seed, "shuffle", name, draw))
-        for key, t in planes.items():
-            shuffled[key].append(_values(running_sums(_plane(mixed, t), t.order(*update.shape))))
-    looks = {}
-    for key, (values, curves, correlation) in found.items():
-        null_values, null_curves, null_correlations = zip(*null[key], strict=True)
-        lines = np.round([*curves, *np.mean(null_curves, axis=0)], 5).tolist()
-        named = dict(zip(("magnitude", "frequency", "null_magnitude", "null_frequency"), lines, strict=True))
-        nulls = torch.stack(null_values), torch.stack(shuffled[key])
-        zeros = (own[key].abs() < 1e-3 * own[key].square().mean().sqrt()).double().mean().item()
-        looks[key] = Look(values, *nulls, zeros, named, correlation, np.stack(null_correlations))
-    return looks
-
-
-def _plane(update: Update, t: Transform) -> Tensor:
-    return t.forward(update.left) if update.right is None else t.forward_product(update.left, update.right)
-
-
-def _shuffle(update: Update, stream: torch.Generator) -> Update:
-    """Rows and columns in random order."""
-    m, n = update.shape
-    rows, columns = torch.randperm(m, generator=stream), torch.randperm(n, generator=stream)
-    if update.right is None:
-        return Update(update.left[rows][:, columns])
-    return Update(update.left[rows], update.right[:, columns])
-
-
-def _values(sums: tuple[Tensor, Tensor]) -> Tensor:
-    """The MEASURES; (9,), float64."""
-    found = measures(*sums)
-    return torch.tensor([found[key] for key in MEASURES], dtype=torch.float64)
-
-
-def _measure(
-    plane: Tensor, t: Transform, shape: tuple[int, int], energies: np.ndarray
-) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """The measures (9,), both curves (2, 101) and both correlations (2,) of a plane."""
-    sums = running_sums(plane, t.order(*shape))
-    counts = (torch.arange(1, 101) * len(sums[0]) / 100).round().long()
-    curves = np.stack([np.append(0, line[(counts - 1).clamp_min(0)] * (counts > 0) / line[-1]) for line in sums])
-    largest = sums[0][: len(energies)].diff(prepend=torch.zeros(1)).numpy()
-    correlation = np.array([f(energies, largest) if len(energies) > 2 else np.nan for f in (pearson, spearman)])
-    return _values(sums), curves, correlation
-
-
-@lru_cache(maxsize=256)
-def gaussian_spectrum(shape: tuple[int, int], rank: int, draws: int, seed: int) -> tuple[list[float], list[float]]:
-    """Singular values, mean and standard deviation, of a Gaussian matrix of norm 1, or a product of Gaussian factors.
-
-    Args:
-        shape: (m, n).
-        rank: below min(m, n), of the product of (m, rank) and (rank, n).
-        draws: at least 2.
-        seed: of the draws.
-    """
-    (m, n), values = shape, []
-    for draw in range(draws):
-        stream = generator(seed, "gaussian", m, n, rank, draw)
-        if rank < min(m, n):
-            made = Update(torch.randn(m, rank, generator=stream), torch.randn(rank, n, generator=stream))
-        else:
-            made = Update(torch.randn(m, n, generator=stream), None)
-        s = made.singular_values().double()
-        values.append(s / s.norm())
-    spectra = torch.stack(values)
-    return spectra.mean(0).tolist(), spectra.std(0).tolist()
-
-
-# ---- One run ---------------------------------------------------------------------------------------------------------
 
 
 def analyze(
@@ -149,27 +30,23 @@ def analyze(
         transforms: names of `zoo.frequencies.TRANSFORMS`.
         draws: of the null, at least 3.
         seed: of the null.
-        done: called after each matrix.
+        done: called after each draw of each matrix.
 
     Returns:
         What analysis.json holds, but for what the command adds: `transforms`, `draws`, `seed`, `runs`, `groups`.
     """
-    looks = {source.name: dict[str, dict[str, Look]]() for source in sources}
-    runs = [_run(source, looks[source.name], transforms, draws, seed, done) for source in sources]
+    every = [update for source in sources for update in source.updates.values()]
+    found = iter(look(every, transforms, draws, seed, done))
+    looks = {source.name: {name: next(found) for name in source.updates} for source in sources}
+    runs = [_run(source, looks[source.name], transforms, seed) for source in sources]
     return {"transforms": list(transforms), "draws": draws, "seed": seed, "runs": runs, "groups": _groups(runs, looks)}
 
 
 def _run(
-    source: Source, looks: dict[str, dict[str, Look]], transforms: Sequence[str], draws: int, seed: int,
-    done: Callable[[], object],
+    source: Source, looks: Mapping[str, Mapping[str, Look]], transforms: Sequence[str], seed: int
 ) -> dict[str, Any]:
-    """One of `runs`; `looks` is filled with those of its layers."""
-    matrices: list[dict[str, Any]] = []
-    for name, update in source.updates.items():
-        # Runs of one group have different seeds, and so independent nulls.
-        looks[name] = look(update, transforms, draws, f"{name} {source.seed}", seed)
-        matrices.append(_matrix(name, update, looks[name], seed))
-        done()
+    """One of `runs`."""
+    matrices = [_matrix(name, update, looks[name], seed) for name, update in source.updates.items()]
     sets = {"run": {"all": matrices}, "block": grouped(matrices, "block"), "kind": grouped(matrices, "kind")}
     averages = {
         what: {key: _average(members, looks) for key, members in sorted(groups.items(), key=_numbers_first)}
