@@ -148,12 +148,13 @@ def mask(groups=2, seeds=3, transforms=("dct",), budgets=(1, 2, 5, 10, 25, 50, 7
                             "transform": t, "order": o, "budget": float(b), "kept": kept,
                             "energy": (b / 100) ** (power / 2), "value": value,
                             "values": [value] * (3 if o == "random" else 1),
-                            "bytes": {"values": 4 * kept, "places": cheap[1], "encoding": cheap[0]},
+                            "bytes": {"values": 4 * kept, "places": cheap[1], "encoding": cheap[0], "file": None},
                         })  # fmt: skip
             own.append({
                 "name": f"{task}-s{s}", "path": f"runs/{task}/version_{s}", "group": name, "task": task, "model": model,
                 "parameterization": parameterization, "seed": s, "what": "dW", "metric": metric, "better": "higher",
-                "unmasked": unmasked, "bytes": {"dense": 7077888, "trained": 294912, "other": 3080}, "points": points,
+                "unmasked": unmasked, "reported": unmasked, "notes": [], "points": points,
+                "bytes": {"dense": 7077888, "trained": 294912, "other": 3080},
             })  # fmt: skip
         runs += own
         points = []

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,27 @@ def test_long_names_fit_80_columns(place, capsys):
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
     assert ".output.dense" in printed
+
+
+def test_the_journal_of_masks_is_not_a_report_of_updates(pair, capsys):
+    """Force or not: it is what an interrupted command needs to go on."""
+    Path("out").mkdir()
+    Path("out/evaluations.jsonl").write_text('["a", 1.0]')
+    for force in ([], ["--force"]):
+        refused(capsys, ["analyze", *pair, "--out", "out", *force], "'out'", "another --out")
+
+
+def test_runs_of_one_seed_are_noted(tuned, capsys):
+    shutil.copytree("runs/s0/version_0", "runs/copy/version_0")
+    assert main(["analyze", tuned[0], "runs/copy/version_0", "--null", "5"]) == 0
+    printed = capsys.readouterr().out
+    assert "note: has the seed of s0: the statistics take both for independent, and err" in printed
+    assert printed.count("note:") == 1
+
+
+def test_small_matrices_are_noted(pair, capsys):
+    save_file({"layer.0.query.weight": torch.randn(4, 3)}, "a.safetensors")
+    save_file({"layer.0.query.weight": torch.randn(4, 3)}, "b.safetensors")
+    assert main(["analyze", "a.safetensors", "--before", "b.safetensors", "--null", "5"]) == 0
+    assert "note: has matrices with fewer than 8 rows or columns, too small to say much" in capsys.readouterr().out
+    refused(capsys, ["analyze", "a.safetensors", "--before", "b.safetensors", "--layers", ""], "--layers", "''")

@@ -4,6 +4,8 @@ import functools
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from tasks.finetuning import Tuning
 from zoo import checkpoints
 from zoo.__main__ import main
 from zoo.convert import merge
-from zoo.files import new_folder, read_tensors
+from zoo.files import new_folder, read_tensors, write_tensors
 from zoo.module import ZooModule
 from zoo.parameterizations import DCT, Dense, LoRA, RandLoRA
 
@@ -251,3 +253,21 @@ def test_a_backbone_that_was_moved(backbones, place, tune, capsys):
     assert "--backbone" in capsys.readouterr().err and not Path("out").exists()
     assert main(["export", str(folder), "--to", "peft", "--output", "out", "--backbone", "new"]) == 0
     assert Path("out/adapter_config.json").is_file()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    """Its number is in the name; what a process that lives writes stays."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left, alive = tmp_path / f".new.{dead.pid}", tmp_path / f".new.{os.getppid()}"
+    for folder in (left, alive):
+        folder.mkdir()
+    with new_folder(tmp_path / "new") as part:
+        (part / "file").write_text("")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, "new"]
+
+
+def test_a_written_file_can_be_read_by_those_who_read_any_other(tmp_path):
+    (tmp_path / "plain").write_text("")
+    write_tensors(tmp_path / "file.safetensors", {"a": torch.zeros(2)})
+    assert (tmp_path / "file.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -5,7 +5,9 @@ import dataclasses
 import functools
 import json
 import math
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -137,23 +139,49 @@ def scratch(seed):
 
 
 def test_a_value_is_reused_for_the_same_evaluation_alone(place):
-    """Not for other weights, another metric, transform, order, budget or draw."""
+    """Not for other weights, another metric, transform, order, budget or draw; the reference is always measured."""
     journal, calls = Journal(None), []
 
-    def evaluations(source, plan):
+    def masks(run, plan):
         before = len(calls)
-        mask_run(source, copy.deepcopy(model), lambda: float(calls.append(1) or 0), plan, journal)
-        return len(calls) - before
+        mask_run(run[1], copy.deepcopy(run[0]), lambda: float(calls.append(1) or 0), plan, journal)
+        return len(calls) - before - 1
 
-    (model, first), (_, second) = scratch(0), scratch(1)
+    first, second = scratch(0), scratch(1)
     plan = Plan(["dct"], ["random"], [20.0], 2)
-    assert [evaluations(first, plan) for _ in range(2)] == [3, 0]
-    assert evaluations(second, plan) == 3
-    assert evaluations(dataclasses.replace(first, metric="f1"), plan) == 3
-    assert evaluations(first, dataclasses.replace(plan, transforms=["dct", "haar"])) == 2
-    assert evaluations(first, dataclasses.replace(plan, orders=["magnitude", "frequency", "random"])) == 2
-    assert evaluations(first, dataclasses.replace(plan, budgets=[20.0, 20.4])) == 2
-    assert evaluations(first, dataclasses.replace(plan, draws=3)) == 1
+    assert [masks(first, plan) for _ in range(2)] == [2, 0]
+    assert masks(second, plan) == 2
+    other = copy.deepcopy(first[0])
+    other.net.head.bias.data += 1  # what is trained besides
+    assert masks((other, first[1]), plan) == 2
+    assert masks((first[0], dataclasses.replace(first[1], metric="f1")), plan) == 2
+    assert masks(first, dataclasses.replace(plan, transforms=["dct", "haar"])) == 2
+    assert masks(first, dataclasses.replace(plan, orders=["magnitude", "frequency", "random"])) == 2
+    assert masks(first, dataclasses.replace(plan, budgets=[20.0, 20.000001])) == 2
+    assert masks(first, dataclasses.replace(plan, draws=3)) == 1
+
+
+def test_values_of_other_data_are_forgotten(tmp_path):
+    """The reference tells: where it is another than it was, what was evaluated is no longer known."""
+    path = tmp_path / "evaluations.jsonl"
+    journal = Journal(path)
+    for model in ("a f1", "b f1"):
+        journal.reference(model, 0.5)
+        journal(f"{model} dct", lambda: 0.25)
+    again = Journal(path)
+    again.reference("a f1", 0.6)
+    again.reference("b f1", 0.5 + 1e-9)
+    assert [again(f"{model} dct", lambda: 0.75) for model in ("a f1", "b f1")] == [0.75, 0.25]
+    later = Journal(path)
+    later.reference("a f1", 0.6)
+    assert later("a f1 dct", lambda: 0.0) == 0.75
+    assert Journal(path, anew=True).done == {}
+
+
+def test_a_reference_that_is_no_number_is_refused(place):
+    model, source = scratch(0)
+    with pytest.raises(UserError, match="loss of the run is nan"):
+        mask_run(source, model, lambda: float("nan"), Plan(["dct"], ["random"], [20.0], 2), Journal(None))
 
 
 def test_every_mask_is_of_its_own_transform_and_draw(place):
@@ -162,7 +190,7 @@ def test_every_mask_is_of_its_own_transform_and_draw(place):
     name, seen, saved = list(source.updates)[-1], [], {}
     plan = Plan(["dct", "haar"], ["random"], [20.0], 2)
     mask_run(source, model, lambda: float(seen.append(model.net.get_submodule(name).weight.clone()) or 0), plan,
-             Journal(None), save=saved.__setitem__)
+             Journal(None), files=SimpleNamespace(write=saved.__setitem__))
     assert list(saved) == ["dct-random-20", "haar-random-20"]
     for i, kept in enumerate(saved.values()):
         assert torch.allclose(restore(kept[name]), seen[1 + 2 * i], atol=1e-6)
@@ -185,20 +213,22 @@ def test_a_masked_file_is_the_scaled_update(factory, backbones, place):
         list(zoo_layers(model.net)[QUERY].parameterization.parameters())[-1].zero_()
     folder = Path(run(model, Path("run")))
     (folder / "config.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"parameterization": "LoRA"}}}))
-    file, source = folder / "checkpoints/last.ckpt", read("run")
+    source = read("run")
     kept = {
         name: keep(transform("haar").forward(update.matrix()), update.shape, "haar", "magnitude", 1.0)
         for name, update in source.updates.items()
     }
-    MaskedFiles(file, model).write(Path("masked.safetensors"), kept)
-    again = read("masked.safetensors")
+    size = MaskedFiles(Path("masked"), source, model).write("all", kept)
+    file = Path("masked/run-all.safetensors")
+    assert size == file.stat().st_size
+    again = read(str(file))
     assert QUERY not in source.updates and again.updates.keys() == source.updates.keys()
     for name, update in source.updates.items():
         assert torch.allclose(again.updates[name].matrix(), update.matrix(), atol=1e-6)
     ids = torch.arange(12).view(2, 6) + 5
-    logits = checkpoints.rebuild(Path("masked.safetensors")).net(ids).logits
+    logits = checkpoints.rebuild(file).net(ids).logits
     assert torch.allclose(logits, model.net(ids).logits, atol=1e-5)
-    assert yaml.safe_load(checkpoints.load(Path("masked.safetensors"))["config"]) == {
+    assert yaml.safe_load(checkpoints.load(file)["config"]) == {
         "model": {"init_args": {"parameterization": masking.DENSE}}}
 
 
@@ -290,6 +320,7 @@ def test_a_saved_mask_loads_back(kind, request, capsys):
         name = "validation loss" if kind == "char" else "score"
         line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith(name))
         assert float(line.split()[-1]) == pytest.approx(point["values"][0], abs=2e-3)
+        assert file.stat().st_size == point["bytes"]["file"]
         # values, places, and what else is trained; the rest is names and settings
         content = point["bytes"]["values"] + point["bytes"]["places"] + run["bytes"]["other"]
         assert content <= file.stat().st_size <= content + 30_000
@@ -312,7 +343,7 @@ def test_an_interrupted_command_goes_on(tuned, monkeypatch, capsys):
         assert main(argv) == 130
         assert [path.name for path in Path("out").iterdir()] == ["evaluations.jsonl"]
         assert main(argv) == 0
-    assert len(calls) == 3 + 3  # of five evaluations two were done
+    assert len(calls) == 3 + 2  # of four masks two were done
     assert calls[2] == calls[3]
     report = json.loads(Path("out/mask.json").read_text())
     assert main([*argv[:-1], "fresh"]) == 0
@@ -338,11 +369,94 @@ def test_a_star_is_of_the_corrected_p():
     point = {"transform": "dct", "order": "magnitude", "mean": 0.5, "sd": 0.1}
     points = [{**point, "budget": b, "p": p, "p_holm": p and 2 * p} for b, p in budgets.items()]
     sized = [{**p, "bytes": {"values": 4000, "places": 321, "encoding": "rice"}} for p in points]
-    run = {"group": "g", "bytes": {"dense": 1, "trained": 2, "other": 3}, "points": sized}
+    run = {"group": "g", "name": "s0", "unmasked": 0.6, "reported": None, "notes": [], "points": sized}
+    run["bytes"] = {"dense": 1, "trained": 2, "other": 3}
     group = {"group": "g", "metric": "f1", "n": 3, "unmasked": {"mean": 0.6, "sd": 0.1}, "points": points}
     report = {"runs": [run], "orders": ["magnitude"], "transforms": ["dct"], "budgets": list(budgets)}
     rows = [line for line in describe(group, report).splitlines() if " %" in line]
     assert [("*" in row, "4,321" in row) for row in rows] == [(False, True), (True, True), (False, True)]
+
+
+def test_a_saved_mask_can_be_looked_into_and_masked_again(tuned, capsys):
+    """And its own coefficients are all that a mask of as many keeps."""
+    argv = ["--budgets", "20", "--order", "magnitude"]
+    assert main(["mask", tuned, *argv, "--out", "out", "--save"]) == 0
+    (file,) = Path("out/masked").iterdir()
+    first = json.loads(Path("out/mask.json").read_text())["runs"][0]
+    assert main(["mask", str(file), *argv, "--out", "again"]) == 0
+    second = json.loads(Path("again/mask.json").read_text())["runs"][0]
+    assert second["unmasked"] == second["points"][0]["value"] == first["points"][0]["value"]
+    assert second["points"][0]["energy"] == pytest.approx(1)
+    capsys.readouterr()
+    assert main(["analyze", str(file), "--null", "5"]) == 0
+    assert "80 % of the coefficients are 0" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_dense_run_from_scratch(place, small):
+    run = fit(["--config", "dense.yaml", *small], "dense")
+    assert main(["analyze", run, "--null", "5"]) == 0
+    assert main(["mask", run, "--budgets", "50", "--order", "magnitude"]) == 0
+
+
+def test_a_causal_model(backbones, text, place, capsys):
+    """GPT-2, whose layers are Conv1D."""
+    options = ["--model.backbone", str(backbones("gpt2")), "--data.corpus", str(text), "--trainer.max_steps", "3",
+               "--data.block_size", "16", "--trainer.precision", "32-true"]
+    run = fit(["--config", "causal_lm_lora.yaml", *options], "causal")
+    assert main(["validate", "--ckpt_path", run]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    loss = next(float(line.split()[-1]) for line in reversed(lines) if line.startswith("validation loss"))
+    assert main(["mask", run, "--budgets", "50", "--order", "magnitude", "--out", "out"]) == 0
+    report = json.loads(Path("out/mask.json").read_text())["runs"][0]
+    assert (report["unmasked"], report["better"]) == (pytest.approx(loss, abs=1e-4), "lower")
+    assert main(["analyze", run, "--null", "5"]) == 0
+
+
+def test_data_that_was_moved(tuned, glue, tmp_path, capsys):
+    """The run's config names a folder that is gone; options of the data say where it is now."""
+    config = Path(tuned, "config.yaml")
+    config.write_text(config.read_text().replace(str(glue), str(tmp_path / "gone")))
+    argv = ["mask", tuned, "--budgets", "5", "--order", "magnitude"]
+    refused(capsys, argv, str(tmp_path / "gone"), "--data.data_dir")
+    assert main([*argv, "--data.data_dir", str(glue)]) == 0
+    assert main([*argv, f"--data.data_dir={glue}"]) == 0
+    refused(capsys, [*argv, "--data.dat_dir", str(glue)], "'dat_dir'", "'data_dir'")
+
+
+def test_interrupted_while_it_evaluates(tuned, monkeypatch, capsys):
+    """Lightning ends the process with status 1 there."""
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tasks.glue.GlueClassifier.on_validation_epoch_end", interrupted)
+    handler = signal.getsignal(signal.SIGINT)  # Lightning ignores it from then on
+    assert main(["mask", tuned, "--budgets", "5"]) == 130
+    signal.signal(signal.SIGINT, handler)
+    assert capsys.readouterr().err.splitlines()[-1] == "zoo: stopped"
+
+
+def test_a_head_that_is_no_number(tuned, capsys):
+    file = Path(tuned, "checkpoints/last.ckpt")
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["state_dict"]["net.classifier.weight"][0, 0] = float("nan")
+    torch.save(checkpoint, file)
+    for command in ("mask", "analyze"):
+        refused(capsys, [command, tuned], "net.classifier.weight", "NaN", tuned)
+
+
+def test_a_backbone_in_bfloat16_is_evaluated_in_float32(place, tune, capsys):
+    """Or W0 + dW would be rounded, and little of dW be left."""
+    argv = ["--config", "glue_rte_lora.yaml", *tune, "--model.tuning.dtype", "bfloat16"]
+    run = fit(argv, "half")
+    source, model = read(run), checkpoints.rebuild(checkpoints.resolve(run))
+    network = MaskedNetwork(model, source)
+    network.set_({name: update.matrix() for name, update in source.updates.items()})
+    found = checkpoints.rebuild(checkpoints.resolve(run))
+    for name, layer in zoo_layers(found.net).items():
+        assert layer.weight.dtype == torch.bfloat16
+        expected = layer.weight.float() + source.updates[name].matrix()
+        assert torch.allclose(network.layers[name].weight, expected, atol=1e-7)
+    assert {p.dtype for p in model.net.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize(("line", "found"), [
@@ -360,12 +474,15 @@ def test_a_star_is_of_the_corrected_p():
     ("--out other", ["'other'", "not overwritten", "another --out"]),
     ("--out report", ["'report'", "earlier report", "--force"]),
     ("--out mixed --force", ["'mixed'", "'mine.txt'", "another --out"]),
+    ("--out pictures --force", ["'pictures'", "'figures/mine.png'", "another --out"]),
+    ("--out analysed --force", ["'analysed'", "'analysis.html'", "another --out"]),
     ("--out file.txt", ["'file.txt'", "not overwritten", "another --out"]),
 ])
 def test_mistakes(char, capsys, line, found):
-    for folder, file in (("other", "mine.txt"), ("report", "mask.json"), ("mixed", "mask.json"), ("mixed", "mine.txt")):
-        Path(folder).mkdir(exist_ok=True)
-        Path(folder, file).write_text("{}")
+    for file in ("other/mine.txt", "report/mask.json", "mixed/mask.json", "mixed/mine.txt", "pictures/figures/mine.png",
+                 "analysed/mask.json", "analysed/analysis.html"):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text("{}")
     Path("file.txt").write_text("")
     refused(capsys, ["mask", char, *line.split()], *found)
 
@@ -374,6 +491,8 @@ def test_what_is_no_run(place, capsys):
     Path("empty").mkdir()
     refused(capsys, ["mask", "empty"], "'empty'")
     refused(capsys, ["mask", "none"], "'none'")
+    Path("notes.md").write_text("a note")
+    refused(capsys, ["mask", "notes.md"], "'notes.md'", "no checkpoint")
 
 
 def test_full_fine_tuning_is_masked_but_not_saved(place, tune, capsys):

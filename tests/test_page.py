@@ -172,7 +172,7 @@ def test_every_number_of_a_mask_is_on_its_page(masks, masks_page):
 def test_bytes_of_a_group_are_means_over_its_runs():
     data = mask(groups=1, seeds=2)
     for run, places in zip(data["runs"], (1000, 3000), strict=True):
-        run["points"][0]["bytes"] = {"values": 70000, "places": places, "encoding": f"e{places}"}
+        run["points"][0]["bytes"] = {"values": 70000, "places": places, "encoding": f"e{places}", "file": places}
     words = read(mask_page(data, {})).words
     assert "2,000" in words and "e1000, e3000" in words and "72 kB" in words
     assert decimals(72000 / 294912, 2) in words
@@ -249,7 +249,7 @@ def test_missing_values_are_dashes():
     assert "–" in read(analysis_page(data, {})).words
     one = mask(groups=1, seeds=1)
     words = read(mask_page(one, {})).words
-    assert "nan" not in "".join(words) and words.count("–") == 3 * len(one["groups"][0]["points"])
+    assert "nan" not in "".join(words) and words.count("–") == 4 * len(one["groups"][0]["points"])
 
 
 def test_weights_of_runs_from_scratch_are_said_to_be_weights(data):

@@ -187,7 +187,7 @@ def read_file(path: Path) -> Any:
             warnings.simplefilter("ignore")  # of an unusual pickle protocol: what follows says more
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+        if "Unsupported class" in str(error) or "GLOBAL" in str(error):
             held = f"checkpoint '{path}' holds code, not only weights"
             raise UserError(f"{held}: refused, nothing was executed; use another one") from None
         raise UserError(f"checkpoint '{path}' is damaged or no checkpoint: use another one") from None
@@ -233,8 +233,8 @@ def rebuild(path: Path, backbone: str | None = None, trained: bool = True) -> Zo
     except UserError as error:  # names the option of fit
         raise UserError(str(error).replace("--model.backbone", "--backbone")) from error
     except Exception as error:  # what a checkpoint names may be missing here, or be something else
-        reason = str(error).strip().splitlines()[-1]
-        hint = "run it where its parameterization is found"
+        reason = str(error).strip().splitlines()[-1].strip()[:100]
+        hint = "is --backbone what it was trained on?" if backbone else "run it where its parameterization is found"
         raise UserError(f"checkpoint '{path}' cannot be rebuilt here ({reason}); {hint}") from error
     check(path, checkpoint, model)
     return model.eval()

@@ -10,6 +10,7 @@ import re
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -289,12 +290,15 @@ def command_line(callbacks: list[Callback], args: list[str] | None = None) -> Zo
     )
 
 
-def open_run(path: str, backbone: str | None = None) -> tuple[ZooModule, ZooData, Trainer]:
+def open_run(
+    path: str, backbone: str | None = None, options: Sequence[str] = ()
+) -> tuple[ZooModule, ZooData, Trainer]:
     """A run as it was trained, its data, and a trainer that evaluates it in silence, in float32 on one device.
 
     Args:
         path: of the run's folder, a checkpoint in one or an adapter.safetensors.
         backbone: where the pretrained network is now, if it was moved.
+        options: more of the command line, as in `--data.data_dir=FOLDER`.
 
     Raises:
         UserError: if there is no run, it has no config, or it cannot be built here.
@@ -307,7 +311,7 @@ def open_run(path: str, backbone: str | None = None) -> tuple[ZooModule, ZooData
     args = [*words[1:-2], "--trainer.logger=false", "--trainer.callbacks=null", "--trainer.enable_progress_bar=false",
             "--trainer.strategy=auto", "--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.precision=32-true"]
     try:
-        cli = command_line([], args + ([f"--model.backbone={backbone}"] if backbone else []))
+        cli = command_line([], [*args, *([f"--model.backbone={backbone}"] if backbone else []), *options])
         checkpoint = checkpoints.load(Path(words[-1]))
         checkpoints.check(Path(words[-1]), checkpoint, cli.model)
     except Exception as error:

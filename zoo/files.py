@@ -4,8 +4,9 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     """Write a safetensors file, 4 bytes a float32; tensors may share memory, and are then written twice."""
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     _safetensors().torch.save_file(copies, path, {"format": "pt", **(metadata or {})})
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)  # as any new file, where safetensors lets the owner alone read it
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -80,26 +84,29 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def check_new(path: Path, option: str = "--output", replace: Collection[str] = (), force: bool = False) -> None:
+def check_new(
+    path: Path, option: str = "--output", ours: Callable[[Path], bool] | None = None, force: bool = False
+) -> None:
     """Refuse a folder that is there already, unless it is empty.
 
     Args:
         path: the folder.
         option: that gives another.
-        replace: names of files and folders that a command wrote earlier and may write again.
-        force: replace them, if nothing else is in the folder.
+        ours: whether a file, by its path in the folder, was written by the command that is to write again.
+        force: replace it, if all files in it are such.
 
     Raises:
         UserError: if something would be overwritten, or the folder cannot be made.
     """
     if os.path.lexists(path):
-        inside = [entry.name for entry in path.iterdir()] if path.is_dir() else None
-        other = next((name for name in sorted(inside or ()) if name not in replace), None)
-        if inside is None or (other and not force) or (inside and not replace):
+        inside = path.rglob("*") if path.is_dir() else None
+        files = None if inside is None else sorted(file.relative_to(path) for file in inside if not file.is_dir())
+        other = next((file for file in files or () if ours is None or not ours(file)), None)
+        if files is None or (other and not (force and ours)):
             raise UserError(f"'{path}' is there already, and is not overwritten: give another {option}")
         if other:
-            raise UserError(f"'{path}' holds {other!r} too, which --force does not replace: give another {option}")
-        if inside and not force:
+            raise UserError(f"'{path}' holds '{other}' too, which --force does not replace: give another {option}")
+        if files and not force:
             raise UserError(f"'{path}' holds an earlier report: give another {option}, or replace it with --force")
     there = _first_parent(path)
     if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
@@ -112,16 +119,25 @@ def _first_parent(path: Path) -> Path:
     return next(parent for parent in path.absolute().parents if os.path.lexists(parent))
 
 
+def _remove_left(there: Path, name: str) -> None:
+    """Parts of a folder of this name, of processes that were killed."""
+    for part in there.glob(f".{escape(name)}.*"):
+        pid = part.name.removeprefix(f".{name}.").removesuffix(".old")
+        if pid.isdigit() and not Path("/proc", pid).exists() and Path("/proc/self").exists():
+            shutil.rmtree(part, ignore_errors=True)
+
+
 @contextmanager
 def new_folder(
-    path: Path, option: str = "--output", replace: Collection[str] = (), force: bool = False
+    path: Path, option: str = "--output", ours: Callable[[Path], bool] | None = None, force: bool = False
 ) -> Iterator[Path]:
     """A folder to write into, which gets its name when everything is in it and is gone after an error.
 
     Takes and raises what `check_new` does. What is replaced is there until then.
     """
-    check_new(path, option, replace, force)
+    check_new(path, option, ours, force)
     there = _first_parent(path)
+    _remove_left(there, path.name)
     part = there / f".{path.name}.{os.getpid()}"
     try:
         part.mkdir()

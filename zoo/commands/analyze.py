@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from zoo.commands.arguments import parse
-from zoo.commands.laboratory import SHARED, WRITTEN, Bar, check_out, columns, facts, need_extra, words
+from zoo.commands.laboratory import SHARED, Bar, check_out, columns, facts, is_ours, need_extra, read_all, words
 from zoo.errors import UserError
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -20,6 +20,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--out": {"default": None, "metavar": "DIR", "help": "a new folder for analysis.json, analysis.html and figures"},
 }
 
+LEGEND = """k90: share of the coefficients, largest first, that holds 90 % of the energy.
+low 25 %: share of the energy in the lowest quarter of the frequencies.
+null: the same singular values in random directions; z, p: the distance to it."""
 PAIRS = {
     "energies": "sigma^2, coefficients^2", "k90_stable_rank": "k90, stable rank",
     "k90_effective_rank": "k90, effective rank", "k90_block": "k90, block",
@@ -47,20 +50,20 @@ def analyze(
         raise UserError(f"--null must be at least 5, for a standard deviation, got {null}")
     if before is not None and len(runs) > 1:
         raise UserError(f"--before goes with one checkpoint, got {len(runs)}")
-    folder = check_out(out, force)
+    folder = check_out(out, "analysis", force)
     need_extra()
     from zoo.files import new_folder
     from zoo.frequencies import TRANSFORMS
     from zoo.lab import analysis
-    from zoo.lab.facts import label
-    from zoo.lab.updates import read
 
     transforms = words("--transform", transform, list(TRANSFORMS))
-    globs = [glob.strip() for glob in layers.split(",")] if layers else None
-    bar = Bar("matrices")
+    globs = [glob.strip() for glob in layers.split(",")] if layers is not None else None
+    if globs is not None and not all(globs):
+        raise UserError(f"--layers takes globs with commas between, as in query,value, got {layers!r}")
+    bar = Bar("draws")
     try:
-        sources = label([read(run, before, backbone, globs) for run in dict.fromkeys(runs)])
-        done = bar.expect(sum(len(source.updates) for source in sources))
+        sources = read_all(runs, before=before, backbone=backbone, layers=globs)
+        done = bar.expect(null * sum(len(source.updates) for source in sources))
         found = analysis.analyze(sources, transforms, null, done=done)
     finally:
         bar.close()
@@ -68,12 +71,13 @@ def analyze(
     lines = [describe(run) for run in found["runs"]]
     lines += ["\n\n".join([f"{group['group']}: {len(group['runs'])} runs together", *verdicts(group)])
               for group in found["groups"] if len(group["runs"]) > 1]
+    lines.append(LEGEND)
     if folder is not None:
         from zoo.lab.analysis_page import analysis_page
         from zoo.lab.figures import analysis_figures
         from zoo.lab.page import write_report
 
-        with new_folder(folder, "--out", WRITTEN, force=True) as part:
+        with new_folder(folder, "--out", is_ours(folder, "analysis"), force=True) as part:
             write_report(part, "analysis", found, analysis_figures(found), analysis_page)
         lines.append(f"written to  {folder}\nlook        {folder / 'analysis.html'}")
     return "\n\n".join(lines)

@@ -1,15 +1,19 @@
 """What `zoo analyze` and `zoo mask` share: their lists, folder, progress bar and the facts on top of a report."""
 
 import importlib.util
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UserError
 from zoo.files import check_new
+
+if TYPE_CHECKING:
+    from zoo.lab.updates import Source
 
 WRITTEN = ("analysis.json", "analysis.html", "mask.json", "mask.html", "figures", "masked", "evaluations.jsonl")
 """What the two commands write into a folder, and --force replaces."""
@@ -19,6 +23,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "--force": {"action": "store_true", "help": "replace an earlier report in --out"},
 }
 """Options of both."""
+SMALL = 8
 JOURNAL = "evaluations.jsonl"
 
 
@@ -34,15 +39,28 @@ def words(option: str, text: str, known: Sequence[str]) -> list[str]:
     return found
 
 
-def need_extra() -> None:
-    """Raises UserError naming the extra, if a library of it is not installed."""
-    for name in ("scipy", "matplotlib"):
+def need_extra(*more: str) -> None:
+    """Raises UserError naming the extra, if scipy, matplotlib or one of `more` is not installed."""
+    for name in ("scipy", "matplotlib", *more):
         if importlib.util.find_spec(name) is None:
             raise UserError(f'the laboratory needs {name}, which is not installed: pip install -e ".[lab]"')
 
 
-def check_out(out: str | None, force: bool) -> Path | None:
-    """The folder of a report, if one is wanted; an interrupted one is gone on with.
+def is_ours(folder: Path, name: str) -> Callable[[Path], bool]:
+    """Which files in a folder are of an earlier report of this name, or of one that was interrupted."""
+    finished = (folder / f"{name}.json").is_file()
+
+    def ours(file: Path) -> bool:
+        inside = {"figures": (".png", ".svg"), "masked": (".safetensors",)}
+        if file.parent == Path():
+            return file.name in (f"{name}.json", f"{name}.html") or (name == "mask" and file.name == JOURNAL)
+        return finished and file.suffix in inside.get(str(file.parent), ())
+
+    return ours
+
+
+def check_out(out: str | None, name: str, force: bool) -> Path | None:
+    """The folder of a report, `name` of analysis or mask, if one is wanted; an interrupted one is gone on with.
 
     Raises:
         UserError: if it holds a report and --force is not given, or anything else, or it cannot be made.
@@ -52,9 +70,22 @@ def check_out(out: str | None, force: bool) -> Path | None:
             raise UserError("--force replaces an earlier report, and goes with --out")
         return None
     folder = Path(out)
-    interrupted = folder.is_dir() and [entry.name for entry in folder.iterdir()] == [JOURNAL]
-    check_new(folder, "--out", WRITTEN, force or interrupted)
+    interrupted = name == "mask" and folder.is_dir() and [entry.name for entry in folder.iterdir()] == [JOURNAL]
+    check_new(folder, "--out", is_ours(folder, name), force or interrupted)
     return folder
+
+
+def read_all(runs: Sequence[str], **options: Any) -> list["Source"]:
+    """The updates of runs, each once, with names, groups and notes; options are those of `zoo.lab.updates.read`."""
+    from zoo.lab.facts import label, repeated
+    from zoo.lab.updates import read
+
+    sources = label([read(run, **options) for run in dict.fromkeys(map(os.path.normpath, runs))])
+    for source in sources:
+        source.notes.extend(note for name, note in repeated(sources).items() if name == source.name)
+        if any(min(update.shape) < SMALL for update in source.updates.values()):
+            source.notes.append(f"has matrices with fewer than {SMALL} rows or columns, too small to say much")
+    return sources
 
 
 class Bar:

@@ -1,13 +1,30 @@
 """`zoo mask`: keep a share of an update's coefficients, rebuild the network, and evaluate it on its validation data."""
 
+import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
+from itertools import compress
+from statistics import mean
+from typing import TYPE_CHECKING, Any
 
 from zoo.commands.arguments import parse
-from zoo.commands.laboratory import JOURNAL, SHARED, WRITTEN, Bar, check_out, columns, facts, need_extra, words
+from zoo.commands.laboratory import (
+    JOURNAL,
+    SHARED,
+    Bar,
+    check_out,
+    columns,
+    facts,
+    is_ours,
+    need_extra,
+    read_all,
+    words,
+)
 from zoo.errors import UserError
+
+if TYPE_CHECKING:
+    from zoo.module import ZooModule
 
 BUDGETS, ORDERS = "1,2,5,10,25,50,75,100", "magnitude,frequency,random"
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -25,14 +42,27 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def main(argv: list[str]) -> int:
     """Print the scores, and write them if asked to."""
-    options = vars(parse("mask", __doc__ or "", argv, OPTIONS))
-    print(mask(argv=argv[1:], **options))
+    own, data = split(argv)
+    options = vars(parse("mask", __doc__ or "", own, OPTIONS))
+    print(mask(argv=argv[1:], data=data, **options))
     return 0
+
+
+def split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The options of the data apart, as `--data.key=value`, which go to where the run is opened."""
+    own, data = [], []
+    words = iter(argv)
+    for word in words:
+        if not word.startswith("--data."):
+            own.append(word)
+        else:
+            data.append(word if "=" in word else f"{word}={next(words, '')}")
+    return own, data
 
 
 def mask(
     runs: list[str], budgets: str, order: str, transform: str, draws: int, backbone: str | None, out: str | None,
-    save: bool, force: bool, argv: list[str],
+    save: bool, force: bool, data: list[str], argv: list[str],
 ) -> str:
     """Evaluate and write; what is to be printed.
 
@@ -45,8 +75,8 @@ def mask(
         raise UserError(f"--draws must be at least 1, got {draws}")
     if save and out is None:
         raise UserError("--save writes into a folder: give one as --out")
-    folder = check_out(out, force)
-    need_extra()
+    folder = check_out(out, "mask", force)
+    need_extra(*["safetensors"] * save)
     from zoo.frequencies import TRANSFORMS
     from zoo.lab import masks
 
@@ -54,37 +84,27 @@ def mask(
     wanted = words("--order", order, masks.ORDERS)
     orders = [each for each in masks.ORDERS if each in wanted]
     from zoo import checkpoints
-    from zoo.cli import open_run
     from zoo.files import new_folder
     from zoo.lab import masking
-    from zoo.lab.facts import label
-    from zoo.lab.updates import Source, read
 
     plan = masking.Plan(transforms, orders, shares, draws)
-    sources = label([read(run, backbone=backbone) for run in dict.fromkeys(runs)])
-    journal = masking.Journal(folder / JOURNAL if folder else None)
+    for run in runs:
+        checkpoints.load(checkpoints.resolve(run))  # or a peft adapter or plain checkpoint would be read
+    sources = read_all(runs, backbone=backbone)
+    journal = masking.Journal(folder / JOURNAL if folder else None, anew=force)
     bar = Bar("evaluations")
     done = bar.expect(len(sources) * plan.evaluations())
-
-    def run(source: Source, saved: Path | None) -> dict[str, Any]:
-        model, data, trainer = open_run(source.path, backbone)
-
-        def evaluate() -> float:
-            trainer.validate(model, datamodule=data, verbose=False)
-            return trainer.callback_metrics[model.monitor].item()
-
-        files = masking.MaskedFiles(checkpoints.resolve(source.path), model) if saved else None
-
-        def write(name: str, kept: dict[str, masks.Kept]) -> None:
-            if files is not None and saved is not None:
-                saved.mkdir(exist_ok=True)
-                files.write(saved / f"{source.name}-{name}.safetensors", kept)
-
-        return masking.mask_run(source, model, evaluate, plan, journal, done, write)
-
-    with new_folder(folder, "--out", WRITTEN, force=True) if folder else nullcontext() as part:
+    with new_folder(folder, "--out", is_ours(folder, "mask"), force=True) if folder else nullcontext() as part:
         try:
-            found = [run(source, part / "masked" if part and save else None) for source in sources]
+            found = []
+            for source in sources:
+                model, evaluate = opened(source.path, backbone, data)
+                files = masking.MaskedFiles(part / "masked", source, model) if part and save else None
+                found.append(masking.mask_run(source, model, evaluate, plan, journal, done, files))
+        except KeyboardInterrupt:
+            if journal.path is not None and journal.done:
+                print(f"zoo: {len(journal.done)} evaluations are kept; the same command goes on", file=sys.stderr)
+            raise
         finally:
             bar.close()
         report = {
@@ -100,6 +120,24 @@ def mask(
             write_report(part, "mask", report, mask_figures(report), mask_page)
             lines.append(f"written to  {folder}\nlook        {folder}/mask.html")
     return "\n\n".join(lines)
+
+
+def opened(path: str, backbone: str | None, data: list[str]) -> tuple["ZooModule", Callable[[], float]]:
+    """A run's task, and what evaluates it as it is."""
+    from zoo.cli import open_run
+
+    model, datamodule, trainer = open_run(path, backbone, data)
+
+    def evaluate() -> float:
+        try:
+            trainer.validate(model, datamodule=datamodule, verbose=False)
+        except SystemExit as stop:  # what Lightning makes of it
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            raise
+        return trainer.callback_metrics[model.monitor].item()
+
+    return model, evaluate
 
 
 def percents(text: str) -> list[float]:
@@ -121,24 +159,25 @@ def percents(text: str) -> list[float]:
 
 
 def describe(group: dict[str, Any], report: dict[str, Any]) -> str:
-    """Scores and bytes of a group of runs, within 80 columns; bytes are of the first run and the first order."""
-    first = next(run for run in report["runs"] if run["group"] == group["group"])
+    """Scores and bytes of a group of runs, within 80 columns; bytes are those of the first order, means over runs."""
+    same = [run for run in report["runs"] if run["group"] == group["group"]]
     n, orders = group["n"], report["orders"]
     lines = [group["group"], f"{group['metric']} of {n} run{'s' * (n > 1)}, unmasked {plus_minus(group['unmasked'])}"]
+    lines += [f"note: {run['name']} is {run['unmasked']:.4f} in float32, and was {run['reported']:.4f} as it trained"
+              for run in same if run["reported"] is not None and abs(run["unmasked"] - run["reported"]) > 5e-5]
+    lines += [f"note: {run['name']} {note}" for run in same for note in run["notes"]]
     for transform in report["transforms"]:
         rows: list[tuple[str, ...]] = [(transform, *(f"{order} " for order in orders), "bytes")]
         for budget in report["budgets"]:
-            scores, sizes = (
-                {p["order"]: p for p in points if (p["transform"], p["budget"]) == (transform, budget)}
-                for points in (group["points"], first["points"])
-            )
-            size = sizes[orders[0]]["bytes"]
-            cells = [plus_minus(p) + (" " if p["p_holm"] is None or p["p_holm"] >= 0.05 else "*")
-                     for p in (scores[order] for order in orders)]
-            rows.append((f"{budget:g} %", *cells, f"{size['values'] + size['places']:,}"))
+            place = [(p["transform"], p["budget"]) == (transform, budget) for p in group["points"]]
+            points = list(compress(group["points"], place))
+            sizes = [next(compress(run["points"], place))["bytes"] for run in same]
+            cells = [plus_minus(p) + (" " if p["p_holm"] is None or p["p_holm"] >= 0.05 else "*") for p in points]
+            rows.append((f"{budget:g} %", *cells, f"{mean(s['values'] + s['places'] for s in sizes):,.0f}"))
         lines += ["", *columns(rows, 1)]
-    size = first["bytes"]
-    lines += ["", f"bytes  dense {size['dense']:,}, as trained {size['trained']:,}, besides {size['other']:,}"]
+    size = same[0]["bytes"]
+    lines += ["", f"bytes  of values and their places, by {orders[0]}; dense {size['dense']:,},",
+              f"       as trained {size['trained']:,}, the head and what else is trained {size['other']:,}"]
     if n > 1:
         lines.append("*      differs from unmasked: paired t-test, Holm-corrected p < 0.05")
     return "\n".join(lines)

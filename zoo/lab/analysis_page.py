@@ -11,7 +11,7 @@ from zoo.lab.verdicts import EMPTY, in_words
 MEASURES = {
     "k50": "k50", "k90": "k90", "k99": "k99",
     "k50_frequency": "k50, lowest first", "k90_frequency": "k90, lowest first", "k99_frequency": "k99, lowest first",
-    "low_10": "energy in lowest 10 %", "low_25": "energy in lowest 25 %", "low_50": "energy in lowest 50 %",
+    "low_10": "energy in 10 %", "low_25": "energy in 25 %", "low_50": "energy in 50 %",
 }
 RANKS = {"stable_rank": "stable rank", "effective_rank": "effective rank", "numerical_rank": "numerical rank"}
 PAIRS = {
@@ -35,8 +35,8 @@ CAPTIONS = {
 }
 K90 = (
     "k90 is the share of a matrix's coefficients, largest first, that holds 90 % of its energy, the sum of their "
-    "squares; k50 and k99 likewise. “Lowest first” takes the coefficients by frequency instead, and “energy in lowest "
-    "25 %” is what the lowest quarter of the frequencies holds."
+    "squares; k50 and k99 likewise. “Lowest first” takes the coefficients by frequency instead, and “energy in 25 %” "
+    "is what the lowest quarter of the frequencies holds."
 )
 NULL = (
     "The rotation null has the same singular values between Haar-random singular vectors. It is what the singular "
@@ -124,7 +124,7 @@ def _notes(runs: Sequence[Data]) -> Html:
 
 def _group_tables(analysis: Data) -> list[Html]:
     """Ranks and scores of groups, and their spectra."""
-    ranks, spectra = [], []
+    ranks, spectra, measures = [], [], list(MEASURES.values())
     for group in analysis["groups"]:
         shown = [plus_minus(group[rank]["mean"], group[rank]["sd"], 2) for rank in ("stable_rank", "effective_rank")]
         found = [group[key] for key in ("loss", "score")]
@@ -137,8 +137,11 @@ def _group_tables(analysis: Data) -> list[Html]:
             spectra.append([group["group"], transform, *cells])
     return [
         table(["Group", "Runs", "Stable rank", "Effective rank", "Loss", "Score", "Metric"], ranks),
-        table(["Group", "Transform", *MEASURES.values()], spectra, 2, "Spectra; below each, its null"),
-    ]
+        table(["Group", "Transform", *measures[:3]], [row[:5] for row in spectra], 2,
+              "Largest first; below each, its null"),
+        table(["Group", "Transform", *measures[3:]], [[*row[:2], *row[5:]] for row in spectra], 2,
+              "Lowest frequencies first; below each, its null"),
+    ]  # fmt: skip
 
 
 def _correlation_table(analysis: Data) -> Html:

@@ -199,6 +199,18 @@ def label(sources: Sequence[AnyFacts]) -> list[AnyFacts]:
             for source, name, group in zip(sources, names, groups, strict=True)]
 
 
+def repeated(sources: Sequence[Facts]) -> dict[str, str]:
+    """By name, what to note of runs that have the group and the seed of one before."""
+    first: dict[tuple[str, int], str] = {}
+    notes = {}
+    for source in sources:
+        if source.seed is not None:
+            before = first.setdefault((source.group, source.seed), source.name)
+            if before != source.name:
+                notes[source.name] = f"has the seed of {before}: the statistics take both for independent, and err"
+    return notes
+
+
 def _groups(sources: Sequence[Facts]) -> list[str]:
     """Which runs are equal but for their seed is decided by all settings, what to call them by those that differ."""
     found: dict[tuple[str, frozenset[tuple[str, str]]], str] = {

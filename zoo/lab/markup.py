@@ -46,7 +46,7 @@ tbody tr:hover { background: var(--shade); }
 caption { caption-side: top; text-align: left; font-weight: 600; padding: .3rem .6rem; }
 small { color: var(--muted); font-size: inherit; }
 figure { margin: 1.5rem 0 2.25rem; }
-figure svg { display: block; width: 100%; height: auto; }
+figure { overflow-x: auto; } figure svg { display: block; width: 100%; min-width: 36rem; height: auto; }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figure svg text { font-family: system-ui, sans-serif !important; }
 figcaption { color: var(--muted); font-size: .875rem; margin-top: .5rem; }

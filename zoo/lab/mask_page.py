@@ -20,7 +20,7 @@ CAPTIONS = {
 }
 MASKS = (
     "Of each matrix by itself, the given share of the coefficients of its update is kept and the others are set to 0; "
-    "the update is rebuilt, and the network evaluated on the validation data. Nothing is trained again."
+    "the update is rebuilt, and the network evaluated in float32 on the validation data. Nothing is trained again."
 )
 ORDERS = {
     "magnitude": "the largest coefficients of each matrix.",
@@ -52,7 +52,8 @@ def mask_page(mask: Data, drawings: Drawings) -> str:
         ), *(_score_tables(group, mask) for group in mask["groups"])),
         section("Bytes on disk", paragraph(
             "All numbers are float32, 4 bytes each. A masked update needs its values and the places that they go to, "
-            "here in the cheapest of several encodings; means over the runs of a group."
+            "here in the cheapest of several encodings; means over the runs of a group. A file of --save has the head, "
+            "names and the run's config as well."
         ), *(_bytes_tables(group, mask) for group in mask["groups"])),
         footer("mask"),
     )  # fmt: skip
@@ -62,6 +63,9 @@ def _score_tables(group: Data, mask: Data) -> Html:
     """A table for each transform."""
     unmasked = plus_minus(group["unmasked"]["mean"], group["unmasked"]["sd"], 4)
     about = f"{_metric(group)}, {group['better']} is better; unmasked {unmasked} over {_count(group['n'], 'run')}."
+    own = [run["reported"] for run in runs_of(mask, group)]
+    if None not in own:
+        about += f" As they trained, in the precision of training: {', '.join(decimals(o, 4) for o in own)}."
     tables = []
     for transform in mask["transforms"]:
         rows = []
@@ -89,12 +93,15 @@ def _bytes_tables(group: Data, mask: Data) -> Html:
         rows = []
         for same in zip(*(_points(run, transform, mask["orders"]) for run in runs), strict=True):
             values, places = (_mean([point["bytes"][key] for point in same]) for key in ("values", "places"))
+            files = [point["bytes"]["file"] for point in same if point["bytes"]["file"]]
             rows.append([
                 same[0]["order"], f"{same[0]['budget']:g} %", f"{values:,.0f}", f"{places:,.0f}",
                 ", ".join(dict.fromkeys(point["bytes"]["encoding"] for point in same)), human_bytes(values + places),
+                f"{_mean(files):,.0f}" if files else "–",
                 _times(values + places, dense, 3), _times(values + places, trained, 2),
             ])  # fmt: skip
-        headers = ["Order", "Kept", "Values (B)", "Places (B)", "Encoding", "Together", "Times dense", "Times trained"]
+        headers = ["Order", "Kept", "Values (B)", "Places (B)", "Encoding", "Together", "File (B)", "Times dense",
+                   "Times trained"]  # fmt: skip
         tables.append(table(headers, rows, 1, transform))
     return element("div", element("h3", group["group"]), paragraph(about), *tables)
 

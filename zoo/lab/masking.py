@@ -64,12 +64,13 @@ class Journal:
 
     Args:
         path: of the file, a line of JSON for each; or None, to keep them in memory.
+        anew: forget what is in the file.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, anew: bool = False) -> None:
         self.path = path
         self.done: dict[str, float] = {}
-        if path is not None and path.is_file():
+        if path is not None and path.is_file() and not anew:
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
                     key, value = json.loads(line)
@@ -80,12 +81,28 @@ class Journal:
     def __call__(self, key: str, evaluate: Callable[[], float]) -> float:
         """The value that is known, or a new one."""
         if key not in self.done:
-            self.done[key] = evaluate()
-            if self.path is not None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(f"\n{json.dumps([key, self.done[key]])}")  # first, since the last line may be cut short
+            self._write(key, evaluate())
         return self.done[key]
+
+    def reference(self, model: str, value: float) -> None:
+        """Forget what is known of a model whose reference is another than it was: its data has changed.
+
+        Args:
+            model: what all keys of the model begin with.
+            value: the metric of all coefficients, evaluated now.
+        """
+        key = f"{model} unmasked"
+        if not math.isclose(self.done.get(key, value), value, rel_tol=1e-6, abs_tol=1e-9):
+            self.done = {known: found for known, found in self.done.items() if not known.startswith(f"{model} ")}
+        if key not in self.done:
+            self._write(key, value)
+
+    def _write(self, key: str, value: float) -> None:
+        self.done[key] = value
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(f"\n{json.dumps([key, value])}")  # the line end first, since the last line may be cut short
 
 
 class MaskedNetwork:
@@ -101,6 +118,7 @@ class MaskedNetwork:
         self.base: dict[str, Tensor] = {}
         found = zoo_layers(model.net)
         with torch.no_grad():
+            model.net.float()  # a frozen backbone may be in bfloat16, which would round W0 + dW
             for name, update in source.updates.items():
                 self.layers[name] = found[name].merge().requires_grad_(False)
                 self.base[name] = (found[name].effective_weight() - update.matrix()).detach()
@@ -115,7 +133,7 @@ class MaskedNetwork:
 
 def mask_run(
     source: Source, model: ZooModule, evaluate: Callable[[], float], plan: Plan, journal: Journal,
-    done: Callable[[], object] = lambda: None, save: Callable[[str, dict[str, Kept]], object] | None = None,
+    done: Callable[[], object] = lambda: None, files: "MaskedFiles | None" = None,
 ) -> dict[str, Any]:
     """Evaluate a run under every mask of a plan.
 
@@ -126,27 +144,30 @@ def mask_run(
         plan: the masks.
         journal: of evaluations.
         done: called after each evaluation.
-        save: called with the name and the kept coefficients of each mask, the first draw of random ones.
+        files: writes each masked run, with the first draw of random masks.
 
     Returns:
         One of `runs` in mask.json.
+
+    Raises:
+        UserError: if the metric is not finite with all coefficients.
     """
-    size = _sizes(model)
+    size, metric = _sizes(model), source.metric or model.monitor.removeprefix("val/")
+    mark = f"{_fingerprint(model)} {metric}"
     updates = {name: update.matrix() for name, update in source.updates.items()}
     energy = sum(float(update.square().sum()) for update in updates.values())
-    mark, metric = _fingerprint(updates), source.metric or model.monitor.removeprefix("val/")
     network = MaskedNetwork(model, source)
 
-    def value(key: str, masked: Callable[[], Mapping[str, Tensor]]) -> float:
-        def measure() -> float:
-            network.set_(masked())
-            return evaluate()
+    def measure(masked: Mapping[str, Kept]) -> float:
+        network.set_({layer: restore(each) for layer, each in masked.items()})
+        return evaluate()
 
-        found = journal(f"{mark} {metric} {key}", measure)
-        done()
-        return found
-
-    unmasked = value("unmasked", lambda: updates)
+    network.set_(updates)
+    unmasked = evaluate()
+    if not math.isfinite(unmasked):
+        raise UserError(f"{source.path!r}: the {metric} of the run is {unmasked}: use a checkpoint from before that")
+    journal.reference(mark, unmasked)
+    done()
     points = []
     planes: dict[str, Tensor] = {}
     transformed = None
@@ -162,30 +183,30 @@ def mask_run(
             }
             if draw == 0:
                 first = kept
-            rebuilt = partial(_restored, kept)
-            values.append(unmasked if budget == 100 else value(f"{name} {order} {budget:g} {draw}", rebuilt))
-        if save is not None:
-            save(f"{name}-{order}-{budget:g}", first)
-        encodings = sorted({k.places.encoding for k in first.values()})
-        points.append({
+            if budget == 100:
+                values.append(unmasked)
+            else:
+                values.append(journal(f"{mark} {name} {order} {budget!r} {draw}", partial(measure, kept)))
+                done()
+        point = {
             "transform": name, "order": order, "budget": budget, "kept": sum(len(k.values) for k in first.values()),
             "energy": sum(float(k.values.square().sum()) for k in first.values()) / energy,
             "value": sum(values) / draws, "values": values,
             "bytes": {
                 "values": sum(4 * len(k.values) for k in first.values()),
-                "places": sum(len(k.places.data) for k in first.values()), "encoding": "+".join(encodings),
+                "places": sum(len(k.places.data) for k in first.values()),
+                "encoding": "+".join(sorted({k.places.encoding for k in first.values()})),
+                "file": files.write(f"{name}-{order}-{budget:g}", first) if files else None,
             },
-        })
+        }
+        points.append(point)
     fields = ("name", "path", "group", "task", "model", "parameterization", "seed", "what")
     return {
-        **{field: getattr(source, field) for field in fields},
+        **{field: getattr(source, field) for field in fields}, "notes": list(source.notes),
         "metric": metric, "better": better(model), "unmasked": unmasked,
+        "reported": source.score if better(model) == "higher" else source.loss,
         "bytes": {"dense": sum(4 * update.numel() for update in updates.values()), **size}, "points": points,
     }
-
-
-def _restored(kept: Mapping[str, Kept]) -> dict[str, Tensor]:
-    return {layer: restore(each) for layer, each in kept.items()}
 
 
 def better(model: ZooModule) -> str:
@@ -200,10 +221,11 @@ def _sizes(model: ZooModule) -> dict[str, int]:
     return {"trained": own, "other": sum(sizes.values()) - own}
 
 
-def _fingerprint(updates: Mapping[str, Tensor]) -> str:
+def _fingerprint(model: ZooModule) -> str:
+    """Of all that the network holds, the backbone included."""
     digest = hashlib.sha256()
-    for name, update in sorted(updates.items()):
-        digest.update(name.encode() + update.contiguous().numpy().tobytes())
+    for name, tensor in sorted(model.net.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -239,28 +261,30 @@ def groups(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 class MaskedFiles:
-    """Writes masked runs as files that are taken wherever a run's adapter is; their updates are then `Dense`.
+    """Writes a run's masks as files that are taken wherever a run's adapter is; its updates are then `Dense`.
 
     Args:
-        file: the run's checkpoint.
-        model: the run's task, before it is masked.
+        folder: of the files, made when needed.
+        source: the run.
+        model: its task, before it is masked.
 
     Raises:
         UserError: if the run neither has frozen weights nor is from scratch: the file would lack W0.
     """
 
-    def __init__(self, file: Path, model: ZooModule) -> None:
+    def __init__(self, folder: Path, source: Source, model: ZooModule) -> None:
         if model.start == "project":
             raise UserError("--save needs updates of frozen weights, and full fine-tuning has none: drop --save")
-        self.checkpoint = checkpoints.load(file)
-        folder = checkpoints.run_folder(file)
-        text = (folder / "config.yaml").read_text(encoding="utf-8") if folder else self.checkpoint.get("config", "")
+        self.folder, self.name = folder, source.name
+        file = checkpoints.resolve(source.path)
+        self.checkpoint, run = checkpoints.load(file), checkpoints.run_folder(file)
+        text = (run / "config.yaml").read_text(encoding="utf-8") if run else self.checkpoint.get("config", "")
         self.config = yaml.safe_load(text) or {}
         layers = zoo_layers(model.net).items()
         self.layers = {name: (layer.parameterization.shape, layer.scale) for name, layer in layers}
 
-    def write(self, path: Path, kept: Mapping[str, Kept]) -> None:
-        """One file; a layer of which nothing is kept has one coefficient, 0."""
+    def write(self, mask: str, kept: Mapping[str, Kept]) -> int:
+        """One file, named by run and mask; its bytes. A layer of which nothing is kept has one coefficient, 0."""
         matrices = {}
         for name, (shape, scale) in self.layers.items():
             nothing = keep(torch.zeros(shape), shape, "dct", "frequency", 1 / math.prod(shape))
@@ -272,4 +296,7 @@ class MaskedFiles:
         for arguments in (settings, config["model"]["init_args"]):
             arguments.update({key: value for key, value in dense.items() if key in arguments})
         content = {**self.checkpoint, "state_dict": others, "hyper_parameters": settings, "zoo_fingerprints": {}}
+        self.folder.mkdir(exist_ok=True)
+        path = self.folder / f"{self.name}-{mask}.safetensors"
         checkpoints.write_adapter(path, content, yaml.safe_dump(config, sort_keys=False), matrices)
+        return path.stat().st_size

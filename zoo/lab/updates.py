@@ -126,7 +126,7 @@ def _checked(source: Source, before: str | None) -> Source:
     for name, update in source.updates.items():
         if not all(side is None or side.isfinite().all() for side in (update.left, update.right)):
             where = repr(source.path) if before is None else f"{source.path!r} or {before!r}"
-            raise UserError(f"{name} holds NaN or infinite values in {where}: use a checkpoint from before that")
+            raise _not_finite(name, where)
     changed = {name: update for name, update in source.updates.items() if update.norm() > 0}
     if not changed and before is not None:
         raise UserError(f"{source.path!r} and {before!r} are equal, nothing changed: give another --before")
@@ -135,6 +135,10 @@ def _checked(source: Source, before: str | None) -> Source:
     left_out = len(source.updates) - len(changed)
     note = [f"left out, unchanged: {_count(left_out, 'layer')}"] if left_out else []
     return dataclasses.replace(source, updates=changed, notes=[*source.notes, *note])
+
+
+def _not_finite(name: str, where: str) -> UserError:
+    return UserError(f"{name} holds NaN or infinite values in {where}: use a checkpoint from before that")
 
 
 def _count(number: int, what: str) -> str:
@@ -161,6 +165,9 @@ def _run(path: str, backbone: str | None, layers: Sequence[str] | None) -> Sourc
         inside = next((str(folder) for folder in sorted(Path(path).glob("*")) if checkpoints.find(folder)), None)
         raise UserError(f"nothing to analyse in {path!r}: {f'did you mean {inside!r}?' if inside else EXPECTED}")
     model = checkpoints.rebuild(file, backbone)
+    for name, tensor in model.trained_state().items():
+        if not tensor.isfinite().all():
+            raise _not_finite(name, repr(path))
     facts, notes = run_facts(path, file, model)
     there = zoo_layers(model.net)
     chosen = {name: there[name] for name in _choose(there, layers)}
