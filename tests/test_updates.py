@@ -309,3 +309,9 @@ def test_a_backbone_that_was_moved(backbones, place):
     refuse("'old'", "--backbone", path=path)
     assert torch.equal(read(path, backbone="new").updates[QUERY].matrix(), mine.updates[QUERY].matrix())
     assert read(path, backbone="new").settings == mine.settings
+
+
+def test_a_text_is_not_said_to_hold_code(place):
+    Path("notes.md").write_text("# a note\n")
+    with pytest.raises(UserError, match="damaged or no checkpoint"):
+        read("notes.md", "notes.md")

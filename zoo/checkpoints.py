@@ -187,7 +187,9 @@ def read_file(path: Path) -> Any:
             warnings.simplefilter("ignore")  # of an unusual pickle protocol: what follows says more
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        if "Unsupported class" in str(error) or "GLOBAL" in str(error):
+        with path.open("rb") as file:
+            pickled = file.read(1) in (b"\x80", b"P")  # of a pickle, or of torch's archive of one: a text has no code
+        if pickled and ("Unsupported" in str(error) or "GLOBAL" in str(error)):
             held = f"checkpoint '{path}' holds code, not only weights"
             raise UserError(f"{held}: refused, nothing was executed; use another one") from None
         raise UserError(f"checkpoint '{path}' is damaged or no checkpoint: use another one") from None
