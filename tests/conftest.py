@@ -86,6 +86,36 @@ def tune(backbones: Callable[[str], Path], glue: Path) -> list[str]:
     return [f"--{key}={value}" for key, value in options.items()]
 
 
+@pytest.fixture
+def trained(place: Path) -> Callable[..., str]:
+    """Fits: `trained(name, config, *options)` gives the folder of the run."""
+    def fit(name: str, config: str, *options: str, seed: int = 0) -> str:
+        argv = ["fit", "--config", config, *options, "--name", name, "--seed_everything", str(seed)]
+        assert main(argv) == 0
+        return f"runs/{name}/version_0"
+
+    return fit
+
+
+@pytest.fixture
+def char(trained: Callable[..., str], small: list[str]) -> str:
+    """A character model from scratch."""
+    return trained("char", "dct_half.yaml", *small)
+
+
+@pytest.fixture
+def tuned(trained: Callable[..., str], tune: list[str]) -> str:
+    """A classifier with LoRA, at a rate at which it changes."""
+    return trained("tuned", "glue_rte_lora.yaml", *tune, "--model.optimizer.lr", "0.05")
+
+
+@pytest.fixture
+def seeds(trained: Callable[..., str], tune: list[str]) -> list[str]:
+    """Two runs of it that differ in their seed alone."""
+    options = [*tune, "--model.optimizer.lr", "0.05"]
+    return [trained(f"s{seed}", "glue_rte_lora.yaml", *options, seed=seed) for seed in (0, 1)]
+
+
 def files(folder: Path) -> dict[Path, tuple[int, int]]:
     """Everything in and beside a folder, with what changes when it is written."""
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.parent.rglob("*")}

@@ -15,14 +15,6 @@ from zoo.lab.updates import read
 
 
 @pytest.fixture
-def tuned(place, tune):
-    argv = ["fit", "--config", "glue_rte_lora.yaml", *tune, "--model.optimizer.lr", "0.05"]
-    for seed in ("0", "1"):
-        assert main([*argv, "--name", f"s{seed}", "--seed_everything", seed]) == 0
-    return ["runs/s0/version_0", "runs/s1/version_0"]
-
-
-@pytest.fixture
 def pair(place):
     """Two checkpoints that differ by a known matrix."""
     torch.manual_seed(0)
@@ -34,9 +26,9 @@ def pair(place):
     return ["after", "--before", "before"]
 
 
-def test_a_run_is_described_within_80_columns(tuned, capsys):
+def test_a_run_is_described_within_80_columns(seeds, capsys):
     capsys.readouterr()
-    assert main(["analyze", *tuned, "--transform", "dct,hadamard", "--null", "5"]) == 0
+    assert main(["analyze", *seeds, "--transform", "dct,hadamard", "--null", "5"]) == 0
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
     assert printed.startswith("s0: dW (rte / bert / LoRA rank=8)\n")
@@ -47,10 +39,10 @@ def test_a_run_is_described_within_80_columns(tuned, capsys):
     assert sorted(path.name for path in Path().iterdir()) == ["runs"]
 
 
-def test_everything_is_written(tuned, capsys):
-    assert main(["analyze", *tuned, "--out", "deep/out", "--null", "5"]) == 0
+def test_everything_is_written(seeds, capsys):
+    assert main(["analyze", *seeds, "--out", "deep/out", "--null", "5"]) == 0
     report = json.loads(Path("deep/out/analysis.json").read_text())
-    assert report["command"] == f"zoo analyze {' '.join(tuned)} --out deep/out --null 5"
+    assert report["command"] == f"zoo analyze {' '.join(seeds)} --out deep/out --null 5"
     assert (report["draws"], report["transforms"], len(report["runs"])) == (5, ["dct"], 2)
     assert [group["runs"] for group in report["groups"]] == [["s0", "s1"]]
     assert [run["seed"] for run in report["runs"]] == [0, 1]
@@ -62,9 +54,9 @@ def test_everything_is_written(tuned, capsys):
     assert {path.suffix for path in Path("deep/out/figures").iterdir()} == {".png", ".svg"}
 
 
-def test_a_run_and_its_peft_adapter_are_the_same(tuned, capsys):
-    assert main(["export", tuned[0], "--to", "peft", "--output", "lora8"]) == 0
-    assert main(["analyze", tuned[0], "lora8", "--out", "out", "--null", "5"]) == 0
+def test_a_run_and_its_peft_adapter_are_the_same(seeds, capsys):
+    assert main(["export", seeds[0], "--to", "peft", "--output", "lora8"]) == 0
+    assert main(["analyze", seeds[0], "lora8", "--out", "out", "--null", "5"]) == 0
     run, adapter = json.loads(Path("out/analysis.json").read_text())["runs"]
     assert (adapter["what"], adapter["name"], adapter["seed"]) == ("dW", "lora8", None)
     for one, other in zip(run["matrices"], adapter["matrices"], strict=True):
@@ -151,13 +143,13 @@ def test_a_missing_library_is_named(pair, capsys, monkeypatch):
         refused(capsys, command, "scipy", 'pip install -e ".[lab]"')
 
 
-def test_a_null_draw_is_of_the_layer_alone(tuned):
+def test_a_null_draw_is_of_the_layer_alone(seeds):
     """Runs analysed together or alone have the same numbers."""
-    for out, runs in (("both", tuned), ("one", tuned[:1])):
+    for out, runs in (("both", seeds), ("one", seeds[:1])):
         assert main(["analyze", *runs, "--null", "5", "--out", out]) == 0
     both, one = (json.loads(Path(out, "analysis.json").read_text())["runs"][0] for out in ("both", "one"))
     assert both["matrices"] == one["matrices"]
-    assert {m["layer"] for m in one["matrices"]} == set(read(tuned[0]).updates)
+    assert {m["layer"] for m in one["matrices"]} == set(read(seeds[0]).updates)
 
 
 def test_long_names_fit_80_columns(place, capsys):
@@ -180,9 +172,9 @@ def test_the_journal_of_masks_is_not_a_report_of_updates(pair, capsys):
         refused(capsys, ["analyze", *pair, "--out", "out", *force], "'out'", "another --out")
 
 
-def test_runs_of_one_seed_are_noted(tuned, capsys):
+def test_runs_of_one_seed_are_noted(seeds, capsys):
     shutil.copytree("runs/s0/version_0", "runs/copy/version_0")
-    assert main(["analyze", tuned[0], "runs/copy/version_0", "--null", "5"]) == 0
+    assert main(["analyze", seeds[0], "runs/copy/version_0", "--null", "5"]) == 0
     printed = capsys.readouterr().out
     assert "note: has the seed of s0: the statistics take both for independent, and err" in printed
     assert printed.count("note:") == 1

@@ -86,12 +86,13 @@ def mask(
     from zoo import checkpoints
     from zoo.files import new_folder
     from zoo.lab import masking
+    from zoo.lab.journal import Journal
 
     plan = masking.Plan(transforms, orders, shares, draws)
     for run in runs:
         checkpoints.load(checkpoints.resolve(run))  # or a peft adapter or plain checkpoint would be read
     sources = read_all(runs, backbone=backbone)
-    journal = masking.Journal(folder / JOURNAL if folder else None, anew=force)
+    journal = Journal(folder / JOURNAL if folder else None, anew=force)
     bar = Bar("evaluations")
     done = bar.expect(len(sources) * plan.evaluations())
     with new_folder(folder, "--out", is_ours(folder, "mask"), force=True) if folder else nullcontext() as part:

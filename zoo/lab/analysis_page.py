@@ -40,7 +40,8 @@ K90 = (
 )
 NULL = (
     "The rotation null has the same singular values between Haar-random singular vectors. It is what the singular "
-    "values force by themselves: only a difference from it is structure of the singular vectors."
+    "values force by themselves: only a difference from it is structure of the singular vectors. A verdict's p is "
+    "corrected (Holm) for both of its measures and all transforms, but not for the number of runs on this page."
 )
 CORRELATION = (
     "The first pair, within each matrix and averaged over matrices: the energies σᵢ² of its singular values, i up to "

@@ -1,12 +1,12 @@
 """How far does an update compress: keep a share of its coefficients, rebuild the network, and evaluate it.
 
 A mask is chosen for each matrix by itself, of the same share in all. The network is evaluated with plain weights,
-W0 + masked dW, and the reference, all coefficients, is evaluated in the same way.
+W0 + masked dW, and the reference, all coefficients, is evaluated in the same way. Shares are of the coefficients of the
+transform, of which a padded Hadamard plane has more than the matrix has entries.
 """
 
 import copy
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from zoo.bases import stream_seed
 from zoo.convert import zoo_layers
 from zoo.errors import UserError
 from zoo.frequencies import transform
+from zoo.lab.journal import Journal
 from zoo.lab.masks import Kept, Order, keep, restore
 from zoo.lab.statistics import grouped, holm, paired, spread
 from zoo.lab.updates import Source
@@ -57,52 +58,6 @@ class Plan:
     def evaluations(self) -> int:
         """Of one run, at most: the reference, and every mask that leaves something out."""
         return 1 + sum(draws for _, _, budget, draws in self.masks() if budget < 100)
-
-
-class Journal:
-    """Evaluations by what they are of, in a file that grows with each, so that an interrupted command goes on.
-
-    Args:
-        path: of the file, a line of JSON for each; or None, to keep them in memory.
-        anew: forget what is in the file.
-    """
-
-    def __init__(self, path: Path | None, anew: bool = False) -> None:
-        self.path = path
-        self.done: dict[str, float] = {}
-        if path is not None and path.is_file() and not anew:
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    key, value = json.loads(line)
-                    self.done[str(key)] = float(value)
-                except (ValueError, TypeError):  # the line that was being written
-                    continue
-
-    def __call__(self, key: str, evaluate: Callable[[], float]) -> float:
-        """The value that is known, or a new one."""
-        if key not in self.done:
-            self._write(key, evaluate())
-        return self.done[key]
-
-    def reference(self, model: str, value: float) -> None:
-        """Forget what is known of a model whose reference is another than it was: its data has changed.
-
-        Args:
-            model: what all keys of the model begin with.
-            value: the metric of all coefficients, evaluated now.
-        """
-        key = f"{model} unmasked"
-        if not math.isclose(self.done.get(key, value), value, rel_tol=1e-6, abs_tol=1e-9):
-            self.done = {known: found for known, found in self.done.items() if not known.startswith(f"{model} ")}
-        if key not in self.done:
-            self._write(key, value)
-
-    def _write(self, key: str, value: float) -> None:
-        self.done[key] = value
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(f"\n{json.dumps([key, value])}")  # the line end first, since the last line may be cut short
 
 
 class MaskedNetwork:

@@ -2,7 +2,8 @@
 
 Both numbers are known to the reader: N from the shape of the matrix, K from how many values are stored. Choices that
 follow a rule cost nothing ("all", "prefix") or 8 bytes ("seed"); any other is listed, in the shorter of two ways. With
-h(p) the entropy of a coin, no list of K = p N random places is shorter on average than N h(p) bits, h(p) / p a place:
+h(p) the entropy of a coin, no list of K = p N random places is shorter on average than log2 of N over K, about N h(p)
+bits, h(p) / p a place:
 
     p                   1 %    2 %    5 %   10 %   25 %   50 %   75 %   90 %
     entropy, a place   8.08   7.07   5.73   4.69   3.25   2.00   1.08   0.52
