@@ -15,6 +15,7 @@ from zoo.selection import zigzag_order
 from zoo.testing import agree
 
 NAMES = list(TRANSFORMS)
+OF_FREQUENCIES = [name for name in NAMES if name != "random"]
 SHAPES = [(1, 1), (1, 9), (10, 1), (2, 2), (16, 16), (12, 40), (45, 8), (31, 37), (24, 20), (384, 384)]
 SMALL = [(1, 1), (1, 6), (5, 1), (2, 2), (4, 8), (6, 4), (5, 7), (3, 12)]
 
@@ -82,7 +83,7 @@ def test_a_plane_of_another_shape_is_refused(name):
 
 
 def test_a_transform_that_does_not_exist():
-    with pytest.raises(ValueError, match="must be dct, fourier, hadamard, haar, got 'dst'"):
+    with pytest.raises(ValueError, match="must be dct, fourier, hadamard, haar, random, got 'dst'"):
         transform("dst")
 
 
@@ -199,7 +200,7 @@ def test_haar_frequency_counts_the_coarser_rows(n):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_FREQUENCIES)
 def test_an_order_holds_every_place_once_and_starts_at_the_constant(name, shape):
     t = transform(name)
     order = t.order(*shape)
@@ -231,7 +232,7 @@ def test_the_haar_order_is_by_level():
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (48, 96), (62, 92)])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_FREQUENCIES)
 def test_smooth_signals_are_low_and_alternating_ones_high(name, shape):
     """Three periods of a cosine along both sides: over 90 % in the first quarter, noise a quarter, a checkerboard 0."""
     t, (m, n) = transform(name), shape
@@ -260,7 +261,7 @@ def test_rotates_says_whether_singular_values_survive(name, shape):
     expected, actual = torch.linalg.svdvals(w), torch.linalg.svdvals(t.forward(w))
     same = torch.allclose(expected, actual[: len(expected)], rtol=1e-10)
     assert t.rotates(m, n) == (same and t.plane_shape(m, n) == shape)
-    assert t.rotates(m, n) == (name in ("dct", "haar") or (name == "hadamard" and shape == (8, 12)))
+    assert t.rotates(m, n) == (name in ("dct", "haar", "random") or (name == "hadamard" and shape == (8, 12)))
 
 
 def test_products_of_sides_by_hand():
@@ -268,3 +269,12 @@ def test_products_of_sides_by_hand():
     left, right = draw(9, 2), draw(2, 14)
     expected = dct_matrix(9) @ left @ right @ dct_matrix(14).T
     agree(transform("dct").forward_product(left, right), expected, 1e-12)
+
+
+def test_a_random_basis_has_no_frequency():
+    """A smooth signal is anywhere in it; all sizes are rotations, and the basis is always the same."""
+    t = transform("random")
+    smooth = torch.cos(2 * math.pi * torch.arange(64) / 64)[:, None] * torch.ones(64)
+    energy = t.forward(smooth).flatten()[t.order(64, 64)].square()
+    assert (energy[:1024].sum() / energy.sum()).item() == pytest.approx(0.25, abs=0.15)
+    assert torch.equal(t.forward(smooth), transform("random").forward(smooth))

@@ -223,7 +223,7 @@ def test_a_backbone_in_bfloat16_is_evaluated_in_float32(trained, tune):
     ("--budgets nan", ["--budgets", "(0, 100]", "'nan'"]),
     ("--budgets=", ["--budgets", "(0, 100]"]),
     ("--order loudest", ["--order", "magnitude,frequency,random", "'loudest'"]),
-    ("--transform dst", ["--transform", "dct,fourier,hadamard,haar", "'dst'"]),
+    ("--transform dst", ["--transform", "dct,fourier,hadamard,haar,random", "'dst'"]),
     ("--draws 0", ["--draws", "at least 1", "0"]),
     ("--save", ["--save", "--out"]),
     ("--force", ["--force", "--out"]),

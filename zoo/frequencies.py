@@ -1,4 +1,4 @@
-"""Four orthonormal transforms of real (m, n) matrices and the order of their coefficients, low frequency to high.
+"""Orthonormal transforms of real (m, n) matrices and the order of their coefficients, low frequency to high.
 
 A transform keeps the sum of squares, so its squared coefficients say where the energy of W is. Any size will do; a
 transform that exists for some sizes only says what it does with the others. Pure functions of torch.
@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zoo.bases import dct_matrix, shared
+from zoo.bases import dct_matrix, haar_matrix, shared
 from zoo.selection import zigzag_order
 from zoo.transforms import (
     Sides,
@@ -27,7 +27,7 @@ from zoo.transforms import (
     unrotate,
 )
 
-TransformName = Literal["dct", "fourier", "hadamard", "haar"]
+TransformName = Literal["dct", "fourier", "hadamard", "haar", "random"]
 
 
 def _precise(weight: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class Transform(ABC):
 
     @abstractmethod
     def order(self, m: int, n: int) -> Tensor:
-        """All places of the plane, lowest frequency first, the constant in front; (MN,), flat, int64."""
+        """All places of the plane, lowest frequency first, a constant in front; (MN,), flat, int64."""
 
     def rotates(self, m: int, n: int) -> bool:
         """Whether S = L W R^T with orthogonal L and R, so that Haar-random singular vectors stay Haar-random."""
@@ -325,7 +325,22 @@ class Haar(Separable):
         return m, n
 
 
-TRANSFORMS: Mapping[str, Transform] = {t.name: t for t in (Cosine(), Fourier(), Hadamard(), Haar())}
+class Random(Separable):
+    """A random orthonormal basis, for comparison: what a transform is worth is what it does better.
+
+    Its coefficients have no frequency, and their order means nothing.
+    """
+
+    name = "random"
+
+    def side(self, n: int) -> Tensor:
+        return haar_matrix(n, 0, "transform")
+
+    def plane_shape(self, m: int, n: int) -> tuple[int, int]:
+        return m, n
+
+
+TRANSFORMS: Mapping[str, Transform] = {t.name: t for t in (Cosine(), Fourier(), Hadamard(), Haar(), Random())}
 
 
 def transform(name: str) -> Transform:

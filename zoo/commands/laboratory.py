@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 WRITTEN = ("analysis.json", "analysis.html", "mask.json", "mask.html", "figures", "masked", "evaluations.jsonl")
 """What the two commands write into a folder, and --force replaces."""
 SHARED: dict[str, dict[str, Any]] = {
-    "--transform": {"default": "dct", "metavar": "NAMES", "help": "some of dct,fourier,hadamard,haar; by default dct"},
+    "--transform": {"default": "dct", "metavar": "NAMES", "help": "some of dct,fourier,hadamard,haar,random; by "
+                    "default dct"},
     "--backbone": {"default": None, "metavar": "FOLDER", "help": "where the pretrained network is now, if moved"},
     "--force": {"action": "store_true", "help": "replace an earlier report in --out"},
 }
