@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from zoo.convert import block, kind
 from zoo.lab.looks import MEASURES, Look, gaussian_spectrum, look
@@ -93,8 +92,8 @@ def _average(members: Sequence[dict[str, Any]], looks: Mapping[str, Mapping[str,
 
 
 def _beside_null(looks: Sequence[Look]) -> Values:
-    values = torch.stack([found.values for found in looks]).mean(0).tolist()
-    null, shuffled = (torch.stack(draws).mean(0) for draws in zip(*((f.null, f.shuffled) for f in looks), strict=True))
+    values = np.mean([found.values for found in looks], axis=0).tolist()
+    null, shuffled = (np.mean([getattr(found, field) for found in looks], axis=0) for field in ("null", "shuffled"))
     found = {}
     for i, (key, value) in enumerate(zip(MEASURES, values, strict=True)):
         other = against_null(value, shuffled[:, i])
@@ -112,7 +111,7 @@ def _correlation(matrices: Sequence[dict[str, Any]], looks: Mapping[str, Look]) 
     """Within matrices, sorted singular-value against coefficient energies; across them, k90 against rank and depth."""
     found = list(looks.values())
     k90 = [float(one.values[MEASURES.index("k90")]) for one in found]
-    null_k90 = torch.stack([one.null[:, MEASURES.index("k90")] for one in found], dim=1).numpy()  # (B, n)
+    null_k90 = np.stack([one.null[:, MEASURES.index("k90")] for one in found], axis=1)  # (B, n)
     within, null_within = (np.stack([getattr(one, f) for one in found], -2) for f in ("energies", "null_energies"))
     names = ("pearson", "spearman")
     energies = {name: mean_correlations(within[:, i].tolist(), null_within[..., i]) for i, name in enumerate(names)}

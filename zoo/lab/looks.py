@@ -24,19 +24,13 @@ MEASURES = ("k50", "k90", "k99", "k50_frequency", "k90_frequency", "k99_frequenc
 class Look(NamedTuple):
     """One matrix under one transform, B draws of its rotation null and B of it with rows and columns shuffled."""
 
-    values: Tensor  # (9,) the MEASURES
-    null: Tensor  # (B, 9)
-    shuffled: Tensor  # (B, 9)
+    values: np.ndarray  # (9,) the MEASURES
+    null: np.ndarray  # (B, 9)
+    shuffled: np.ndarray  # (B, 9)
     zeros: float  # share of coefficients below a thousandth of their root mean square
     curves: dict[str, list[float]]  # (101,) each
     energies: np.ndarray  # (2,) Pearson's and Spearman's correlation of singular-value and coefficient energies
     null_energies: np.ndarray  # (B, 2)
-
-
-class _Measured(NamedTuple):
-    values: Tensor  # (9,)
-    curves: np.ndarray  # (2, 101)
-    energies: np.ndarray  # (2,)
 
 
 def look(
@@ -66,34 +60,32 @@ def look(
     spectra = [update.singular_values() for update in updates]
     ranks = [numerical_rank(s, update.shape) for s, update in zip(spectra, updates, strict=True)]
     energies = [s[:rank].double().square().numpy() for s, rank in zip(spectra, ranks, strict=True)]
-    null: list[dict[str, list[_Measured]]] = [{key: [] for key in chosen} for _ in updates]
-    shuffled: list[dict[str, list[Tensor]]] = [{key: [] for key in chosen} for _ in updates]
+    # Room for all results at once: between large planes, small ones that stay would keep memory from being given back.
+    room = (len(updates), len(chosen), draws)
+    null, shuffled, null_energies = np.empty((*room, 9)), np.empty((*room, 9)), np.empty((*room, 2))
+    null_curves = np.zeros((*room[:2], 2, 101))
     for draw in range(draws):
         for i, update in enumerate(updates):
             turned, mixed = _turn(update, draw, seed), _shuffle(update, draw, seed)
-            for key, t in chosen.items():
+            for j, t in enumerate(chosen.values()):
                 plane = turned.matrix() if t.rotates(*update.shape) else _plane(turned, t)
-                null[i][key].append(_measure(plane, t, update.shape, energies[i]))
-                shuffled[i][key].append(_values(running_sums(_plane(mixed, t), t.order(*update.shape))))
+                null[i, j, draw], curves, null_energies[i, j, draw] = _measure(plane, t, update.shape, energies[i])
+                null_curves[i, j] += curves / draws
+                shuffled[i, j, draw] = _values(running_sums(_plane(mixed, t), t.order(*update.shape)))
             done()
-    found = []
+    looks: list[dict[str, Look]] = [{} for _ in updates]
     for i, update in enumerate(updates):
-        planes = {key: _plane(update, t) for key, t in chosen.items()}
-        found.append({
-            key: _look(planes[key], _measure(planes[key], t, update.shape, energies[i]), null[i][key], shuffled[i][key])
-            for key, t in chosen.items()
-        })
-    return found
-
-
-def _look(plane: Tensor, own: _Measured, null: Sequence[_Measured], shuffled: Sequence[Tensor]) -> Look:
-    lines = np.round([*own.curves, *np.mean([one.curves for one in null], axis=0)], 5).tolist()
-    return Look(
-        own.values, torch.stack([one.values for one in null]), torch.stack(list(shuffled)),
-        (plane.abs() < 1e-3 * plane.square().mean().sqrt()).double().mean().item(),
-        dict(zip(("magnitude", "frequency", "null_magnitude", "null_frequency"), lines, strict=True)),
-        own.energies, np.stack([one.energies for one in null]),
-    )
+        for j, (key, t) in enumerate(chosen.items()):
+            plane = _plane(update, t)
+            values, curves, correlation = _measure(plane, t, update.shape, energies[i])
+            lines = np.round([*curves, *null_curves[i, j]], 5).tolist()
+            looks[i][key] = Look(
+                values, null[i, j], shuffled[i, j],
+                (plane.abs() < 1e-3 * plane.square().mean().sqrt()).double().mean().item(),
+                dict(zip(("magnitude", "frequency", "null_magnitude", "null_frequency"), lines, strict=True)),
+                correlation, null_energies[i, j],
+            )
+    return looks
 
 
 def _plane(update: Update, t: Transform) -> Tensor:
@@ -118,19 +110,22 @@ def _shuffle(update: Update, draw: int, seed: int) -> Update:
     return Update(update.left[rows], update.right[:, columns])
 
 
-def _values(sums: tuple[Tensor, Tensor]) -> Tensor:
-    """The MEASURES; (9,), float64."""
+def _values(sums: tuple[Tensor, Tensor]) -> np.ndarray:
+    """The MEASURES; (9,)."""
     found = measures(*sums)
-    return torch.tensor([found[key] for key in MEASURES], dtype=torch.float64)
+    return np.array([found[key] for key in MEASURES])
 
 
-def _measure(plane: Tensor, t: Transform, shape: tuple[int, int], energies: np.ndarray) -> _Measured:
+def _measure(
+    plane: Tensor, t: Transform, shape: tuple[int, int], energies: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The MEASURES (9,), both curves (2, 101) and both correlations of energies (2,) of a plane."""
     sums = running_sums(plane, t.order(*shape))
     counts = (torch.arange(1, 101) * len(sums[0]) / 100).round().long()
     curves = np.stack([np.append(0, line[(counts - 1).clamp_min(0)] * (counts > 0) / line[-1]) for line in sums])
     largest = sums[0][: len(energies)].diff(prepend=torch.zeros(1)).numpy()
     correlation = np.array([f(energies, largest) if len(energies) > 2 else np.nan for f in (pearson, spearman)])
-    return _Measured(_values(sums), curves, correlation)
+    return _values(sums), curves, correlation
 
 
 @lru_cache(maxsize=256)

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from scipy import stats
-from torch import Tensor
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
 RESAMPLES = 2000
@@ -20,7 +19,7 @@ class Paired(NamedTuple):
     p: float | None
 
 
-def against_null(value: float, draws: Tensor) -> dict[str, float | None]:
+def against_null(value: float, draws: np.ndarray) -> dict[str, float | None]:
     """One value beside draws from its null distribution, two-sided.
 
     t = (x - mean) / (sd sqrt(1 + 1 / B)) is Student's with B - 1 degrees of freedom if the null is normal: x is then
@@ -35,7 +34,7 @@ def against_null(value: float, draws: Tensor) -> dict[str, float | None]:
         z is None and p is 1 if x equals them, else 0.
     """
     b = len(draws)
-    mean, sd = draws.double().mean().item(), draws.double().std().item()
+    mean, sd = float(np.mean(draws)), float(np.std(draws, ddof=1))
     if sd <= 1e-12 * max(1.0, abs(mean)):
         same = abs(value - mean) <= 1e-9 * max(1.0, abs(mean))
         return {"value": value, "null": mean, "sd": 0.0, "z": None, "p": 1.0 if same else 0.0}
