@@ -1,4 +1,7 @@
-"""`zoo mask`: keep a share of an update's coefficients, rebuild the network, and evaluate it on its validation data."""
+"""`zoo mask`: keep a share of an update's coefficients, rebuild the network, and evaluate it on its validation data.
+
+Options of the data are those of `zoo fit`, as in --data.data_dir FOLDER, for data that was moved.
+"""
 
 import sys
 import time
