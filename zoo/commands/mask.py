@@ -95,7 +95,7 @@ def mask(
     for run in runs:
         checkpoints.load(checkpoints.resolve(run))  # or a peft adapter or plain checkpoint would be read
     sources = read_all(runs, backbone=backbone)
-    journal = Journal(folder / JOURNAL if folder else None, anew=force)
+    journal = Journal(folder / JOURNAL if folder else None)
     bar = Bar("evaluations")
     done = bar.expect(len(sources) * plan.evaluations())
     with new_folder(folder, "--out", is_ours(folder, "mask"), force=True) if folder else nullcontext() as part:

@@ -11,13 +11,12 @@ class Journal:
 
     Args:
         path: of the file, a line of JSON for each; or None, to keep them in memory.
-        anew: forget what is in the file.
     """
 
-    def __init__(self, path: Path | None, anew: bool = False) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
         self.done: dict[str, float] = {}
-        if path is not None and path.is_file() and not anew:
+        if path is not None and path.is_file():
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
                     key, value = json.loads(line)
