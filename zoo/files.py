@@ -120,9 +120,9 @@ def _first_parent(path: Path) -> Path:
 
 
 def _remove_left(there: Path, name: str) -> None:
-    """Parts of a folder of this name, of processes that were killed."""
+    """Parts of a folder of this name, of processes that were killed; not what one was about to replace."""
     for part in there.glob(f".{escape(name)}.*"):
-        pid = part.name.removeprefix(f".{name}.").removesuffix(".old")
+        pid = part.name.removeprefix(f".{name}.")
         if pid.isdigit() and not Path("/proc", pid).exists() and Path("/proc/self").exists():
             shutil.rmtree(part, ignore_errors=True)
 

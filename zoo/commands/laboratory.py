@@ -15,8 +15,6 @@ from zoo.files import check_new
 if TYPE_CHECKING:
     from zoo.lab.updates import Source
 
-WRITTEN = ("analysis.json", "analysis.html", "mask.json", "mask.html", "figures", "masked", "evaluations.jsonl")
-"""What the two commands write into a folder, and --force replaces."""
 SHARED: dict[str, dict[str, Any]] = {
     "--transform": {"default": "dct", "metavar": "NAMES", "help": "some of dct,fourier,hadamard,haar,random; by "
                     "default dct"},

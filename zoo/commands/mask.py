@@ -164,6 +164,8 @@ def percents(text: str) -> list[float]:
 
 def describe(group: dict[str, Any], report: dict[str, Any]) -> str:
     """Scores and bytes of a group of runs, within 80 columns; bytes are those of the first order, means over runs."""
+    from zoo.lab.verdicts import LEVEL
+
     same = [run for run in report["runs"] if run["group"] == group["group"]]
     n, orders = group["n"], report["orders"]
     lines = [group["group"], f"{group['metric']} of {n} run{'s' * (n > 1)}, unmasked {plus_minus(group['unmasked'])}"]
@@ -176,14 +178,14 @@ def describe(group: dict[str, Any], report: dict[str, Any]) -> str:
             place = [(p["transform"], p["budget"]) == (transform, budget) for p in group["points"]]
             points = list(compress(group["points"], place))
             sizes = [next(compress(run["points"], place))["bytes"] for run in same]
-            cells = [plus_minus(p) + (" " if p["p_holm"] is None or p["p_holm"] >= 0.05 else "*") for p in points]
+            cells = [plus_minus(p) + (" " if p["p_holm"] is None or p["p_holm"] >= LEVEL else "*") for p in points]
             rows.append((f"{budget:g} %", *cells, f"{mean(s['values'] + s['places'] for s in sizes):,.0f}"))
         lines += ["", *columns(rows, 1)]
     size = same[0]["bytes"]
     lines += ["", f"bytes  of values and their places, by {orders[0]}; dense {size['dense']:,},",
               f"       as trained {size['trained']:,}, the head and what else is trained {size['other']:,}"]
     if n > 1:
-        lines.append("*      differs from unmasked: paired t-test, Holm-corrected p < 0.05")
+        lines.append(f"*      differs from unmasked: paired t-test, Holm-corrected p < {LEVEL}")
     return "\n".join(lines)
 
 

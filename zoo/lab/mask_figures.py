@@ -11,8 +11,8 @@ import numpy as np
 
 from zoo.lab import style
 from zoo.lab.style import Axes, Data, Figure, numbers
+from zoo.lab.verdicts import LEVEL
 
-SIGNIFICANT = 0.05
 KEPT = "coefficients kept (%)"
 
 
@@ -33,7 +33,7 @@ def score_by_budget(group: Data, mask: Data) -> Figure:
             colour = style.look(j)["color"]
             ax.fill_between(x, y - spread, y + spread, color=colour, alpha=0.18, linewidth=0)
             ax.plot(x, y, color=colour, label=order)
-            found = np.array([p["p_holm"] is not None and p["p_holm"] < SIGNIFICANT for p in points], bool)
+            found = np.array([p["p_holm"] is not None and p["p_holm"] < LEVEL for p in points], bool)
             for where, face, label in ((~found, style.SURFACE, "open"), (found, colour, "filled")):
                 ax.plot(
                     x[where], y[where], linestyle="", markersize=5.5, markerfacecolor=face, label=f"{order}, {label}",
@@ -44,7 +44,7 @@ def score_by_budget(group: Data, mask: Data) -> Figure:
     if group["unmasked"]["sd"] is not None:
         handles.append(style.band(f"± sd over {group['n']} runs", style.NULL))
     if any(p["p_holm"] is not None for p in group["points"]):
-        handles.append(style.key(f"filled: Holm p < {SIGNIFICANT}", style.MUTED, "", "o"))
+        handles.append(style.key(f"filled: Holm p < {LEVEL}", style.MUTED, "", "o"))
     style.legend(figure, handles)
     return figure
 

@@ -7,6 +7,7 @@ import numpy as np
 from zoo.lab.markup import Html, details, document, element, paragraph, section, table
 from zoo.lab.page import Drawings, captioned, decimals, footer, p_value, plus_minus
 from zoo.lab.style import Data, human_bytes, number, runs_of
+from zoo.lab.verdicts import LEVEL
 
 CAPTIONS = {
     "score_by_budget": "Score of the network with masked updates against the share of coefficients that is kept; bands "
@@ -71,7 +72,7 @@ def _score_tables(group: Data, mask: Data) -> Html:
         rows = []
         for point in _points(group, transform, mask["orders"]):
             p = p_value(point["p_holm"])
-            marked = element("strong", p) if point["p_holm"] is not None and point["p_holm"] < 0.05 else p
+            marked = element("strong", p) if point["p_holm"] is not None and point["p_holm"] < LEVEL else p
             rows.append([
                 point["order"], f"{point['budget']:g} %", plus_minus(point["mean"], point["sd"], 4),
                 decimals(point["difference"], 4), decimals(point["t"], 2), p_value(point["p"]), marked,

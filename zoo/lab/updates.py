@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -56,8 +57,12 @@ class Update:
     def singular_values(self) -> Tensor:
         """All that may differ from 0, descending; (min(m, n),), or (min(m, r, n),) of factors; float64.
 
-        With L = Q S and R^T = P T (QR), those of L R are those of S T^T, which has r columns.
+        With L = Q S and R^T = P T (QR), those of L R are those of S T^T, which has r columns. Computed once.
         """
+        return self._singular_values
+
+    @cached_property
+    def _singular_values(self) -> Tensor:
         if self.right is None:
             return torch.linalg.svdvals(self.left.double())
         s = torch.linalg.qr(self.left.double(), mode="r").R
