@@ -36,7 +36,7 @@ from tasks.text.windows import WindowLoader
 from zoo import transforms
 from zoo.bases import dct_matrix
 from zoo.cli import run
-from zoo.module import OptimizerConfig, warmup_cosine
+from zoo.optimizers import OptimizerConfig, warmup_cosine
 
 
 def main(argv: list[str]) -> None:
@@ -106,7 +106,7 @@ def measure_transforms() -> list[dict[str, object]]:
 
 def trained_step(model: CharLM, batches: WindowLoader) -> Callable[[], object]:
     """A plain loop's training step: bfloat16 autocast, AdamW, clipping."""
-    from zoo.module import parameter_groups
+    from zoo.optimizers import parameter_groups
 
     config = OptimizerConfig(lr=0.01, final_lr=0.02)
     optimizer = torch.optim.AdamW(parameter_groups(model, config.lr, 0.1), betas=(0.9, 0.99), fused=True)

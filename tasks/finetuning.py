@@ -12,7 +12,8 @@ from tasks.hub import Head, load_network, load_tokenizer
 from zoo.budget import Budget
 from zoo.convert import ParameterizationFactory, linear_layers, matches, merge, summary
 from zoo.errors import UserError
-from zoo.module import OptimizerConfig, ZooModule
+from zoo.module import ZooModule
+from zoo.optimizers import OptimizerConfig
 
 Preset = Literal["query_value", "attention", "mlp", "all"]
 

@@ -18,13 +18,13 @@ LAYERS = [
     {"zoo.parameterizations"},
     {"zoo.linear"},
     {"zoo.convert"},
-    {"zoo.loader", "zoo.peft", "zoo.lab.places", "zoo.lab.masks"},
+    {"zoo.loader", "zoo.peft", "zoo.optimizers", "zoo.muon", "zoo.lab.places", "zoo.lab.masks"},
     {"zoo.testing", "zoo.module", "zoo.tensorboard", "zoo.checkpoints"},
     {"zoo.callbacks"},
     {"zoo.lab"},
     {"tasks"},
     {"zoo.config_files", "zoo.messages"},
-    {"zoo.cli", "zoo.commands"},
+    {"zoo.cli", "zoo.commands", "zoo.sweep"},
     {"zoo.__main__"},
 ]
 """Each may import from its own layer and those above."""

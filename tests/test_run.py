@@ -165,7 +165,7 @@ def test_weight_decay_and_rates_follow_the_owner(place):
     """lr lr_mult and lr decay: equal shrinkage of W in every parameterization, none of biases and embeddings."""
     import functools
 
-    from zoo.module import parameter_groups
+    from zoo.optimizers import parameter_groups
     from zoo.parameterizations import DCT
 
     model = CharLM("abc", functools.partial(DCT, ratio=0.25), block_size=4, width=8, heads=2, layers=1)
@@ -180,7 +180,7 @@ def test_weight_decay_and_rates_follow_the_owner(place):
 
 
 def test_schedule_warms_up_and_decays():
-    from zoo.module import warmup_cosine
+    from zoo.optimizers import warmup_cosine
 
     shares = [warmup_cosine(step, 100, 10, 0.1) for step in range(101)]
     assert shares[0] == 0.1 and shares[9] == shares[10] == 1.0

@@ -10,6 +10,7 @@ HELP = """usage: zoo <command> [--config FILE]... [--key value]...
 
 train and test
   fit        train a model                 zoo fit --config dct_half.yaml
+  sweep      a grid of fits                zoo sweep --config char_lm_sweep.yaml
   validate   one pass over the validation data
   test       one pass over the test data
   predict    run the model over the data
@@ -18,8 +19,10 @@ share
                                            zoo export RUN --to peft
   import     a peft LoRA adapter as a run  zoo import ADAPTER --task rte
 look
+  report     runs as a table and figures   zoo report runs --out report
   analyze    ranks and spectra of updates  zoo analyze RUN --out report
   mask       score against coefficients    zoo mask RUN --budgets 1,10,100
+  coordinates  norms at growing width and depth
   params     what is swapped, and counts   zoo params --config dct_half.yaml
   list       parameterizations, tasks and shipped configs
   check      test a parameterization       zoo check my_basis.MyBasis
@@ -31,7 +34,12 @@ Every command explains itself (zoo fit --help), a parameterization too:
 
 COMMANDS = {
     **dict.fromkeys(("fit", "validate", "test", "predict", "params"), "zoo.cli:run"),
-    **{name: f"zoo.commands.{name}:main" for name in ("list", "check", "generate", "export", "analyze", "mask")},
+    **{
+        name: f"zoo.commands.{name}:main"
+        for name in (
+            "list", "check", "generate", "export", "analyze", "mask", "sweep", "report", "coordinates"
+        )
+    },
     "import": "zoo.commands.import_:main",
 }
 

@@ -5,8 +5,6 @@ import functools
 import inspect
 import math
 from abc import ABC
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,61 +13,14 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from zoo import optimizers
 from zoo.bases import stream_seed
 from zoo.budget import Budget
-from zoo.convert import ParameterizationFactory, Start, convert, counts, factory_class, is_linear, merge, zoo_layers
+from zoo.convert import ParameterizationFactory, Start, convert, counts, factory_class, merge, zoo_layers
 from zoo.errors import UserError
 from zoo.files import write_tensors
-from zoo.linear import ZooLinear
 from zoo.loader import StepLoader
-from zoo.parameterizations import WeightParameterization
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay.
-
-    Args:
-        lr: the peak rate of a dense weight; a parameterization's coefficients get `lr * lr_mult`.
-        weight_decay: shrinks W by `lr * weight_decay` a step, whatever the parameterization.
-        beta1: decay of the first moment.
-        beta2: decay of the second moment.
-        warmup: steps from 0 to `lr`; below 1, a share of all steps.
-        final_lr: share of `lr` at the last step.
-        clip: largest global gradient norm, or null.
-    """
-
-    lr: float = 6e-3
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.99
-    warmup: float = 100
-    final_lr: float = 0.1
-    clip: float | None = 1.0
-
-    def __post_init__(self) -> None:
-        """Raises UserError for a value out of range."""
-        for name in ("lr", "weight_decay", "warmup", "final_lr"):
-            value, high = getattr(self, name), 1 if name == "final_lr" else math.inf
-            if not 0 <= value <= high:
-                raise UserError(f"optimizer.{name} must lie in [0, {high}], got {value}")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"optimizer.{name} must lie in [0, 1), got {getattr(self, name)}")
-        if self.clip is not None and not self.clip > 0:
-            raise UserError(f"optimizer.clip must be above 0, or null, got {self.clip}")
-
-    def warmup_steps(self, steps: int) -> int:
-        """Of a run of `steps`."""
-        return round(self.warmup * steps if self.warmup < 1 else self.warmup)
-
-
-def warmup_cosine(step: int, steps: int, warmup: int, final: float) -> float:
-    """The learning rate's share of its peak: (step + 1) / warmup rising, then a half cosine from 1 to `final`."""
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+from zoo.optimizers import OptimizerConfig, warmup_cosine
 
 
 class ZooData(LightningDataModule, ABC):
@@ -203,26 +154,25 @@ class ZooModule(LightningModule, ABC):
         torch.manual_seed(stream_seed(self.seed, "batch", number, self.global_rank))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW over the groups of `parameter_groups`; the schedule runs to the trainer's last step."""
+        """The config's optimizer (`zoo.optimizers.build`); the schedule runs to the trainer's last step."""
         config = self.optimizer_config
-        groups = parameter_groups(self, config.lr, config.weight_decay, self.own_rates())
         fused = self.trainer.scaler is None  # a fused step unscales float16's gradients itself, after they were clipped
-        adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused)
+        optimizer = optimizers.build(self, config, self.own_rates(), fused)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            adamw, lambda step: warmup_cosine(step, steps, config.warmup_steps(steps), config.final_lr)
+            optimizer, lambda step: warmup_cosine(step, steps, config.warmup_steps(steps), config.final_lr)
         )
-        return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
         """Let the config decide rates and decay, also where a checkpoint brought its own."""
-        config, (adamw,) = self.optimizer_config, self.trainer.optimizers
+        config, (optimizer,) = self.optimizer_config, self.trainer.optimizers
         schedule = self.trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
-        fresh = parameter_groups(self, config.lr, config.weight_decay, self.own_rates())
+        fresh = optimizers.groups_of(self, config, self.own_rates())
         schedule.base_lrs = [group["lr"] for group in fresh]
         share = schedule.lr_lambdas[0](schedule.last_epoch)
-        for group, mine in zip(adamw.param_groups, fresh, strict=True):
+        for group, mine in zip(optimizer.param_groups, fresh, strict=True):
             group.update(
                 initial_lr=mine["lr"], lr=mine["lr"] * share, weight_decay=mine["weight_decay"],
                 betas=(config.beta1, config.beta2),
@@ -320,30 +270,3 @@ def plain(value: Any) -> Any:
 def fingerprints(model: nn.Module) -> dict[str, str]:
     """The hash of every layer's fixed bases and positions."""
     return {name: layer.parameterization.fingerprint() for name, layer in zoo_layers(model).items()}
-
-
-def parameter_groups(
-    model: nn.Module, lr: float, weight_decay: float, own: Mapping[nn.Parameter, float] | None = None
-) -> list[dict[str, Any]]:
-    """Trained parameters by learning rate and decay.
-
-    Decided by the module that owns a parameter, not by its number of dimensions: coefficients and the weights of
-    linear layers decay; biases, norms and embeddings do not. AdamW multiplies W by 1 - lr lr_mult decay, so a group's
-    decay is divided by its lr_mult, and every parameterization shrinks W by the same lr decay. `own` has the rates of
-    parameters that are not trained at `lr`.
-    """
-    decayed: dict[int, float] = {}
-    for module in model.modules():
-        if isinstance(module, WeightParameterization):
-            decayed.update((id(p), module.lr_mult) for p in module.parameters())
-        elif (is_linear(module) or isinstance(module, ZooLinear)) and module.weight is not None:
-            decayed[id(module.weight)] = 1.0
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for p in model.parameters():
-        if p.requires_grad:
-            mult, rate = decayed.get(id(p)), lr if own is None else own.get(p, lr)
-            key = (rate, 0.0) if mult is None else (rate * mult, weight_decay / mult)
-            groups.setdefault(key, []).append(p)
-    return [{"params": ps, "lr": rate, "weight_decay": decay} for (rate, decay), ps in groups.items()]
-
-

@@ -12,7 +12,7 @@ from tasks.text.module import LanguageModel, LanguageScore
 from zoo.budget import Budget
 from zoo.convert import ParameterizationFactory
 from zoo.errors import UserError
-from zoo.module import OptimizerConfig
+from zoo.optimizers import OptimizerConfig
 from zoo.parameterizations import Dense
 
 

@@ -7,7 +7,7 @@ from tasks.char_lm.model import GPT
 from tasks.text.module import LanguageModel, LanguageScore
 from zoo.convert import ParameterizationFactory
 from zoo.errors import UserError
-from zoo.module import OptimizerConfig
+from zoo.optimizers import OptimizerConfig
 from zoo.parameterizations import Dense
 
 

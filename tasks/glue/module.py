@@ -14,7 +14,7 @@ from tasks.glue.benchmark import GlueTask, glue_task
 from tasks.glue.tokens import Batch
 from zoo.budget import Budget
 from zoo.convert import ParameterizationFactory
-from zoo.module import OptimizerConfig
+from zoo.optimizers import OptimizerConfig
 from zoo.parameterizations import Dense
 
 

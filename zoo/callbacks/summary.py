@@ -113,6 +113,7 @@ class RunSummary(Callback):
             "updates": are_updates(zoo_layers(module.net)),
             "seed": module.seed,
             "steps": trainer.global_step,
+            "optimizer": config.settings(),
             "lr": config.lr,
             "weight_decay": config.weight_decay,
             "precision": str(trainer.precision),

@@ -17,6 +17,14 @@ class Dense(WeightParameterization):
     def weight(self) -> Tensor:
         return self.coef
 
+    def spread(self, coef: Tensor) -> Tensor:
+        """C itself (`OrthonormalSubspace.spread`)."""
+        return coef
+
+    def collect(self, matrix: Tensor) -> Tensor:
+        """C itself."""
+        return matrix
+
     @torch.no_grad()
     def reset_parameters(self, std: float) -> None:
         """W_ij ~ N(0, std^2)."""

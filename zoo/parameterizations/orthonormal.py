@@ -132,6 +132,14 @@ class OrthonormalSubspace(WeightParameterization):
     def weight(self) -> Tensor:
         return _Synthesize.apply(self.coef, self.places, self)
 
+    def spread(self, coef: Tensor) -> Tensor:
+        """The matrix of coefficients up to rotations, P W Q with P and Q orthogonal; (K,) to (m, n). Here W itself."""
+        return self.expand(coef, self.places)
+
+    def collect(self, matrix: Tensor) -> Tensor:
+        """The adjoint of `spread`: (m, n) to (K,)."""
+        return self.gather(matrix, self.places)
+
     @torch.no_grad()
     def reset_parameters(self, std: float) -> None:
         """c_i ~ N(0, std^2 mn / K): |W|^2 = |c|^2, so E[W_ij^2] = std^2."""
@@ -182,6 +190,7 @@ class SeparableSubspace(OrthonormalSubspace):
 
     def reset_buffers(self) -> None:
         device = self.coef.device
+        self._own_places: Tensor | None = None
         self.fast: bool = self.cosine and transforms.fft_pays(*self.shape, device)
         super().reset_buffers()
         tables: transforms.Sides | transforms.CosinePlan
@@ -198,6 +207,20 @@ class SeparableSubspace(OrthonormalSubspace):
     def tables(self) -> transforms.Sides | transforms.CosinePlan:
         """What W is built with: the two sides, or the tables of the fast cosine transform."""
         return self._tables(*(self._buffers[name] for name in self._tables._fields))  # type: ignore[arg-type]
+
+    def spread(self, coef: Tensor) -> Tensor:
+        """S = L W R^T, (m, n): the coefficients at their places."""
+        return coef.new_zeros(self.out_features * self.in_features).scatter_(0, self.own_places, coef).view(self.shape)
+
+    def collect(self, matrix: Tensor) -> Tensor:
+        return matrix.reshape(-1).index_select(0, self.own_places)
+
+    @property
+    def own_places(self) -> Tensor:
+        """`support` where the coefficients are; made when first asked for."""
+        if self._own_places is None:
+            self._own_places = self.support.to(self.coef.device)
+        return self._own_places
 
     def synthesize(self, plane: Tensor) -> Tensor:
         return transforms.synthesize(plane, self.shape, self.tables)

@@ -1,0 +1,106 @@
+"""Muon inside a subspace: momentum on K coefficients, orthogonalized in weight space and projected back.
+
+    b <- b + (1 - mu) (g - b)                     g, b in R^K: the state is K numbers a matrix
+    U  = synthesize(scatter(g + mu (b - g)))      Nesterov's look-ahead as an (m, n) matrix
+    O  = NS(U),  NS(U S V^T) ~ U V^T              Newton-Schulz
+    d  = scatter^T(analyze(O))                    the projection back on the subspace
+    c <- (1 - lr decay) c - 0.2 lr sqrt(max(m, n)) |O| / |d| d
+
+Muon is Keller Jordan's (kellerjordan.github.io/posts/muon), the factor 0.2 sqrt(max(m, n)), with which AdamW's rates
+serve, that of "Muon is Scalable for LLM Training" (arXiv 2502.16982). Of dense weights this is `torch.optim.Muon` with
+`adjust_lr_fn="match_rms_adamw"`. Newton-Schulz commutes with rotations, NS(L^T S R) = L^T NS(S) R, so that with one
+orthogonal matrix per side d is scatter^T(NS(scatter(.))) and no basis is touched.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.parameterizations import Dense, OrthonormalSubspace
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of Jordan's quintic a x + b x^3 + c x^5; its iterates take singular values to about 1, within 0.7 to 1.2."""
+Subspace = Dense | OrthonormalSubspace
+
+
+@torch.no_grad()
+def newton_schulz(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Each matrix with its singular values moved to about 1; (..., m, n) to (..., m, n), in bfloat16."""
+    a, b, c = COEFFICIENTS
+    x = matrices.bfloat16()
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    shape, x = x.shape, x.reshape(-1, *x.shape[-2:])
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x = x.view(shape)
+    return x.mT if tall else x
+
+
+class SubspaceMuon(torch.optim.AdamW):
+    """Muon for the coefficients of dense and orthonormal weights, AdamW for every other parameter.
+
+    Args:
+        groups: parameter groups; those with `"muon": True` hold coefficients only.
+        subspaces: whose coefficients those are.
+        lr: of groups without their own.
+        betas: AdamW's.
+        momentum: mu, in [0, 1).
+        fused: AdamW's.
+    """
+
+    def __init__(
+        self, groups: Iterable[dict[str, Any]], subspaces: Mapping[nn.Parameter, Subspace], lr: float,
+        betas: tuple[float, float], momentum: float = 0.95, fused: bool | None = None,
+    ) -> None:
+        super().__init__(groups, lr=lr, betas=betas, fused=fused)
+        self.subspaces, self.momentum = subspaces, momentum
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step of both."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        taken = []
+        for group in self.param_groups:
+            if group.get("muon"):
+                own = [(p, p.grad) for p in group["params"] if p.grad is not None]
+                taken += [(group, p, grad) for p, grad in own]
+                for p, _ in own:
+                    p.grad = None  # AdamW passes over what has no gradient
+        super().step()
+        for _, p, grad in taken:
+            p.grad = grad
+        for _, alike in groupby(sorted(taken, key=_shape(self.subspaces)), key=_shape(self.subspaces)):
+            self._muon(list(alike))
+        return loss
+
+    def _muon(self, alike: list[tuple[dict[str, Any], nn.Parameter, Tensor]]) -> None:
+        """A step of matrices of one shape, orthogonalized together."""
+        groups, params, grads = zip(*alike, strict=True)
+        for p in params:
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        momenta = [self.state[p]["momentum_buffer"] for p in params]
+        torch._foreach_lerp_(momenta, grads, 1 - self.momentum)
+        ahead = torch._foreach_lerp(grads, momenta, self.momentum)
+        spaces = [self.subspaces[p] for p in params]
+        matrices = torch.stack([space.spread(u) for space, u in zip(spaces, ahead, strict=True)])
+        orthogonal = newton_schulz(matrices).to(matrices.dtype)
+        size = 0.2 * max(matrices.shape[1:]) ** 0.5
+        for group, p, space, matrix in zip(groups, params, spaces, orthogonal, strict=True):
+            update = space.collect(matrix)
+            length = matrix.norm() / update.norm().clamp(min=1e-12)
+            p.mul_(1 - group["lr"] * group["weight_decay"])
+            p.sub_(update.to(p.dtype) * (group["lr"] * size * length))
+
+
+def _shape(subspaces: Mapping[nn.Parameter, Subspace]) -> Callable[[tuple[Any, nn.Parameter, Any]], tuple[int, int]]:
+    return lambda item: subspaces[item[1]].shape
