@@ -42,11 +42,11 @@ def captioned(drawings: Drawings, captions: Mapping[str, str]) -> list[Html]:
     return found
 
 
-def footer(name: str) -> Html:
+def footer(name: str, paper: str = "SpectralLoRA, arXiv 2604.10649") -> Html:
     """Where the numbers are, and whose questions they answer."""
     return element(
         "footer", f"All numbers are in {name}.json, the figures as PNG and SVG in figures/. The questions are those of "
-        "SpectralLoRA, arXiv 2604.10649.",
+        f"{paper}.",
     )  # fmt: skip
 
 
