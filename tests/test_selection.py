@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zoo.bases import generator
-from zoo.selection import lowpass_order, select, zigzag_order
+from zoo.selection import lowpass_order, mask_norm, select, zigzag_order
 
 # ITU-T T.81, figure A.6: the place of each coefficient of an 8 x 8 block in the zigzag sequence.
 JPEG = [
@@ -56,3 +56,12 @@ def test_random_positions_are_uniform():
 def test_an_unknown_selection_is_named():
     with pytest.raises(ValueError, match="random, zigzag or lowpass, got 'best'"):
         select("best", 2, 2, 1, generator(0))
+
+
+@pytest.mark.parametrize("selection", ["random", "zigzag", "lowpass"])
+def test_mask_norm_is_the_largest_singular_value(selection):
+    for m, n, k in ((40, 24, 96), (24, 40, 7), (17, 1, 5), (30, 30, 900)):
+        support = select(selection, m, n, k, generator(0, "x"))
+        mask = torch.zeros(m * n, dtype=torch.float64)
+        mask[support] = 1
+        assert mask_norm(support, m, n) == pytest.approx(torch.linalg.matrix_norm(mask.view(m, n), 2).item(), rel=1e-6)

@@ -88,9 +88,11 @@ def parameter_groups(
     """
     muon = muon or {}
     decayed: dict[int, float] = {}
+    mult: float | None
     for module in model.modules():
         if isinstance(module, WeightParameterization):
-            decayed.update((id(p), 1.0 if p in muon else module.lr_mult) for p in module.parameters())
+            mult = float(f"{module.lr_mult:.2g}")  # two digits, so that layers alike share a group
+            decayed.update((id(p), 1.0 if p in muon else mult) for p in module.parameters())
         elif (is_linear(module) or isinstance(module, ZooLinear)) and module.weight is not None:
             decayed[id(module.weight)] = 1.0
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}

@@ -52,3 +52,24 @@ def select(selection: Selection, m: int, n: int, k: int, generator: torch.Genera
     if selection == "lowpass":
         return lowpass_order(m, n)[:k].sort().values
     raise ValueError(f"selection must be random, zigzag or lowpass, got {selection!r}")
+
+
+def mask_norm(support: Tensor, m: int, n: int) -> float:
+    """|M|_2, M the (m, n) matrix that is 1 on a support and 0 elsewhere; by power iteration, to 1e-6 and less.
+
+    Its singular vectors are not negative (Perron and Frobenius), so that the iteration starts well from all ones.
+
+    Args:
+        support: (K,), flat positions, K at least 1.
+        m: rows.
+        n: columns.
+    """
+    rows, columns = support // n, support % n
+    v, norm = torch.ones(n, dtype=torch.float64), 0.0
+    for _ in range(1000):
+        u = v.new_zeros(m).index_add_(0, rows, v[columns])
+        last, norm = norm, (u.norm() / v.norm()).item()
+        v = v.new_zeros(n).index_add_(0, columns, u[rows] / u.norm())
+        if norm - last < 1e-9 * norm:
+            break
+    return norm

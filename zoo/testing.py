@@ -268,18 +268,32 @@ class ParameterizationTestCase:
             agree(a, b, 1e-5)
 
     def test_learning_rate_multiplier(self) -> None:
-        """lr_mult = 1 / rms(dW) for coefficients that move by +-1 independently, at initialisation.
+        """1 / rms(dW) <= lr_mult <= sum |G| / <G, dW>: as large as a dense step, of independent signs and of G's.
 
-        Checked by moving coefficients a little from a 96 x 64 weight; within a factor 1.5, since one draw is random.
+        For coefficients that move by +-1 from a 96 x 64 weight, at initialisation, and a gradient G of rank one. Within
+        a factor 1.5, since either is one draw.
         """
         p = self.make((96, 64))
         p.reset_parameters(0.02)
-        before, step = p.weight().detach().clone(), 1e-6
-        with torch.no_grad():
-            for q in p.parameters():
-                q.add_(torch.randn_like(q).sign(), alpha=step)
-        moved = (p.weight() - before).square().mean().sqrt().item() / step
-        assert 1 / 1.5 <= p.lr_mult * moved <= 1.5, f"lr_mult is {p.lr_mult:.3f}, and 1 / rms(dW) {1 / moved:.3f}"
+        before = p.weight()
+        g = torch.outer(torch.randn(96), torch.randn(64))
+        grads = torch.autograd.grad((before * g).sum(), list(p.parameters()))
+        moved = self._moved(p, [torch.randn_like(q).sign() for q in p.parameters()]).square().mean().sqrt().item()
+        along = ((self._moved(p, [grad.sign() for grad in grads]) * g).sum() / g.abs().sum()).item()
+        low, high = 1 / moved / 1.5, 1 / along * 1.5
+        assert low <= p.lr_mult <= high, f"lr_mult is {p.lr_mult:.3f}, and not between {low:.3f} and {high:.3f}"
+
+    @staticmethod
+    @torch.no_grad()
+    def _moved(p: WeightParameterization, moves: list[Tensor], step: float = 1e-6) -> Tensor:
+        """How far W goes per unit of a small step of all parameters."""
+        before = p.weight().clone()
+        for q, move in zip(p.parameters(), moves, strict=True):
+            q.add_(move, alpha=step)
+        after = p.weight().clone()
+        for q, move in zip(p.parameters(), moves, strict=True):
+            q.sub_(move, alpha=step)
+        return (after - before) / step
 
 
 def conformance(case: ParameterizationTestCase) -> Iterator[tuple[str, str, str | None]]:

@@ -71,8 +71,11 @@ class WeightParameterization(nn.Module, ABC):
     def lr_mult(self) -> float:
         """Factor on the learning rate that makes a step of an Adam-like optimizer as large in W as a dense one.
 
-        Such an optimizer moves each coefficient by about lr, whatever the gradient's scale, so a dense weight moves by
-        lr root-mean-square; lr_mult = lr / rms(dW) at initialisation for coefficients that move by +-lr independently.
+        Such an optimizer moves each coefficient by about +-lr, whatever the gradient's scale. What is as large can be
+        meant in two ways, and lr_mult lies between them:
+
+            |dW|_F as that of a dense step, lr sqrt(mn), for signs that are independent: 1 / rms(dW / lr)
+            <G, dW> as that of a dense step, lr sum |G_ij|, for the signs of a gradient G of rank one
         """
         return 1.0
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zoo import bases, transforms
 from zoo.budget import layer_budget
 from zoo.parameterizations.base import WeightParameterization
-from zoo.selection import Selection, select
+from zoo.selection import Selection, mask_norm, select
 
 
 class _Synthesize(torch.autograd.Function):
@@ -152,11 +152,11 @@ class OrthonormalSubspace(WeightParameterization):
 
     @property
     def lr_mult(self) -> float:
-        """sqrt(mn / K).
+        """mn / K: along a gradient that the basis mixes well, K moves of +-lr go K / mn as far as a dense step's mn.
 
-        Coefficients that move by +-lr move W by |dW|_F = lr sqrt(K), that is lr sqrt(K / mn) per weight.
+            -<G, dW> = lr sum_K |analyze(G)_i| ~ lr (K / mn) sum_mn |G_ij|
         """
-        return math.sqrt(self.out_features * self.in_features / len(self.coef))
+        return self.out_features * self.in_features / len(self.coef)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, selection={self.selection!r}"
@@ -191,6 +191,7 @@ class SeparableSubspace(OrthonormalSubspace):
     def reset_buffers(self) -> None:
         device = self.coef.device
         self._own_places: Tensor | None = None
+        self._lr_mult: float | None = None
         self.fast: bool = self.cosine and transforms.fft_pays(*self.shape, device)
         super().reset_buffers()
         tables: transforms.Sides | transforms.CosinePlan
@@ -214,6 +215,23 @@ class SeparableSubspace(OrthonormalSubspace):
 
     def collect(self, matrix: Tensor) -> Tensor:
         return matrix.reshape(-1).index_select(0, self.own_places)
+
+    @property
+    def lr_mult(self) -> float:
+        """sqrt(mn) / |M|_2, M the (m, n) matrix of zeros and ones that is 1 where there is a coefficient.
+
+        A step of +-lr a coefficient moves W by L^T (lr P) R with P in {-1, 0, 1} on the support, and so by
+
+            |dW|_2 = lr |P|_2 <= lr |M|_2,     a dense one by at most lr sqrt(mn),
+
+        with equality where the signs are those of a matrix of rank one, as a gradient's nearly are: it is a sum of few
+        outer products that agree from batch to batch, and noise. lr_mult makes the two bounds equal, so that features
+        move alike ("A Spectral Condition for Feature Learning", arXiv 2310.17813). Evenly spread places have
+        |M|_2 = K / sqrt(mn), so mn / K; a box has |M|_2 = sqrt(K), so sqrt(mn / K); zigzag's triangle lies between.
+        """
+        if self._lr_mult is None:
+            self._lr_mult = math.sqrt(self.out_features * self.in_features) / mask_norm(self.support, *self.shape)
+        return self._lr_mult
 
     @property
     def own_places(self) -> Tensor:
