@@ -65,6 +65,39 @@ def paired(values: Sequence[float], reference: Sequence[float]) -> Paired:
     return Paired(mean, float(result.statistic), float(result.pvalue))
 
 
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
+    """Student's interval of a mean: mean -+ t_{n-1, (1 + level) / 2} sd / sqrt(n); of differences, a paired one.
+
+    None for one value, or equal values: they say nothing of how far the mean may be off.
+    """
+    x = np.asarray(values, float)
+    n = len(x)
+    if n < 2 or x.std() <= 1e-12:
+        return None
+    half = float(stats.t.ppf((1 + level) / 2, n - 1) * x.std(ddof=1) / n**0.5)
+    return float(x.mean()) - half, float(x.mean()) + half
+
+
+def tost(values: Sequence[float], reference: Sequence[float], margin: float) -> float | None:
+    """Two one-sided paired t-tests that the mean difference d lies within (-margin, margin): their larger p.
+
+    p = max(P(T > (d + margin) / s), P(T < (d - margin) / s)), T of Student's with n - 1 degrees of freedom and
+    s = sd(differences) / sqrt(n) (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987). At a level a, p < a exactly where
+    the interval of level 1 - 2 a lies within the margin. None for one pair, or equal differences.
+
+    Raises:
+        ValueError: for a margin that is not positive.
+    """
+    if not margin > 0:
+        raise ValueError(f"margin must be above 0, got {margin}")
+    difference = np.subtract(values, reference)
+    n = len(difference)
+    if n < 2 or difference.std() <= 1e-12:
+        return None
+    d, s = float(difference.mean()), float(difference.std(ddof=1)) / n**0.5
+    return float(max(stats.t.sf((d + margin) / s, n - 1), stats.t.cdf((d - margin) / s, n - 1)))
+
+
 def grouped(rows: Iterable[Row], field: str) -> dict[str, list[Row]]:
     """Rows by the value of a field, as a word, in the order of their first; those without one are left out."""
     groups: dict[str, list[Row]] = {}

@@ -1,0 +1,156 @@
+"""`zoo report`: runs side by side: means and intervals over seeds, gaps to dense, equivalence, and what was searched.
+
+Only runs on one corpus or task with one network and as many steps are compared. A method's learning rate is the best
+one on the seeds that have several; the other seeds are reported.
+"""
+
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+from zoo.commands.arguments import parse
+from zoo.commands.laboratory import facts, is_ours, need_extra
+from zoo.errors import UserError
+
+WIDTH = 80
+OPTIONS: dict[str, dict[str, Any]] = {
+    "runs": {"nargs": "+", "metavar": "RUNS", "help": "runs, or folders that contain some at any depth"},
+    "--out": {"default": None, "metavar": "DIR", "help": "a new folder for report.html, report.md, report.csv, "
+              "report.json and figures"},
+    "--margin": {"type": float, "default": 0.024, "metavar": "X", "help": "two methods are the same if they differ by "
+                 "less, in units of the metric; by default 0.024"},
+    "--reference": {"default": None, "metavar": "METHOD", "help": "that gaps are taken to, as the table calls it; by "
+                    "default Dense under AdamW"},
+    "--force": {"action": "store_true", "help": "replace an earlier report in --out"},
+}
+FILES = ("report.md", "report.csv")
+
+
+def main(argv: list[str]) -> int:
+    """Print the tables, and write the report if asked to."""
+    options = vars(parse("report", __doc__ or "", argv, OPTIONS))
+    print(report(argv=argv[1:], **options))
+    return 0
+
+
+def report(
+    runs: list[str], out: str | None, margin: float, reference: str | None, force: bool, argv: list[str]
+) -> str:
+    """Compare and write; what is to be printed.
+
+    Raises:
+        UserError: for an option out of range, folders without finished runs, or a folder that holds something.
+    """
+    start = time.perf_counter()
+    if not 0 < margin < float("inf"):
+        raise UserError(f"--margin must be above 0, got {margin}")
+    folder = _check_out(out, force)
+    need_extra()
+    from zoo.lab import comparison, experiments
+
+    found, skipped = experiments.read(runs)
+    if not found:
+        path, why = skipped[0]
+        more = f", and {len(skipped) - 1} more like it" if len(skipped) > 1 else ""
+        raise UserError(f"no finished run in '{runs[0]}': '{path}': {why}{more}; train some with zoo fit")
+    data = comparison.compare(found, skipped, margin, reference)
+    lines = [describe(each, data) for each in data["comparisons"]]
+    lines += [_skipped(data["skipped"])] if data["skipped"] else []
+    if folder is not None:
+        _write(folder, {**facts("report", argv, start), **data}, force)
+        lines.append(f"written to  {folder}\nlook        {folder}/report.html")
+    return "\n\n".join(lines)
+
+
+def _check_out(out: str | None, force: bool) -> Path | None:
+    from zoo.files import check_new
+
+    if out is None:
+        if force:
+            raise UserError("--force replaces an earlier report, and goes with --out")
+        return None
+    check_new(Path(out), "--out", lambda file: _is_ours(Path(out), file), force)
+    return Path(out)
+
+
+def _is_ours(folder: Path, file: Path) -> bool:
+    return is_ours(folder, "report")(file) or str(file) in FILES
+
+
+def _write(folder: Path, data: dict[str, Any], force: bool) -> None:
+    """All files of the report, or none."""
+    import csv
+
+    from zoo.files import new_folder
+    from zoo.lab.page import finite, write_report
+    from zoo.lab.report_figures import figures
+    from zoo.lab.report_page import markdown, page, table
+
+    data = finite(data)
+    with new_folder(folder, "--out", lambda file: _is_ours(folder, file), force) as part:
+        write_report(part, "report", data, figures(data), page)
+        (part / "report.md").write_text(markdown(data), encoding="utf-8")
+        with (part / "report.csv").open("w", encoding="utf-8", newline="") as file:
+            rows = table(data)
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+# ---- In the terminal -------------------------------------------------------------------------------------------------
+
+
+def describe(comparison: dict[str, Any], data: dict[str, Any]) -> str:
+    """A comparison in 80 columns: its settings, a row for each method, the search and notes."""
+    settings = ", ".join(f"{key} {value}" for key, value in comparison["settings"].items())
+    lines = [comparison["name"], *_wrapped(settings), "", *_rows(comparison), ""]
+    lines += _wrapped(f"search  {comparison['search']['words']}{'' if comparison['search']['equal'] else ' (unequal)'}")
+    if comparison["reference"] and any(method["gap"] for method in comparison["methods"]):
+        level = f"{100 * (1 - data['level']):g} %"
+        lines += _wrapped(f"gap     mean minus {comparison['reference']}'s over the seeds of both, with its paired "
+                          f"{level} interval; same: within {data['margin']:g} by TOST at {100 * data['level']:g} %")
+    for note in comparison["notes"]:
+        lines += _wrapped(f"note    {note}")
+    return "\n".join(lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent=" " * 8, break_on_hyphens=False) or [""]
+
+
+def _rows(comparison: dict[str, Any]) -> list[str]:
+    """The table; a column that nothing is in is left out, and long names go over several lines."""
+    head = ("method", "share", "lr", "n", comparison["metric"], "sd", "gap", "[low, high]", "same", "rank")
+    cells = [head, *(_cells(method) for method in comparison["methods"])]
+    used = [i for i, column in enumerate(zip(*cells[1:], strict=True)) if any(column)]
+    cells = [tuple(row[i] for i in used) for row in cells]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)][1:]
+    name_width = max(12, WIDTH - sum(widths) - len(widths))
+    lines = []
+    for name, *values in cells:
+        first, *others = textwrap.wrap(name, name_width, break_on_hyphens=False)
+        numbers = " ".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
+        lines += [f"{first:<{name_width}} {numbers}".rstrip(), *(f"  {other}" for other in others)]
+    return lines
+
+
+def _cells(method: dict[str, Any]) -> tuple[str, ...]:
+    gap, test, rank = method["gap"], method["tost"], method["stable_rank"]
+    off = "!" if len(method["devices"]) > 1 else ""
+    return (
+        method["method"] + off, f"{100 * method['budget']:.3g}%", f"{method['lr']:g}", str(method["n"]),
+        _number(method["mean"]), _number(method["sd"]), _number(gap["mean"], "+") if gap else "",
+        f"[{_number(gap['low'], '+')},{_number(gap['high'], '+')}]" if gap and gap["low"] is not None else "",
+        ("yes" if test["equivalent"] else "no") if test else "", f"{rank['mean']:.1f}" if rank else "",
+    )
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return "" if value is None else f"{value:{sign}.3f}"
+
+
+def _skipped(skipped: list[dict[str, str]]) -> str:
+    """How many runs were left out, and which."""
+    lines = [f"left out  {len(skipped)} run{'s' * (len(skipped) > 1)}"]
+    return "\n".join([*lines, *(f"  {item['path']}: {item['why']}" for item in skipped)])

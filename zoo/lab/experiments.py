@@ -1,0 +1,256 @@
+"""Runs as a report takes them: what they reached, and the settings that say which of them may be compared."""
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from zoo.errors import UserError
+from zoo.files import read_json
+from zoo.lab import curves
+from zoo.lab.curves import Curve
+from zoo.lab.names import nickname
+from zoo.lab.settings import Flat, filled, flatten
+
+SUMMARY, CONFIG = "summary.json", "config.yaml"
+OWN = ("parameterization", "targets", "overrides", "budget", "tuning", "optimizer", "seed")
+"""Settings of a model that make a method; the others are of the network."""
+SILENT_DATA = ("data_dir", "fallback", "corpus", "task", "eval_batch_size", "backbone", "seed", "train_examples")
+"""Settings of the data that do not matter for the result, or stand in the summary as what came of them."""
+SILENT_TUNING = ("preset", "gradient_checkpointing")
+DATA = ("corpus_sha256", "glue_task", "examples", "max_length", "block_size", "batch_size", "vocabulary")
+"""What of a summary tells data apart, besides the sizes of the splits."""
+NEUTRAL: dict[str, tuple[object, ...]] = {
+    "accumulate_grad_batches": (1,), "limit_train_batches": (1.0,), "limit_val_batches": (1.0,), "num_nodes": (1,),
+    "overfit_batches": (0,), "devices": ("auto", 1, "1", -1, "-1"), "max_time": (),
+}
+"""Settings of the trainer that tell runs apart, and their values that say nothing."""
+CLIPPING = ("gradient_clip_val", "gradient_clip_algorithm")
+TYPES: dict[str, tuple[type, ...]] = {
+    "parameterization": (str,), "coefficients": (int,), "replaced": (int,), "trainable": (int,), "total": (int,),
+    "steps": (int,), "seed": (int,), "lr": (int, float), "task": (str,), "targets": (list,),
+}
+"""What a summary must hold."""
+
+
+class Skipped(NamedTuple):
+    """A folder that is left out, and why."""
+
+    path: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run.
+
+    Args:
+        path: of its folder.
+        name: of the run, with its version unless that is 0.
+        subject: task or corpus, and the network.
+        conditions: settings that runs to be compared share.
+        method: all settings that make a method: not the seed and not the learning rate.
+        parameterization: as the summary has it, `LoRA+DCT` where layers differ.
+        arguments: of the parameterization, those that are set, by name.
+        optimizer: its name.
+        counts: coefficients, replaced, trainable, total.
+        value: the metric at the last step; None if it is not finite, and the run diverged.
+        higher: whether more is better.
+        metrics: what the metric may be called.
+        epoch: steps of a pass over the training data, if known.
+        summary: all of it.
+        curve: the metric by step.
+        ranks: the mean stable rank by step.
+    """
+
+    path: str
+    name: str
+    subject: str
+    conditions: Flat
+    method: Flat
+    parameterization: str
+    arguments: dict[str, Any]
+    optimizer: str
+    counts: dict[str, int]
+    lr: float
+    seed: int
+    value: float | None
+    higher: bool
+    metrics: list[str]
+    steps: int
+    epoch: int | None
+    summary: dict[str, Any]
+    curve: Curve = field(default_factory=list)
+    ranks: Curve = field(default_factory=list)
+
+
+def read(paths: Iterable[str]) -> tuple[list[Run], list[Skipped]]:
+    """All finished runs in some folders, at any depth, each once; and what was left out.
+
+    Raises:
+        UserError: for a path that is no folder, or in which there is no run at all.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        folders = list(_folders(Path(path)))
+        if not folders:
+            raise UserError(f"no run in '{path}': give a folder of zoo fit, or one that contains such folders")
+        found |= dict.fromkeys(folder.resolve() for folder in folders)
+    raw, skipped = [], []
+    for folder in sorted(found):
+        try:
+            raw.append((folder, *_read(folder)))
+        except UserError as error:
+            skipped.append(Skipped(_shown(folder), str(error)))
+    return _runs(raw), skipped
+
+
+def _folders(top: Path) -> Iterable[Path]:
+    """Those that are a run's, or look like one."""
+    if not top.is_dir():
+        raise UserError(f"'{top}' is no folder: give a run's folder, or one that contains runs")
+    for folder, below, files in os.walk(top):
+        below.sort()
+        if SUMMARY in files or CONFIG in files:
+            yield Path(folder)
+
+
+def _shown(folder: Path) -> str:
+    """The path as one would type it."""
+    here = Path.cwd()
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], Flat]:
+    """Summary and settings of a run.
+
+    Raises:
+        UserError: saying what is wrong with it.
+    """
+    if not (folder / SUMMARY).is_file():
+        raise UserError("not finished: it has no summary.json")
+    try:
+        summary = read_json(folder / SUMMARY)
+    except UserError:
+        raise UserError("its summary.json is damaged") from None
+    wrong = [key for key, kinds in TYPES.items() if not isinstance(summary.get(key), kinds)]
+    if wrong:
+        raise UserError(f"its summary.json is not one of zoo fit: no {', '.join(wrong)}")
+    if not any(isinstance(summary.get(key), int | float) for key in ("loss", "score")):
+        raise UserError("it was never validated: its summary.json has no loss")
+    try:
+        config = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        parts = {key: config[key] for key in ("model", "data", "trainer")}
+        class_path = parts["model"]["class_path"]
+    except FileNotFoundError:
+        raise UserError("it has no config.yaml: its settings are not known") from None
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        raise UserError("its config.yaml is damaged") from None
+    flat = flatten(parts["model"], "model") | flatten(parts["data"], "data") | flatten(parts["trainer"], "trainer")
+    return summary, flat | {"model": class_path}
+
+
+def _runs(raw: Sequence[tuple[Path, dict[str, Any], Flat]]) -> list[Run]:
+    """Runs, whose settings were completed by those of other runs of the same task."""
+    alike = defaultdict(list)
+    for item in raw:
+        alike[str(item[2]["model"]), str(item[2].get("data"))].append(item)
+    runs = []
+    for items in alike.values():
+        flats = filled([_told(summary, flat) for _, summary, flat in items])
+        runs += [_run(folder, summary, flat) for (folder, summary, _), flat in zip(items, flats, strict=True)]
+    return sorted(runs, key=lambda run: run.path)
+
+
+def _told(summary: dict[str, Any], flat: Flat) -> Flat:
+    """The settings that matter, and what the summary says of the data."""
+    facts = {key: summary[key] for key in summary
+             if key in DATA or key.startswith(("train_", "validation_")) and isinstance(summary[key], int)}
+    if not {"corpus_sha256", "glue_task"} & set(facts):
+        facts["data"] = summary.get("corpus", summary.get("data"))
+    told = {}
+    for key, value in flat.items():
+        part, _, name = key.partition(".")
+        silent = (
+            part == "trainer" and (name not in (*NEUTRAL, *CLIPPING) or value in NEUTRAL.get(name, ()))
+            or part == "data" and (name in (*SILENT_DATA, *facts))
+            or part == "model" and (name in facts or name in ("vocabulary", "task", "targets"))
+            or key.startswith("model.optimizer")
+            or key.startswith("model.tuning.") and key.rpartition(".")[2] in SILENT_TUNING
+        )
+        if not silent:
+            told[key] = nickname(str(value)) if name == "backbone" else value
+    optimizer = summary.get("optimizer")
+    if not isinstance(optimizer, dict):
+        optimizer = {"name": "adamw"} | {
+            key.removeprefix("model.optimizer."): value
+            for key, value in flat.items() if key.startswith("model.optimizer.")
+        }
+        optimizer |= {"weight_decay": summary.get("weight_decay")}
+    if optimizer.get("name") == "adamw":
+        optimizer = {key: value for key, value in optimizer.items() if key != "momentum"}
+    told |= {f"model.optimizer.{key}": value for key, value in optimizer.items() if key not in ("lr", "name")}
+    told["model.optimizer"] = optimizer.get("name", "adamw")
+    planned = flat.get("trainer.max_steps")
+    told |= {f"facts.{key}": value for key, value in facts.items()}
+    told |= {
+        "model.targets": summary["targets"], "facts.steps": summary["steps"], "facts.precision": summary.get("precision"),
+        "facts.metric": "loss" if summary.get("score") is None else "score",
+        "facts.planned_steps": planned if isinstance(planned, int) and planned > 0 and planned != summary["steps"]
+        else None,
+    }
+    return told
+
+
+def _run(folder: Path, summary: dict[str, Any], flat: Flat) -> Run:
+    method: Flat = {}
+    conditions: Flat = {"task": summary["task"]}
+    for key, value in flat.items():
+        part, _, name = key.partition(".")
+        if name.split(".")[0] in OWN or name in CLIPPING:
+            method[name if part == "model" else key] = value
+        elif key != "data":
+            conditions["class" if key == "model" else name] = value
+    conditions = {key: value for key, value in conditions.items() if key != "class" or value != f"tasks.{summary['task']}"}
+    counts = {key: summary[key] for key in ("coefficients", "replaced", "trainable", "total")}
+    score = summary.get("score")
+    result = summary["loss"] if score is None else score
+    metrics = summary.get("metrics") if isinstance(summary.get("metrics"), dict) else {}
+    assert metrics is not None
+    same = [tag.removeprefix("val/") for tag, value in metrics.items() if value == score]
+    corpus = summary.get("glue_task") or summary.get("corpus") or summary.get("data") or summary["task"]
+    tag = "val/loss" if score is None else "val/score"
+    rank = "stable_rank/update." if summary.get("updates") else "stable_rank/"
+    scalars = curves.read(folder, (tag, rank))
+    arguments = {key.removeprefix("parameterization."): value for key, value in method.items()
+                 if key.startswith("parameterization.")}
+    name = folder.parent.name if folder.name.startswith("version_") else folder.name
+    version = "" if folder.name in (name, "version_0") else f"-{folder.name}"
+    return Run(
+        path=_shown(folder), name=name + version, subject=f"{corpus} / {flat.get('model.backbone', summary['task'])}",
+        conditions=conditions, method=method | counts, parameterization=summary["parameterization"],
+        arguments=arguments, optimizer=str(method["optimizer"]), counts=counts,
+        lr=float(summary["lr"]), seed=summary["seed"],
+        value=float(result) if math.isfinite(result) else None, higher=score is not None,
+        metrics=["loss"] if score is None else [*[name for name in same if name != "score"], "score"],
+        steps=summary["steps"], epoch=_epoch(summary, flat), summary=summary, curve=scalars.get(tag, []),
+        ranks=[(step, mean) for step, mean in curves.mean_over_layers(scalars, rank) if mean > 0],  # of dW at its start: 0
+    )
+
+
+def _epoch(summary: dict[str, Any], flat: Flat) -> int | None:
+    """Steps of a pass over the training data: examples, or ids in windows that do not overlap."""
+    examples = summary.get("examples")
+    ids = next((value for key, value in summary.items() if key.startswith("train_") and isinstance(value, int)), None)
+    batch, block = summary.get("batch_size"), summary.get("block_size")
+    batch = batch * flat.get("trainer.accumulate_grad_batches", 1) if isinstance(batch, int) else 0
+    if isinstance(examples, dict) and isinstance(examples.get("train"), int) and batch > 0:
+        return math.ceil(examples["train"] / batch)
+    if ids is not None and isinstance(block, int) and batch > 0:
+        return max(1, ids // (batch * block))
+    return None

@@ -1,0 +1,104 @@
+"""Settings of runs, flat and comparable: what an older run does not mention is at its default."""
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Flat = dict[str, Any]
+"""Settings by dotted name; a class stands under the name of what it is of."""
+
+
+def flatten(value: Any, prefix: str = "") -> Flat:
+    """Nested settings by dotted name; of a node with a class_path, the path under the node's own name."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    if "class_path" in value:
+        return {prefix: value["class_path"], **flatten(value.get("init_args") or {}, prefix)}
+    flat: Flat = {}
+    for key, item in value.items():
+        flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def filled(settings: Sequence[Flat]) -> list[Flat]:
+    """The same settings, each with the defaults of what it lacks and another has; then without what is not set.
+
+    Settings of a class are looked for in others that have the same class there. Only what is missing is looked up,
+    since that imports its class. One that cannot be imported stays as it is.
+    """
+    known: dict[tuple[str, Any], bool] = {}  # by name and the class that has it: whether any sets it
+    for flat in settings:
+        for key, value in flat.items():
+            place = key, frozen(flat.get(key.rpartition(".")[0]))
+            known[place] = known.get(place, False) or is_set(value)
+    complete = []
+    for flat in settings:
+        whole = dict(flat)
+        for (key, kind), somewhere in known.items():
+            same = kind == frozen(flat.get(key.rpartition(".")[0]))
+            if key not in flat and same and somewhere:  # what all others leave empty is empty by default
+                default = _default_of(flat, key)
+                if default is not inspect.Parameter.empty:
+                    whole[key] = default
+        complete.append({key: value for key, value in whole.items() if is_set(value)})
+    return complete
+
+
+def is_set(value: Any) -> bool:
+    """Whether a setting says anything."""
+    return value is not None and value != [] and value != {}
+
+
+def frozen(value: Any) -> Any:
+    """A setting that can be hashed, in which 1 and 1.0 are one."""
+    if isinstance(value, Mapping):
+        return frozenset((key, frozen(item)) for key, item in value.items())
+    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def _default_of(flat: Flat, key: str) -> Any:
+    """The default of a setting that is missing, by the class that would have it; `empty` if it is not known."""
+    node, _, name = key.rpartition(".")
+    owner, _, parameter = node.rpartition(".")
+    if "." in str(flat.get(node, "")):
+        found = defaults(flat[node])
+    elif isinstance(flat.get(owner), str):  # of a dataclass, which is an argument of the class above
+        found = _fields(flat[owner], parameter)
+    else:
+        found = {}
+    return found.get(name, inspect.Parameter.empty)
+
+
+@functools.cache
+def defaults(path: str) -> dict[str, Any]:
+    """The defaults of a class' arguments, by its path; empty if it cannot be imported."""
+    cls = _class(path)
+    parameters = inspect.signature(cls).parameters.values() if cls is not None else ()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
+@functools.cache
+def _fields(path: str, parameter: str) -> dict[str, Any]:
+    """The defaults of the dataclass that an argument of a class takes."""
+    cls = _class(path)
+    hint = typing.get_type_hints(cls.__init__).get(parameter) if cls is not None else None
+    kinds = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(kinds[0]) if kinds else ():
+        if field.default_factory is not dataclasses.MISSING:
+            found[field.name] = field.default_factory()
+        elif field.default is not dataclasses.MISSING:
+            found[field.name] = field.default
+    return found
+
+
+def _class(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except Exception:  # a module of the user's may fail in any way
+        return None
