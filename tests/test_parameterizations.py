@@ -16,7 +16,9 @@ from zoo.parameterizations import (
     LoRA,
     RandLoRA,
     RandomOrthonormal,
+    RowDCT,
     SeparableSubspace,
+    Sparse,
     Zigzag,
 )
 from zoo.testing import ParameterizationTestCase, agree
@@ -50,6 +52,18 @@ class TestDCTByFFT(TestDCT):
 class TestRandomOrthonormal(ParameterizationTestCase):
     parameterization = RandomOrthonormal
     arguments: ClassVar = {"ratio": 0.3, "seed": 3}
+    std_tolerance = 0.02
+
+
+class TestRowDCT(ParameterizationTestCase):
+    parameterization = RowDCT
+    arguments: ClassVar = {"ratio": 0.3}
+    std_tolerance = 0.02
+
+
+class TestSparse(ParameterizationTestCase):
+    parameterization = Sparse
+    arguments: ClassVar = {"ratio": 0.3, "seed": 1}
     std_tolerance = 0.02
 
 
@@ -112,6 +126,15 @@ def test_dct_weights_do_not_depend_on_the_path(monkeypatch):
     assert fast.fast and not slow.fast
     fast.load_state_dict(slow.state_dict())
     agree(fast.weight(), slow.weight(), 1e-6)
+
+
+def test_row_dct_is_scipys_of_each_row_and_sparse_is_its_plane():
+    """W = idct(S, axis=1) and W = S, S zero but on the support."""
+    for p in (RowDCT(12, 31, ratio=0.2), Sparse(12, 31, ratio=0.2)):
+        plane = torch.zeros(12 * 31).index_put_((p.support,), p.coef.detach()).view(12, 31)
+        assert (plane != 0).sum() == p.num_trainable == 74
+        expected = scipy.fft.idct(plane.numpy(), axis=1, norm="ortho") if isinstance(p, RowDCT) else plane
+        agree(p.weight(), torch.as_tensor(expected), 1e-5)
 
 
 def test_random_orthonormal_is_a_haar_rotation_of_its_plane():

@@ -33,16 +33,25 @@ class Sides(NamedTuple):
     right: Tensor  # (n, n)
 
 
-def rotate(weight: Tensor, sides: Sides) -> Tensor:
+class SomeSides(NamedTuple):
+    """The same; None leaves an axis as it is."""
+
+    left: Tensor | None
+    right: Tensor | None
+
+
+def rotate(weight: Tensor, sides: Sides | SomeSides) -> Tensor:
     """S = L W R^T; (m, n) to (m, n). The adjoint, and for orthogonal L and R the inverse: `unrotate`."""
     with torch.autocast(weight.device.type, enabled=False):
-        return sides.left @ weight @ sides.right.mT
+        weight = weight if sides.left is None else sides.left @ weight
+        return weight if sides.right is None else weight @ sides.right.mT
 
 
-def unrotate(plane: Tensor, sides: Sides) -> Tensor:
+def unrotate(plane: Tensor, sides: Sides | SomeSides) -> Tensor:
     """W = L^T S R; (m, n) to (m, n)."""
     with torch.autocast(plane.device.type, enabled=False):
-        return sides.left.mT @ plane @ sides.right
+        plane = plane if sides.left is None else sides.left.mT @ plane
+        return plane if sides.right is None else plane @ sides.right
 
 
 class CosinePlan(NamedTuple):
@@ -113,14 +122,14 @@ def idct2_packed(plane: Tensor, shape: tuple[int, int], plan: CosinePlan) -> Ten
     return v.flatten().index_select(0, plan.inverse).view(m, n)
 
 
-def synthesize(plane: Tensor, shape: tuple[int, int], tables: Sides | CosinePlan) -> Tensor:
+def synthesize(plane: Tensor, shape: tuple[int, int], tables: SomeSides | CosinePlan) -> Tensor:
     """W from a plane laid out for these tables; to (m, n)."""
-    return unrotate(plane, tables) if isinstance(tables, Sides) else idct2_packed(plane, shape, tables)
+    return unrotate(plane, tables) if isinstance(tables, SomeSides) else idct2_packed(plane, shape, tables)
 
 
-def analyze(weight: Tensor, tables: Sides | CosinePlan) -> Tensor:
+def analyze(weight: Tensor, tables: SomeSides | CosinePlan) -> Tensor:
     """The inverse and adjoint of `synthesize`: the plane of an (m, n) matrix, laid out for these tables."""
-    return rotate(weight, tables) if isinstance(tables, Sides) else dct2_packed(weight, tables)
+    return rotate(weight, tables) if isinstance(tables, SomeSides) else dct2_packed(weight, tables)
 
 
 def dct2(weight: Tensor) -> Tensor:

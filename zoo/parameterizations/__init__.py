@@ -7,6 +7,8 @@ from zoo.parameterizations.lora import LoRA
 from zoo.parameterizations.orthonormal import OrthonormalSubspace, SeparableSubspace
 from zoo.parameterizations.randlora import RandLoRA
 from zoo.parameterizations.random_orthonormal import RandomOrthonormal
+from zoo.parameterizations.row_dct import RowDCT
+from zoo.parameterizations.sparse import Sparse
 from zoo.parameterizations.zigzag import Zigzag
 
 __all__ = [
@@ -16,7 +18,9 @@ __all__ = [
     "OrthonormalSubspace",
     "RandLoRA",
     "RandomOrthonormal",
+    "RowDCT",
     "SeparableSubspace",
+    "Sparse",
     "WeightParameterization",
     "Zigzag",
 ]

@@ -154,7 +154,7 @@ class OrthonormalSubspace(WeightParameterization):
     def lr_mult(self) -> float:
         """mn / K: along a gradient that the basis mixes well, K moves of +-lr go K / mn as far as a dense step's mn.
 
-            -<G, dW> = lr sum_K |analyze(G)_i| ~ lr (K / mn) sum_mn |G_ij|
+        -<G, dW> = lr sum_K |analyze(G)_i| ~ lr (K / mn) sum_mn |G_ij|
         """
         return self.out_features * self.in_features / len(self.coef)
 
@@ -174,8 +174,11 @@ class SeparableSubspace(OrthonormalSubspace):
     # ---- A subclass defines ------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def side(self, n: int, axis: int) -> Tensor:
-        """The orthogonal matrix of axis 0 (rows of W) or 1 (columns), basis vectors as rows; (n, n), float64."""
+    def side(self, n: int, axis: int) -> Tensor | None:
+        """The orthogonal matrix of axis 0 (rows of W) or 1 (columns), basis vectors as rows; (n, n), float64.
+
+        None leaves the axis as it is.
+        """
 
     # ---- Concrete ----------------------------------------------------------------------------------------------------
 
@@ -194,18 +197,20 @@ class SeparableSubspace(OrthonormalSubspace):
         self._lr_mult: float | None = None
         self.fast: bool = self.cosine and transforms.fft_pays(*self.shape, device)
         super().reset_buffers()
-        tables: transforms.Sides | transforms.CosinePlan
+        tables: transforms.SomeSides | transforms.CosinePlan
         if self.fast:
             tables = transforms.cosine_plan(*self.shape, device, self.compute_dtype)
         else:
-            sides = (self.side(n, axis) for axis, n in enumerate(self.shape))
-            tables = transforms.Sides(*(bases.shared(side, device, self.compute_dtype) for side in sides))
+            tables = transforms.SomeSides(*(self._shared(self.side(n, axis)) for axis, n in enumerate(self.shape)))
         self._tables = type(tables)
         for name, table in tables._asdict().items():
             self.register_buffer(name, table, persistent=False)
 
+    def _shared(self, side: Tensor | None) -> Tensor | None:
+        return None if side is None else bases.shared(side, self.coef.device, self.compute_dtype)
+
     @property
-    def tables(self) -> transforms.Sides | transforms.CosinePlan:
+    def tables(self) -> transforms.SomeSides | transforms.CosinePlan:
         """What W is built with: the two sides, or the tables of the fast cosine transform."""
         return self._tables(*(self._buffers[name] for name in self._tables._fields))  # type: ignore[arg-type]
 

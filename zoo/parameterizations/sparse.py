@@ -1,0 +1,17 @@
+"""K weights at fixed places, all others zero, W = S: the standard basis, in which Adam is at home; K parameters.
+
+What DCT and RandomOrthonormal are compared with when the question is what a transform adds to trained places alone;
+known as sparse training with a fixed random mask (arXiv 2202.02643).
+"""
+
+from zoo.parameterizations.orthonormal import SeparableSubspace
+
+
+class Sparse(SeparableSubspace):
+    """K weights at fixed places, the others 0.
+
+    No transform; K parameters.
+    """
+
+    def side(self, n: int, axis: int) -> None:
+        return None
