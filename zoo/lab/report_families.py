@@ -1,17 +1,19 @@
 """Families of a report's methods: alike in all but their budget. A family looks the same in every figure."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from zoo.lab import style
-from zoo.lab.style import Axes, Data, Figure, number
+from zoo.lab.style import Axes, Data, Figure, Line2D, number
 
 BUDGETS = ("ratio", "rank", "coefficients", "lora_rank", "num_bases", "budget")
 """Arguments that say how many coefficients there are."""
 FILLS = ("full", "none", "left")
+WIDE = 3
+"""An interval widens an axis by at most so many times what the means take."""
 FAR = 1.5
 """A loss so many times the best may be that of a run that diverged."""
 CURVE = 200
@@ -34,6 +36,13 @@ class Family(NamedTuple):
             "color": self.color, "marker": marker or self.marker, "fillstyle": self.fill, "linestyle": "",
             "markersize": 5.5, **more,
         }  # fmt: skip
+
+    def key(self) -> Line2D:
+        """Its entry in a legend."""
+        handle = style.key(self.name, self.color, self.dash, self.marker)
+        handle.set_fillstyle(self.fill)
+        handle.set_markerfacecolor("none" if self.fill == "none" else self.color)
+        return handle
 
 
 def families(comparison: Data) -> list[Family]:
@@ -103,7 +112,8 @@ def mean_curve(runs: Iterable[Data], field: str) -> tuple[np.ndarray, np.ndarray
 
 
 def limits(
-    values: Iterable[float | None], ends: Iterable[float | None] = (), better: str = "lower"
+    values: Iterable[float | None], lows: Iterable[float | None] = (), highs: Iterable[float | None] = (),
+    better: str = "lower",
 ) -> tuple[float, float] | None:
     """An axis that one run that diverged, or a wide interval after two seeds, does not squash all others on.
 
@@ -111,23 +121,25 @@ def limits(
 
     Args:
         values: to be shown.
-        ends: of their intervals, which widen the axis by at most what the values take.
+        lows: of their intervals, which widen the axis by at most WIDE times what the values take.
+        highs: of their intervals.
         better: lower or higher.
 
     Returns:
         Where the axis starts and ends, if there is any value.
     """
-    finite, bounds = (np.array([number(v) for v in some]) for some in (values, ends))
-    finite, bounds = finite[np.isfinite(finite)], bounds[np.isfinite(bounds)]
-    if not len(finite):
+    shown, *ends = (np.array([number(value) for value in some]) for some in (values, lows, highs))
+    kept = np.isfinite(shown)
+    if not kept.any():
         return None
-    best = finite.min()
+    best = shown[kept].min()
     if better == "lower" and best > 0:
-        finite = finite[finite <= max(FAR * best, best + 4 * (np.median(finite) - best))]
-    low, high = finite.min(), finite.max()
-    room = high - low if high > low else math.inf
-    if len(bounds):
-        low, high = max(min(low, bounds.min()), low - room), min(max(high, bounds.max()), high + room)
+        kept &= shown <= max(FAR * best, best + 4 * (np.median(shown[kept]) - best))
+    low, high = shown[kept].min(), shown[kept].max()
+    room = WIDE * (high - low) if high > low else math.inf
+    bounds = np.concatenate([end[kept] for end in ends if len(end)] or [shown[kept]])
+    bounds = bounds[np.isfinite(bounds)]
+    low, high = max(bounds.min(initial=low), low - room), min(bounds.max(initial=high), high + room)
     pad = 0.06 * (high - low) or 0.02 * abs(high) or 1.0
     return float(low - pad), float(high + pad)
 
@@ -147,14 +159,23 @@ def beyond(count: int) -> str:
     return f"{count} value{'s' * (count != 1)} beyond the axis, at the arrows" if count else ""
 
 
-def by_budget(comparison: Data, title: str, has: Callable[[Data], bool]) -> tuple[Figure, list[tuple[Axes, list[Any]]]]:
-    """Axes for each budget, largest first, with the methods of it that `has` has something of, and the reference.
+def by_budget(
+    comparison: Data, title: str, x: str, y: str, shown: Sequence[str]
+) -> tuple[Figure, list[tuple[Axes, list[Any]]]]:
+    """Axes for each budget, largest first, with its methods, and the reference last.
+
+    Args:
+        comparison: of report data.
+        title: of the figure.
+        x: label.
+        y: label.
+        shown: methods that there is something to show of.
 
     Returns:
         The figure; for each axes, pairs of a family and a method.
     """
     reference = reference_of(comparison)
-    pairs = [(family, method) for family in families(comparison) for method in family.methods if has(method)]
+    pairs = [(family, m) for family in families(comparison) for m in family.methods if m["method"] in shown]
     others = [pair for pair in pairs if pair[1] is not reference]
     key = [pair[1]["budget"] for pair in others or pairs]
     budgets = sorted(style.unique(key), key=lambda budget: -number(budget) if budget is not None else 1.0)
@@ -164,10 +185,12 @@ def by_budget(comparison: Data, title: str, has: Callable[[Data], bool]) -> tupl
     style.hide(axes[len(budgets) :])
     found = []
     for i, budget in enumerate(budgets):
-        own = [pair for pair in pairs if pair[1]["budget"] == budget or pair[1] is reference]
-        style.tidy(axes[i], share(budget) if len(budgets) > 1 else "", "")
-        axes[i].tick_params(labelbottom=i + columns >= len(budgets))
-        found.append((axes[i], own))
+        own = [pair for pair in others if pair[1]["budget"] == budget]
+        last_in_column = i + columns >= len(budgets)
+        style.tidy(axes[i], share(budget) if len(budgets) > 1 else "", x if last_in_column else "",
+                   "" if i % columns else y)  # fmt: skip
+        axes[i].tick_params(labelbottom=last_in_column)
+        found.append((axes[i], own + [pair for pair in pairs if pair[1] is reference]))
     return figure, found
 
 

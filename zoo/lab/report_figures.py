@@ -4,6 +4,8 @@ They take report data, or one comparison of it. None stands for a figure that th
 """
 
 import math
+import statistics
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,9 @@ from zoo.lab.report_families import (
 )
 from zoo.lab.style import Axes, Data, Figure, number, numbers
 
-SETTLED = 0.2
+BESIDE = 1.12
+"""Families of one budget stand at most so far from their place, as a factor."""
+SETTLED = 0.3
 """Share of training after which a loss is as low as the axis has to show."""
 
 
@@ -64,11 +68,11 @@ def suffixes(data: Data) -> list[str]:
 def loss_by_parameters(comparison: Data) -> Figure | None:
     """Mean and interval against the number of coefficients, a series per family, the reference across."""
     reference, methods = reference_of(comparison), comparison["methods"]
-    shown = limits(*_means(methods), comparison["better"])
+    shown = limits(*(numbers(methods, field) for field in ("mean", "low", "high")), better=comparison["better"])
     if shown is None:
         return None
-    figure, (ax,) = style.panels(f"{_metric(comparison)} by number of coefficients", 1, 1, 3.3)
-    style.tidy(ax, "", "trainable coefficients of the replaced weights", _metric(comparison))
+    figure, (ax,) = style.panels(_title(comparison, "by number of coefficients"), 1, 1, 3.3)
+    style.tidy(ax, "", "trainable coefficients, and their share of the weights they replace", _metric(comparison))
     ax.set_ylim(*shown)
     handles: list[Any] = []
     if reference is not None and reference["mean"] is not None:
@@ -78,17 +82,15 @@ def loss_by_parameters(comparison: Data) -> Figure | None:
             ax.axhspan(reference["low"], reference["high"], color=style.NULL, alpha=0.2, linewidth=0)
     found = [family for family in families(comparison) if family.methods != [reference]]
     out = 0
-    for i, family in enumerate(found):
-        # families of one budget side by side, at most 15 % from their place
-        x = numbers(family.methods, "coefficients") * _beside(i, len(found))
+    for family in found:
+        x = numbers(family.methods, "coefficients") * [_beside(method, found) for method in family.methods]
         y, low, high = (numbers(family.methods, field) for field in ("mean", "low", "high"))
         ax.plot(x, y, color=family.color, linestyle=family.dash, linewidth=1, alpha=0.6, label="line")
         ax.vlines(x, low, high, color=family.color, linewidth=1.4)
         ax.plot(x, y, label=family.name, **family.points())
         out += at_edge(ax, x, y, family.color)
-    handles += [_key(family) for family in found]
-    counts = numbers([method for family in found for method in family.methods] or methods, "coefficients")
-    style.log_ticks(ax, [*(counts / 1.1), *(counts * 1.1)], _short)
+    handles += [family.key() for family in found]
+    _count_ticks(ax, [method for family in found for method in family.methods] or methods)
     if any(method["low"] is not None for method in methods):
         handles.append(style.key("95 % interval over seeds", style.MUTED, marker="|"))
     legend(figure, handles, beyond(out))
@@ -111,11 +113,11 @@ def gaps(comparison: Data, margin: float | None) -> Figure | None:
     style.tidy(ax, "", f"{comparison['metric']} minus the reference's, {comparison['better']} is better", grid="x")
     found = [method["gap"] for method in rows]
     mean, low, high = (numbers(found, field) for field in ("mean", "low", "high"))
-    wide = limits([0, *sorted(mean)], [*low, *high], "none")
-    near = _near(comparison, mean)
-    shown = limits([0, *near], [*low, *high, *([-margin, margin] if margin else [])], "none") if near.size else wide
-    assert shown is not None
-    ax.set_xlim(*shown)
+    base = number((reference_of(comparison) or {"mean": 0.0})["mean"])
+    outer = ((-(margin or 0.0), low), (margin or 0.0, high))
+    shown = limits([base, *(base + mean)], *([base + o, *(base + e)] for o, e in outer), better=comparison["better"])
+    left, right = np.subtract(shown, base) if shown else (-1.0, 1.0)
+    ax.set_xlim(left, right)
     if margin:
         ax.axvspan(-margin, margin, color=style.NULL, alpha=0.2, linewidth=0)
     ax.axvline(0, color=style.NULL, linestyle="--", label="reference")
@@ -126,7 +128,7 @@ def gaps(comparison: Data, margin: float | None) -> Figure | None:
         equivalent = bool(method["tost"] and method["tost"]["equivalent"])
         ax.plot([mean[i]], [y[i]], label=method["method"],
                 **family.points("o", fillstyle="full", markerfacecolor=family.color if equivalent else style.SURFACE))
-        for edge, beyond_it, marker in ((shown[0], mean[i] < shown[0], 4), (shown[1], mean[i] > shown[1], 5)):
+        for edge, beyond_it, marker in ((left, mean[i] < left, 4), (right, mean[i] > right, 5)):
             if beyond_it:
                 ax.plot([edge], [y[i]], marker=marker, color=family.color, linestyle="", label="beyond")
                 out += 1
@@ -154,10 +156,10 @@ def loss_by_stable_rank(comparison: Data) -> Figure | None:
         for method in comparison["methods"]
     }  # fmt: skip
     ranks, values = np.array([point for own in points.values() for point in own]).reshape(-1, 2).T
-    shown = limits(values, (), comparison["better"])
+    shown = limits(values, better=comparison["better"])
     if shown is None:
         return None
-    figure, (ax,) = style.panels(f"{_metric(comparison)} by stable rank, run by run", 1, 1, 3.5)
+    figure, (ax,) = style.panels(_title(comparison, "by stable rank, run by run"), 1, 1, 3.5)
     style.tidy(ax, "", "mean stable rank of the replaced weights", _metric(comparison))
     ax.set_ylim(*shown)
     out, handles = 0, []
@@ -186,9 +188,10 @@ def over_training(comparison: Data, field: str) -> Figure | None:
     if not any(len(steps) > 1 for steps, _, _ in curves.values()):
         return None
     rank = field == "stable_rank"
-    what = "stable rank" if rank else _metric(comparison)
-    title = f"{'Stable rank' if rank else what} over training"
-    figure, panels = by_budget(comparison, title, lambda method: len(curves[method["method"]][0]) > 0)
+    what = "Stable rank" if rank else _metric(comparison)
+    title = "Stable rank over training" if rank else _title(comparison, "over training")
+    have = [name for name, (steps, _, _) in curves.items() if len(steps)]
+    figure, panels = by_budget(comparison, title, "step", what, have)
     drawn: dict[str, Family] = {}
     settled = np.concatenate([mean[steps >= SETTLED * steps[-1]] for steps, mean, _ in curves.values() if len(steps)])
     for ax, pairs in panels:
@@ -200,10 +203,9 @@ def over_training(comparison: Data, field: str) -> Figure | None:
         if rank:
             everything = np.concatenate([mean for _, mean, _ in curves.values()])
             style.log_ticks(ax, everything, axis="y")
-        elif shown := limits(settled, (), comparison["better"]):
+        elif shown := limits(settled, better=comparison["better"]):
             ax.set_ylim(*shown)
         ax.locator_params(axis="x", nbins=4)
-    _label(figure, panels, "step", what)
     handles: list[Any] = [style.key(family.name, family.color, family.dash) for family in drawn.values()]
     if any(np.isfinite(sd).any() for _, _, sd in curves.values()):
         handles.append(style.band("± sd over seeds", style.MUTED))
@@ -215,11 +217,13 @@ def rate_sensitivity(comparison: Data) -> Figure | None:
     """Metric against learning rate in the search, a panel per budget, the reference in each; the chosen rate ringed."""
     found = {m["method"]: [s for s in m["search"] or () if s["value"] is not None] for m in comparison["methods"]}
     every = [search for own in found.values() for search in own]
-    shown = limits([search["value"] for search in every], (), comparison["better"])
+    shown = limits([search["value"] for search in every], better=comparison["better"])
     if shown is None or all(len({search["lr"] for search in own}) < 2 for own in found.values()):
         return None
-    title = f"{_metric(comparison)} by learning rate, in the search"
-    figure, panels = by_budget(comparison, title, lambda method: bool(found[method["method"]]))
+    title = _title(comparison, "by learning rate, in the search")
+    have = [name for name, own in found.items() if own]
+    figure, panels = by_budget(comparison, title, "learning rate", _metric(comparison), have)
+    rates = sorted({search["lr"] for search in every})
     drawn: dict[str, Family] = {}
     out = 0
     for ax, pairs in panels:
@@ -227,62 +231,60 @@ def rate_sensitivity(comparison: Data) -> Figure | None:
         for family, method in pairs:
             own = found[method["method"]]
             x, y = ([search[field] for search in own] for field in ("lr", "value"))
-            rates = sorted(set(x))
-            mean = [float(np.mean([search["value"] for search in own if search["lr"] == rate])) for rate in rates]
-            ax.plot(rates, mean, color=family.color, linestyle=family.dash, linewidth=1.2, label=method["method"])
+            tried = sorted(set(x))
+            mean = [float(np.mean([search["value"] for search in own if search["lr"] == rate])) for rate in tried]
+            ax.plot(tried, mean, color=family.color, linestyle=family.dash, linewidth=1.2, label=method["method"])
             ax.plot(x, y, label="searched", **family.points(markersize=4))
-            if method["lr"] in rates:
-                best = mean[rates.index(method["lr"])]
+            if method["lr"] in tried:
+                best = mean[tried.index(method["lr"])]
                 ax.plot([method["lr"]], [best], linestyle="", marker="o", markersize=10, markerfacecolor="none",
                         color=family.color, label="chosen")  # fmt: skip
             out += at_edge(ax, x, y, family.color)
             drawn[family.name] = family
-        style.log_ticks(ax, [search["lr"] for search in every])
-    _label(figure, panels, "learning rate", _metric(comparison))
+        style.log_ticks(ax, rates)
+        if len(rates) <= 6:
+            ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+            ax.minorticks_off()
     ring = style.key("chosen", style.MUTED, "", "o", filled=False)
     ring.set_markersize(10)
     missing = sum(search["value"] is None for method in comparison["methods"] for search in method["search"] or ())
     note = [beyond(out), f"{missing} of the search without a value" if missing else ""]
-    legend(figure, [*(_key(family) for family in drawn.values()), ring], "; ".join(filter(None, note)))
+    legend(figure, [*(family.key() for family in drawn.values()), ring], "; ".join(filter(None, note)))
     return figure
 
 
-def _means(methods: list[Data]) -> tuple[list[float | None], list[float | None]]:
-    """Means, and the ends of their intervals."""
-    return [m["mean"] for m in methods], [m[end] for m in methods for end in ("low", "high")]
+def _beside(method: Data, found: list[Family]) -> float:
+    """A factor in [1 / BESIDE, BESIDE], by which families of one budget stand side by side on a logarithmic axis."""
+    same = [each for family in found for each in family.methods if each["budget"] == method["budget"]]
+    n = len(same)
+    return float(min(1.04, BESIDE ** (2 / max(1, n - 1))) ** (same.index(method) - (n - 1) / 2))
 
 
-def _near(comparison: Data, mean: np.ndarray) -> np.ndarray:
-    """Gaps that belong to values which are not far from all others."""
-    shown = limits([method["mean"] for method in comparison["methods"]], (), comparison["better"])
-    base = number((reference_of(comparison) or {"mean": None})["mean"])
-    return mean[(shown[0] <= base + mean) & (base + mean <= shown[1])] if shown else mean
+def _count_ticks(ax: Axes, methods: list[Data]) -> None:
+    """A tick at the most common count of each budget, or round ones where those would crowd."""
+    counts = numbers(methods, "coefficients")
+    style.log_ticks(ax, [*(counts / BESIDE), *(counts * BESIDE)], _short)
+    ticks = {
+        budget: statistics.mode(m["coefficients"] for m in methods if m["budget"] == budget)
+        for budget in style.unique(m["budget"] for m in methods) if budget is not None
+    }  # fmt: skip
+    places = sorted(ticks.values())
+    low, high = ax.get_xlim()
+    if places and all(math.log(b / a) > 0.1 * math.log(high / low) for a, b in pairwise(places)):
+        ax.set_xticks(list(ticks.values()), [f"{_short(c)}\n{100 * budget:.3g} %" for budget, c in ticks.items()])
+        ax.minorticks_off()
 
 
-def _beside(i: int, n: int) -> float:
-    """A factor for the i-th of n that stand side by side on a logarithmic axis, in [1 / 1.15, 1.15]."""
-    return float(min(1.04, 1.15 ** (2 / max(1, n - 1))) ** (i - (n - 1) / 2))
-
-
-def _label(figure: Figure, panels: list[tuple[Axes, list[Any]]], x: str, y: str) -> None:
-    """One label for all panels of each axis."""
-    figure.supxlabel(x, **style.TEXT)
-    figure.supylabel(style.plain(y), **style.TEXT)
-
-
-def _key(family: Family) -> Any:
-    handle = style.key(family.name, family.color, family.dash, family.marker)
-    handle.set_fillstyle(family.fill)
-    handle.set_markerfacecolor(family.color if family.fill != "none" else "none")
-    return handle
+def _title(comparison: Data, rest: str) -> str:
+    better = " (higher is better)" if comparison["better"] == "higher" else ""
+    return f"{_metric(comparison)} {rest}{better}"
 
 
 def _metric(comparison: Data) -> str:
-    better = ", higher is better" if comparison["better"] == "higher" else ""
-    return f"Validation {comparison['metric']}{better}"
+    return f"Validation {comparison['metric']}"
 
 
 def _short(count: float) -> str:
     """500, 20k, 7M."""
     power = min(3, max(0, int(math.log10(max(count, 1)) + 1e-4) // 3))
-    return f"{count / 1000**power:g}{('', 'k', 'M', 'G')[power]}"
+    return f"{count / 1000**power:.3g}{('', 'k', 'M', 'G')[power]}"

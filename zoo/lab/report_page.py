@@ -3,20 +3,22 @@
 from zoo.lab.markup import Html, details, document, element, paragraph, section, table
 from zoo.lab.page import Drawings, captioned, decimals, footer, over
 from zoo.lab.report_figures import suffixes
-from zoo.lab.report_tables import Cell, columns, legend, notes, number_of, ordered, plain, search, settings
+from zoo.lab.report_tables import Cell, answers, columns, legend, notes, number_of, ordered, plain, search, settings
 from zoo.lab.style import Data, unique
 
 CAPTIONS = {
     "loss_by_parameters": "Mean over seeds with its 95 % interval; the dashed line and band are the reference. Lines "
-    "join the budgets of a family. Methods of one budget stand side by side, though their counts are alike.",
+    "join the budgets of a family. Families of one budget stand side by side around its tick, so that they can be told "
+    "apart; counts are in the table. An interval that leaves the axis goes on.",
     "gaps": "Mean difference to the reference over the seeds that both have. An interval that leaves out 0 is a "
     "difference; a filled marker is one that the test finds equivalent, within the band; an open marker on the band "
     "is neither shown: more seeds would tell.",
     "loss_by_stable_rank": "One point for each reported run. If a line falls from left to right, budgets and methods "
-    "that keep a higher stable rank reach a lower loss; points far from it say that rank is not all.",
+    "that keep a higher stable rank reach a lower loss (a score: if it rises); points far from it say that rank is "
+    "not all.",
     "rank_over_training": "Mean over seeds of the stable rank, as it was logged; bands are the standard deviation. The "
     "reference is in every panel. A line that falls to that of a low-rank method is a collapse.",
-    "loss_over_training": "Mean over seeds of the validation metric, from a fifth of the training on; bands are the "
+    "loss_over_training": "Mean over seeds of the validation metric, from the last 70 % of the training; bands are the "
     "standard deviation. The reference is in every panel.",
     "rate_sensitivity": "Every run of the search, lines through the mean at each rate; a ring marks the rate that was "
     "chosen. A ring at the end of its line says that the search was too narrow, and a flat line that the rate matters "
@@ -51,7 +53,7 @@ def page(data: Data, drawings: Drawings) -> str:
     parts = [_comparison(data, c, _own(drawings, suffix, found)) for c, suffix in zip(comparisons, found, strict=True)]
     margin = f"{data['margin']:g}" if data["margin"] is not None else "the margin"
     return document(
-        f"{count} compared", data, _overview(data), *parts,
+        f"{count} compared" if count != "1 method" else "Report of 1 method", data, _overview(data), *parts,
         section("How to read the numbers", *(paragraph(text.format(margin=margin)) for text in STATISTICS)),
         footer("report", PAPER),
     )  # fmt: skip
@@ -86,13 +88,17 @@ def _comparison(data: Data, comparison: Data, drawings: Drawings) -> Html:
     found = notes(comparison)
     return section(
         comparison["name"], paragraph(f"{settings(comparison)}."),
+        element("ul", *(element("li", answer) for answer in answers(data, comparison))),
         table(headers, [[_cell(cell) for cell in row] for row in rows]),
-        paragraph(f"{comparison['metric'].capitalize()}: {comparison['better']} is better; "
-                  f"{legend(data, comparison)}", css="facts"),
+        paragraph(_sentence(legend(data, comparison)), css="facts"),
         element("ul", *(element("li", note) for note in found)) if found else "",
         element("h3", "The search"), paragraph(search(comparison)), _search_table(comparison),
         element("h3", "Figures"), *captioned(drawings, CAPTIONS), _runs(comparison),
     )  # fmt: skip
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _cell(cell: Cell) -> Html:
@@ -141,4 +147,4 @@ def _runs(comparison: Data) -> Html:
     ]  # fmt: skip
     headers = ["Run", "Method", "Rate", "Seed", comparison["metric"].capitalize(), "Stable rank", "Late sd", "",
                "Device", "Date", "Command"]  # fmt: skip
-    return details(f"All {number_of(len(rows), 'run')}", table(headers, rows, 2))
+    return details(f"Runs: {len(rows)}", table(headers, rows, 2))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from zoo.lab.page import decimals, plus_minus
-from zoo.lab.style import Data, number
+from zoo.lab.style import Data, number, unique
 from zoo.lab.verdicts import in_words
 
 NEAR = 0.01
@@ -67,12 +67,13 @@ def markdown(data: Data) -> str:
     parts = []
     for comparison in data["comparisons"]:
         headers, rows = columns(comparison, data["level"])
-        better = f"{comparison['metric']}: {comparison['better']} is better"
         lines = [_row(headers), _row(["---", *["---:"] * (len(headers) - 1)])]
         lines += [_row([_joined(cell) for cell in row]) for row in rows]
-        about = [f"{settings(comparison)}.", f"{better}; {legend(data, comparison)}", f"Search: {search(comparison)}"]
+        about = [*answers(data, comparison), f"{settings(comparison)}.", legend(data, comparison)]
+        about.append(f"Search: {search(comparison)}")
         about += [f"Note: {note}" for note in notes(comparison)]
-        parts.append("\n".join([f"### {_escaped(comparison['name'])}", "", *lines, "", *_broken(list(map(_escaped, about)))]))
+        about = [f"{_escaped(line)}  " for line in about[:-1]] + [_escaped(about[-1])]  # stay lines
+        parts.append("\n".join([f"### {_escaped(comparison['name'])}", "", *lines, "", *about]))
     parts += [f"Skipped {len(data['skipped'])}: " + "; ".join(
         _escaped(f"{skipped['path']} ({skipped['why']})") for skipped in data["skipped"])] if data["skipped"] else []
     parts.append(f"`{data['command']}` · zoo {data['zoo']} · {data['date'][:10]}")
@@ -110,6 +111,7 @@ def settings(comparison: Data) -> str:
 def search(comparison: Data) -> str:
     """How learning rates were chosen, as a sentence."""
     words = (comparison["search"] or {}).get("words") or "none, every method was run at one learning rate"
+    words = words[0].upper() + words[1:]
     return words if words.endswith(".") else f"{words}."
 
 
@@ -120,7 +122,7 @@ def notes(comparison: Data) -> list[str]:
         found.append("The search was not the same for all methods, which favours those that were searched more.")
     off = [f"{m['method']} by {_percent(m['count_off'])}" for m in methods if abs(m["count_off"] or 0) > NEAR]
     if off:
-        found.append(f"The number of coefficients is off that of the budget: {', '.join(off)}.")
+        found.append(f"Not the number of coefficients that others of their budget have: {', '.join(off)}.")
     own = [m["method"] for m in methods if m["tuned_on_reported"]]
     if own:
         who = "All methods are" if len(own) == len(methods) else f"{', '.join(own)}:"
@@ -131,6 +133,9 @@ def notes(comparison: Data) -> list[str]:
     devices = {tuple(m["devices"]) for m in methods if len(m["devices"]) == 1}
     if len(devices) > 1:
         found.append(f"Rows are from different devices: {', '.join(sorted(d for (d,) in devices))}.")
+    lost = [m["method"] for m in methods if m["mean"] is None]
+    if lost:
+        found.append(f"Without a value, as after training that diverged: {', '.join(lost)}.")
     single = [m["method"] for m in methods if m["n"] == 1]
     if single:
         who = "every method" if len(single) == len(methods) else ", ".join(single)
@@ -138,14 +143,34 @@ def notes(comparison: Data) -> list[str]:
     return found
 
 
+def answers(data: Data, comparison: Data) -> list[str]:
+    """The result in sentences: what is best at each budget, and what is better than the reference or as good."""
+    sign, name = (1 if comparison["better"] == "lower" else -1), comparison["reference"]
+    known = [m for m in ordered(comparison) if m["mean"] is not None]
+    best = [min((m for m in known if m["budget"] == budget), key=lambda m: sign * m["mean"])
+            for budget in unique(m["budget"] for m in known)]  # fmt: skip
+    found = []
+    if best:
+        shown = (f"{m['method']} ({decimals(m['mean'], 4)})" for m in best)
+        found.append(f"Best {comparison['metric']}{' of each budget' * (len(best) > 1)}: {', '.join(shown)}.")
+    tested = [m for m in known if m["gap"] and m["gap"]["p"] is not None]
+    if tested:
+        ahead = [m["method"] for m in tested if m["gap"]["p"] < data["level"] and sign * m["gap"]["mean"] < 0]
+        found.append(f"Better than {name} (p < {data['level']:g}): {', '.join(ahead) or 'none'}.")
+    if any(m["tost"] for m in known):
+        equal = [m["method"] for m in known if m["tost"] and m["tost"]["equivalent"]]
+        found.append(f"Equivalent to {name} within ± {data['margin']:g}: {', '.join(equal) or 'none is shown to be'}.")
+    return found
+
+
 def legend(data: Data, comparison: Data) -> str:
     """What the signs of the table mean."""
-    words = ["± sd over n seeds", "brackets: 95 % intervals"]
+    words = ["± sd over n seeds", "brackets: 95 % intervals"] if any(m["n"] > 1 for m in comparison["methods"]) else []
     if any(method["gap"] for method in comparison["methods"]):
         words.append(f"gaps: paired by seed, bold where p < {data['level']:g}")
     if any(method["tost"] for method in comparison["methods"]):
         words.append(f"equivalent: within ± {data['margin']:g}, p < {data['level']:g}")
-    return "; ".join(words) + "."
+    return "; ".join([f"{comparison['metric']}: {comparison['better']} is better", *words]) + "."
 
 
 def _count(method: Data) -> Cell:
@@ -182,7 +207,7 @@ def _spread(found: Data | None, digits: int) -> Cell:
 
 
 def _interval(found: Data, digits: int, signed: bool = False) -> tuple[str, ...]:
-    if found["low"] is None or found["high"] is None:
+    if not all(math.isfinite(number(found[end])) for end in ("low", "high")):
         return ()
     low, high = (_signed(found[end]) if signed else decimals(found[end], digits) for end in ("low", "high"))
     return (f"[{low}, {high}]",)
@@ -217,8 +242,3 @@ def _escaped(words: str) -> str:
 
 def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _broken(lines: list[str]) -> list[str]:
-    """Lines of one paragraph that stay lines."""
-    return [f"{line}  " for line in lines[:-1]] + lines[-1:]
