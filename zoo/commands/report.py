@@ -25,6 +25,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--force": {"action": "store_true", "help": "replace an earlier report in --out"},
 }
 FILES = ("report.md", "report.csv")
+MANY = 10
+"""Runs that were left out that are named."""
 
 
 def main(argv: list[str]) -> int:
@@ -85,17 +87,18 @@ def _write(folder: Path, data: dict[str, Any], force: bool) -> None:
     from zoo.files import new_folder
     from zoo.lab.page import finite, write_report
     from zoo.lab.report_figures import figures
-    from zoo.lab.report_page import markdown, page, table
+    from zoo.lab.report_page import page
+    from zoo.lab.report_tables import markdown, rows
 
     data = finite(data)
     with new_folder(folder, "--out", lambda file: _is_ours(folder, file), force) as part:
         write_report(part, "report", data, figures(data), page)
         (part / "report.md").write_text(markdown(data), encoding="utf-8")
         with (part / "report.csv").open("w", encoding="utf-8", newline="") as file:
-            rows = table(data)
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            found = rows(data)
+            writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(found)
 
 
 # ---- In the terminal -------------------------------------------------------------------------------------------------
@@ -103,15 +106,17 @@ def _write(folder: Path, data: dict[str, Any], force: bool) -> None:
 
 def describe(comparison: dict[str, Any], data: dict[str, Any]) -> str:
     """A comparison in 80 columns: its settings, a row for each method, the search and notes."""
+    from zoo.lab.report_tables import notes
+
     settings = ", ".join(f"{key} {value}" for key, value in comparison["settings"].items())
     lines = [comparison["name"], *_wrapped(settings), "", *_rows(comparison), ""]
-    lines += _wrapped(f"search  {comparison['search']['words']}{'' if comparison['search']['equal'] else ' (unequal)'}")
+    lines += _wrapped(f"search  {comparison['search']['words']}")
     if comparison["reference"] and any(method["gap"] for method in comparison["methods"]):
         level = f"{100 * (1 - data['level']):g} %"
         lines += _wrapped(f"gap     mean minus {comparison['reference']}'s over the seeds of both, with its paired "
                           f"{level} interval; same: within {data['margin']:g} by TOST at {100 * data['level']:g} %")
-    for note in comparison["notes"]:
-        lines += _wrapped(f"note    {note}")
+    for note in dict.fromkeys([*notes(comparison), *comparison["notes"]]):
+        lines += _wrapped(f"note    {note}".replace("−", "-"))
     return "\n".join(lines)
 
 
@@ -153,4 +158,5 @@ def _number(value: float | None, sign: str = "") -> str:
 def _skipped(skipped: list[dict[str, str]]) -> str:
     """How many runs were left out, and which."""
     lines = [f"left out  {len(skipped)} run{'s' * (len(skipped) > 1)}"]
-    return "\n".join([*lines, *(f"  {item['path']}: {item['why']}" for item in skipped)])
+    lines += [f"  {item['path']}: {item['why']}" for item in skipped[:MANY]]
+    return "\n".join([*lines, *[f"  and {len(skipped) - MANY} more"] * (len(skipped) > MANY)])

@@ -8,7 +8,8 @@ from typing import Any
 
 from zoo.errors import UserError
 from zoo.lab.experiments import Run, Skipped
-from zoo.lab.settings import Flat, defaults, frozen
+from zoo.lab.labels import besides, comparison_names, method_names, short
+from zoo.lab.settings import Flat, frozen
 from zoo.lab.statistics import interval, paired, spread, tost
 
 LEVEL = 0.05
@@ -16,12 +17,7 @@ LEVEL = 0.05
 MARGIN = 0.024
 """Of equivalence: the gap to dense that the paper calls matched, 1.604 - 1.580."""
 GROUP = 0.15
-"""Counts no further apart are one budget,"""
-COUNT_OFF = 0.01
-"""and a row whose count is further off than this says so."""
-BUDGETS = ("ratio", "coefficients", "rank", "lora_rank", "num_bases")
-"""Arguments that a method's name always has."""
-COUNTS = ("coefficients", "replaced", "trainable", "total")
+"""Counts no further apart are one budget."""
 LAST = 3
 """Validations that the terminal variation is taken over at least."""
 
@@ -41,8 +37,9 @@ def compare(
         UserError: for a reference that no comparison has.
     """
     alike = _grouped(runs, lambda run: frozen(run.conditions))
-    names = _names([group[0] for group in alike.values()])
-    comparisons = [_comparison(name, group, margin, reference) for name, group in zip(names, alike.values(), strict=True)]
+    names = comparison_names([group[0] for group in alike.values()])
+    groups = zip(names, alike.values(), strict=True)
+    comparisons = [_comparison(name, group, margin, reference) for name, group in groups]
     if reference is not None and not any(comparison["reference"] for comparison in comparisons):
         known = dict.fromkeys(method["method"] for comparison in comparisons for method in comparison["methods"])
         raise UserError(f"no method {reference!r}; --reference takes one of: {'; '.join(known)}")
@@ -59,44 +56,12 @@ def _grouped(runs: Iterable[Run], key: Callable[[Run], Hashable]) -> dict[Hashab
     return dict(groups)
 
 
-def _varying(settings: Sequence[Flat]) -> list[str]:
-    """The settings in which some differ."""
-    keys = dict.fromkeys(key for flat in settings for key in flat)
-    return [key for key in keys if len({frozen(flat.get(key)) for flat in settings}) > 1]
-
-
-def short(value: object) -> str:
-    """A setting in a few characters."""
-    if isinstance(value, Mapping):
-        return " ".join(f"{key} {short(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return ",".join(map(short, value))
-    if isinstance(value, float):
-        return f"{value:g}"
-    text = str(value)
-    return text[:12] if len(text) == 64 else text  # a sha256
-
-
-def _said(flat: Flat, keys: Iterable[str]) -> list[str]:
-    """Settings as they stand in a name: `steps=400`."""
-    return [f"{key.rpartition('.')[2]}={short(flat.get(key))}" for key in keys]
-
-
-def _names(firsts: Sequence[Run]) -> list[str]:
-    """Of comparisons: what they are of, and of several with one name what differs."""
-    names = []
-    for run in firsts:
-        same = [other.conditions for other in firsts if other.subject == run.subject]
-        names.append(", ".join([run.subject, *_said(run.conditions, _varying(same))]))
-    return names
-
-
 def _comparison(name: str, runs: Sequence[Run], margin: float, reference: str | None) -> dict[str, Any]:
     """Methods side by side, best first."""
     notes: list[str] = []
     runs = _newest(runs, notes)
     groups = list(_methods(runs))
-    labels = _labels(groups)
+    labels = method_names(groups)
     methods = [_method(label, *group) for label, group in zip(labels, groups, strict=True)]
     _budgets(methods)
     better = -1 if runs[0].higher else 1
@@ -106,14 +71,15 @@ def _comparison(name: str, runs: Sequence[Run], margin: float, reference: str | 
         method |= {"gap": None, "tost": None, "rank": rank}
         if dense is not None and method is not dense:
             method |= _against(method, dense, margin)
-    notes += _notes(methods, dense)
+    notes += _notes(methods)
     called = {id(run): label for label, (_, group) in zip(labels, groups, strict=True) for run in group}
     seeds = {method["method"]: {item["seed"] for item in method["search"]} for method in methods}
     metrics = [metric for metric in runs[0].metrics if all(metric in run.metrics for run in runs)]
     for method in methods:
         del method["results"]
     return {
-        "name": name, "settings": {key.rpartition(".")[2]: short(value) for key, value in runs[0].conditions.items()},
+        "name": name, "settings": {key.rpartition(".")[2]: short(value) for key, value in runs[0].conditions.items()
+                                  if key != "metric"},
         "metric": metrics[0], "better": "higher" if runs[0].higher else "lower",
         "reference": dense["method"] if dense else None, "search": _search(methods), "notes": notes, "methods": methods,
         "runs": [_row(run, called[id(run)], run.seed in seeds[called[id(run)]]) for run in runs],
@@ -128,50 +94,29 @@ def _newest(runs: Sequence[Run], notes: list[str]) -> list[Run]:
         kept.append(group[-1])
         if len(group) > 1:
             others = ", ".join(run.path for run in group[:-1])
-            notes.append(f"{group[-1].path} repeats {others}: only the newest counts")
+            notes.append(f"{group[-1].path} repeats {others}: only the newest counts.")
     return sorted(kept, key=lambda run: run.path)
 
 
 def _methods(runs: Sequence[Run]) -> Iterable[tuple[Flat, list[Run]]]:
     """Runs of equal settings; a seed of a basis is none where it is always the run's own."""
-    for group in _grouped(runs, lambda run: frozen({k: v for k, v in run.method.items() if not _is_seed(k)})).values():
-        names = dict.fromkeys(key for run in group for key in run.method if _is_seed(key))
+    for group in _grouped(runs, lambda run: frozen(_without(run.method, filter(_is_seed, run.method)))).values():
         several = len({run.seed for run in group}) > 1
-        own = {key for key in names if several and all(run.method.get(key) == run.seed for run in group)}
-        told = {id(run): {key: value for key, value in run.method.items() if key not in own} for run in group}
-        for same in _grouped(group, lambda run: frozen(told[id(run)])).values():
-            yield told[id(same[0])], same
+        own = {key for key in group[0].method
+               if _is_seed(key) and several and all(run.method.get(key) == run.seed for run in group)}
+        told: dict[Hashable, list[Run]] = defaultdict(list)
+        for run in group:
+            told[frozen(_without(run.method, own))].append(run)
+        for same in told.values():
+            yield _without(same[0].method, own), same
+
+
+def _without(flat: Flat, keys: Iterable[str]) -> Flat:
+    return {key: value for key, value in flat.items() if key not in keys}
 
 
 def _is_seed(key: str) -> bool:
     return key.rpartition(".")[2] == "seed"
-
-
-# ---- Names -----------------------------------------------------------------------------------------------------------
-
-
-def _labels(groups: Sequence[tuple[Flat, list[Run]]]) -> list[str]:
-    """`DCT ratio=0.5`: parameterization, budget, arguments that are not its defaults, and what is unusual here."""
-    flats = [flat for flat, _ in groups]
-    unusual = [key for key in _varying(flats) if key not in COUNTS and not key.startswith("parameterization")]
-    usual = {key: Counter(frozen(flat.get(key)) for flat in flats).most_common(1)[0][0] for key in unusual}
-    labels = []
-    for flat, (run, *_) in groups:
-        known = defaults(str(flat["parameterization"]))
-        seed_differs = len({frozen(f.get("parameterization.seed")) for f in flats}) > 1
-        told = [f"{key}={short(value)}" for key, value in run.arguments.items()
-                if key in BUDGETS or (seed_differs if key == "seed" else known.get(key) != value)]
-        others = [run.optimizer] * (run.optimizer != "adamw")
-        others += [word for key in unusual if key != "optimizer" and frozen(flat.get(key)) != usual[key]
-                   and key in flat for word in _said(flat, [key])]
-        labels.append(", ".join([" ".join([run.parameterization, *told]), *others]))
-    twice = Counter(labels)
-    seen: Counter[str] = Counter()
-    for place, label in enumerate(labels):
-        if twice[label] > 1:  # they differ in what others set and these do not
-            seen[label] += 1
-            labels[place] = f"{label} ({seen[label]})"
-    return labels
 
 
 # ---- One method ------------------------------------------------------------------------------------------------------
@@ -273,8 +218,7 @@ def _row(run: Run, method: str, was_searched: bool) -> dict[str, Any]:
 
 def _budgets(methods: Sequence[dict[str, Any]]) -> None:
     """Share of the replaced weights, and how far each count is from the commonest of its budget; what else differs."""
-    differing = [key for key in _varying([method["settings"] for method in methods])
-                 if key not in COUNTS and key != "optimizer" and not key.startswith("parameterization")]
+    differing = besides([method["settings"] for method in methods])
     groups: list[list[dict[str, Any]]] = []
     for method in sorted(methods, key=lambda method: (method["replaced"], method["coefficients"])):
         first = groups[-1][0] if groups else None
@@ -296,7 +240,7 @@ def _reference(methods: Sequence[dict[str, Any]], name: str | None) -> dict[str,
         named = [method for method in methods if method["method"].lower() == name.lower()]
         return next(iter(named), None)
     dense = [method for method in methods if (method["parameterization"], method["optimizer"]) == ("Dense", "adamw")]
-    return min(dense, key=lambda method: (method["method"].count(","), -method["n"]), default=None)
+    return min(dense, key=lambda method: (len(method["method"]), -method["n"]), default=None)
 
 
 def _against(method: Mapping[str, Any], dense: Mapping[str, Any], margin: float) -> dict[str, Any]:
@@ -322,12 +266,13 @@ def _search(methods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         tried = method["search"]
         seeds = tuple(sorted({trial["seed"] for trial in tried}))
         efforts[len({trial["lr"] for trial in tried}), len(tried), seeds].append(method["method"])
-    equal = len(efforts) == 1
     said = []
     for (rates, _, seeds), names in sorted(efforts.items(), key=lambda item: -len(item[1])):
         words = f"{rates} learning rates per method on {_seeds(seeds)}" if rates else "no search, one learning rate"
-        said.append(words if equal else f"{words}: {', '.join(names)}")
-    return {"equal": equal, "words": "; ".join(said)}
+        said.append(f"{words}: {', '.join(names)}" if said else words)
+    if len(said) > 1:
+        said[0] += f" ({max(map(len, efforts.values()))} of {len(methods)} methods)"
+    return {"equal": len(said) == 1, "words": "; ".join(said)}
 
 
 def _seeds(seeds: Sequence[int]) -> str:
@@ -338,27 +283,13 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"seeds {seeds[0]} to {seeds[-1]}" if whole and len(seeds) > 2 else f"seeds {', '.join(map(str, seeds))}"
 
 
-def _notes(methods: Sequence[Mapping[str, Any]], dense: Mapping[str, Any] | None) -> list[str]:
-    """What to know of some methods before one believes them."""
+def _notes(methods: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What to know of some methods, besides what their rows say."""
     notes = []
-
-    def note(words: str, chosen: Callable[[Mapping[str, Any]], object]) -> None:
-        if names := [method["method"] for method in methods if chosen(method)]:
-            notes.append(f"{words}: {', '.join(names)}")
-
     for side in ("largest", "smallest"):
-        note(f"the best learning rate is the {side} tried", lambda method, side=side: method["edge"] == side)
-    note("tuned on the seeds that are reported", lambda method: method["tuned_on_reported"])
-    note("one seed, so no interval", lambda method: method["n"] == 1)
-    for method in methods:
-        if abs(method["count_off"]) > COUNT_OFF:
-            notes.append(f"{method['method']} has {method['coefficients']:,} coefficients, "
-                         f"{100 * method['count_off']:+.1f} % of its budget's usual count")
-        if method["diverged"]:
-            notes.append(f"{method['method']} diverged on {_seeds(method['diverged'])}, which its mean leaves out")
-        if len(method["devices"]) > 1:
-            notes.append(f"{method['method']} was run on several devices: {', '.join(method['devices'])}")
-        elif dense is not None and method["gap"] and method["devices"] != dense["devices"]:
-            notes.append(f"{method['method']} was run on {method['devices'][0]}, and {dense['method']} on "
-                         f"{', '.join(dense['devices'])}")
-    return notes
+        if names := [method["method"] for method in methods if method["edge"] == side]:
+            notes.append(f"The best learning rate is the {side} that was tried: {', '.join(names)}.")
+    return notes + [
+        f"{method['method']} diverged on {_seeds(method['diverged'])}, which its mean leaves out."
+        for method in methods if method["diverged"]
+    ]

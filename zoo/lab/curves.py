@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
 
 Curve = list[tuple[int, float]]
 """Values by step, ascending."""

@@ -199,7 +199,8 @@ def _told(summary: dict[str, Any], flat: Flat) -> Flat:
     planned = flat.get("trainer.max_steps")
     told |= {f"facts.{key}": value for key, value in facts.items()}
     told |= {
-        "model.targets": summary["targets"], "facts.steps": summary["steps"], "facts.precision": summary.get("precision"),
+        "model.targets": summary["targets"], "facts.steps": summary["steps"],
+        "facts.precision": summary.get("precision"),
         "facts.metric": "loss" if summary.get("score") is None else "score",
         "facts.planned_steps": planned if isinstance(planned, int) and planned > 0 and planned != summary["steps"]
         else None,
@@ -216,7 +217,8 @@ def _run(folder: Path, summary: dict[str, Any], flat: Flat) -> Run:
             method[name if part == "model" else key] = value
         elif key != "data":
             conditions["class" if key == "model" else name] = value
-    conditions = {key: value for key, value in conditions.items() if key != "class" or value != f"tasks.{summary['task']}"}
+    if conditions.get("class") == f"tasks.{summary['task']}":
+        del conditions["class"]
     counts = {key: summary[key] for key in ("coefficients", "replaced", "trainable", "total")}
     score = summary.get("score")
     result = summary["loss"] if score is None else score
@@ -239,7 +241,7 @@ def _run(folder: Path, summary: dict[str, Any], flat: Flat) -> Run:
         value=float(result) if math.isfinite(result) else None, higher=score is not None,
         metrics=["loss"] if score is None else [*[name for name in same if name != "score"], "score"],
         steps=summary["steps"], epoch=_epoch(summary, flat), summary=summary, curve=scalars.get(tag, []),
-        ranks=[(step, mean) for step, mean in curves.mean_over_layers(scalars, rank) if mean > 0],  # of dW at its start: 0
+        ranks=[(step, mean) for step, mean in curves.mean_over_layers(scalars, rank) if mean > 0],  # dW starts at 0
     )
 
 
