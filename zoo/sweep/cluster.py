@@ -1,0 +1,195 @@
+"""Ray: started here or found at an address, silent, its cores and GPUs divided among trials."""
+
+import importlib.util
+import math
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from zoo.errors import UserError
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0", "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1", "TUNE_GLOBAL_CHECKPOINT_S": "1000000", "TUNE_WARN_THRESHOLD_S": "1000000",
+    "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_TRAIN_V2_ENABLED": "0",
+}
+STORE = 80_000_000
+"""Bytes of Ray's object store, which holds next to nothing here; Ray's least is 75 MiB."""
+SECONDS = 5.0
+"""To wait for a cluster's answer."""
+TOKEN = ".zoo-sweep"
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a trial gets of a machine.
+
+    Args:
+        resources: cpu and gpu, as Ray counts them.
+        threads: of a trial on the CPU; None with a GPU.
+        limit: of trials at a time.
+    """
+
+    resources: dict[str, float]
+    threads: int | None
+    limit: int
+
+
+def share(nodes: list[dict[str, float]], per_device: int | None) -> Share:
+    """Divide nodes among trials: `per_device` on each GPU, 1 by default; else on each CPU, by default one per core.
+
+    Args:
+        nodes: each node's CPU and GPU.
+        per_device: trials that share a device; the device of a node without a GPU is all of its cores.
+
+    Raises:
+        UserError: if there is neither.
+    """
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    if gpus:
+        each = per_device or 1
+        return Share({"cpu": 0, "gpu": math.floor(1e4 / each) / 1e4}, None, gpus * each)
+    cores = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
+    if not cores:
+        raise UserError("the cluster has no cores that Ray may use: start a node with ray start --num-cpus")
+    if per_device is None:
+        return Share({"cpu": 1}, 1, sum(cores))
+    threads = max(1, min(cores) // per_device)
+    room = threads if per_device <= min(cores) else math.floor(1e4 * min(cores) / per_device) / 1e4
+    return Share({"cpu": room}, threads, per_device * len(cores))
+
+
+@contextmanager
+def connected(address: str | None, out: Path, there: str) -> Iterator[list[dict[str, float]]]:
+    """Ray, started here or found at an address; gives each node's CPU and GPU.
+
+    Args:
+        address: `HOST:PORT` of a cluster that this machine is a node of, or `auto`.
+        out: the sweep's folder, which all nodes must see.
+        there: the current folder, as well.
+
+    Raises:
+        UserError: if the cluster does not answer, or a node does not see the folders.
+    """
+    os.environ.update(QUIET)
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
+    folder = None
+    if address is None:
+        _remove_left()
+        folder = Path(tempfile.gettempdir()) / f"zoo-sweep-{os.getpid()}"  # short: Ray's sockets lie in it
+        options |= {"address": "local", "include_dashboard": False, "object_store_memory": STORE,
+                    "_temp_dir": str(folder)}
+    else:
+        _check_address(address)
+        options["address"] = address
+    try:
+        try:
+            ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            why = " ".join(str(error).split(". ")[0].split())
+            raise UserError(f"Ray does not start{f' at {address}' if address else ''}: {why}") from error
+        if address is not None:
+            _check_nodes(ray, out, there)
+        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def need_ray() -> None:
+    """Raises UserError naming the extra, if Ray Tune is not installed."""
+    try:
+        found = importlib.util.find_spec("ray.tune") and importlib.util.find_spec("pyarrow")
+    except ModuleNotFoundError:  # ray itself
+        found = None
+    if not found:
+        raise UserError("a sweep needs Ray Tune, which is not installed: pip install 'zoo[sweep]'")
+
+
+def _remove_left() -> None:
+    """What Ray had for sweeps that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob("zoo-sweep-*"):
+        pid = folder.name.rpartition("-")[2]
+        if pid.isdigit() and Path("/proc/self").exists() and not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_address(address: str) -> None:
+    """Raises UserError if nothing answers there; Ray itself would try for minutes."""
+    if address == "auto":
+        return
+    host, colon, port = address.rpartition(":")
+    if "/" in address or not (colon and host and port.isdigit()):
+        raise UserError(f"--ray-address takes HOST:PORT of the cluster's head, as in 10.0.0.1:6379, or auto, got "
+                        f"{address!r}")
+    try:
+        socket.create_connection((host, int(port)), SECONDS).close()
+    except OSError as error:
+        raise UserError(f"no Ray cluster answers at {address} ({error.strerror or error}): start one with "
+                        "ray start --head, or leave --ray-address out") from None
+
+
+def _check_nodes(ray: Any, out: Path, there: str) -> None:
+    """Raises UserError if a node does not see what this one has written, or has no zoo."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    token = out / TOKEN
+    token.write_text(str(os.getpid()))
+
+    def sees() -> str | None:
+        if importlib.util.find_spec("zoo") is None:
+            return "has no zoo: install it there"
+        if not token.is_file() or token.read_text() != str(pid):
+            return f"does not see '{out}': give an --out in a folder that all nodes share"
+        return None if os.path.isdir(there) else f"has no folder '{there}': start the sweep in one that all nodes share"
+
+    pid = os.getpid()
+    try:
+        for node in ray.nodes():
+            if node["Alive"]:
+                where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=where)(sees)
+                if wrong := ray.get(task.remote(), timeout=60):
+                    raise UserError(f"node {node['NodeManagerAddress']} {wrong}")
+    finally:
+        token.unlink()
+
+
+@contextmanager
+def silence() -> Iterator[tuple[TextIO, TextIO]]:
+    """Send what Ray prints, from its own processes too, nowhere; gives this command's own output and error streams."""
+    with ExitStack() as stack:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        saved = os.dup(1), os.dup(2)
+        for stream in saved:
+            stack.callback(os.close, stream)
+        ours = [
+            stack.enter_context(os.fdopen(os.dup(copy), "w")) if _is(stream, number) else stream
+            for copy, number, stream in zip(saved, (1, 2), (sys.stdout, sys.stderr), strict=True)
+        ]
+        nothing = stack.enter_context(open(os.devnull, "w"))
+        for copy, number in zip(saved, (1, 2), strict=True):
+            os.dup2(nothing.fileno(), number)
+            stack.callback(os.dup2, copy, number)
+        with redirect_stdout(nothing), redirect_stderr(nothing):
+            yield ours[0], ours[1]
+
+
+def _is(stream: TextIO, number: int) -> bool:
+    """Whether it writes to a file descriptor, as it does not where a test captures it."""
+    try:
+        return stream.fileno() == number
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,87 @@
+"""Which trial is next: the searches first, and each method's reported seeds as soon as its own search is done."""
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from zoo.sweep.names import Point
+from zoo.sweep.plan import Method, Sweep, Trial
+from zoo.sweep.trials import Outcome
+
+
+@dataclass
+class Schedule:
+    """What is done, running and waiting.
+
+    Args:
+        sweep: the plan.
+        known: outcomes of trials that were finished before.
+    """
+
+    sweep: Sweep
+    known: Mapping[str, Outcome]
+    done: dict[str, Outcome] = field(default_factory=dict)
+    before: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    running: dict[str, Trial] = field(default_factory=dict)
+    waiting: deque[Trial] = field(default_factory=deque)
+    best: dict[str, Point] = field(default_factory=dict)
+    starting: Callable[[Trial], None] | None = None
+
+    def __post_init__(self) -> None:
+        for method in self.sweep.methods:
+            for trial in self.sweep.search(method):
+                self._add(trial)
+        for method in self.sweep.methods:
+            self._decide(method)
+
+    def _add(self, trial: Trial) -> None:
+        if trial.name in self.known:
+            self.done[trial.name] = self.known[trial.name]
+            self.before.add(trial.name)
+        else:
+            self.waiting.append(trial)
+
+    def next(self) -> Trial | None:
+        """Take a trial, if one may start now."""
+        if not self.waiting:
+            return None
+        trial = self.waiting.popleft()
+        if self.starting is not None:
+            self.starting(trial)
+        self.running[trial.name] = trial
+        return trial
+
+    def over(self) -> bool:
+        """Whether no trial will come any more."""
+        return not self.waiting and not self.running
+
+    def finish(self, name: str, result: Outcome | str) -> None:
+        """Put down a trial's outcome, or why it failed."""
+        trial = self.running.pop(name)
+        if isinstance(result, str):
+            self.failed[name] = result
+            return
+        self.done[name] = result
+        if trial.searched:
+            self._decide(next(method for method in self.sweep.methods if method.name == trial.method))
+
+    def _decide(self, method: Method) -> None:
+        """Queue a method's reported seeds, if its search is done and some value of it worked."""
+        search = self.sweep.search(method)
+        if method.name in self.best or not all(trial.name in self.done for trial in search):
+            return
+        ranked = [(self._rank(trial), i) for i, trial in enumerate(search)]
+        if ranked and not math.isfinite(min(ranked)[0]):
+            first = search[0].name
+            self.failed[first] = "the search has no value at which the loss stayed finite: give it lower ones"
+            return
+        self.best[method.name] = point = search[min(ranked)[1]].point if search else method.points[0]
+        for trial in self.sweep.reported(method, point):
+            self._add(trial)
+
+    def _rank(self, trial: Trial) -> float:
+        found = self.done[trial.name]
+        value = found.value if found.lower else -found.value
+        return value if math.isfinite(value) else math.inf

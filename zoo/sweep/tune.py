@@ -1,0 +1,104 @@
+"""Ray Tune runs the trials.
+
+It asks a searcher what to run next, which is what the schedule says, and starts it where there is room. Whatever else
+it does unasked is turned off: each trial is a run of zoo's, with zoo's own files.
+"""
+
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.search import Searcher
+
+from zoo.errors import UserError
+from zoo.sweep import trials
+from zoo.sweep.cluster import Share
+from zoo.sweep.plan import Trial
+from zoo.sweep.schedule import Schedule
+
+
+class Plan(Searcher):
+    """Suggests what the schedule has next; nothing while a search has to end first.
+
+    Args:
+        schedule: what is next, and what becomes of it.
+        out: the sweep's folder.
+        limit: of trials at a time.
+    """
+
+    def __init__(self, schedule: Schedule, out: Path, limit: int) -> None:
+        super().__init__(metric="ok", mode="max")
+        self.schedule, self.out, self.limit = schedule, out, limit
+        self.names: dict[str, str] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """A trial; None for now, or FINISHED for good."""
+        if self.schedule.over():
+            return Searcher.FINISHED
+        trial = self.schedule.next() if len(self.schedule.running) < self.limit else None
+        if trial is None:
+            return None
+        self.names[trial_id] = trial.name
+        return {"trial": trial}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Put down what has become of it."""
+        name = self.names.pop(trial_id)
+        why = "the process of Ray that ran it has died" if error else (result or {}).get("why")
+        found = trials.outcome(self.out, self.schedule.running[name]) if why is None else None
+        self.schedule.finish(name, found or why or "it ended without a whole summary.json")
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the runs' folders are the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune would keep it, to go on with; a sweep goes on from its runs
+
+
+class Clock(tune.Callback):
+    """Calls a function some times a second."""
+
+    def __init__(self, tick: Callable[[], None]) -> None:
+        self.tick = tick
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.tick()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def run(schedule: Schedule, out: Path, there: str, parts: Share, tick: Callable[[], None]) -> None:
+    """Run what the schedule says until nothing is left.
+
+    Args:
+        schedule: what is next, and what becomes of it.
+        out: the sweep's folder.
+        there: current folder of the command.
+        parts: what each trial gets.
+        tick: is called some times a second.
+    """
+    with tempfile.TemporaryDirectory(prefix="zoo-tune-") as folder:
+        tune.Tuner(
+            tune.with_resources(partial(train, out=out, there=there, threads=parts.threads), parts.resources),
+            tune_config=tune.TuneConfig(
+                search_alg=Plan(schedule, out, parts.limit), num_samples=-1, reuse_actors=True
+            ),
+            run_config=tune.RunConfig(storage_path=folder, name="sweep", verbose=0, callbacks=[Clock(tick)]),
+        ).fit()
+
+
+def train(config: dict[str, Any], out: Path, there: str, threads: int | None) -> None:
+    """What Tune runs: one trial."""
+    trial: Trial = config["trial"]
+    try:
+        why = trials.run(out, trial, there, threads)
+    except (UserError, OSError) as error:
+        why = str(error)
+    tune.report({"ok": int(why is None), "why": why})
