@@ -27,18 +27,16 @@ Subspace = Dense | OrthonormalSubspace
 
 
 @torch.no_grad()
-def newton_schulz(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Each matrix with its singular values moved to about 1; (..., m, n) to (..., m, n), in bfloat16."""
+def newton_schulz(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Each matrix with its singular values moved to about 1; (b, m, n) to (b, m, n), computed in `dtype`."""
     a, b, c = COEFFICIENTS
-    x = matrices.bfloat16()
+    x = matrices.to(dtype)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    shape, x = x.shape, x.reshape(-1, *x.shape[-2:])
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    x = x.view(shape)
     return x.mT if tall else x
 
 
@@ -60,6 +58,10 @@ class SubspaceMuon(torch.optim.AdamW):
     ) -> None:
         super().__init__(groups, lr=lr, betas=betas, fused=fused)
         self.subspaces, self.momentum = subspaces, momentum
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As every optimizer does; AdamW's own would look for its step counts in Muon's state."""
+        torch.optim.Optimizer.__setstate__(self, state)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
