@@ -9,11 +9,13 @@ from zoo.lab.statistics import (
     correlations,
     grouped,
     holm,
+    interval,
     mean_correlations,
     paired,
     pearson,
     spearman,
     spread,
+    tost,
 )
 
 
@@ -56,6 +58,60 @@ def test_paired_is_scipys():
 @pytest.mark.parametrize("values", [([0.2], [0.1]), ([0.2, 0.3], [0.1, 0.2])])
 def test_paired_without_a_spread_has_no_p(values):
     assert paired(*values) == (pytest.approx(0.1), None, None)
+
+
+def test_interval():
+    """Student's: that of scipy's one-sample test, and of its paired test for differences."""
+    x, y = np.random.default_rng(0).normal(size=(2, 6))
+    assert interval(x.tolist()) == pytest.approx(stats.ttest_1samp(x, 0).confidence_interval(0.95))
+    found = interval((x - y).tolist(), 0.9)
+    assert found == pytest.approx(stats.ttest_rel(x, y).confidence_interval(0.9))
+    assert interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
+    assert interval([0.3]) is None and interval([0.3, 0.3]) is None
+
+
+def test_interval_covers():
+    """95 % of the intervals of five normal values hold their mean, where 1.96 standard errors would hold 88 %."""
+    rows = np.random.default_rng(1).normal(0.2, 3, size=(2000, 5))
+    inside = [low < 0.2 < high for low, high in map(interval, rows)]
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
+
+
+def test_tost():
+    """The larger p of scipy's two one-sided paired tests."""
+    x, y = np.random.default_rng(2).normal(size=(2, 6))
+    below = stats.ttest_rel(x, y - 0.9, alternative="greater").pvalue
+    above = stats.ttest_rel(x, y + 0.9, alternative="less").pvalue
+    assert tost(x.tolist(), y.tolist(), 0.9) == pytest.approx(max(below, above))
+    assert below != pytest.approx(above)
+    assert tost([1.0], [1.0], 0.1) is None and tost([1.0, 2.0], [1.0, 2.0], 0.1) is None
+    with pytest.raises(ValueError, match="margin must be above 0, got 0"):
+        tost([1.0, 2.0], [1.0, 2.5], 0)
+
+
+def test_tost_of_known_differences():
+    """Differences 0, 1, 2, margin 3: s = 1 / sqrt 3, t = (1 - 3) / s = -3.464; a table has P(T_2 < t) = 0.0371."""
+    assert tost([0.0, 1.0, 2.0], [0.0, 0.0, 0.0], 3.0) == pytest.approx(0.0371, abs=5e-5)
+
+
+def test_tost_is_the_interval_within_the_margin():
+    """p < 0.05 exactly where the 90 % interval lies within the margin."""
+    rows = np.random.default_rng(3).normal(0.3, 0.6, size=(300, 6))
+    zeros, found = np.zeros(6), []
+    for row in rows:
+        low, high = interval(row, 0.9)
+        equivalent = tost(row, zeros, 1.0) < 0.05
+        assert equivalent == (low > -1 and high < 1)
+        found.append(equivalent)
+    assert 0.2 < np.mean(found) < 0.95
+
+
+def test_tost_keeps_its_level():
+    """Of differences that lie on the margin, one in twenty is taken for equivalent; of equal ones nearly all are."""
+    rows = np.random.default_rng(4).normal(0, 0.1, size=(2000, 5))
+    zeros = np.zeros(5)
+    assert np.mean([tost(row + 0.5, zeros, 0.5) < 0.05 for row in rows]) == pytest.approx(0.05, abs=0.015)
+    assert np.mean([tost(row, zeros, 0.5) < 0.05 for row in rows[:200]]) > 0.95
 
 
 def test_correlations_are_scipys():

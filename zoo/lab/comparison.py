@@ -128,7 +128,8 @@ def _method(label: str, flat: Flat, runs: Sequence[Run]) -> dict[str, Any]:
     results = {run.seed: run.value for run in reported}
     values = [value for value in results.values() if value is not None]
     low, high = interval(values, 1 - LEVEL) or (None, None)
-    ranks = [run.summary["stable_rank"] for run in reported if _is_number(run.summary.get("stable_rank"))]
+    ranks, seconds = ([run.summary[key] for run in reported if _is_number(run.summary.get(key))]
+                      for key in ("stable_rank", "seconds"))
     terminals = [found for run in reported if (found := terminal(run))]
     first, rates = reported[0], sorted({run.lr for run in search})
     return {
@@ -144,7 +145,7 @@ def _method(label: str, flat: Flat, runs: Sequence[Run]) -> dict[str, Any]:
             "sd": fmean(found["sd"] for found in terminals), "range": fmean(found["range"] for found in terminals),
             "n": min(found["n"] for found in terminals),
         } if terminals else None,
-        "seconds": spread([float(run.summary.get("seconds") or 0.0) for run in reported]),
+        "seconds": spread(seconds) if seconds else None,
         "devices": list(dict.fromkeys(str(run.summary.get("device")) for run in reported)),
         "search": [{"lr": run.lr, "seed": run.seed, "value": run.value} for run in search],
         "edge": {rates[0]: "smallest", rates[-1]: "largest"}.get(lr) if len(rates) > 1 else None,
@@ -266,7 +267,7 @@ def _search(methods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         tried = method["search"]
         seeds = tuple(sorted({trial["seed"] for trial in tried}))
         efforts[len({trial["lr"] for trial in tried}), len(tried), seeds].append(method["method"])
-    said = []
+    said: list[str] = []
     for (rates, _, seeds), names in sorted(efforts.items(), key=lambda item: -len(item[1])):
         words = f"{rates} learning rates per method on {_seeds(seeds)}" if rates else "no search, one learning rate"
         said.append(f"{words}: {', '.join(names)}" if said else words)

@@ -27,7 +27,7 @@ DATA = ("corpus_sha256", "glue_task", "examples", "max_length", "block_size", "b
 """What of a summary tells data apart, besides the sizes of the splits."""
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "accumulate_grad_batches": (1,), "limit_train_batches": (1.0,), "limit_val_batches": (1.0,), "num_nodes": (1,),
-    "overfit_batches": (0,), "devices": ("auto", 1, "1", -1, "-1"), "max_time": (),
+    "overfit_batches": (0, 0.0), "devices": ("auto", 1, "1"), "max_time": (),
 }
 """Settings of the trainer that tell runs apart, and their values that say nothing."""
 CLIPPING = ("gradient_clip_val", "gradient_clip_algorithm")
@@ -177,7 +177,7 @@ def _told(summary: dict[str, Any], flat: Flat) -> Flat:
     for key, value in flat.items():
         part, _, name = key.partition(".")
         silent = (
-            part == "trainer" and (name not in (*NEUTRAL, *CLIPPING) or value in NEUTRAL.get(name, ()))
+            part == "trainer" and (name not in (*NEUTRAL, *CLIPPING) or _is_neutral(name, value))
             or part == "data" and (name in (*SILENT_DATA, *facts))
             or part == "model" and (name in facts or name in ("vocabulary", "task", "targets"))
             or key.startswith("model.optimizer")
@@ -206,6 +206,11 @@ def _told(summary: dict[str, Any], flat: Flat) -> Flat:
         else None,
     }
     return told
+
+
+def _is_neutral(name: str, value: object) -> bool:
+    """A whole number of batches is one, and 1.0 all of them."""
+    return any(type(value) is type(known) and value == known for known in NEUTRAL.get(name, ()))
 
 
 def _run(folder: Path, summary: dict[str, Any], flat: Flat) -> Run:

@@ -91,13 +91,14 @@ def method_names(groups: Sequence[tuple[Flat, Sequence[Run]]]) -> list[str]:
     """
     flats = [flat for flat, _ in groups]
     unusual = besides(flats)
-    usual = {key: _usual([frozen(flat.get(key)) for flat in flats if key in flat]) for key in unusual}
+    usual = {key: _usual([frozen(flat.get(key)) for flat in flats]) for key in unusual}
     bases = len({frozen(flat.get("parameterization.seed")) for flat in flats}) > 1
     names = []
     for flat, runs in groups:
         known = defaults(str(flat["parameterization"]))
-        told = [f"{key}={short(value)}" for key, value in runs[0].arguments.items()
-                if key in BUDGETS or (bases if key == "seed" else known.get(key) != value)]
+        arguments = {key: key.removeprefix("parameterization.") for key in flat if key.startswith("parameterization.")}
+        told = said(flat, [key for key, name in arguments.items() if name in BUDGETS
+                           or (bases if name == "seed" else known.get(name) != flat[key])])
         told += [runs[0].optimizer] * (runs[0].optimizer != "adamw")
         told += said(flat, [key for key in unusual if frozen(flat.get(key)) != usual[key]])
         names.append(" ".join([runs[0].parameterization, *told]))
