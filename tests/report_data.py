@@ -51,7 +51,7 @@ def comparison(name, kinds, seeds, budgets, better, search, reference, rng):
         "name": name, "metric": "loss" if better == "lower" else "accuracy", "better": better,
         "settings": {"corpus": "tinyshakespeare", "sha256": "86c4e6aa9db7", "steps": 1000, "batch_size": 32},
         "reference": reference, "search": {"equal": True, "words": "4 learning rates per method on seed 0"},
-        "methods": methods, "runs": runs,
+        "methods": methods, "runs": runs, "notes": [],
     }  # fmt: skip
 
 

@@ -11,6 +11,8 @@ from zoo.lab.style import Axes, Data, Figure, Line2D, number
 
 BUDGETS = ("ratio", "rank", "coefficients", "lora_rank", "num_bases", "budget")
 """Arguments that say how many coefficients there are."""
+USUAL = "adamw"
+"""An optimizer that is not named."""
 FILLS = ("full", "none", "left")
 WIDE = 3
 """An interval widens an axis by at most so many times what the means take."""
@@ -46,7 +48,7 @@ class Family(NamedTuple):
 
 
 def families(comparison: Data) -> list[Family]:
-    """The families of a comparison's methods, in the order of their first; a reference with no other budget is grey."""
+    """The families of a comparison's methods, those of most budgets first; a reference with no other budget is grey."""
     methods = comparison["methods"]
     groups: dict[str, list[Data]] = {}
     for method in methods:
@@ -55,7 +57,7 @@ def families(comparison: Data) -> list[Family]:
             name = method["method"]  # two of a family with one budget: alike in nothing that tells them apart
         groups.setdefault(name, []).append(method)
     found: list[Family] = []
-    for name, own in groups.items():
+    for name, own in sorted(groups.items(), key=lambda item: -len(item[1])):
         ordered = sorted(own, key=lambda method: number(method["coefficients"]))
         if [method["method"] for method in own] == [comparison["reference"]]:
             found.append(Family(name, ordered, style.NULL, "o", "--", "full"))
@@ -72,7 +74,7 @@ def family_name(method: Data, methods: Sequence[Data]) -> str:
     alike = [other for other in methods if other["parameterization"] == method["parameterization"]]
     told = [f"{key}={value}" for key, value in method["arguments"].items()
             if key not in BUDGETS and value is not None and len({str(o["arguments"].get(key)) for o in alike}) > 1]
-    if len({other["optimizer"] for other in methods}) > 1:
+    if method["optimizer"] != USUAL and len({other["optimizer"] for other in methods}) > 1:
         told.append(str(method["optimizer"]))
     told += [f"{key}={value}" for key, value in method["other"].items() if key not in BUDGETS and value is not None]
     return " ".join([method["parameterization"], *told])
@@ -84,10 +86,10 @@ def reference_of(comparison: Data) -> Data | None:
 
 
 def reported(comparison: Data, method: Data) -> list[Data]:
-    """The runs that a method's row is made of."""
+    """The runs that a method's means are over: not those that diverged."""
     seeds = method["seeds"]
-    return [run for run in comparison["runs"]
-            if run["method"] == method["method"] and run["lr"] == method["lr"] and run["seed"] in seeds]  # fmt: skip
+    return [run for run in comparison["runs"] if run["value"] is not None
+            and run["method"] == method["method"] and run["lr"] == method["lr"] and run["seed"] in seeds]  # fmt: skip
 
 
 def mean_curve(runs: Iterable[Data], field: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -112,8 +114,7 @@ def mean_curve(runs: Iterable[Data], field: str) -> tuple[np.ndarray, np.ndarray
 
 
 def limits(
-    values: Iterable[float | None], lows: Iterable[float | None] = (), highs: Iterable[float | None] = (),
-    better: str = "lower",
+    values: Iterable[float | None], ends: Sequence[Iterable[float | None]] = (), better: str = "lower"
 ) -> tuple[float, float] | None:
     """An axis that one run that diverged, or a wide interval after two seeds, does not squash all others on.
 
@@ -121,14 +122,13 @@ def limits(
 
     Args:
         values: to be shown.
-        lows: of their intervals, which widen the axis by at most WIDE times what the values take.
-        highs: of their intervals.
+        ends: all lows and all highs of their intervals, which widen the axis by at most WIDE times what values take.
         better: lower or higher.
 
     Returns:
         Where the axis starts and ends, if there is any value.
     """
-    shown, *ends = (np.array([number(value) for value in some]) for some in (values, lows, highs))
+    shown, *bounds = (np.array([number(value) for value in some]) for some in (values, *ends))
     kept = np.isfinite(shown)
     if not kept.any():
         return None
@@ -137,9 +137,8 @@ def limits(
         kept &= shown <= max(FAR * best, best + 4 * (np.median(shown[kept]) - best))
     low, high = shown[kept].min(), shown[kept].max()
     room = WIDE * (high - low) if high > low else math.inf
-    bounds = np.concatenate([end[kept] for end in ends if len(end)] or [shown[kept]])
-    bounds = bounds[np.isfinite(bounds)]
-    low, high = max(bounds.min(initial=low), low - room), min(bounds.max(initial=high), high + room)
+    finite = [end for bound in bounds for end in bound[kept] if math.isfinite(end)]
+    low, high = max(min([low, *finite]), low - room), min(max([high, *finite]), high + room)
     pad = 0.06 * (high - low) or 0.02 * abs(high) or 1.0
     return float(low - pad), float(high + pad)
 

@@ -68,7 +68,7 @@ def suffixes(data: Data) -> list[str]:
 def loss_by_parameters(comparison: Data) -> Figure | None:
     """Mean and interval against the number of coefficients, a series per family, the reference across."""
     reference, methods = reference_of(comparison), comparison["methods"]
-    shown = limits(*(numbers(methods, field) for field in ("mean", "low", "high")), better=comparison["better"])
+    shown = limits(numbers(methods, "mean"), [numbers(methods, end) for end in ("low", "high")], comparison["better"])
     if shown is None:
         return None
     figure, (ax,) = style.panels(_title(comparison, "by number of coefficients"), 1, 1, 3.3)
@@ -115,7 +115,7 @@ def gaps(comparison: Data, margin: float | None) -> Figure | None:
     mean, low, high = (numbers(found, field) for field in ("mean", "low", "high"))
     base = number((reference_of(comparison) or {"mean": 0.0})["mean"])
     outer = ((-(margin or 0.0), low), (margin or 0.0, high))
-    shown = limits([base, *(base + mean)], *([base + o, *(base + e)] for o, e in outer), better=comparison["better"])
+    shown = limits([base, *(base + mean)], [[base + o, *(base + e)] for o, e in outer], comparison["better"])
     left, right = np.subtract(shown, base) if shown else (-1.0, 1.0)
     ax.set_xlim(left, right)
     if margin:
@@ -135,7 +135,9 @@ def gaps(comparison: Data, margin: float | None) -> Figure | None:
     ax.set_yticks(y, names)
     ax.set_ylim(heights.sum() + 0.05, -0.05)
     ax.tick_params(axis="y", length=0)
-    handles: list[Any] = [style.key("95 % interval, paired by seed", style.MUTED)]
+    handles: list[Any] = [style.key("reference", style.NULL, "--")]
+    if np.isfinite(low).any():
+        handles.append(style.key("95 % interval, paired by seed", style.MUTED))
     if margin:
         handles.append(style.band(f"margin of equivalence, ± {margin:g}", style.NULL))
     if any(method["tost"] for method in rows):
@@ -151,10 +153,9 @@ def loss_by_stable_rank(comparison: Data) -> Figure | None:
     budgets.sort(key=lambda budget: -number(budget) if budget is not None else 1.0)
     marks = {budget: style.MARKERS[i % len(style.MARKERS)] for i, budget in enumerate(budgets)}
     points = {
-        method["method"]: [(run["stable_rank"], run["value"]) for run in reported(comparison, method)
-                           if None not in (run["stable_rank"], run["value"])]
-        for method in comparison["methods"]
-    }  # fmt: skip
+        m["method"]: [(run["stable_rank"], run["value"]) for run in reported(comparison, m) if run["stable_rank"]]
+        for m in comparison["methods"]
+    }
     ranks, values = np.array([point for own in points.values() for point in own]).reshape(-1, 2).T
     shown = limits(values, better=comparison["better"])
     if shown is None:
@@ -248,7 +249,7 @@ def rate_sensitivity(comparison: Data) -> Figure | None:
     ring = style.key("chosen", style.MUTED, "", "o", filled=False)
     ring.set_markersize(10)
     missing = sum(search["value"] is None for method in comparison["methods"] for search in method["search"] or ())
-    note = [beyond(out), f"{missing} of the search without a value" if missing else ""]
+    note = [beyond(out), f"{missing} of the search diverged" if missing else ""]
     legend(figure, [*(family.key() for family in drawn.values()), ring], "; ".join(filter(None, note)))
     return figure
 

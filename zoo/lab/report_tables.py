@@ -10,6 +10,8 @@ from zoo.lab.verdicts import in_words
 
 NEAR = 0.01
 """Counts that differ by more are said to."""
+MOST = 6
+"""Methods that a note names."""
 LONG = 600
 """Seconds from which on times are in minutes."""
 
@@ -110,7 +112,7 @@ def settings(comparison: Data) -> str:
 
 def search(comparison: Data) -> str:
     """How learning rates were chosen, as a sentence."""
-    words = (comparison["search"] or {}).get("words") or "none, every method was run at one learning rate"
+    words = (comparison["search"] or {}).get("words") or "no search, every method was run at one learning rate"
     words = words[0].upper() + words[1:]
     return words if words.endswith(".") else f"{words}."
 
@@ -122,11 +124,11 @@ def notes(comparison: Data) -> list[str]:
         found.append("The search was not the same for all methods, which favours those that were searched more.")
     off = [f"{m['method']} by {_percent(m['count_off'])}" for m in methods if abs(m["count_off"] or 0) > NEAR]
     if off:
-        found.append(f"Not the number of coefficients that others of their budget have: {', '.join(off)}.")
+        found.append(f"Not the number of coefficients that others of their budget have: {_listed(off)}.")
     own = [m["method"] for m in methods if m["tuned_on_reported"]]
     if own:
-        who = "All methods are" if len(own) == len(methods) else f"{', '.join(own)}:"
-        found.append(f"{who} reported on the seed that the rate was chosen on, which flatters them.")
+        who = "every method" if len(own) == len(methods) else _listed(own)
+        found.append(f"Reported on the seed that the rate was chosen on, which flatters: {who}.")
     mixed = [f"{m['method']} ({', '.join(m['devices'])})" for m in methods if len(m["devices"]) > 1]
     if mixed:
         found.append(f"Runs of one row are from different devices: {'; '.join(mixed)}.")
@@ -135,12 +137,12 @@ def notes(comparison: Data) -> list[str]:
         found.append(f"Rows are from different devices: {', '.join(sorted(d for (d,) in devices))}.")
     lost = [m["method"] for m in methods if m["mean"] is None]
     if lost:
-        found.append(f"Without a value, as after training that diverged: {', '.join(lost)}.")
+        found.append(f"Without a value, as after training that diverged: {_listed(lost)}.")
     single = [m["method"] for m in methods if m["n"] == 1]
     if single:
-        who = "every method" if len(single) == len(methods) else ", ".join(single)
+        who = "every method" if len(single) == len(methods) else _listed(single)
         found.append(f"One seed, so that there is no interval and no test: {who}.")
-    return found
+    return unique([*found, *comparison["notes"]])
 
 
 def answers(data: Data, comparison: Data) -> list[str]:
@@ -224,6 +226,10 @@ def _percent(share: float) -> str:
 def plain(value: object) -> str:
     """A value of a setting, or of a learning rate."""
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= MOST else f"{len(names)} methods, marked in the table"
 
 
 def number_of(count: int, what: str) -> str:
