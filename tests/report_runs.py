@@ -26,8 +26,8 @@ def write_run(
     written = {
         "task": "CharLM", "corpus": "tiny", "corpus_sha256": "a" * 64, "train_characters": 40_960, "batch_size": 32,
         "validation_characters": 4_096, "block_size": 128, "parameterization": name, "trainable": count + 100,
-        "coefficients": count, "replaced": REPLACED, "total": count + 100, "arguments": given, "targets": ["blocks.*"], "loss": loss,
-        "score": None, "metrics": {"val/loss": loss}, "stable_rank": 10.0, "updates": False, "seed": seed,
+        "coefficients": count, "replaced": REPLACED, "total": count + 100, "arguments": given, "targets": ["blocks.*"],
+        "loss": loss, "score": None, "metrics": {"val/loss": loss}, "stable_rank": 10.0, "updates": False, "seed": seed,
         "steps": steps, "lr": lr, "precision": "32-true", "optimizer": settings, "seconds": 3.0, "device": "CPU",
         "command": "zoo fit", "date": "2026-11-22T05:54:02+00:00",
     }  # fmt: skip

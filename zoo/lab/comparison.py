@@ -100,7 +100,7 @@ def _newest(runs: Sequence[Run], notes: list[str]) -> list[Run]:
 
 def _methods(runs: Sequence[Run]) -> Iterable[tuple[Flat, list[Run]]]:
     """Runs of equal settings; a seed of a basis is none where it is always the run's own."""
-    for group in _grouped(runs, lambda run: frozen(_without(run.method, filter(_is_seed, run.method)))).values():
+    for group in _grouped(runs, lambda run: frozen(_without(run.method, set(filter(_is_seed, run.method))))).values():
         several = len({run.seed for run in group}) > 1
         own = {key for key in group[0].method
                if _is_seed(key) and several and all(run.method.get(key) == run.seed for run in group)}
@@ -111,7 +111,7 @@ def _methods(runs: Sequence[Run]) -> Iterable[tuple[Flat, list[Run]]]:
             yield _without(same[0].method, own), same
 
 
-def _without(flat: Flat, keys: Iterable[str]) -> Flat:
+def _without(flat: Flat, keys: set[str]) -> Flat:
     return {key: value for key, value in flat.items() if key not in keys}
 
 
