@@ -119,7 +119,8 @@ def coordinates(
     with new_folder(folder) if folder else nullcontext() as part:
         try:
             for cell in cells:
-                rows += train(built([*shared[cell.name], *data, *sizes_of(cell, base), f"--model.optimizer.lr={lr}"]), cell)
+                options = [*shared[cell.name], *data, *sizes_of(cell, base), f"--model.optimizer.lr={lr}"]
+                rows += train(built(options), cell)
                 done()
             for name, factory in factories.items():
                 rebuilt += [{"parameterization": name, **errors} for errors in rebuild(factory, square, done)]

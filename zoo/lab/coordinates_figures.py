@@ -90,7 +90,8 @@ def rebuild_error(rebuilt: Sequence[Data]) -> Figure:
     columns = min(2, len(names))
     figure, axes = style.panels("Error of a rebuilt matrix, relative to float64", math.ceil(len(names) / columns),
                                 columns, 2.8, sharex=True, sharey=True)  # fmt: skip
-    values = [row[path] for row in rebuilt for path in PATHS]
+    values = [row[path] for row in rebuilt for path in PATHS if row[path]]
+    room = [min(values) / 2, max(values) * 2] if values else []
     for i, (ax, name) in enumerate(zip(axes, names, strict=False)):
         own = [row for row in rebuilt if row["parameterization"] == name]
         style.tidy(ax, name, "rows and columns", "|W' - W| / |W|" if i % columns == 0 else "")
@@ -99,7 +100,7 @@ def rebuild_error(rebuilt: Sequence[Data]) -> Figure:
             y = style.numbers(own, path)
             ax.plot([row["size"] for row in own], y, markersize=4.5, label=path, **style.look(j))
         _sizes(ax, [row["size"] for row in own])
-        style.log_ticks(ax, [value for value in values if value], "{:.0e}".format, "y")
+        style.log_ticks(ax, room, "{:.0e}".format, "y")
     style.hide(axes[len(names):])
     keys = [style.key(SHORT[path], **style.look(j)) for j, path in enumerate(PATHS)]
     style.legend(figure, [*keys, style.key("rounding alone", style.NULL, "--")])

@@ -38,7 +38,8 @@ def coordinates_page(report: Data, drawings: Drawings) -> str:
     """
     setup = (
         f"{report['task']} on {report['data']}; {report['optimizer']['name']} at rate {report['lr']:g}, "
-        f"{report['steps']} steps, {report['precision']}; seeds: {report['seeds']}; ratio {report['ratio']:g} where it is taken."
+        f"{report['steps']} steps, {report['precision']}; seeds: {report['seeds']}; "
+        f"ratio {report['ratio']:g} where it is taken."
     )
     along = [each for each, sizes in (("width", report["widths"]), ("depth", report["depths"])) if len(sizes) > 1]
     rebuilt = [[row["parameterization"], f"{row['size']:,}", *("–" if row[path] is None else f"{row[path]:.2e}"

@@ -51,11 +51,15 @@ def _error(weight: Tensor, exact: Tensor) -> float:
 
 
 def _with_rounded_bases(parameterization: SeparableSubspace, coef: Tensor) -> Tensor:
-    """round(round(L)^T round(S)) round(R)), sums in float32, as a product of bfloat16 matrices has them."""
+    """round(round(round(L)^T round(S)) round(R)), sums in float32, as a product of bfloat16 matrices has them."""
     plane = torch.zeros(parameterization.shape)
     plane.view(-1)[parameterization.support] = coef
-    left, right = (parameterization.side(n, axis) for axis, n in enumerate(parameterization.shape))
-    return _round(_round(_round(left).mT @ _round(plane)) @ _round(right))
+    weight = _round(plane)
+    if (left := parameterization.side(parameterization.out_features, 0)) is not None:
+        weight = _round(_round(left).mT @ weight)
+    if (right := parameterization.side(parameterization.in_features, 1)) is not None:
+        weight = _round(weight @ _round(right))
+    return weight
 
 
 def _round(x: Tensor) -> Tensor:
