@@ -1,7 +1,7 @@
 """Families of a report's methods: alike in all but their budget. A family looks the same in every figure."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -141,6 +141,16 @@ def limits(
     low, high = max(min([low, *finite]), low - room), min(max([high, *finite]), high + room)
     pad = 0.06 * (high - low) or 0.02 * abs(high) or 1.0
     return float(low - pad), float(high + pad)
+
+
+def log_axis(
+    ax: Axes, values: Iterable[float], labels: Callable[[float], str] = "{:g}".format, axis: str = "x"
+) -> None:
+    """A logarithmic axis that has a round tick, however close the values are: 1 and 2 are a factor 2 apart."""
+    good = [value for value in values if value > 0 and math.isfinite(value)]
+    if good:
+        room = max(1.0, 2 * min(good) / max(good) / 1.2**2) ** 0.51
+        style.log_ticks(ax, [min(good) / room, max(good) * room], labels, axis)
 
 
 def at_edge(ax: Axes, x: Iterable[float], y: Iterable[float | None], color: str) -> int:

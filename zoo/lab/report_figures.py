@@ -20,6 +20,7 @@ from zoo.lab.report_families import (
     families,
     legend,
     limits,
+    log_axis,
     mean_curve,
     reference_of,
     reported,
@@ -176,7 +177,7 @@ def loss_by_stable_rank(comparison: Data) -> Figure | None:
             ax.plot(x, y, label=method["method"], **look)
             out += at_edge(ax, x, y, family.color)
         handles.append(style.key(family.name, family.color, family.dash))
-    style.log_ticks(ax, ranks)
+    log_axis(ax, ranks)
     if len(budgets) > 1:
         handles += [style.key(share(budget), style.MUTED, "", marks[budget]) for budget in budgets]
     legend(figure, handles, beyond(out))
@@ -203,7 +204,7 @@ def over_training(comparison: Data, field: str) -> Figure | None:
             drawn[family.name] = family
         if rank:
             everything = np.concatenate([mean for _, mean, _ in curves.values()])
-            style.log_ticks(ax, everything, axis="y")
+            log_axis(ax, everything, axis="y")
         elif shown := limits(settled, better=comparison["better"]):
             ax.set_ylim(*shown)
         ax.locator_params(axis="x", nbins=4)
@@ -242,7 +243,7 @@ def rate_sensitivity(comparison: Data) -> Figure | None:
                         color=family.color, label="chosen")  # fmt: skip
             out += at_edge(ax, x, y, family.color)
             drawn[family.name] = family
-        style.log_ticks(ax, rates)
+        log_axis(ax, rates)
         if len(rates) <= 6:
             ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
             ax.minorticks_off()
@@ -264,7 +265,7 @@ def _beside(method: Data, found: list[Family]) -> float:
 def _count_ticks(ax: Axes, methods: list[Data]) -> None:
     """A tick at the most common count of each budget, or round ones where those would crowd."""
     counts = numbers(methods, "coefficients")
-    style.log_ticks(ax, [*(counts / BESIDE), *(counts * BESIDE)], _short)
+    log_axis(ax, [*(counts / BESIDE), *(counts * BESIDE)], _short)
     ticks = {
         budget: statistics.mode(m["coefficients"] for m in methods if m["budget"] == budget)
         for budget in style.unique(m["budget"] for m in methods) if budget is not None

@@ -48,23 +48,18 @@ def page(data: Data, drawings: Drawings) -> str:
         data: of `zoo report`.
         drawings: of `zoo.lab.report_figures.figures`.
     """
-    comparisons, found = data["comparisons"], suffixes(data)
+    comparisons = data["comparisons"]
     count = number_of(len(unique(m["method"] for c in comparisons for m in c["methods"])), "method")
-    parts = [_comparison(data, c, _own(drawings, suffix, found)) for c, suffix in zip(comparisons, found, strict=True)]
+    parts = [
+        _comparison(data, comparison, {name: svg for name, svg in drawings.items() if name.endswith(suffix)})
+        for comparison, suffix in zip(comparisons, suffixes(data), strict=True)
+    ]
     margin = f"{data['margin']:g}" if data["margin"] is not None else "the margin"
     return document(
         f"{count} compared" if count != "1 method" else "Report of 1 method", data, _overview(data), *parts,
         section("How to read the numbers", *(paragraph(text.format(margin=margin)) for text in STATISTICS)),
         footer("report", PAPER),
     )  # fmt: skip
-
-
-def _own(drawings: Drawings, suffix: str, suffixes: list[str]) -> dict[str, bytes]:
-    """The drawings of one comparison: of the suffixes that end a name, its own is the longest."""
-    return {
-        name: svg for name, svg in drawings.items()
-        if suffix == max((each for each in suffixes if name.endswith(each)), key=len, default=None)
-    }  # fmt: skip
 
 
 def _overview(data: Data) -> Html:
