@@ -63,6 +63,13 @@ def test_families_are_alike_in_all_but_their_budget(comparison):
     assert len(set(looks)) == len(looks)
 
 
+def test_other_settings_are_told_by_their_last_name_where_they_are_set(comparison):
+    changed = copy.deepcopy(comparison)
+    for method in changed["methods"]:
+        method["other"] = {"model.tuning.full": method["method"] == "Dense", "model.dropout": None}
+    assert {family.name for family in families(changed)} > {"Dense full=True", "DCT", "LoRA"}
+
+
 def test_two_methods_of_a_family_with_one_budget_are_told_apart(comparison):
     twins = copy.deepcopy(comparison)
     twins["methods"].append(copy.deepcopy(method_of(twins, "LoRA ratio=0.5")) | {"method": "LoRA rank=48"})

@@ -76,7 +76,8 @@ def family_name(method: Data, methods: Sequence[Data]) -> str:
             if key not in BUDGETS and value is not None and len({str(o["arguments"].get(key)) for o in alike}) > 1]
     if method["optimizer"] != USUAL and len({other["optimizer"] for other in methods}) > 1:
         told.append(str(method["optimizer"]))
-    told += [f"{key}={value}" for key, value in method["other"].items() if key not in BUDGETS and value is not None]
+    other = {key.split(".")[-1]: value for key, value in method["other"].items()}
+    told += [f"{key}={value}" for key, value in other.items() if key not in BUDGETS and value not in (None, False)]
     return " ".join([method["parameterization"], *told])
 
 
