@@ -102,6 +102,15 @@ def test_a_family_alone_at_its_budget_stands_in_its_place():
     assert lines(ax, "Dense")[0].get_xdata().tolist() == [786432] and not lines(ax, "reference")
 
 
+def test_families_of_one_budget_do_not_stand_on_each_other(comparison):
+    changed = {"comparisons": [copy.deepcopy(comparison)], "margin": None}
+    for name, off in (("LoRA", 0.957), ("DCT", 1.04)):
+        method_of(changed["comparisons"][0], f"{name} ratio=0.5")["coefficients"] *= off
+    (ax,) = axes(figures(changed)["loss_by_parameters"])
+    x = sorted(lines(ax, family.name)[0].get_xdata()[-1] for family in families(comparison) if family.name != "Dense")
+    assert len(x) == 6 and min(np.diff(np.log(x))) > 0.03
+
+
 def test_gaps(data, comparison, drawn):
     (ax,) = axes(drawn["gaps"])
     rows = sorted((m for m in comparison["methods"] if m["gap"]), key=lambda m: m["gap"]["mean"])
@@ -252,10 +261,10 @@ def test_no_value_has_no_limits_and_equal_values_have_room():
 
 
 def crowded():
-    """25 families, most with long names."""
+    """17 families, most with long names."""
     data = report(kinds=1, seeds=2, budgets=(0.5,))
     (comparison,) = data["comparisons"]
-    for i in range(23):
+    for i in range(15):
         twin = copy.deepcopy(method_of(comparison, "DCT ratio=0.5"))
         name = f"{'Blockwise' * (i % 5)}Basis{i} ratio=0.5 selection=attention.self.query,attention.self.$value$ x{i}"
         twin |= {"method": name, "parameterization": f"{'LongFamily' * (i % 12)}{i}"}

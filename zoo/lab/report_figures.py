@@ -258,6 +258,7 @@ def rate_sensitivity(comparison: Data) -> Figure | None:
 def _beside(method: Data, found: list[Family]) -> float:
     """A factor in [1 / BESIDE, BESIDE], by which families of one budget stand side by side on a logarithmic axis."""
     same = [each for family in found for each in family.methods if each["budget"] == method["budget"]]
+    same.sort(key=lambda each: number(each["coefficients"]))  # or a place of its own were that of another's
     n = len(same)
     return float(min(1.04, BESIDE ** (2 / max(1, n - 1))) ** (same.index(method) - (n - 1) / 2))
 
