@@ -140,7 +140,8 @@ NAN = float("nan")
     ([(0.1, 0, 2.0), (0.2, 0, 1.0), (0.1, 1, 9.0)], (2, 0.1, [1])),  # only one rate has other seeds
     ([(0.1, 0, 2.0), (0.2, 0, 1.0), (0.1, 1, 2.0), (0.2, 1, 4.0), (0.2, 2, 1.0)], (4, 0.2, [2])),
     ([(0.1, 0, 2.0), (0.2, 0, 1.0), (0.1, 1, 2.0), (0.2, 1, 4.0)], (4, 0.1, [0, 1])),  # by the mean of both seeds
-    ([(0.1, 0, 2.0), (0.2, 0, NAN)], (2, 0.1, [0])),  # what diverged is worst
+    ([(0.1, 0, 2.0), (0.2, 0, NAN)], (2, 0.1, [0])),  # what diverged is worst,
+    ([(0.1, 0, 2.0), (0.1, 1, 2.0), (0.2, 0, 1.0), (0.2, 1, NAN)], (4, 0.1, [0, 1])),  # if on one seed only
     ([(0.1, 0, 2.0), (0.2, 1, 1.0), (0.1, 2, 3.0)], (0, 0.1, [0, 2])),  # no seed has both: the one with most
     ([(0.1, 0, 2.0), (0.1, 1, 1.0)], (0, 0.1, [0, 1])),
 ])
@@ -179,6 +180,12 @@ def test_diverged_runs_are_counted(tmp_path):
     assert "DCT ratio=0.5 diverged on seed 2, which its mean leaves out." in comparison["notes"]
 
 
+def test_a_reference_that_diverged_pairs_with_nothing(tmp_path):
+    write_sweep(tmp_path, {"Dense": [1.0, NAN, 2.0], "DCT": [1.5, 5.0, 2.7]})
+    gap = methods(tmp_path)["DCT ratio=0.5"]["gap"]
+    assert (gap["n"], gap["mean"]) == (2, pytest.approx(0.6))
+
+
 def test_budgets(tmp_path):
     """Counts within 15 % are one budget, and each is compared with the commonest."""
     counts = {"a": 1000, "b": 1000, "c": 985, "d": 5000, "e": 5100, "f": 500}
@@ -188,6 +195,12 @@ def test_budgets(tmp_path):
     found = sorted((m["coefficients"], m["budget"], round(m["count_off"], 6)) for m in methods(tmp_path).values())
     assert found == [(500, 0.05, 0.0), (985, 0.1, -0.015), (1000, 0.1, 0.0), (1000, 0.1, 0.0), (5000, 0.5, 0.0),
                      (5100, 0.5, 0.02), (10_000, 1.0, 0.0)]
+
+
+def test_budgets_of_different_targets_are_apart(tmp_path):
+    write_run(tmp_path / "a", 1.0)
+    write_run(tmp_path / "b", 1.0, coefficients=5100, replaced=20_000, targets=["mlp.*"])
+    assert sorted(m["budget"] for m in methods(tmp_path).values()) == [0.255, 0.5]
 
 
 def test_the_reference(tmp_path):

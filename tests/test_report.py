@@ -35,7 +35,7 @@ def test_the_table(runs, capsys):
     row = {line.split()[0]: line.split() for line in lines if re.search(r"\d% +0\.01 ", line)}
     assert list(row) == ["Dense", "DCT", "RandomOrthonormal"]
     assert row["Dense"][1:] == ["100%", "0.01", "3", "1.503", "0.015", "10.0"]
-    assert row["DCT"][2:] == ["50%", "0.01", "3", "1.515", "0.005", "+0.012", "[-0.017,+0.040]", "no", "10.0"]
+    assert row["DCT"][2:] == ["50%", "0.01", "3", "1.515", "0.005", "+0.012", "[-0.018,+0.042]", "no", "10.0"]
     assert row["RandomOrthonormal"][-4] == "+0.147"
     assert "search  no search, one learning rate" in out and "paired 95 % interval" in out.replace("\n        ", " ")
 
