@@ -8,19 +8,24 @@ import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from zoo.commands.arguments import parse
 from zoo.errors import UserError
 
+if TYPE_CHECKING:
+    from zoo.sweep.cluster import Share
+    from zoo.sweep.plan import Trial
+    from zoo.sweep.schedule import Schedule
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "--config": {"required": True, "metavar": "FILE", "help": "the sweep: its path or the name of a shipped one"},
     "--out": {"default": None, "metavar": "DIR", "help": "of the trials' folders; by default runs/<name of the sweep>"},
-    "--trials-per-device": {"type": int, "default": None, "metavar": "N", "help": "that share a GPU, by default 1; or, "
-                            "without one, all cores: by default as many as there are cores"},
-    "--ray-address": {"default": None, "metavar": "ADDRESS", "help": "of a Ray cluster that this machine is a node of, "
-                      "as HOST:PORT or auto; DIR must then lie in a folder that all nodes share"},
-    "--dry-run": {"action": "store_true", "help": "print the trials and their commands, and run none"},
+    "--trials-per-device": {"type": int, "default": None, "metavar": "N", "help": "trials that share a GPU, by default "
+                            "1; without a GPU, that share the cores, by default as many as there are cores"},
+    "--ray-address": {"default": None, "metavar": "ADDRESS", "help": "HOST:PORT of a Ray cluster that this machine is "
+                      "a node of, or auto; DIR then lies in a folder that all nodes share"},
+    "--dry-run": {"action": "store_true", "help": "print the trials' commands, and run none"},
 }
 
 
@@ -37,12 +42,12 @@ def sweep(
 
     Raises:
         UserError: for a sweep file that says nothing or two things, a trial that cannot be built, or a folder that
-            holds another sweep's; nothing has been written then.
+            holds other runs; nothing has been written then.
     """
-    from zoo.sweep.plan import read
-    from zoo.sweep.record import Record, every, lock
+    from zoo.sweep.cluster import check_address, connected, need_ray, share, silence
+    from zoo.sweep.read import read
+    from zoo.sweep.record import Record, lock
     from zoo.sweep.schedule import Schedule
-    from zoo.sweep.table import Report, methods_table
     from zoo.sweep.trials import outcome
 
     if trials_per_device is not None and trials_per_device < 1:
@@ -52,45 +57,59 @@ def sweep(
     folder = Path(given).absolute()
     check_folder(folder)
     record = Record(folder)
-    trials = every(plan)
+    trials = plan.every()
     record.check(trials)
-    known = {trial.name: found for trial in trials if (found := outcome(folder, trial))}
-    schedule = Schedule(plan, known)
+    if not dry_run:
+        need_ray()
+        check_address(ray_address)
     build([trial for trial in trials if not (folder / trial.name).exists()], given)
+    known = {trial.name: found for trial in trials if (found := outcome(folder, trial))}
+    schedule = Schedule(plan, known, starting=record.add)
     if dry_run:
-        print_plan(schedule, given)
+        print("\n".join(commands(schedule, given)))
         return 0
-    from zoo.sweep import cluster
+    if not schedule.over():
+        with lock(folder), silence() as (stdout, stderr):
+            try:
+                with connected(ray_address, folder, os.getcwd()) as cluster:
+                    record.save(config, shlex.join(["zoo", *argv]))
+                    run(schedule, folder, share(cluster.nodes, trials_per_device), cluster.scratch, stdout, stderr)
+            except KeyboardInterrupt:
+                print(f"zoo: stopped; {len(schedule.done)} of {plan.size()} trials are done, and the same command goes "
+                      "on", file=stderr)
+                return 130
+    return conclude(schedule, given)
 
-    cluster.need_ray()
-    there = os.getcwd()
-    if schedule.over():
-        print(f"all {plan.size()} trials are done")
-    else:
-        with cluster.silence() as (stdout, stderr):
-            print(f"{plan.size()} trials, {len(schedule.done)} done; starting Ray", file=stdout, flush=True)
-            folder.mkdir(parents=True, exist_ok=True)
-            with lock(folder):
-                record.save(config, shlex.join(["zoo", *argv]))
-                schedule.starting = record.add
-                try:
-                    with cluster.connected(ray_address, folder, there) as nodes:
-                        from zoo.sweep import tune
 
-                        parts = cluster.share(nodes, trials_per_device)
-                        report = Report(schedule, parts.limit, stdout, stderr)
-                        tune.run(schedule, folder, there, parts, report.tick)
-                        report.tick()
-                except KeyboardInterrupt:
-                    print(f"zoo: stopped, {len(schedule.done)} of {plan.size()} trials are done; the same command goes "
-                          f"on: {shlex.join(['zoo', *argv])}", file=stderr)
-                    return 130
-    print("\n".join(["", *methods_table(schedule), ""]))
-    if schedule.failed:
-        print(f"zoo: {len(schedule.failed)} of {plan.size()} trials failed, {', '.join(schedule.failed)}; the same "
-              "command tries them again", file=sys.stderr)
-    print(f"report  zoo report {shlex.quote(given)}")
-    return 1 if schedule.failed else 0
+def run(
+    schedule: "Schedule", folder: Path, parts: "Share", scratch: Path, stdout: TextIO, stderr: TextIO
+) -> None:
+    """Run what is waiting, and show it."""
+    from zoo.sweep import tune
+    from zoo.sweep.table import Table
+
+    done, size = len(schedule.done), schedule.sweep.size()
+    print(f"{size} trials, {done} done already, {parts.limit} at a time", file=stdout, flush=True)
+    table = Table(schedule, folder, stdout, stderr)
+    try:
+        tune.run(schedule, folder, os.getcwd(), parts, scratch, table.tick)
+    finally:
+        table.close()
+
+
+def conclude(schedule: "Schedule", out: str) -> int:
+    """Print methods side by side, and what failed; the exit status."""
+    from zoo.sweep.table import methods_table
+
+    print("\n".join(["", *methods_table(schedule), ""]), flush=True)
+    for method, why in schedule.stuck.items():
+        print(f"zoo: {method}: {why}", file=sys.stderr)
+    if failed := len(schedule.failed):
+        rest = schedule.blocked() - len(schedule.stuck) * len(schedule.sweep.seeds)
+        wait = f", and {rest} wait for them" if rest else ""
+        print(f"zoo: {failed} trial{'s' * (failed > 1)} failed{wait}; the same command tries again", file=sys.stderr)
+    print(f"report  zoo report {shlex.quote(out)}")
+    return 1 if schedule.failed or schedule.stuck else 0
 
 
 def check_folder(folder: Path) -> None:
@@ -101,8 +120,8 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"cannot write '{folder}': '{there}' {why}; give another --out")
 
 
-def build(trials: Sequence[Any], out: str) -> None:
-    """Build each method, and each searched value, once; what is wrong is said before anything starts.
+def build(trials: Sequence["Trial"], out: str) -> None:
+    """Build each method, and each searched value, once: what is wrong is said before anything starts.
 
     Raises:
         UserError: naming the method.
@@ -123,7 +142,9 @@ def build(trials: Sequence[Any], out: str) -> None:
         said = io.StringIO()
         try:
             with redirect_stderr(said):
-                command_line([], trial.words(out)[1:])
+                logger = command_line([], trial.words(out)[1:]).config["trainer"].get("logger")
+            if logger not in (None, True):
+                raise UserError(f"its config has {logger!r} as trainer.logger, and a run of a sweep needs zoo's own")
         except SystemExit:
             raise UserError(f"{trial.method}: {said.getvalue().strip().removeprefix('zoo: ')}") from None
         except Exception as error:
@@ -132,13 +153,11 @@ def build(trials: Sequence[Any], out: str) -> None:
             raise
 
 
-def print_plan(schedule: Any, out: str) -> None:
-    """The trials that are waiting, and those that a search decides on, with their commands."""
+def commands(schedule: "Schedule", out: str) -> list[str]:
+    """Of the trials that are waiting, and what comes after a search."""
     sweep = schedule.sweep
-    for trial in schedule.waiting:
-        print(shlex.join(["zoo", *trial.words(out)]))
-    for method in sweep.methods:
-        if method.name not in schedule.best:
-            seeds = ", ".join(map(str, sweep.seeds))
-            print(f"# {method.name}: then seeds {seeds} at the best of {len(method.points)}")
-    print(f"# {sweep.size()} trials, {len(schedule.done)} done")
+    lines = [shlex.join(["zoo", *trial.words(out)]) for trial in schedule.waiting]
+    seeds = ", ".join(map(str, sweep.seeds))
+    lines += [f"# {method.name}: at the best of {len(method.points)}, then seeds {seeds}"
+              for method in sweep.methods if method.name not in schedule.best]
+    return [*lines, f"# {sweep.size()} trials, {len(schedule.done)} done"]

@@ -29,6 +29,19 @@ TOKEN = ".zoo-sweep"
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """Ray as it runs.
+
+    Args:
+        nodes: each node's CPU and GPU.
+        scratch: a folder for what Ray writes.
+    """
+
+    nodes: list[dict[str, float]]
+    scratch: Path
+
+
+@dataclass(frozen=True)
 class Share:
     """What a trial gets of a machine.
 
@@ -68,8 +81,8 @@ def share(nodes: list[dict[str, float]], per_device: int | None) -> Share:
 
 
 @contextmanager
-def connected(address: str | None, out: Path, there: str) -> Iterator[list[dict[str, float]]]:
-    """Ray, started here or found at an address; gives each node's CPU and GPU.
+def connected(address: str | None, out: Path, there: str) -> Iterator[Cluster]:
+    """Ray, started here or found at an address.
 
     Args:
         address: `HOST:PORT` of a cluster that this machine is a node of, or `auto`.
@@ -83,14 +96,13 @@ def connected(address: str | None, out: Path, there: str) -> Iterator[list[dict[
     import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
-    folder = None
+    _remove_left()
+    folder = Path(tempfile.gettempdir()) / f"zoo-sweep-{os.getpid()}"  # short: Ray's sockets lie in it
     if address is None:
-        _remove_left()
-        folder = Path(tempfile.gettempdir()) / f"zoo-sweep-{os.getpid()}"  # short: Ray's sockets lie in it
         options |= {"address": "local", "include_dashboard": False, "object_store_memory": STORE,
                     "_temp_dir": str(folder)}
     else:
-        _check_address(address)
+        check_address(address)
         options["address"] = address
     try:
         try:
@@ -100,11 +112,10 @@ def connected(address: str | None, out: Path, there: str) -> Iterator[list[dict[
             raise UserError(f"Ray does not start{f' at {address}' if address else ''}: {why}") from error
         if address is not None:
             _check_nodes(ray, out, there)
-        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield Cluster([node["Resources"] for node in ray.nodes() if node["Alive"]], folder)
     finally:
         ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def need_ray() -> None:
@@ -125,9 +136,9 @@ def _remove_left() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_address(address: str) -> None:
+def check_address(address: str | None) -> None:
     """Raises UserError if nothing answers there; Ray itself would try for minutes."""
-    if address == "auto":
+    if address in (None, "auto"):
         return
     host, colon, port = address.rpartition(":")
     if "/" in address or not (colon and host and port.isdigit()):

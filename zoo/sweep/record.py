@@ -2,13 +2,14 @@
 
 import fcntl
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from zoo import __version__
 from zoo.errors import UserError
-from zoo.sweep.plan import Sweep, Trial
+from zoo.sweep.plan import Trial
 
 NAME, LOCK = "sweep.json", "sweep.lock"
 
@@ -77,26 +78,23 @@ def _differs(then: dict[str, Any], now: dict[str, Any]) -> str | None:
     return f"another {', '.join(now['config'])} than there is now" if then["digest"] != now["digest"] else None
 
 
-def every(sweep: Sweep) -> list[Trial]:
-    """All trials that could be: at every searched point, on every seed."""
-    trials = []
-    for method in sweep.methods:
-        trials += sweep.search(method)
-        for point in method.points:
-            trials += sweep.reported(method, point)
-    return trials
-
-
-def lock(out: Path) -> Any:
-    """A file that one sweep at a time holds.
+@contextmanager
+def lock(out: Path) -> Iterator[None]:
+    """The sweep's folder, made if need be, for one sweep at a time; a mistake that comes up leaves no empty one.
 
     Raises:
-        UserError: if another one does.
+        UserError: if another sweep has it.
     """
-    file = (out / LOCK).open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise UserError(f"another zoo sweep is at work in '{out}': let it finish, or give another --out") from None
-    return file
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another zoo sweep is at work in '{out}': let it end, or give another --out") from None
+        try:
+            yield
+        except UserError:
+            if [path.name for path in out.iterdir()] == [LOCK]:
+                (out / LOCK).unlink()
+                out.rmdir()
+            raise

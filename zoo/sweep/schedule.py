@@ -17,17 +17,26 @@ class Schedule:
     Args:
         sweep: the plan.
         known: outcomes of trials that were finished before.
+        starting: is called with a trial before it starts.
+
+    Attributes:
+        done: outcomes by the trials' names.
+        before: those that were finished already.
+        failed: why, by the trials' names.
+        best: by method, what its search has found.
+        stuck: why a method has no best point though its search is done.
     """
 
     sweep: Sweep
     known: Mapping[str, Outcome]
+    starting: Callable[[Trial], None] | None = None
     done: dict[str, Outcome] = field(default_factory=dict)
     before: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     running: dict[str, Trial] = field(default_factory=dict)
     waiting: deque[Trial] = field(default_factory=deque)
     best: dict[str, Point] = field(default_factory=dict)
-    starting: Callable[[Trial], None] | None = None
+    stuck: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for method in self.sweep.methods:
@@ -57,6 +66,12 @@ class Schedule:
         """Whether no trial will come any more."""
         return not self.waiting and not self.running
 
+    def blocked(self) -> int:
+        """How many trials will not come, since their method's search has no result."""
+        failed = {trial.method for method in self.sweep.methods for trial in self.sweep.search(method)
+                  if trial.name in self.failed}
+        return len(failed | set(self.stuck)) * len(self.sweep.seeds)
+
     def finish(self, name: str, result: Outcome | str) -> None:
         """Put down a trial's outcome, or why it failed."""
         trial = self.running.pop(name)
@@ -70,16 +85,25 @@ class Schedule:
     def _decide(self, method: Method) -> None:
         """Queue a method's reported seeds, if its search is done and some value of it worked."""
         search = self.sweep.search(method)
-        if method.name in self.best or not all(trial.name in self.done for trial in search):
+        decided = method.name in self.best or method.name in self.stuck
+        if decided or not all(trial.name in self.done for trial in search):
             return
         ranked = [(self._rank(trial), i) for i, trial in enumerate(search)]
         if ranked and not math.isfinite(min(ranked)[0]):
-            first = search[0].name
-            self.failed[first] = "the search has no value at which the loss stayed finite: give it lower ones"
+            self.stuck[method.name] = "no value of its search gave a finite result: give it others"
             return
         self.best[method.name] = point = search[min(ranked)[1]].point if search else method.points[0]
         for trial in self.sweep.reported(method, point):
             self._add(trial)
+
+    def at_edge(self, method: Method) -> bool:
+        """Whether the best of several values is the least or the largest that was searched."""
+        point = self.best.get(method.name, {})
+        for key, value in point.items():
+            values = sorted({other[key] for other in method.points if isinstance(other[key], int | float)})
+            if len(values) > 2 and value in (values[0], values[-1]):
+                return True
+        return False
 
     def _rank(self, trial: Trial) -> float:
         found = self.done[trial.name]

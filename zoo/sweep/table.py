@@ -1,79 +1,166 @@
-"""What a sweep shows: a line for each trial that ends, and methods side by side at the end."""
+"""What a sweep shows: a live table in a terminal, else a line for each trial that ends; at the end, the methods."""
 
+import math
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
+from pathlib import Path
 from statistics import mean, stdev
 from typing import TextIO
 
-from zoo.sweep.plan import Trial
+from zoo.commands.laboratory import columns
 from zoo.sweep.schedule import Schedule
-from zoo.sweep.trials import Outcome
+from zoo.sweep.trials import Outcome, Progress, progress
+
+EVERY = 1.0
+"""Seconds between two looks at the logs."""
+Look = Callable[[], dict[str, Progress | None]]
 
 
 def clock(seconds: float) -> str:
     """Hours and minutes, or minutes and seconds."""
-    whole = round(seconds)
+    whole = max(0, round(seconds))
     return f"{whole // 3600}:{whole % 3600 // 60:02d} h" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d} min"
 
 
-class Report:
-    """Says what has ended since it was last asked.
+class Table:
+    """Shows a schedule as it goes.
 
     Args:
-        schedule: to look at.
-        limit: of trials at a time.
-        out: where lines go.
+        schedule: to show.
+        folder: of the sweep.
+        out: where the table goes, and lines for what is finished.
         err: where failures go.
     """
 
-    def __init__(self, schedule: Schedule, limit: int, out: TextIO, err: TextIO) -> None:
-        self.schedule, self.limit, self.out, self.err = schedule, limit, out, err
-        self.said: set[str] = set(schedule.before) | set(schedule.failed)
+    def __init__(self, schedule: Schedule, folder: Path, out: TextIO, err: TextIO) -> None:
+        self.schedule, self.folder, self.out, self.err = schedule, folder, out, err
+        self.live = out.isatty() and os.environ.get("TERM") != "dumb"
+        self.said = set(schedule.before)
         self.started = time.monotonic()
+        self.looked = -math.inf
+        self.drawn = 0
 
     def tick(self) -> None:
-        """Print."""
-        for name, found in list(self.schedule.done.items()):
-            if name not in self.said:
-                self.said.add(name)
-                print(self.line(name, found), file=self.out, flush=True)
-        for name, why in list(self.schedule.failed.items()):
-            if name not in self.said:
-                self.said.add(name)
-                print(f"{name}  failed\n" + "\n".join(f"    {line}" for line in why.splitlines()), file=self.err,
-                      flush=True)
+        """Say what has ended, and draw."""
+        ended = [name for name in (*self.schedule.done, *self.schedule.failed) if name not in self.said]
+        if not ended and not (self.live and time.monotonic() - self.looked >= EVERY):
+            return
+        self.looked = time.monotonic()
+        running = {name: progress(self.folder, trial) for name, trial in list(self.schedule.running.items())}
+        left = time_left(self.schedule, running, time.monotonic() - self.started)
+        for name in ended:
+            self.said.add(name)
+            self._say(name, left)
+        if self.live:
+            self._draw(lines(self.schedule, running, left, *self._size()))
 
-    def line(self, name: str, found: Outcome) -> str:
-        """Of a trial that is finished."""
+    def close(self) -> None:
+        """Say what has ended since, and take the table away."""
+        self.looked = -math.inf
+        self.tick()
+        self._draw([])
+
+    def _say(self, name: str, left: float | None) -> None:
         schedule = self.schedule
-        counted = f"{len(schedule.done)} of {schedule.sweep.size()}"
-        left = self.left()
-        rest = f", {clock(left)} left" if left is not None else ""
-        return f"{name}  {found.metric} {found.value:.4f}  {clock(found.seconds)}  ({counted}{rest})"
+        if name in schedule.failed:
+            self._draw([])
+            why = "\n".join(f"    {line}" for line in schedule.failed[name].splitlines())
+            log = os.path.relpath(self.folder / f"{name}.log")
+            print(f"{name} failed; {log} has more\n{why}", file=self.err, flush=True)
+        elif not self.live:
+            found = schedule.done[name]
+            rest = f", {clock(left)} left" if left is not None and not schedule.over() else ""
+            print(f"{name}  {found.metric} {found.value:.4f}  {clock(found.seconds)}  "
+                  f"({len(schedule.done)} of {schedule.sweep.size()}{rest})", file=self.out, flush=True)
 
-    def left(self) -> float | None:
-        """Seconds until the sweep is over, by the trials that it has finished."""
-        fresh = len(self.schedule.done) - len(self.schedule.before)
-        rest = self.schedule.sweep.size() - len(self.schedule.done) - len(self.schedule.failed)
-        return (time.monotonic() - self.started) / fresh * rest if fresh else None
+    def _size(self) -> tuple[int, int]:
+        try:
+            size = os.get_terminal_size(self.out.fileno())
+            return size.columns, size.lines
+        except OSError:
+            return 80, 24
+
+    def _draw(self, rows: list[str]) -> None:
+        """In place of what was drawn last."""
+        up = f"\x1b[{self.drawn}A" if self.drawn else ""
+        if up or rows:
+            self.out.write(f"{up}\r\x1b[J" + "".join(f"{row}\n" for row in rows))
+            self.out.flush()
+        self.drawn = len(rows)
+
+
+def time_left(schedule: Schedule, running: dict[str, Progress | None], seconds: float) -> float | None:
+    """Seconds until the sweep is over, if it goes on as in the seconds so far; running trials count in part."""
+    parts = sum(p.step / p.steps for p in running.values() if p is not None and p.steps)
+    taken = len(schedule.done) - len(schedule.before) + parts
+    rest = schedule.sweep.size() - len(schedule.done) - len(schedule.failed) - schedule.blocked() - parts
+    return seconds / taken * rest if taken > 0 else None
+
+
+def lines(
+    schedule: Schedule, running: dict[str, Progress | None], left: float | None, width: int = 80, height: int = 24
+) -> list[str]:
+    """The live table: what runs, and how many wait, are done and failed.
+
+    Args:
+        schedule: to show.
+        running: what the logs of running trials say.
+        left: seconds, of all.
+        width: of the terminal.
+        height: of the terminal; one line stays free for the cursor.
+    """
+    room = max(1, height - 5)
+    rows = []
+    for name, seen in list(running.items())[: room if len(running) <= room else room - 1]:
+        if seen is None:
+            rows.append((name, "starting", "", "", ""))
+        else:
+            rows.append((name, f"{seen.step:,}/{seen.steps:,}", _value(seen.loss), _value(seen.best), clock(seen.left)))
+    head = ("running", "step", "loss", "best val", "left")
+    numbers = [max(map(len, cells)) for cells in zip(head, *rows, strict=True)][1:]
+    names = width - 1 - sum(numbers) - 2 * len(numbers)
+    table = columns([head, *((shorten(row[0], names), *row[1:]) for row in rows)], 1)
+    if len(running) > len(rows):
+        table.append(f"and {len(running) - len(rows)} more")
+    total, done = schedule.sweep.size(), len(schedule.done)
+    rest = total - done - len(schedule.failed) - len(running)
+    counts = f"{done} of {total} done, {len(running)} running, {rest} waiting, {len(schedule.failed)} failed"
+    chosen = f"{len(schedule.best)} of {len(schedule.sweep.methods)} methods have their searched value"
+    ends = f"  {clock(left)} left" if left is not None else ""
+    searching = [chosen] if any(schedule.sweep.search(method) for method in schedule.sweep.methods) else []
+    return [line[: width - 1] for line in ["", *table, *searching, counts + ends]]
+
+
+def _value(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "-"
+
+
+def shorten(name: str, width: int) -> str:
+    """Cut in the middle: a trial's name begins with its method and ends with its seed."""
+    width = max(width, 8)
+    return name if len(name) <= width else f"{name[: (width - 2) // 3]}..{name[-(width - 2 - (width - 2) // 3) :]}"
 
 
 def methods_table(schedule: Schedule) -> list[str]:
     """Each method's best point, and mean and standard deviation over its seeds."""
-    rows: list[tuple[str, ...]] = []
+    sweep = schedule.sweep
+    keys = list(sweep.methods[0].points[0])
     found: list[Outcome] = []
-    for method in schedule.sweep.methods:
+    rows = []
+    for method in sweep.methods:
         point = schedule.best.get(method.name)
-        trials: Sequence[Trial] = schedule.sweep.reported(method, point) if point is not None else []
+        trials = sweep.reported(method, point) if point is not None else []
         outcomes = [schedule.done[trial.name] for trial in trials if trial.name in schedule.done]
         found += outcomes
-        values = [each.value for each in outcomes]
+        values = [outcome.value for outcome in outcomes]
         spread = f"{mean(values):.4f}" if values else "-"
         spread += f" +- {stdev(values):.4f}" if len(values) > 1 else ""
-        chosen = [str(value) for value in (point or {}).values()] or ["-"] * max(1, len(method.points[0]))
-        rows.append((method.name, *chosen, str(len(values)), spread))
-    searched = list(dict.fromkeys(schedule.sweep.labels[key] for m in schedule.sweep.methods for key in m.points[0]))
-    head = ("method", *(f"best {key}" for key in searched or ["-"]), "seeds", found[0].metric if found else "")
-    from zoo.commands.laboratory import columns
-
-    return columns([head, *rows], 1)
+        edge = "*" if schedule.at_edge(method) else " "
+        chosen = [f"{point[key]}{edge}" if point else "- " for key in keys]
+        rows.append((shorten(method.name, 38), *chosen, str(len(values)), spread))
+    head = ("method", *(f"{sweep.labels[key]} " for key in keys), "seeds", found[0].metric if found else "")
+    table = columns([head, *rows], 1)
+    if any(map(schedule.at_edge, sweep.methods)):
+        table += ["", "*  the least or the largest value that was searched: a wider search may do better"]
+    return table

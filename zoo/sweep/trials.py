@@ -25,7 +25,8 @@ from zoo.sweep.plan import Trial
 
 LINES = 6
 """How many lines of a failed trial are shown."""
-STEP = re.compile(r"step +(\d+)/(\d+)  (?:loss ([\d.naif-]+))?.*?([\d.]+) steps/s(?:  (\d+):(\d\d) left)?$")
+STEP = re.compile(r"step +(\d+)/(\d+)  (?:loss (\S+?))?(?:, )?(?:val (\S+))?  ([\d.]+) steps/s")
+"""A line of `zoo.callbacks.Progress`."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,15 @@ class Progress:
         step: taken.
         steps: of all.
         loss: of training.
+        best: least validation loss since it was last started.
         left: seconds to go.
     """
 
     step: int
     steps: int
-    loss: float | None
-    left: float | None
+    loss: float
+    best: float
+    left: float
 
 
 def folder(out: Path, trial: Trial) -> Path:
@@ -170,21 +173,20 @@ def _why(status: int, said: str) -> str:
 
 
 def progress(out: Path, trial: Trial) -> Progress | None:
-    """Of a running trial: the last line of its log that says, and seconds left counted from now."""
+    """Of a running trial, if its log says something yet; steps and seconds are counted on from there."""
     try:
         path = log(out, trial)
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 2000))
-            lines = file.read().decode(errors="replace").splitlines()
+            file.seek(max(0, path.stat().st_size - 8000))
+            said = file.read().decode(errors="replace").rpartition("$ zoo ")[2]
         age = time.time() - path.stat().st_mtime
     except OSError:
         return None
-    for line in reversed(lines):
-        if line.startswith("$ zoo "):
-            return None
-        if match := STEP.match(line):
-            step, steps, loss, rate, minutes, seconds = match.groups()
-            left = None if minutes is None else max(0.0, 60 * int(minutes) + int(seconds) - age)
-            taken = min(int(steps), int(step) + int(age * float(rate)))
-            return Progress(taken, int(steps), float(loss) if loss else None, left)
-    return None
+    found = [match.groups() for line in said.splitlines() if (match := STEP.match(line))]
+    if not found:
+        return None
+    step, steps, loss, _, rate = found[-1]
+    taken = min(float(steps), float(step) + age * float(rate))
+    best = min((float(val) for _, _, _, val, _ in found if val), default=math.nan)
+    left = (float(steps) - taken) / max(1e-9, float(rate))
+    return Progress(int(taken), int(steps), float(loss or "nan"), best, left)

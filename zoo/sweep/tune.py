@@ -4,13 +4,13 @@ It asks a searcher what to run next, which is what the schedule says, and starts
 it does unasked is turned off: each trial is a run of zoo's, with zoo's own files.
 """
 
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.search import Searcher
 
 from zoo.errors import UserError
@@ -74,7 +74,7 @@ class Clock(tune.Callback):
         return {}
 
 
-def run(schedule: Schedule, out: Path, there: str, parts: Share, tick: Callable[[], None]) -> None:
+def run(schedule: Schedule, out: Path, there: str, parts: Share, scratch: Path, tick: Callable[[], None]) -> None:
     """Run what the schedule says until nothing is left.
 
     Args:
@@ -82,16 +82,19 @@ def run(schedule: Schedule, out: Path, there: str, parts: Share, tick: Callable[
         out: the sweep's folder.
         there: current folder of the command.
         parts: what each trial gets.
+        scratch: a folder for what Tune writes.
         tick: is called some times a second.
     """
-    with tempfile.TemporaryDirectory(prefix="zoo-tune-") as folder:
-        tune.Tuner(
-            tune.with_resources(partial(train, out=out, there=there, threads=parts.threads), parts.resources),
-            tune_config=tune.TuneConfig(
-                search_alg=Plan(schedule, out, parts.limit), num_samples=-1, reuse_actors=True
-            ),
-            run_config=tune.RunConfig(storage_path=folder, name="sweep", verbose=0, callbacks=[Clock(tick)]),
-        ).fit()
+    tuner = tune.Tuner(
+        tune.with_resources(partial(train, out=out, there=there, threads=parts.threads), parts.resources),
+        tune_config=tune.TuneConfig(search_alg=Plan(schedule, out, parts.limit), num_samples=-1, reuse_actors=True),
+        run_config=tune.RunConfig(storage_path=str(scratch), name="tune", verbose=0, callbacks=[Clock(tick)]),
+    )
+    try:
+        tuner.fit()
+    except (RayError, tune.TuneError) as error:
+        why = str(error).strip().splitlines()[-1]
+        raise UserError(f"Ray has stopped ({why}); the same command goes on") from error
 
 
 def train(config: dict[str, Any], out: Path, there: str, threads: int | None) -> None:
