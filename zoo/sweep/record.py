@@ -73,9 +73,9 @@ def _differs(then: dict[str, Any], now: dict[str, Any]) -> str | None:
         a, b = (json.dumps(side["options"].get(key)) for side in (then, now))
         if a != b:
             return f"{key} {a}, where the sweep now has {b}"
-    if then["config"] != now["config"]:
-        return f"{', '.join(then['config']) or 'no config'}, where the sweep now has {', '.join(now['config'])}"
-    return f"another {', '.join(now['config'])} than there is now" if then["digest"] != now["digest"] else None
+    if then["digest"] == now["digest"]:  # wherever the configs lie
+        return None
+    return f"{', '.join(then['config'])}, and the sweep now has {', '.join(now['config'])} with other settings"
 
 
 @contextmanager
