@@ -93,6 +93,7 @@ def test_a_path_without_runs(tmp_path):
 ALIKE = [
     {"config": {"trainer.default_root_dir": "/elsewhere", "data.init_args.data_dir": "/there", "name": "x"}},
     {"config": {"seed_everything": 3, "trainer.log_every_n_steps": 7, "trainer.limit_val_batches": 1.0}, "seed": 3},
+    {"config": {"model.init_args.seed": 3, "data.init_args.seed": 3}, "seed": 3},
     {"lr": 0.5}, {"config": {"data.init_args.fallback": "pydoc"}}, {"device": "GPU", "date": "2027", "seconds": 9.0},
     {"config": {"model.init_args.overrides": {}, "trainer.val_check_interval": 10, "stable_rank": {"every": 3}}},
 ]

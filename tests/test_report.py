@@ -54,6 +54,19 @@ def test_one_run_has_no_empty_columns(place, capsys):
     assert row.split() == ["DCT", "ratio=0.5", "50%", "0.01", "1", "1.250", "10.0"]
 
 
+def test_a_row_says_what_is_odd_about_it(runs, capsys):
+    """A count that is not its budget's, a rate tuned on its own seed, seeds that diverged, several devices."""
+    for i, (loss, changes) in enumerate([(1.0, {"device": "GPU"}), (float("nan"), {}), (2.0, {})]):
+        write_run(runs / f"z{i}", loss, i, name="Zigzag", coefficients=5200, **changes)
+    for lr in (0.01, 0.02):
+        write_run(runs / f"l{lr}", lr, 1, lr, "LoRA")
+    lines = printed(capsys, "runs").splitlines()
+    place = next(i for i, line in enumerate(lines) if line.startswith("Zigzag"))
+    assert [line.strip() for line in lines[place + 1 : place + 4]] == ["count +4.0 %", "1 diverged", "2 devices"]
+    assert "0.01*" in next(line for line in lines if line.startswith("LoRA")).split()
+    assert "0.01" in lines[place].split() and any(line.startswith("*  ") for line in lines)
+
+
 def test_what_was_left_out_is_counted_and_named(runs, capsys):
     (write_run(runs / "bad") / "summary.json").write_text("{")
     (write_run(runs / "killed") / "summary.json").unlink()

@@ -110,6 +110,8 @@ def describe(comparison: dict[str, Any], data: dict[str, Any]) -> str:
 
     settings = ", ".join(f"{key} {value}" for key, value in comparison["settings"].items())
     lines = [comparison["name"], *_wrapped(settings), "", *_rows(comparison), ""]
+    if any(method["tuned_on_reported"] for method in comparison["methods"]):
+        lines.append("*       the rate is the best of several on the seeds that are reported")
     lines += _wrapped(f"search  {comparison['search']['words']}")
     if comparison["reference"] and any(method["gap"] for method in comparison["methods"]):
         level = f"{100 * (1 - data['level']):g} %"
@@ -127,28 +129,38 @@ def _wrapped(text: str) -> list[str]:
 def _rows(comparison: dict[str, Any]) -> list[str]:
     """The table; a column that nothing is in is left out, and long names go over several lines."""
     head = ("method", "share", "lr", "n", comparison["metric"], "sd", "gap", "[low, high]", "same", "rank")
-    cells = [head, *(_cells(method) for method in comparison["methods"])]
+    cells = [head, *map(_cells, comparison["methods"])]
+    remarks = [[], *map(_remarks, comparison["methods"])]
     used = [i for i, column in enumerate(zip(*cells[1:], strict=True)) if any(column)]
     cells = [tuple(row[i] for i in used) for row in cells]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)][1:]
     name_width = max(12, WIDTH - sum(widths) - len(widths))
     lines = []
-    for name, *values in cells:
+    for (name, *values), more in zip(cells, remarks, strict=True):
         first, *others = textwrap.wrap(name, name_width, break_on_hyphens=False)
         numbers = " ".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
-        lines += [f"{first:<{name_width}} {numbers}".rstrip(), *(f"  {other}" for other in others)]
+        lines += [f"{first:<{name_width}} {numbers}".rstrip(), *(f"  {other}" for other in [*others, *more])]
     return lines
 
 
 def _cells(method: dict[str, Any]) -> tuple[str, ...]:
     gap, test, rank = method["gap"], method["tost"], method["stable_rank"]
-    off = "!" if len(method["devices"]) > 1 else ""
     return (
-        method["method"] + off, f"{100 * method['budget']:.3g}%", f"{method['lr']:g}", str(method["n"]),
+        method["method"], f"{100 * method['budget']:.3g}%", f"{method['lr']:g}{'*' * method['tuned_on_reported']}",
+        str(method["n"]),
         _number(method["mean"]), _number(method["sd"]), _number(gap["mean"], "+") if gap else "",
         f"[{_number(gap['low'], '+')},{_number(gap['high'], '+')}]" if gap and gap["low"] is not None else "",
         ("yes" if test["equivalent"] else "no") if test else "", f"{rank['mean']:.1f}" if rank else "",
     )
+
+
+def _remarks(method: dict[str, Any]) -> list[str]:
+    """What stands below a row: a count that is not its budget's, seeds without a result, devices."""
+    from zoo.lab.report_tables import NEAR
+
+    off = [f"count {100 * method['count_off']:+.1f} %"] * (abs(method["count_off"]) > NEAR)
+    diverged = [f"{len(method['diverged'])} diverged"] * bool(method["diverged"])
+    return [*off, *diverged, *[f"{len(method['devices'])} devices"] * (len(method["devices"]) > 1)]
 
 
 def _number(value: float | None, sign: str = "") -> str:

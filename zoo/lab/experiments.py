@@ -18,7 +18,7 @@ from zoo.lab.names import nickname
 from zoo.lab.settings import Flat, filled, flatten
 
 SUMMARY, CONFIG = "summary.json", "config.yaml"
-OWN = ("parameterization", "targets", "overrides", "budget", "tuning", "optimizer", "seed")
+OWN = ("parameterization", "targets", "overrides", "budget", "tuning", "optimizer")
 """Settings of a model that make a method; the others are of the network."""
 SILENT_DATA = ("data_dir", "fallback", "corpus", "task", "eval_batch_size", "backbone", "seed", "train_examples")
 """Settings of the data that do not matter for the result, or stand in the summary as what came of them."""
@@ -179,7 +179,7 @@ def _told(summary: dict[str, Any], flat: Flat) -> Flat:
         silent = (
             part == "trainer" and (name not in (*NEUTRAL, *CLIPPING) or _is_neutral(name, value))
             or part == "data" and (name in (*SILENT_DATA, *facts))
-            or part == "model" and (name in facts or name in ("vocabulary", "task", "targets"))
+            or part == "model" and (name in facts or name in ("vocabulary", "task", "targets", "seed"))
             or key.startswith("model.optimizer")
             or key.startswith("model.tuning.") and key.rpartition(".")[2] in SILENT_TUNING
         )
