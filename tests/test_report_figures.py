@@ -9,7 +9,7 @@ from lab_figures import axes, inside, lines, words
 from report_data import BUDGETS, report
 
 from zoo.lab import style
-from zoo.lab.report_families import CURVE, families, limits, log_axis, mean_curve
+from zoo.lab.report_families import CURVE, families, limits, mean_curve
 from zoo.lab.report_figures import BESIDE, figures
 
 NAMES = ["loss_by_parameters", "gaps", "loss_by_stable_rank", "rank_over_training", "loss_over_training",
@@ -243,15 +243,6 @@ def test_limits(values, ends, better, low, high):
     found = limits(values, ends, better)
     pad = 0.06 * (high - low)
     assert found == pytest.approx((low - pad, high + pad))
-
-
-@pytest.mark.parametrize("values", [[12.6, 14], [15], [0.3, 4], [110, 150], [1, 1000], [10, 10.1]])
-def test_a_logarithmic_axis_has_a_tick(values):
-    ax = style.Figure().subplots()
-    log_axis(ax, [*values, 0, math.nan])
-    low, high = ax.get_xlim()
-    assert any(low <= tick <= high for tick in ax.get_xticks()) and low < min(values) <= max(values) < high
-    assert high / low < max(2.2, 1.5 * max(values) / min(values))
 
 
 def test_no_value_has_no_limits_and_equal_values_have_room():

@@ -36,8 +36,8 @@ class Killer(Callback):
 @pytest.mark.parametrize("step, optimizer", [(3, "adamw"), (5, "muon"), (7, "adamw")])
 def test_a_killed_run_resumes_bit_equal(step, optimizer, place, small):
     """SIGKILL after any step and `--ckpt_path`: the weights of the uninterrupted run, in the same folder."""
-    options = [*small, f"--model.optimizer.name={optimizer}", "--trainer.max_steps=8", "--trainer.val_check_interval=3", "--checkpoint.every_n_steps=2",
-               "--stable_rank.every_n_steps=2", "--model.dropout=0.1"]
+    options = [*small, f"--model.optimizer.name={optimizer}", "--trainer.max_steps=8", "--trainer.val_check_interval=3",
+               "--checkpoint.every_n_steps=2", "--stable_rank.every_n_steps=2", "--model.dropout=0.1"]
     whole = fit(*options, "--name=whole")
     (place / "killer.py").write_text(KILLER)
     callback = ["--trainer.callbacks+=killer.Killer", f"--trainer.callbacks.step={step}"]

@@ -38,6 +38,15 @@ def test_log_ticks_are_few_and_round(values, ticks):
     assert all(low < value < high for value in values if value > 0)
 
 
+@pytest.mark.parametrize("values", [[12.6, 14], [15], [0.3, 4], [110, 150], [1, 1000], [10, 10.1]])
+def test_a_logarithmic_axis_has_a_tick(values):
+    ax = style.Figure().subplots()
+    style.log_ticks(ax, [*values, 0, math.nan])
+    low, high = ax.get_xlim()
+    assert any(low <= tick <= high for tick in ax.get_xticks()) and low < min(values) <= max(values) < high
+    assert high / low < max(2.1, 1.5 * max(values) / min(values))
+
+
 def test_files_are_png_and_svg_with_the_same_bytes_each_time(tmp_path, data):
     found = []
     for folder in ("a", "b"):

@@ -1,7 +1,7 @@
 """Families of a report's methods: alike in all but their budget. A family looks the same in every figure."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -144,16 +144,6 @@ def limits(
     return float(low - pad), float(high + pad)
 
 
-def log_axis(
-    ax: Axes, values: Iterable[float], labels: Callable[[float], str] = "{:g}".format, axis: str = "x"
-) -> None:
-    """A logarithmic axis that has a round tick, however close the values are: 1 and 2 are a factor 2 apart."""
-    good = [value for value in values if value > 0 and math.isfinite(value)]
-    if good:
-        room = max(1.0, 2 * min(good) / max(good) / 1.2**2) ** 0.51
-        style.log_ticks(ax, [min(good) / room, max(good) * room], labels, axis)
-
-
 def at_edge(ax: Axes, x: Iterable[float], y: Iterable[float | None], color: str) -> int:
     """Arrows at the edge of the axes for values above them or below; how many there are."""
     low, high = ax.get_ylim()
@@ -207,12 +197,3 @@ def by_budget(
 def share(budget: float | None) -> str:
     """A budget in words."""
     return "no budget" if budget is None else f"{100 * budget:.3g} % of the weights"
-
-
-def legend(figure: Figure, handles: Sequence[Any], note: str = "") -> None:
-    """As `zoo.lab.style.legend`, with labels that may be longer than the figure is wide."""
-    for handle in handles:
-        handle.set_label(style.wrapped(handle.get_label().replace(r"\$", "$"), 80))
-    lines = sum(handle.get_label().count("\n") for handle in handles)
-    figure.set_figheight(figure.get_figheight() + 0.14 * lines)
-    style.legend(figure, handles, note)

@@ -18,9 +18,7 @@ from zoo.lab.report_families import (
     beyond,
     by_budget,
     families,
-    legend,
     limits,
-    log_axis,
     mean_curve,
     reference_of,
     reported,
@@ -94,7 +92,7 @@ def loss_by_parameters(comparison: Data) -> Figure | None:
     _count_ticks(ax, [method for family in found for method in family.methods] or methods)
     if any(method["low"] is not None for method in methods):
         handles.append(style.key("95 % interval over seeds", style.MUTED, marker="|"))
-    legend(figure, handles, beyond(out))
+    style.legend(figure, handles, beyond(out))
     return figure
 
 
@@ -144,7 +142,7 @@ def gaps(comparison: Data, margin: float | None) -> Figure | None:
     if any(method["tost"] for method in rows):
         handles.append(style.key("filled: equivalent", style.MUTED, "", "o"))
         handles.append(style.key("open: not shown to be", style.MUTED, "", "o", filled=False))
-    legend(figure, handles, beyond(out))
+    style.legend(figure, handles, beyond(out))
     return figure
 
 
@@ -177,10 +175,10 @@ def loss_by_stable_rank(comparison: Data) -> Figure | None:
             ax.plot(x, y, label=method["method"], **look)
             out += at_edge(ax, x, y, family.color)
         handles.append(style.key(family.name, family.color, family.dash))
-    log_axis(ax, ranks)
+    style.log_ticks(ax, ranks)
     if len(budgets) > 1:
         handles += [style.key(share(budget), style.MUTED, "", marks[budget]) for budget in budgets]
-    legend(figure, handles, beyond(out))
+    style.legend(figure, handles, beyond(out))
     return figure
 
 
@@ -204,14 +202,14 @@ def over_training(comparison: Data, field: str) -> Figure | None:
             drawn[family.name] = family
         if rank:
             everything = np.concatenate([mean for _, mean, _ in curves.values()])
-            log_axis(ax, everything, axis="y")
+            style.log_ticks(ax, everything, axis="y")
         elif shown := limits(settled, better=comparison["better"]):
             ax.set_ylim(*shown)
         ax.locator_params(axis="x", nbins=4)
     handles: list[Any] = [style.key(family.name, family.color, family.dash) for family in drawn.values()]
     if any(np.isfinite(sd).any() for _, _, sd in curves.values()):
         handles.append(style.band("± sd over seeds", style.MUTED))
-    legend(figure, handles)
+    style.legend(figure, handles)
     return figure
 
 
@@ -243,7 +241,7 @@ def rate_sensitivity(comparison: Data) -> Figure | None:
                         color=family.color, label="chosen")  # fmt: skip
             out += at_edge(ax, x, y, family.color)
             drawn[family.name] = family
-        log_axis(ax, rates)
+        style.log_ticks(ax, rates)
         if len(rates) <= 6:
             ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
             ax.minorticks_off()
@@ -251,7 +249,7 @@ def rate_sensitivity(comparison: Data) -> Figure | None:
     ring.set_markersize(10)
     missing = sum(search["value"] is None for method in comparison["methods"] for search in method["search"] or ())
     note = [beyond(out), f"{missing} of the search diverged" if missing else ""]
-    legend(figure, [*(family.key() for family in drawn.values()), ring], "; ".join(filter(None, note)))
+    style.legend(figure, [*(family.key() for family in drawn.values()), ring], "; ".join(filter(None, note)))
     return figure
 
 
@@ -266,7 +264,7 @@ def _beside(method: Data, found: list[Family]) -> float:
 def _count_ticks(ax: Axes, methods: list[Data]) -> None:
     """A tick at the most common count of each budget, or round ones where those would crowd."""
     counts = numbers(methods, "coefficients")
-    log_axis(ax, [*(counts / BESIDE), *(counts * BESIDE)], _short)
+    style.log_ticks(ax, [*(counts / BESIDE), *(counts * BESIDE)], _short)
     ticks = {
         budget: statistics.mode(m["coefficients"] for m in methods if m["budget"] == budget)
         for budget in style.unique(m["budget"] for m in methods) if budget is not None

@@ -132,9 +132,11 @@ def legend(figure: Figure, handles: Sequence[Artist], note: str = "") -> None:
         handles: with labels.
         note: a line above it, such as what is not shown.
     """
-    labels = [str(handle.get_label()) for handle in handles]
-    columns = min(len(labels), max(1, int(88 / (max(map(len, labels)) + 6))))
-    rows = math.ceil(len(labels) / columns) + (wrapped(note, 100).count("\n") + 1 if note else 0)
+    labels = [wrapped(str(handle.get_label()).replace(r"\$", "$"), 80) for handle in handles]
+    longest = max(len(line) for label in labels for line in label.split("\n"))
+    columns = min(len(labels), max(1, int(88 / (longest + 6))))
+    rows = math.ceil(len(labels) / columns) + sum(label.count("\n") for label in labels)
+    rows += wrapped(note, 100).count("\n") + 1 if note else 0
     figure.set_figheight(figure.get_figheight() + 0.19 * rows)
     # matplotlib leaves out labels that begin with an underscore
     shown = [f" {label}" if label.startswith("_") else label for label in labels]
@@ -177,21 +179,31 @@ def tidy_bar(bar: Any, label: str = "") -> None:
 
 
 def log_ticks(ax: Axes, values: Iterable[float], labels: Any = "{:g}".format, axis: str = "x") -> None:
-    """A logarithmic axis around values, with as many round ticks as do not crowd it."""
+    """A logarithmic axis around values, with as many round ticks as do not crowd it, and at least one."""
     good = [value for value in values if value > 0 and math.isfinite(value)]
     if not good:
         return
     low, high = min(good) / 1.2, max(good) * 1.2
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for steps in (range(1, 10), (1, 2, 5), (1, 3), (1,)):
-        ticks = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
-        if len(ticks) <= 5:
-            break
+    if not (ticks := round_numbers(low, high)):
+        middle = math.sqrt(low * high)
+        low, high = middle / 1.42, middle * 1.42  # 1 and 2 are a factor 2 apart
+        ticks = round_numbers(low, high)
     ticks = ticks[:: math.ceil(len(ticks) / 5)]
     ax.set(**{f"{axis}scale": "log"})
     ax.set(**{f"{axis}lim": (low, high)})
     ax.set(**{f"{axis}ticks": ticks, f"{axis}ticklabels": [labels(tick) for tick in ticks]})
     ax.minorticks_off()
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """Numbers of one digit between two, few if the two are far apart."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found: list[float] = []
+    for steps in (range(1, 10), (1, 2, 5), (1, 3), (1,)):
+        found = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
+        if len(found) <= 5:
+            break
+    return found
 
 
 # ---- Data ------------------------------------------------------------------------------------------------------------
