@@ -2,6 +2,7 @@
 
     python results/measure.py transforms >> results/transforms.csv   # rebuilding W: matrix products against FFT
     python results/measure.py step >> results/step.csv               # a training step of each config against dense
+    python results/measure.py muon >> results/muon.csv               # a training step with Muon against AdamW
     python results/measure.py loop >> results/loop.csv               # zoo fit of dense against a plain PyTorch loop
     python results/measure.py table RUNS >> results/glue.csv         # summaries of runs, one row each
     python results/measure.py analysis DIR >> results/analysis.csv   # a report of zoo analyze
@@ -36,14 +37,14 @@ from tasks.text.windows import WindowLoader
 from zoo import transforms
 from zoo.bases import dct_matrix
 from zoo.cli import run
-from zoo.optimizers import OptimizerConfig, warmup_cosine
+from zoo.optimizers import OptimizerConfig, build, warmup_cosine
 
 
 def main(argv: list[str]) -> None:
     """Print the rows of one measurement."""
     measurements = {
-        "transforms": measure_transforms, "step": measure_step, "loop": measure_loop, "table": table,
-        "analysis": analysis, "mask": mask,
+        "transforms": measure_transforms, "step": measure_step, "muon": measure_muon, "loop": measure_loop,
+        "table": table, "analysis": analysis, "mask": mask,
     }
     rows = measurements[argv[0]](*argv[1:])
     source = {
@@ -104,12 +105,10 @@ def measure_transforms() -> list[dict[str, object]]:
     return rows
 
 
-def trained_step(model: CharLM, batches: WindowLoader) -> Callable[[], object]:
-    """A plain loop's training step: bfloat16 autocast, AdamW, clipping."""
-    from zoo.optimizers import parameter_groups
-
-    config = OptimizerConfig(lr=0.01, final_lr=0.02)
-    optimizer = torch.optim.AdamW(parameter_groups(model, config.lr, 0.1), betas=(0.9, 0.99), fused=True)
+def trained_step(model: CharLM, batches: WindowLoader, name: str = "adamw") -> Callable[[], object]:
+    """A plain loop's training step: bfloat16 autocast, AdamW or Muon, clipping."""
+    config = OptimizerConfig(name, lr=0.007, final_lr=0.02)
+    optimizer = build(model, config)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: warmup_cosine(s, batches.steps, 100, 0.02))
     iterator = iter(batches)
 
@@ -158,6 +157,28 @@ def measure_step() -> list[dict[str, object]]:
              **ratio(s, seconds["dense"])}
             for name, s in seconds.items()
         ]
+    return rows
+
+
+def measure_muon() -> list[dict[str, object]]:
+    """A training step with subspace Muon against the same with AdamW, 32 windows."""
+    import functools
+
+    from zoo.parameterizations import DCT, Dense, RandomOrthonormal, RowDCT
+
+    factories = {"dense": Dense, "dct_half": functools.partial(DCT, ratio=0.5),
+                 "dct_tenth": functools.partial(DCT, ratio=0.1), "row_dct_tenth": functools.partial(RowDCT, ratio=0.1),
+                 "random_orthonormal_half": functools.partial(RandomOrthonormal, ratio=0.5)}
+    data, rows = CharData(), []
+    for config, factory in factories.items():
+        steps = {}
+        for name in ("adamw", "muon"):
+            torch.manual_seed(0)
+            loader = WindowLoader(data.encoded[0][0], 10_000, 32, 128, seed=0)
+            steps[name] = trained_step(CharLM(data.vocabulary, factory), loader, name)
+        seconds = alternate(steps, 60, 8)
+        rows.append({"config": config, **{f"{name}_ms": f"{1e3 * median(s):.1f}" for name, s in seconds.items()},
+                     **ratio(seconds["muon"], seconds["adamw"])})
     return rows
 
 
