@@ -25,8 +25,8 @@ def describe(report: dict[str, Any]) -> str:
             for names in parts(report["parameterizations"]):
                 lines += exponents(report, along, names)
     lines += ["", "sizes are root-mean-squares over entries, of W whatever its coefficients; an",
-              f"exponent is the slope of log size, and flat within {FLAT:g} of 0; gradients are those",
-              "at the start; the stream is what blocks put out"]
+              f"exponent is the slope of log size, flat within {FLAT:g} of 0; gradients are those at",
+              "the start; the stream is what blocks put out"]
     if report["rebuild"]:
         lines += ["", "relative error of a rebuilt matrix", *errors_of(report["rebuild"])]
     return "\n".join(lines)
