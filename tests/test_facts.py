@@ -11,7 +11,8 @@ from test_updates import classifier, run
 
 from zoo.__main__ import main
 from zoo.errors import UserError
-from zoo.lab.facts import Facts, label, nickname
+from zoo.lab.facts import Facts, label
+from zoo.lab.names import nickname
 from zoo.lab.updates import read
 from zoo.parameterizations import LoRA
 

@@ -11,14 +11,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"zoo", "zoo.errors"},
-    {"zoo.files"},
+    {"zoo.files", "zoo.machine"},
     {"zoo.bases", "zoo.selection", "zoo.budget"},
     {"zoo.transforms"},
     {"zoo.spectrum", "zoo.frequencies"},
     {"zoo.parameterizations"},
     {"zoo.linear"},
     {"zoo.convert"},
-    {"zoo.loader", "zoo.peft", "zoo.optimizers", "zoo.muon", "zoo.lab.places", "zoo.lab.masks"},
+    {"zoo.loader", "zoo.peft", "zoo.optimizers", "zoo.muon", "zoo.lab.places", "zoo.lab.masks", "zoo.lab.names"},
     {"zoo.testing", "zoo.module", "zoo.tensorboard", "zoo.checkpoints"},
     {"zoo.callbacks"},
     {"zoo.lab"},

@@ -23,12 +23,11 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from torch import nn
 
 from zoo.errors import UserError
-from zoo.files import read_tensors, write_tensors
+from zoo.files import ADAPTER, read_tensors, write_tensors
 from zoo.lab.masks import Kept, pack
 from zoo.lab.masks import unpack as unpack_masked
 from zoo.module import ZooModule
 
-ADAPTER = "adapter.safetensors"
 RESUME = ("optimizer_states", "lr_schedulers", "callbacks", "loops")
 """What only going on needs."""
 REMEDY = "; give the config and options it was trained with"

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from zoo.errors import UserError
 
+ADAPTER = "adapter.safetensors"
+"""A run in one file, as `zoo export --to safetensors` writes it."""
+
 
 def _safetensors() -> Any:
     try:

@@ -18,6 +18,7 @@ from zoo.callbacks.checkpoint import Checkpoint
 from zoo.callbacks.progress import say
 from zoo.callbacks.spectra import SpectrumCallback, StableRank
 from zoo.convert import are_updates, zoo_layers
+from zoo.machine import device_name
 from zoo.module import ZooData, ZooModule
 
 LIBRARIES = ("torch", "lightning", "torchmetrics", "tensorboard", "jsonargparse", "einops")
@@ -117,6 +118,7 @@ class RunSummary(Callback):
             "lr": config.lr,
             "weight_decay": config.weight_decay,
             "precision": str(trainer.precision),
+            "devices": trainer.world_size,
             "seconds": round(self.seconds, 2),
             "steps_per_second": round((trainer.global_step - self.first_step) / (self.seconds - self.before), 3),
             "callback_seconds": {
@@ -204,15 +206,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def device_name(device: torch.device) -> str:
-    """The accelerator, or the processor, in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name") and line.partition(":")[2].strip():
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -34,7 +34,7 @@ def export(run: str, to: str, output: str | None, backbone: str | None, rank: in
         raise UserError(f"--rank must be at least 1, and goes with --to peft; got --rank {rank} --to {to}")
     from zoo import checkpoints, peft
     from zoo.convert import zoo_layers
-    from zoo.files import new_folder, size
+    from zoo.files import ADAPTER, new_folder, size
 
     path = checkpoints.resolve(run)
     run_folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
@@ -50,7 +50,7 @@ def export(run: str, to: str, output: str | None, backbone: str | None, rank: in
             checkpoint = checkpoints.load(path)
             file = run_folder / "config.yaml"
             config = file.read_text(encoding="utf-8") if file.is_file() else checkpoint.get("config", "")
-            checkpoints.write_adapter(part / checkpoints.ADAPTER, checkpoint, config)
+            checkpoints.write_adapter(part / ADAPTER, checkpoint, config)
     layers = zoo_layers(model.net).values()
     dense = sum(4 * math.prod(layer.parameterization.shape) for layer in layers)
     coefficients = sum(4 * layer.parameterization.num_trainable for layer in layers)

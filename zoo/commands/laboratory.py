@@ -1,4 +1,4 @@
-"""What `zoo analyze` and `zoo mask` share: their lists, folder, progress bar and the facts on top of a report."""
+"""What commands that write a report share: lists, folder, progress bar and the facts on top."""
 
 import importlib.util
 import os
@@ -24,6 +24,8 @@ SHARED: dict[str, dict[str, Any]] = {
 """Options of both."""
 SMALL = 8
 JOURNAL = "evaluations.jsonl"
+MORE = {"mask": (JOURNAL,), "report": ("report.md", "report.csv"), "coordinates": ("coordinates.csv", "rebuild.csv")}
+"""Files of a report besides its data, its page and its figures."""
 
 
 def words(option: str, text: str, known: Sequence[str]) -> list[str]:
@@ -52,14 +54,19 @@ def is_ours(folder: Path, name: str) -> Callable[[Path], bool]:
     def ours(file: Path) -> bool:
         inside = {"figures": (".png", ".svg"), "masked": (".safetensors",)}
         if file.parent == Path():
-            return file.name in (f"{name}.json", f"{name}.html") or (name == "mask" and file.name == JOURNAL)
+            return file.name in (f"{name}.json", f"{name}.html", *MORE.get(name, ()))
         return finished and file.suffix in inside.get(str(file.parent), ())
 
     return ours
 
 
 def check_out(out: str | None, name: str, force: bool) -> Path | None:
-    """The folder of a report, `name` of analysis or mask, if one is wanted; an interrupted one is gone on with.
+    """The folder of a report, if one is wanted; an interrupted one of `zoo mask` is gone on with.
+
+    Args:
+        out: the folder, or None.
+        name: of the report, as its files have it.
+        force: replace an earlier one.
 
     Raises:
         UserError: if it holds a report and --force is not given, or anything else, or it cannot be made.
@@ -124,7 +131,7 @@ def facts(command: str, argv: Sequence[str], start: float) -> dict[str, Any]:
     import torch
 
     from zoo import __version__
-    from zoo.callbacks.summary import device_name
+    from zoo.machine import device_name
 
     return {
         "zoo": __version__, "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.commands.arguments import parse
-from zoo.commands.laboratory import facts, is_ours, need_extra
+from zoo.commands.laboratory import check_out, facts, is_ours, need_extra
 from zoo.errors import UserError
 
 WIDTH = 80
@@ -24,7 +24,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
                     "default Dense under AdamW"},
     "--force": {"action": "store_true", "help": "replace an earlier report in --out"},
 }
-FILES = ("report.md", "report.csv")
 MANY = 10
 """Runs that were left out that are named."""
 
@@ -47,7 +46,7 @@ def report(
     start = time.perf_counter()
     if not 0 < margin < float("inf"):
         raise UserError(f"--margin must be above 0, got {margin}")
-    folder = _check_out(out, force)
+    folder = check_out(out, "report", force)
     need_extra()
     from zoo.lab import comparison, experiments
 
@@ -65,21 +64,6 @@ def report(
     return "\n\n".join(lines)
 
 
-def _check_out(out: str | None, force: bool) -> Path | None:
-    from zoo.files import check_new
-
-    if out is None:
-        if force:
-            raise UserError("--force replaces an earlier report, and goes with --out")
-        return None
-    check_new(Path(out), "--out", lambda file: _is_ours(Path(out), file), force)
-    return Path(out)
-
-
-def _is_ours(folder: Path, file: Path) -> bool:
-    return is_ours(folder, "report")(file) or str(file) in FILES
-
-
 def _write(folder: Path, data: dict[str, Any], force: bool) -> None:
     """All files of the report, or none."""
     import csv
@@ -91,7 +75,7 @@ def _write(folder: Path, data: dict[str, Any], force: bool) -> None:
     from zoo.lab.report_tables import markdown, rows
 
     data = finite(data)
-    with new_folder(folder, "--out", lambda file: _is_ours(folder, file), force) as part:
+    with new_folder(folder, "--out", is_ours(folder, "report"), force) as part:
         write_report(part, "report", data, figures(data), page)
         (part / "report.md").write_text(markdown(data), encoding="utf-8")
         with (part / "report.csv").open("w", encoding="utf-8", newline="") as file:

@@ -44,7 +44,7 @@ def sweep(
         UserError: for a sweep file that says nothing or two things, a trial that cannot be built, or a folder that
             holds other runs; nothing has been written then.
     """
-    from zoo.sweep.cluster import check_address, connected, need_ray, share, silence
+    from zoo.sweep.cluster import connected, prepare, share, silence
     from zoo.sweep.read import read
     from zoo.sweep.record import Record, lock
     from zoo.sweep.schedule import Schedule
@@ -60,8 +60,7 @@ def sweep(
     trials = plan.every()
     record.check(trials)
     if not dry_run:
-        need_ray()
-        check_address(ray_address)
+        prepare(ray_address)
     build([trial for trial in trials if not (folder / trial.name).exists()], given)
     known = {trial.name: found for trial in trials if (found := outcome(folder, trial))}
     schedule = Schedule(plan, known, starting=record.add)

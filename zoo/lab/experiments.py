@@ -173,6 +173,8 @@ def _told(summary: dict[str, Any], flat: Flat) -> Flat:
              if key in DATA or key.startswith(("train_", "validation_")) and isinstance(summary[key], int)}
     if not {"corpus_sha256", "glue_task"} & set(facts):
         facts["data"] = summary.get("corpus", summary.get("data"))
+    if summary.get("devices", 1) != 1:
+        facts["devices"] = summary["devices"]  # each has batches of its own
     told = {}
     for key, value in flat.items():
         part, _, name = key.partition(".")

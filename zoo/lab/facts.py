@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,15 +12,11 @@ from zoo import checkpoints
 from zoo.convert import factory_class
 from zoo.errors import UserError
 from zoo.files import read_json
+from zoo.lab.names import nickname
 from zoo.module import ZooModule
 
 DATA = ("corpus", "corpus_sha256", "max_length", "block_size", "batch_size", "precision", "steps")
 """What of a summary tells runs apart, besides the number of examples and the settings that a checkpoint holds."""
-SUFFIXES = (".ckpt", ".safetensors", ".bin", ".pt")
-SILENT = re.compile(r"checkpoints|snapshots|version_0|last|model|(adapter|pytorch)_model|[0-9a-f]{40}").fullmatch
-"""Names of files and folders that say nothing,"""
-WEAK = re.compile(r"best|adapter|version_\d+|checkpoint-\d+|export-(dense|peft|safetensors)").fullmatch
-"""and those that say something of what they are in."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,24 +97,6 @@ def adapter_facts(path: str, config: dict[str, Any]) -> Facts:
 def plain_facts(path: str) -> Facts:
     """What is known of a checkpoint of something else: its name."""
     return Facts(path=path, name=nickname(path), group=nickname(path), settings={"path": path})
-
-
-def nickname(path: str, parts: int = 1) -> str:
-    """The last parts of a path that say something, joined: `rte-lora` of `rte-lora/version_0/checkpoints/last.ckpt`.
-
-    Args:
-        path: of a run, a checkpoint or a network; or a network's name on a hub.
-        parts: how many, besides those that need the one before, such as `version_1`.
-    """
-    whole = Path(path).absolute()
-    whole = whole.parent if whole.name == checkpoints.ADAPTER else whole
-    names = [part.split("--")[-1] if part.startswith("models--") else part for part in whole.parent.parts[1:]]
-    names = [name for name in [*names, whole.stem if whole.suffix in SUFFIXES else whole.name] if not SILENT(name)]
-    names = names or [whole.name]
-    first = len(names) - parts
-    while first > 0 and WEAK(names[first]):
-        first -= 1
-    return "-".join(names[max(first, 0) :])
 
 
 def _summary(file: Path, about: dict[str, object]) -> tuple[dict[str, Any], list[str]]:

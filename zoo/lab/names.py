@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-ADAPTER = "adapter.safetensors"
+from zoo.files import ADAPTER
+
 SUFFIXES = (".ckpt", ".safetensors", ".bin", ".pt")
 SILENT = re.compile(r"checkpoints|snapshots|version_0|last|model|(adapter|pytorch)_model|[0-9a-f]{40}").fullmatch
 """Names of files and folders that say nothing,"""

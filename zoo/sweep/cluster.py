@@ -21,6 +21,10 @@ QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1", "TUNE_GLOBAL_CHECKPOINT_S": "1000000", "TUNE_WARN_THRESHOLD_S": "1000000",
     "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_TRAIN_V2_ENABLED": "0",
 }
+IMPATIENT = {
+    "RAY_py_gcs_connect_timeout_s": "5", "RAY_gcs_rpc_server_connect_timeout_s": "2", "RAY_NUM_REDIS_GET_RETRIES": "1",
+}
+"""Of a driver that joins a cluster: at an address where something else answers, Ray would try for minutes."""
 STORE = 80_000_000
 """Bytes of Ray's object store, which holds next to nothing here; Ray's least is 75 MiB."""
 SECONDS = 5.0
@@ -92,7 +96,6 @@ def connected(address: str | None, out: Path, there: str) -> Iterator[Cluster]:
     Raises:
         UserError: if the cluster does not answer, or a node does not see the folders.
     """
-    os.environ.update(QUIET)
     import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
@@ -102,7 +105,6 @@ def connected(address: str | None, out: Path, there: str) -> Iterator[Cluster]:
         options |= {"address": "local", "include_dashboard": False, "object_store_memory": STORE,
                     "_temp_dir": str(folder)}
     else:
-        check_address(address)
         options["address"] = address
     try:
         try:
@@ -118,14 +120,24 @@ def connected(address: str | None, out: Path, there: str) -> Iterator[Cluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def need_ray() -> None:
-    """Raises UserError naming the extra, if Ray Tune is not installed."""
+def prepare(address: str | None) -> None:
+    """Have Ray be silent and quick to give up, which it has to know before it is imported.
+
+    Args:
+        address: of a cluster, if one is to be joined.
+
+    Raises:
+        UserError: naming the extra, if Ray Tune is not installed; or if nothing answers at the address.
+    """
+    os.environ.update(QUIET if address is None else QUIET | IMPATIENT)
     try:
         found = importlib.util.find_spec("ray.tune") and importlib.util.find_spec("pyarrow")
     except ModuleNotFoundError:  # ray itself
         found = None
     if not found:
         raise UserError("a sweep needs Ray Tune, which is not installed: pip install 'zoo[sweep]'")
+    if address is not None and address != "auto":
+        _check_address(address)
 
 
 def _remove_left() -> None:
@@ -136,10 +148,8 @@ def _remove_left() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_address(address: str | None) -> None:
-    """Raises UserError if nothing answers there; Ray itself would try for minutes."""
-    if address in (None, "auto"):
-        return
+def _check_address(address: str) -> None:
+    """Raises UserError if nothing answers there."""
     host, colon, port = address.rpartition(":")
     if "/" in address or not (colon and host and port.isdigit()):
         raise UserError(f"--ray-address takes HOST:PORT of the cluster's head, as in 10.0.0.1:6379, or auto, got "

@@ -41,8 +41,8 @@ class Table:
         self.looked = -math.inf
         self.drawn = 0
 
-    def tick(self) -> None:
-        """Say what has ended, and draw."""
+    def tick(self, last: bool = False) -> None:
+        """Say what has ended, and draw, unless this is the last time."""
         ended = [name for name in (*self.schedule.done, *self.schedule.failed) if name not in self.said]
         if not ended and not (self.live and time.monotonic() - self.looked >= EVERY):
             return
@@ -52,13 +52,12 @@ class Table:
         for name in ended:
             self.said.add(name)
             self._say(name, left)
-        if self.live:
+        if self.live and not last:
             self._draw(lines(self.schedule, running, left, *self._size()))
 
     def close(self) -> None:
         """Say what has ended since, and take the table away."""
-        self.looked = -math.inf
-        self.tick()
+        self.tick(last=True)
         self._draw([])
 
     def _say(self, name: str, left: float | None) -> None:
@@ -77,9 +76,9 @@ class Table:
     def _size(self) -> tuple[int, int]:
         try:
             size = os.get_terminal_size(self.out.fileno())
-            return size.columns, size.lines
         except OSError:
-            return 80, 24
+            size = os.terminal_size((0, 0))
+        return size.columns or 80, size.lines or 24
 
     def _draw(self, rows: list[str]) -> None:
         """In place of what was drawn last."""
