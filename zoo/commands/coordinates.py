@@ -1,7 +1,7 @@
 """`zoo coordinates`: how weights, gradients, updates and activations grow with the width and the depth of a network.
 
 Each network is trained for a few steps, at a constant rate, by the trainer of `zoo fit`. Options of --model, --data and
---trainer are those of `zoo fit`, as in --model.optimizer.lr 0.003. A task must have width, layers and heads, as the
+--trainer are those of `zoo fit`, as in --model.optimizer.name muon. A task must have width, layers and heads, as the
 character model has: widths are compared at the config's depth, depths at its width, and all heads are as large.
 """
 
