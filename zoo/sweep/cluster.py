@@ -5,10 +5,11 @@ import math
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -27,8 +28,9 @@ IMPATIENT = {
 """Of a driver that joins a cluster: at an address where something else answers, Ray would try for minutes."""
 STORE = 80_000_000
 """Bytes of Ray's object store, which holds next to nothing here; Ray's least is 75 MiB."""
-SECONDS = 5.0
+SECONDS = 30.0
 """To wait for a cluster's answer."""
+PROBE = "import ray, sys; ray.init(address=sys.argv[1], logging_level='CRITICAL', log_to_driver=False)"
 TOKEN = ".zoo-sweep"
 
 
@@ -127,16 +129,12 @@ def prepare(address: str | None) -> None:
         address: of a cluster, if one is to be joined.
 
     Raises:
-        UserError: naming the extra, if Ray Tune is not installed; or if nothing answers at the address.
+        UserError: naming the extra, if Ray Tune is not installed; or if no cluster answers at the address.
     """
     os.environ.update(QUIET if address is None else QUIET | IMPATIENT)
-    try:
-        found = importlib.util.find_spec("ray.tune") and importlib.util.find_spec("pyarrow")
-    except ModuleNotFoundError:  # ray itself
-        found = None
-    if not found:
+    if not all(map(importlib.util.find_spec, ("ray", "pyarrow"))):
         raise UserError("a sweep needs Ray Tune, which is not installed: pip install 'zoo[sweep]'")
-    if address is not None and address != "auto":
+    if address is not None:
         _check_address(address)
 
 
@@ -149,16 +147,31 @@ def _remove_left() -> None:
 
 
 def _check_address(address: str) -> None:
-    """Raises UserError if nothing answers there."""
-    host, colon, port = address.rpartition(":")
-    if "/" in address or not (colon and host and port.isdigit()):
-        raise UserError(f"--ray-address takes HOST:PORT of the cluster's head, as in 10.0.0.1:6379, or auto, got "
-                        f"{address!r}")
-    try:
-        socket.create_connection((host, int(port)), SECONDS).close()
-    except OSError as error:
-        raise UserError(f"no Ray cluster answers at {address} ({error.strerror or error}): start one with "
-                        "ray start --head, or leave --ray-address out") from None
+    """Find out in another process whether a cluster answers, and whether it wants the user's token.
+
+    Raises:
+        UserError: if none does.
+    """
+    none = f"no Ray cluster answers at {address}"
+    remedy = "start one with ray start --head, or leave --ray-address out"
+    if address != "auto":
+        host, colon, port = address.rpartition(":")
+        if "/" in address or not (colon and host and port.isdigit()):
+            raise UserError(f"--ray-address takes HOST:PORT of the cluster's head, as 10.0.0.1:6379, or auto, got "
+                            f"{address!r}")
+        try:
+            socket.create_connection((host, int(port)), 5).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(f"{none} ({getattr(error, 'strerror', None) or error}): {remedy}") from None
+    for mode in ({}, {"RAY_AUTH_MODE": "token"}) if "RAY_AUTH_MODE" not in os.environ else ({},):
+        command = [sys.executable, "-P", "-c", PROBE, address]
+        with suppress(subprocess.TimeoutExpired):
+            if not subprocess.run(
+                command, env=os.environ | mode, capture_output=True, timeout=SECONDS, check=False
+            ).returncode:
+                os.environ.update(mode)
+                return
+    raise UserError(f"{none}: {remedy}")
 
 
 def _check_nodes(ray: Any, out: Path, there: str) -> None:
