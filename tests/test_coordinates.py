@@ -14,9 +14,10 @@ from conftest import refused
 from lightning.pytorch import Callback
 
 from zoo.__main__ import main
-from zoo.commands.coordinates import numbers, split
+from zoo.commands.coordinates import GROUPS, numbers
 from zoo.commands.coordinates_networks import Cell, built, train
 from zoo.commands.coordinates_text import parts
+from zoo.commands.laboratory import split
 from zoo.convert import merge, zoo_layers
 from zoo.errors import UserError
 from zoo.lab import coordinates
@@ -287,7 +288,7 @@ def test_a_folder_of_something_else_is_left_alone(place, options, capsys):
 
 
 def test_options():
-    own, passed = split(["coordinates", "--model.optimizer.name", "muon", "--steps", "3", "--data.seed=4"])
+    own, passed = split(["coordinates", "--model.optimizer.name", "muon", "--steps", "3", "--data.seed=4"], GROUPS)
     assert (own, passed) == (["coordinates", "--steps", "3"], ["--model.optimizer.name=muon", "--data.seed=4"])
     assert numbers("--widths", "64, 32,64") == [32, 64]
     with pytest.raises(UserError, match="--sizes takes whole numbers from 2 on"):

@@ -10,14 +10,14 @@ import difflib
 import inspect
 import math
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from zoo.commands.arguments import parse
-from zoo.commands.laboratory import Bar, facts, is_ours, need_extra
+from zoo.commands.laboratory import Bar, check_out, facts, is_ours, need_extra, split
 from zoo.errors import UserError
+from zoo.files import new_folder
 
 NAMES, WIDTHS, DEPTHS = "Dense,DCT,RandomOrthonormal,LoRA", "64,128,256,512,1024", "2,4,8,12"
 SIZES = "64,128,256,512,1024,2048,4096"
@@ -43,7 +43,6 @@ GROUPS = ("--model.", "--data.", "--trainer.")
 OWN = {"--trainer.max_steps": "--steps", "--model.parameterization": "--parameterization",
        "--model.parameterization.ratio": "--ratio", "--model.optimizer.lr": "--lr"}
 """Options of `zoo fit` that have a name of their own here."""
-FILES = ("coordinates.csv", "rebuild.csv")
 BATCH = ("--data.batch_size=4", "--data.block_size=64")
 """Small: sizes do not depend on how many windows there are, and time does."""
 CONSTANT = ("--model.optimizer.warmup=0", "--model.optimizer.final_lr=1")
@@ -55,22 +54,10 @@ those of nothing."""
 
 def main(argv: list[str]) -> int:
     """Print exponents and errors, and write them if asked to."""
-    own, passed = split(argv)
+    own, passed = split(argv, GROUPS)
     options = vars(parse("coordinates", __doc__ or "", own, OPTIONS))
     print(coordinates(argv=argv[1:], passed=passed, **options))
     return 0
-
-
-def split(argv: list[str]) -> tuple[list[str], list[str]]:
-    """The options of `zoo fit` apart, as `--data.key=value`."""
-    own, passed = [], []
-    words = iter(argv)
-    for word in words:
-        if not word.startswith(GROUPS):
-            own.append(word)
-        else:
-            passed.append(word if "=" in word else f"{word}={next(words, '')}")
-    return own, passed
 
 
 def coordinates(
@@ -95,7 +82,7 @@ def coordinates(
         raise UserError(f"the option for that is {taken} here: zoo coordinates --help")
     if lr is not None and not 0 < lr < math.inf:
         raise UserError(f"--lr must be above 0, got {lr}")
-    folder = check_out(out, force)
+    folder = check_out(out, "coordinates", force)
     need_extra()
     shared = {name: ["--config", config, *BATCH, *CONSTANT, f"--model.parameterization={name}", *budget(cls, ratio),
                      *passed, f"--trainer.max_steps={steps}"]
@@ -116,7 +103,7 @@ def coordinates(
     bar = Bar("networks and matrices")
     done = bar.expect(len(cells) + len(square) * len(shared))
     rows, rebuilt = [], []
-    with new_folder(folder) if folder else nullcontext() as part:
+    with new_folder(folder, "--out", is_ours(folder, "coordinates"), force=True) if folder else nullcontext() as part:
         try:
             for cell in cells:
                 options = [*shared[cell.name], *data, *sizes_of(cell, base), f"--model.optimizer.lr={lr}"]
@@ -196,32 +183,3 @@ def parameterizations(text: str) -> dict[str, type]:
 def budget(cls: type, ratio: float) -> list[str]:
     """The option for a class that takes a ratio."""
     return [f"--model.parameterization.ratio={ratio}"] if "ratio" in inspect.signature(cls).parameters else []
-
-
-def check_out(out: str | None, force: bool) -> Path | None:
-    """The folder of the report, if one is wanted.
-
-    Raises:
-        UserError: if it holds anything but a report that --force replaces, or cannot be made.
-    """
-    if out is None:
-        if force:
-            raise UserError("--force replaces an earlier report, and goes with --out")
-        return None
-    from zoo.files import check_new
-
-    check_new(Path(out), "--out", ours(Path(out)), force)
-    return Path(out)
-
-
-def ours(folder: Path) -> Callable[[Path], bool]:
-    """Which files in a folder are of an earlier report."""
-    report = is_ours(folder, "coordinates")
-    return lambda file: report(file) or str(file) in FILES
-
-
-def new_folder(folder: Path) -> Any:
-    """To write the report into."""
-    from zoo import files
-
-    return files.new_folder(folder, "--out", ours(folder), force=True)

@@ -40,6 +40,18 @@ def words(option: str, text: str, known: Sequence[str]) -> list[str]:
     return found
 
 
+def split(argv: Sequence[str], prefixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Options that begin with a prefix apart, as `--data.key=value`: they are those of `zoo fit`."""
+    own, passed = [], []
+    arguments = iter(argv)
+    for word in arguments:
+        if not word.startswith(prefixes):
+            own.append(word)
+        else:
+            passed.append(word if "=" in word else f"{word}={next(arguments, '')}")
+    return own, passed
+
+
 def need_extra(*more: str) -> None:
     """Raises UserError naming the extra, if scipy, matplotlib or one of `more` is not installed."""
     for name in ("scipy", "matplotlib", *more):

@@ -22,6 +22,7 @@ from zoo.commands.laboratory import (
     is_ours,
     need_extra,
     read_all,
+    split,
     words,
 )
 from zoo.errors import UserError
@@ -45,22 +46,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def main(argv: list[str]) -> int:
     """Print the scores, and write them if asked to."""
-    own, data = split(argv)
+    own, data = split(argv, ("--data.",))
     options = vars(parse("mask", __doc__ or "", own, OPTIONS))
     print(mask(argv=argv[1:], data=data, **options))
     return 0
-
-
-def split(argv: list[str]) -> tuple[list[str], list[str]]:
-    """The options of the data apart, as `--data.key=value`, which go to where the run is opened."""
-    own, data = [], []
-    words = iter(argv)
-    for word in words:
-        if not word.startswith("--data."):
-            own.append(word)
-        else:
-            data.append(word if "=" in word else f"{word}={next(words, '')}")
-    return own, data
 
 
 def mask(
