@@ -61,7 +61,7 @@ def sweep(
     record.check(trials)
     if not dry_run:
         prepare(ray_address)
-    build([trial for trial in trials if not (folder / trial.name).exists()], given)
+    build(trials, folder, given)
     known = {trial.name: found for trial in trials if (found := outcome(folder, trial))}
     schedule = Schedule(plan, known, starting=record.add)
     if dry_run:
@@ -119,25 +119,27 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"cannot write '{folder}': '{there}' {why}; give another --out")
 
 
-def build(trials: Sequence["Trial"], out: str) -> None:
-    """Build each method, and each searched value, once: what is wrong is said before anything starts.
+def build(trials: Sequence["Trial"], folder: Path, out: str) -> None:
+    """Build each method, and each searched value, that has no run yet: what is wrong is said before anything starts.
 
     Raises:
         UserError: naming the method.
     """
-    if not trials:
+    seen: set[str] = set()
+    todo = []
+    for trial in sorted(trials, key=lambda trial: not (folder / trial.name).exists()):
+        news = {trial.method, *(f"{key}={value}" for key, value in trial.point.items())} - seen
+        if news and not (folder / trial.name).exists():
+            todo.append(trial)
+        seen |= news
+    if not todo:
         return
     from zoo import messages
     from zoo.cli import command_line, quiet
 
     quiet()
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
-    seen: set[str] = set()
-    for trial in trials:
-        news = {trial.method, *(f"{key}={value}" for key, value in trial.point.items())} - seen
-        if not news:
-            continue
-        seen |= news
+    for trial in todo:
         said = io.StringIO()
         try:
             with redirect_stderr(said):
@@ -145,7 +147,8 @@ def build(trials: Sequence["Trial"], out: str) -> None:
             if logger not in (None, True):
                 raise UserError(f"its config has {logger!r} as trainer.logger, and a run of a sweep needs zoo's own")
         except SystemExit:
-            raise UserError(f"{trial.method}: {said.getvalue().strip().removeprefix('zoo: ')}") from None
+            line = said.getvalue().strip().splitlines()[-1]
+            raise UserError(f"{trial.method}: {line.removeprefix('zoo: ')}") from None
         except Exception as error:
             if mistake := messages.user_error(error):
                 raise UserError(f"{trial.method}: {mistake}") from error
