@@ -10,7 +10,7 @@ def main(argv: list[str]) -> int:
     parse("list", __doc__ or "", argv, {})
     import tasks
     import zoo.parameterizations as zoo
-    from zoo.config_files import shipped
+    from zoo.config_files import load, shipped
     from zoo.module import ZooModule
 
     classes = [getattr(zoo, name) for name in zoo.__all__]
@@ -19,7 +19,10 @@ def main(argv: list[str]) -> int:
     kinds = [getattr(tasks, name) for name in tasks.__all__]
     section("tasks", {c.__name__: first_line(c) for c in kinds if issubclass(c, ZooModule)})
     section("data", {c.__name__: first_line(c) for c in kinds if not issubclass(c, ZooModule)})
-    section("configs", {name: path.read_text().splitlines()[0].lstrip("# ") for name, path in shipped().items()})
+    about = {name: path.read_text().splitlines()[0].lstrip("# ") for name, path in shipped().items()}
+    sweeps = {name for name, path in shipped().items() if "grid" in load(path)}
+    section("configs", {name: line for name, line in about.items() if name not in sweeps})
+    section("sweeps", {name: line for name, line in about.items() if name in sweeps})
     return 0
 
 

@@ -85,8 +85,12 @@ def lock(out: Path) -> Iterator[None]:
     Raises:
         UserError: if another sweep has it.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / LOCK).open("w") as file:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / LOCK).open("w")
+    except OSError as error:
+        raise UserError(f"cannot write '{out}': {error.strerror}; give another --out") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
