@@ -48,7 +48,10 @@ class Plan(Searcher):
         """Put down what has become of it."""
         name = self.names.pop(trial_id)
         why = "the process of Ray that ran it has died" if error else (result or {}).get("why")
-        found = trials.outcome(self.out, self.schedule.running[name]) if why is None else None
+        try:
+            found = trials.outcome(self.out, self.schedule.running[name]) if why is None else None
+        except UserError as mistake:
+            found, why = None, str(mistake)
         self.schedule.finish(name, found or why or "it ended without a whole summary.json")
 
     def save(self, checkpoint_path: str) -> None:
