@@ -6,18 +6,20 @@ import pytest
 
 from zoo.__main__ import main
 from zoo.config_files import shipped
+from zoo.sweep.read import read
 
 BUDGETS = {"half": 393_216, "tenth": 78_643, "twentieth": 39_321, "lora_48": 393_216, "randlora": 392_656}
 SHARES = ("half", "tenth", "twentieth")
 CHARACTER = [
-    "char_lm", "dense", "lora_48", "randlora", "zigzag_random_tenth",
+    "char_lm", "dense", "lora_48", "randlora", "zigzag_random_tenth", "row_dct_tenth", "dct_half_muon",
     *(f"{kind}_{share}" for kind in ("dct", "random_orthonormal", "zigzag") for share in SHARES),
 ]
+SWEEPS = {"char_lm_sweep": 24 * (4 + 5), "char_lm_sweep_quick": 27 * (3 + 3)}
+"""Methods, values searched, seeds reported."""
 GLUE = [
     f"glue_{task}_{kind}"
     for task in ("sst2", "mnli", "cola", "qqp", "rte") for kind in ("lora", "dct", "randlora", "dense")
 ]
-SWEEPS = ["char_lm_sweep", "char_lm_sweep_quick"]
 
 
 def test_all_of_them_ship():
@@ -69,6 +71,19 @@ def test_glue_trains(name, place, tune):
 def test_each_is_a_few_lines():
     most = {f"{name}.yaml": 40 for name in SWEEPS}
     assert all(len(path.read_text().splitlines()) <= most.get(name, 20) for name, path in shipped().items())
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweep_has_its_trials(name):
+    """Each method's search and its seeds; the paper's budgets of every family that has one."""
+    sweep = read(name)
+    assert sweep.size() == SWEEPS[name]
+    budgets = {key: [] for key in ("DCT", "RandomOrthonormal", "Zigzag", "LoRA", "RandLoRA", "RowDCT")}
+    for method in sweep.methods:
+        kind, ratio = (method.options.get(f"model.parameterization{key}") for key in ("", ".ratio"))
+        if isinstance(kind, str) and kind in budgets and "model.optimizer.name" not in method.options:
+            budgets[kind].append(ratio)
+    assert all(sorted(set(found)) == [0.05, 0.1, 0.5] for found in budgets.values())
 
 
 def test_a_base_is_merged_below(place, small, capsys):
