@@ -54,6 +54,7 @@ def fit_in_two(config: str, *words: str) -> tuple[Path, str, str]:
     return folder, out, err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["char_lm", "glue"])
 def test_two_processes_train_as_one(task, place, small, backbones, tmp_path):
     """Batches of 4 in two processes, or of 8 in one: equal losses of training and validation."""

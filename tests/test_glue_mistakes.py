@@ -207,6 +207,7 @@ def test_hub(hub: str, line: str, words: list[str], glue_mistake: Mistake, nothi
     assert time.monotonic() - start < (5 if hub == "hangs" else 2)
 
 
+@pytest.mark.slow
 def test_hub_from_a_cold_start(place: Path, tune: list[str], tmp_path: Path) -> None:
     """A hub that takes connections and never answers costs 3 s beside what starting costs anyway."""
     def run(*words: str) -> tuple[float, str]:

@@ -37,6 +37,7 @@ def processes(folder):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_a_sweep_killed_in_the_middle_goes_on(place, small):
     options = {**dict(word.removeprefix("--").split("=") for word in small), "checkpoint.every_n_steps": 20,
