@@ -37,6 +37,7 @@ COMMANDS = [
     ("number for a word", f"{DCT} --trainer.max_steps many", ["trainer.max_steps", "int", "'many'"]),
     ("number deep inside", f"{DCT} --model.optimizer.lr high", ["model.optimizer.lr", "float", "'high'"]),
     ("unknown selection", f"{DCT} --model.parameterization.selection zag", ["selection", "'zigzag'", "'zag'"]),
+    ("a sweep", "fit --config char_lm_sweep", ["is a sweep", "zoo sweep --config char_lm_sweep"]),
     ("shipped config", "fit --config dct_hlaf.yaml", ["'dct_hlaf.yaml'", "dct_half.yaml"]),
     ("class", f"{SWAP} DTC", ["'DTC'", "'DCT'"]),
     ("class of the model", f"{DCT} --model CharML", ["'CharML'", "'CharLM'"]),

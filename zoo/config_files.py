@@ -73,6 +73,8 @@ class ConfigFile(ActionConfigFile):
         if path in seen:
             raise TypeError(f"config '{os.path.relpath(path)}' has itself as base: name another one, or none")
         raw = load(path)
+        if "grid" in raw:
+            raise TypeError(f"config '{os.path.relpath(path)}' is a sweep: zoo sweep --config {value}")
         base = raw.get("base") or []
         names = [base] if isinstance(base, str) else base
         if not isinstance(names, list):
