@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchmetrics  # noqa: F401  its matplotlib keeps a list of fonts in the cache, which tests move
 from tiny import save_backbone, save_glue
 
 from zoo.__main__ import main
