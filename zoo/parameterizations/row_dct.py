@@ -1,8 +1,8 @@
 """K coefficients of the cosine transform of each row, W = S C_n; K parameters.
 
 Between DCT and Sparse: a row of W, the weights of one output, is a sum of cosines over all inputs, and outputs are not
-mixed. Adam's step, which knows coordinates, then still knows each output; at a tenth of the coefficients this trains
-better than mixing both sides (README, "Character model").
+mixed. Adam's step, which knows coordinates, then still knows each output; at a half, a tenth and a twentieth of the
+coefficients this trains better than mixing both sides (README, "Character model").
 """
 
 from torch import Tensor
