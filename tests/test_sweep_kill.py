@@ -41,7 +41,7 @@ def processes(folder):
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_a_sweep_killed_in_the_middle_goes_on(place, small):
     options = {**dict(word.removeprefix("--").split("=") for word in small), "checkpoint.every_n_steps": 20,
-               "trainer.max_steps": 240, "trainer.val_check_interval": 60}
+               "trainer.max_steps": 800, "trainer.val_check_interval": 200}
     sweep = {"config": "dct_half.yaml", "options": options, "grid": {"model.parameterization": ["DCT"]},
              "search": {"model.optimizer.lr": [0.003, 0.01]}, "seeds": [1, 2]}
     (place / "s.yaml").write_text(yaml.safe_dump(sweep))
@@ -51,12 +51,12 @@ def test_a_sweep_killed_in_the_middle_goes_on(place, small):
     def halfway():
         done = {path.parents[1].name for path in out.glob("*/version_0/summary.json")}
         files = out.glob("*/version_0/checkpoints/last.resume_*.pt")
-        begun = {path.parents[2].name for path in files if 20 <= int(path.stem.rpartition("_")[2]) <= 140}
-        return (done, begun - done) if done and begun - done else None
+        begun = {path.parents[2].name for path in files if 20 <= int(path.stem.rpartition("_")[2]) <= 200}
+        return done and begun - done
 
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as first:
         try:
-            done, begun = wait(lambda: first.poll() is not None or halfway())
+            wait(lambda: first.poll() is not None or halfway())
         finally:
             first.send_signal(signal.SIGKILL)
         assert "trials" in first.stdout.read()
@@ -69,12 +69,12 @@ def test_a_sweep_killed_in_the_middle_goes_on(place, small):
     assert all("seed" in line or line.startswith("DCT") or not line for line in lines[:-1]), lines  # nothing of Ray's
     summaries = {path.parents[1].name: json.loads(path.read_text()) for path in out.glob("*/version_*/summary.json")}
     assert len(summaries) == 4 and len(list(out.glob("*/version_*"))) == 4
-    assert {summary["steps"] for summary in summaries.values()} == {240}
+    assert {summary["steps"] for summary in summaries.values()} == {800}
     for name, when in before.items():
         assert (out / name / "version_0" / "summary.json").stat().st_mtime_ns == when
         assert (out / f"{name}.log").read_text().count("$ zoo fit") == 1
     gone_on = {name for name, summary in summaries.items() if summary["resumed_at"]}
-    assert gone_on and gone_on <= begun and not gone_on & done
+    assert gone_on and not gone_on & done
     assert wait(lambda: not processes(out)) and os.listdir(place / "runs") == ["s"]
     searched = [name for name in summaries if name.endswith("seed=0")]
     best = min(searched, key=lambda name: summaries[name]["loss"])
