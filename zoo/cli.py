@@ -28,6 +28,7 @@ from zoo.callbacks import Checkpoint, Progress, RunSummary, SpectralEnergy, Stab
 from zoo.config_files import ConfigFile
 from zoo.convert import counts, table
 from zoo.errors import UserError
+from zoo.files import check_writable
 from zoo.module import ZooData, ZooModule
 from zoo.tensorboard import Logger
 
@@ -202,7 +203,7 @@ class ZooCLI(LightningCLI):
         name = self._get(self.config, "name") or f"{self.run_name}-{self.datamodule.name}"
         if Path(name).name != name:
             raise UserError(f"--name is no path, got {name!r}; --trainer.default_root_dir takes one")
-        check_writable(root / name)
+        check_writable(root / name, "--trainer.default_root_dir", "runs to ")
         return Logger(root, name, default_hp_metric=False)
 
 
@@ -211,18 +212,6 @@ def keep_buffers(ddp: dict[str, Any]) -> None:
     old, new = "broadcast_buffers", "forward_sync_buffers"  # torch 2.13 renamed it
     if old not in ddp and new not in ddp:
         ddp[new if new in inspect.signature(DistributedDataParallel).parameters else old] = False
-
-
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be made, without making it.
-
-    Raises:
-        UserError: naming the folder or file above it that is in the way.
-    """
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        why = "may not be written" if there.is_dir() else "is no folder"
-        raise UserError(f"cannot write runs to '{folder}': '{there}' {why}; give another --trainer.default_root_dir")
 
 
 def run_name(argv: list[str]) -> str:

@@ -87,6 +87,23 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+def check_writable(folder: Path, option: str, what: str = "") -> None:
+    """Refuse a folder that cannot be made or written, without making it.
+
+    Args:
+        folder: that will hold something.
+        option: that names it.
+        what: will be in it, as in `runs to `.
+
+    Raises:
+        UserError: naming the folder or file above it that is in the way.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "may not be written" if there.is_dir() else "is no folder"
+        raise UserError(f"cannot write {what}'{folder}': '{there}' {why}; give another {option}")
+
+
 def check_new(
     path: Path, option: str = "--output", ours: Callable[[Path], bool] | None = None, force: bool = False
 ) -> None:

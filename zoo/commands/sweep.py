@@ -44,6 +44,7 @@ def sweep(
         UserError: for a sweep file that says nothing or two things, a trial that cannot be built, or a folder that
             holds other runs; nothing has been written then.
     """
+    from zoo.files import check_writable
     from zoo.sweep.cluster import connected, prepare, share, silence
     from zoo.sweep.read import read
     from zoo.sweep.record import Record, lock
@@ -55,7 +56,7 @@ def sweep(
     plan = read(config)
     given = out or f"runs/{Path(config).stem}"
     folder = Path(given).absolute()
-    check_folder(folder)
+    check_writable(folder, "--out")
     record = Record(folder)
     trials = plan.every()
     record.check(trials)
@@ -109,14 +110,6 @@ def conclude(schedule: "Schedule", out: str) -> int:
         print(f"zoo: {failed} trial{'s' * (failed > 1)} failed{wait}; the same command tries again", file=sys.stderr)
     print(f"report  zoo report {shlex.quote(out)}")
     return 1 if schedule.failed or schedule.stuck else 0
-
-
-def check_folder(folder: Path) -> None:
-    """Raises UserError if it cannot be written, without making it."""
-    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        why = "may not be written" if there.is_dir() else "is no folder"
-        raise UserError(f"cannot write '{folder}': '{there}' {why}; give another --out")
 
 
 def build(trials: Sequence["Trial"], folder: Path, out: str) -> None:
