@@ -1,0 +1,97 @@
+"""Weights in blocks, each the inverse DCT of its own few coefficients. Pure functions of torch.
+
+W (m, n) lies in I x J blocks of p x q. Block (i, j) is W_ij = C_p^T S_ij C_q, with C the cosines (`bases.dct_matrix`)
+and S_ij zero but at k of its pq positions, the same for all blocks: K = k I J coefficients, and no index is stored.
+
+The positions are a random circulant. With k = p r + e, row rows[a] of a block has r positions, and one more if a < e:
+
+    columns[(s a + t) mod q],  t < r;  t = r for the extra one;   s = max(1, q // p)
+
+for random permutations `rows` of range(p) and `columns` of range(q), so that rows and columns are evenly filled. The
+coefficients are one flat vector, first (p, I, r, J) [a, i, t, j], then the extra ones, (e, I, J) [a, i, j].
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class BlockLayout(NamedTuple):
+    """Where the coefficients of an (I p, J q) weight stand."""
+
+    p: int  # rows of a block
+    q: int  # columns of a block
+    grid: tuple[int, int]  # I, J: how many blocks down and across
+    r: int  # positions in every row of a block
+    e: int  # rows with one more
+    step: int  # s, from window to window
+    rows: Tensor  # (p,) int64: row of the block of each a
+    columns: Tensor  # (L,) int64: column of the block at each step of the walk, L = s (p - 1) + r + 1, wrapping round
+
+    @property
+    def k(self) -> int:
+        """Positions of a block."""
+        return self.p * self.r + self.e
+
+    @property
+    def coefficients(self) -> int:
+        """K = k I J, coefficients in all."""
+        return self.k * self.grid[0] * self.grid[1]
+
+
+def largest_divisor(n: int, most: int) -> int:
+    """The largest divisor of n that is at most `most`."""
+    return next(d for d in range(min(n, most), 0, -1) if n % d == 0)
+
+
+def block_layout(m: int, n: int, block: int, budget: int, generator: torch.Generator) -> BlockLayout:
+    """The layout of an (m, n) weight with at most `budget` coefficients, as many in every block.
+
+    Args:
+        m: rows.
+        n: columns.
+        block: largest height and width of a block; p and q are the largest divisors of m and n up to it.
+        budget: K at most.
+        generator: draws the two permutations.
+
+    Raises:
+        ValueError: for a block below 1, or a budget below one coefficient a block.
+    """
+    if block < 1:
+        raise ValueError(f"block must be at least 1, got {block}")
+    p, q = largest_divisor(m, block), largest_divisor(n, block)
+    grid = (m // p, n // q)
+    k = budget // (grid[0] * grid[1])
+    if k < 1:
+        raise ValueError(
+            f"{budget} coefficients leave none for some of the {grid[0] * grid[1]} blocks of {p} x {q}: "
+            f"give a ratio of at least {1 / (p * q):.3g}, or a larger block"
+        )
+    step = max(1, q // p)
+    rows, columns = torch.randperm(p, generator=generator), torch.randperm(q, generator=generator)
+    walk = torch.arange(step * (p - 1) + k // p + 1)
+    return BlockLayout(p, q, grid, k // p, k % p, step, rows, columns[walk % q])
+
+
+def block_positions(layout: BlockLayout) -> Tensor:
+    """The positions within a block, main ones [a, t] and then the extra ones [a]; (k, 2), rows and columns."""
+    a, t = torch.arange(layout.p), torch.arange(layout.r)
+    main = torch.stack(torch.broadcast_tensors(
+        layout.rows[:, None], layout.columns[layout.step * a[:, None] + t]
+    ), -1)
+    few = a[: layout.e]
+    extra = torch.stack([layout.rows[few], layout.columns[layout.step * few + layout.r]], -1)
+    return torch.cat([main.flatten(0, 1), extra])
+
+
+def block_support(layout: BlockLayout) -> Tensor:
+    """The flat position in the (m, n) plane of coefficients of every coefficient, in their order; (K,), int64."""
+    p, q, (down, across), r, e = layout[:5]
+    rows, columns = block_positions(layout).unbind(-1)
+    i, j = torch.arange(down) * p, torch.arange(across) * q
+    n = across * q
+    main, extra = (x.split([p * r, e]) for x in (rows, columns))
+    at = (main[0].view(p, 1, r, 1) + i[:, None, None]) * n + extra[0].view(p, 1, r, 1) + j
+    more = (main[1][:, None, None] + i[:, None]) * n + extra[1][:, None, None] + j
+    return torch.cat([at.flatten(), more.flatten()])
