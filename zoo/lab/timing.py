@@ -7,6 +7,7 @@ called in turn, and what is compared is the ratio of neighbours:
 """
 
 import gc
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
@@ -59,46 +60,48 @@ def alternate(
 
     Args:
         calls: by name.
-        seconds: go on for so long in all, warm-up left out, ...
-        rounds: ... and for so many rounds. The later of both ends it.
-        warmup: rounds before, not counted; at least one, or the first call of a kernel is timed.
-        least: rounds, where `seconds` would allow fewer.
+        seconds: for each: a call that has taken so long in all, and `least` rounds, is called no more; or
+        rounds: for all, so many.
+        warmup: rounds before that do not count; a call that takes longer than `seconds` is called once in them.
+        least: rounds of each, however long they take.
         device: that is waited for.
         clock: seconds since some start.
 
     Returns:
-        By name, as many for each; the i-th are neighbours.
+        By name; the i-th of each are neighbours.
+
+    Raises:
+        ValueError: unless exactly one of seconds and rounds is above 0.
     """
+    if (seconds > 0) == (rounds > 0):
+        raise ValueError(f"either seconds or rounds must be above 0, got {seconds} and {rounds}")
     found: dict[str, list[float]] = {name: [] for name in calls}
-    order = list(calls.items())
+    spent = dict.fromkeys(calls, 0.0)
+
+    def once(names: list[str]) -> None:
+        for name in names:
+            wait(device)
+            start = clock()
+            calls[name]()
+            wait(device)
+            found[name].append(clock() - start)
+            spent[name] += found[name][-1]
+
     collecting = gc.isenabled()
     gc.disable()
     try:
-        for i in range(warmup):
-            _round(order, i, device, clock)
-        start, i = clock(), 0
-        while i < max(rounds, least if seconds else 0) or clock() - start < seconds:
-            for name, took in _round(order, i, device, clock):
-                found[name].append(took)
-            i += 1
+        for _ in range(warmup):
+            once([name for name in calls if not found[name] or spent[name] < (seconds or math.inf)])
+        for name in calls:
+            found[name], spent[name] = [], 0.0
+        backwards = False  # every second round, so that a drift favours none
+        while left := [name for name in calls if len(found[name]) < (rounds or least) or spent[name] < seconds]:
+            once(left[::-1] if backwards else left)
+            backwards = not backwards
     finally:
         if collecting:
             gc.enable()
     return found
-
-
-def _round(
-    order: Sequence[tuple[str, Call]], i: int, device: torch.device, clock: Callable[[], float]
-) -> list[tuple[str, float]]:
-    """One call of each; every second round backwards, so that a drift favours none."""
-    times = []
-    for name, call in order if i % 2 == 0 else reversed(order):
-        wait(device)
-        start = clock()
-        call()
-        wait(device)
-        times.append((name, clock() - start))
-    return times
 
 
 def wait(device: torch.device) -> None:
@@ -108,14 +111,14 @@ def wait(device: torch.device) -> None:
 
 
 def ratio(a: Sequence[float], b: Sequence[float]) -> Ratio:
-    """a / b, neighbour by neighbour: median and quartiles.
+    """a / b, neighbour by neighbour: median and quartiles. Where one was called longer, its last times have none.
 
     Raises:
-        ValueError: if they are not equally many, or none.
+        ValueError: if there are no neighbours.
     """
-    if len(a) != len(b) or not a:
-        raise ValueError(f"a ratio needs as many times of both, at least one, got {len(a)} and {len(b)}")
-    return quartiles([x / y for x, y in zip(a, b, strict=True)])
+    if not a or not b:
+        raise ValueError(f"a ratio needs times of both, got {len(a)} and {len(b)}")
+    return quartiles([x / y for x, y in zip(a, b, strict=False)])
 
 
 def quartiles(values: Sequence[float]) -> Ratio:
@@ -195,5 +198,3 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
-
-
