@@ -12,6 +12,7 @@ import torch
 from zoo import parameterizations, transforms
 from zoo.parameterizations import (
     DCT,
+    BlockDCT,
     Dense,
     LoRA,
     RandLoRA,
@@ -59,6 +60,19 @@ class TestRowDCT(ParameterizationTestCase):
     parameterization = RowDCT
     arguments: ClassVar = {"ratio": 0.3}
     std_tolerance = 0.02
+
+
+class TestBlockDCT(ParameterizationTestCase):
+    parameterization = BlockDCT
+    arguments: ClassVar = {"ratio": 0.5}
+    std_tolerance = 0.02
+
+
+class TestBlockDCTOfSmallBlocks(ParameterizationTestCase):
+    parameterization = BlockDCT
+    arguments: ClassVar = {"ratio": 0.25, "block": 4, "seed": 2}
+    shapes = ((16, 16), (8, 24), (24, 8), (12, 20))
+    std_tolerance = 0.03
 
 
 class TestSparse(ParameterizationTestCase):

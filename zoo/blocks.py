@@ -9,12 +9,23 @@ The positions are a random circulant. With k = p r + e, row rows[a] of a block h
 
 for random permutations `rows` of range(p) and `columns` of range(q), so that rows and columns are evenly filled. The
 coefficients are one flat vector, first (p, I, r, J) [a, i, t, j], then the extra ones, (e, I, J) [a, i, j].
+
+Two ways to multiply by W. `build` makes it, in at most 2 (p + q) operations a weight. `BlockProduct` never does: for
+blockwise transforms x^ and y^ of x and y, y^[a] is the sum over t of x^[s a + t] S[a, :, t]^T, K multiply-adds a row of
+x in place of mn. The positions being a circulant, what all a need of x^ at one t is a slice of it: nothing is gathered.
 """
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from zoo.bases import dct_matrix
+from zoo.selection import mask_norm
+
+CHUNK_BYTES = 4 << 20
+"""Of x, worked on together on a CPU; measured (results/blocks.csv)."""
 
 
 class BlockLayout(NamedTuple):
@@ -38,6 +49,11 @@ class BlockLayout(NamedTuple):
     def coefficients(self) -> int:
         """K = k I J, coefficients in all."""
         return self.k * self.grid[0] * self.grid[1]
+
+    @property
+    def terms(self) -> list[tuple[int, int]]:
+        """Each t, and how many rows have a position there: p for t < r, and e for t = r if there are extra ones."""
+        return [(t, self.p) for t in range(self.r)] + ([(self.r, self.e)] if self.e else [])
 
 
 def largest_divisor(n: int, most: int) -> int:
@@ -95,3 +111,159 @@ def block_support(layout: BlockLayout) -> Tensor:
     at = (main[0].view(p, 1, r, 1) + i[:, None, None]) * n + extra[0].view(p, 1, r, 1) + j
     more = (main[1][:, None, None] + i[:, None]) * n + extra[1][:, None, None] + j
     return torch.cat([at.flatten(), more.flatten()])
+
+class BlockTables(NamedTuple):
+    """The cosines that a layout needs; u rows of a block have positions (all p, or e if r = 0)."""
+
+    left: Tensor  # (u, p): of the row of each a
+    right: Tensor  # (L, q): of the column at each step of the walk
+    windows: Tensor  # (u, w, q): right[s a + t], w = r, or r + 1 if there are extra ones
+
+
+def block_tables(layout: BlockLayout, device: torch.device, dtype: torch.dtype) -> BlockTables:
+    """The tables of a layout."""
+    terms, s = layout.terms, layout.step
+    used = terms[0][1]
+    left = dct_matrix(layout.p)[layout.rows[:used]]
+    right = dct_matrix(layout.q)[layout.columns[: max(t + s * (rows - 1) + 1 for t, rows in terms)]]
+    places = s * torch.arange(used)[:, None] + torch.arange(len(terms))
+    windows = right[places.clamp(max=len(right) - 1)]  # past the end there are zeros to multiply
+    return BlockTables(*(table.to(device, dtype) for table in (left, right, windows)))
+
+
+def block_lr_mult(layout: BlockLayout) -> float:
+    """sqrt(mn) / |M|_2, M the (m, n) matrix that is 1 where there is a coefficient: sqrt(pq) / |mask of a block|_2."""
+    rows, columns = block_positions(layout).unbind(-1)
+    return math.sqrt(layout.p * layout.q) / mask_norm(rows * layout.q + columns, layout.p, layout.q)
+
+
+def _split(coef: Tensor, layout: BlockLayout) -> tuple[Tensor, Tensor]:
+    """Views of the main coefficients, (p, I, r, J), and of the extra ones, (e, I, J)."""
+    (down, across), p, r, e = layout.grid, layout.p, layout.r, layout.e
+    main, extra = coef.split([p * r * down * across, e * down * across])
+    return main.view(p, down, r, across), extra.view(e, down, across)
+
+
+# ---- W, and its adjoint ----------------------------------------------------------------------------------------------
+
+
+def build(coef: Tensor, layout: BlockLayout, tables: BlockTables) -> Tensor:
+    """W from its coefficients; (K,) to (m, n), in the tables' dtype."""
+    (down, across), (u, w, q) = layout.grid, tables.windows.shape
+    with torch.autocast(coef.device.type, enabled=False):
+        main, extra = _split(coef.to(tables.left.dtype), layout)
+        rows = main.new_zeros(u, down, across, w)
+        rows[..., : layout.r] = main[:u].transpose(2, 3)
+        if layout.e:
+            rows[: layout.e, ..., -1] = extra
+        half = torch.bmm(rows.view(u, -1, w), tables.windows).view(u, down, across * q)
+        return torch.matmul(tables.left.mT, half.transpose(0, 1)).view(-1, across * q)
+
+
+def unbuild(weight: Tensor, layout: BlockLayout, tables: BlockTables) -> Tensor:
+    """The adjoint of `build`, and its inverse on its range; (m, n) to (K,), in the tables' dtype."""
+    (down, across), (u, w, q) = layout.grid, tables.windows.shape
+    with torch.autocast(weight.device.type, enabled=False):
+        half = torch.matmul(tables.left, weight.to(tables.left.dtype).reshape(down, layout.p, across * q))
+        rows = torch.bmm(half.transpose(0, 1).reshape(u, -1, q), tables.windows.mT).view(u, down, across, w)
+        main = rows[..., : layout.r].transpose(2, 3).reshape(-1)
+        return torch.cat([main, rows[: layout.e, ..., -1].reshape(-1)])
+
+
+def rotate_blocks(matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Every (p, q) block X of an (m, n) matrix as L X R^T; L (p, p), R (q, q)."""
+    half = torch.matmul(left, matrix.reshape(-1, len(left), matrix.shape[1]))
+    return (half.view(-1, len(right)) @ right.mT).view(matrix.shape)
+
+
+# ---- Products that never build W -------------------------------------------------------------------------------------
+
+
+class BlockProduct(torch.autograd.Function):
+    """(x, c) -> x W^T; bilinear, so that its derivatives are products of its own kind. Keeps x and c for backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, coef: Tensor, left: Tensor, right: Tensor, layout: BlockLayout) -> Tensor:
+        ctx.save_for_backward(x, coef, left, right)
+        ctx.layout = layout
+        return _product(x, coef, left, right, layout)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        x, coef, left, right = ctx.saved_tensors
+        return *BlockAdjoints.apply(grad, x, coef, left, right, ctx.layout), None, None, None
+
+
+class BlockAdjoints(torch.autograd.Function):
+    """(g, x, c) -> (g W, the coefficients of g^T x): what a product hands back to x and to c."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, grad: Tensor, x: Tensor, coef: Tensor, left: Tensor, right: Tensor, layout: BlockLayout
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(grad, x, coef, left, right)
+        ctx.layout = layout
+        return _adjoints(grad, x, coef, left, right, layout)
+
+    @staticmethod
+    def backward(ctx: Any, to_x: Tensor, to_coef: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        grad, x, coef, left, right = ctx.saved_tensors
+        tables = left, right, ctx.layout
+        to_grad = BlockProduct.apply(to_x, coef, *tables) + BlockProduct.apply(x, to_coef, *tables)
+        return to_grad, *BlockAdjoints.apply(grad, to_x, to_coef, *tables), None, None, None
+
+
+def _terms(coef: Tensor, layout: BlockLayout) -> list[tuple[slice, Tensor]]:
+    """For every t, the part of x^ that rows of W^ meet there, and their coefficients, (rows, I, J)."""
+    main, extra = _split(coef, layout)
+    s = layout.step
+    parts = zip(layout.terms, [*main.unbind(2), extra], strict=False)
+    return [(slice(t, t + s * (rows - 1) + 1, s), part) for (t, rows), part in parts]
+
+
+def _chunks(x: Tensor) -> list[slice]:
+    """Rows of x that are worked on together: on the CPU as many as stay in its caches, elsewhere all."""
+    size = max(1, CHUNK_BYTES // (x.shape[1] * x.element_size())) if x.device.type == "cpu" else max(1, len(x))
+    return [slice(start, start + size) for start in range(0, len(x), size)]
+
+
+def _transform(x: Tensor, cosines: Tensor) -> Tensor:
+    """The blockwise transform; (T, J q) and (L, q) to (L, T, J)."""
+    walk, q = cosines.shape
+    return torch.mm(cosines, x.reshape(-1, q).mT).view(walk, len(x), -1)
+
+
+def _product(x: Tensor, coef: Tensor, left: Tensor, right: Tensor, layout: BlockLayout) -> Tensor:
+    """x W^T; (T, n) to (T, m)."""
+    y = x.new_empty(len(x), layout.grid[0] * layout.p)
+    (places, part), *rest = _terms(coef, layout)
+    for some in _chunks(x):
+        x_hat = _transform(x[some], right)
+        y_hat = torch.bmm(x_hat[places], part.mT)
+        for more, extra in rest:
+            y_hat[: len(extra)].baddbmm_(x_hat[more], extra.mT)
+        torch.mm(y_hat.view(len(left), -1).mT, left, out=y[some].view(-1, layout.p))
+    return y
+
+
+def _adjoints(
+    grad: Tensor, x: Tensor, coef: Tensor, left: Tensor, right: Tensor, layout: BlockLayout
+) -> tuple[Tensor, Tensor]:
+    """g W, (T, n), and the coefficients of g^T x, (K,), which are summed in float32 at least."""
+    to_x, terms = torch.empty_like(x), _terms(coef, layout)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    sums = [torch.zeros(part.shape, dtype=wide, device=x.device) for _, part in terms]
+    for some in _chunks(x):
+        x_hat, g_hat = _transform(x[some], right), _transform(grad[some], left)
+        back = torch.zeros_like(x_hat)
+        for (places, part), total in zip(terms, sums, strict=True):
+            g = g_hat[: len(part)]
+            if wide == x.dtype:
+                total.baddbmm_(g.mT, x_hat[places])
+            else:
+                total += torch.bmm(g.mT, x_hat[places])
+            back[places].baddbmm_(g, part)
+        torch.mm(back.view(len(right), -1).mT, right, out=to_x[some].view(-1, layout.q))
+    main, extra = sums[: layout.r], sums[layout.r :]
+    parts = ([torch.stack(main, 2).flatten()] if main else []) + [e.flatten() for e in extra]
+    return to_x, torch.cat(parts).to(coef.dtype)

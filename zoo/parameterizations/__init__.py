@@ -1,6 +1,7 @@
 """The zoo: maps from trainable coefficients to weight matrices, one per file. Needs torch alone, no Lightning."""
 
 from zoo.parameterizations.base import WeightParameterization
+from zoo.parameterizations.block_dct import BlockDCT
 from zoo.parameterizations.dct import DCT
 from zoo.parameterizations.dense import Dense
 from zoo.parameterizations.lora import LoRA
@@ -12,6 +13,7 @@ from zoo.parameterizations.sparse import Sparse
 from zoo.parameterizations.zigzag import Zigzag
 
 __all__ = [
+    "BlockDCT",
     "DCT",
     "Dense",
     "LoRA",

@@ -1,0 +1,110 @@
+"""Blocks of cosine coefficients, W_ij = C^T S_ij C with the same few positions in every block; K parameters.
+
+Between RowDCT and DCT: transforms of b numbers in place of n. W costs 4 b operations a weight to build, no index is
+stored, and at small budgets y = x W^T needs no W at all (`zoo.blocks`): K multiply-adds a row of x, as many as low-rank
+factors of that budget take. W can have full rank as soon as every row of a block has a coefficient, K / mn >= 1 / b.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo import bases, blocks
+from zoo.budget import layer_budget
+from zoo.parameterizations.orthonormal import OrthonormalSubspace
+
+
+class BlockDCT(OrthonormalSubspace):
+    """The same few cosine coefficients of every block, W often unbuilt.
+
+    Orthonormal; k of a block's p x q, drawn at random, evenly over its rows and columns: K = k mn / pq parameters.
+
+    Args:
+        out_features: rows m of W.
+        in_features: columns n of W.
+        ratio: the share of the mn coefficients that is trained, in (0, 1]; or
+        coefficients: their number, in [1, mn]; or
+        lora_rank: as many as LoRA of this rank, K = r (m + n). Exactly one of the three. All blocks have as many, so
+            that K is the largest multiple of their number that the budget holds.
+        block: largest height and width of a block: p and q are the largest divisors of m and n up to it.
+        seed: of the positions, together with the layer's name.
+
+    Raises:
+        ValueError: for a budget out of range, given twice or not at all, or of less than one coefficient a block.
+    """
+
+    def __init__(
+        self, out_features: int, in_features: int, ratio: float | None = None, coefficients: int | None = None,
+        block: int = 16, seed: int = 0, lora_rank: int | None = None,
+    ) -> None:
+        self.block = block  # before super(), which builds the buffers
+        if out_features >= 1 and in_features >= 1:  # otherwise super() has a word to say
+            budget = layer_budget(out_features, in_features, ratio, coefficients, lora_rank)
+            layout = blocks.block_layout(out_features, in_features, block, budget, bases.generator(seed))
+            ratio, coefficients, lora_rank = None, layout.coefficients, None
+        super().__init__(out_features, in_features, ratio, coefficients, "random", seed, lora_rank)
+
+    @property
+    def support(self) -> Tensor:
+        return blocks.block_support(self.arrangement)
+
+    def reset_buffers(self) -> None:
+        self._buffers.clear()
+        self.compute_dtype = torch.promote_types(self.coef.dtype, torch.float32)  # W is built in it and rounded once
+        generator = bases.generator(self.seed, "support", self.layer)
+        self.arrangement = blocks.block_layout(*self.shape, self.block, len(self.coef), generator)
+        self._lr_mult: float | None = None
+        device = self.coef.device
+        self.register_buffer("places", blocks.block_positions(self.arrangement).to(device), persistent=False)
+        tables = blocks.block_tables(self.arrangement, device, self.compute_dtype)
+        for name, table in tables._asdict().items():
+            self.register_buffer(name, table, persistent=False)
+
+    @property
+    def tables(self) -> blocks.BlockTables:
+        """The cosines that W is built with."""
+        return blocks.BlockTables(*(self._buffers[name] for name in blocks.BlockTables._fields))  # type: ignore[arg-type]
+
+    def expand(self, coef: Tensor, places: Tensor) -> Tensor:
+        return blocks.build(coef, self.arrangement, self.tables).to(coef.dtype)
+
+    def gather(self, weight: Tensor, places: Tensor) -> Tensor:
+        return blocks.unbuild(weight, self.arrangement, self.tables).to(weight.dtype)
+
+    def synthesize(self, plane: Tensor) -> Tensor:
+        p, q = self.arrangement.p, self.arrangement.q
+        return blocks.rotate_blocks(plane, bases.dct_matrix(p).to(plane).mT, bases.dct_matrix(q).to(plane).mT)
+
+    def analyze(self, weight: Tensor) -> Tensor:
+        p, q = self.arrangement.p, self.arrangement.q
+        return blocks.rotate_blocks(weight, bases.dct_matrix(p).to(weight), bases.dct_matrix(q).to(weight))
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x W^T + b, by blocks where that is the faster way (`blocks.product_pays`)."""
+        y = self._product(x)
+        return y if bias is None else y + bias.to(y.dtype)
+
+    def _product(self, x: Tensor) -> Tensor:
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        left, right = self.tables.left.to(dtype), self.tables.right.to(dtype)
+        with torch.autocast(device, enabled=False):
+            rows = x.reshape(-1, self.in_features).to(dtype)
+            y: Any = blocks.BlockProduct.apply(rows, self.coef.to(dtype), left, right, self.arrangement)
+        return y.view(*x.shape[:-1], self.out_features)
+
+    def forward_update(self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0) -> Tensor:
+        y = F.linear(x, base, bias)
+        return y + scale * self._product(x).to(y.dtype)
+
+    @property
+    def lr_mult(self) -> float:
+        """sqrt(mn) / |M|_2, M the mask of the coefficients, as `SeparableSubspace.lr_mult`."""
+        if self._lr_mult is None:
+            self._lr_mult = blocks.block_lr_mult(self.arrangement)
+        return self._lr_mult
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, block={self.block}"
