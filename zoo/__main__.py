@@ -23,6 +23,7 @@ look
   analyze    ranks and spectra of updates  zoo analyze RUN --out report
   mask       score against coefficients    zoo mask RUN --budgets 1,10,100
   coordinates  norms at growing width and depth
+  bench      time and memory of layers     zoo bench --shape 768x768
   params     what is swapped, and counts   zoo params --config dct_half.yaml
   list       parameterizations, tasks and shipped configs
   check      test a parameterization       zoo check my_basis.MyBasis
@@ -37,7 +38,7 @@ COMMANDS = {
     **{
         name: f"zoo.commands.{name}:main"
         for name in (
-            "list", "check", "generate", "export", "analyze", "mask", "sweep", "report", "coordinates"
+            "list", "check", "generate", "export", "analyze", "mask", "sweep", "report", "coordinates", "bench"
         )
     },
     "import": "zoo.commands.import_:main",

@@ -133,7 +133,7 @@ def quartiles(values: Sequence[float]) -> Ratio:
 
 
 def peak_memory(call: Call, device: torch.device = CPU) -> int:
-    """The most bytes that a call has allocated at one time beyond what there was before it.
+    """The most bytes that a call has allocated at one time beyond what there was before it, which must stay.
 
     Of torch's allocators: what a library takes by itself, as for a transform's scratch space, is not seen on the CPU.
     """

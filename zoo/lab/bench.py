@@ -1,0 +1,346 @@
+"""What a layer costs beside a dense one: time, memory, and how far it is from what the machine allows.
+
+A linear layer y = x W^T + b with T inputs (tokens), W (m, n), takes 2 T m n operations forward and twice as many
+backward, and moves at least its inputs, outputs, their gradients and its K coefficients. With the machine's rates,
+measured in the same run,
+
+    floor = max(6 T m n / (operations per second of a matrix product), bytes / (bytes per second of a copy))
+
+is the least time of a dense layer's forward and backward pass. A path that never builds W may be below it.
+"""
+
+import math
+import subprocess
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zoo.convert import convert
+from zoo.lab import timing
+from zoo.lab.timing import Call, alternate, quartiles, ratio
+from zoo.parameterizations import LoRA, RandLoRA, WeightParameterization
+
+PRECISIONS = ("float32", "bfloat16")
+"""The second is autocast: parameters and inputs in float32, products in bfloat16."""
+PASSES = {"forward": 0.25, "forward_backward": 0.4, "step": 0.1, "evaluation": 0.25}
+"""What is timed, each with its share of the seconds: a forward pass that keeps what its backward pass needs; both; an
+AdamW step of the layer's parameters; and a forward pass in evaluation mode without gradients."""
+ROUNDS = 5
+"""At least, however long they take: quartiles of fewer say nothing."""
+LIMIT = 4
+"""A dense forward and backward pass that takes so many times a row's seconds leaves its case out."""
+SMALL_LR = 1e-6
+"""Of the optimizer: thousands of steps along one gradient stay small."""
+
+
+class Spec(NamedTuple):
+    """A parameterization with its arguments."""
+
+    cls: type[WeightParameterization]
+    arguments: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """Class and arguments, a ratio as it is: `DCT 0.5`, `LoRA rank=8`."""
+        words = (str(v) if key == "ratio" else f"{key}={v}" for key, v in self.arguments.items())
+        return " ".join([self.cls.__name__, *words])
+
+
+class Case(NamedTuple):
+    """What layers are compared on."""
+
+    precision: str
+    shape: tuple[int, int]
+    tokens: int
+
+    def __str__(self) -> str:
+        m, n = self.shape
+        return f"{m} x {n}, {self.tokens} tokens, {self.precision}"
+
+
+class Contender(NamedTuple):
+    """A layer that is measured, and its optimizer."""
+
+    name: str
+    library: str
+    """`torch` for the dense layer, `zoo` or `peft`."""
+    spec: Spec | None
+    layer: nn.Module
+    optimizer: torch.optim.Optimizer
+    rival: str | None = None
+    """The name of peft's layer that it is compared with, if there is one."""
+
+    @property
+    def trainable(self) -> int:
+        """Parameters that are trained."""
+        return sum(p.numel() for p in self.layer.parameters() if p.requires_grad)
+
+
+# ---- Layers ----------------------------------------------------------------------------------------------------------
+
+
+def contenders(
+    specs: Sequence[Spec], shape: tuple[int, int], update: bool, against: Sequence[str], device: torch.device
+) -> Iterator[Contender | str]:
+    """The layers of one shape, one after the other; a line for each parameterization that cannot have it.
+
+    Args:
+        specs: the parameterizations.
+        shape: (m, n) of W.
+        update: whether W is added to a frozen weight; the dense layer is then fully fine-tuned.
+        against: `dense`, `peft` or both.
+        device: where they are.
+    """
+    if "dense" in against:
+        yield contender("dense", "torch", None, linear(shape, device))
+    rivals = set()
+    for spec in specs:
+        factory = partial(spec.cls, **spec.arguments)
+        try:
+            model = convert(nn.ModuleDict({"layer": linear(shape, device)}), factory, ["layer"],
+                            start="update" if update else "random")
+        except ValueError as error:
+            yield str(error).removeprefix("layer: ")
+            continue
+        own = contender(spec.label, "zoo", spec, frozen_bias(model.get_submodule("layer"), update))
+        if "peft" not in against:
+            yield own
+            continue
+        name, config = rival(own)
+        yield own._replace(rival=name)
+        if name not in rivals:
+            rivals.add(name)
+            yield contender(name, "peft", None, peft_layer(config, shape, device))
+
+
+def linear(shape: tuple[int, int], device: torch.device) -> nn.Linear:
+    """A dense layer with a bias; drawn on the CPU, so that it is the same everywhere."""
+    return nn.Linear(shape[1], shape[0]).to(device)
+
+
+def frozen_bias(layer: nn.Module, update: bool) -> nn.Module:
+    """The layer, its bias frozen if W is an update, as peft's is."""
+    if update:
+        layer.bias.requires_grad_(False)  # type: ignore[union-attr, operator]
+    return layer
+
+
+def contender(name: str, library: str, spec: Spec | None, layer: nn.Module) -> Contender:
+    """A layer with AdamW over what it trains."""
+    trained = [p for p in layer.parameters() if p.requires_grad]
+    return Contender(name, library, spec, layer, torch.optim.AdamW(trained, lr=SMALL_LR, fused=True))
+
+
+def rival(own: Contender) -> tuple[str, Any]:
+    """Peft's layer of the same kind and count, FourierFT if it has none of the kind: a name, and peft's config."""
+    import peft
+
+    parameterization = own.layer.parameterization
+    if isinstance(parameterization, LoRA):
+        r = len(parameterization.lora_A)
+        return f"peft LoRA r={r}", peft.LoraConfig(r=r, lora_alpha=r, target_modules=["layer"])
+    if isinstance(parameterization, RandLoRA):
+        r = parameterization.rank
+        return f"peft RandLoRA r={r}", peft.RandLoraConfig(r=r, randlora_alpha=20 * r, target_modules=["layer"])
+    fourier = peft.FourierFTConfig(n_frequency=own.trainable, init_weights=True, target_modules=["layer"])
+    return f"peft FourierFT {own.trainable}", fourier
+
+
+def peft_layer(config: Any, shape: tuple[int, int], device: torch.device) -> nn.Module:
+    """A dense layer with peft's update."""
+    import peft
+
+    base = nn.Sequential(OrderedDict(layer=linear(shape, device)))
+    return peft.inject_adapter_in_model(config, base).get_submodule("layer").to(device)
+
+
+# ---- A case ----------------------------------------------------------------------------------------------------------
+
+
+def passes(each: Contender, case: Case, device: torch.device) -> dict[str, Call]:
+    """The calls that are timed, by pass; and `clear`, which drops all gradients."""
+    m, n = case.shape
+    generator = torch.Generator().manual_seed(0)
+    lower = case.precision == "bfloat16"
+    x = torch.randn(case.tokens, n, generator=generator).to(device).requires_grad_()  # as inside of a network
+    grad = torch.randn(case.tokens, m, generator=generator).to(device, torch.bfloat16 if lower else torch.float32)
+    layer, optimizer = each.layer, each.optimizer
+
+    def forward() -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=lower):
+            return layer(x)
+
+    def clear() -> None:
+        x.grad = None
+        optimizer.zero_grad()
+
+    def forward_backward() -> None:
+        clear()
+        forward().backward(grad)
+
+    def evaluation() -> None:
+        with torch.no_grad():
+            forward()
+
+    return {"forward": forward, "forward_backward": forward_backward, "step": optimizer.step, "evaluation": evaluation,
+            "clear": clear}
+
+
+def measure(
+    layers: Sequence[Contender], case: Case, seconds: float, rates: "Rates", against: Sequence[str]
+) -> list[dict[str, Any]]:
+    """A row for each layer: times in turn, ratios, bytes and the floor.
+
+    Args:
+        layers: of the case's shape, the dense one among them if it is compared with.
+        case: what they are measured on.
+        seconds: of a row, about.
+        rates: of the machine.
+        against: `dense`, `peft` or both.
+    """
+    calls = {each.name: passes(each, case, rates.device) for each in layers}
+    times: dict[str, dict[str, list[float]]] = {}
+    for name, share in PASSES.items():
+        for each in layers:
+            each.layer.train(name != "evaluation")
+            if name == "step":
+                calls[each.name]["forward_backward"]()
+        times[name] = alternate({layer: call[name] for layer, call in calls.items()}, share * seconds, least=ROUNDS,
+                                device=rates.device)
+    rows = []
+    for each in layers:
+        each.layer.train()
+        rivals = {"dense": "dense", "peft": each.rival} if each.library == "zoo" else {}
+        rows.append({
+            "name": each.name, "library": each.library,
+            "parameterization": each.spec.cls.__name__ if each.spec else None,
+            "arguments": each.spec.arguments if each.spec else {},
+            "shape": list(case.shape), "tokens": case.tokens, "precision": case.precision,
+            "trainable": each.trainable,
+            "ms": {key: {**quartiles([1e3 * t for t in took[each.name]])._asdict(), "rounds": len(took[each.name])}
+                   for key, took in times.items()},
+            "ratio": {key: {"to": other, **{p: ratio(took[each.name], took[other])._asdict()
+                                            for p, took in times.items()}}
+                      for key, other in rivals.items() if key in against and other},
+            "bytes": bytes_of(each, calls[each.name], rates.device), "floor": floor(each, case, rates),
+        })
+    return rows
+
+
+def bytes_of(each: Contender, calls: Mapping[str, Call], device: torch.device) -> dict[str, Any]:
+    """Bytes held from step to step, kept for the backward pass, at the peak of a step, and on disk.
+
+    The peak is beyond parameters, moments and buffers, so that the gradients are in it: a step begins without.
+    """
+    def step() -> None:
+        calls["forward_backward"]()
+        calls["step"]()
+
+    step()  # or gradients and moments would be new
+    held = timing.held_bytes(each.layer, each.optimizer)
+    calls["clear"]()
+    return {
+        "peak": timing.peak_memory(step, device), "kept": timing.kept_for_backward(calls["forward"], each.layer),
+        "held": {**held._asdict(), "total": held.total}, "checkpoint": timing.checkpoint_bytes(each.layer),
+    }
+
+
+# ---- The floor -------------------------------------------------------------------------------------------------------
+
+
+class Rates:
+    """What the machine can do at best, measured when first asked for.
+
+    Args:
+        device: the machine's part that is asked.
+        clock: seconds since some start.
+    """
+
+    def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.device = device
+        self.clock = clock
+        self.copy = lru_cache(maxsize=None)(self._copy)
+
+    def _best(self, call: Call) -> float:
+        (times,) = alternate({"": call}, 0.2, least=3, device=self.device, clock=self.clock).values()
+        return min(times)
+
+    def operations(self, precision: str) -> float:
+        """Operations per second of the best square matrix product, 2 n^3 each."""
+        return self._float32 if precision == "float32" else self._bfloat16
+
+    @cached_property
+    def _float32(self) -> float:
+        return self._products(torch.float32)
+
+    @cached_property
+    def _bfloat16(self) -> float:
+        return self._products(torch.bfloat16)
+
+    def _products(self, dtype: torch.dtype) -> float:
+        sizes = (4096, 8192) if self.device.type == "cuda" else (1024, 2048)
+        rates = []
+        for n in sizes:
+            a = torch.randn(n, n, device=self.device).to(dtype)
+            rates.append(2 * n**3 / self._best(lambda a=a: a @ a))  # type: ignore[misc]
+        return max(rates)
+
+    def bytes(self, count: float) -> float:
+        """Bytes per second, read and written, of a copy that moves about so many: small ones stay in the cache."""
+        return self.copy(min(max(int(math.log2(max(count, 1))), 20), 30))
+
+    def _copy(self, power: int) -> float:
+        a = torch.zeros(2 ** (power - 1), dtype=torch.uint8, device=self.device)
+        b = torch.zeros_like(a)
+        return 2**power / self._best(lambda: b.copy_(a))
+
+
+def floor(each: Contender, case: Case, rates: Rates) -> dict[str, float]:
+    """The least time of a dense forward and backward pass, and of moving what this layer must.
+
+        operations = 6 T m n
+        bytes = 4 T (2 n + n) + 2 e T m + 12 K + 8 F
+
+    x is read in both passes and its gradient written; y is written and its gradient read, e bytes each; K trained
+    numbers are read twice and their gradients written, F frozen ones read twice.
+    """
+    m, n = case.shape
+    element = 4 if case.precision == "float32" else 2
+    frozen = sum(p.numel() for p in each.layer.parameters() if not p.requires_grad)
+    count = operations(case)
+    moved = case.tokens * (12 * n + 2 * element * m) + 12 * each.trainable + 8 * frozen
+    arithmetic, memory = count / rates.operations(case.precision), moved / rates.bytes(moved)
+    return {"operations": count, "bytes": moved, "arithmetic_ms": 1e3 * arithmetic, "memory_ms": 1e3 * memory,
+            "ms": 1e3 * max(arithmetic, memory)}
+
+
+def operations(case: Case) -> int:
+    """Of a dense forward and backward pass, 6 T m n."""
+    return 6 * case.tokens * math.prod(case.shape)
+
+
+def too_long(case: Case, seconds: float, rates: Rates) -> str | None:
+    """A line that says so, if a dense pass would take far longer than a row may."""
+    least = operations(case) / rates.operations(case.precision)
+    if least <= LIMIT * seconds:
+        return None
+    enough = math.ceil(least / LIMIT * 10) / 10
+    return f"{case}: left out, since a dense pass takes at least {least:.1f} s; --seconds {enough:g} measures it"
+
+
+def commit() -> str | None:
+    """The commit of zoo's own source, with a + if it has changed since; None outside of a repository."""
+    folder = Path(__file__).parent
+    commands = (["git", "rev-parse", "--short", "HEAD"], ["git", "status", "--porcelain", "--", ".."])
+    try:
+        found = [subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+                 for words in commands]
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found[0] + ("+" if found[1] else "")
