@@ -5,6 +5,7 @@ option may be repeated, and --parameterization.ratio 0.5 works as in `zoo fit`.
 """
 
 import importlib.util
+import math
 import os
 import textwrap
 import time
@@ -83,6 +84,8 @@ def bench(options: dict[str, Any], argv: Sequence[str], start: float) -> None:
     shapes, tokens = shapes_of(options["shape"] or SHAPES), numbers("--tokens", options["tokens"] or TOKENS)
     precisions = words("--precision", options["precision"] or "float32", lab.PRECISIONS)
     chosen = specs(options["parameterization"] or default(UPDATE if update else DEFAULT))
+    if options["parameterization"]:
+        check_shapes(chosen, shapes, update)
     figure = figure_path(options["figure"], options["force"])
     device = device_of(options["device"], options["threads"])
     settings = {
@@ -254,6 +257,27 @@ def shapes_of(text: str) -> list[tuple[int, int]]:
             raise UserError(f"--shape takes outputs x inputs, as in 768x768,3072x768, got {word.strip()!r}")
         found.append((int(sides[0]), int(sides[1])))
     return list(dict.fromkeys(found))
+
+
+def check_shapes(chosen: Sequence["Spec"], shapes: Sequence[tuple[int, int]], update: bool) -> None:
+    """Refuse a parameterization that none of the shapes can have, as with an argument that is none.
+
+    Raises:
+        UserError: with what it says of the smallest.
+    """
+    import torch
+
+    from zoo.lab.bench import contenders
+
+    for spec in chosen:
+        reasons: list[str] = []
+        for shape in sorted(shapes, key=math.prod):
+            (found,) = contenders([spec], shape, update, [], torch.device("cpu"))
+            if not isinstance(found, str):
+                break
+            reasons.append(found)
+        else:
+            raise UserError(f"--parameterization: {reasons[0]}")
 
 
 def check_peft(against: Sequence[str], update: bool) -> None:

@@ -212,7 +212,7 @@ def measure(
             if name == "step":
                 calls[each.name]["forward_backward"]()
         times[name] = alternate({layer: call[name] for layer, call in calls.items()}, share * seconds, least=ROUNDS,
-                                device=rates.device)
+                                device=rates.device, clock=rates.clock)
     rows = []
     for each in layers:
         each.layer.train()

@@ -19,12 +19,12 @@ def bench_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     columns = min(3, len(cells))
     against = "dense" if "dense" in compared[0]["ratio"] else "peft"
     other = "a dense layer's" if against == "dense" else "peft's"
-    figure, axes = style.panels(f"Forward and backward pass, in {other} time", math.ceil(len(cells) / columns), columns,
+    figure, axes = style.panels(f"Time of a forward and backward pass, as a ratio to {other}", math.ceil(len(cells) / columns), columns,
                                 2.6, sharey=True)
     shown = [value for row in compared for value in _spread(row, against)]
     for i, (ax, cell) in enumerate(zip(axes, cells, strict=False)):
         precision, m, n = cell
-        style.tidy(ax, f"{m} x {n}, {precision}", "tokens", f"times {other}" if i % columns == 0 else "")
+        style.tidy(ax, f"{m} x {n}, {precision}", "tokens", "ratio" if i % columns == 0 else "")
         ax.axhline(1, color=style.NULL, linestyle="--")
         own = [row for row in compared if (row["precision"], *row["shape"]) == cell]
         for j, name in enumerate(names):
