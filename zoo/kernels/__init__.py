@@ -1,0 +1,20 @@
+"""Kernels for GPUs. `pip install -e ".[kernels]"`; nothing here is imported, nor is triton, until it is asked for."""
+
+import os
+from functools import lru_cache
+from importlib.util import find_spec
+
+import torch
+
+
+@lru_cache(maxsize=1)
+def _installed() -> bool:
+    return find_spec("triton") is not None
+
+
+def available(device: torch.device | str) -> bool:
+    """Whether kernels run on this device: CUDA 8.0 or later, or, with TRITON_INTERPRET=1, the CPU; and triton."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return _installed() and torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and _installed() and os.environ.get("TRITON_INTERPRET") == "1"

@@ -1,0 +1,222 @@
+"""y = x W^T + b for a weight of `zoo.blocks` that is never built: for few tokens, where bandwidth is the limit.
+
+In the transform domain a product with W is one with its coefficients. With x^ and y^ the blockwise transforms of
+x (T, n) and y (T, m),
+
+    y^[T, a, i] = sum_t sum_j x^[T, s a + t, j] coef[a, i, t, j],    y[T, i] = y^[T, a, i] left[a]
+
+A program takes one a, some i and a stretch of j. It reads its coefficients once, in runs along j, and makes the x^
+that they meet from x, on tensor cores; sums are float32. For up to 16 tokens that is the one launch: a counter tells
+the last program of an i to add up the parts, in a fixed order, and to transform back. For more, a second launch does.
+
+`work` counts bytes and operations. Per 4096 x 4096 weight in bfloat16, blocks of 16 and one token:
+
+                                     dense      mn / 2      mn / 8
+    device memory, MB                 33.6        16.8         4.2
+    multiply-adds, padding included  268 M       143 M        42 M
+
+On chip, cosines and x^ are rounded to x's dtype; where W is built, W is. In bfloat16 the two err alike (1.4 : 1).
+
+Unmeasured: there was no GPU at hand. Tests compile it for compute capability 9.0, and check it against W in Triton's
+interpreter. `zoo.kernels.tune` measures it, on a GPU.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from zoo.blocks import BlockLayout, block_tables
+from zoo.kernels import block_device
+
+MAX_TOKENS = 64
+MAX_BLOCK = 64
+SHARED_BYTES = 200 * 1024
+"""What a program may take on chip, of the 227 KB of an H100."""
+TILE_BYTES = 32 * 1024
+"""Of x, and of coefficients, in a step."""
+
+_DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
+
+class Tiles(NamedTuple):
+    """How the work is cut up; all but `splits` and `stages` are powers of two."""
+
+    rows: int  # block rows i of a program
+    depth: int  # blocks j of a step
+    positions: int  # positions t of a step
+    splits: int  # programs that share the j of one a and i
+    warps: int  # of 32 threads, of a program
+    stages: int  # steps whose loads are under way at a time
+    fused: bool  # one launch: the last program of an i transforms back
+
+
+class KernelTables(NamedTuple):
+    """What a layer keeps for its kernel. Calls must follow each other on one stream, because of `counters`."""
+
+    left: Tensor  # (u, p) float32: cosines of the row of each a that has coefficients
+    right: Tensor  # (L, q), in x's dtype: of the column at each step of the walk
+    counters: Tensor  # (I,) int32, zero between calls: programs that are done
+
+
+def kernel_tables(layout: BlockLayout, device: torch.device | str, dtype: torch.dtype) -> KernelTables:
+    """The tables of a layout, for x of this dtype."""
+    tables = block_tables(layout, torch.device(device), torch.float32)
+    counters = torch.zeros(layout.grid[0], dtype=torch.int32, device=device)
+    return KernelTables(tables.left.contiguous(), tables.right.to(dtype).contiguous(), counters)
+
+
+def _power(n: int) -> int:
+    """The least power of two from n on."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def _compiled() -> bool:
+    """False in the interpreter, which cannot multiply bfloat16: operands, rounded to it, are then float32."""
+    return isinstance(block_device.product, triton.JITFunction)
+
+
+def constants(
+    layout: list[int], tables: KernelTables, tokens: int, tiles: Tiles, dtype: torch.dtype, bias: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Compile-time arguments: those of both kernels, and those of the product alone."""
+    p, q, down, across, r, e, step = layout
+    used, height = len(tables.left), max(16, _power(p))
+    both = {
+        "I": down, "P": p, "USED": used, "BA": max(16, _power(used)), "BP": height, "ROWS": 4096 // height,
+        "SPLITS": tiles.splits, "BIAS": bias, "PRECISION": "ieee" if dtype == torch.float32 else "tf32",
+    }
+    return both, {
+        "J": across, "Q": q, "R": r, "E": e, "WIDTH": r + (e > 0), "STEP": step, "WALK": len(tables.right),
+        "TX": _power(tokens), "BT": max(16, _power(tokens)), "BI": tiles.rows, "BJ": tiles.depth, "BU": tiles.positions,
+        "BQ": _power(q), "PACK": max(1, 16 // tiles.positions), "FUSED": tiles.fused, "STAGES": tiles.stages,
+        "STEPS": triton.cdiv(triton.cdiv(across, tiles.depth), tiles.splits),
+        "DOT": _DTYPES[dtype] if _compiled() else tl.float32,
+    }
+
+
+@torch.library.custom_op("zoo::block_linear", mutates_args=("counters",))
+def _launch(
+    x: Tensor, coef: Tensor, left: Tensor, right: Tensor, counters: Tensor, bias: Tensor | None, layout: list[int],
+    tiles: list[int],
+) -> Tensor:
+    tokens, down, cut = len(x), layout[2], Tiles._make(tiles)
+    both, own = constants(layout, KernelTables(left, right, counters), tokens, cut, x.dtype, bias is not None)
+    y = x.new_empty(tokens, down * layout[0])
+    parts = x.new_empty(cut.splits, tokens, len(left), down, dtype=torch.float32)
+    outputs = (left, x if bias is None else bias, y, parts)
+    grid = (len(left), triton.cdiv(down, cut.rows), cut.splits)
+    options = {"num_warps": cut.warps, "enable_fp_fusion": True}
+    block_device.product[grid](x, coef, right, *outputs, counters, tokens, **both, **own, **options)
+    if not cut.fused:
+        block_device.finish[(triton.cdiv(tokens * down, both["ROWS"]),)](*outputs, tokens, **both, **options)
+    return y
+
+
+@_launch.register_fake
+def _(
+    x: Tensor, coef: Tensor, left: Tensor, right: Tensor, counters: Tensor, bias: Tensor | None, layout: list[int],
+    tiles: list[int],
+) -> Tensor:
+    return x.new_empty(len(x), layout[0] * layout[2])
+
+
+def default_tiles(layout: BlockLayout, tokens: int, dtype: torch.dtype, processors: int = 132) -> Tiles:
+    """Tiles by reasoning, not by measurement: two programs a processor, one for over 16 tokens, and 256 deep."""
+    down, across = layout.grid
+    size, height, length = dtype.itemsize, _power(tokens), _power(layout.q)
+    positions = max(min(16, _power(layout.r + (layout.e > 0))), length // 16)
+    rows = min(32 if height <= 16 else 128, max(16, _power(down)))
+    depth = min(256, TILE_BYTES // (rows * size)) // positions
+    depth = min(depth, TILE_BYTES // (height * length * size), _power(across))
+    depth = max(depth, 16 // size, 16 // positions * max(1, 16 // height))
+    step = (height * depth * length + rows * depth * positions) * size
+    kept = 2 * max(16, height) * depth * positions * size
+    stages = max(1, min(3, (SHARED_BYTES - kept) // step))
+    used = layout.p if layout.r else layout.e
+    programs = used * triton.cdiv(down, rows)
+    splits = max(1, min((2 if height <= 16 else 1) * processors // programs, triton.cdiv(across, depth)))
+    return Tiles(rows, depth, positions, splits, 4 if rows <= 64 else 8, stages, height <= 16)
+
+
+def block_linear(
+    x: Tensor, coef: Tensor, layout: BlockLayout, tables: KernelTables, bias: Tensor | None = None,
+    tiles: Tiles | None = None,
+) -> Tensor:
+    """x W^T + b, `zoo.blocks.build(coef, ...)` being W. For inference: there is no backward pass.
+
+    Args:
+        x: (..., n), of 1 to 64 tokens in all; float32, bfloat16 or float16.
+        coef: (K,); of another dtype than x, it is rounded to x's on chip.
+        layout: of the coefficients; blocks of at most 64 x 64.
+        tables: `kernel_tables(layout, x.device, x.dtype)`.
+        bias: (m,).
+        tiles: in place of `default_tiles`.
+
+    Returns:
+        (..., m), in x's dtype.
+
+    Raises:
+        ValueError: for anything else, and where a gradient is wanted.
+    """
+    tokens, n = x.shape[:-1].numel(), layout.grid[1] * layout.q
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, coef, bias)):
+        raise ValueError("block_linear has no backward pass: call it under torch.no_grad()")
+    if not 1 <= tokens <= MAX_TOKENS or max(layout.p, layout.q) > MAX_BLOCK:
+        raise ValueError(
+            f"block_linear is for 1 to {MAX_TOKENS} tokens and blocks up to {MAX_BLOCK}, "
+            f"got {tokens} and {layout.p} x {layout.q}"
+        )
+    if x.dtype not in _DTYPES or coef.dtype not in _DTYPES or tables.right.dtype != x.dtype:
+        raise ValueError(f"unfit dtypes: x {x.dtype}, coef {coef.dtype}, tables {tables.right.dtype}")
+    if x.shape[-1] != n or len(coef) != layout.coefficients or len(coef) >= 2**31:
+        expected = f"({n} columns, {layout.coefficients} coefficients)"
+        raise ValueError(f"x and coef do not fit the layout {expected}: {tuple(x.shape)}, {tuple(coef.shape)}")
+    tiles = tiles or default_tiles(layout, tokens, x.dtype, _processors(x.device))
+    numbers = [layout.p, layout.q, *layout.grid, layout.r, layout.e, layout.step]
+    y = _launch(x.reshape(tokens, n).contiguous(), coef.contiguous(), *tables, bias, numbers, list(tiles))
+    return y.view(*x.shape[:-1], y.shape[-1])
+
+
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+
+
+# ---- Counted ---------------------------------------------------------------------------------------------------------
+
+
+class Work(NamedTuple):
+    """What a product costs. Tables of cosines, a few KB, are left out."""
+
+    memory: int  # bytes that device memory must hand out or take: every operand once
+    moved: int  # bytes that programs load and store, from caches and memory
+    useful: int  # multiply-adds of the product itself
+    multiply_adds: int  # all, transforms and padding included
+
+
+def work(layout: BlockLayout, tokens: int, dtype: torch.dtype, tiles: Tiles) -> Work:
+    """Of `block_linear` without bias, coefficients being of x's dtype."""
+    (down, across), size, used = layout.grid, dtype.itemsize, layout.p if layout.r else layout.e
+    m, n, coefficients = down * layout.p, across * layout.q, layout.coefficients
+    height, length, back = _power(tokens), _power(layout.q), max(16, _power(layout.p))
+    strips, chunks = triton.cdiv(down, tiles.rows), triton.cdiv(layout.r + (layout.e > 0), tiles.positions)
+    steps = used * strips * chunks * triton.cdiv(across, tiles.depth)
+    make_x_hat = height * tiles.depth * length * max(16, tiles.positions)
+    product = max(16, height) * tiles.positions * tiles.depth * tiles.rows
+    pairs = 4096 // back  # of (token, i), transformed back at once
+    finishes = strips * triton.cdiv(tokens * tiles.rows, pairs) if tiles.fused else triton.cdiv(tokens * down, pairs)
+    parts = 4 * tiles.splits * tokens * used * down
+    return Work(
+        memory=(coefficients + tokens * (m + n)) * size,
+        moved=(coefficients + used * strips * chunks * tokens * n + tokens * m) * size + 2 * parts,
+        useful=tokens * coefficients,
+        multiply_adds=steps * (make_x_hat + product) + finishes * pairs * max(16, _power(used)) * back,
+    )
+
+
+def dense_work(m: int, n: int, tokens: int, dtype: torch.dtype) -> Work:
+    """Of a dense layer, tokens padded to 16 as tensor cores do; each operand moved once."""
+    memory = (m * n + tokens * (m + n)) * dtype.itemsize
+    return Work(memory, memory, tokens * m * n, max(16, _power(tokens)) * m * n)
