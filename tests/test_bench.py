@@ -14,13 +14,14 @@ from lab_figures import axes, inside, lines, words
 from torch import nn
 
 from zoo.__main__ import main
-from zoo.commands import bench as command
-from zoo.commands.bench import dotted, shapes_of, specs
+from zoo.commands import bench_options
+from zoo.commands.bench_options import dotted, shapes_of, specs
 from zoo.commands.bench_text import number, spread
 from zoo.errors import UserError
 from zoo.lab import bench
 from zoo.lab.bench import PASSES, Case, Rates, Spec, contender, contenders, floor, measure, operations, too_long
 from zoo.lab.bench_figures import bench_figure
+from zoo.lab.bench_rows import CASES, Results
 from zoo.parameterizations import DCT, LoRA, RandLoRA
 
 CPU = torch.device("cpu")
@@ -92,6 +93,13 @@ def test_bytes_are_those_of_a_dense_layer():
     assert dense["bytes"]["checkpoint"] > parameters
 
 
+def test_autocast_keeps_rounded_copies():
+    """Of x and of W, both of which the module holds in float32."""
+    (dense,) = measure(list(contenders([], (12, 8), False, ["dense"], CPU)), Case("bfloat16", (12, 8), 3), 1e-6,
+                       Still(), ["dense"])
+    assert dense["bytes"]["kept"] == 2 * (3 * 8 + 12 * 8)
+
+
 @pytest.mark.parametrize("precision, element, rate", [("float32", 4, 1e9), ("bfloat16", 2, 4e9)])
 def test_floor_counts_a_dense_product_and_what_must_move(precision, element, rate):
     (layer,) = contenders([Spec(DCT, {"coefficients": 10})], (12, 8), True, [], CPU)
@@ -161,8 +169,10 @@ def test_bench_prints_writes_and_goes_on(place, still, capsys, monkeypatch):
     assert main(argv) == 130
     report = json.loads(Path("b.json").read_text())
     assert (report["finished"], len(report["rows"])) == (False, 6 * 3)
+    printed = capsys.readouterr()
+    assert "18 rows are in 'b.json'; the same command goes on" in printed.err
+    assert "8 x 8, float32" in printed.out and "8 x 8, bfloat16" not in printed.out
     monkeypatch.setattr(bench, "measure", lambda *given: measured.append(given[1]) or real(*given))
-    capsys.readouterr()
     assert main(argv) == 0
     assert len(measured) == len(set(measured)) == 8
     report = json.loads(Path("b.json").read_text())
@@ -188,6 +198,17 @@ def test_bench_prints_writes_and_goes_on(place, still, capsys, monkeypatch):
     with Path("b.csv").open() as file:
         assert len(list(csv.reader(file))) == 1 + 2 * 24
     assert {path.name for path in place.iterdir()} == {"b.json", "b.csv"}
+
+
+def test_a_file_that_cannot_be_replaced_stays_whole(tmp_path, monkeypatch):
+    path = tmp_path / "b.json"
+    results = Results(path, None, CASES, {}, lambda: {"zoo": "1"})
+    results.write()
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(OSError, match="no space"):
+        results.write(finished=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["b.json"]
+    assert json.loads(path.read_text()) == {"zoo": "1", "finished": False, "settings": {}, "rows": [], "left_out": []}
 
 
 def test_what_cannot_be_measured_is_said(place, still, capsys):
@@ -228,6 +249,7 @@ def test_what_cannot_be_measured_is_said(place, still, capsys):
     ("--json b.json", ["'b.json' is there already"]),
     ("--json half.json", ["other settings"]),
     ("--goals --tokens 1", ["--goals", "drop --tokens"]),
+    ("--tokens 999999999 --shape 8x8 --seconds 1e-9", ["nothing was measured"]),
     ("--sope 12x8", ["did you mean '--shape'"]),
 ])
 def test_mistakes_are_one_line_and_measure_nothing(place, still, capsys, monkeypatch, argv, said):
@@ -256,8 +278,8 @@ def test_arguments_belong_to_the_parameterization_before_them():
 
 
 def test_defaults_are_parameterizations_that_can_be_built():
-    for text, update in ((command.DEFAULT, False), (command.UPDATE, True)):
-        found = list(contenders(specs(command.default(text)), (64, 64), update, [], CPU))
+    for text, update in ((bench_options.DEFAULT, False), (bench_options.UPDATE, True)):
+        found = list(contenders(specs(bench_options.default(text)), (64, 64), update, [], CPU))
         assert not [each for each in found if isinstance(each, str)] and len(found) >= 4
 
 
