@@ -268,8 +268,8 @@ def test_extras_are_asked_for_before_anything_is_measured(place, still, capsys, 
 
 def test_arguments_belong_to_the_parameterization_before_them():
     given = "--tokens 1 --parameterization DCT --threads 2 --parameterization.ratio 0.5 --parameterization=LoRA,DCT a=1"
-    meant = "--tokens 1 --parameterization DCT ratio=0.5 --threads 2 --parameterization LoRA,DCT a=1 b=2"
-    assert dotted([*given.split(), "--parameterization.b=2"]) == meant.split()
+    meant = "--tokens 1 --parameterization DCT ratio=0.5 --threads 2 --parameterization LoRA,DCT a=1 b=2 c=3"
+    assert dotted([*given.split(), "--parameterization.b=2", "--parameterization.c", "3"]) == meant.split()
     found = specs([["DCT,LoRA", "ratio=0.5"], ["DCT"], ["LoRA", "rank=2"]])
     assert [spec.label for spec in found] == ["DCT 0.5", "LoRA 0.5", "LoRA rank=2"]
     assert shapes_of("3x2, 4x5,3x2") == [(3, 2), (4, 5)]
