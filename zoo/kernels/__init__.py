@@ -13,8 +13,8 @@ def _installed() -> bool:
 
 
 def available(device: torch.device | str) -> bool:
-    """Whether kernels run on this device: CUDA 8.0 or later, or, with TRITON_INTERPRET=1, the CPU; and triton."""
+    """Whether kernels run on it, given triton: NVIDIA GPUs of capability 8.0 on; the CPU with TRITON_INTERPRET=1."""
     device = torch.device(device)
     if device.type == "cuda":
-        return _installed() and torch.cuda.get_device_capability(device) >= (8, 0)
+        return _installed() and torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and _installed() and os.environ.get("TRITON_INTERPRET") == "1"

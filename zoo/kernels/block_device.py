@@ -85,8 +85,8 @@ def product(
         if first + BU > R:  # at t = R, the extra ones
             place = tl.where((t == R)[None, :], ((P * R + a) * (I * J) + i * J)[:, None] + j[None, :], place)
         mask = (i < I)[:, None] & (t < width)[None, :]
-        for step in tl.range(split * STEPS, min((split + 1) * STEPS, (J + BJ - 1) // BJ), num_stages=STAGES):
-            start = step * BJ
+        for step in tl.range(0, STEPS, num_stages=STAGES):
+            start = (split * STEPS + step) * BJ
             coef = tl.load(coef_ptr + place + start, mask=mask & (start + j < J)[None, :], other=0.0)
             x = tl.load(x_ptr + x_place + start * Q, mask=x_mask & (start + x_block < J), other=0.0)
             hat = tl.dot(x.to(DOT), cosines, input_precision=PRECISION).to(dtype)
@@ -101,7 +101,7 @@ def product(
         tl.debug_barrier()  # all threads have stored before one says so
         if tl.atomic_add(counter_ptr + tile, 1, sem="acq_rel") == USED * SPLITS - 1:
             tl.store(counter_ptr + tile, 0)
-            for begin in tl.range(0, tokens * BI, ROWS, num_stages=1):
+            for begin in tl.range(0, TX * BI, ROWS, num_stages=1):
                 pair = begin + tl.arange(0, ROWS)
                 transform_back(
                     left_ptr, bias_ptr, y_ptr, part_ptr, pair // BI, tile * BI + pair % BI, tokens,
