@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from zoo.lab.bench_rows import Results
 
 SHAPES, TOKENS = "768x768,3072x768,4096x4096", "1,16,512,4096,16384"
-SECONDS = 1.0
+SECONDS = 0.5
 OPTIONS: dict[str, dict[str, Any]] = {
     "--parameterization": {"action": "append", "nargs": "+", "metavar": ("NAMES", "KEY=VALUE"), "help":
                            f"by default {DEFAULT}; with --update {UPDATE}"},

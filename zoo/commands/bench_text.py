@@ -108,9 +108,10 @@ def goals(rows: Sequence[Row]) -> str:
 
 
 def spread(found: Row) -> str:
-    """A median, and half the distance of its quartiles, with as many decimals: 1.08 +-0.02."""
+    """A median, and half the distance of its quartiles, with as many decimals: 1.08 +-0.02, .063 +-.013."""
     decimals = _decimals(found["median"])
-    return f"{found['median']:.{decimals}f} +-{(found['high'] - found['low']) / 2:.{decimals}f}"
+    both = (f"{value:.{decimals}f}" for value in (found["median"], (found["high"] - found["low"]) / 2))
+    return " +-".join(text.removeprefix("0") if decimals == 3 else text for text in both)
 
 
 def number(value: float) -> str:

@@ -31,9 +31,9 @@ PRECISIONS = ("float32", "bfloat16")
 PASSES = {"forward": 0.25, "forward_backward": 0.4, "step": 0.1, "evaluation": 0.25}
 """What is timed, each with its share of the seconds: a forward pass that keeps what its backward pass needs; both; an
 AdamW step of the layer's parameters; and a forward pass in evaluation mode without gradients."""
-ROUNDS = 5
-"""At least, however long they take: quartiles of fewer say nothing."""
-LIMIT = 4
+ROUNDS = 3
+"""At least, however long they take. What takes long varies little."""
+LIMIT = 5
 """A dense forward and backward pass that takes so many times a row's seconds leaves its case out."""
 SMALL_LR = 1e-6
 """Of the optimizer: thousands of steps along one gradient stay small."""
