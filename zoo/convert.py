@@ -83,6 +83,7 @@ def convert(
     start: Start = "random",
     scale: float = 1.0,
     budget: Budget | None = None,
+    recompute: bool = False,
 ) -> nn.Module:
     """Give every linear layer that matches a target a parameterized weight, in place.
 
@@ -96,6 +97,7 @@ def convert(
             near to the old weight as its parameterization allows.
         scale: s of `ZooLinear`.
         budget: of all layers together that no override decides; `parameterization` must have none of its own.
+        recompute: build W again in backward in place of keeping it (`ZooLinear`).
 
     Returns:
         `model`.
@@ -126,7 +128,8 @@ def convert(
         weight.reset_parameters(0.0 if start == "update" or old.is_meta else old.detach().square().mean().sqrt().item())
         if start == "project":
             weight.project_(old.detach())
-        new = ZooLinear(weight, layer.bias, old if start == "update" else None, scale)  # type: ignore[arg-type]
+        base = old if start == "update" else None
+        new = ZooLinear(weight, layer.bias, base, scale, recompute)  # type: ignore[arg-type]
         new.replaced = type(layer)
         model.set_submodule(name, new.train(layer.training))
     return model

@@ -1,10 +1,28 @@
 """The linear layer whose weight is parameterized: y = x (W0 + s W)^T + b."""
 
+from typing import Any, NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
+from torch.utils.checkpoint import checkpoint
 
 from zoo.parameterizations import WeightParameterization
+from zoo.watch import Watch
+
+
+class Kept(NamedTuple):
+    """W0 + s W as a product takes it, and what it follows from."""
+
+    weight: Tensor
+    scale: float
+    dtype: torch.dtype  # of x
+    low: torch.dtype | None  # of autocast
+    device: str
+    parameterization: WeightParameterization
+    revision: int
+    watch: Watch
 
 
 class ZooLinear(nn.Module):
@@ -16,11 +34,24 @@ class ZooLinear(nn.Module):
     Not a parametrization of `nn.Linear`: low-rank maps keep their matrix-free path, W is built once per forward, and
     the frozen weight is called `weight`, so that a dense checkpoint loads by name.
 
+    Where W is built (`WeightParameterization.builds_weight`), backward needs
+
+        dL/dx = dL/dy (W0 + s W),   dL/dW = s (dL/dy)^T x
+
+    and autograd keeps x and W0 + s W for it; with `recompute` x alone, and W is built again from its coefficients. No
+    product is computed twice, and gradients are the same to the bit.
+
+    In eval mode, where no gradient is asked for, W0 + s W is built once and kept in the dtype of the product, until a
+    parameter, s, a dtype or the device changes or `train` or `eval` is called. What autograd's version counters miss
+    needs such a call: a write to `p.data` or into a buffer. So do steps of fused optimizers; hence nothing is kept any
+    more, up to such a call, once a gradient was asked for in eval mode.
+
     Args:
         parameterization: W, of shape (out_features, in_features).
         bias: (out_features,), or None; trained, unless it is a parameter that is frozen already.
         weight: the frozen W0 of W's shape, or None for a layer from scratch; may be of another dtype than W.
         scale: s.
+        recompute: build W again in backward in place of keeping it.
 
     Raises:
         ValueError: if a shape does not fit.
@@ -28,7 +59,7 @@ class ZooLinear(nn.Module):
 
     def __init__(
         self, parameterization: WeightParameterization, bias: Tensor | None = None, weight: Tensor | None = None,
-        scale: float = 1.0,
+        scale: float = 1.0, recompute: bool = False,
     ) -> None:
         super().__init__()
         if weight is not None and tuple(weight.shape) != parameterization.shape:
@@ -37,14 +68,26 @@ class ZooLinear(nn.Module):
             raise ValueError(f"bias must have shape {parameterization.shape[:1]}, got {tuple(bias.shape)}")
         self.out_features, self.in_features = parameterization.shape
         self.scale = scale
+        self.recompute = recompute
         self.weight = None if weight is None else nn.Parameter(weight.detach(), requires_grad=False)
         trained = not isinstance(bias, nn.Parameter) or bias.requires_grad
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=trained)
         self.parameterization = parameterization
         self.replaced: type[nn.Module] = nn.Linear  # what `zoo.convert.merge` gives back
+        self._kept: Kept | None = None
+        self._keeps = True
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
+        if not self.training and (weight := self._kept_weight(x)) is not None:
+            return F.linear(x, weight, self._parameters["bias"])  # self.bias takes ten times as long to look up
+        # Where x needs no gradient, as that of a first layer, autograd keeps no W anyway.
+        if self.recompute and x.requires_grad and torch.is_grad_enabled() and self.parameterization.builds_weight:
+            return checkpoint(self._product, x, *self.parameters(), use_reentrant=False, preserve_rng_state=False)
+        return self._product(x)
+
+    def _product(self, x: Tensor, *parameters: Tensor) -> Tensor:
+        """The output. `checkpoint` saves `parameters`, so that autograd refuses to go back past a change of them."""
         if self.weight is None and self.scale == 1.0:
             return self.parameterization(x, self.bias)
         if self.weight is None:
@@ -73,4 +116,58 @@ class ZooLinear(nn.Module):
     def extra_repr(self) -> str:
         """Shape, and whether there is a base and a bias."""
         base = "" if self.weight is None else f", base, scale={self.scale}"
-        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}{base}"
+        recompute = ", recompute=True" if self.recompute else ""
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}{base}{recompute}"
+
+    # ---- The weight kept in eval mode --------------------------------------------------------------------------------
+
+    def _kept_weight(self, x: Tensor) -> Tensor | None:
+        """What x is multiplied by, built now or before; None where autograd needs W, or W is not built at all.
+
+        For one row of x this takes as long as the product of a small matrix, so it asks for little and inline.
+        """
+        if is_compiling():  # a graph builds its own
+            return None
+        if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
+            self._kept, self._keeps = None, False  # someone trains in eval mode
+            return None
+        if self._kept is not None:
+            weight, scale, dtype, low, device, parameterization, revision, watch = self._kept
+            if (
+                scale == self.scale and dtype is x.dtype
+                and low is (torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None)
+                and parameterization is self._modules["parameterization"]
+                and parameterization.revision == revision and watch.unchanged()
+            ):
+                return weight
+        self._kept = self._build(x)
+        return None if self._kept is None else self._kept.weight
+
+    def _build(self, x: Tensor) -> Kept | None:
+        if not self._keeps or not self.parameterization.builds_weight:
+            return None
+        p, device = self.parameterization, x.device.type
+        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        try:
+            watch = Watch(self, skip=("bias",))
+        except ValueError:
+            return None
+        with torch.inference_mode(False), torch.no_grad():  # autograd may save it one day, for the gradient of x
+            weight = self.effective_weight().detach()
+            weight = weight if self.weight is None else weight.to(x.dtype)
+            if low is not None and weight.dtype != torch.float64:  # which autocast leaves alone
+                weight = weight.to(low)
+        return Kept(weight, self.scale, x.dtype, low, device, p, p.revision, watch)
+
+    def train(self, mode: bool = True) -> "ZooLinear":
+        """As every module does, also for `eval`; a kept weight goes."""
+        self._kept, self._keeps = None, True
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "ZooLinear":
+        self._kept = None
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle or a copy has: all but a kept weight."""
+        return {**self.__dict__, "_kept": None}

@@ -85,6 +85,7 @@ class ZooModule(LightningModule, ABC):
         optimizer: how to train.
         seed: of everything random in training, with the step and the rank.
         budget: of all targets together; the parameterization then has none of its own.
+        recompute: build every W again in backward in place of keeping it (`zoo.linear.ZooLinear`).
     """
 
     monitor: str = "val/loss"
@@ -104,6 +105,7 @@ class ZooModule(LightningModule, ABC):
         optimizer: OptimizerConfig | None = None,
         seed: int = 0,
         budget: Budget | None = None,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.parameterization = parameterization
@@ -112,6 +114,7 @@ class ZooModule(LightningModule, ABC):
             raise UserError("targets is empty: name the layers to convert, as in --model.targets '[\"blocks.*\"]'")
         self.overrides = overrides or {}
         self.budget = budget
+        self.recompute = recompute
         self.optimizer_config = optimizer or OptimizerConfig()
         self.seed = seed
         self._gradients: tuple[list[str], Tensor] | None = None
@@ -131,7 +134,8 @@ class ZooModule(LightningModule, ABC):
     def parameterize(self, network: nn.Module, start: Start = "random", scale: float = 1.0) -> nn.Module:
         """Convert the chosen layers of a network (`zoo.convert.convert`)."""
         self.start = start
-        return convert(network, self.parameterization, self.targets, self.overrides, start, scale, self.budget)
+        factory, targets, overrides = self.parameterization, self.targets, self.overrides
+        return convert(network, factory, targets, overrides, start, scale, self.budget, self.recompute)
 
     def describe(self) -> dict[str, object]:
         """The parameterization and the counts that a run's summary and hyperparameters state."""

@@ -36,6 +36,7 @@ class WeightParameterization(nn.Module, ABC):
         self.in_features = in_features
         self.seed = seed
         self.layer = ""
+        self.revision = 0  # of the buffers: how often one was set
 
     # ---- A subclass defines ------------------------------------------------------------------------------------------
 
@@ -65,7 +66,17 @@ class WeightParameterization(nn.Module, ABC):
 
         One product with the sum, as ordinary fine-tuning has it: the sum is float32 if either is, and rounded once.
         """
-        return F.linear(x, torch.add(base, self.weight(), alpha=scale).to(x.dtype), bias)
+        update = self.weight() if scale == 1 else scale * self.weight()  # inductor drops torch.add's alpha, if W = A B
+        return F.linear(x, (base + update).to(x.dtype), bias)
+
+    @property
+    def builds_weight(self) -> bool:
+        """Whether a product is with a matrix that `weight` builds, which a layer may then keep or build again.
+
+        Here: whether `forward` and `forward_update` are this class' own. A path of another kind is left alone.
+        """
+        mine = WeightParameterization
+        return type(self).forward is mine.forward and type(self).forward_update is mine.forward_update
 
     @property
     def lr_mult(self) -> float:
@@ -113,6 +124,11 @@ class WeightParameterization(nn.Module, ABC):
     def extra_repr(self) -> str:
         """Shape, seed and count."""
         return f"{self.out_features}, {self.in_features}, seed={self.seed}, num_trainable={self.num_trainable}"
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """As every module does, counted in `revision`."""
+        self.revision += 1
+        super().register_buffer(name, tensor, persistent)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "WeightParameterization":
         """Move parameters as torch does; buffers are rebuilt where the parameters are now, and so stay shared."""
