@@ -122,6 +122,8 @@ def measure_shape(
     """All cases of one shape, which share their layers; then a table for each precision, of what there is."""
     from zoo.lab.bench import contenders, measure, too_long
 
+    for precision in dict.fromkeys(case.precision for case in cases):
+        rates.again(precision)
     lines = {case: too_long(case, settings["seconds"], rates) for case in cases}
     left = [line for line in lines.values() if line]
     wanted = [case for case, line in lines.items() if not line]

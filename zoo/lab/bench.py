@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -255,7 +255,7 @@ def bytes_of(each: Contender, calls: Mapping[str, Call], device: torch.device) -
 
 
 class Rates:
-    """What the machine can do at best, measured when first asked for.
+    """What the machine can do at best, measured when first asked for or told to.
 
     Args:
         device: the machine's part that is asked.
@@ -265,6 +265,7 @@ class Rates:
     def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
         self.device = device
         self.clock = clock
+        self.best: dict[str, float] = {}
         self.copy = lru_cache(maxsize=None)(self._copy)
 
     def _best(self, call: Call) -> float:
@@ -272,16 +273,15 @@ class Rates:
         return min(times)
 
     def operations(self, precision: str) -> float:
-        """Operations per second of the best square matrix product, 2 n^3 each."""
-        return self._float32 if precision == "float32" else self._bfloat16
+        """Operations per second of the best square matrix product so far, 2 n^3 each."""
+        if precision not in self.best:
+            self.again(precision)
+        return self.best[precision]
 
-    @cached_property
-    def _float32(self) -> float:
-        return self._products(torch.float32)
-
-    @cached_property
-    def _bfloat16(self) -> float:
-        return self._products(torch.bfloat16)
+    def again(self, precision: str) -> None:
+        """Measure products anew and keep the better rate: machines have slow minutes."""
+        rate = self._products(torch.float32 if precision == "float32" else torch.bfloat16)
+        self.best[precision] = max(rate, self.best.get(precision, 0.0))
 
     def _products(self, dtype: torch.dtype) -> float:
         sizes = (4096, 8192) if self.device.type == "cuda" else (1024, 2048)

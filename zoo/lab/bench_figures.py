@@ -19,8 +19,8 @@ def bench_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     columns = min(3, len(cells))
     against = "dense" if "dense" in compared[0]["ratio"] else "peft"
     other = "a dense layer's" if against == "dense" else "peft's"
-    figure, axes = style.panels(f"Time of a forward and backward pass, as a ratio to {other}", math.ceil(len(cells) / columns), columns,
-                                2.6, sharey=True)
+    title = f"Time of a forward and backward pass, as a ratio to {other}"
+    figure, axes = style.panels(title, math.ceil(len(cells) / columns), columns, 2.6, sharey=True)
     shown = [value for row in compared for value in _spread(row, against)]
     for i, (ax, cell) in enumerate(zip(axes, cells, strict=False)):
         precision, m, n = cell
