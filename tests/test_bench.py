@@ -18,9 +18,10 @@ from zoo.commands import bench_options
 from zoo.commands.bench_options import dotted, shapes_of, specs
 from zoo.commands.bench_text import number, spread
 from zoo.errors import UserError
-from zoo.lab import bench
-from zoo.lab.bench import PASSES, Case, Rates, Spec, contender, contenders, floor, measure, operations, too_long
+from zoo.lab import bench, bench_floor
+from zoo.lab.bench import PASSES, Spec, contender, contenders, measure
 from zoo.lab.bench_figures import bench_figure
+from zoo.lab.bench_floor import Case, Rates, floor, operations, too_long
 from zoo.lab.bench_rows import CASES, Results
 from zoo.parameterizations import DCT, LoRA, RandLoRA
 
@@ -61,7 +62,7 @@ class Waits(nn.Linear):
 @pytest.fixture
 def still(monkeypatch):
     """Rates that are not measured, in place of the machine's."""
-    monkeypatch.setattr(bench, "Rates", Still)
+    monkeypatch.setattr(bench_floor, "Rates", Still)
 
 
 # ---- Measuring -------------------------------------------------------------------------------------------------------
@@ -93,6 +94,13 @@ def test_bytes_are_those_of_a_dense_layer():
     assert dense["bytes"]["checkpoint"] > parameters
 
 
+@pytest.mark.parametrize("recompute, kept", [(False, 4 * (3 * 8 + 12 * 8)), (True, 4 * 3 * 8)])
+def test_recompute_keeps_the_input_alone(recompute, kept):
+    (layer,) = contenders([Spec(DCT, {"ratio": 0.5})], (12, 8), False, [], CPU, recompute)
+    (row,) = measure([layer], Case("float32", (12, 8), 3), 1e-6, Still(), [])
+    assert row["bytes"]["kept"] == kept
+
+
 def test_autocast_keeps_rounded_copies():
     """Of x and of W, both of which the module holds in float32."""
     (dense,) = measure(list(contenders([], (12, 8), False, ["dense"], CPU)), Case("bfloat16", (12, 8), 3), 1e-6,
@@ -104,7 +112,7 @@ def test_autocast_keeps_rounded_copies():
 def test_floor_counts_a_dense_product_and_what_must_move(precision, element, rate):
     (layer,) = contenders([Spec(DCT, {"coefficients": 10})], (12, 8), True, [], CPU)
     case = Case(precision, (12, 8), 5)
-    found = floor(layer, case, Still())
+    found = floor(layer.layer, case, Still())
     moved = 3 * 4 * 5 * 8 + 2 * element * 5 * 12 + 3 * 4 * 10 + 2 * 4 * (12 * 8 + 12)
     assert (found["operations"], found["bytes"]) == (6 * 5 * 12 * 8, moved)
     assert found["arithmetic_ms"] == pytest.approx(1e3 * 6 * 5 * 12 * 8 / rate)

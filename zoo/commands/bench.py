@@ -33,7 +33,8 @@ from zoo.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from zoo.lab.bench import Case, Contender, Rates, Spec
+    from zoo.lab.bench import Contender, Spec
+    from zoo.lab.bench_floor import Case, Rates
     from zoo.lab.bench_rows import Results
 
 SHAPES, TOKENS = "768x768,3072x768,4096x4096", "1,16,512,4096,16384"
@@ -45,6 +46,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--tokens": {"metavar": "NUMBERS", "help": f"inputs at once; by default {TOKENS}"},
     "--against": {"metavar": "NAMES", "help": "some of dense,peft; by default dense"},
     "--update": {"action": "store_true", "help": "W is added to a frozen weight, as in fine-tuning"},
+    "--recompute": {"action": "store_true", "help": "W is built again in backward in place of being kept"},
     "--precision": {"metavar": "NAMES", "help": "some of float32,bfloat16 (autocast); by default float32"},
     "--device": {"default": "cpu", "metavar": "NAME", "help": "cpu or cuda; by default cpu"},
     "--threads": {"type": int, "metavar": "N", "help": "of the processor; by default as many as torch takes"},
@@ -56,7 +58,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--figure": {"metavar": "FILE", "help": "ratios against tokens, as FILE.png and FILE.svg"},
     "--force": {"action": "store_true", "help": "replace an earlier --json or --figure"},
 }
-NOT_OF_GOALS = ("parameterization", "shape", "tokens", "against", "update", "precision", "seconds", "figure")
+NOT_OF_GOALS = ("parameterization", "shape", "tokens", "against", "update", "recompute", "precision", "seconds",
+                "figure")
 
 
 def main(argv: list[str]) -> int:
@@ -81,7 +84,8 @@ def bench(options: dict[str, Any], argv: Sequence[str], start: float) -> None:
     Raises:
         UserError: for an option that will not do, before anything is measured.
     """
-    from zoo.lab import bench as lab
+    from zoo.lab import bench_floor
+    from zoo.lab.bench import PRECISIONS
     from zoo.lab.bench_rows import CASES, Results
 
     update = options["update"]
@@ -91,7 +95,7 @@ def bench(options: dict[str, Any], argv: Sequence[str], start: float) -> None:
     if not 0 < seconds <= 3600:
         raise UserError(f"--seconds must lie in (0, 3600], got {seconds:g}")
     shapes, tokens = shapes_of(options["shape"] or SHAPES), numbers("--tokens", options["tokens"] or TOKENS)
-    precisions = words("--precision", options["precision"] or "float32", lab.PRECISIONS)
+    precisions = words("--precision", options["precision"] or "float32", PRECISIONS)
     chosen = specs(options["parameterization"] or default(UPDATE if update else DEFAULT))
     if options["parameterization"]:
         check_shapes(chosen, shapes, update)
@@ -99,15 +103,16 @@ def bench(options: dict[str, Any], argv: Sequence[str], start: float) -> None:
     device = device_of(options["device"], options["threads"])
     settings = {
         "parameterizations": [[spec.cls.__name__, spec.arguments] for spec in chosen], "shapes": shapes,
-        "tokens": tokens, "against": against, "update": update, "precisions": precisions, "seconds": seconds,
+        "tokens": tokens, "against": against, "update": update, "recompute": options["recompute"],
+        "precisions": precisions, "seconds": seconds,
         "device": str(device), "threads": options["threads"],
     }
     results = Results(path(options["json"]), path(options["csv"]), CASES, settings,
                       lambda: about(argv, start, device), options["force"])
-    rates = lab.Rates(device)
+    rates = bench_floor.Rates(device)
     try:
         for shape in shapes:
-            cases = [lab.Case(precision, shape, count) for precision in precisions for count in tokens]
+            cases = [bench_floor.Case(precision, shape, count) for precision in precisions for count in tokens]
             measure_shape(cases, chosen, results, rates, settings)
     except KeyboardInterrupt:
         if results.path is not None and results.rows:
@@ -120,7 +125,8 @@ def measure_shape(
     cases: Sequence["Case"], chosen: Sequence["Spec"], results: "Results", rates: "Rates", settings: dict[str, Any]
 ) -> None:
     """All cases of one shape, which share their layers; then a table for each precision, of what there is."""
-    from zoo.lab.bench import contenders, measure, too_long
+    from zoo.lab.bench import contenders, measure
+    from zoo.lab.bench_floor import too_long
 
     for precision in dict.fromkeys(case.precision for case in cases):
         rates.again(precision)
@@ -135,7 +141,7 @@ def measure_shape(
             if not results.of(case):
                 if not layers:
                     layers, reasons = sort(contenders(chosen, case.shape, settings["update"], settings["against"],
-                                                      rates.device))
+                                                      rates.device, settings["recompute"]))
                     left += reasons
                 results.add(measure(layers, case, settings["seconds"], rates, settings["against"]))
             done()

@@ -1,20 +1,9 @@
-"""What a layer costs beside a dense one: time, memory, and how far it is from what the machine allows.
+"""What a layer costs beside a dense one, or peft's: time and bytes, measured in turn on the same inputs."""
 
-A linear layer y = x W^T + b with T inputs (tokens), W (m, n), takes 2 T m n operations forward and twice as many
-backward, and moves at least its inputs, outputs, their gradients and its K coefficients. With the machine's rates,
-measured in the same run,
-
-    floor = max(6 T m n / (operations per second of a matrix product), bytes / (bytes per second of a copy))
-
-is the least time of a dense layer's forward and backward pass. A path that never builds W may be below it.
-"""
-
-import math
 import subprocess
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +12,7 @@ from torch import Tensor, nn
 
 from zoo.convert import convert
 from zoo.lab import timing
+from zoo.lab.bench_floor import Case, Rates, floor
 from zoo.lab.timing import Call, alternate, quartiles, ratio
 from zoo.parameterizations import LoRA, RandLoRA, WeightParameterization
 
@@ -33,8 +23,6 @@ PASSES = {"forward": 0.25, "forward_backward": 0.4, "step": 0.1, "evaluation": 0
 AdamW step of the layer's parameters; and a forward pass in evaluation mode without gradients."""
 ROUNDS = 3
 """At least, however long they take. What takes long varies little."""
-LIMIT = 5
-"""A dense forward and backward pass that takes so many times a row's seconds leaves its case out."""
 SMALL_LR = 1e-6
 """Of the optimizer: thousands of steps along one gradient stay small."""
 
@@ -50,18 +38,6 @@ class Spec(NamedTuple):
         """Class and arguments, a ratio as it is: `DCT 0.5`, `LoRA rank=8`."""
         words = (str(v) if key == "ratio" else f"{key}={v}" for key, v in self.arguments.items())
         return " ".join([self.cls.__name__, *words])
-
-
-class Case(NamedTuple):
-    """What layers are compared on."""
-
-    precision: str
-    shape: tuple[int, int]
-    tokens: int
-
-    def __str__(self) -> str:
-        m, n = self.shape
-        return f"{m} x {n}, {self.tokens} tokens, {self.precision}"
 
 
 class Contender(NamedTuple):
@@ -86,7 +62,8 @@ class Contender(NamedTuple):
 
 
 def contenders(
-    specs: Sequence[Spec], shape: tuple[int, int], update: bool, against: Sequence[str], device: torch.device
+    specs: Sequence[Spec], shape: tuple[int, int], update: bool, against: Sequence[str], device: torch.device,
+    recompute: bool = False,
 ) -> Iterator[Contender | str]:
     """The layers of one shape, one after the other; a line for each parameterization that cannot have it.
 
@@ -96,6 +73,7 @@ def contenders(
         update: whether W is added to a frozen weight; the dense layer is then fully fine-tuned.
         against: `dense`, `peft` or both.
         device: where they are.
+        recompute: build W again in backward in place of keeping it.
     """
     if "dense" in against:
         yield contender("dense", "torch", None, linear(shape, device))
@@ -104,7 +82,7 @@ def contenders(
         factory = partial(spec.cls, **spec.arguments)
         try:
             model = convert(nn.ModuleDict({"layer": linear(shape, device)}), factory, ["layer"],
-                            start="update" if update else "random")
+                            start="update" if update else "random", recompute=recompute)
         except ValueError as error:
             yield str(error).removeprefix("layer: ")
             continue
@@ -193,7 +171,7 @@ def passes(each: Contender, case: Case, device: torch.device) -> dict[str, Call]
 
 
 def measure(
-    layers: Sequence[Contender], case: Case, seconds: float, rates: "Rates", against: Sequence[str]
+    layers: Sequence[Contender], case: Case, seconds: float, rates: Rates, against: Sequence[str]
 ) -> list[dict[str, Any]]:
     """A row for each layer: times in turn, ratios, bytes and the floor.
 
@@ -228,7 +206,7 @@ def measure(
             "ratio": {key: {"to": other, **{p: ratio(took[each.name], took[other])._asdict()
                                             for p, took in times.items()}}
                       for key, other in rivals.items() if key in against and other},
-            "bytes": bytes_of(each, calls[each.name], rates.device), "floor": floor(each, case, rates),
+            "bytes": bytes_of(each, calls[each.name], rates.device), "floor": floor(each.layer, case, rates),
         })
     return rows
 
@@ -249,89 +227,6 @@ def bytes_of(each: Contender, calls: Mapping[str, Call], device: torch.device) -
         "peak": timing.peak_memory(step, device), "kept": timing.kept_for_backward(calls["forward"], each.layer),
         "held": {**held._asdict(), "total": held.total}, "checkpoint": timing.checkpoint_bytes(each.layer),
     }
-
-
-# ---- The floor -------------------------------------------------------------------------------------------------------
-
-
-class Rates:
-    """What the machine can do at best, measured when first asked for or told to.
-
-    Args:
-        device: the machine's part that is asked.
-        clock: seconds since some start.
-    """
-
-    def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.device = device
-        self.clock = clock
-        self.best: dict[str, float] = {}
-        self.copy = lru_cache(maxsize=None)(self._copy)
-
-    def _best(self, call: Call) -> float:
-        (times,) = alternate({"": call}, 0.2, least=3, device=self.device, clock=self.clock).values()
-        return min(times)
-
-    def operations(self, precision: str) -> float:
-        """Operations per second of the best square matrix product so far, 2 n^3 each."""
-        if precision not in self.best:
-            self.again(precision)
-        return self.best[precision]
-
-    def again(self, precision: str) -> None:
-        """Measure products anew and keep the better rate: machines have slow minutes."""
-        rate = self._products(torch.float32 if precision == "float32" else torch.bfloat16)
-        self.best[precision] = max(rate, self.best.get(precision, 0.0))
-
-    def _products(self, dtype: torch.dtype) -> float:
-        sizes = (4096, 8192) if self.device.type == "cuda" else (1024, 2048)
-        rates = []
-        for n in sizes:
-            a = torch.randn(n, n, device=self.device).to(dtype)
-            rates.append(2 * n**3 / self._best(lambda a=a: a @ a))  # type: ignore[misc]
-        return max(rates)
-
-    def bytes(self, count: float) -> float:
-        """Bytes per second, read and written, of a copy that moves about so many: small ones stay in the cache."""
-        return self.copy(min(max(int(math.log2(max(count, 1))), 20), 30))
-
-    def _copy(self, power: int) -> float:
-        a = torch.zeros(2 ** (power - 1), dtype=torch.uint8, device=self.device)
-        b = torch.zeros_like(a)
-        return 2**power / self._best(lambda: b.copy_(a))
-
-
-def floor(each: Contender, case: Case, rates: Rates) -> dict[str, float]:
-    """The least time of a dense forward and backward pass, and of moving what this layer must.
-
-        operations = 6 T m n
-        bytes = 4 T (2 n + n) + 2 e T m + 12 K + 8 F
-
-    x is read in both passes and its gradient written; y is written and its gradient read, e bytes each; K trained
-    numbers are read twice and their gradients written, F frozen ones read twice.
-    """
-    m, n = case.shape
-    element = 4 if case.precision == "float32" else 2
-    frozen = sum(p.numel() for p in each.layer.parameters() if not p.requires_grad)
-    count = operations(case)
-    moved = case.tokens * (12 * n + 2 * element * m) + 12 * each.trainable + 8 * frozen
-    arithmetic, memory = count / rates.operations(case.precision), moved / rates.bytes(moved)
-    return {"operations": count, "bytes": moved, "arithmetic_ms": 1e3 * arithmetic, "memory_ms": 1e3 * memory,
-            "ms": 1e3 * max(arithmetic, memory)}
-
-
-def operations(case: Case) -> int:
-    """Of a dense forward and backward pass, 6 T m n."""
-    return 6 * case.tokens * math.prod(case.shape)
-
-
-def too_long(case: Case, seconds: float, rates: Rates) -> str | None:
-    """A line that says so, if a dense pass would take far longer than a row may."""
-    least = operations(case) / rates.operations(case.precision)
-    if least <= LIMIT * seconds:
-        return None
-    enough = math.ceil(least / LIMIT * 10) / 10
-    return f"{case}: left out, since a dense pass takes at least {least:.1f} s; --seconds {enough:g} measures it"
 
 
 def commit() -> str | None:
