@@ -16,7 +16,7 @@ import zoo.parameterizations
 from tasks.char_lm.module import CharLM
 from zoo.convert import zoo_layers
 from zoo.linear import ZooLinear
-from zoo.parameterizations import DCT, Dense, LoRA, RandLoRA, WeightParameterization
+from zoo.parameterizations import DCT, Dense, LoRA, OrthonormalSubspace, RandLoRA, WeightParameterization
 from zoo.testing import agree
 from zoo.watch import Watch
 
@@ -36,7 +36,7 @@ def layer(cls=DCT, update=True, dtype=torch.float32):
 def built(monkeypatch):
     """One entry each time that a DCT or Dense weight is built."""
     calls = []
-    for cls in (DCT.__mro__[2], Dense):  # SeparableSubspace's parent has it
+    for cls in (OrthonormalSubspace, Dense):
         weight = cls.weight
         monkeypatch.setattr(cls, "weight", lambda self, weight=weight: calls.append(self) or weight(self))
     return calls
@@ -256,6 +256,14 @@ def test_paths_that_build_no_weight_are_left_alone(built):
         assert torch.equal(net(x), net.parameterization(x)) and net._kept is None
 
 
+def test_recompute_keeps_nothing_here_either(built):
+    net, x = layer(), torch.randn(3, 24)
+    net.recompute = True
+    with torch.no_grad():
+        first = net(x)
+        assert torch.equal(net(x), first) and net._kept is None and len(built) == 2
+
+
 def test_nothing_kept_is_stored_or_copied():
     net, x = layer(), torch.randn(3, 24)
     names, fresh = list(net.state_dict()), len(pickle.dumps(net))
@@ -273,7 +281,14 @@ def test_nothing_kept_is_stored_or_copied():
             assert torch.equal(other(x), net(x))
 
 
-@pytest.mark.parametrize("end", [nn.Module.train, nn.Module.eval, nn.Module.double])
+def lightning(net):
+    """As its validation loop ends."""
+    for module in net.modules():
+        module.training = True
+    net(torch.randn(3, 24))
+
+
+@pytest.mark.parametrize("end", [nn.Module.train, nn.Module.eval, nn.Module.double, lightning])
 def test_its_memory_is_free_again(end):
     net = nn.Sequential(layer())
     with torch.no_grad():

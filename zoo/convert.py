@@ -97,7 +97,7 @@ def convert(
             near to the old weight as its parameterization allows.
         scale: s of `ZooLinear`.
         budget: of all layers together that no override decides; `parameterization` must have none of its own.
-        recompute: build W again in backward in place of keeping it (`ZooLinear`).
+        recompute: build W again in backward rather than keep it (`ZooLinear`).
 
     Returns:
         `model`.

@@ -44,14 +44,15 @@ class ZooLinear(nn.Module):
     In eval mode, where no gradient is asked for, W0 + s W is built once and kept in the dtype of the product, until a
     parameter, s, a dtype or the device changes or `train` or `eval` is called. What autograd's version counters miss
     needs such a call: a write to `p.data` or into a buffer. So do steps of fused optimizers; hence nothing is kept any
-    more, up to such a call, once a gradient was asked for in eval mode.
+    more, up to such a call, once a gradient was asked for in eval mode. With `recompute` nothing is kept here either:
+    a validation would take the memory that training saves.
 
     Args:
         parameterization: W, of shape (out_features, in_features).
         bias: (out_features,), or None; trained, unless it is a parameter that is frozen already.
         weight: the frozen W0 of W's shape, or None for a layer from scratch; may be of another dtype than W.
         scale: s.
-        recompute: build W again in backward in place of keeping it.
+        recompute: build W whenever it is needed, and never keep it.
 
     Raises:
         ValueError: if a shape does not fit.
@@ -81,6 +82,8 @@ class ZooLinear(nn.Module):
         """(..., in_features) to (..., out_features)."""
         if not self.training and (weight := self._kept_weight(x)) is not None:
             return F.linear(x, weight, self._parameters["bias"])  # self.bias takes ten times as long to look up
+        if not is_compiling() and self._kept is not None:  # Lightning goes back to training without a call of train
+            self._kept = None
         # Where x needs no gradient, as that of a first layer, autograd keeps no W anyway.
         if self.recompute and x.requires_grad and torch.is_grad_enabled() and self.parameterization.builds_weight:
             return checkpoint(self._product, x, *self.parameters(), use_reentrant=False, preserve_rng_state=False)
@@ -144,7 +147,7 @@ class ZooLinear(nn.Module):
         return None if self._kept is None else self._kept.weight
 
     def _build(self, x: Tensor) -> Kept | None:
-        if not self._keeps or not self.parameterization.builds_weight:
+        if self.recompute or not self._keeps or not self.parameterization.builds_weight:
             return None
         p, device = self.parameterization, x.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None

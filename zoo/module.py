@@ -85,7 +85,7 @@ class ZooModule(LightningModule, ABC):
         optimizer: how to train.
         seed: of everything random in training, with the step and the rank.
         budget: of all targets together; the parameterization then has none of its own.
-        recompute: build every W again in backward in place of keeping it (`zoo.linear.ZooLinear`).
+        recompute: build every W again in backward rather than keep it (`zoo.linear.ZooLinear`).
     """
 
     monitor: str = "val/loss"
