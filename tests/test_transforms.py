@@ -37,24 +37,32 @@ def test_dct2_is_scipys(shape, always, monkeypatch):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize("rows_only", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_packed_inverse(shape, dtype):
-    """idct2_packed(dct2_packed(W)) = W, and unused slots of the plane stay out of it."""
-    w = torch.randn(shape, dtype=dtype)
-    plan = cosine_plan(*shape, w.device, dtype)
-    plane = dct2_packed(w, plan)
-    assert plane.shape == packed_shape(*shape)
-    only = torch.zeros_like(plane).flatten()
-    places = packed_places(*shape).flatten()
-    only[places] = plane.flatten()[places]
-    agree(idct2_packed(only.view_as(plane), shape, plan), w, 1e-12 if dtype == torch.float64 else 1e-5)
+def test_packed_inverse(shape, blocked, rows_only, dtype, monkeypatch):
+    """idct2_packed(dct2_packed(W)) = W for a batch, it is scipy's, and unused slots of the plane stay out of it."""
+    monkeypatch.setattr(transforms, "BLOCKED_FROM", 0 if blocked else 10**9)
+    monkeypatch.setattr(transforms, "BLOCK", 20)
+    w = torch.randn(3, *shape, dtype=dtype)
+    expected = torch.from_numpy(scipy.fft.dctn(w.numpy(), axes=(2,) if rows_only else (1, 2), norm="ortho"))
+    plan = cosine_plan(*shape, w.device, dtype, rows_only)
+    plane = dct2_packed(w.clone(), plan)
+    assert plane.shape[1:] == packed_shape(*shape, rows_only)
+    places = packed_places(*shape, rows_only)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    agree(plane.flatten(1)[:, places], expected, tolerance)
+    only = torch.zeros_like(plane).flatten(1)
+    only[:, places] = expected
+    agree(idct2_packed(only.view_as(plane), shape, plan), w, tolerance)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_packed_places_are_distinct(shape):
-    places = packed_places(*shape).flatten()
+@pytest.mark.parametrize("rows_only", [False, True])
+def test_packed_places_are_distinct(shape, rows_only):
+    places = packed_places(*shape, rows_only).flatten()
     assert len(places.unique()) == len(places) == shape[0] * shape[1]
-    assert places.max() < torch.Size(packed_shape(*shape)).numel()
+    assert places.max() < torch.Size(packed_shape(*shape, rows_only)).numel()
 
 
 def test_unrotate_is_the_adjoint_of_rotate():

@@ -21,6 +21,7 @@ from zoo.errors import UserError
 from zoo.files import write_tensors
 from zoo.loader import StepLoader
 from zoo.optimizers import OptimizerConfig, warmup_cosine
+from zoo.together import build_together
 
 
 class ZooData(LightningDataModule, ABC):
@@ -132,10 +133,12 @@ class ZooModule(LightningModule, ABC):
         self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
 
     def parameterize(self, network: nn.Module, start: Start = "random", scale: float = 1.0) -> nn.Module:
-        """Convert the chosen layers of a network (`zoo.convert.convert`)."""
+        """Convert the chosen layers of a network (`zoo.convert.convert`); those alike are built together."""
         self.start = start
         factory, targets, overrides = self.parameterization, self.targets, self.overrides
-        return convert(network, factory, targets, overrides, start, scale, self.budget, self.recompute)
+        network = convert(network, factory, targets, overrides, start, scale, self.budget, self.recompute)
+        build_together(network)
+        return network
 
     def describe(self) -> dict[str, object]:
         """The parameterization and the counts that a run's summary and hyperparameters state."""
@@ -155,7 +158,11 @@ class ZooModule(LightningModule, ABC):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed dropout by seed, batch and rank, so that a resumed run draws what the uninterrupted one drew."""
         number = self.trainer.fit_loop.epoch_loop.total_batch_idx
-        torch.manual_seed(stream_seed(self.seed, "batch", number, self.global_rank))
+        seed = stream_seed(self.seed, "batch", number, self.global_rank)
+        # Only what draws here: torch.manual_seed keeps a stack trace for every kind of device that is not there.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The config's optimizer (`zoo.optimizers.build`); the schedule runs to the trainer's last step."""

@@ -21,33 +21,29 @@ from zoo.selection import Selection, mask_norm, select
 
 
 class _Synthesize(torch.autograd.Function):
-    """c -> W. The map is linear and isometric, so its backward pass is `_Analyze`, written out."""
+    """c -> W. The map is linear and isometric, so its backward pass is `_Analyze`, written out; nothing is kept."""
 
     @staticmethod
-    def forward(ctx: Any, coef: Tensor, places: Tensor, subspace: "OrthonormalSubspace") -> Tensor:
-        ctx.save_for_backward(places)
+    def forward(ctx: Any, coef: Tensor, subspace: "OrthonormalSubspace") -> Tensor:
         ctx.subspace = subspace
-        return subspace.expand(coef, places)
+        return subspace.expand(coef, subspace.places)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (places,) = ctx.saved_tensors
-        return _Analyze.apply(grad, places, ctx.subspace), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _Analyze.apply(grad, ctx.subspace), None
 
 
 class _Analyze(torch.autograd.Function):
     """W -> c, the adjoint of `_Synthesize`; differentiable itself, so that second derivatives exist."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, places: Tensor, subspace: "OrthonormalSubspace") -> Tensor:
-        ctx.save_for_backward(places)
+    def forward(ctx: Any, weight: Tensor, subspace: "OrthonormalSubspace") -> Tensor:
         ctx.subspace = subspace
-        return subspace.gather(weight, places)
+        return subspace.gather(weight, subspace.places)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (places,) = ctx.saved_tensors
-        return _Synthesize.apply(grad, places, ctx.subspace), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _Synthesize.apply(grad, ctx.subspace), None
 
 
 class OrthonormalSubspace(WeightParameterization):
@@ -69,6 +65,8 @@ class OrthonormalSubspace(WeightParameterization):
     """
 
     places: Tensor
+    ahead: Tensor | None = None
+    """W, if it has been built already (`zoo.together`)."""
 
     def __init__(
         self, out_features: int, in_features: int, ratio: float | None = None, coefficients: int | None = None,
@@ -130,7 +128,7 @@ class OrthonormalSubspace(WeightParameterization):
         return plane.reshape(-1).index_select(0, places).to(weight.dtype)
 
     def weight(self) -> Tensor:
-        return _Synthesize.apply(self.coef, self.places, self)
+        return _Synthesize.apply(self.coef, self) if self.ahead is None else self.ahead
 
     def spread(self, coef: Tensor) -> Tensor:
         """The matrix of coefficients up to rotations, P W Q with P and Q orthogonal; (K,) to (m, n). Here W itself."""
@@ -166,10 +164,11 @@ class SeparableSubspace(OrthonormalSubspace):
     """W = L^T S R: one orthogonal matrix per side.
 
     L is (m, m), R (n, n). A subclass whose sides are `dct_matrix` may say `cosine = True`: large ones then go through
-    the FFT.
+    the FFT; with `rows_only`, where the left side is None.
     """
 
     cosine = False
+    rows_only = False
 
     # ---- A subclass defines ------------------------------------------------------------------------------------------
 
@@ -185,11 +184,12 @@ class SeparableSubspace(OrthonormalSubspace):
     def layout(self) -> tuple[Tensor | None, tuple[int, ...]]:
         if not self.fast:
             return None, self.shape
-        return transforms.packed_places(*self.shape), transforms.packed_shape(*self.shape)
+        shape = *self.shape, self.rows_only
+        return transforms.packed_places(*shape), transforms.packed_shape(*shape)
 
     def storage_order(self) -> Tensor | None:
         """The packed plane's, for cosines: the scatter then runs through memory in order."""
-        return transforms.packed_places(*self.shape) if self.cosine else None
+        return transforms.packed_places(*self.shape) if self.cosine and not self.rows_only else None
 
     def reset_buffers(self) -> None:
         device = self.coef.device
@@ -199,7 +199,7 @@ class SeparableSubspace(OrthonormalSubspace):
         super().reset_buffers()
         tables: transforms.SomeSides | transforms.CosinePlan
         if self.fast:
-            tables = transforms.cosine_plan(*self.shape, device, self.compute_dtype)
+            tables = transforms.cosine_plan(*self.shape, device, self.compute_dtype, self.rows_only)
         else:
             tables = transforms.SomeSides(*(self._shared(self.side(n, axis)) for axis, n in enumerate(self.shape)))
         self._tables = type(tables)

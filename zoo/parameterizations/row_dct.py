@@ -17,5 +17,7 @@ class RowDCT(SeparableSubspace):
     Orthonormal, as in `scipy.fft.idct(S, axis=1, norm="ortho")`; K parameters.
     """
 
+    cosine = rows_only = True
+
     def side(self, n: int, axis: int) -> Tensor | None:
         return dct_matrix(n) if axis == 1 else None

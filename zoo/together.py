@@ -1,0 +1,89 @@
+"""Weights of equal shape built as one batch, before a network's forward pass.
+
+Small transforms are bound by what each call costs, not by arithmetic: the sixteen matrices of the character model are
+four batches, built in half the time of sixteen calls (results/goals.csv).
+
+    build_together(network)   # from then on, in every forward pass with gradients
+
+Layers from scratch whose maps are separable and share their tables take part; all others build W as they are called.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from zoo.convert import zoo_layers
+from zoo.parameterizations import SeparableSubspace
+
+LARGEST = 1 << 19
+"""Most weights of a matrix that takes part; larger ones have work enough of their own."""
+
+
+class _Together(torch.autograd.Function):
+    """(c_1, c_2, ...) -> (W_1, W_2, ...), each as its own map has it: one batch of transforms, forward and back."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: list[SeparableSubspace], dtype: torch.dtype, *coefs: Tensor) -> tuple[Tensor, ...]:
+        ctx.maps, first = maps, maps[0]
+        planes = coefs[0].new_zeros(len(maps), *first.plane_shape, dtype=first.compute_dtype)
+        for plane, space, coef in zip(planes.flatten(1), maps, coefs, strict=True):
+            plane.scatter_(0, space.places, coef.to(first.compute_dtype))
+        return first.synthesize(planes).to(dtype).unbind()
+
+    @staticmethod
+    @once_differentiable  # type: ignore[misc]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        first = ctx.maps[0]
+        planes = first.analyze(torch.stack(grads).to(first.compute_dtype)).flatten(1)
+        rows = zip(planes, ctx.maps, strict=True)
+        return None, None, *(plane.index_select(0, s.places).to(s.coef.dtype) for plane, s in rows)
+
+
+def batches(maps: Iterable[SeparableSubspace]) -> list[list[SeparableSubspace]]:
+    """Maps of equal shape, dtype and tables, two or more at a time."""
+    groups: dict[tuple[object, ...], list[SeparableSubspace]] = {}
+    for space in maps:
+        key = (type(space), space.shape, space.coef.dtype, *map(id, space.tables))
+        groups.setdefault(key, []).append(space)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+class Together:
+    """Builds the small weights of a network at the start of a forward pass, and forgets them at its end."""
+
+    def __init__(self, network: nn.Module) -> None:
+        layers = [layer for layer in zoo_layers(network).values() if layer.weight is None and not layer.recompute]
+        maps = [layer.parameterization for layer in layers]
+        self.maps = [s for s in maps if isinstance(s, SeparableSubspace) and math.prod(s.shape) <= LARGEST]
+
+    def before(self, network: nn.Module, args: object) -> None:
+        """The hook at the start."""
+        if not network.training or not torch.is_grad_enabled():
+            return
+        for group in batches(s for s in self.maps if s.coef.requires_grad):
+            coefs = [s.coef for s in group]
+            kind = coefs[0].device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else coefs[0].dtype
+            for space, w in zip(group, _Together.apply(group, dtype, *coefs), strict=True):
+                space.ahead = w
+
+    def after(self, network: nn.Module, args: object, output: object) -> None:
+        """The hook at the end, also after an error."""
+        for space in self.maps:
+            space.ahead = None
+
+
+def build_together(network: nn.Module) -> None:
+    """Have a network build its small weights in batches, at the start of each forward pass in training.
+
+    W and its gradient are what they are without, up to rounding. Under autocast W comes in the lower precision, in
+    which the layer multiplies. A backward pass through them cannot be differentiated again.
+    """
+    together = Together(network)
+    if together.maps:
+        network.register_forward_pre_hook(together.before)
+        network.register_forward_hook(together.after, always_call=True)
