@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.factors import add_product
 from zoo.parameterizations.base import WeightParameterization
 
 
@@ -61,13 +62,7 @@ class LoRA(WeightParameterization):
 
     def forward_update(self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0) -> Tensor:
         """x W0^T + b + s (x A^T) B^T, the last product added in place of a pass of its own."""
-        y = F.linear(x, base, bias)
-        mixed = torch.is_autocast_enabled(x.device.type)
-        inner = F.linear(x if mixed else x.to(self.lora_A.dtype), self.lora_A)
-        wide = torch.promote_types(y.dtype, inner.dtype)
-        rows, inner = y.reshape(-1, self.out_features).to(wide), inner.reshape(-1, self.rank).to(wide)
-        sum_ = torch.addmm(rows, inner, self.lora_B.mT, alpha=scale)
-        return sum_.to(y.dtype).view_as(y)
+        return add_product(x, base, bias, self.lora_B, self.lora_A, scale)
 
     @torch.no_grad()
     def reset_parameters(self, std: float) -> None:

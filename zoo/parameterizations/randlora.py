@@ -5,14 +5,36 @@ With M = max(m, n) and d = min(m, n): B_j (M, r) and A (r, d) are fixed and shar
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.bases import shared, uniform_matrix
 from zoo.budget import layer_budget
+from zoo.factors import add_product
 from zoo.parameterizations.base import WeightParameterization
+
+
+class _Inner(torch.autograd.Function):
+    """l, g -> s diag(l_j) A diag(g_j), (N r, d). Nothing of that size is kept.
+
+    With D its gradient, dL/dl_jk = s sum_c D_jkc A_kc g_jc and dL/dg_jc = s sum_k D_jkc A_kc l_jk.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, lam: Tensor, gamma: Tensor, basis_A: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(lam, gamma, basis_A)
+        ctx.scale = scale
+        inner = (lam[:, :, None] * basis_A).mul_(scale * gamma[:, None, :])  # (N, r, d)
+        return inner.flatten(0, 1).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        lam, gamma, basis_A = ctx.saved_tensors
+        product = grad.unflatten(0, lam.shape) * (ctx.scale * basis_A)  # (N, r, d), in A's dtype
+        return (product @ gamma[:, :, None]).squeeze(2), (lam[:, None, :] @ product).squeeze(1), None, None, None
 
 
 class RandLoRA(WeightParameterization):
@@ -89,11 +111,42 @@ class RandLoRA(WeightParameterization):
 
     def weight(self) -> Tensor:
         """W; under autocast its one product runs in the lower precision, as a layer's own would."""
-        dtype = self.basis_A.dtype
-        lam, gamma = self.randlora_lambda.to(dtype), self.randlora_gamma.to(dtype)
-        inner = lam[:, :, None] * self.basis_A * (self.scale * gamma[:, None, :])  # (N, r, d)
-        w = (self.basis_B @ inner.flatten(0, 1)).to(self.randlora_lambda.dtype)  # (M, d)
-        return w if self.out_features >= self.in_features else w.mT
+        return self._weight().to(self.randlora_lambda.dtype)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x W^T + b."""
+        return F.linear(x, self._weight(), bias)
+
+    def forward_update(self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0) -> Tensor:
+        """x (W0 + s W)^T + b; of few rows without W, where that takes fewer operations, forward and backward.
+
+        4 M N r d + 2 rows M d with W, which is built and has a gradient; rows N r (4 M + 6 d) with its two factors.
+        """
+        rows, k, wide, d = x.numel() // self.in_features, self.num_bases * self.rank, max(self.shape), min(self.shape)
+        if torch.is_grad_enabled() and rows * k * (4 * wide + 6 * d) < 4 * wide * k * d + 2 * rows * wide * d:
+            return add_product(x, base, bias, *self._factors(), scale)
+        return F.linear(x, torch.add(base, self._weight(), alpha=scale).to(x.dtype), bias)
+
+    @property
+    def builds_weight(self) -> bool:
+        return True
+
+    def _weight(self) -> Tensor:
+        left, right = self._factors()
+        w = left @ right
+        lower = torch.is_autocast_enabled(w.device.type)
+        return w if lower else w.to(self.randlora_lambda.dtype)
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        """W = L R, (m, N r) and (N r, n), in the dtype that their product has."""
+        a, b = self.basis_A, self.basis_B
+        dtype, device = a.dtype, a.device.type
+        if torch.is_autocast_enabled(device) and dtype == torch.float32:
+            dtype = torch.get_autocast_dtype(device)
+            # One copy for all layers, in place of one that autocast makes for each and keeps for backward.
+            b = b.to(dtype) if torch.compiler.is_compiling() else shared(b, b.device, dtype)
+        inner = _Inner.apply(self.randlora_lambda.to(a.dtype), self.randlora_gamma.to(a.dtype), a, self.scale, dtype)
+        return (b, inner) if self.out_features >= self.in_features else (inner.mT, b.mT)
 
     @torch.no_grad()
     def reset_parameters(self, std: float) -> None:
