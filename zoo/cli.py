@@ -314,15 +314,15 @@ def open_run(
     return cli.model, cli.datamodule, cli.trainer
 
 
-def run(argv: list[str]) -> int:
-    """One of the LightningCLI commands; returns the exit status."""
+def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> int:
+    """One of the LightningCLI commands, with more callbacks if wanted; returns the exit status."""
     quiet()
     try:
         argv = ["--json=true" if word == "--json" else word for word in argv]
         ZooCLI.command, ZooCLI.run_name = argv[0], run_name(argv)
         argv, ZooCLI.run_folder = with_run_config(argv)
         sys.argv[1:] = argv  # in place: DDP starts its other processes with sys.argv
-        command_line([Progress(), RunSummary()])
+        command_line([Progress(), RunSummary(), *callbacks])
     except BrokenPipeError:  # `zoo validate | head`
         raise
     except OSError as error:
