@@ -124,6 +124,7 @@ class FineTuning(ZooModule, ABC):
         tuning: what is trained, and how.
         optimizer: how to train.
         seed: of everything random in training.
+        recompute: build every W again in backward rather than keep it; gradients are the same.
     """
 
     from_data: tuple[str, ...] = ()
@@ -131,9 +132,9 @@ class FineTuning(ZooModule, ABC):
     def __init__(
         self, backbone: str, parameterization: ParameterizationFactory, targets: list[str] | None,
         overrides: dict[str, ParameterizationFactory] | None, budget: Budget | None, tuning: Tuning | None,
-        optimizer: OptimizerConfig | None, seed: int,
+        optimizer: OptimizerConfig | None, seed: int, recompute: bool,
     ) -> None:
-        super().__init__(parameterization, targets, overrides, optimizer, seed, budget)
+        super().__init__(parameterization, targets, overrides, optimizer, seed, budget, recompute)
         self.backbone = backbone
         self.tuning = tuning or Tuning()
 

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from tasks.char_lm.module import CharLM
+from zoo import checkpoints
 from zoo.convert import convert, zoo_layers
 from zoo.linear import ZooLinear
 from zoo.parameterizations import DCT, Dense, LoRA, RandLoRA, RowDCT, Sparse
@@ -193,7 +194,7 @@ def test_compiles(kind):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of inductor's own imports
 def test_a_scaled_update_that_is_a_product_compiles_to_itself():
     """inductor makes one product of torch.add(W0, A B, alpha=s), and forgets s."""
-    net, x = layer("RandLoRA", update=True, recompute=False), torch.randn(T, N)
+    net, x = layer("RandLoRA", update=True, recompute=False), torch.randn(600, N)  # enough rows for W to be built
     torch._dynamo.reset()
     agree(torch.compile(net)(x), net(x), 1e-5)
 
@@ -205,3 +206,16 @@ def test_convert_and_tasks_hand_it_on():
     assert not any(found.recompute for found in zoo_layers(task.net).values())
     task.recompute, task.targets = True, ["*"]
     assert task.parameterize(nn.Sequential(nn.Linear(8, 6)))[0].recompute
+
+
+@pytest.mark.parametrize("config", ["dct_half.yaml", "glue_rte_dct.yaml"])
+def test_an_option_of_every_task(config, trained, small, tune):
+    """A run with it ends at the same coefficients, and its checkpoint says so."""
+    options = small if config == "dct_half.yaml" else tune
+    plain, again = trained("plain", config, *options), trained("again", config, *options, "--model.recompute=true")
+    states = [checkpoints.load(checkpoints.resolve(run)) for run in (plain, again)]
+    assert [state["hyper_parameters"]["recompute"] for state in states] == [False, True]
+    assert states[0]["state_dict"].keys() == states[1]["state_dict"].keys()
+    assert same(states[1]["state_dict"].values(), states[0]["state_dict"].values())
+    rebuilt = checkpoints.rebuild(checkpoints.resolve(again))
+    assert all(found.recompute for found in zoo_layers(rebuilt.net).values())

@@ -41,6 +41,7 @@ class CausalLM(FineTuning, LanguageModel):
         block_size: the longest context in sampling, in tokens; comes from the data.
         optimizer: how to train.
         seed: of everything random in training.
+        recompute: build every W again in backward rather than keep it; gradients are the same.
 
     Raises:
         UserError: for a backbone that is no decoder.
@@ -57,8 +58,9 @@ class CausalLM(FineTuning, LanguageModel):
         block_size: int = 128,
         optimizer: OptimizerConfig | None = None,
         seed: int = 0,
+        recompute: bool = False,
     ) -> None:
-        super().__init__(backbone, parameterization, targets, overrides, budget, tuning, optimizer, seed)
+        super().__init__(backbone, parameterization, targets, overrides, budget, tuning, optimizer, seed, recompute)
         self.save_settings()
         self.block_size = block_size
         network: Any = self.build("CausalLM")

@@ -26,6 +26,7 @@ class CharLM(LanguageModel):
         dropout: probability.
         optimizer: how to train.
         seed: of everything random in training.
+        recompute: build every W again in backward rather than keep it; gradients are the same.
     """
 
     default_targets = ("blocks.*",)
@@ -45,8 +46,9 @@ class CharLM(LanguageModel):
         dropout: float = 0.0,
         optimizer: OptimizerConfig | None = None,
         seed: int = 0,
+        recompute: bool = False,
     ) -> None:
-        super().__init__(parameterization, targets, overrides, optimizer, seed)
+        super().__init__(parameterization, targets, overrides, optimizer, seed, recompute=recompute)
         self.save_settings()
         self.vocabulary, self.block_size = vocabulary, block_size
         self.net = GPT(len(vocabulary), block_size, layers, width, heads, dropout)

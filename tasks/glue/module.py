@@ -80,6 +80,7 @@ class GlueClassifier(FineTuning):
         tuning: what is trained, and how the rest is held.
         optimizer: how to train.
         seed: of everything random in training.
+        recompute: build every W again in backward rather than keep it; gradients are the same.
     """
 
     monitor = "val/score"
@@ -96,8 +97,9 @@ class GlueClassifier(FineTuning):
         tuning: Tuning | None = None,
         optimizer: OptimizerConfig | None = None,
         seed: int = 0,
+        recompute: bool = False,
     ) -> None:
-        super().__init__(backbone, parameterization, targets, overrides, budget, tuning, optimizer, seed)
+        super().__init__(backbone, parameterization, targets, overrides, budget, tuning, optimizer, seed, recompute)
         self.save_settings()
         self.about = about = glue_task(task)
         names = about.labels or ("score",)

@@ -39,11 +39,14 @@ def generate(
         raise UserError("--prompt is empty: give at least one character to continue")
     from tasks.text.module import LanguageModel
     from zoo import checkpoints
+    from zoo.convert import zoo_layers
 
     path = checkpoints.resolve(ckpt_path)
     model = checkpoints.rebuild(path, backbone)
     if not isinstance(model, LanguageModel):
         raise UserError(f"checkpoint '{path}' is of a {type(model).__name__}, which writes no text: use another one")
+    for layer in zoo_layers(model.net).values():
+        layer.recompute = False  # each W is built once for all steps
     try:
         return model.generate(prompt, length, temperature, top_k, seed)
     except UserError as error:

@@ -125,7 +125,8 @@ class RandLoRA(WeightParameterization):
         rows, k, wide, d = x.numel() // self.in_features, self.num_bases * self.rank, max(self.shape), min(self.shape)
         if torch.is_grad_enabled() and rows * k * (4 * wide + 6 * d) < 4 * wide * k * d + 2 * rows * wide * d:
             return add_product(x, base, bias, *self._factors(), scale)
-        return F.linear(x, torch.add(base, self._weight(), alpha=scale).to(x.dtype), bias)
+        update = self._weight() if scale == 1 else scale * self._weight()  # inductor drops torch.add's alpha here
+        return F.linear(x, (base + update).to(x.dtype), bias)
 
     @property
     def builds_weight(self) -> bool:
