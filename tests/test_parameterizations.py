@@ -9,7 +9,7 @@ import pytest
 import scipy.fft
 import torch
 
-from zoo import parameterizations, transforms
+from zoo import block_products, parameterizations, transforms
 from zoo.parameterizations import (
     DCT,
     BlockDCT,
@@ -73,6 +73,14 @@ class TestBlockDCTOfSmallBlocks(ParameterizationTestCase):
     arguments: ClassVar = {"ratio": 0.25, "block": 4, "seed": 2}
     shapes = ((16, 16), (8, 24), (24, 8), (12, 20))
     std_tolerance = 0.03
+
+
+class TestBlockDCTByProducts(TestBlockDCTOfSmallBlocks):
+    """The same without W, which at these sizes is faster to build."""
+
+    @pytest.fixture(autouse=True)
+    def _never_built(self, monkeypatch):
+        monkeypatch.setattr(block_products, "product_pays", lambda layout, dtype: True)
 
 
 class TestSparse(ParameterizationTestCase):

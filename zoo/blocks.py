@@ -10,22 +10,17 @@ The positions are a random circulant. With k = p r + e, row rows[a] of a block h
 for random permutations `rows` of range(p) and `columns` of range(q), so that rows and columns are evenly filled. The
 coefficients are one flat vector, first (p, I, r, J) [a, i, t, j], then the extra ones, (e, I, J) [a, i, j].
 
-Two ways to multiply by W. `build` makes it, in at most 2 (p + q) operations a weight. `BlockProduct` never does: for
-blockwise transforms x^ and y^ of x and y, y^[a] is the sum over t of x^[s a + t] S[a, :, t]^T, K multiply-adds a row of
-x in place of mn. The positions being a circulant, what all a need of x^ at one t is a slice of it: nothing is gathered.
+`build` makes W in two products, at most 2 (p + q) operations a weight; `zoo.block_products` multiplies by W without it.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from zoo.bases import dct_matrix
 from zoo.selection import mask_norm
-
-CHUNK_BYTES = 4 << 20
-"""Of x, worked on together on a CPU; measured (results/blocks.csv)."""
 
 
 class BlockLayout(NamedTuple):
@@ -137,7 +132,7 @@ def block_lr_mult(layout: BlockLayout) -> float:
     return math.sqrt(layout.p * layout.q) / mask_norm(rows * layout.q + columns, layout.p, layout.q)
 
 
-def _split(coef: Tensor, layout: BlockLayout) -> tuple[Tensor, Tensor]:
+def split(coef: Tensor, layout: BlockLayout) -> tuple[Tensor, Tensor]:
     """Views of the main coefficients, (p, I, r, J), and of the extra ones, (e, I, J)."""
     (down, across), p, r, e = layout.grid, layout.p, layout.r, layout.e
     main, extra = coef.split([p * r * down * across, e * down * across])
@@ -151,7 +146,7 @@ def build(coef: Tensor, layout: BlockLayout, tables: BlockTables) -> Tensor:
     """W from its coefficients; (K,) to (m, n), in the tables' dtype."""
     (down, across), (u, w, q) = layout.grid, tables.windows.shape
     with torch.autocast(coef.device.type, enabled=False):
-        main, extra = _split(coef.to(tables.left.dtype), layout)
+        main, extra = split(coef.to(tables.left.dtype), layout)
         rows = main.new_zeros(u, down, across, w)
         rows[..., : layout.r] = main[:u].transpose(2, 3)
         if layout.e:
@@ -174,96 +169,3 @@ def rotate_blocks(matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """Every (p, q) block X of an (m, n) matrix as L X R^T; L (p, p), R (q, q)."""
     half = torch.matmul(left, matrix.reshape(-1, len(left), matrix.shape[1]))
     return (half.view(-1, len(right)) @ right.mT).view(matrix.shape)
-
-
-# ---- Products that never build W -------------------------------------------------------------------------------------
-
-
-class BlockProduct(torch.autograd.Function):
-    """(x, c) -> x W^T; bilinear, so that its derivatives are products of its own kind. Keeps x and c for backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, coef: Tensor, left: Tensor, right: Tensor, layout: BlockLayout) -> Tensor:
-        ctx.save_for_backward(x, coef, left, right)
-        ctx.layout = layout
-        return _product(x, coef, left, right, layout)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        x, coef, left, right = ctx.saved_tensors
-        return *BlockAdjoints.apply(grad, x, coef, left, right, ctx.layout), None, None, None
-
-
-class BlockAdjoints(torch.autograd.Function):
-    """(g, x, c) -> (g W, the coefficients of g^T x): what a product hands back to x and to c."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, grad: Tensor, x: Tensor, coef: Tensor, left: Tensor, right: Tensor, layout: BlockLayout
-    ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(grad, x, coef, left, right)
-        ctx.layout = layout
-        return _adjoints(grad, x, coef, left, right, layout)
-
-    @staticmethod
-    def backward(ctx: Any, to_x: Tensor, to_coef: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
-        grad, x, coef, left, right = ctx.saved_tensors
-        tables = left, right, ctx.layout
-        to_grad = BlockProduct.apply(to_x, coef, *tables) + BlockProduct.apply(x, to_coef, *tables)
-        return to_grad, *BlockAdjoints.apply(grad, to_x, to_coef, *tables), None, None, None
-
-
-def _terms(coef: Tensor, layout: BlockLayout) -> list[tuple[slice, Tensor]]:
-    """For every t, the part of x^ that rows of W^ meet there, and their coefficients, (rows, I, J)."""
-    main, extra = _split(coef, layout)
-    s = layout.step
-    parts = zip(layout.terms, [*main.unbind(2), extra], strict=False)
-    return [(slice(t, t + s * (rows - 1) + 1, s), part) for (t, rows), part in parts]
-
-
-def _chunks(x: Tensor) -> list[slice]:
-    """Rows of x that are worked on together: on the CPU as many as stay in its caches, elsewhere all."""
-    size = max(1, CHUNK_BYTES // (x.shape[1] * x.element_size())) if x.device.type == "cpu" else max(1, len(x))
-    return [slice(start, start + size) for start in range(0, len(x), size)]
-
-
-def _transform(x: Tensor, cosines: Tensor) -> Tensor:
-    """The blockwise transform; (T, J q) and (L, q) to (L, T, J)."""
-    walk, q = cosines.shape
-    return torch.mm(cosines, x.reshape(-1, q).mT).view(walk, len(x), -1)
-
-
-def _product(x: Tensor, coef: Tensor, left: Tensor, right: Tensor, layout: BlockLayout) -> Tensor:
-    """x W^T; (T, n) to (T, m)."""
-    y = x.new_empty(len(x), layout.grid[0] * layout.p)
-    (places, part), *rest = _terms(coef, layout)
-    for some in _chunks(x):
-        x_hat = _transform(x[some], right)
-        y_hat = torch.bmm(x_hat[places], part.mT)
-        for more, extra in rest:
-            y_hat[: len(extra)].baddbmm_(x_hat[more], extra.mT)
-        torch.mm(y_hat.view(len(left), -1).mT, left, out=y[some].view(-1, layout.p))
-    return y
-
-
-def _adjoints(
-    grad: Tensor, x: Tensor, coef: Tensor, left: Tensor, right: Tensor, layout: BlockLayout
-) -> tuple[Tensor, Tensor]:
-    """g W, (T, n), and the coefficients of g^T x, (K,), which are summed in float32 at least."""
-    to_x, terms = torch.empty_like(x), _terms(coef, layout)
-    wide = torch.promote_types(x.dtype, torch.float32)
-    sums = [torch.zeros(part.shape, dtype=wide, device=x.device) for _, part in terms]
-    for some in _chunks(x):
-        x_hat, g_hat = _transform(x[some], right), _transform(grad[some], left)
-        back = torch.zeros_like(x_hat)
-        for (places, part), total in zip(terms, sums, strict=True):
-            g = g_hat[: len(part)]
-            if wide == x.dtype:
-                total.baddbmm_(g.mT, x_hat[places])
-            else:
-                total += torch.bmm(g.mT, x_hat[places])
-            back[places].baddbmm_(g, part)
-        torch.mm(back.view(len(right), -1).mT, right, out=to_x[some].view(-1, layout.q))
-    main, extra = sums[: layout.r], sums[layout.r :]
-    parts = ([torch.stack(main, 2).flatten()] if main else []) + [e.flatten() for e in extra]
-    return to_x, torch.cat(parts).to(coef.dtype)

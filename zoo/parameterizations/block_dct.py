@@ -1,17 +1,15 @@
 """Blocks of cosine coefficients, W_ij = C^T S_ij C with the same few positions in every block; K parameters.
 
-Between RowDCT and DCT: transforms of b numbers in place of n. W costs 4 b operations a weight to build, no index is
-stored, and at small budgets y = x W^T needs no W at all (`zoo.blocks`): K multiply-adds a row of x, as many as low-rank
-factors of that budget take. W can have full rank as soon as every row of a block has a coefficient, K / mn >= 1 / b.
+Between RowDCT and DCT: transforms of b numbers in place of n. W costs 4 b operations a weight to build and no index is
+stored; at small budgets y = x W^T needs no W at all (`zoo.block_products`), and K multiply-adds a row of x, as many as
+low-rank factors take. W can have full rank as soon as every row of a block has a coefficient, K / mn >= 1 / b.
 """
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo import bases, blocks
+from zoo import bases, block_products, blocks
 from zoo.budget import layer_budget
 from zoo.parameterizations.orthonormal import OrthonormalSubspace
 
@@ -81,23 +79,35 @@ class BlockDCT(OrthonormalSubspace):
         p, q = self.arrangement.p, self.arrangement.q
         return blocks.rotate_blocks(weight, bases.dct_matrix(p).to(weight), bases.dct_matrix(q).to(weight))
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x W^T + b, by blocks where that is the faster way (`blocks.product_pays`)."""
-        y = self._product(x)
-        return y if bias is None else y + bias.to(y.dtype)
+    @property
+    def builds_weight(self) -> bool:
+        """Whether W is built for a product, as the precision that holds now has it (`block_products.product_pays`)."""
+        return not block_products.product_pays(self.arrangement, self._precision(self.coef))
 
-    def _product(self, x: Tensor) -> Tensor:
-        device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        left, right = self.tables.left.to(dtype), self.tables.right.to(dtype)
-        with torch.autocast(device, enabled=False):
-            rows = x.reshape(-1, self.in_features).to(dtype)
-            y: Any = blocks.BlockProduct.apply(rows, self.coef.to(dtype), left, right, self.arrangement)
-        return y.view(*x.shape[:-1], self.out_features)
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x W^T + b, without W unless that is slower; under autocast all products are of the lower precision."""
+        return super().forward(x, bias) if self.builds_weight else self._product(x, bias)
 
     def forward_update(self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0) -> Tensor:
-        y = F.linear(x, base, bias)
-        return y + scale * self._product(x).to(y.dtype)
+        """x W0^T + b + s x W^T, the same way."""
+        if self.builds_weight:
+            return super().forward_update(x, base, bias, scale)
+        return F.linear(x, base, bias) + scale * self._product(x)
+
+    def _product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        dtype = self._precision(x)
+        with torch.autocast(x.device.type, enabled=False):
+            rows, coef = x.reshape(-1, self.in_features).to(dtype), self.coef.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
+            left, right = self.tables.left.to(dtype), self.tables.right.to(dtype)
+            y: Tensor = block_products.BlockProduct.apply(rows, coef, bias, left, right, self.arrangement)
+        return y.view(*x.shape[:-1], self.out_features)
+
+    @staticmethod
+    def _precision(x: Tensor) -> torch.dtype:
+        """Of a product with x: its own, or autocast's, which leaves float64 alone."""
+        mixed = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+        return torch.get_autocast_dtype(x.device.type) if mixed else x.dtype
 
     @property
     def lr_mult(self) -> float:

@@ -1,0 +1,155 @@
+"""y = x W^T for a W of `zoo.blocks` that is never built. Pure functions of torch.
+
+With x^ and y^ the blockwise transforms of x (T, n) and y (T, m), S[a, :, t] the (I, J) coefficients of one position,
+
+    y^[a] = sum_t x^[s a + t] S[a, :, t]^T,    x^[l] (T, J), y^[a] (T, I)
+
+K multiply-adds a row of x in place of mn. The positions are a circulant, so that what all a need of x^ at one t is a
+slice of x^, and what one a needs are neighbours in it: both are views, and nothing is gathered.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.blocks import BlockLayout, split
+
+CHUNK_BYTES = 2 << 20
+"""Of x, worked on together on a CPU: a factor of 2 either way changes little."""
+FEW = 64
+"""Tokens."""
+
+
+def product_pays(layout: BlockLayout, dtype: torch.dtype) -> bool:
+    """Whether `BlockProduct` beats a product with W built, in training: its estimated time, a dense layer's being 1.
+
+        K / mn (1 + a (1/I + 1/J)) + b (1/m + 1/n) < 1.1
+
+    The first term is arithmetic, slower as the matrices (J, I) get smaller; the second, passes over x^ and y^. Fitted
+    to forward and backward on a CPU (results/block_products.csv); taken for GPUs too, where it is unmeasured.
+    """
+    a, b = (20, 112) if dtype.itemsize == 2 else (8, 64)
+    (down, across), p, q = layout.grid, layout.p, layout.q
+    arithmetic = layout.k / (p * q) * (1 + a * (1 / down + 1 / across))
+    return arithmetic + b * (1 / (down * p) + 1 / (across * q)) < 1.1
+
+
+class BlockProduct(torch.autograd.Function):
+    """(x, c, b) -> x W^T + b. Bilinear in x and c, so that its derivatives are products of its own kind.
+
+    x is (T, n), c (K,), b (m,) or None, all of one dtype, as the tables; x and c are kept for backward.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, coef: Tensor, bias: Tensor | None, left: Tensor, right: Tensor, layout: BlockLayout
+    ) -> Tensor:
+        ctx.save_for_backward(x, coef, left, right)
+        ctx.layout = layout
+        return _product(x, coef, bias, left, right, layout)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, coef, left, right = ctx.saved_tensors
+        to_x, to_coef = BlockAdjoints.apply(grad, x, coef, left, right, ctx.layout)
+        return to_x, to_coef, grad.sum(0) if ctx.needs_input_grad[2] else None, None, None, None
+
+
+class BlockAdjoints(torch.autograd.Function):
+    """(g, x, c) -> (g W, the coefficients of g^T x): what a product hands back to x and to c."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, grad: Tensor, x: Tensor, coef: Tensor, left: Tensor, right: Tensor, layout: BlockLayout
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(grad, x, coef, left, right)
+        ctx.layout = layout
+        return _adjoints(grad, x, coef, left, right, layout)
+
+    @staticmethod
+    def backward(ctx: Any, to_x: Tensor, to_coef: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        grad, x, coef, left, right = ctx.saved_tensors
+        tables = left, right, ctx.layout
+        to_grad = BlockProduct.apply(to_x, coef, None, *tables) + BlockProduct.apply(x, to_coef, None, *tables)
+        return to_grad, *BlockAdjoints.apply(grad, to_x, to_coef, *tables), None, None, None
+
+
+def _chunks(x: Tensor) -> list[slice]:
+    """Rows of x that are worked on together: on a CPU as many as stay in its caches, elsewhere all."""
+    most = CHUNK_BYTES // (x.shape[1] * x.element_size()) if x.device.type == "cpu" else len(x)
+    return [slice(start, start + max(1, most)) for start in range(0, len(x), max(1, most))]
+
+
+def _one_by_one(x: Tensor) -> bool:
+    """Whether to multiply t by t: CPUs copy overlapping windows of half precision first, which few tokens bear."""
+    return x.device.type == "cpu" and x.element_size() == 2 and len(x) > FEW
+
+
+def _parts(coef: Tensor, layout: BlockLayout, one_by_one: bool) -> list[Tensor]:
+    """Views of the coefficients, (rows, I, .): of every t, or of all t < r as one, (p, I, r J); then the extra ones."""
+    main, extra = split(coef, layout)
+    mains = list(main.unbind(2)) if one_by_one else [main.flatten(2)] if layout.r else []
+    return mains + ([extra] if layout.e else [])
+
+
+def _blockwise(x: Tensor, cosines: Tensor) -> Tensor:
+    """x^, one block after another; (T, J q) and (L, q) to (L, T, J)."""
+    return torch.mm(cosines, x.reshape(-1, cosines.shape[1]).mT).view(len(cosines), len(x), -1)
+
+
+def _meet(x: Tensor, right: Tensor, layout: BlockLayout, one_by_one: bool) -> list[Tensor]:
+    """What the rows of W^ multiply of x^: for each of `_parts` a view, (rows, T, .)."""
+    (_, across), p, r, e, s = layout[2], layout.p, layout.r, layout.e, layout.step
+    if one_by_one:
+        x_hat = _blockwise(x, right)
+        return [x_hat[_walk(t, rows, s)] for t, rows in layout.terms]
+    blocks = x.reshape(len(x), across, -1).mT
+    x_hat = torch.bmm(right.expand(len(x), -1, -1), blocks)  # (T, L, J): the positions of one a are neighbours
+    steps = s * across, x_hat.shape[1] * across, 1
+    mains = [x_hat.as_strided((p, len(x), r * across), steps)] if r else []
+    return mains + ([x_hat.as_strided((e, len(x), across), steps, r * across)] if e else [])
+
+
+def _walk(t: int, rows: int, step: int) -> slice:
+    """The steps of the walk at which the first `rows` have their position t."""
+    return slice(t, t + step * (rows - 1) + 1, step)
+
+
+def _product(
+    x: Tensor, coef: Tensor, bias: Tensor | None, left: Tensor, right: Tensor, layout: BlockLayout
+) -> Tensor:
+    """x W^T + b; (T, n) to (T, m)."""
+    y, one_by_one = x.new_empty(len(x), layout.grid[0] * layout.p), _one_by_one(x)
+    first, *rest = _parts(coef, layout, one_by_one)
+    for some in _chunks(x):
+        met, *more = _meet(x[some], right, layout, one_by_one)
+        y_hat = torch.bmm(met, first.mT)  # (u, T, I)
+        for other, part in zip(more, rest, strict=True):
+            y_hat[: len(part)].baddbmm_(other, part.mT)
+        torch.mm(y_hat.view(len(left), -1).mT, left, out=y[some].view(-1, layout.p))
+        if bias is not None:
+            y[some] += bias
+    return y
+
+
+def _adjoints(
+    grad: Tensor, x: Tensor, coef: Tensor, left: Tensor, right: Tensor, layout: BlockLayout
+) -> tuple[Tensor, Tensor]:
+    """g W, (T, n), and the coefficients of g^T x, (K,), which are summed in float32 at least."""
+    to_x, to_coef = torch.empty_like(x), coef.new_zeros(coef.shape, dtype=torch.promote_types(x.dtype, torch.float32))
+    one_by_one = _one_by_one(x)
+    sums, each = _parts(to_coef, layout, one_by_one), _parts(coef, layout, one_by_one=True)
+    for some in _chunks(x):
+        g_hat = _blockwise(grad[some], left)  # (u, T, I)
+        for total, met in zip(sums, _meet(x[some], right, layout, one_by_one), strict=True):
+            g = g_hat[: len(total)].mT
+            if total.dtype == g.dtype:
+                total.baddbmm_(g, met)
+            else:
+                total += torch.bmm(g, met)
+        back = x.new_zeros(len(right), g_hat.shape[1], layout.grid[1])
+        for (t, rows), part in zip(layout.terms, each, strict=True):
+            back[_walk(t, rows, layout.step)].baddbmm_(g_hat[:rows], part)
+        torch.mm(back.view(len(right), -1).mT, right, out=to_x[some].view(-1, layout.q))
+    return to_x, to_coef.to(coef.dtype)
