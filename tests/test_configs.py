@@ -8,10 +8,13 @@ from zoo.__main__ import main
 from zoo.config_files import shipped
 from zoo.sweep.read import read
 
-BUDGETS = {"half": 393_216, "tenth": 78_643, "twentieth": 39_321, "lora_48": 393_216, "randlora": 392_656}
+BUDGETS = {
+    "block_dct_tenth": 3_072 * 25,  # of each block's 256
+    "half": 393_216, "tenth": 78_643, "twentieth": 39_321, "lora_48": 393_216, "randlora": 392_656,
+}
 SHARES = ("half", "tenth", "twentieth")
 CHARACTER = [
-    "char_lm", "dense", "lora_48", "randlora", "zigzag_random_tenth", "row_dct_tenth", "dct_half_muon",
+    "char_lm", "dense", "lora_48", "randlora", "zigzag_random_tenth", "row_dct_tenth", "block_dct_tenth", "dct_half_muon",
     *(f"{kind}_{share}" for kind in ("dct", "random_orthonormal", "zigzag") for share in SHARES),
 ]
 SWEEPS = {"char_lm_sweep": 24 * (4 + 5), "char_lm_sweep_quick": 27 * (3 + 3)}

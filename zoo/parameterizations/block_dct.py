@@ -15,7 +15,7 @@ from zoo.parameterizations.orthonormal import OrthonormalSubspace
 
 
 class BlockDCT(OrthonormalSubspace):
-    """The same few cosine coefficients of every block, W often unbuilt.
+    """The same few cosine coefficients of every block.
 
     Orthonormal; k of a block's p x q, drawn at random, evenly over its rows and columns: K = k mn / pq parameters.
 
@@ -26,7 +26,8 @@ class BlockDCT(OrthonormalSubspace):
         coefficients: their number, in [1, mn]; or
         lora_rank: as many as LoRA of this rank, K = r (m + n). Exactly one of the three. All blocks have as many, so
             that K is the largest multiple of their number that the budget holds.
-        block: largest height and width of a block: p and q are the largest divisors of m and n up to it.
+        block: largest height and width of a block: p and q are the largest divisors of m and n up to it. By default 16,
+            and 32 below a sixteenth of the mn, where rows of smaller blocks would have none.
         seed: of the positions, together with the layer's name.
 
     Raises:
@@ -35,13 +36,15 @@ class BlockDCT(OrthonormalSubspace):
 
     def __init__(
         self, out_features: int, in_features: int, ratio: float | None = None, coefficients: int | None = None,
-        block: int = 16, seed: int = 0, lora_rank: int | None = None,
+        block: int | None = None, seed: int = 0, lora_rank: int | None = None,
     ) -> None:
-        self.block = block  # before super(), which builds the buffers
         if out_features >= 1 and in_features >= 1:  # otherwise super() has a word to say
             budget = layer_budget(out_features, in_features, ratio, coefficients, lora_rank)
+            if block is None:
+                block = 16 if 16 * budget >= out_features * in_features else 32
             layout = blocks.block_layout(out_features, in_features, block, budget, bases.generator(seed))
             ratio, coefficients, lora_rank = None, layout.coefficients, None
+            self.block = block  # before super(), which builds the buffers
         super().__init__(out_features, in_features, ratio, coefficients, "random", seed, lora_rank)
 
     @property
