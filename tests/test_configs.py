@@ -14,7 +14,8 @@ BUDGETS = {
 }
 SHARES = ("half", "tenth", "twentieth")
 CHARACTER = [
-    "char_lm", "dense", "lora_48", "randlora", "zigzag_random_tenth", "row_dct_tenth", "block_dct_tenth", "dct_half_muon",
+    "char_lm", "dense", "lora_48", "randlora", "zigzag_random_tenth", "row_dct_tenth", "block_dct_tenth",
+    "dct_half_muon",
     *(f"{kind}_{share}" for kind in ("dct", "random_orthonormal", "zigzag") for share in SHARES),
 ]
 SWEEPS = {"char_lm_sweep": 24 * (4 + 5), "char_lm_sweep_quick": 27 * (3 + 3)}
