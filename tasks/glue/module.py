@@ -121,7 +121,7 @@ class GlueClassifier(FineTuning):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean loss of a batch."""
         loss = self.loss(self(batch), batch["labels"])
-        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
+        self.log_loss(loss)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:

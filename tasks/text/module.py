@@ -74,7 +74,7 @@ class LanguageModel(ZooModule, ABC):
         """Mean cross-entropy of the next id, in nats."""
         inputs, targets = batch
         loss = F.cross_entropy(self(inputs).flatten(0, 1).float(), targets.flatten())
-        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
+        self.log_loss(loss)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:

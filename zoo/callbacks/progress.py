@@ -4,6 +4,7 @@ import contextlib
 import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,19 +57,22 @@ class Progress(ProgressBar):
             return
         self.shown = time.perf_counter()
         if self.bar is not None:
-            self.bar.set_postfix_str(self._losses(trainer), refresh=False)
+            self.bar.set_postfix_str(self._losses(trainer, outputs), refresh=False)
             self.bar.update(step - self.bar.n)
         elif step == steps or step - self.printed >= min(steps, 1000 * self.lines) / self.lines:
             self.printed = step
             rate = (step - self.first) / (self.shown - self.started)
             minutes, seconds = divmod(int((steps - step) / rate), 60) if math.isfinite(steps) else (0, 0)
             left = f"  {minutes}:{seconds:02d} left" if math.isfinite(steps) else ""
-            say(f"step {step:>{len(f'{steps:.0f}')}}/{steps:.0f}  {self._losses(trainer)}  {rate:.1f} steps/s{left}")
+            number = f"{step:>{len(f'{steps:.0f}')}}/{steps:.0f}"
+            say(f"step {number}  {self._losses(trainer, outputs)}  {rate:.1f} steps/s{left}")
 
-    def _losses(self, trainer: Trainer) -> str:
-        metrics = trainer.callback_metrics
-        pairs = [("loss", "train/loss"), ("val", "val/loss")]
-        return ", ".join(f"{name} {metrics[key].item():.3f}" for name, key in pairs if key in metrics)
+    def _losses(self, trainer: Trainer, outputs: Any) -> str:
+        """The loss of this step, on this process, and of the last validation."""
+        losses = {"val": trainer.callback_metrics.get("val/loss")}
+        if isinstance(outputs, Mapping) and "loss" in outputs:  # divided by as many batches as make a step
+            losses = {"loss": outputs["loss"] * trainer.accumulate_grad_batches} | losses
+        return ", ".join(f"{name} {loss.item():.3f}" for name, loss in losses.items() if loss is not None)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
