@@ -168,6 +168,8 @@ def fit(words: Sequence[str], callbacks: list[Callback]) -> None:
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             status = run(["fit", *words], callbacks)
+    except SystemExit:  # a parser's way to refuse
+        status = 2
     finally:
         sys.argv[:] = before
     if status:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from zoo.convert import convert
 from zoo.errors import UserError
-from zoo.lab.bench import Case, Contender, Spec, contenders, passes
+from zoo.lab.bench import Contender, Spec, contenders, passes
+from zoo.lab.bench_floor import Case
 from zoo.lab.timing import CPU, Ratio, alternate, held_bytes, kept_for_backward, peak_memory, quartiles, ratio
 from zoo.parameterizations import DCT, BlockDCT
 
@@ -147,7 +148,7 @@ def growth(say: Callable[[str], None], sizes: Sequence[int] = SIZES, seconds: fl
         first = spreads[sizes[0]].median
         relative = {n: Ratio(*(value / first for value in spread)) for n, spread in spreads.items()}
         listed = ", ".join(f"{n}: {spread.median:.2f}" for n, spread in relative.items())
-        case = f"rebuild {cls.__name__} 0.1, time over n^2 log n, largest of n = {sizes[0]} to {sizes[-1]}, to the first"
+        case = f"rebuild {cls.__name__} 0.1, time over n^2 log n, largest of n = {sizes[0]}-{sizes[-1]} to the first"
         found.append(goal(case, GROWTH, max(relative.values()), listed))
     return found
 

@@ -6,6 +6,7 @@ backward, AdamW.
 """
 
 import importlib.util
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -125,7 +126,9 @@ def _peft(pair: Pair, sizes: Mapping[str, int] | None, every: bool) -> nn.Module
 
     targets = list(ALL) if every else ["query", "value"]
     config = getattr(peft, pair.config)(target_modules=targets, task_type="SEQ_CLS", **pair.options)
-    return peft.get_peft_model(_backbone(sizes), config)
+    with warnings.catch_warnings():  # peft asks transformers by a name that is going away
+        warnings.simplefilter("ignore", FutureWarning)
+        return peft.get_peft_model(_backbone(sizes), config)
 
 
 def _stepper(model: nn.Module, batch: Batch) -> tuple[Call, nn.Module]:
