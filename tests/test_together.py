@@ -19,7 +19,9 @@ from zoo.together import batches, build_together
 
 FACTORIES = {
     "dct": functools.partial(DCT, ratio=0.3), "rows": functools.partial(RowDCT, ratio=0.3),
-    "random": functools.partial(RandomOrthonormal, ratio=0.3), "zigzag": functools.partial(Zigzag, ratio=0.3),
+    "random": functools.partial(RandomOrthonormal, ratio=0.3), "blocks": functools.partial(BlockDCT, ratio=0.3),
+    "few": functools.partial(BlockDCT, ratio=0.03, block=16),
+    "zigzag": functools.partial(Zigzag, ratio=0.3),
 }
 
 
@@ -56,8 +58,13 @@ def test_together_is_each_alone(kind, fft, monkeypatch):
 
 def count_batches(monkeypatch) -> list[int]:
     calls = []
-    before = torch.stack
-    monkeypatch.setattr("zoo.together.torch.stack", lambda grads: calls.append(len(grads)) or before(grads))
+
+    def counted(maps):
+        groups = batches(maps)
+        calls.extend(map(len, groups))
+        return groups
+
+    monkeypatch.setattr("zoo.together.batches", counted)
     return calls
 
 
@@ -75,9 +82,11 @@ def test_layers_of_other_shapes_seeds_and_recomputed_ones_stay_alone():
     a, b = DCT(8, 6, ratio=0.5), DCT(8, 6, ratio=0.25, selection="zigzag")
     c, d = RandomOrthonormal(8, 6, ratio=0.5), RandomOrthonormal(8, 6, ratio=0.5, seed=1)
     assert batches([a, b, c, d, DCT(6, 8, ratio=0.5)]) == [[a, b]]
-    for net in (network(recompute=True), network(functools.partial(BlockDCT, ratio=0.5, block=2))):
-        build_together(net)
-        assert not net._forward_pre_hooks
+    net = network(recompute=True)
+    build_together(net)
+    assert not net._forward_pre_hooks
+    wide = [BlockDCT(1024, 1024, ratio=0.1) for _ in range(2)]  # multiplied without W
+    assert batches(wide) == []
 
 
 def test_a_weight_serves_one_forward_pass():

@@ -107,6 +107,7 @@ def block_support(layout: BlockLayout) -> Tensor:
     more = (main[1][:, None, None] + i[:, None]) * n + extra[1][:, None, None] + j
     return torch.cat([at.flatten(), more.flatten()])
 
+
 class BlockTables(NamedTuple):
     """The cosines that a layout needs; u rows of a block have positions (all p, or e if r = 0)."""
 
@@ -133,36 +134,41 @@ def block_lr_mult(layout: BlockLayout) -> float:
 
 
 def split(coef: Tensor, layout: BlockLayout) -> tuple[Tensor, Tensor]:
-    """Views of the main coefficients, (p, I, r, J), and of the extra ones, (e, I, J)."""
+    """Views of the main coefficients, (..., p, I, r, J), and of the extra ones, (..., e, I, J)."""
     (down, across), p, r, e = layout.grid, layout.p, layout.r, layout.e
-    main, extra = coef.split([p * r * down * across, e * down * across])
-    return main.view(p, down, r, across), extra.view(e, down, across)
+    main, extra = coef.split([p * r * down * across, e * down * across], -1)
+    return main.unflatten(-1, (p, down, r, across)), extra.unflatten(-1, (e, down, across))
 
 
 # ---- W, and its adjoint ----------------------------------------------------------------------------------------------
 
 
 def build(coef: Tensor, layout: BlockLayout, tables: BlockTables) -> Tensor:
-    """W from its coefficients; (K,) to (m, n), in the tables' dtype."""
-    (down, across), (u, w, q) = layout.grid, tables.windows.shape
+    """W from its coefficients; (..., K) to (..., m, n), in the tables' dtype.
+
+    Several of one layout but for `rows` and `columns` may have tables of their own, stacked.
+    """
+    (down, across), (u, w) = layout.grid, tables.windows.shape[-3:-1]
     with torch.autocast(coef.device.type, enabled=False):
         main, extra = split(coef.to(tables.left.dtype), layout)
-        rows = main.new_zeros(u, down, across, w)
-        rows[..., : layout.r] = main[:u].transpose(2, 3)
+        rows = main.new_zeros(*coef.shape[:-1], u, down, across, w)
+        rows[..., : layout.r] = main[..., :u, :, :, :].transpose(-1, -2)
         if layout.e:
-            rows[: layout.e, ..., -1] = extra
-        half = torch.bmm(rows.view(u, -1, w), tables.windows).view(u, down, across * q)
-        return torch.matmul(tables.left.mT, half.transpose(0, 1)).view(-1, across * q)
+            rows[..., : layout.e, :, :, -1] = extra
+        half = torch.matmul(rows.flatten(-3, -2), tables.windows).unflatten(-2, (down, across)).flatten(-2)
+        return torch.matmul(tables.left.mT.unsqueeze(-3), half.transpose(-3, -2)).flatten(-3, -2)
 
 
 def unbuild(weight: Tensor, layout: BlockLayout, tables: BlockTables) -> Tensor:
-    """The adjoint of `build`, and its inverse on its range; (m, n) to (K,), in the tables' dtype."""
-    (down, across), (u, w, q) = layout.grid, tables.windows.shape
+    """The adjoint of `build`, and its inverse on its range; (..., m, n) to (..., K), in the tables' dtype."""
+    (down, across), q = layout.grid, layout.q
     with torch.autocast(weight.device.type, enabled=False):
-        half = torch.matmul(tables.left, weight.to(tables.left.dtype).reshape(down, layout.p, across * q))
-        rows = torch.bmm(half.transpose(0, 1).reshape(u, -1, q), tables.windows.mT).view(u, down, across, w)
-        main = rows[..., : layout.r].transpose(2, 3).reshape(-1)
-        return torch.cat([main, rows[: layout.e, ..., -1].reshape(-1)])
+        blocks = weight.to(tables.left.dtype).unflatten(-2, (down, layout.p))
+        half = torch.matmul(tables.left.unsqueeze(-3), blocks).transpose(-3, -2)  # (..., u, I, n)
+        rows = torch.matmul(half.reshape(*half.shape[:-2], down * across, q), tables.windows.mT)
+        rows = rows.unflatten(-2, (down, across))  # (..., u, I, J, w)
+        main = rows[..., : layout.r].transpose(-1, -2).flatten(-4)
+        return torch.cat([main, rows[..., : layout.e, :, :, -1].flatten(-3)], -1)
 
 
 def rotate_blocks(matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:

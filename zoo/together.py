@@ -5,11 +5,11 @@ four batches, built in half the time of sixteen calls (results/goals.csv).
 
     build_together(network)   # from then on, in every forward pass with gradients
 
-Layers from scratch whose maps are separable and share their tables take part; all others build W as they are called.
+Layers from scratch whose maps share a `batch_key` take part; all others build W as they are called.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import torch
@@ -17,38 +17,33 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from zoo.convert import zoo_layers
-from zoo.parameterizations import SeparableSubspace
+from zoo.parameterizations import OrthonormalSubspace
 
 LARGEST = 1 << 19
 """Most weights of a matrix that takes part; larger ones have work enough of their own."""
 
 
 class _Together(torch.autograd.Function):
-    """(c_1, c_2, ...) -> (W_1, W_2, ...), each as its own map has it: one batch of transforms, forward and back."""
+    """(c_1, c_2, ...) -> (W_1, W_2, ...), each as its own map has it: one batch, forward and back."""
 
     @staticmethod
-    def forward(ctx: Any, maps: list[SeparableSubspace], dtype: torch.dtype, *coefs: Tensor) -> tuple[Tensor, ...]:
-        ctx.maps, first = maps, maps[0]
-        planes = coefs[0].new_zeros(len(maps), *first.plane_shape, dtype=first.compute_dtype)
-        for plane, space, coef in zip(planes.flatten(1), maps, coefs, strict=True):
-            plane.scatter_(0, space.places, coef.to(first.compute_dtype))
-        return first.synthesize(planes).to(dtype).unbind()
+    def forward(ctx: Any, maps: list[OrthonormalSubspace], dtype: torch.dtype, *coefs: Tensor) -> tuple[Tensor, ...]:
+        ctx.maps = maps
+        return maps[0].expand_batch(maps, coefs).to(dtype).unbind()
 
     @staticmethod
     @once_differentiable  # type: ignore[misc]
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        first = ctx.maps[0]
-        planes = first.analyze(torch.stack(grads).to(first.compute_dtype)).flatten(1)
-        rows = zip(planes, ctx.maps, strict=True)
-        return None, None, *(plane.index_select(0, s.places).to(s.coef.dtype) for plane, s in rows)
+        found = ctx.maps[0].gather_batch(ctx.maps, torch.stack(grads))
+        return None, None, *(coef.to(space.coef.dtype) for coef, space in zip(found, ctx.maps, strict=True))
 
 
-def batches(maps: Iterable[SeparableSubspace]) -> list[list[SeparableSubspace]]:
-    """Maps of equal shape, dtype and tables, two or more at a time."""
-    groups: dict[tuple[object, ...], list[SeparableSubspace]] = {}
+def batches(maps: Iterable[OrthonormalSubspace]) -> list[list[OrthonormalSubspace]]:
+    """Maps of equal `batch_key`, two or more at a time."""
+    groups: dict[Hashable, list[OrthonormalSubspace]] = {}
     for space in maps:
-        key = (type(space), space.shape, space.coef.dtype, *map(id, space.tables))
-        groups.setdefault(key, []).append(space)
+        if (key := space.batch_key()) is not None:
+            groups.setdefault(key, []).append(space)
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -58,7 +53,7 @@ class Together:
     def __init__(self, network: nn.Module) -> None:
         layers = [layer for layer in zoo_layers(network).values() if layer.weight is None and not layer.recompute]
         maps = [layer.parameterization for layer in layers]
-        self.maps = [s for s in maps if isinstance(s, SeparableSubspace) and math.prod(s.shape) <= LARGEST]
+        self.maps = [s for s in maps if isinstance(s, OrthonormalSubspace) and math.prod(s.shape) <= LARGEST]
 
     def before(self, network: nn.Module, args: object) -> None:
         """The hook at the start."""

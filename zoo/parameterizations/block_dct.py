@@ -5,6 +5,8 @@ stored; at small budgets y = x W^T needs no W at all (`zoo.block_products`), and
 low-rank factors take. W can have full rank as soon as every row of a block has a coefficient, K / mn >= 1 / b.
 """
 
+from collections.abc import Hashable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -73,6 +75,22 @@ class BlockDCT(OrthonormalSubspace):
 
     def gather(self, weight: Tensor, places: Tensor) -> Tensor:
         return blocks.unbuild(weight, self.arrangement, self.tables).to(weight.dtype)
+
+    def batch_key(self) -> Hashable:
+        return (type(self), self.shape, self.coef.dtype, self.arrangement[:6]) if self.builds_weight else None
+
+    @staticmethod
+    def expand_batch(maps: "Sequence[BlockDCT]", coefs: Sequence[Tensor]) -> Tensor:
+        return blocks.build(torch.stack(list(coefs)), maps[0].arrangement, BlockDCT._stacked(maps))
+
+    @staticmethod
+    def gather_batch(maps: "Sequence[BlockDCT]", weights: Tensor) -> Sequence[Tensor]:
+        return blocks.unbuild(weights, maps[0].arrangement, BlockDCT._stacked(maps)).unbind()
+
+    @staticmethod
+    def _stacked(maps: "Sequence[BlockDCT]") -> blocks.BlockTables:
+        of_each = zip(*(space.tables for space in maps), strict=True)
+        return blocks.BlockTables(*(torch.stack(tables) for tables in of_each))
 
     def synthesize(self, plane: Tensor) -> Tensor:
         p, q = self.arrangement.p, self.arrangement.q

@@ -9,6 +9,7 @@ budget, the selection, initialisation, projection, the learning-rate multiplier,
 
 import math
 from abc import abstractmethod
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -97,6 +98,20 @@ class OrthonormalSubspace(WeightParameterization):
     def storage_order(self) -> Tensor | None:
         """Rank of each coefficient, (m, n), by which `coef` is ordered (None: natural order); of no device or size."""
         return None
+
+    def batch_key(self) -> Hashable:
+        """What maps have in common that can be built as one batch (`zoo.together`); None: W is built alone."""
+        return None
+
+    @staticmethod
+    def expand_batch(maps: "Sequence[Any]", coefs: Sequence[Tensor]) -> Tensor:
+        """`expand` of B maps of one `batch_key`; B of (K_i,) to (B, m, n), in the dtype that W is built in."""
+        raise NotImplementedError
+
+    @staticmethod
+    def gather_batch(maps: "Sequence[Any]", weights: Tensor) -> Sequence[Tensor]:
+        """The adjoint of `expand_batch`: (B, m, n) to B of (K_i,)."""
+        raise NotImplementedError
 
     # ---- Concrete ----------------------------------------------------------------------------------------------------
 
@@ -205,6 +220,22 @@ class SeparableSubspace(OrthonormalSubspace):
         self._tables = type(tables)
         for name, table in tables._asdict().items():
             self.register_buffer(name, table, persistent=False)
+
+    def batch_key(self) -> Hashable:
+        return (type(self), self.shape, self.coef.dtype, *map(id, self.tables))
+
+    @staticmethod
+    def expand_batch(maps: "Sequence[SeparableSubspace]", coefs: Sequence[Tensor]) -> Tensor:
+        first = maps[0]
+        planes = coefs[0].new_zeros(len(maps), *first.plane_shape, dtype=first.compute_dtype)
+        for plane, space, coef in zip(planes.flatten(1), maps, coefs, strict=True):
+            plane.scatter_(0, space.places, coef.to(first.compute_dtype))
+        return first.synthesize(planes)
+
+    @staticmethod
+    def gather_batch(maps: "Sequence[SeparableSubspace]", weights: Tensor) -> Sequence[Tensor]:
+        planes = maps[0].analyze(weights.to(maps[0].compute_dtype)).flatten(1)
+        return [plane.index_select(0, space.places) for plane, space in zip(planes, maps, strict=True)]
 
     def _shared(self, side: Tensor | None) -> Tensor | None:
         return None if side is None else bases.shared(side, self.coef.device, self.compute_dtype)
