@@ -2,10 +2,7 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -14,7 +11,7 @@ from lab_figures import axes, inside, lines, words
 from torch import nn
 
 from zoo.__main__ import main
-from zoo.commands import bench_options
+from zoo.commands import bench_options, goals
 from zoo.commands.bench_options import dotted, shapes_of, specs
 from zoo.commands.bench_text import number, spread
 from zoo.errors import UserError
@@ -23,6 +20,7 @@ from zoo.lab.bench import PASSES, Spec, contender, contenders, measure
 from zoo.lab.bench_figures import bench_figure
 from zoo.lab.bench_floor import Case, Rates, floor, operations, too_long
 from zoo.lab.bench_rows import CASES, Results
+from zoo.lab.goals import Goal
 from zoo.parameterizations import DCT, LoRA, RandLoRA
 
 CPU = torch.device("cpu")
@@ -302,25 +300,13 @@ def test_numbers_have_three_digits_and_spreads_as_many():
     assert spread({"median": 0.0625, "low": 0.05, "high": 0.076}) == ".062 +-.013"
 
 
-class Goal(NamedTuple):
-    case: str
-    goal: float
-    measured: float
-    low: float
-    high: float
-    note: str
-    at_least: bool = False
-
-
 def test_goals_stand_beside_what_is_measured(place, capsys, monkeypatch):
-    """`zoo.lab.goals` measures; here are its rows."""
+    """`zoo.commands.goals` measures; here are its rows."""
     found = [Goal("a layer", 1.1, 1.05, 1.04, 1.08, ""),
              Goal("a layer with a long name " * 4, 1.25, 1.5, 1.4, 1.6, "n " * 60),
              Goal("tokens per second", 0.95, 0.97, 0.96, 0.98, "", at_least=True)]
-    module = ModuleType("zoo.lab.goals")
-    module.measure = lambda names, say: [goal for goal in found if names is None or goal.case in names]
-    monkeypatch.setitem(sys.modules, "zoo.lab.goals", module)
-    monkeypatch.setattr("zoo.lab.goals", module, raising=False)
+    project = {goal.case: lambda say, goal=goal: [goal] for goal in found}
+    monkeypatch.setattr(goals, "ROWS", project)
     assert main(["bench", "--goals", "--json", "g.json", "--csv", "g.csv"]) == 0
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
@@ -332,6 +318,10 @@ def test_goals_stand_beside_what_is_measured(place, capsys, monkeypatch):
         assert [row["goal"] for row in csv.DictReader(file)] == ["<= 1.1", "<= 1.25", ">= 0.95"]
     assert main(["bench", "--goals", "a layer"]) == 0
     assert "tokens" not in capsys.readouterr().out
+    monkeypatch.setitem(project, "tokens per second", lambda say: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["bench", "--goals", "--json", "broken.json"])
+    assert len(json.loads(Path("broken.json").read_text())["rows"]) == 2  # what was measured before is there
 
 
 # ---- The figure ------------------------------------------------------------------------------------------------------

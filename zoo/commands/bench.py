@@ -195,20 +195,19 @@ def report(results: "Results", figure: Path | None) -> None:
 def goals(options: dict[str, Any], argv: Sequence[str], start: float) -> None:
     """Measure the project's goals and print each beside what is measured."""
     from zoo.commands import bench_text
-    from zoo.lab import goals as lab
+    from zoo.commands import goals as project
     from zoo.lab.bench_rows import GOALS, Results
 
     names = [name.strip() for name in options["goals"].split(",") if name.strip()] or None
     device = device_of(options["device"], options["threads"])
     results = Results(path(options["json"]), path(options["csv"]), GOALS, {"goals": names, "device": str(device)},
                       lambda: about(argv, start, device), options["force"])
-    results.rows.clear()  # they are measured together
+    results.rows.clear()  # ratios of one run, so an interrupted one starts again
     bar = Bar("goals")
     try:
-        found = lab.measure(names, bar.bar.set_description)
+        project.measure(names, bar.bar.set_description, lambda found: results.add([goal_row(goal) for goal in found]))
     finally:
         bar.close()
-    results.add([goal_row(goal) for goal in found])
     results.write(finished=True)
     print(bench_text.goals(results.rows))
     if written := [str(file) for file in (results.path, results.csv_path) if file is not None]:

@@ -32,9 +32,11 @@ sys.exit(run(sys.argv[1:], [Stop()]) or "no step was made")
 """Both end at once: what an interpreter does when it is left is no part of a start."""
 
 
-def measure(names: Sequence[str] | None, say: Callable[[str], None]) -> list[Goal]:
+def measure(
+    names: Sequence[str] | None, say: Callable[[str], None], done: Callable[[list[Goal]], None] = lambda goals: None
+) -> list[Goal]:
     """The goals of some rows, or of all (`zoo.lab.goals.measure`)."""
-    return lab.measure(names, say, ROWS)
+    return lab.measure(names, say, ROWS, done)
 
 
 # ---- A training step -------------------------------------------------------------------------------------------------

@@ -50,13 +50,17 @@ Row = Callable[[Callable[[str], None]], list[Goal]]
 """Measures some goals; is told what to call to say what it is at."""
 
 
-def measure(names: Sequence[str] | None, say: Callable[[str], None], rows: Mapping[str, Row]) -> list[Goal]:
+def measure(
+    names: Sequence[str] | None, say: Callable[[str], None], rows: Mapping[str, Row],
+    done: Callable[[list[Goal]], None] = lambda goals: None,
+) -> list[Goal]:
     """The goals of some rows.
 
     Args:
         names: of the rows; None for all.
         say: takes what is measured now, in a few words.
         rows: by name.
+        done: takes the goals of each row as they are measured.
 
     Raises:
         UserError: naming a row that is none.
@@ -67,7 +71,9 @@ def measure(names: Sequence[str] | None, say: Callable[[str], None], rows: Mappi
     found = []
     for name in wanted:
         say(name)
-        found += rows[name](say)
+        goals = rows[name](say)
+        done(goals)
+        found += goals
     return found
 
 
