@@ -141,13 +141,14 @@ def test_nothing_dense_is_kept_for_backward():
 
 
 def test_precision_and_size_choose_the_path():
-    """Products pay for few coefficients of large matrices, and for fewer in half precision."""
-    def pays(m, n, block, share, dtype=torch.float32):
-        return product_pays(layout_of(m, n, block, round(share * m * n)), dtype)
+    """Products pay for few coefficients of large matrices, for fewer in half precision, for more with few tokens."""
+    def pays(m, n, block, share, dtype=torch.float32, tokens=None):
+        return product_pays(layout_of(m, n, block, round(share * m * n)), dtype, tokens)
 
     assert pays(768, 768, 16, 0.5) and pays(4096, 4096, 16, 0.5) and pays(768, 768, 32, 0.1)
     assert not pays(768, 768, 16, 1.0) and not pays(64, 64, 16, 0.1) and not pays(128, 128, 16, 0.5)
     assert pays(768, 768, 32, 0.5) and not pays(768, 768, 32, 0.5, torch.bfloat16)
+    assert pays(768, 768, 32, 0.5, torch.bfloat16, tokens=16)
     p = BlockDCT(768, 768, ratio=0.5, block=32)
     assert not p.builds_weight
     with torch.autocast("cpu", torch.bfloat16):

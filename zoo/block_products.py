@@ -21,18 +21,20 @@ FEW = 64
 """Tokens."""
 
 
-def product_pays(layout: BlockLayout, dtype: torch.dtype) -> bool:
+def product_pays(layout: BlockLayout, dtype: torch.dtype, tokens: int | None = None) -> bool:
     """Whether `BlockProduct` beats a product with W built, in training: its estimated time, a dense layer's being 1.
 
-        K / mn (1 + a (1/I + 1/J)) + b (1/m + 1/n) < 1.1
+        (1 + a s) K / mn + b s + c (1/m + 1/n) < 1.1 + 200 / T,    s = 1/I + 1/J
 
-    The first term is arithmetic, slower as the matrices (J, I) get smaller; the second, passes over x^ and y^. Fitted
-    to forward and backward on a CPU (results/block_products.csv); taken for GPUs too, where it is unmeasured.
+    The first term is arithmetic, slower as the matrices (J, I) get smaller; the others, passes over x^ and y^. To the
+    right is what it takes with W, which must be built, for few tokens T (None: many) as for many. Fitted to forward and
+    backward on a CPU (results/block_products.csv); taken for GPUs too, where it is unmeasured.
     """
-    a, b = (20, 112) if dtype.itemsize == 2 else (8, 64)
+    a, b, c = (20, 2.5, 60) if dtype.itemsize == 2 else (6, 4, 0)
     (down, across), p, q = layout.grid, layout.p, layout.q
-    arithmetic = layout.k / (p * q) * (1 + a * (1 / down + 1 / across))
-    return arithmetic + b * (1 / (down * p) + 1 / (across * q)) < 1.1
+    s = 1 / down + 1 / across
+    time = (1 + a * s) * layout.k / (p * q) + b * s + c * (1 / (down * p) + 1 / (across * q))
+    return time < 1.1 + (200 / tokens if tokens else 0)
 
 
 class BlockProduct(torch.autograd.Function):

@@ -102,18 +102,22 @@ class BlockDCT(OrthonormalSubspace):
 
     @property
     def builds_weight(self) -> bool:
-        """Whether W is built for a product, as the precision that holds now has it (`block_products.product_pays`)."""
+        """Whether W is built for products with many tokens, in the precision that holds now."""
         return not block_products.product_pays(self.arrangement, self._precision(self.coef))
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x W^T + b, without W unless that is slower; under autocast all products are of the lower precision."""
-        return super().forward(x, bias) if self.builds_weight else self._product(x, bias)
+        return self._product(x, bias) if self._pays(x) else super().forward(x, bias)
 
     def forward_update(self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0) -> Tensor:
         """x W0^T + b + s x W^T, the same way."""
-        if self.builds_weight:
+        if not self._pays(x):
             return super().forward_update(x, base, bias, scale)
         return F.linear(x, base, bias) + scale * self._product(x)
+
+    def _pays(self, x: Tensor) -> bool:
+        tokens = x.shape[:-1].numel()
+        return block_products.product_pays(self.arrangement, self._precision(x), tokens)
 
     def _product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         dtype = self._precision(x)
