@@ -50,19 +50,23 @@ class Pair(NamedTuple):
     """The name of peft's config."""
     options: dict[str, Any]
     limit: float
+    recompute: bool = False
+    """Build W again in backward; measured where every layer has an update, and so no weight is kept at all."""
 
 
-def pairs(width: int) -> list[Pair]:
-    """For an encoder of a width."""
+def pairs(width: int, every: bool) -> list[Pair]:
+    """For an encoder of a width, all of whose layers are trained or not."""
     count = 2 * RANK * width  # of LoRA on a square layer
     fourier = {"n_frequency": count, "init_weights": True}
-    return [
+    chosen = [
         Pair("LoRA", partial(LoRA, rank=RANK), "LoraConfig", {"r": RANK, "lora_alpha": RANK}, 1.0),
         Pair("RandLoRA", partial(RandLoRA, rank=BASIS_RANK), "RandLoraConfig",
              {"r": BASIS_RANK, "randlora_alpha": 20 * BASIS_RANK}, 0.7),
         Pair("DCT", partial(DCT, coefficients=count), "FourierFTConfig", fourier, 0.5),
         Pair("BlockDCT", partial(BlockDCT, coefficients=count), "FourierFTConfig", fourier, 0.5),
     ]
+    again = [pair._replace(name=f"{pair.name}, recompute", recompute=True) for pair in chosen[1:]]
+    return chosen + (again if every else [])
 
 
 def peft_pairs(
@@ -84,7 +88,7 @@ def peft_pairs(
     for batch in batches:
         peers: dict[str, tuple[Call, nn.Module]] = {}
         own: dict[str, tuple[Call, nn.Module]] = {}
-        chosen = pairs(_backbone(sizes).config.hidden_size)
+        chosen = pairs(_backbone(sizes).config.hidden_size, batch.every)
         for config in dict.fromkeys(pair.config for pair in chosen):
             group = [pair for pair in chosen if pair.config == config]
             say(f"peft {config.removesuffix('Config')}, {batch}")
@@ -96,9 +100,9 @@ def peft_pairs(
             theirs = config.removesuffix("Config").replace("Lora", "LoRA")
             for pair in group:
                 case = f"{pair.name} to peft {theirs}, {batch}"
-                counts = "equal counts" if _count(own[pair.name][1]) == _count(peers["peft"][1]) else "other counts"
+                counts = " to ".join(f"{_count(model):,}" for _, model in (own[pair.name], peers["peft"]))
                 a, b = (1e3 * quartiles(times[name]).median for name in (pair.name, "peft"))
-                note = f"bfloat16 autocast, {counts}, {a:.0f} ms to {b:.0f} ms"
+                note = f"bfloat16 autocast, {a:.0f} ms to {b:.0f} ms, {counts} trained"
                 found.append(goal(f"step, {case}", pair.limit, ratio(times[pair.name], times["peft"]), note))
                 memory = f"beyond weights and moments, MiB: {mib(peaks[pair.name])} to {mib(peaks['peft'])}"
                 share = exact(peaks[pair.name] / peaks["peft"])
@@ -118,7 +122,7 @@ def _backbone(sizes: Mapping[str, int] | None) -> Any:
 
 def _zoo(pair: Pair, sizes: Mapping[str, int] | None, every: bool) -> nn.Module:
     targets = [f"*.{name}" for name in ALL] if every else ["query", "value"]
-    return convert(_backbone(sizes), pair.own, targets, start="update")
+    return convert(_backbone(sizes), pair.own, targets, start="update", recompute=pair.recompute)
 
 
 def _peft(pair: Pair, sizes: Mapping[str, int] | None, every: bool) -> nn.Module:
