@@ -97,12 +97,12 @@ def test_unbuild_is_the_adjoint_of_build(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_product_is_with_w(case, monkeypatch):
-    """x W^T + b, its gradients and theirs, are those of a product with W; in chunks of tokens that do not divide T."""
+    """x W^T + b, its gradients and theirs, are those of a product with W; any strides, chunks that do not divide T."""
     layout = layout_of(*case)
     tables = blocks.block_tables(layout, "cpu", torch.float64)
     monkeypatch.setattr(block_products, "CHUNK_BYTES", 3 * 8 * case[1])
     c, b = torch.randn(layout.coefficients).double().requires_grad_(), torch.randn(case[0]).double().requires_grad_()
-    x, g = torch.randn(7, case[1]).double().requires_grad_(), torch.randn(7, case[0]).double()
+    x, g = torch.randn(case[1], 7).double().mT.requires_grad_(), torch.randn(case[0], 7).double().mT
 
     def second(y):
         first = torch.autograd.grad((y * g).sum() + y.square().sum(), (x, c, b), create_graph=True)

@@ -139,7 +139,7 @@ def _adjoints(
     grad: Tensor, x: Tensor, coef: Tensor, left: Tensor, right: Tensor, layout: BlockLayout
 ) -> tuple[Tensor, Tensor]:
     """g W, (T, n), and the coefficients of g^T x, (K,), which are summed in float32 at least."""
-    to_x, to_coef = torch.empty_like(x), coef.new_zeros(coef.shape, dtype=torch.promote_types(x.dtype, torch.float32))
+    to_x, to_coef = x.new_empty(x.shape), coef.new_zeros(coef.shape, dtype=torch.promote_types(x.dtype, torch.float32))
     one_by_one = _one_by_one(x)
     sums, each = _parts(to_coef, layout, one_by_one), _parts(coef, layout, one_by_one=True)
     for some in _chunks(x):
