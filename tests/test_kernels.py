@@ -20,6 +20,7 @@ from triton.runtime import interpreter
 from zoo.blocks import BlockLayout, block_layout
 from zoo.kernels import available, block_device, block_linear, tune
 from zoo.kernels.block_linear import Tiles, default_tiles, dense_work, kernel_tables, work
+from zoo.parameterizations import BlockDCT
 from zoo.testing import agree
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
@@ -171,6 +172,20 @@ def test_memory_is_k_of_mn(ratio):
         assert mine.useful == ratio * whole.useful
         assert mine.multiply_adds < 1.01 * whole.multiply_adds
         assert mine.memory / whole.memory < ratio + 0.01
+
+
+def test_block_dct_takes_it_for_few_tokens_without_gradients(interpreted, monkeypatch):
+    """forward(x) = x W^T + b, by the kernel for 1 to 64 tokens where no gradient is asked for."""
+    calls, before = [], block_linear.block_linear
+    monkeypatch.setattr("zoo.kernels.available", lambda device: True)
+    monkeypatch.setattr(block_linear, "block_linear", lambda x, *rest: calls.append(len(x)) or before(x, *rest))
+    space, bias = BlockDCT(32, 48, ratio=0.3), torch.randn(32)
+    for tokens in (1, 8, 65):
+        x = torch.randn(tokens, 48)
+        with torch.no_grad():
+            agree(space(x, bias), torch.nn.functional.linear(x, space.weight(), bias), 1e-5)
+        space(x, bias).sum().backward()
+    assert calls == [1, 8]
 
 
 def test_misuse_is_refused():

@@ -14,7 +14,7 @@ LAYERS = [
     {"zoo.files", "zoo.machine"},
     {"zoo.bases", "zoo.selection", "zoo.budget"},
     {"zoo.transforms"},
-    {"zoo.spectrum", "zoo.frequencies", "zoo.blocks", "zoo.factors"},
+    {"zoo.spectrum", "zoo.frequencies", "zoo.blocks", "zoo.block_products", "zoo.factors"},
     {"zoo.kernels"},
     {"zoo.parameterizations"},
     {"zoo.watch"},

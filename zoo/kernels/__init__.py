@@ -6,6 +6,8 @@ from importlib.util import find_spec
 
 import torch
 
+MAX_TOKENS, MAX_BLOCK = 64, 64
+"""That a kernel takes."""
 
 @lru_cache(maxsize=1)
 def _installed() -> bool:

@@ -33,10 +33,8 @@ import triton.language as tl
 from torch import Tensor
 
 from zoo.blocks import BlockLayout, block_tables
-from zoo.kernels import block_device
+from zoo.kernels import MAX_BLOCK, MAX_TOKENS, block_device
 
-MAX_TOKENS = 64
-MAX_BLOCK = 64
 SHARED_BYTES = 200 * 1024
 """What a program may take on chip, of the 227 KB of an H100."""
 TILE_BYTES = 32 * 1024

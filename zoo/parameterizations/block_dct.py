@@ -6,12 +6,13 @@ low-rank factors take. W can have full rank as soon as every row of a block has 
 """
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo import bases, block_products, blocks
+from zoo import bases, block_products, blocks, kernels
 from zoo.budget import layer_budget
 from zoo.parameterizations.orthonormal import OrthonormalSubspace
 
@@ -59,6 +60,7 @@ class BlockDCT(OrthonormalSubspace):
         generator = bases.generator(self.seed, "support", self.layer)
         self.arrangement = blocks.block_layout(*self.shape, self.block, len(self.coef), generator)
         self._lr_mult: float | None = None
+        self._kernel_tables: dict[tuple[torch.device, torch.dtype], Any] = {}
         device = self.coef.device
         self.register_buffer("places", blocks.block_positions(self.arrangement).to(device), persistent=False)
         tables = blocks.block_tables(self.arrangement, device, self.compute_dtype)
@@ -122,11 +124,27 @@ class BlockDCT(OrthonormalSubspace):
     def _product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         dtype = self._precision(x)
         with torch.autocast(x.device.type, enabled=False):
-            rows, coef = x.reshape(-1, self.in_features).to(dtype), self.coef.to(dtype)
-            bias = None if bias is None else bias.to(dtype)
-            left, right = self.tables.left.to(dtype), self.tables.right.to(dtype)
-            y: Tensor = block_products.BlockProduct.apply(rows, coef, bias, left, right, self.arrangement)
+            rows, bias = x.reshape(-1, self.in_features).to(dtype), None if bias is None else bias.to(dtype)
+            y = self._fused(rows, bias)
+            if y is None:
+                left, right = self.tables.left.to(dtype), self.tables.right.to(dtype)
+                products = block_products.BlockProduct
+                y = products.apply(rows, self.coef.to(dtype), bias, left, right, self.arrangement)
         return y.view(*x.shape[:-1], self.out_features)
+
+    def _fused(self, rows: Tensor, bias: Tensor | None) -> Tensor | None:
+        """The same by one kernel (`zoo.kernels`), for few tokens without gradients; None where it does not serve."""
+        layout, few = self.arrangement, 1 <= len(rows) <= kernels.MAX_TOKENS
+        if torch.is_grad_enabled() or not few or rows.dtype == torch.float64 or torch.compiler.is_compiling():
+            return None
+        if max(layout.p, layout.q) > kernels.MAX_BLOCK or not kernels.available(rows.device):
+            return None
+        from zoo.kernels import block_linear  # triton, only where it is used
+
+        key = rows.device, rows.dtype
+        if key not in self._kernel_tables:
+            self._kernel_tables[key] = block_linear.kernel_tables(layout, *key)
+        return block_linear.block_linear(rows, self.coef, layout, self._kernel_tables[key], bias)
 
     @staticmethod
     def _precision(x: Tensor) -> torch.dtype:
