@@ -61,7 +61,7 @@ def test_dense_has_equal_logits(kind, factory, backbones, place):
     )
     assert not any(report.values())
     assert plain.config.id2label == {0: "entailment", 1: "not_entailment"}
-    torch.testing.assert_close(plain.eval()(IDS).logits, logits(model), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(plain.eval()(IDS).logits, logits(model), rtol=1e-4, atol=1e-4)  # large, random updates
     words = transformers.AutoTokenizer.from_pretrained("run/export-dense")("good film")["input_ids"]
     assert words == transformers.AutoTokenizer.from_pretrained(backbones(kind))("good film")["input_ids"]
 
@@ -70,7 +70,7 @@ def test_dense_of_full_finetuning(backbones, place):
     model = classifier(backbones("bert"), parameterization=Dense, tuning=Tuning(full=True))
     assert main(["export", run(model), "--to", "dense"]) == 0
     plain = transformers.AutoModelForSequenceClassification.from_pretrained("run/export-dense").eval()
-    torch.testing.assert_close(plain(IDS).logits, logits(model), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(plain(IDS).logits, logits(model), rtol=1e-4, atol=1e-4)
 
 
 def test_dense_of_a_network_that_is_not_from_the_hub(place):
@@ -82,7 +82,7 @@ def test_dense_of_a_network_that_is_not_from_the_hub(place):
     plain.load_state_dict({name: torch.zeros_like(value) for name, value in state.items()})
     plain.load_state_dict(state)
     ids = torch.tensor([[0, 1, 2]])
-    torch.testing.assert_close(plain(ids), model(ids), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(plain(ids), model(ids), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
@@ -103,7 +103,7 @@ def test_adapter_holds_coefficients_and_head_only(factory, backbones, place):
     assert all(torch.equal(mine[name], again[name]) for name in mine)
     assert main(["export", str(path), "--to", "dense", "--output", "dense"]) == 0
     plain = transformers.AutoModelForSequenceClassification.from_pretrained("dense").eval()
-    torch.testing.assert_close(plain(IDS).logits, logits(model), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(plain(IDS).logits, logits(model), rtol=1e-4, atol=1e-4)
 
 
 def test_adapter_of_the_character_model(place, small, capsys):
