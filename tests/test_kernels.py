@@ -7,8 +7,8 @@ import sys
 
 import numpy as np
 import pytest
-import scipy.fft
 import torch
+from test_blocks import reference
 
 pytest.importorskip("triton")
 
@@ -42,20 +42,7 @@ def make(m, n, block, ratio, dtype=torch.float32):
 
 def dense(coef, layout: BlockLayout):
     """W from scipy's transform of each block and the definition of the layout alone; float64."""
-    p, q, (down, across), r, e, step, rows, columns = layout
-    main = coef[: p * down * r * across].double().view(p, down, r, across).numpy()
-    extra = coef[p * down * r * across :].double().view(e, down, across).numpy()
-    w = np.zeros((down * p, across * q))
-    for i in range(down):
-        for j in range(across):
-            s = np.zeros((p, q))
-            for a in range(p):
-                for t in range(r):
-                    s[rows[a], columns[step * a + t]] = main[a, i, t, j]
-                if a < e:
-                    s[rows[a], columns[step * a + r]] = extra[a, i, j]
-            w[i * p : (i + 1) * p, j * q : (j + 1) * q] = scipy.fft.idctn(s, norm="ortho")
-    return torch.from_numpy(w)
+    return torch.from_numpy(reference(layout, coef.double().numpy()))
 
 
 def check(layout, coef, x, bias=None, tiles=None, tables=None):
