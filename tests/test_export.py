@@ -4,8 +4,6 @@ import functools
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,11 @@ from tasks.finetuning import Tuning
 from zoo import checkpoints
 from zoo.__main__ import main
 from zoo.convert import merge
-from zoo.files import new_folder, read_tensors, write_tensors
+from zoo.files import new_folder
+from zoo.locks import hold
 from zoo.module import ZooModule
 from zoo.parameterizations import DCT, Dense, LoRA, RandLoRA
+from zoo.tensors import read_tensors, write_tensors
 
 transformers: Any = pytest.importorskip("transformers")
 safetensors: Any = pytest.importorskip("safetensors.torch")
@@ -256,14 +256,14 @@ def test_a_backbone_that_was_moved(backbones, place, tune, capsys):
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
-    """Its number is in the name; what a process that lives writes stays."""
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    left, alive = tmp_path / f".new.{dead.pid}", tmp_path / f".new.{os.getppid()}"
+    """What nobody holds is gone; what a process that lives writes stays."""
+    left, alive = tmp_path / ".new.1.part", tmp_path / ".new.2.part"
     for folder in (left, alive):
         folder.mkdir()
+    number = hold(alive)
     with new_folder(tmp_path / "new") as part:
         (part / "file").write_text("")
+    os.close(number)
     assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, "new"]
 
 

@@ -10,8 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"zoo", "zoo.errors"},
-    {"zoo.files", "zoo.machine"},
+    {"zoo", "zoo.errors", "zoo.locks"},
+    {"zoo.files", "zoo.machine", "zoo.trust"},
+    {"zoo.tensors"},
     {"zoo.bases", "zoo.selection", "zoo.budget"},
     {"zoo.transforms"},
     {"zoo.spectrum", "zoo.frequencies", "zoo.blocks", "zoo.block_products", "zoo.factors"},

@@ -23,10 +23,11 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from torch import nn
 
 from zoo.errors import UserError
-from zoo.files import ADAPTER, read_tensors, write_tensors
 from zoo.lab.masks import Kept, pack
 from zoo.lab.masks import unpack as unpack_masked
 from zoo.module import ZooModule
+from zoo.tensors import ADAPTER, read_tensors, write_tensors
+from zoo.trust import NOBODY, Trust
 
 RESUME = ("optimizer_states", "lr_schedulers", "callbacks", "loops")
 """What only going on needs."""
@@ -196,7 +197,9 @@ def read_file(path: Path) -> Any:
         raise UserError(f"checkpoint '{path}' is truncated or no checkpoint: use another one") from None
 
 
-def rebuild(path: Path, backbone: str | None = None, trained: bool = True) -> ZooModule:
+def rebuild(
+    path: Path, backbone: str | None = None, trained: bool = True, trust: Trust = NOBODY
+) -> ZooModule:
     """The task that a checkpoint is of, with its coefficients, on the CPU.
 
     Its class and those of its parameterizations are imported from what is installed or in the current folder.

@@ -31,6 +31,7 @@ from zoo.errors import UserError
 from zoo.files import check_writable
 from zoo.module import ZooData, ZooModule
 from zoo.tensorboard import Logger
+from zoo.trust import NOBODY, Trust
 
 
 class EpochLoop(_TrainingEpochLoop):
@@ -283,7 +284,7 @@ def command_line(callbacks: list[Callback], args: list[str] | None = None) -> Zo
 
 
 def open_run(
-    path: str, backbone: str | None = None, options: Sequence[str] = ()
+    path: str, backbone: str | None = None, options: Sequence[str] = (), trust: Trust = NOBODY
 ) -> tuple[ZooModule, ZooData, Trainer]:
     """A run as it was trained, its data, and a trainer that evaluates it in silence, in float32 on one device.
 

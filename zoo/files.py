@@ -1,70 +1,124 @@
-"""Tensors in safetensors files, and folders that are written whole or not at all."""
+"""Files that may come from anyone, read within bounds; files and folders that are written whole or not at all."""
 
 import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import Any, BinaryIO
 
 from zoo.errors import UserError
+from zoo.locks import hold
 
-ADAPTER = "adapter.safetensors"
-"""A run in one file, as `zoo export --to safetensors` writes it."""
+LARGEST = 64 * 2**20
+"""Bytes of a text that is read: a summary, a config, an index of tensors."""
+DEEPEST, MOST = 60, 1_000_000
+"""Nesting, and number of values, of what is read from JSON or YAML."""
 
 
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ModuleNotFoundError:
-        raise UserError("this needs safetensors, which is not installed: pip install safetensors") from None
-    return safetensors
+# ---- Reading ---------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    library = _safetensors()
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, or a link to one, opened for reading. Nothing else is waited for.
+
+    Raises:
+        UserError: if it is a pipe, a device or a folder, or cannot be read.
+    """
     try:
-        with library.safe_open(path, framework="pt") as file:
-            yield file
-    except (library.SafetensorError, OSError):
-        raise UserError(f"'{path}' is truncated or no safetensors file: use another one") from None
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read ({error.strerror}): use another one") from None
+    with os.fdopen(number, "rb") as file:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise UserError(f"'{path}' is no regular file: use another one")
+        yield file
 
 
-def read_tensors(path: Path, names: Iterable[str] | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file, all or those of some names, and its metadata; it cannot hold code.
+def read_text(path: Path, largest: int = LARGEST) -> str:
+    """The text of a file in UTF-8.
 
-    Raises:
-        UserError: if it is truncated or no such file.
-    """
-    with _opened(path) as file:
-        wanted = file.keys() if names is None else names
-        return {name: file.get_tensor(name) for name in wanted}, file.metadata() or {}
-
-
-def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of the floating-point tensors of a safetensors file, none of which is read.
+    Args:
+        path: of a regular file.
+        largest: bytes that it may have.
 
     Raises:
-        UserError: if it is truncated or no such file.
+        UserError: if it is none, larger, or not UTF-8.
     """
-    with _opened(path) as file:
-        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        return {name: tuple(part.get_shape()) for name, part in parts.items() if "F" in part.get_dtype()}
+    with opened(path) as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise UserError(f"'{path}' has more than {largest:,} bytes: use another one")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"'{path}' is damaged, it is no UTF-8 text: use another one") from None
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, 4 bytes a float32; tensors may share memory, and are then written twice."""
-    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    _safetensors().torch.save_file(copies, path, {"format": "pt", **(metadata or {})})
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)  # as any new file, where safetensors lets the owner alone read it
+def check_bounds(value: Any) -> None:
+    """Refuse plain data that is nested too deeply or has too many values, each counted as often as it is referred to.
+
+    Raises:
+        ValueError: naming the bound.
+    """
+    todo, seen = [(value, 1)], 0
+    while todo:
+        item, depth = todo.pop()
+        seen += 1
+        if depth > DEEPEST:
+            raise ValueError(f"nested deeper than {DEEPEST}")
+        if seen > MOST:
+            raise ValueError(f"more than {MOST:,} values")
+        if isinstance(item, dict):
+            todo += [(each, depth + 1) for each in item.values()]
+        elif isinstance(item, list | tuple | set):
+            todo += [(each, depth + 1) for each in item]
+
+
+def parse_json(text: str) -> Any:
+    """Plain data from JSON, within bounds.
+
+    Raises:
+        ValueError: if it is damaged, or beyond them.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"nested deeper than {DEEPEST}") from None
+    check_bounds(value)
+    return value
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain data from YAML, within bounds; nesting is counted before anything is built, aliases as what they stand for.
+
+    Raises:
+        ValueError: if it is damaged, or beyond them.
+    """
+    import yaml
+
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    depth = 0
+    try:
+        for event in yaml.parse(text, loader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ValueError(f"nested deeper than {DEEPEST}")
+        value = yaml.load(text, loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise ValueError(f"{where}{getattr(error, 'problem', None) or 'no YAML'}") from None
+    except (RecursionError, TypeError, OverflowError):
+        raise ValueError("no plain YAML") from None
+    check_bounds(value)
+    return value
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -74,12 +128,105 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: if it is none.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return _mapping(path, parse_json(read_text(path)))
+    except UserError:
+        raise
+    except ValueError:
         raise UserError(f"'{path}' is damaged or no JSON file: use another one") from None
-    if not isinstance(values, dict):
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping from a YAML file; an empty one is an empty mapping.
+
+    Raises:
+        UserError: if it is none.
+    """
+    try:
+        return _mapping(path, parse_yaml(read_text(path)) or {})
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"'{path}' is damaged ({error}): use another one") from None
+
+
+def _mapping(path: Path, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
         raise UserError(f"'{path}' holds no mapping: use another one")
-    return values
+    return value
+
+
+# ---- Writing a file --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write into, which takes its name once it is whole and on the disk.
+
+    A reader, or whoever comes after a crash, finds the old file or the new one. Where `path` is a link, the file that
+    it leads to is replaced. What killed writers left of it is removed.
+
+    Raises:
+        OSError: naming `path`, if it cannot be written; it is then as it was.
+    """
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    number = None
+    try:
+        _remove_left(target)
+        part.touch()
+        number = hold(part)
+        yield part
+        _sync(part)
+        part.replace(target)
+        _sync(target.parent)
+    except OSError as error:
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
+    finally:
+        part.unlink(missing_ok=True)
+        if number is not None:
+            os.close(number)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all.
+
+    Raises:
+        OSError: naming `path`, if it cannot be written; it is then as it was.
+    """
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8", newline="")
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold a file, or the names in a folder."""
+    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that has nothing to say to it
+            raise
+    finally:
+        os.close(number)
+
+
+def _remove_left(target: Path) -> None:
+    """Remove parts that nobody writes any more, and put back what a killed writer had set aside."""
+    for left in target.parent.glob(f".{escape(target.name)}.*"):
+        if not left.name.removeprefix(f".{target.name}.").endswith((".part", ".old")) or left.is_symlink():
+            continue
+        number = hold(left)
+        if number is None:
+            continue
+        if left.suffix == ".old" and not os.path.lexists(target):
+            left.replace(target)
+        elif left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+        os.close(number)
+
+
+# ---- Folders ---------------------------------------------------------------------------------------------------------
 
 
 def size(folder: Path) -> int:
@@ -139,40 +286,54 @@ def _first_parent(path: Path) -> Path:
     return next(parent for parent in path.absolute().parents if os.path.lexists(parent))
 
 
-def _remove_left(there: Path, name: str) -> None:
-    """Parts of a folder of this name, of processes that were killed; not what one was about to replace."""
-    for part in there.glob(f".{escape(name)}.*"):
-        pid = part.name.removeprefix(f".{name}.")
-        if pid.isdigit() and not Path("/proc", pid).exists() and Path("/proc/self").exists():
-            shutil.rmtree(part, ignore_errors=True)
-
-
 @contextmanager
 def new_folder(
     path: Path, option: str = "--output", ours: Callable[[Path], bool] | None = None, force: bool = False
 ) -> Iterator[Path]:
     """A folder to write into, which gets its name when everything is in it and is gone after an error.
 
-    Takes and raises what `check_new` does. What is replaced is there until then.
+    Takes and raises what `check_new` does. What is replaced is there until then, and is renamed whole; a file that
+    somebody else has put there meanwhile is kept. What a killed writer had set aside is put back first.
     """
-    check_new(path, option, ours, force)
     there = _first_parent(path)
-    _remove_left(there, path.name)
-    part = there / f".{path.name}.{os.getpid()}"
+    if path.parent.is_dir():
+        _remove_left(path.absolute())
+    _remove_left(there / path.name)
+    check_new(path, option, ours, force)
+    part = there / f".{path.name}.{os.getpid()}.part"
     try:
         part.mkdir()
     except OSError as error:
         raise UserError(f"cannot write '{path}': '{there}': {error.strerror}; give another {option}") from None
+    numbers = [hold(part)]
     try:
         yield part
+        for written in (*part.rglob("*"), part):
+            _sync(written)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir() and any(path.iterdir()):
-            old = part.with_name(f"{part.name}.old")
+            numbers.append(hold(path))
+            old = path.absolute().with_name(f"{part.name.removesuffix('.part')}.old")
             path.replace(old)
             part.replace(path)
+            _keep_others(old, path, ours)
             shutil.rmtree(old)
         else:
             part.replace(path)
+        _sync(path.absolute().parent)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+    finally:
+        for number in numbers:
+            if number is not None:
+                os.close(number)
+
+
+def _keep_others(old: Path, new: Path, ours: Callable[[Path], bool] | None) -> None:
+    """Move what is not ours from a folder that was replaced into the one that replaced it."""
+    for file in [file for file in old.rglob("*") if not file.is_dir()]:
+        name = file.relative_to(old)
+        if (ours is None or not ours(name)) and not os.path.lexists(new / name):
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            file.replace(new / name)

@@ -18,9 +18,9 @@ from zoo.bases import stream_seed
 from zoo.budget import Budget
 from zoo.convert import ParameterizationFactory, Start, convert, counts, factory_class, merge, zoo_layers
 from zoo.errors import UserError
-from zoo.files import write_tensors
 from zoo.loader import StepLoader
 from zoo.optimizers import OptimizerConfig, warmup_cosine
+from zoo.tensors import write_tensors
 from zoo.together import build_together
 
 

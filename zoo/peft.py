@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from zoo.bases import uniform_matrix
 from zoo.convert import is_conv1d, merge, zoo_layers
 from zoo.errors import UserError
-from zoo.files import read_json, read_tensors, write_tensors
+from zoo.files import read_json
 from zoo.linear import ZooLinear
 from zoo.parameterizations import LoRA, RandLoRA
+from zoo.tensors import read_tensors, write_tensors
 
 CONFIG, TENSORS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 HEADS = ("classifier", "score")

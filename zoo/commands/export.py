@@ -34,7 +34,8 @@ def export(run: str, to: str, output: str | None, backbone: str | None, rank: in
         raise UserError(f"--rank must be at least 1, and goes with --to peft; got --rank {rank} --to {to}")
     from zoo import checkpoints, peft
     from zoo.convert import zoo_layers
-    from zoo.files import ADAPTER, new_folder, size
+    from zoo.files import new_folder, size
+    from zoo.tensors import ADAPTER
 
     path = checkpoints.resolve(run)
     run_folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent

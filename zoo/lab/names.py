@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from zoo.files import ADAPTER
+from zoo.tensors import ADAPTER
 
 SUFFIXES = (".ckpt", ".safetensors", ".bin", ".pt")
 SILENT = re.compile(r"checkpoints|snapshots|version_0|last|model|(adapter|pytorch)_model|[0-9a-f]{40}").fullmatch

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from zoo.checkpoints import read_file
 from zoo.errors import UserError
-from zoo.files import read_json, read_shapes, read_tensors
+from zoo.files import read_json
+from zoo.tensors import read_shapes, read_tensors
 
 STATES = (
     "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin",
