@@ -5,6 +5,11 @@ import difflib
 import sys
 from typing import Any, NoReturn
 
+from zoo.trust import HELP, OPTION
+
+TRUST: dict[str, dict[str, Any]] = {OPTION: {"action": "append", "default": [], "metavar": "NAME", "help": HELP}}
+"""The option of commands that read what others wrote."""
+
 
 class OneLineParser(argparse.ArgumentParser):
     """argparse, whose errors are one line with the nearest option."""

@@ -1,0 +1,72 @@
+"""Text from files, which may come from anyone, on its way to a terminal, a page, Markdown or a table."""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+BLANK = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]")
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What moves a terminal's cursor, turns text around, or cannot be written in UTF-8."""
+MARKUP = re.compile(r"[\\`*~|\[\]]|!(?=\[)|(?<![^\W_])_|_(?![^\W_])")
+"""What Markdown takes for more than itself; an underscore inside a word is one."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def printable(text: object) -> str:
+    """Anything as one line, a blank for each line end and U+FFFD for each other character that is not to be seen."""
+    return CONTROL.sub("\ufffd", BLANK.sub(" ", str(text)))
+
+
+def lines(text: str) -> str:
+    """A text of several lines, each printable."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def clean(value: Any) -> Any:
+    """Plain data in which all strings are printable, keys too."""
+    if isinstance(value, Mapping):
+        return {clean(key): clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    return printable(value) if isinstance(value, str) else value
+
+
+def markdown(text: object) -> str:
+    """Anything as one line of Markdown that reads as it is: no link, image, emphasis, cell or HTML comes of it.
+
+    GitHub makes links of addresses alone, hence the backslash in `:\\//` and `www\\.`, and the space of no width after
+    an `@`.
+    """
+    words = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(printable(text).split()))
+    words = MARKUP.sub(r"\\\g<0>", words.replace("<", "&lt;").replace(">", "&gt;"))
+    words = re.sub(r"(?i)\b(www)\.", r"\1\\.", words.replace("://", ":\\//"))
+    return words.replace("@", "@&#8203;")
+
+
+def code(text: object) -> str:
+    """Anything as code in Markdown, within more backticks than it has in a row."""
+    words = " ".join(printable(text).split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", words)), default=0))
+    pad = " " if words.startswith("`") or words.endswith("`") else ""
+    return f"{fence}{pad}{words}{pad}{fence}"
+
+
+def cell(value: object) -> object:
+    """What a cell of a CSV file holds; text that a spreadsheet would take for a formula gets a `'` in front."""
+    if not isinstance(value, str):
+        return value
+    is_formula = value.startswith(FORMULA) and not NUMBER.fullmatch(value)
+    return ("'" if is_formula else "") + printable(value)
+
+
+def table(columns: Sequence[str], rows: Iterable[Mapping[str, object]], header: bool = True) -> str:
+    """The text of a CSV file, or of more lines for one."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
+    return file.getvalue()
