@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from zoo.commands.arguments import parse
+from zoo.commands.arguments import TRUST, parse
 from zoo.commands.laboratory import check_out, facts, is_ours, need_extra
 from zoo.errors import UserError
+from zoo.lab.texts import lines
+from zoo.trust import NOBODY, Trust
 
 WIDTH = 80
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -23,6 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--reference": {"default": None, "metavar": "METHOD", "help": "that gaps are taken to, as the table calls it; by "
                     "default Dense under AdamW"},
     "--force": {"action": "store_true", "help": "replace an earlier report in --out"},
+    **TRUST,
 }
 MANY = 10
 """Runs that were left out that are named."""
@@ -31,12 +34,15 @@ MANY = 10
 def main(argv: list[str]) -> int:
     """Print the tables, and write the report if asked to."""
     options = vars(parse("report", __doc__ or "", argv, OPTIONS))
-    print(report(argv=argv[1:], **options))
+    trust = Trust.of(argv)
+    del options["trust"]
+    print(lines(report(argv=argv[1:], trust=trust, **options)))
     return 0
 
 
 def report(
-    runs: list[str], out: str | None, margin: float, reference: str | None, force: bool, argv: list[str]
+    runs: list[str], out: str | None, margin: float, reference: str | None, force: bool, argv: list[str],
+    trust: Trust = NOBODY,
 ) -> str:
     """Compare and write; what is to be printed.
 
@@ -50,18 +56,20 @@ def report(
     need_extra()
     from zoo.lab import comparison, experiments
 
-    found, skipped = experiments.read(runs)
+    found, skipped = experiments.read(runs, trust)
+    found, more = comparison.usable(found)
+    skipped = sorted([*skipped, *more])
     if not found:
         path, why = skipped[0]
-        more = f", and {len(skipped) - 1} more like it" if len(skipped) > 1 else ""
-        raise UserError(f"no finished run in '{runs[0]}': '{path}': {why}{more}; train some with zoo fit")
-    data = comparison.compare(found, skipped, margin, reference)
-    lines = [describe(each, data) for each in data["comparisons"]]
-    lines += [_skipped(data["skipped"])] if data["skipped"] else []
+        others = f", and {len(skipped) - 1} more like it" if len(skipped) > 1 else ""
+        raise UserError(f"no finished run in '{runs[0]}': '{path}': {why}{others}; train some with zoo fit")
+    data = comparison.compare(found, skipped, margin, reference, trust)
+    parts = [describe(each, data) for each in data["comparisons"]]
+    parts += [_skipped(data["skipped"])] if data["skipped"] else []
     if folder is not None:
         _write(folder, {**facts("report", argv, start), **data}, force)
-        lines.append(f"written to  {folder}\nlook        {folder}/report.html")
-    return "\n\n".join(lines)
+        parts.append(f"written to  {folder}\nlook        {folder}/report.html")
+    return "\n\n".join(parts)
 
 
 def _write(folder: Path, data: dict[str, Any], force: bool) -> None:
@@ -93,17 +101,17 @@ def describe(comparison: dict[str, Any], data: dict[str, Any]) -> str:
     from zoo.lab.report_tables import notes
 
     settings = ", ".join(f"{key} {value}" for key, value in comparison["settings"].items())
-    lines = [comparison["name"], *_wrapped(settings), "", *_rows(comparison), ""]
+    said = [comparison["name"], *_wrapped(settings), "", *_rows(comparison), ""]
     if any(method["tuned_on_reported"] for method in comparison["methods"]):
-        lines.append("*       the rate is the best of several on the seeds that are reported")
-    lines += _wrapped(f"search  {comparison['search']['words']}")
+        said.append("*       the rate is the best of several on the seeds that are reported")
+    said += _wrapped(f"search  {comparison['search']['words']}")
     if comparison["reference"] and any(method["gap"] for method in comparison["methods"]):
         level = f"{100 * (1 - data['level']):g} %"
-        lines += _wrapped(f"gap     mean minus {comparison['reference']}'s over the seeds of both, with its paired "
+        said += _wrapped(f"gap     mean minus {comparison['reference']}'s over the seeds of both, with its paired "
                           f"{level} interval; same: within {data['margin']:g} by TOST at {100 * data['level']:g} %")
     for note in dict.fromkeys([*notes(comparison), *comparison["notes"]]):
-        lines += _wrapped(f"note    {note}".replace("−", "-"))
-    return "\n".join(lines)
+        said += _wrapped(f"note    {note}".replace("−", "-"))
+    return "\n".join(said)
 
 
 def _wrapped(text: str) -> list[str]:
@@ -119,12 +127,12 @@ def _rows(comparison: dict[str, Any]) -> list[str]:
     cells = [tuple(row[i] for i in used) for row in cells]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)][1:]
     name_width = max(12, WIDTH - sum(widths) - len(widths))
-    lines = []
+    said = []
     for (name, *values), more in zip(cells, remarks, strict=True):
         first, *others = textwrap.wrap(name, name_width, break_on_hyphens=False)
         numbers = " ".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
-        lines += [f"{first:<{name_width}} {numbers}".rstrip(), *(f"  {other}" for other in [*others, *more])]
-    return lines
+        said += [f"{first:<{name_width}} {numbers}".rstrip(), *(f"  {other}" for other in [*others, *more])]
+    return said
 
 
 def _cells(method: dict[str, Any]) -> tuple[str, ...]:
@@ -153,6 +161,6 @@ def _number(value: float | None, sign: str = "") -> str:
 
 def _skipped(skipped: list[dict[str, str]]) -> str:
     """How many runs were left out, and which."""
-    lines = [f"left out  {len(skipped)} run{'s' * (len(skipped) > 1)}"]
-    lines += [f"  {item['path']}: {item['why']}" for item in skipped[:MANY]]
-    return "\n".join([*lines, *[f"  and {len(skipped) - MANY} more"] * (len(skipped) > MANY)])
+    said = [f"left out  {len(skipped)} run{'s' * (len(skipped) > 1)}"]
+    said += [f"  {item['path']}: {item['why']}" for item in skipped[:MANY]]
+    return "\n".join([*said, *[f"  and {len(skipped) - MANY} more"] * (len(skipped) > MANY)])

@@ -7,10 +7,11 @@ from statistics import fmean
 from typing import Any
 
 from zoo.errors import UserError
-from zoo.lab.experiments import Run, Skipped
+from zoo.lab.experiments import Run, Skipped, damaged
 from zoo.lab.labels import besides, comparison_names, method_names, short
 from zoo.lab.settings import Flat, frozen
 from zoo.lab.statistics import interval, paired, spread, tost
+from zoo.trust import NOBODY, Trust
 
 LEVEL = 0.05
 """Of every test; intervals are of 1 - LEVEL."""
@@ -23,7 +24,8 @@ LAST = 3
 
 
 def compare(
-    runs: Sequence[Run], skipped: Iterable[Skipped] = (), margin: float = MARGIN, reference: str | None = None
+    runs: Sequence[Run], skipped: Iterable[Skipped] = (), margin: float = MARGIN, reference: str | None = None,
+    trust: Trust = NOBODY,
 ) -> dict[str, Any]:
     """What a report shows, less the facts on top.
 
@@ -32,6 +34,7 @@ def compare(
         skipped: what it left out.
         margin: of the equivalence test, in units of the metric.
         reference: the method that gaps are taken to; by default `Dense` under AdamW.
+        trust: whose classes are imported, to see their defaults.
 
     Raises:
         UserError: for a reference that no comparison has.
@@ -39,7 +42,7 @@ def compare(
     alike = _grouped(runs, lambda run: frozen(run.conditions))
     names = comparison_names([group[0] for group in alike.values()])
     groups = zip(names, alike.values(), strict=True)
-    comparisons = [_comparison(name, group, margin, reference) for name, group in groups]
+    comparisons = [_comparison(name, group, margin, reference, trust) for name, group in groups]
     if reference is not None and not any(comparison["reference"] for comparison in comparisons):
         known = dict.fromkeys(method["method"] for comparison in comparisons for method in comparison["methods"])
         raise UserError(f"no method {reference!r}; --reference takes one of: {'; '.join(known)}")
@@ -49,6 +52,19 @@ def compare(
     }
 
 
+def usable(runs: Iterable[Run]) -> tuple[list[Run], list[Skipped]]:
+    """Runs that can be compared at least with themselves, and those that whatever they hold keeps from it."""
+    good, skipped = [], []
+    for run in runs:
+        try:
+            compare([run])
+        except Exception:  # of this run alone, so that it does not take the others down
+            skipped.append(damaged(run.path))
+        else:
+            good.append(run)
+    return good, skipped
+
+
 def _grouped(runs: Iterable[Run], key: Callable[[Run], Hashable]) -> dict[Hashable, list[Run]]:
     groups: dict[Hashable, list[Run]] = defaultdict(list)
     for run in runs:
@@ -56,12 +72,14 @@ def _grouped(runs: Iterable[Run], key: Callable[[Run], Hashable]) -> dict[Hashab
     return dict(groups)
 
 
-def _comparison(name: str, runs: Sequence[Run], margin: float, reference: str | None) -> dict[str, Any]:
+def _comparison(
+    name: str, runs: Sequence[Run], margin: float, reference: str | None, trust: Trust
+) -> dict[str, Any]:
     """Methods side by side, best first."""
     notes: list[str] = []
     runs = _newest(runs, notes)
     groups = list(_methods(runs))
-    labels = method_names(groups)
+    labels = method_names(groups, trust)
     methods = [_method(label, *group) for label, group in zip(labels, groups, strict=True)]
     _budgets(methods)
     better = -1 if runs[0].higher else 1

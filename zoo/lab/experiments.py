@@ -8,16 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from zoo.errors import UserError
-from zoo.files import read_json
 from zoo.lab import curves
 from zoo.lab.curves import Curve
 from zoo.lab.names import nickname
-from zoo.lab.settings import Flat, filled, flatten
+from zoo.lab.settings import Flat, filled
+from zoo.lab.summaries import CONFIG, SUMMARY, is_count, is_size, read_settings, read_summary
+from zoo.lab.texts import printable
+from zoo.trust import NOBODY, Trust
 
-SUMMARY, CONFIG = "summary.json", "config.yaml"
 OWN = ("parameterization", "targets", "overrides", "budget", "tuning", "optimizer")
 """Settings of a model that make a method; the others are of the network."""
 SILENT_DATA = ("data_dir", "fallback", "corpus", "task", "eval_batch_size", "backbone", "seed", "train_examples")
@@ -31,11 +30,6 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
 }
 """Settings of the trainer that tell runs apart, and their values that say nothing."""
 CLIPPING = ("gradient_clip_val", "gradient_clip_algorithm")
-TYPES: dict[str, tuple[type, ...]] = {
-    "parameterization": (str,), "coefficients": (int,), "replaced": (int,), "trainable": (int,), "total": (int,),
-    "steps": (int,), "seed": (int,), "lr": (int, float), "task": (str,), "targets": (list,),
-}
-"""What a summary must hold."""
 
 
 class Skipped(NamedTuple):
@@ -89,25 +83,42 @@ class Run:
     ranks: Curve = field(default_factory=list)
 
 
-def read(paths: Iterable[str]) -> tuple[list[Run], list[Skipped]]:
+def read(paths: Iterable[str], trust: Trust = NOBODY) -> tuple[list[Run], list[Skipped]]:
     """All finished runs in some folders, at any depth, each once; and what was left out.
+
+    A run may come from anyone: one with whatever in its files is left out by itself, and never stands in the way of
+    the others.
+
+    Args:
+        paths: of the folders.
+        trust: whose classes are imported, to see their defaults.
 
     Raises:
         UserError: for a path that is no folder, or in which there is no run at all.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}  # as given, by where it really is
     for path in paths:
         folders = list(_folders(Path(path)))
         if not folders:
             raise UserError(f"no run in '{path}': give a folder of zoo fit, or one that contains such folders")
-        found |= dict.fromkeys(folder.resolve() for folder in folders)
+        for folder in folders:
+            found.setdefault(folder.resolve(), folder)
     raw, skipped = [], []
-    for folder in sorted(found):
+    for folder in sorted(found.values()):
         try:
-            raw.append((folder, *_read(folder)))
+            summary = read_summary(folder)
+            raw.append((folder, summary, _told(summary, read_settings(folder))))
         except UserError as error:
-            skipped.append(Skipped(_shown(folder), str(error)))
-    return _runs(raw), skipped
+            skipped.append(Skipped(_shown(folder), printable(error)))
+        except Exception:  # whatever the checks have missed is of one run alone
+            skipped.append(damaged(folder))
+    runs, more = _runs(raw, trust)
+    return runs, sorted([*skipped, *more])
+
+
+def damaged(folder: Path | str) -> Skipped:
+    """A run that cannot be taken, for a reason that nobody has thought of."""
+    return Skipped(_shown(Path(folder)), "its summary.json is damaged")
 
 
 def _folders(top: Path) -> Iterable[Path]:
@@ -121,59 +132,34 @@ def _folders(top: Path) -> Iterable[Path]:
 
 
 def _shown(folder: Path) -> str:
-    """The path as one would type it."""
+    """The path as it was given, or within the current folder as one would type it."""
     here = Path.cwd()
-    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+    return printable(folder.relative_to(here) if folder.is_relative_to(here) else folder)
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], Flat]:
-    """Summary and settings of a run.
-
-    Raises:
-        UserError: saying what is wrong with it.
-    """
-    if not (folder / SUMMARY).is_file():
-        raise UserError("not finished: it has no summary.json")
-    try:
-        summary = read_json(folder / SUMMARY)
-    except UserError:
-        raise UserError("its summary.json is damaged") from None
-    wrong = [key for key, kinds in TYPES.items() if not isinstance(summary.get(key), kinds)]
-    if wrong:
-        raise UserError(f"its summary.json is not one of zoo fit: no {', '.join(wrong)}")
-    if not any(isinstance(summary.get(key), int | float) for key in ("loss", "score")):
-        raise UserError("it was never validated: its summary.json has no loss")
-    try:
-        config = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        parts = {key: config[key] for key in ("model", "data", "trainer")}
-        class_path = parts["model"]["class_path"]
-    except FileNotFoundError:
-        raise UserError("it has no config.yaml: its settings are not known") from None
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        raise UserError("its config.yaml is damaged") from None
-    flat = flatten(parts["model"], "model") | flatten(parts["data"], "data") | flatten(parts["trainer"], "trainer")
-    return summary, flat | {"model": class_path}
-
-
-def _runs(raw: Sequence[tuple[Path, dict[str, Any], Flat]]) -> list[Run]:
-    """Runs, whose settings were completed by those of other runs of the same task."""
+def _runs(raw: Sequence[tuple[Path, dict[str, Any], Flat]], trust: Trust) -> tuple[list[Run], list[Skipped]]:
+    """Runs, whose settings were completed by those of other runs of the same task; and those that cannot be had."""
     alike = defaultdict(list)
     for item in raw:
         alike[str(item[2]["model"]), str(item[2].get("data"))].append(item)
-    runs = []
+    runs, skipped = [], []
     for items in alike.values():
-        flats = filled([_told(summary, flat) for _, summary, flat in items])
-        runs += [_run(folder, summary, flat) for (folder, summary, _), flat in zip(items, flats, strict=True)]
-    return sorted(runs, key=lambda run: run.path)
+        flats = filled([flat for _, _, flat in items], trust)
+        for (folder, summary, _), flat in zip(items, flats, strict=True):
+            try:
+                runs.append(_run(folder, summary, flat))
+            except Exception:
+                skipped.append(damaged(folder))
+    return sorted(runs, key=lambda run: run.path), skipped
 
 
 def _told(summary: dict[str, Any], flat: Flat) -> Flat:
     """The settings that matter, and what the summary says of the data."""
     facts = {key: summary[key] for key in summary
-             if key in DATA or key.startswith(("train_", "validation_")) and isinstance(summary[key], int)}
+             if key in DATA or key.startswith(("train_", "validation_")) and is_count(summary[key])}
     if not {"corpus_sha256", "glue_task"} & set(facts):
         facts["data"] = summary.get("corpus", summary.get("data"))
-    if summary.get("devices", 1) != 1:
+    if summary.get("devices") not in (None, 1):
         facts["devices"] = summary["devices"]  # each has batches of its own
     told = {}
     for key, value in flat.items():
@@ -197,14 +183,14 @@ def _told(summary: dict[str, Any], flat: Flat) -> Flat:
     if optimizer.get("name") == "adamw":
         optimizer = {key: value for key, value in optimizer.items() if key != "momentum"}
     told |= {f"model.optimizer.{key}": value for key, value in optimizer.items() if key not in ("lr", "name")}
-    told["model.optimizer"] = optimizer.get("name", "adamw")
+    told["model.optimizer"] = optimizer.get("name") or "adamw"
     planned = flat.get("trainer.max_steps")
     told |= {f"facts.{key}": value for key, value in facts.items()}
     told |= {
         "model.targets": summary["targets"], "facts.steps": summary["steps"],
         "facts.precision": summary.get("precision"),
         "facts.metric": "loss" if summary.get("score") is None else "score",
-        "facts.planned_steps": planned if isinstance(planned, int) and planned > 0 and planned != summary["steps"]
+        "facts.planned_steps": planned if is_size(planned) and planned != summary["steps"]
         else None,
     }
     return told
@@ -229,19 +215,19 @@ def _run(folder: Path, summary: dict[str, Any], flat: Flat) -> Run:
     counts = {key: summary[key] for key in ("coefficients", "replaced", "trainable", "total")}
     score = summary.get("score")
     result = summary["loss"] if score is None else score
-    metrics = summary.get("metrics") if isinstance(summary.get("metrics"), dict) else {}
-    assert metrics is not None
-    same = [tag.removeprefix("val/") for tag, value in metrics.items() if value == score]
+    same = [tag.removeprefix("val/") for tag, value in (summary.get("metrics") or {}).items() if value == score]
     corpus = summary.get("glue_task") or summary.get("corpus") or summary.get("data") or summary["task"]
     tag = "val/loss" if score is None else "val/score"
     rank = "stable_rank/update." if summary.get("updates") else "stable_rank/"
     scalars = curves.read(folder, (tag, rank))
     arguments = {key.removeprefix("parameterization."): value for key, value in method.items()
                  if key.startswith("parameterization.")}
-    name = folder.parent.name if folder.name.startswith("version_") else folder.name
-    version = "" if folder.name in (name, "version_0") else f"-{folder.name}"
+    whole = Path(os.path.abspath(folder))
+    name = whole.parent.name if whole.name.startswith("version_") else whole.name
+    version = "" if whole.name in (name, "version_0") else f"-{whole.name}"
     return Run(
-        path=_shown(folder), name=name + version, subject=f"{corpus} / {flat.get('model.backbone', summary['task'])}",
+        path=_shown(folder), name=printable(name + version),
+        subject=f"{corpus} / {flat.get('model.backbone', summary['task'])}",
         conditions=conditions, method=method | counts, parameterization=summary["parameterization"],
         arguments=arguments, optimizer=str(method["optimizer"]), counts=counts,
         lr=float(summary["lr"]), seed=summary["seed"],
@@ -254,12 +240,11 @@ def _run(folder: Path, summary: dict[str, Any], flat: Flat) -> Run:
 
 def _epoch(summary: dict[str, Any], flat: Flat) -> int | None:
     """Steps of a pass over the training data: examples, or ids in windows that do not overlap."""
-    examples = summary.get("examples")
-    ids = next((value for key, value in summary.items() if key.startswith("train_") and isinstance(value, int)), None)
+    examples, accumulate = summary.get("examples") or {}, flat.get("trainer.accumulate_grad_batches", 1)
+    ids = next((value for key, value in summary.items() if key.startswith("train_") and is_count(value)), None)
     batch, block = summary.get("batch_size"), summary.get("block_size")
-    batch = batch * flat.get("trainer.accumulate_grad_batches", 1) if isinstance(batch, int) else 0
-    if isinstance(examples, dict) and isinstance(examples.get("train"), int) and batch > 0:
-        return math.ceil(examples["train"] / batch)
-    if ids is not None and isinstance(block, int) and batch > 0:
-        return max(1, ids // (batch * block))
-    return None
+    if not is_size(batch) or not is_size(accumulate):
+        return None
+    if "train" in examples:
+        return math.ceil(examples["train"] / (batch * accumulate))
+    return max(1, ids // (batch * accumulate * block)) if ids is not None and is_size(block) else None

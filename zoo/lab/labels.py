@@ -5,12 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from zoo.lab.experiments import Run
 from zoo.lab.settings import Flat, defaults, frozen
+from zoo.trust import NOBODY, Trust
 
 BUDGETS = ("ratio", "coefficients", "rank", "lora_rank", "num_bases")
 """Arguments that a method's name always has."""
 COUNTS = ("coefficients", "replaced", "trainable", "total")
 FIRST = ("steps",)
 """Of two settings that tell comparisons apart alike, the one to name."""
+LONG = 200
+"""Characters of a setting that are shown."""
 
 
 def varying(settings: Sequence[Flat]) -> list[str]:
@@ -47,13 +50,17 @@ def _shared(settings: Iterable[Flat], key: str) -> set[object]:
 def short(value: object) -> str:
     """A setting in a few characters, without blanks at its commas."""
     if isinstance(value, Mapping):
-        return " ".join(f"{key} {short(item)}" for key, item in value.items())
+        return _cut(" ".join(f"{key} {short(item)}" for key, item in value.items()))
     if isinstance(value, list | tuple):
-        return "+".join(map(short, value))
+        return _cut("+".join(map(short, value)))
     if isinstance(value, float):
         return f"{value:g}"
     text = str(value)
-    return text[:12] if len(text) == 64 else text  # a sha256
+    return text[:12] if len(text) == 64 else _cut(text)  # a sha256
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONG else f"{text[: LONG - 3]}..."
 
 
 def said(flat: Flat, keys: Iterable[str]) -> list[str]:
@@ -73,8 +80,11 @@ def comparison_names(firsts: Sequence[Run]) -> list[str]:
         left = sorted(varying(same), key=lambda key: key not in FIRST)
         chosen: list[str] = []
         while left and _kinds(same, chosen) < len(same):
-            chosen.append(max(left, key=lambda key: _kinds(same, [*chosen, key])))  # noqa: B023
-            left.remove(chosen[-1])
+            best = max(left, key=lambda key: _kinds(same, [*chosen, key]))  # noqa: B023
+            if _kinds(same, [*chosen, best]) == _kinds(same, chosen):
+                break  # they differ in nothing that is shown
+            chosen.append(best)
+            left.remove(best)
         names.append(", ".join([run.subject, *said(run.conditions, chosen)]))
     return _numbered(names)
 
@@ -83,11 +93,12 @@ def _kinds(settings: Sequence[Flat], keys: Sequence[str]) -> int:
     return len({tuple(said(flat, keys)) for flat in settings})
 
 
-def method_names(groups: Sequence[tuple[Flat, Sequence[Run]]]) -> list[str]:
+def method_names(groups: Sequence[tuple[Flat, Sequence[Run]]], trust: Trust = NOBODY) -> list[str]:
     """`DCT ratio=0.5 muon`: parameterization, budget, arguments that are no defaults, optimizer, what is unusual here.
 
     Args:
         groups: settings and runs of each method of a comparison.
+        trust: whose classes are imported, to see their defaults.
     """
     flats = [flat for flat, _ in groups]
     unusual = besides(flats)
@@ -95,7 +106,7 @@ def method_names(groups: Sequence[tuple[Flat, Sequence[Run]]]) -> list[str]:
     bases = len({frozen(flat.get("parameterization.seed")) for flat in flats}) > 1
     names = []
     for flat, runs in groups:
-        known = defaults(str(flat["parameterization"]))
+        known = defaults(str(flat["parameterization"]), trust)
         arguments = {key: key.removeprefix("parameterization.") for key in flat if key.startswith("parameterization.")}
         told = said(flat, [key for key, name in arguments.items() if name in BUDGETS
                            or (bases if name == "seed" else known.get(name) != flat[key])])

@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
-import importlib
 import inspect
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from zoo.errors import UserError
+from zoo.trust import NOBODY, Trust
 
 Flat = dict[str, Any]
 """Settings by dotted name; a class stands under the name of what it is of."""
@@ -24,11 +26,11 @@ def flatten(value: Any, prefix: str = "") -> Flat:
     return flat
 
 
-def filled(settings: Sequence[Flat]) -> list[Flat]:
+def filled(settings: Sequence[Flat], trust: Trust = NOBODY) -> list[Flat]:
     """The same settings, each with the defaults of what it lacks and another has; then without what is not set.
 
     Settings of a class are looked for in others that have the same class there. Only what is missing is looked up,
-    since that imports its class. One that cannot be imported stays as it is.
+    since that imports its class. One that is not trusted or cannot be imported stays as it is.
     """
     known: dict[tuple[str, Any], bool] = {}  # by name and the class that has it: whether any sets it
     for flat in settings:
@@ -41,7 +43,7 @@ def filled(settings: Sequence[Flat]) -> list[Flat]:
         for (key, kind), somewhere in known.items():
             same = kind == frozen(flat.get(key.rpartition(".")[0]))
             if key not in flat and same and somewhere:  # what all others leave empty is empty by default
-                default = _default_of(flat, key)
+                default = _default_of(flat, key, trust)
                 if default is not inspect.Parameter.empty:
                     whole[key] = default
         complete.append({key: value for key, value in whole.items() if is_set(value)})
@@ -60,32 +62,38 @@ def frozen(value: Any) -> Any:
     return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
 
 
-def _default_of(flat: Flat, key: str) -> Any:
+def _default_of(flat: Flat, key: str, trust: Trust) -> Any:
     """The default of a setting that is missing, by the class that would have it; `empty` if it is not known."""
     node, _, name = key.rpartition(".")
     owner, _, parameter = node.rpartition(".")
-    if "." in str(flat.get(node, "")):
-        found = defaults(flat[node])
-    elif isinstance(flat.get(owner), str):  # of a dataclass, which is an argument of the class above
-        found = _fields(flat[owner], parameter)
-    else:
-        found = {}
+    cls, above = flat.get(node), flat.get(owner)
+    found: dict[str, Any] = {}
+    if isinstance(cls, str) and "." in cls:
+        found = defaults(cls, trust)
+    elif isinstance(above, str):  # of a dataclass, which is an argument of the class above
+        found = _fields(above, parameter, trust)
     return found.get(name, inspect.Parameter.empty)
 
 
 @functools.cache
-def defaults(path: str) -> dict[str, Any]:
-    """The defaults of a class' arguments, by its path; empty if it cannot be imported."""
-    cls = _class(path)
-    parameters = inspect.signature(cls).parameters.values() if cls is not None else ()
+def defaults(path: str, trust: Trust = NOBODY) -> dict[str, Any]:
+    """The defaults of a class' arguments, by its path; empty if it is not trusted or cannot be imported."""
+    cls = _class(path, trust)
+    try:
+        parameters = inspect.signature(cls).parameters.values() if cls is not None else ()
+    except (TypeError, ValueError):  # a class that says nothing of its arguments
+        return {}
     return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
 
 
 @functools.cache
-def _fields(path: str, parameter: str) -> dict[str, Any]:
+def _fields(path: str, parameter: str, trust: Trust) -> dict[str, Any]:
     """The defaults of the dataclass that an argument of a class takes."""
-    cls = _class(path)
-    hint = typing.get_type_hints(cls.__init__).get(parameter) if cls is not None else None
+    cls = _class(path, trust)
+    try:
+        hint = typing.get_type_hints(cls.__init__).get(parameter) if cls is not None else None  # type: ignore[misc]
+    except Exception:  # names that are imported for type checkers only
+        return {}
     kinds = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
     found: dict[str, Any] = {}
     for field in dataclasses.fields(kinds[0]) if kinds else ():
@@ -96,9 +104,8 @@ def _fields(path: str, parameter: str) -> dict[str, Any]:
     return found
 
 
-def _class(path: str) -> Any:
-    module, _, name = path.rpartition(".")
+def _class(path: str, trust: Trust) -> type | None:
     try:
-        return getattr(importlib.import_module(module), name, None)
-    except Exception:  # a module of the user's may fail in any way
+        return trust.find(path, object, "a config.yaml")
+    except UserError:
         return None
