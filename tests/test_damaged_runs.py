@@ -24,7 +24,8 @@ from zoo.lab.style import svg
 from zoo.trust import Trust
 
 VALUES: list[Any] = [
-    None, [], {}, "x", -1, 1e400, True, [[[]]], {"a": {}}, float("nan"), 10**30, "", 0, 1e300, ["x"], "\x1b[31m\ud800$\\",
+    None, [], {}, "x", -1, 1e400, True, [[[]]], {"a": {}}, float("nan"), 10**30, "", 0, 1e300, ["x"],
+    "\x1b[31m\ud800$\\",
 ]
 FACTS = {"zoo": "0", "date": "2026-11-22", "command": "zoo report", "device": "CPU", "seconds": 1.0}
 SCORED = {
@@ -91,7 +92,8 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x]\n" + "\n".join(
 
 @pytest.mark.parametrize("content", [
     "[" * 100_000, '{"a":' * 100_000, "9" * 10_000, '{"loss": ' + "9" * 10_000 + "}", b"\xff\xfe\x00", BOMB, "&a [*a]",
-    "? [a, b]\n: 1\n", "model: !!python/object/apply:os.system [exit]\n", "model: {? {a: 1} : 2}\n", "\x00", "!!set {a}",
+    "? [a, b]\n: 1\n",
+    "model: !!python/object/apply:os.system [exit]\n", "model: {? {a: 1} : 2}\n", "\x00", "!!set {a}",
     "model: !!set {a}\ndata: {}\ntrainer: {}\n", "model: {class_path: 2001-01-01}\ndata: {}\ntrainer: {}\n",
     "model: &a {class_path: x.Y, init_args: *a}\ndata: {}\ntrainer: {}\n",
 ])
@@ -191,9 +193,10 @@ def test_a_run_names_classes_that_are_not_imported(tmp_path, place):
 def test_control_characters_do_not_reach_the_terminal(tmp_path, capsys):
     write_run(tmp_path / "a\x1b[2Jb", corpus="c\x1b]0;x\x07\u202ed\x9b", device="\x00")
     assert main(["report", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
-    written = [capsys.readouterr().out, *((tmp_path / "out" / f"report.{end}").read_text() for end in ("md", "html"))]
-    for text in written:
-        assert not set("\x1b\x07\u202e\x9b\x00") & set(text) and "c\ufffd]0;x\ufffd\ufffdd\ufffd" in text.replace("\\", "")
+    files = [tmp_path / "out" / f"report.{end}" for end in ("md", "html")]
+    for text in (capsys.readouterr().out, *(file.read_text() for file in files)):
+        assert not set("\x1b\x07\u202e\x9b\x00") & set(text)
+        assert "c\ufffd]0;x\ufffd\ufffdd\ufffd" in text.replace("\\", "")
 
 
 def test_paths_are_as_given(tmp_path, monkeypatch):

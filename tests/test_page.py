@@ -237,7 +237,8 @@ def test_a_report_is_strict_json_a_page_and_figures(tmp_path, masks):
         raise AssertionError(constant)
 
     stored = json.loads((tmp_path / "mask.json").read_text(), parse_constant=refuse)
-    assert stored == {**masks, "seconds": 1.0, "odd": [None, None, [1, None]]}
+    listed = sorted(path.relative_to(tmp_path).as_posix() for path in files)
+    assert stored == {**masks, "seconds": 1.0, "odd": [None, None, [1, None]], "files": listed}
     assert (tmp_path / "mask.html").read_text() == report(finite(data), mask_figures, mask_page)
     assert {path.name for path in (tmp_path / "figures").glob("*.png")} == {f"{n}.png" for n in mask_figures(masks)}
 

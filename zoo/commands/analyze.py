@@ -9,6 +9,8 @@ from typing import Any
 from zoo.commands.arguments import parse
 from zoo.commands.laboratory import SHARED, Bar, check_out, columns, facts, is_ours, need_extra, read_all, words
 from zoo.errors import UserError
+from zoo.lab.texts import lines as printable_lines
+from zoo.trust import NOBODY, Trust
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "runs": {"nargs": "+", "metavar": "RUN_OR_ADAPTER", "help": "a run's folder, a checkpoint, an adapter.safetensors "
@@ -31,14 +33,14 @@ PAIRS = {
 
 def main(argv: list[str]) -> int:
     """Print the analysis, and write it if asked to."""
-    options = vars(parse("analyze", __doc__ or "", argv, OPTIONS))
-    print(analyze(argv=argv[1:], **options))
+    options = vars(parse("analyze", __doc__ or "", argv, OPTIONS)) | {"trust": Trust.of(argv)}
+    print(printable_lines(analyze(argv=argv[1:], **options)))
     return 0
 
 
 def analyze(
     runs: list[str], before: str | None, transform: str, null: int, layers: str | None, backbone: str | None,
-    out: str | None, force: bool, argv: list[str],
+    out: str | None, force: bool, argv: list[str], trust: Trust = NOBODY,
 ) -> str:
     """Analyse and write; what is to be printed.
 
@@ -62,7 +64,7 @@ def analyze(
         raise UserError(f"--layers takes globs with commas between, as in query,value, got {layers!r}")
     bar = Bar("draws")
     try:
-        sources = read_all(runs, before=before, backbone=backbone, layers=globs)
+        sources = read_all(runs, before=before, backbone=backbone, layers=globs, trust=trust)
         done = bar.expect(null * sum(len(source.updates) for source in sources))
         found = analysis.analyze(sources, transforms, null, done=done)
     finally:

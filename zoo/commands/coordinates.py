@@ -5,7 +5,6 @@ Each network is trained for a few steps, at a constant rate, by the trainer of `
 character model has: widths are compared at the config's depth, depths at its width, and all heads are as large.
 """
 
-import csv
 import difflib
 import inspect
 import math
@@ -17,7 +16,7 @@ from typing import Any
 from zoo.commands.arguments import parse
 from zoo.commands.laboratory import Bar, check_out, facts, is_ours, need_extra, split
 from zoo.errors import UserError
-from zoo.files import new_folder
+from zoo.files import new_folder, write_text
 
 NAMES, WIDTHS, DEPTHS = "Dense,DCT,RandomOrthonormal,LoRA", "64,128,256,512,1024", "2,4,8,12"
 SIZES = "64,128,256,512,1024,2048,4096"
@@ -132,13 +131,12 @@ def write(folder: Path, report: dict[str, Any], rows: list[dict[str, Any]]) -> N
     from zoo.lab.coordinates_figures import coordinates_figures
     from zoo.lab.coordinates_page import coordinates_page
     from zoo.lab.page import write_report
+    from zoo.lab.texts import table
 
-    write_report(folder, "coordinates", report, coordinates_figures(report), coordinates_page)
-    for name, table in (("coordinates.csv", rows), ("rebuild.csv", report["rebuild"])):
-        with (folder / name).open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(table[0]) if table else [], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(table)
+    tables = {folder / "coordinates.csv": rows, folder / "rebuild.csv": report["rebuild"]}
+    for file, found in tables.items():
+        write_text(file, table(list(found[0]) if found else [], found))
+    write_report(folder, "coordinates", report, coordinates_figures(report), coordinates_page, tables)
 
 
 # ---- Options ---------------------------------------------------------------------------------------------------------

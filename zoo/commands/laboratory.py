@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.commands.arguments import TRUST
 from zoo.errors import UserError
-from zoo.files import check_new
+from zoo.files import check_new, read_json
 
 if TYPE_CHECKING:
     from zoo.lab.updates import Source
@@ -20,12 +21,15 @@ SHARED: dict[str, dict[str, Any]] = {
                     "default dct"},
     "--backbone": {"default": None, "metavar": "FOLDER", "help": "where the pretrained network is now, if moved"},
     "--force": {"action": "store_true", "help": "replace an earlier report in --out"},
+    **TRUST,
 }
 """Options of both."""
 SMALL = 8
 JOURNAL = "evaluations.jsonl"
 MORE = {"mask": (JOURNAL,), "report": ("report.md", "report.csv"), "coordinates": ("coordinates.csv", "rebuild.csv")}
 """Files of a report besides its data, its page and its figures."""
+INSIDE = {"figures": (".png", ".svg"), "masked": (".safetensors",)}
+"""Folders in a report, and what files in them end with."""
 
 
 def words(option: str, text: str, known: Sequence[str]) -> list[str]:
@@ -60,14 +64,24 @@ def need_extra(*more: str) -> None:
 
 
 def is_ours(folder: Path, name: str) -> Callable[[Path], bool]:
-    """Which files in a folder are of an earlier report of this name, or of one that was interrupted."""
-    finished = (folder / f"{name}.json").is_file()
+    """Which files in a folder are of an earlier report of this name, or of one that was interrupted.
+
+    Those that the report's JSON file lists, as it is now; of one that lists none, as reports of older versions, what
+    lies at its top. A name alone proves nothing: figures/mine.png may be anybody's.
+    """
+    from zoo.lab.journal import is_journal
+
+    top = (f"{name}.json", f"{name}.html", *MORE.get(name, ()))
+    known = {JOURNAL} if JOURNAL in top and is_journal(folder / JOURNAL) else set()
+    try:
+        listed = read_json(folder / f"{name}.json").get("files", [each for each in top if each != JOURNAL])
+        known |= {each for each in listed if isinstance(each, str)} if isinstance(listed, list) else set()
+    except UserError:  # no report
+        pass
 
     def ours(file: Path) -> bool:
-        inside = {"figures": (".png", ".svg"), "masked": (".safetensors",)}
-        if file.parent == Path():
-            return file.name in (f"{name}.json", f"{name}.html", *MORE.get(name, ()))
-        return finished and file.suffix in inside.get(str(file.parent), ())
+        inside = file.name in top if file.parent == Path() else file.suffix in INSIDE.get(str(file.parent), ())
+        return inside and file.as_posix() in known
 
     return ours
 

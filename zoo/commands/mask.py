@@ -26,6 +26,8 @@ from zoo.commands.laboratory import (
     words,
 )
 from zoo.errors import UserError
+from zoo.lab.texts import lines as printable_lines
+from zoo.trust import NOBODY, Trust
 
 if TYPE_CHECKING:
     from zoo.module import ZooModule
@@ -47,14 +49,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def main(argv: list[str]) -> int:
     """Print the scores, and write them if asked to."""
     own, data = split(argv, ("--data.",))
-    options = vars(parse("mask", __doc__ or "", own, OPTIONS))
-    print(mask(argv=argv[1:], data=data, **options))
+    options = vars(parse("mask", __doc__ or "", own, OPTIONS)) | {"trust": Trust.of(argv)}
+    print(printable_lines(mask(argv=argv[1:], data=data, **options)))
     return 0
 
 
 def mask(
     runs: list[str], budgets: str, order: str, transform: str, draws: int, backbone: str | None, out: str | None,
-    save: bool, force: bool, data: list[str], argv: list[str],
+    save: bool, force: bool, data: list[str], argv: list[str], trust: Trust = NOBODY,
 ) -> str:
     """Evaluate and write; what is to be printed.
 
@@ -82,18 +84,19 @@ def mask(
 
     plan = masking.Plan(transforms, orders, shares, draws)
     for run in runs:
-        checkpoints.load(checkpoints.resolve(run))  # or a peft adapter or plain checkpoint would be read
-    sources = read_all(runs, backbone=backbone)
+        checkpoints.load(checkpoints.resolve(run), resume=False)  # or a peft adapter or plain checkpoint would be read
+    sources = read_all(runs, backbone=backbone, trust=trust)
     journal = Journal(folder / JOURNAL if folder else None)
     bar = Bar("evaluations")
     done = bar.expect(len(sources) * plan.evaluations())
     with new_folder(folder, "--out", is_ours(folder, "mask"), force=True) if folder else nullcontext() as part:
         try:
-            found = []
+            found, saved = [], []
             for source in sources:
-                model, evaluate = opened(source.path, backbone, data)
+                model, evaluate = opened(source.path, backbone, data, trust)
                 files = masking.MaskedFiles(part / "masked", source, model) if part and save else None
                 found.append(masking.mask_run(source, model, evaluate, plan, journal, done, files))
+                saved += files.written if files else []
         except KeyboardInterrupt:
             if journal.path is not None and journal.done:
                 print(f"zoo: {len(journal.done)} evaluations are kept; the same command goes on", file=sys.stderr)
@@ -110,16 +113,18 @@ def mask(
             from zoo.lab.mask_page import mask_page
             from zoo.lab.page import write_report
 
-            write_report(part, "mask", report, mask_figures(report), mask_page)
+            write_report(part, "mask", report, mask_figures(report), mask_page, saved)
             lines.append(f"written to  {folder}\nlook        {folder}/mask.html")
     return "\n\n".join(lines)
 
 
-def opened(path: str, backbone: str | None, data: list[str]) -> tuple["ZooModule", Callable[[], float]]:
+def opened(
+    path: str, backbone: str | None, data: list[str], trust: Trust = NOBODY
+) -> tuple["ZooModule", Callable[[], float]]:
     """A run's task, and what evaluates it as it is."""
     from zoo.cli import open_run
 
-    model, datamodule, trainer = open_run(path, backbone, data)
+    model, datamodule, trainer = open_run(path, backbone, data, trust)
 
     def evaluate() -> float:
         try:

@@ -33,10 +33,8 @@ MANY = 10
 
 def main(argv: list[str]) -> int:
     """Print the tables, and write the report if asked to."""
-    options = vars(parse("report", __doc__ or "", argv, OPTIONS))
-    trust = Trust.of(argv)
-    del options["trust"]
-    print(lines(report(argv=argv[1:], trust=trust, **options)))
+    options = vars(parse("report", __doc__ or "", argv, OPTIONS)) | {"trust": Trust.of(argv)}
+    print(lines(report(argv=argv[1:], **options)))
     return 0
 
 
@@ -74,23 +72,19 @@ def report(
 
 def _write(folder: Path, data: dict[str, Any], force: bool) -> None:
     """All files of the report, or none."""
-    import csv
-
-    from zoo.files import new_folder
+    from zoo.files import new_folder, write_text
     from zoo.lab.page import finite, write_report
     from zoo.lab.report_figures import figures
     from zoo.lab.report_page import page
     from zoo.lab.report_tables import markdown, rows
+    from zoo.lab.texts import table
 
     data = finite(data)
     with new_folder(folder, "--out", is_ours(folder, "report"), force) as part:
-        write_report(part, "report", data, figures(data), page)
-        (part / "report.md").write_text(markdown(data), encoding="utf-8")
-        with (part / "report.csv").open("w", encoding="utf-8", newline="") as file:
-            found = rows(data)
-            writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(found)
+        found = rows(data)
+        write_text(part / "report.md", markdown(data))
+        write_text(part / "report.csv", table(list(found[0]), found))
+        write_report(part, "report", data, figures(data), page, [part / "report.md", part / "report.csv"])
 
 
 # ---- In the terminal -------------------------------------------------------------------------------------------------

@@ -2,17 +2,19 @@
 
 import csv
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from zoo.errors import UserError
-from zoo.files import check_writable, read_json
+from zoo.files import check_writable, opened, read_json, write_text
 from zoo.lab.bench import PASSES
 from zoo.lab.bench_floor import Case
+from zoo.lab.texts import table as csv_text
 
 Row = dict[str, Any]
+LONGEST = 10_000
+"""Bytes of a header."""
 
 
 class Table(NamedTuple):
@@ -49,16 +51,18 @@ class Results:
         for file, option in ((path, "--json"), (csv_path, "--csv")):
             if file is not None:
                 check_file(file, option)
-        if path is not None and path.exists() and not force:
-            self._go_on(path)
-        if csv_path is not None and csv_path.exists():
-            with csv_path.open(encoding="utf-8", newline="") as old:
-                if next(csv.reader(old), None) != [*table.columns, *SOURCE]:
-                    raise UserError(f"'{csv_path}' has other columns than these rows: give another --csv")
+        if path is not None and path.exists():
+            self._go_on(path, force)
+        if csv_path is not None and csv_path.exists() and _header(csv_path) != [*table.columns, *SOURCE]:
+            raise UserError(f"'{csv_path}' has other columns than these rows: give another --csv")
 
-    def _go_on(self, path: Path) -> None:
+    def _go_on(self, path: Path, force: bool) -> None:
         old = read_json(path)
-        if old.get("finished") is not False or "rows" not in old:
+        if "rows" not in old or "settings" not in old:
+            raise UserError(f"'{path}' is there already, and not of zoo bench: give another --json")
+        if force:
+            return
+        if old.get("finished") is not False or not isinstance(old["rows"], list):
             raise UserError(f"'{path}' is there already: give another --json, or replace it with --force")
         if old["settings"] != json.loads(json.dumps(self.settings)):
             raise UserError(f"'{path}' is of an interrupted run with other settings: give another --json, or --force")
@@ -80,25 +84,33 @@ class Results:
         self.write()
         if self.csv_path is None:
             return
-        new = not self.csv_path.exists()
-        facts = self.facts()
+        new, facts = not self.csv_path.exists(), self.facts()
+        lines = [{**line, **source(facts)} for row in rows for line in self.table.lines(row)]
+        text = csv_text([*self.table.columns, *SOURCE], lines, header=new)
+        end = "" if new else _end(self.csv_path)
         with self.csv_path.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, [*self.table.columns, *SOURCE], lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerows({**line, **source(facts)} for row in rows for line in self.table.lines(row))
+            file.write(end + text)
 
     def write(self, finished: bool = False) -> None:
         """The JSON file, whole or not at all."""
         if self.path is None:
             return
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         data = {**self.facts(), "finished": finished, "settings": self.settings, **self.data}
-        try:
-            part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-            part.replace(self.path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_text(self.path, json.dumps(data, indent=1) + "\n")
+
+
+def _header(path: Path) -> list[str]:
+    """The columns of a CSV file."""
+    with opened(path) as file:
+        return next(csv.reader([file.readline(LONGEST).decode("utf-8", "replace")]), [])
+
+
+def _end(path: Path) -> str:
+    """What ends the last line of a CSV file, which may have been cut short within quotes."""
+    with opened(path) as file:
+        content = file.read()
+    quote = '"' * (content.count(b'"') % 2)
+    return quote + "\n" if quote or not content.endswith(b"\n") else ""
 
 
 def check_file(path: Path, option: str) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any, TypeVar
 from zoo import checkpoints
 from zoo.convert import factory_class
 from zoo.errors import UserError
-from zoo.files import read_json
+from zoo.files import check_bounds, read_json
 from zoo.lab.names import nickname
+from zoo.lab.summaries import is_number
+from zoo.lab.texts import clean, printable
 from zoo.module import ZooModule
 
 DATA = ("corpus", "corpus_sha256", "max_length", "block_size", "batch_size", "precision", "steps")
@@ -57,10 +60,13 @@ def run_facts(path: str, file: Path, model: ZooModule) -> tuple[Facts, list[str]
         path: as given.
         file: the checkpoint that it stands for.
         model: the task that this is of, rebuilt.
+
+    Raises:
+        UserError: if the checkpoint's settings are none.
     """
-    checkpoint, about = checkpoints.load(file), model.describe()
+    checkpoint, about = checkpoints.load(file, resume=False), model.describe()
     summary, notes = _summary(file, about)
-    settings = {key: value for key, value in checkpoint["hyper_parameters"].items() if not key.startswith("_")}
+    settings = {str(key): value for key, value in _settings(file, checkpoint).items() if not str(key).startswith("_")}
     cls, arguments = factory_class(model.parameterization), _arguments(model)
     parameterization = {"class": f"{cls.__module__}.{cls.__qualname__}", **arguments}
     step, class_name = checkpoint["global_step"], type(model).__name__
@@ -68,13 +74,13 @@ def run_facts(path: str, file: Path, model: ZooModule) -> tuple[Facts, list[str]
     data = {f"{split}_examples": count for split, count in examples.items()} if isinstance(examples, dict) else {}
     data |= {key: summary[key] for key in DATA if key in summary}
     told = {**data, **settings, "parameterization": parameterization, "steps": data.get("steps", step)}
-    task = summary.get("glue_task") or settings.get("task") or summary.get("corpus") or class_name
-    network = nickname(settings["backbone"]) if "backbone" in settings else class_name
+    task = printable(summary.get("glue_task") or settings.get("task") or summary.get("corpus") or class_name)
+    network = printable(nickname(str(settings["backbone"])) if "backbone" in settings else class_name)
     words = [str(about["parameterization"]), *(f"{key}={_words(value)}" for key, value in arguments.items())]
     words += ["full"] if model.start == "project" else []
     score, loss = (_result(summary, key, step) for key in ("score", "loss"))
     return Facts(
-        path=path, name=nickname(path), group=_slashed(task, network, " ".join(words)), task=str(task), model=network,
+        path=path, name=_name(path), group=_slashed(task, network, " ".join(words)), task=task, model=network,
         parameterization=str(about["parameterization"]), seed=model.seed, loss=loss, score=score,
         metric=_metric(summary) if score is not None else None,
         settings={**_flat(told), **({"checkpoint": file.stem} if file.stem not in ("last", "adapter") else {})},
@@ -88,30 +94,53 @@ def adapter_facts(path: str, config: dict[str, Any]) -> Facts:
         path: the adapter's, as given.
         config: its adapter_config.json.
     """
-    name, base = nickname(path), config.get("base_model_name_or_path")
-    network = nickname(base) if isinstance(base, str) and base else None
-    return Facts(path=path, name=name, group=_slashed(name, network, f"LoRA rank={config.get('r')}"), model=network,
+    name, base = _name(path), config.get("base_model_name_or_path")
+    network = printable(nickname(base)) if isinstance(base, str) and base else None
+    rank = _words(config.get("r"))
+    return Facts(path=path, name=name, group=_slashed(name, network, f"LoRA rank={rank}"), model=network,
                  parameterization="LoRA", settings={"path": path})
 
 
 def plain_facts(path: str) -> Facts:
     """What is known of a checkpoint of something else: its name."""
-    return Facts(path=path, name=nickname(path), group=nickname(path), settings={"path": path})
+    return Facts(path=path, name=_name(path), group=_name(path), settings={"path": path})
+
+
+def _name(path: str, parts: int = 1) -> str:
+    return printable(nickname(path, parts))
+
+
+def _settings(file: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The settings in a checkpoint, which may be anything that pickle can write, and hold itself."""
+    settings = checkpoint.get("hyper_parameters")
+    try:
+        check_bounds(settings)
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise UserError(f"checkpoint '{file}' has no settings that its task was made with: use another one")
+    return settings
 
 
 def _summary(file: Path, about: dict[str, object]) -> tuple[dict[str, Any], list[str]]:
-    """The summary.json beside a checkpoint or in its run's folder; and a note where it cannot be used."""
-    places = (file.resolve().parent.parent, file.resolve().parent)
-    path = next((place / "summary.json" for place in places if (place / "summary.json").is_file()), None)
-    if path is None:
-        return {}, []
-    try:
-        summary = read_json(path)
-    except UserError:
-        return {}, [f"'{path}' is damaged: ignored"]
-    if any(summary.get(key) != about[key] for key in ("parameterization", "trainable")):
-        return {}, [f"'{path}' is of another run: ignored"]
-    return summary, []
+    """The summary.json beside a checkpoint or in its run's folder; and a note where it cannot be used.
+
+    A checkpoint, or the folder that it is in, may be a link to another disk, and then the summary is where the link is.
+    """
+    folders = [folder for path in (file.absolute(), file.resolve()) for folder in (path.parent.parent, path.parent)]
+    notes = []
+    for path in dict.fromkeys(folder / "summary.json" for folder in folders):
+        if not os.path.lexists(path):
+            continue
+        try:
+            summary = clean(read_json(path))
+        except UserError:
+            notes.append(f"'{path}' is damaged: ignored")
+            continue
+        if all(summary.get(key) == about[key] for key in ("parameterization", "trainable")):
+            return summary, []
+        notes.append(f"'{path}' is of another run: ignored")
+    return {}, notes[:1]
 
 
 def _arguments(model: ZooModule) -> dict[str, object]:
@@ -127,7 +156,7 @@ def _result(summary: dict[str, Any], key: str, step: int) -> float | None:
     """A result at a step, if it was recorded: at the last one everything, at the best one what decided."""
     best = summary.get("monitor") == f"val/{key}" and summary.get("best_step") == step
     value = summary.get(key) if summary.get("steps") == step else summary.get("best") if best else None
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    return float(value) if is_number(value) and math.isfinite(value) else None
 
 
 def _metric(summary: dict[str, Any]) -> str:
@@ -141,7 +170,7 @@ def _slashed(*parts: object) -> str:
 
 
 def _words(value: object) -> str:
-    text = str(value)
+    text = printable(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -152,7 +181,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")
         elif key != "seed" and value is not None and value != []:
-            flat[f"{prefix}{key}"] = str(value)
+            flat[f"{prefix}{key}"] = printable(value)
     return flat
 
 
@@ -217,7 +246,7 @@ def _names(sources: Sequence[Facts]) -> list[str]:
     """Those that two have get more parts of their paths."""
     names = [source.name for source in sources]
     for parts in range(2, 2 + max((len(Path(source.path).absolute().parts) for source in sources), default=0)):
-        names = [nickname(source.path, parts) if names.count(name) > 1 else name
+        names = [_name(source.path, parts) if names.count(name) > 1 else name
                  for name, source in zip(names, sources, strict=True)]
     if twice := [source.path for name, source in zip(names, sources, strict=True) if names.count(name) > 1]:
         raise UserError(f"{twice[0]!r} and {twice[1]!r} are the same: give each once")

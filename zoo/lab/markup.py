@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from zoo.lab.style import GRID, INK, MUTED, SURFACE
+from zoo.lab.texts import printable
 
 SCHEME = {INK: "ink", MUTED: "muted", GRID: "grid", SURFACE: "surface"}
 """Colours of figures that are the page's own, and change with its scheme."""
@@ -64,7 +65,7 @@ class Html(str):
 
 def text(value: object) -> Html:
     """Anything as HTML."""
-    return value if isinstance(value, Html) else Html(html.escape(str(value)))
+    return value if isinstance(value, Html) else Html(html.escape(printable(value)))
 
 
 def element(name: str, *parts: object, css: str = "") -> Html:

@@ -22,6 +22,7 @@ from zoo import checkpoints
 from zoo.bases import stream_seed
 from zoo.convert import zoo_layers
 from zoo.errors import UserError
+from zoo.files import parse_yaml, read_yaml
 from zoo.frequencies import transform
 from zoo.lab.journal import Journal
 from zoo.lab.masks import Kept, Order, keep, restore
@@ -223,18 +224,28 @@ class MaskedFiles:
         source: the run.
         model: its task, before it is masked.
 
+    Attributes:
+        written: the files, as they come.
+
     Raises:
-        UserError: if the run neither has frozen weights nor is from scratch: the file would lack W0.
+        UserError: if the run neither has frozen weights nor is from scratch: the file would lack W0; or if its config
+            is damaged.
     """
 
     def __init__(self, folder: Path, source: Source, model: ZooModule) -> None:
         if model.start == "project":
             raise UserError("--save needs updates of frozen weights, and full fine-tuning has none: drop --save")
-        self.folder, self.name = folder, source.name
+        self.folder, self.name, self.written = folder, source.name, list[Path]()
         file = checkpoints.resolve(source.path)
-        self.checkpoint, run = checkpoints.load(file), checkpoints.run_folder(file)
-        text = (run / "config.yaml").read_text(encoding="utf-8") if run else self.checkpoint.get("config", "")
-        self.config = yaml.safe_load(text) or {}
+        self.checkpoint, run = checkpoints.load(file, resume=False), checkpoints.run_folder(file)
+        try:
+            self.config = read_yaml(run / "config.yaml") if run else parse_yaml(self.checkpoint.get("config", ""))
+            if not isinstance(self.config["model"]["init_args"], dict):
+                raise TypeError
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise UserError(f"{source.path!r} has a config without a model, which --save needs: drop --save") from None
         layers = zoo_layers(model.net).items()
         self.layers = {name: (layer.parameterization.shape, layer.scale) for name, layer in layers}
 
@@ -254,4 +265,5 @@ class MaskedFiles:
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"{self.name}-{mask}.safetensors"
         checkpoints.write_adapter(path, content, yaml.safe_dump(config, sort_keys=False), matrices)
+        self.written.append(path)
         return path.stat().st_size

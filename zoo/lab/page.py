@@ -2,10 +2,11 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from zoo.files import write_text
 from zoo.lab.markup import Html, drawing, element, text
 from zoo.lab.style import Data, Figure, save
 
@@ -60,9 +61,12 @@ def finite(value: Any) -> Any:
 
 
 def write_report(
-    folder: Path, name: str, data: Data, figures: Mapping[str, Figure], page: Callable[[Data, Drawings], str]
+    folder: Path, name: str, data: Data, figures: Mapping[str, Figure], page: Callable[[Data, Drawings], str],
+    more: Iterable[Path] = (),
 ) -> list[Path]:
     """Write a report: <name>.json, <name>.html, and figures as PNG and SVG in figures/.
+
+    The JSON file names all of its files, so that nothing else is ever taken for one of them.
 
     Args:
         folder: that exists.
@@ -70,6 +74,7 @@ def write_report(
         data: of the JSON file.
         figures: by name.
         page: makes the page of data and drawings.
+        more: files that are written already.
 
     Returns:
         The files.
@@ -77,7 +82,9 @@ def write_report(
     plain = finite(data)
     (folder / "figures").mkdir(exist_ok=True)
     drawings = {key: save(figure, folder / "figures" / key) for key, figure in figures.items()}
-    (folder / f"{name}.json").write_text(json.dumps(plain, allow_nan=False) + "\n", encoding="utf-8")
-    (folder / f"{name}.html").write_text(page(plain, drawings), encoding="utf-8")
+    write_text(folder / f"{name}.html", page(plain, drawings))
     images = [folder / "figures" / f"{key}.{form}" for key in figures for form in ("png", "svg")]
-    return [folder / f"{name}.json", folder / f"{name}.html", *images]
+    files = [folder / f"{name}.json", folder / f"{name}.html", *images, *more]
+    listed = {"files": sorted(file.relative_to(folder).as_posix() for file in files)}
+    write_text(folder / f"{name}.json", json.dumps({**plain, **listed}, allow_nan=False) + "\n")
+    return files

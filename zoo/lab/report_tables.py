@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from zoo.lab.page import decimals, plus_minus
 from zoo.lab.style import Data, number, unique
+from zoo.lab.texts import code
+from zoo.lab.texts import markdown as escaped
 from zoo.lab.verdicts import in_words
 
 NEAR = 0.01
@@ -69,16 +71,16 @@ def markdown(data: Data) -> str:
     parts = []
     for comparison in data["comparisons"]:
         headers, rows = columns(comparison, data["level"])
-        lines = [_row(headers), _row(["---", *["---:"] * (len(headers) - 1)])]
+        lines = [_row(list(map(escaped, headers))), _row(["---", *["---:"] * (len(headers) - 1)])]
         lines += [_row([_joined(cell) for cell in row]) for row in rows]
         about = [*answers(data, comparison), f"{settings(comparison)}.", legend(data, comparison)]
         about.append(f"Search: {search(comparison)}")
         about += [f"Note: {note}" for note in notes(comparison)]
-        about = [f"{_escaped(line)}  " for line in about[:-1]] + [_escaped(about[-1])]  # stay lines
-        parts.append("\n".join([f"### {_escaped(comparison['name'])}", "", *lines, "", *about]))
+        about = [f"{escaped(line)}  " for line in about[:-1]] + [escaped(about[-1])]  # stay lines
+        parts.append("\n".join([f"### {escaped(comparison['name'])}", "", *lines, "", *about]))
     parts += [f"Skipped {len(data['skipped'])}: " + "; ".join(
-        _escaped(f"{skipped['path']} ({skipped['why']})") for skipped in data["skipped"])] if data["skipped"] else []
-    parts.append(f"`{data['command']}` · zoo {data['zoo']} · {data['date'][:10]}")
+        escaped(f"{skipped['path']} ({skipped['why']})") for skipped in data["skipped"])] if data["skipped"] else []
+    parts.append(f"{code(data['command'])} · zoo {data['zoo']} · {data['date'][:10]}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -238,12 +240,10 @@ def number_of(count: int, what: str) -> str:
 
 
 def _joined(cell: Cell) -> str:
-    below = [word if word.startswith("[") else f"({word})" for word in cell.below]
-    return _escaped(" ".join([f"**{cell.value}**" if cell.strong else cell.value, *below]))
-
-
-def _escaped(words: str) -> str:
-    return " ".join(words.split()).replace("<", "&lt;").replace("|", r"\|")
+    """In one line; an interval is ours, and needs no escapes."""
+    below = [word if word.startswith("[") else escaped(f"({word})") for word in cell.below]
+    value = escaped(cell.value)
+    return " ".join([f"**{value}**" if cell.strong else value, *below])
 
 
 def _row(cells: list[str]) -> str:

@@ -5,9 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from zoo.checkpoints import read_file
+from zoo.checkpoint_files import read_file
 from zoo.errors import UserError
 from zoo.files import read_json
 from zoo.tensors import read_shapes, read_tensors
@@ -75,7 +76,17 @@ def _state(file: Path) -> dict[str, Tensor]:
     state = {str(name): t for name, t in tensors if isinstance(t, Tensor) and t.is_floating_point()}
     if not state:
         raise UserError(f"'{file}' holds no state dict: {PLAIN}")
+    for name, tensor in state.items():
+        if not _is_whole(tensor):
+            raise UserError(f"'{file}' holds less of {name} than its shape says: use another checkpoint")
     return state
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether a file has every entry of a tensor: a few bytes can stand for any shape, by strides of 0 or no bytes."""
+    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def state_files(path: Path) -> list[Path]:
@@ -88,6 +99,8 @@ def state_files(path: Path) -> list[Path]:
     names = read_json(first).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise UserError(f"'{first}' has no weight_map: use another checkpoint")
+    if outside := [name for name in names.values() if name in ("", ".", "..") or Path(name).name != name]:
+        raise UserError(f"'{first}' names {outside[0]!r}, which is no file beside it: use another checkpoint")
     files = [path / name for name in dict.fromkeys(names.values())]
     if lacking := [file.name for file in files if not file.is_file()]:
         raise UserError(f"'{first}' names {lacking[0]}, which is not there: use a whole checkpoint")

@@ -37,8 +37,7 @@ def clean(value: Any) -> Any:
 def markdown(text: object) -> str:
     """Anything as one line of Markdown that reads as it is: no link, image, emphasis, cell or HTML comes of it.
 
-    GitHub makes links of addresses alone, hence the backslash in `:\\//` and `www\\.`, and the space of no width after
-    an `@`.
+    GitHub makes links of bare addresses too, hence the backslashes in them, and the space of no width after an `@`.
     """
     words = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(printable(text).split()))
     words = MARKUP.sub(r"\\\g<0>", words.replace("<", "&lt;").replace(">", "&gt;"))

@@ -19,9 +19,14 @@ from zoo.linear import ZooLinear
 from zoo.module import ZooModule
 from zoo.parameterizations import LoRA
 from zoo.peft import CONFIG, TENSORS, Factors, lora_factors, read_lora
+from zoo.trust import NOBODY, Trust
 
 EXPECTED = "give a run's folder, a .ckpt, an adapter.safetensors or a peft adapter's folder"
 What = Literal["dW", "W"]
+LARGEST = 2**31
+"""Entries of a matrix."""
+SMALLEST_NORM, LARGEST_NORM = 1e-18, 1e18
+"""Of a matrix, so that float32 has its square."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +91,8 @@ class Source(Facts):
 
 
 def read(
-    path: str, before: str | None = None, backbone: str | None = None, layers: Sequence[str] | None = None
+    path: str, before: str | None = None, backbone: str | None = None, layers: Sequence[str] | None = None,
+    trust: Trust = NOBODY,
 ) -> Source:
     """The updates of a run or peft adapter, or what a checkpoint has more than another.
 
@@ -100,14 +106,15 @@ def read(
             in both is compared, as it is stored; embeddings only where `layers` names them.
         backbone: where a run's pretrained network is now, if it was moved.
         layers: globs of layer names (`zoo.convert.matches`) that choose; all of them by default.
+        trust: whose classes a run may name.
 
     Returns:
         The updates that are not 0, float32, on the CPU; `zoo.lab.facts.label` gives several sources names and groups
         that tell them apart.
 
     Raises:
-        UserError: if there is nothing to read or no update in it, values are not finite, shapes differ, or a glob
-            matches nothing.
+        UserError: if there is nothing to read or no update in it, values are not finite or matrices beyond measure,
+            shapes differ, or a glob matches nothing.
     """
     if not Path(path).exists():
         raise UserError(f"no file or folder {path!r}: {EXPECTED}")
@@ -115,9 +122,9 @@ def read(
     if before is not None:
         if adapter:
             raise UserError(f"{path!r} is a peft adapter, which is an update already: drop --before")
-        source = _pair(path, before, backbone, layers)
+        source = _pair(path, before, backbone, layers, trust)
     else:
-        source = _adapter(path, adapter, layers) if adapter else _run(path, backbone, layers)
+        source = _adapter(path, adapter, layers) if adapter else _run(path, backbone, layers, trust)
     return _checked(source, before)
 
 
@@ -128,11 +135,18 @@ def _peft_folder(path: Path) -> Path | None:
 
 def _checked(source: Source, before: str | None) -> Source:
     """Without the layers that did not change."""
+    where = repr(source.path) if before is None else f"{source.path!r} or {before!r}"
+    norms: dict[str, float] = {}
     for name, update in source.updates.items():
+        m, n = update.shape
+        if m * n > LARGEST:
+            raise UserError(f"{name} is {m:,} x {n:,} in {where}, too large to look into: choose others with --layers")
         if not all(side is None or side.isfinite().all() for side in (update.left, update.right)):
-            where = repr(source.path) if before is None else f"{source.path!r} or {before!r}"
             raise _not_finite(name, where)
-    changed = {name: update for name, update in source.updates.items() if update.norm() > 0}
+        norms[name] = update.norm()
+        if norms[name] and not SMALLEST_NORM < norms[name] < LARGEST_NORM:
+            raise UserError(f"{name} has a norm of {norms[name]:.1e} in {where}: use another checkpoint")
+    changed = {name: update for name, update in source.updates.items() if norms[name] > 0}
     if not changed and before is not None:
         raise UserError(f"{source.path!r} and {before!r} are equal, nothing changed: give another --before")
     if not changed:
@@ -162,14 +176,14 @@ def _choose(names: Iterable[str], layers: Sequence[str] | None) -> list[str]:
 
 
 @torch.no_grad()
-def _run(path: str, backbone: str | None, layers: Sequence[str] | None) -> Source:
+def _run(path: str, backbone: str | None, layers: Sequence[str] | None, trust: Trust) -> Source:
     file = checkpoints.find(Path(path))
     if (file is None or not is_zoo(file)) and state_files(Path(path)):
         raise UserError(f"{path!r} is a checkpoint alone: give what it was before training as --before")
     if file is None:
         inside = next((str(folder) for folder in sorted(Path(path).glob("*")) if checkpoints.find(folder)), None)
         raise UserError(f"nothing to analyse in {path!r}: {f'did you mean {inside!r}?' if inside else EXPECTED}")
-    model = checkpoints.rebuild(file, backbone)
+    model = checkpoints.rebuild(file, backbone, trust=trust)
     for name, tensor in model.trained_state().items():
         if not tensor.isfinite().all():
             raise _not_finite(name, repr(path))
@@ -181,7 +195,7 @@ def _run(path: str, backbone: str | None, layers: Sequence[str] | None) -> Sourc
         updates = {name: _own(layer) for name, layer in chosen.items()}
         notes += ["trained from scratch: W itself is analysed"] if what == "W" else []
     else:
-        what, before = "dW", starting_weights(file, backbone)
+        what, before = "dW", starting_weights(file, backbone, trust)
         notes.append("trained in full: only the layers that were targets are analysed")
         updates = {
             name: Update(layer.effective_weight().float() - before[name])
@@ -204,7 +218,7 @@ def _product(factors: Factors) -> Update:
 
 
 @torch.no_grad()
-def starting_weights(file: Path, backbone: str | None = None) -> dict[str, Tensor]:
+def starting_weights(file: Path, backbone: str | None = None, trust: Trust = NOBODY) -> dict[str, Tensor]:
     """The effective weights that the layers of a run had before training, without those that were drawn at random.
 
     Only a run that started from the projection of W0 (`tuning.full`) or from W0 itself (an update) has such weights.
@@ -212,12 +226,13 @@ def starting_weights(file: Path, backbone: str | None = None) -> dict[str, Tenso
     Args:
         file: its checkpoint.
         backbone: where its pretrained network is now.
+        trust: whose classes it may name.
     """
     built: list[dict[str, Tensor]] = []
     for seed in (0, 1):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = checkpoints.rebuild(file, backbone, trained=False)
+            model = checkpoints.rebuild(file, backbone, trained=False, trust=trust)
         built.append({name: layer.effective_weight().float() for name, layer in zoo_layers(model.net).items()})
     first, second = built
     return {name: weight for name, weight in first.items() if torch.equal(weight, second[name])}
@@ -233,8 +248,8 @@ def _adapter(path: str, folder: Path, layers: Sequence[str] | None) -> Source:
 
 
 @torch.no_grad()
-def _pair(path: str, before: str, backbone: str | None, layers: Sequence[str] | None) -> Source:
-    (after, model), (old, origin) = (_stored(Path(each), backbone) for each in (path, before))
+def _pair(path: str, before: str, backbone: str | None, layers: Sequence[str] | None, trust: Trust) -> Source:
+    (after, model), (old, origin) = (_stored(Path(each), backbone, trust) for each in (path, before))
     old = aligned(old, after)
     common = {name: (after[name], old[name]) for name in after if name in old}
     matrices = [name for name, pair in common.items() if any(len(stored.shape) == 2 for stored in pair)]
@@ -265,12 +280,12 @@ def _is_embedding(name: str) -> bool:
     return any("embed" in part.lower() or part in ("wte", "wpe") for part in name.split("."))
 
 
-def _stored(path: Path, backbone: str | None) -> tuple[dict[str, Stored], ZooModule | None]:
+def _stored(path: Path, backbone: str | None, trust: Trust) -> tuple[dict[str, Stored], ZooModule | None]:
     """What a checkpoint has, by name without `.weight`: the layers of a run, as merged ones are, or every tensor."""
     file = checkpoints.find(path)
     if file is None or not is_zoo(file):
         return {name.removesuffix(".weight"): stored for name, stored in plain_tensors(path).items()}, None
-    model = checkpoints.rebuild(file, backbone)
+    model = checkpoints.rebuild(file, backbone, trust=trust)
     weights = {}
     for name, layer in zoo_layers(model.net).items():
         weight = layer.effective_weight().detach()
