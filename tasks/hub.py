@@ -83,6 +83,9 @@ def fetch(name: str, what: str, option: str, load: Callable[[bool], Any]) -> Any
     """
     if is_path(name) and not Path(name).is_dir():
         raise UserError(f"no folder {name!r}: give one written by save_pretrained, or a name on the hub, as {option}")
+    for file in Path(name).iterdir() if is_path(name) else ():
+        if file.exists() and not (file.is_file() or file.is_dir()):  # the libraries would wait for a pipe
+            raise UserError(f"{what} {name!r} has '{file.name}', which is no regular file; give another {option}")
     try:
         return load(True)
     except UserError:
@@ -175,7 +178,11 @@ def load_network(backbone: str, head: Head, dtype: str = "float32", frozen: bool
             dtype=getattr(torch, dtype), trust_remote_code=False,
         )
 
-    network, report = fetch(backbone, "backbone", "--model.backbone", load)
+    if torch.get_default_device().type == "meta":  # names and shapes are asked for, and nothing is read
+        network = auto.from_config(config)
+        report: dict[str, Any] = {"missing_keys": [], "mismatched_keys": []}
+    else:
+        network, report = fetch(backbone, "backbone", "--model.backbone", load)
     base = f"{network.base_model_prefix}."
     drawn = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if lacking := [key for key in drawn if head == "CausalLM" or key.startswith(base) and ".pooler." not in key]:

@@ -5,11 +5,37 @@ Everything is drawn on the CPU in float64 and rounded last, so that a basis is t
 
 import hashlib
 import math
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def cached(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """`functools.lru_cache` for tensors, which keeps none that is made where the default device is the meta device.
+
+    A network is built there to learn its shapes; what was kept of it would be used in the next real one.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        kept = lru_cache(maxsize)(function)
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            if torch.get_default_device().type == "meta":
+                return function(*args, **kwargs)
+            return kept(*args, **kwargs)  # type: ignore[arg-type]
+
+        call.cache_clear = kept.cache_clear  # type: ignore[attr-defined]
+        return call
+
+    return decorate
 
 
 def stream_seed(seed: int, *labels: object) -> int:
@@ -23,7 +49,7 @@ def generator(seed: int, *labels: object) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(stream_seed(seed, *labels))
 
 
-@lru_cache(maxsize=32)
+@cached(maxsize=32)
 def dct_matrix(n: int) -> Tensor:
     """The orthonormal DCT-II, C[k, i] = sqrt((2 - [k = 0]) / n) cos(pi (2 i + 1) k / 2 n); (n, n), float64.
 
@@ -35,7 +61,7 @@ def dct_matrix(n: int) -> Tensor:
     return c
 
 
-@lru_cache(maxsize=32)
+@cached(maxsize=32)
 def haar_matrix(n: int, seed: int, *labels: object) -> Tensor:
     """A Haar-distributed orthogonal matrix; (n, n), float64.
 
@@ -50,7 +76,7 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-@lru_cache(maxsize=32)
+@cached(maxsize=32)
 def uniform_matrix(rows: int, columns: int, seed: int, *labels: object) -> Tensor:
     """Independent entries of mean 0 and variance 1, uniform in +-sqrt(3); (rows, columns), float64.
 

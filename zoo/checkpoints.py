@@ -1,67 +1,36 @@
-"""Checkpoints on disk: written, found, read without executing anything, and compared with a model before use.
+"""Checkpoints of runs and adapters: found, read, compared with a model before use, and made one again.
 
-A checkpoint holds what is trained, 4 bytes a number. What else a run needs to go on, the optimizer's moments and the
-curves so far, lies beside it: `last.resume_250.pt` belongs to the `last.ckpt` of step 250. An adapter,
-`adapter.safetensors`, is a checkpoint in another format: what is trained, and in its metadata the settings that rebuild
-the task. It is read wherever a checkpoint is.
+An adapter, `adapter.safetensors`, is a checkpoint in another format: what is trained, and in its metadata the settings
+that rebuild the task. It is read wherever a checkpoint is. What either names is imported only if it is zoo's own, or
+the user has said so (`zoo.trust`).
 """
 
-import importlib
-import io
+import inspect
 import json
+import os
 import warnings
-from collections.abc import Mapping
-from glob import escape
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import lightning
 import torch
-import yaml
-from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.cli import instantiate_module
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from zoo.checkpoint_files import check_structure, read_checkpoint
 from zoo.errors import UserError
+from zoo.files import parse_json
 from zoo.lab.masks import Kept, pack
 from zoo.lab.masks import unpack as unpack_masked
 from zoo.module import ZooModule
 from zoo.tensors import ADAPTER, read_tensors, write_tensors
-from zoo.trust import NOBODY, Trust
+from zoo.trust import NOBODY, OURS, Trust
 
-RESUME = ("optimizer_states", "lr_schedulers", "callbacks", "loops")
-"""What only going on needs."""
+PARAMETERS = 20_000
+"""How many a network may have that is built from a file, besides ten times as many as the file has tensors."""
 REMEDY = "; give the config and options it was trained with"
-
-
-class CheckpointFiles(TorchCheckpointIO):
-    """Writes and reads a checkpoint with what going on needs in a file of its own.
-
-    That file is written first and carries the step, so that a run killed in between still has a pair that belongs
-    together; one of an older step is removed last.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write both, each whole or not at all; one file if there is no optimizer's state."""
-        path, rest = Path(path), {key: checkpoint[key] for key in RESUME if key in checkpoint}
-        if "optimizer_states" not in rest:
-            super().save_checkpoint(checkpoint, path, storage_options)
-            return
-        beside = _resume_file(path, checkpoint["global_step"])
-        super().save_checkpoint(rest, beside, storage_options)
-        kept = {key: value for key, value in checkpoint.items() if key not in rest}
-        super().save_checkpoint(kept, path, storage_options)
-        for old in path.parent.glob(f"{escape(path.stem)}.resume_*.pt"):
-            if old != beside:
-                old.unlink()
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Both as one."""
-        return load(Path(path))
-
-
-def _resume_file(path: Path, step: int) -> Path:
-    return path.with_name(f"{path.stem}.resume_{step}.pt")
 
 
 def resolve(path: str) -> Path:
@@ -85,9 +54,12 @@ def find(path: Path) -> Path | None:
 
 
 def run_folder(path: Path) -> Path | None:
-    """The folder of the run that a checkpoint is in, if it is in one."""
-    folder = path.resolve().parent.parent
-    return folder if (folder / "config.yaml").is_file() else None
+    """The folder of the run that a checkpoint is in, if it is in one: as the path has it, or where a link leads."""
+    for place in (Path(os.path.abspath(path)), path.resolve()):
+        folder = place.parent.parent
+        if (folder / "config.yaml").is_file():
+            return folder
+    return None
 
 
 def snapshot(model: ZooModule) -> dict[str, Any]:
@@ -129,72 +101,32 @@ def _place(tensor: torch.Tensor) -> tuple[object, ...]:
 def _read_adapter(path: Path) -> dict[str, Any]:
     tensors, metadata = read_tensors(path)
     try:
-        checkpoint = json.loads(metadata["zoo"])
+        checkpoint = parse_json(metadata["zoo"])
         tensors |= {name: tensors[first] for name, first in checkpoint.pop("shared").items()}
-        tensors = unpack_masked(tensors, checkpoint.pop("masked", {}))
-        return {**checkpoint, "state_dict": tensors, "config": metadata.get("config", "")}
+        tensors, masked = unpack_masked(tensors, checkpoint.pop("masked", {}))
+        return {**checkpoint, "state_dict": tensors, "masked": masked, "config": metadata.get("config", "")}
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"'{path}' is no adapter of zoo's: zoo import reads the folder of a peft one") from None
 
 
-def unpack(path: Path, folder: Path) -> Path:
-    """An adapter as a run's folder, for what reads nothing else; the checkpoint in it.
-
-    Of its config, model, data, seed and precision: a callback or profiler in a file from elsewhere would be run.
-
-    Raises:
-        UserError: if the file or its config is damaged.
-    """
-    checkpoint = folder / "checkpoints" / "last.ckpt"
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    content = load(path)
-    try:
-        config = yaml.safe_load(content.pop("config")) or {}
-        kept = {key: config[key] for key in ("seed_everything", "model", "data") if key in config}
-        if "precision" in (config.get("trainer") or {}):
-            kept["trainer"] = {"precision": config["trainer"]["precision"]}
-    except (yaml.YAMLError, AttributeError, TypeError):
-        raise UserError(f"adapter '{path}' has a damaged config: use another one") from None
-    (folder / "config.yaml").write_text(yaml.safe_dump(kept, sort_keys=False) if kept else "", encoding="utf-8")
-    torch.save(content, checkpoint)
-    return checkpoint
-
-
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, resume: bool = True) -> dict[str, Any]:
     """A checkpoint or adapter as plain data, on the CPU; nothing in the file is executed (`weights_only=True`).
 
-    Raises:
-        UserError: if the file is truncated, holds anything but data, or is no Lightning checkpoint.
-    """
-    checkpoint = _read_adapter(path) if path.suffix == ".safetensors" else read_file(path)
-    for key in ("state_dict", "global_step", "pytorch-lightning_version"):
-        if not isinstance(checkpoint, dict) or key not in checkpoint:
-            raise UserError(f"'{path}' is no zoo checkpoint: it has no {key}; use another one")
-    if not isinstance(checkpoint["state_dict"], dict):
-        raise UserError(f"'{path}' is no zoo checkpoint: its state_dict is none; use another one")
-    beside = _resume_file(path, checkpoint["global_step"])
-    return checkpoint | read_file(beside) if beside.is_file() else checkpoint
+    Args:
+        path: of the file.
+        resume: whether to read what going on needs, too, from the file beside it.
 
-
-def read_file(path: Path) -> Any:
-    """What a file of torch.save holds, on the CPU; nothing in it is executed.
+    Returns:
+        Lightning's mapping. Of a masked adapter, matrices that are still to be restored are under `masked`.
 
     Raises:
-        UserError: if it is truncated, or holds anything but data.
+        UserError: if a file is damaged, holds anything but data, or is no checkpoint.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an unusual pickle protocol: what follows says more
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        with path.open("rb") as file:
-            pickled = file.read(1) in (b"\x80", b"P")  # of a pickle, or of torch's archive of one: a text has no code
-        if pickled and ("Unsupported" in str(error) or "GLOBAL" in str(error)):
-            held = f"checkpoint '{path}' holds code, not only weights"
-            raise UserError(f"{held}: refused, nothing was executed; use another one") from None
-        raise UserError(f"checkpoint '{path}' is damaged or no checkpoint: use another one") from None
-    except Exception:  # whatever unpickling makes of bytes that are no pickle
-        raise UserError(f"checkpoint '{path}' is truncated or no checkpoint: use another one") from None
+    if path.suffix != ".safetensors":
+        return read_checkpoint(path, resume)
+    checkpoint = _read_adapter(path)
+    check_structure(path, checkpoint)
+    return checkpoint
 
 
 def rebuild(
@@ -202,65 +134,114 @@ def rebuild(
 ) -> ZooModule:
     """The task that a checkpoint is of, with its coefficients, on the CPU.
 
-    Its class and those of its parameterizations are imported from what is installed or in the current folder.
-
     Args:
         path: the checkpoint.
         backbone: where the pretrained network is now, if it is not where it was.
         trained: whether to load what was trained; else everything is as it starts, what is random drawn anew.
+        trust: which classes besides zoo's own it may name.
 
     Raises:
-        UserError: if the file is no checkpoint of a task, or a class or backbone that it names cannot be had here.
+        UserError: if the file is no checkpoint of a task, names a class that is not trusted, or a class or backbone
+            that it names cannot be had here.
     """
-    checkpoint = load(path)
-    module, _, name = str(checkpoint.get("zoo_task", "")).rpartition(".")
-    try:
-        task = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        raise UserError(f"checkpoint '{path}' is of a task {name!r} that is not found: run it where it is") from None
-    if not (isinstance(task, type) and issubclass(task, ZooModule)):
-        raise UserError(f"checkpoint '{path}' is of no task of zoo: use another one")
-    settings = checkpoint.get("hyper_parameters", {})
+    checkpoint, where = load(path, resume=False), f"checkpoint '{path}'"
+    if "zoo_task" not in checkpoint:
+        raise UserError(f"{where} is of no task of zoo: use another one")
+    task = trust.find(checkpoint["zoo_task"], ZooModule, where)
+    known = inspect.signature(task.__init__).parameters  # type: ignore[misc]
+    settings = {key: value for key, value in checkpoint.get("hyper_parameters", {}).items() if key in known}
+    trust.check_arguments(task, settings, where)
     if backbone is not None:
         if "backbone" not in settings:
-            raise UserError(f"checkpoint '{path}' has no backbone: drop --backbone")
-        checkpoint["hyper_parameters"] = {**settings, "backbone": backbone}
-    file = io.BytesIO()  # Lightning reads its own format only
-    kept = {key: value for key, value in checkpoint.items() if key not in RESUME}
-    torch.save(kept if trained else {**kept, "state_dict": {}}, file)
-    file.seek(0)
+            raise UserError(f"{where} has no backbone: drop --backbone")
+        settings["backbone"] = backbone
     try:
-        with warnings.catch_warnings():
-            if not trained:
-                warnings.filterwarnings("ignore", message=".*(not in the checkpoint|contains no parameters)")
-            model = task.load_from_checkpoint(file, map_location="cpu", weights_only=True, strict=trained)
+        check_sizes(path, checkpoint, lambda: instantiate_module(task, settings))
+        model: ZooModule = instantiate_module(task, settings)  # type: ignore[type-var]
     except UserError as error:  # names the option of fit
         raise UserError(str(error).replace("--model.backbone", "--backbone")) from error
     except Exception as error:  # what a checkpoint names may be missing here, or be something else
-        reason = str(error).strip().splitlines()[-1].strip()[:100]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:100]
         hint = "is --backbone what it was trained on?" if backbone else "run it where its parameterization is found"
-        raise UserError(f"checkpoint '{path}' cannot be rebuilt here ({reason}); {hint}") from error
+        raise UserError(f"{where} cannot be rebuilt here ({reason}); {hint}") from error
     check(path, checkpoint, model)
+    if trained:
+        model.load_state_dict(checkpoint["state_dict"])
     return model.eval()
 
 
-def check(path: Path, checkpoint: dict[str, Any], model: nn.Module) -> None:
-    """Refuse a checkpoint, as `load` gives it, of another model.
+def check_sizes(path: Path, checkpoint: Mapping[str, Any], build: Callable[[], nn.Module]) -> None:
+    """Hold the sizes that a file's settings ask for against its tensors, before anything of that size is built.
+
+    The network is built on the meta device, where it takes no memory, and no further than a file of so many tensors
+    can have parameters.
+
+    Args:
+        path: of the checkpoint.
+        checkpoint: as `load` gives it.
+        build: makes the network.
 
     Raises:
-        UserError: naming the first parameter that is missing, left over or of another shape, or the layer whose
-            basis is another one.
+        UserError: if they are of different networks.
     """
-    theirs = checkpoint["state_dict"]
-    mine = model.trained_state() if isinstance(model, ZooModule) else model.state_dict()
-    for name, tensor in mine.items():
+    left = PARAMETERS + 10 * len(checkpoint["state_dict"])
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise UserError(f"checkpoint '{path}' is damaged: its settings ask for a network that it has no tensors of")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the network itself will say it
+            model = build()
+    except UserError:
+        raise
+    except Exception:
+        if str(checkpoint.get("zoo_task")).partition(".")[0] in OURS:
+            raise
+        return  # a task of the user's own need not know the meta device
+    finally:
+        handle.remove()
+    shapes = _shapes(checkpoint)
+    have = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    wanted = model.trained_state() if isinstance(model, ZooModule) else have
+    _check_shapes(path, shapes, {name: have[name] for name in wanted} | {n: have[n] for n in shapes if n in have})
+
+
+def _shapes(checkpoint: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Of every tensor in a checkpoint, masked ones too."""
+    found = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
+    return found | {name: kept.shape for name, kept in checkpoint.get("masked", {}).items()}
+
+
+def _check_shapes(path: Path, theirs: Mapping[str, tuple[int, ...]], mine: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises UserError naming the first tensor that is missing, left over or of another shape."""
+    for name, shape in mine.items():
         if name not in theirs:
             raise UserError(f"checkpoint '{path}' is of another model: it has no {name}{REMEDY}")
-        if theirs[name].shape != tensor.shape:
-            shapes = f"{tuple(theirs[name].shape)}, here {tuple(tensor.shape)}"
-            raise UserError(f"checkpoint '{path}' is of another model: {name} is {shapes}{REMEDY}")
+        if theirs[name] != shape:
+            raise UserError(f"checkpoint '{path}' is of another model: {name} is {theirs[name]}, here {shape}{REMEDY}")
     for name in theirs:
         if name not in mine:
             raise UserError(f"checkpoint '{path}' is of another model: it has {name} as well{REMEDY}")
+
+
+def check(path: Path, checkpoint: dict[str, Any], model: nn.Module) -> None:
+    """Refuse a checkpoint, as `load` gives it, of another model, or one that is damaged.
+
+    Raises:
+        UserError: naming the first parameter that is missing, left over or of another shape, one whose numbers are not
+            finite or of another kind, or the layer whose basis is another one.
+    """
+    mine = model.trained_state() if isinstance(model, ZooModule) else model.state_dict()
+    _check_shapes(path, _shapes(checkpoint), {name: tuple(tensor.shape) for name, tensor in mine.items()})
+    for name, tensor in checkpoint["state_dict"].items():
+        if tensor.dtype.is_floating_point != mine[name].dtype.is_floating_point or tensor.dtype.is_complex:
+            raise UserError(f"checkpoint '{path}' is damaged: {name} is in {tensor.dtype}; use another copy")
+        if not tensor.isfinite().all():
+            raise UserError(f"checkpoint '{path}' is damaged: {name} holds NaN or infinite values; use one from before")
     if isinstance(model, ZooModule):
         model.on_load_checkpoint(checkpoint)  # Lightning calls it too, but after the run's folder is there

@@ -1,46 +1,40 @@
 """The commands that train and test, as a LightningCLI: any task, any parameterization, from one yaml."""
 
 import argparse
-import atexit
 import inspect
-import json
 import logging
-import os
 import re
 import sys
-import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
 import tasks
 import zoo.parameterizations  # noqa: F401  so that short names are known
-from zoo import checkpoints, messages
-from zoo.callbacks import Checkpoint, Progress, RunSummary, SpectralEnergy, StableRank
+from zoo import checkpoints, messages, trust
+from zoo.callbacks import Checkpoint, Progress, RunSummary, SpectralEnergy, StableRank, Stop, Stopped
 from zoo.config_files import ConfigFile
-from zoo.convert import counts, table
 from zoo.errors import UserError
-from zoo.files import check_writable
+from zoo.files import check_writable, write_text
+from zoo.locks import Lock
 from zoo.module import ZooData, ZooModule
-from zoo.tensorboard import Logger
+from zoo.params import params_json, params_table
+from zoo.run_config import Given, given
+from zoo.tensorboard import Logger, locked
+from zoo.trainer import environment, equip
 from zoo.trust import NOBODY, Trust
 
-
-class EpochLoop(_TrainingEpochLoop):
-    """Lightning's loop, which also validates at the end of an epoch and of training, whatever the interval."""
-
-    def _should_check_val_fx(self, data_fetcher: Any) -> bool:
-        last_step = self.global_step == self.max_steps and not self._should_accumulate()
-        last = self.batch_progress.is_last_batch or last_step
-        return super()._should_check_val_fx(data_fetcher) or (last and self._should_check_val_epoch())
+LONGEST = 120
+"""Characters of a run's name."""
 
 
 class ZooTrainer(Trainer):
@@ -57,41 +51,14 @@ class ZooTrainer(Trainer):
         print(params_json(model) if json else params_table(model))
 
 
-def params_json(model: ZooModule) -> str:
-    """Layers and counts as JSON."""
-    return json.dumps({"layers": table(model.net), **counts(model.net)}, indent=2)
-
-
-def params_table(model: ZooModule) -> str:
-    """Layers and counts as a table that fits 80 columns; what all names begin with is said once."""
-    rows = table(model.net)
-    names = [str(row["layer"]) for row in rows]
-    prefix = os.path.commonprefix(names).rpartition(".")[0] if len(names) > 1 else ""
-    prefix = prefix + "." if len(prefix) > 12 else ""
-    cells = [("layer", "shape", "kind", "trainable", "weights", "lr_mult")]
-    for name, row in zip(names, rows, strict=True):
-        shape = "x".join(map(str, row["shape"]))  # type: ignore[call-overload]
-        numbers = (f"{row['trainable']:,}", f"{row['weights']:,}", f"{row['lr_mult']:.2f}")
-        cells.append((name.removeprefix(prefix), shape, str(row["parameterization"]), *numbers))
-    widths = [max(len(cell[i]) for cell in cells) for i in range(6)]
-    lines = [
-        f"{layer:<{widths[0]}} {shape:>{widths[1]}}  {kind:<{widths[2]}}  {trainable:>{widths[3]}} of "
-        f"{weights:>{widths[4]}} {mult:>{widths[5]}}".rstrip()
-        for layer, shape, kind, trainable, weights, mult in cells
-    ]
-    if prefix:
-        lines.insert(0, f"in {prefix}*")
-    total = counts(model.net)
-    lines += [
-        "",
-        f"coefficients  {total['coefficients']:>9,} for {total['replaced']:,} weights",
-        f"trainable     {total['trainable']:>9,} of {total['total']:,} parameters of the dense model",
-    ]
-    return "\n".join(lines)
-
-
 class Parser(LightningArgumentParser):
-    """Says what is wrong in one line."""
+    """Says what is wrong in one line.
+
+    Attributes:
+        trust: which classes may be imported to find out; None where all that is parsed are the user's own words.
+    """
+
+    trust: Trust | None = None
 
     def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
         """Parse, with null for nested settings: jsonargparse hands them down as the word None."""
@@ -103,7 +70,7 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:  # a parser inside a parser: the outer one reports
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
-        sys.stderr.write(f"zoo: {messages.explain(str(message), parser)}\n")
+        sys.stderr.write(f"zoo: {messages.explain(str(message), parser, self.trust)}\n")
         self.exit(2)
         raise SystemExit(2)
 
@@ -115,22 +82,43 @@ class SaveConfig(SaveConfigCallback):
         """Nothing yet: a fit that fails before its first step writes nothing."""
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.logger is not None:
-            self.config = self.config.clone()
-            data = trainer.datamodule  # type: ignore[attr-defined]
-            for key, value in (data.settings() if isinstance(data, ZooData) else {}).items():
-                self.config.data.init_args[key] = value
-            for key in ("ckpt_path", "weights_only", "config", "base"):  # of this command, while the file serves all
-                self.config.pop(key, None)
-            super().setup(trainer, pl_module, "fit")
+        """Make the run's folder, and put the config there."""
+        logger = trainer.logger
+        if logger is None:
+            return
+        if isinstance(logger, Logger):
+            logger.agree(trainer.strategy)
+        config, data = self.config.clone(), trainer.datamodule  # type: ignore[attr-defined]
+        for key, value in (data.settings() if isinstance(data, ZooData) else {}).items():
+            config.data.init_args[key] = value
+        for key in ("ckpt_path", "weights_only", "config", "base", "trust"):  # of this command; the file serves all
+            config.pop(key, None)
+        if trainer.is_global_zero and logger.log_dir is not None:
+            folder = Path(logger.log_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / "config.yaml", self.parser.dump(config, skip_none=False))
 
 
 class ZooCLI(LightningCLI):
-    """Groups `trainer`, `model` and `data`; and one for each callback that is on by default."""
+    """Groups `trainer`, `model` and `data`; and one for each callback that is on by default.
 
-    run_name = "run"
-    run_folder: Path | None = None
+    Args:
+        given: the checkpoint of the command line.
+        run_name: of a new run, together with its data's.
+        trust: which classes files may name, where one is given.
+        lock: on the folder of the run that goes on, in the process that has it.
+        settings: Lightning's.
+    """
+
     command: str | None = None
+
+    def __init__(
+        self, *arguments: Any, given: Given | None = None, run_name: str = "run", trust: Trust = NOBODY,
+        lock: Lock | None = None, **settings: Any,
+    ) -> None:
+        self.given, self.run_name, self.trust, self.lock = given, run_name, trust, lock
+        self.checkpoint: dict[str, Any] | None = None
+        super().__init__(*arguments, **settings)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -140,12 +128,14 @@ class ZooCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = self.parser_class(**kwargs, allow_abbrev=False)  # or --trainer.max_step would pass as max_steps
+        parser.trust = self.trust if self.given else None  # type: ignore[attr-defined]
         parser.add_argument("-c", "--config", action=ConfigFile, help="path or name of a shipped config; repeatable")
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--base", type=list[str] | str | None, default=None, help=argparse.SUPPRESS)
         parser.add_argument("--name", type=str | None, default=None, help="of the run; else of config and data")
+        parser.add_argument(trust.OPTION, type=str | None, default=None, help=trust.HELP)  # read before the parser is
         parser.add_lightning_class_args(StableRank, "stable_rank")
         parser.add_lightning_class_args(SpectralEnergy, "spectral_energy")
         parser.add_lightning_class_args(Checkpoint, "checkpoint")  # after those whose state it saves
@@ -158,7 +148,9 @@ class ZooCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
-        self.config.get(str(self.config.get("subcommand")), self.config).pop("base", None)
+        config = self.config.get(str(self.config.get("subcommand")), self.config)
+        for key in ("base", "trust"):
+            config.pop(key, None)
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let the checkpoint's settings override the command line (its PR 21455).
@@ -169,46 +161,104 @@ class ZooCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         if not self._get(self.config, "model") or not self._get(self.config, "data"):
             raise UserError(messages.NOTHING)
+        for group in ("model", "data"):
+            _check_classes(self._get(self.config, group), group)
         if self.subcommand in LightningCLI.subcommands():
             self.config[self.subcommand].weights_only = True  # never execute what a checkpoint holds
         if self.subcommand in ("validate", "test"):
             self.config[self.subcommand].verbose = False  # RunSummary prints a table of its own
 
+    def instantiate_classes(self) -> None:
+        """Build task, data and trainer; of a checkpoint's task, first what it would be, held against the checkpoint."""
+        if self.given is not None:
+            path = self.given.path
+            self.checkpoint = checkpoints.load(path, resume=self.subcommand == "fit")
+            checkpoints.check_sizes(
+                path, self.checkpoint, lambda: self._get(self.parser.instantiate_classes(self.config), "model")
+            )
+        super().instantiate_classes()
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        ckpt_path = self._get(self.config, "ckpt_path")
-        step = 0
-        if ckpt_path is not None:
-            checkpoint = checkpoints.load(Path(ckpt_path))
-            checkpoints.check(Path(ckpt_path), checkpoint, self.model)
-            if self.subcommand == "fit" and "optimizer_states" not in checkpoint:
-                lacking = f"'{ckpt_path}' has no optimizer state beside it to go on from"
-                raise UserError(f"{lacking}: give the folder of a run")
+        step, resume = 0, self.subcommand == "fit"
+        if self.given is not None and self.checkpoint is not None:
+            path, checkpoint = self.given.path, self.checkpoint
             step = checkpoint["global_step"]
+            if resume:
+                self._check_resumable(path, checkpoint)
+            checkpoints.check(path, checkpoint, self.model)
         config = self._get(self.config_init, "trainer")
         if config.get("logger") in (None, True):
-            kwargs["logger"] = self._logger(config, step) if self.subcommand == "fit" else False
-        trainer = super().instantiate_trainer(**kwargs)
-        trainer.strategy.checkpoint_io = checkpoints.CheckpointFiles()
+            kwargs["logger"] = self._logger(config, step) if resume else False
+        if (plugins := environment(config.get("plugins"))) is not None:
+            kwargs["plugins"] = plugins
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except RuntimeError as error:
+            if "SLURM" in str(error):
+                raise UserError(" ".join(str(error).split())) from error
+            raise
+        equip(trainer, resume)
         if isinstance(trainer.strategy, DDPStrategy):
             keep_buffers(trainer.strategy._ddp_kwargs)
-        loop = trainer.fit_loop.epoch_loop
-        trainer.fit_loop.epoch_loop = EpochLoop(trainer, loop.min_steps, loop.max_steps)
         return trainer
 
+    def _check_resumable(self, path: Path, checkpoint: Mapping[str, Any]) -> None:
+        """Raises UserError for a checkpoint without an optimizer's state, or of another seed."""
+        if "optimizer_states" not in checkpoint:
+            raise UserError(f"'{path}' has no optimizer state beside it to go on from: give the folder of a run")
+        seed = checkpoint.get("hyper_parameters", {}).get("seed", self.model.seed)
+        if seed != self.model.seed:
+            raise UserError(f"'{path}' was trained with seed {seed}, and goes on with it alone, got {self.model.seed}: "
+                            "drop --seed_everything, or start a new run")
+
     def _logger(self, config: Any, step: int) -> Logger:
-        """A new version of the run, or the one that is resumed."""
-        if self.run_folder is not None:
-            version = self.run_folder
-            return Logger(
+        """A new version of the run, or the one that is resumed, which nobody else may be training in."""
+        if self.given is not None and self.given.folder is not None:
+            version = self.given.folder
+            logger = Logger(
                 version.parent.parent, version.parent.name, version.name, default_hp_metric=False,
                 purge_step=step + 1,  # events past the checkpoint belong to steps that are now taken again
             )
+            return logger.held_by(self.lock) if self.lock is not None else logger
         root = Path(config.get("default_root_dir") or "runs")
         name = self._get(self.config, "name") or f"{self.run_name}-{self.datamodule.name}"
-        if Path(name).name != name:
-            raise UserError(f"--name is no path, got {name!r}; --trainer.default_root_dir takes one")
+        check_name(name)
         check_writable(root / name, "--trainer.default_root_dir", "runs to ")
         return Logger(root, name, default_hp_metric=False)
+
+
+def check_name(name: str) -> None:
+    """Refuse what is no name of a folder.
+
+    Raises:
+        UserError: saying what it must be.
+    """
+    if Path(name).name != name or name in (".", ".."):
+        raise UserError(f"--name is no path, got {name!r}; --trainer.default_root_dir takes one")
+    if not name.isprintable() or len(name.encode()) > 200:
+        shown = name if len(name) <= 40 else f"{name[:37]}..."
+        raise UserError(f"--name takes printable characters, 200 bytes at most, got {shown!r} ({len(name.encode())})")
+
+
+def _check_classes(value: Any, where: str) -> None:
+    """Refuse functions where classes belong: they would be called with the arguments beside them.
+
+    Raises:
+        UserError: naming the first.
+    """
+    if isinstance(value, Namespace | Mapping):
+        pairs = vars(value) if isinstance(value, Namespace) else value
+        path = pairs.get("class_path")
+        if isinstance(path, str) and not isinstance(trust.imported(path), type):
+            raise UserError(f"{where} is given {path!r}, which is no class: give a class, as my_file.MyBasis")
+        for key, each in pairs.items():
+            _check_classes(each, key if key in ("class_path", "init_args") else f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _check_classes(each, where)
+    elif callable(value) and not isinstance(value, type):
+        raise UserError(f"{where} is given the function {getattr(value, '__name__', value)!r}: give a class, as "
+                        "my_file.MyBasis")
 
 
 def keep_buffers(ddp: dict[str, Any]) -> None:
@@ -229,39 +279,19 @@ def run_name(argv: list[str]) -> str:
     option = "--model.parameterization"
     stems += [value.rpartition(".")[2] for key, value in pairs if key == option]
     stems += [f"{key.rpartition('.')[2]}={value}" for key, value in pairs if key.startswith(f"{option}.")]
-    return re.sub(r"[^\w.+=-]+", "_", "+".join(stems)) or "run"
-
-
-def with_run_config(argv: list[str]) -> tuple[list[str], Path | None]:
-    """A checkpoint in a run's folder brings the run's config, in front of what the command line says.
-
-    A run's folder itself stands for its last checkpoint. Returns the arguments, and the folder.
-    """
-    for i, word in enumerate(argv):
-        key, equals, value = word.partition("=")
-        if key != "--ckpt_path" or not (equals or i + 1 < len(argv)):
-            continue
-        path = checkpoints.resolve(value if equals else argv[i + 1])
-        if path.suffix == ".safetensors":  # Lightning reads its own format only
-            folder = tempfile.TemporaryDirectory()
-            atexit.register(folder.cleanup)
-            path = checkpoints.unpack(path, Path(folder.name))
-        rest = [*argv[1:i], "--ckpt_path", str(path), *argv[i + (1 if equals else 2) :]]
-        run = checkpoints.run_folder(path)
-        return [argv[0], *(["--config", str(run / "config.yaml")] if run else []), *rest], run
-    return argv, None
+    return re.sub(r"[^\w.+=-]+", "_", "+".join(stems))[:LONGEST] or "run"
 
 
 def complain(what: object) -> None:
     """Print a line on stderr, once: what is wrong on one rank is wrong on all."""
-    if getattr(rank_zero_only, "rank", 0) == 0:
+    if _is_first():
         print(f"zoo: {what}", file=sys.stderr)
 
 
 def quiet() -> None:
     """Turn off what Lightning says on every run and no user can act on."""
-    for message in (".*LeafSpec.*", ".*smaller than the logging interval.*", ".*does not have many workers.*",
-                    ".*exists and is not empty.*"):
+    for message in (".*LeafSpec.*", ".*LightningCLI's args parameter.*", ".*smaller than the logging interval.*",
+                    ".*does not have many workers.*", ".*exists and is not empty.*"):
         warnings.filterwarnings("ignore", message=message)
     warnings.showwarning = lambda message, *_, **__: complain(message)
     for name in ("utilities.rank_zero", "accelerators.cuda", "trainer.connectors.checkpoint_connector"):
@@ -270,8 +300,10 @@ def quiet() -> None:
         logging.getLogger(f"lightning.fabric.utilities.{name}").setLevel(logging.WARNING)
 
 
-def command_line(callbacks: list[Callback], args: list[str] | None = None) -> ZooCLI:
-    """Parse, build task, data and trainer, and run the subcommand; with `args`, which have none, build only."""
+def command_line(
+    callbacks: list[Callback], args: list[str] | None = None, run: bool = False, **settings: Any
+) -> ZooCLI:
+    """Parse, and build task, data and trainer; run the subcommand that the words begin with, if that is asked for."""
     return ZooCLI(
         ZooModule, ZooData, trainer_class=ZooTrainer, subclass_mode_model=True, subclass_mode_data=True,
         seed_everything_default=0, auto_configure_optimizers=False, parser_class=Parser,
@@ -279,7 +311,7 @@ def command_line(callbacks: list[Callback], args: list[str] | None = None) -> Zo
             "callbacks": callbacks, "enable_checkpointing": False, "enable_model_summary": False,
             "num_sanity_val_steps": 0, "enable_autolog_hparams": False, "use_distributed_sampler": False,
         },
-        save_config_callback=SaveConfig, save_config_kwargs={"overwrite": True}, args=args, run=args is None,
+        save_config_callback=SaveConfig, save_config_kwargs={"overwrite": True}, args=args, run=run, **settings,
     )
 
 
@@ -292,39 +324,58 @@ def open_run(
         path: of the run's folder, a checkpoint in one or an adapter.safetensors.
         backbone: where the pretrained network is now, if it was moved.
         options: more of the command line, as in `--data.data_dir=FOLDER`.
+        trust: which classes besides zoo's own the run may name.
 
     Raises:
         UserError: if there is no run, it has no config, or it cannot be built here.
     """
     quiet()
-    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
-    words, run_folder = with_run_config(["validate", "--ckpt_path", path])
-    if run_folder is None:
+    source = given(["validate", "--ckpt_path", path], trust)
+    if source is None or not source.config:
         raise UserError(f"{path!r} has no config.yaml that says what its data is: give the folder of a run")
-    args = [*words[1:-2], "--trainer.logger=false", "--trainer.callbacks=null", "--trainer.enable_progress_bar=false",
-            "--trainer.strategy=auto", "--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.precision=32-true"]
+    args = [*source.words()[:-2], "--trainer.logger=false", "--trainer.enable_progress_bar=false",
+            "--trainer.devices=1", "--trainer.precision=32-true"]
     try:
-        cli = command_line([], [*args, *([f"--model.backbone={backbone}"] if backbone else []), *options])
-        checkpoint = checkpoints.load(Path(words[-1]))
-        checkpoints.check(Path(words[-1]), checkpoint, cli.model)
+        more = [*([f"--model.backbone={backbone}"] if backbone else []), *options]
+        cli = command_line([], [*args, *more], given=source, trust=trust)
     except Exception as error:
         if mistake := messages.user_error(error):
             raise UserError(mistake) from error
         raise
-    cli.model.load_state_dict(checkpoint["state_dict"])
+    assert cli.checkpoint is not None
+    cli.model.load_state_dict(cli.checkpoint["state_dict"])
     return cli.model, cli.datamodule, cli.trainer
 
 
 def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> int:
     """One of the LightningCLI commands, with more callbacks if wanted; returns the exit status."""
     quiet()
+    sys.argv[1:] = argv  # in place: DDP starts its other processes with sys.argv
+    stop, lock = Stop(), None
     try:
-        argv = ["--json=true" if word == "--json" else word for word in argv]
-        ZooCLI.command, ZooCLI.run_name = argv[0], run_name(argv)
-        argv, ZooCLI.run_folder = with_run_config(argv)
-        sys.argv[1:] = argv  # in place: DDP starts its other processes with sys.argv
-        command_line([Progress(), RunSummary(), *callbacks])
+        trusted = Trust.of(argv)
+        words = ["--json=true" if word == "--json" else word for word in trust.split(argv)[0]]
+        ZooCLI.command = words[0]
+        source = given(words, trusted)
+        if source is not None and source.imports:
+            complain(f"the run imports {', '.join(source.imports)}")
+        if words[0] == "fit" and source is not None and source.folder is not None and _is_first():
+            lock = locked(source.folder)  # before the checkpoint is read, which somebody else may be about to replace
+        rest = source.words() if source is not None else words[1:]
+        with stop.listening():
+            command_line([Progress(), RunSummary(), *callbacks, stop], [words[0], *rest], True, given=source,
+                         run_name=run_name(words), trust=trusted, lock=lock)
     except BrokenPipeError:  # `zoo validate | head`
+        raise
+    except Stopped as stopped:
+        return stopped.status
+    except (ProcessRaisedException, ProcessExitedException) as error:
+        if stop.asked is None:
+            raise UserError(str(error).strip().splitlines()[-1]) from error
+        return Stopped(stop.asked).status
+    except SystemExit as left:  # what Lightning makes of Ctrl-C
+        if isinstance(left.__context__, KeyboardInterrupt):
+            return 130
         raise
     except OSError as error:
         complain(f"{error.strerror or error}: {error.filename or 'no file'}")
@@ -334,4 +385,12 @@ def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> int:
             complain(mistake)
             return 2
         raise
+    finally:
+        if lock is not None:
+            lock.release()
     return 0
+
+
+def _is_first() -> bool:
+    """Whether this is the process of the first rank, as far as that is known before any was started."""
+    return getattr(rank_zero_only, "rank", 0) == 0

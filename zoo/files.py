@@ -179,8 +179,11 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(part)
         part.replace(target)
         _sync(target.parent)
-    except OSError as error:
-        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
+    except Exception as error:
+        reason = next((each for each in (error, error.__cause__, error.__context__) if isinstance(each, OSError)), None)
+        if reason is None:
+            raise
+        raise OSError(reason.errno or errno.EIO, reason.strerror or str(reason), str(path)) from error
     finally:
         part.unlink(missing_ok=True)
         if number is not None:

@@ -7,13 +7,12 @@ transform that exists for some sizes only says what it does with the others. Pur
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from zoo.bases import dct_matrix, haar_matrix, shared
+from zoo.bases import cached, dct_matrix, haar_matrix, shared
 from zoo.selection import zigzag_order
 from zoo.transforms import (
     Sides,
@@ -121,7 +120,7 @@ class Separable(Transform):
         return self.plane_shape(m, n) == (m, n)
 
 
-@lru_cache(maxsize=32)
+@cached(maxsize=32)
 def _separable_order(transform: Separable, m: int, n: int) -> Tensor:
     zigzag = zigzag_order(*transform.plane_shape(m, n))
     total = (transform.frequency(m)[:, None] + transform.frequency(n)).flatten()
@@ -152,7 +151,7 @@ class Cosine(Separable):
         return idct2_packed(packed, shape, cosine_plan(*shape, plane.device, plane.dtype))
 
 
-@lru_cache(maxsize=8)
+@cached(maxsize=8)
 def _pairing(m: int, n: int) -> Tensor:
     """c of `Fourier`: the plane is Re(conj(c) F); (m, n), complex128."""
     place = torch.arange(m * n).view(m, n)
@@ -196,7 +195,7 @@ class Fourier(Transform):
         return _wrapped_order(m, n)
 
 
-@lru_cache(maxsize=32)
+@cached(maxsize=32)
 def _wrapped_order(m: int, n: int) -> Tensor:
     k, l = torch.arange(m), torch.arange(n)  # noqa: E741
     return (torch.minimum(k, m - k)[:, None] + torch.minimum(l, n - l)).flatten().argsort(stable=True)
@@ -214,7 +213,7 @@ def _paley(n: int) -> int | None:
     return None
 
 
-@lru_cache(maxsize=128)
+@cached(maxsize=128)
 def hadamard_size(n: int) -> int:
     """The least N >= n of the form 2^k or 2^k (q + 1), q a prime of the form 4 j + 3."""
     while _paley(n) is None:
@@ -222,7 +221,7 @@ def hadamard_size(n: int) -> int:
     return n
 
 
-@lru_cache(maxsize=32)
+@cached(maxsize=32)
 def hadamard_matrix(n: int) -> Tensor:
     """A Hadamard matrix by sequency: entries +-1, first column and first row 1, H H^T = n; (n, n), float64.
 
@@ -253,7 +252,7 @@ def hadamard_matrix(n: int) -> Tensor:
     return h[(h[:, 1:] != h[:, :-1]).sum(1).argsort(stable=True)]
 
 
-@lru_cache(maxsize=32)
+@cached(maxsize=32)
 def _hadamard_side(n: int) -> Tensor:
     size = hadamard_size(n)
     return hadamard_matrix(size)[:, :n] / math.sqrt(size)
@@ -285,7 +284,7 @@ def _haar_levels(n: int) -> list[int]:
     return [1, *reversed(levels)]
 
 
-@lru_cache(maxsize=32)
+@cached(maxsize=32)
 def haar_wavelets(n: int) -> Tensor:
     """The orthonormal Haar wavelets of an axis, the constant first, then coarse to fine; (n, n), float64.
 

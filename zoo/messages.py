@@ -15,32 +15,56 @@ from zoo.convert import blame
 from zoo.errors import UserError
 from zoo.module import ZooData, ZooModule
 from zoo.parameterizations import WeightParameterization
+from zoo.trust import OURS, Trust
 
 Rule = Callable[[re.Match[str], ArgumentParser], str | None]
 RULES: list[tuple[re.Pattern[str], Rule]] = []
 """(what jsonargparse says, what zoo says or None), tried in order. tests/test_mistakes.py has a case for each."""
+IMPORTING: set[Rule] = set()
+"""Those that import what a message names."""
 NOTHING = "nothing says what to train: give a config, as in --config dct_half.yaml"
 NOISE = ("Given value", "Subtypes:", "Errors:", "Does not validate", "Expected a <class 'NoneType'>")
 
 
-def rule(pattern: str) -> Callable[[Rule], Rule]:
-    """Add a rule for messages that match, across lines."""
+def rule(pattern: str, imports: bool = False) -> Callable[[Rule], Rule]:
+    """Add a rule for messages that match, across lines; `imports` says that it imports what they name."""
 
     def add(function: Rule) -> Rule:
         RULES.append((re.compile(pattern, re.DOTALL), function))
+        if imports:
+            IMPORTING.add(function)
         return function
 
     return add
 
 
-def explain(message: str, parser: ArgumentParser) -> str:
-    """One line for a message of jsonargparse; an unknown one is cut to its last line that says anything."""
+def explain(message: str, parser: ArgumentParser, trust: Trust | None = None) -> str:
+    """One line for a message of jsonargparse; an unknown one is cut to its last line that says anything.
+
+    Args:
+        message: what it says, in which the words of a file may stand.
+        parser: that says it.
+        trust: which classes may be imported to find out more; None where the words are all the user's own.
+    """
     for pattern, function in RULES:
+        if trust is not None and function in IMPORTING and not _trusted(message, trust):
+            continue
         if (match := pattern.search(message)) and (line := function(match, parser)):
             return " ".join(line.split())
     lines = [line.strip(" -") for line in message.splitlines()]
     telling = [line for line in lines if line and not line.startswith(NOISE)]
     return telling[-1] if telling else "the command line or a config holds a value of the wrong type; zoo fit --help"
+
+
+def _trusted(message: str, trust: Trust) -> bool:
+    """Whether every class that a message names may be imported."""
+    for path in re.findall(r"(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*", message):
+        try:
+            trust.find(path, object, "it")
+        except UserError:
+            if path.partition(".")[0] not in OURS:
+                return False
+    return True
 
 
 def user_error(error: BaseException) -> str | None:
@@ -94,12 +118,12 @@ def _nothing(match: re.Match[str], parser: ArgumentParser) -> str:
     return NOTHING
 
 
-@rule(r"Option '([^']+)' is not accepted.*?class_path='([^']+)'")
+@rule(r"Option '([^']+)' is not accepted.*?class_path='([^']+)'", imports=True)
 def _setting(match: re.Match[str], parser: ArgumentParser) -> str:
     return _no_setting(match[1], match[2])
 
 
-@rule(r"Problem with given class_path '([^']+)':\s+(?:-\s*)?Option '([^']+)' is not accepted")
+@rule(r"Problem with given class_path '([^']+)':\s+(?:-\s*)?Option '([^']+)' is not accepted", imports=True)
 def _task_setting(match: re.Match[str], parser: ArgumentParser) -> str:
     return _no_setting(match[2], match[1])
 
@@ -148,7 +172,7 @@ def _kind(match: re.Match[str], parser: ArgumentParser) -> str:
     return f"{match[1]!r} is no {match[2]}: give a class that inherits from it"
 
 
-@rule(r"(?:val=|class_path=|'class_path': )'[A-Za-z_]\w*\.")
+@rule(r"(?:val=|class_path=|'class_path': )'[A-Za-z_]\w*\.", imports=True)
 def _import(match: re.Match[str], parser: ArgumentParser) -> str | None:
     """Try each class that the message holds: jsonargparse does not say which it could not import, or why."""
     for path in re.findall(r"(?:val=|class_path=|'class_path': )'((?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*)'", match.string):

@@ -18,6 +18,7 @@ from zoo.bases import stream_seed
 from zoo.budget import Budget
 from zoo.convert import ParameterizationFactory, Start, convert, counts, factory_class, merge, zoo_layers
 from zoo.errors import UserError
+from zoo.lab.masks import restore
 from zoo.loader import StepLoader
 from zoo.optimizers import OptimizerConfig, warmup_cosine
 from zoo.tensors import write_tensors
@@ -69,7 +70,14 @@ class ZooData(LightningDataModule, ABC):
         return self.batches.state_dict() if self.batches is not None else self._position or {}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Where training goes on."""
+        """Where training goes on.
+
+        Raises:
+            UserError: if it is no place.
+        """
+        place = state_dict.get("position", 0) if isinstance(state_dict, dict) else None
+        if type(place) is not int or place < 0:
+            raise UserError(f"the checkpoint is damaged: its place in the data is {state_dict}; use another copy")
         self._position = dict(state_dict) or None
 
 
@@ -270,8 +278,19 @@ class ZooModule(LightningModule, ABC):
                     f"{layer}: the checkpoint's coefficients belong to another basis (hash {fingerprint}, here "
                     f"{mine[layer]}); train and load with the same parameterization, seed and selection"
                 )
-        here = self.state_dict()
-        checkpoint["state_dict"] = {name: here[name] for name in self._frozen_names()} | checkpoint["state_dict"]
+        here, frozen = self.state_dict(), self._frozen_names()
+        for name, kept in checkpoint.pop("masked", {}).items():
+            if name not in here or tuple(here[name].shape) != kept.shape:
+                raise UserError(f"the masked {name} of the checkpoint has no matrix of shape {kept.shape} here")
+            try:
+                checkpoint["state_dict"][name] = restore(kept)
+            except ValueError as error:
+                raise UserError(f"the masked {name} of the checkpoint is damaged ({error}): use another copy") from None
+        trained = {name: tensor for name, tensor in checkpoint["state_dict"].items() if name in here}
+        if any(tensor.dtype == torch.float64 != here[name].dtype for name, tensor in trained.items()):
+            self.double()  # a run in double precision: Lightning makes the module double only after it was loaded
+            here = self.state_dict()
+        checkpoint["state_dict"] = {name: here[name] for name in frozen} | checkpoint["state_dict"]
 
 
 def plain(value: Any) -> Any:

@@ -3,11 +3,12 @@
 A selection is an order over all mn positions, cut after K: exactly K positions, whatever the order.
 """
 
-from functools import lru_cache
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from zoo.bases import cached
 
 Selection = Literal["random", "zigzag", "lowpass"]
 
@@ -17,7 +18,7 @@ def random_support(m: int, n: int, k: int, generator: torch.Generator) -> Tensor
     return torch.randperm(m * n, generator=generator)[:k].sort().values
 
 
-@lru_cache(maxsize=32)
+@cached(maxsize=32)
 def zigzag_order(m: int, n: int) -> Tensor:
     """All positions by anti-diagonal i + j, alternately up and down as in JPEG (ITU-T T.81, figure 5); (mn,), flat.
 
@@ -29,7 +30,7 @@ def zigzag_order(m: int, n: int) -> Tensor:
     return (diagonal * (m + n) + along).flatten().argsort()
 
 
-@lru_cache(maxsize=32)
+@cached(maxsize=32)
 def lowpass_order(m: int, n: int) -> Tensor:
     """All positions by the smallest box at the origin, of the matrix's own proportions, that holds them; (mn,), flat.
 

@@ -3,16 +3,23 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyExperiment
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
 from zoo.convert import kind
+from zoo.errors import UserError
+from zoo.locks import Lock
+
+LOCK = ".lock"
+"""The file in a run's folder that says that it is trained in, and by whom."""
 
 VIRIDIS = torch.tensor(
     [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141], [39, 173, 129], [92, 200, 99],
@@ -124,13 +131,51 @@ def _coloured(unit: Tensor) -> Image.Image:
 class Logger(TensorBoardLogger):
     """TensorBoard, without the `epoch` that Lightning adds to everything and that is 0 all the time here.
 
-    Opens no file before there is something to log: a fit that fails before its first step writes nothing.
+    Opens no file and makes no folder before there is something to log: a fit that fails before its first step writes
+    nothing. The folder is then made by whoever is first, and locked as long as it is trained in.
     """
 
-    _begun = False
+    _lock: Lock | None = None
+    _claimed = _begun = False
+
+    def held_by(self, lock: Lock) -> "Logger":
+        """This logger, for a run that goes on and whose folder is locked already."""
+        self._lock, self._claimed = lock, True
+        return self
+
+    @property
+    def version(self) -> int | str:
+        """The run's own; before it has a folder, the one that it would get now."""
+        return self._get_next_version() if self._version is None else self._version
+
+    def claim(self) -> None:
+        """Make the folder of the next free version, and lock it; on the first rank.
+
+        Raises:
+            UserError: if another process trains in it.
+        """
+        if self._claimed:
+            return
+        while self._version is None:
+            number = self._get_next_version()
+            try:
+                Path(self.root_dir).mkdir(parents=True, exist_ok=True)
+                (Path(self.root_dir) / f"version_{number}").mkdir()
+                self._version = number
+            except FileExistsError:  # another fit has just taken it
+                continue
+        self._lock, self._claimed = locked(Path(self.log_dir)), True
+
+    def agree(self, strategy: Any) -> None:
+        """Claim the folder on the first rank, and tell the others its name."""
+        if strategy.is_global_zero:
+            self.claim()
+        self._version = strategy.broadcast(self._version)
 
     def begin(self) -> None:
         """From now on, `experiment` is a real one."""
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            self.claim()
         self._begun = True
 
     @property
@@ -140,6 +185,31 @@ class Logger(TensorBoardLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self.begin()
         super().log_metrics({tag: value for tag, value in metrics.items() if tag != "epoch"}, step)
+
+    def save(self) -> None:
+        """Nothing but events: what Lightning would keep in a `hparams.yaml` stands in the run's config.yaml."""
+
+    def finalize(self, status: str) -> None:
+        """Close the events, and let others train in the folder."""
+        super().finalize(status)
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_lock": None}
+
+
+def locked(folder: Path) -> Lock:
+    """A run's folder, for one process that trains in it.
+
+    Raises:
+        UserError: if another one does.
+    """
+    lock = Lock(folder / LOCK)
+    if not lock.acquire():
+        raise UserError(f"'{folder}' is trained in already, by {lock.holder()}: let that end, or start a new run")
+    return lock
 
 
 def log_run(

@@ -10,13 +10,12 @@ in the plane, and no pass over the matrix is spent on reordering. Which way is f
 
 import math
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from zoo.bases import dct_matrix
+from zoo.bases import cached, dct_matrix
 
 FFT_FROM = {"cpu": 160 * 160, "cuda": 1024 * 1024}
 """Fewest weights for which the FFT is used: "cpu" measured (results/transforms.csv), "cuda" a guess, unmeasured."""
@@ -148,7 +147,7 @@ def packed_shape(m: int, n: int, rows_only: bool = False) -> tuple[int, ...]:
     return (m, n // 2 + 1, 2) if rows_only else (2 * (n // 2 + 1), m // 2 + 1, 2)
 
 
-@lru_cache(maxsize=64)
+@cached(maxsize=64)
 def packed_places(m: int, n: int, rows_only: bool = False) -> Tensor:
     """Where coefficient (k, l) of an (m, n) DCT lies in the flat packed plane; (m, n), int64."""
     if rows_only:
@@ -156,7 +155,7 @@ def packed_places(m: int, n: int, rows_only: bool = False) -> Tensor:
     return _slots(n) * 2 * (m // 2 + 1) + _slots(m)[:, None]
 
 
-@lru_cache(maxsize=64)
+@cached(maxsize=64)
 def cosine_plan(
     m: int, n: int, device: torch.device, dtype: torch.dtype, rows_only: bool = False
 ) -> CosinePlan:

@@ -25,6 +25,8 @@ from zoo.errors import UserError
 OPTION = "--trust"
 HELP = "a module or class of your own that files which were handed over may name; repeatable"
 OURS = ("zoo", "tasks")
+ARGUMENTS = ("init_args", "dict_kwargs")
+"""Where a config has the arguments of a class."""
 LIBRARIES = ("lightning", "torch")
 """Whose classes a run's trainer may have when training goes on."""
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
@@ -190,6 +192,12 @@ NOBODY = Trust()
 """Zoo's own classes only."""
 
 
+def imported(path: str) -> Any:
+    """What a path stands for that was imported already; None if it was not."""
+    module, _, name = path.rpartition(".")
+    return getattr(sys.modules.get(module), name, None)
+
+
 def split(argv: Iterable[str]) -> tuple[list[str], list[str]]:
     """A command line without `--trust`, and what that names.
 
@@ -232,12 +240,14 @@ def _is_genuine(top: str, module: str | None = None) -> bool:
 
 
 def _parts(spec: Any, where: str) -> tuple[Any, Mapping[str, Any]]:
-    known = {"class_path", "init_args"}
-    if not isinstance(spec, Mapping) or "class_path" not in spec or set(spec) - known:
+    if not isinstance(spec, Mapping) or "class_path" not in spec or set(spec) - {"class_path", *ARGUMENTS}:
         raise UserError(f"{where} holds {_shown(spec)} where a class with its arguments belongs: use another one")
-    arguments = spec.get("init_args") or {}
-    if not isinstance(arguments, Mapping):
-        raise UserError(f"{where} has the init_args {_shown(arguments)}, which are no mapping: use another one")
+    arguments: dict[str, Any] = {}
+    for key in ARGUMENTS:
+        part = spec.get(key) or {}
+        if not isinstance(part, Mapping):
+            raise UserError(f"{where} has the {key} {_shown(part)}, which are no mapping: use another one")
+        arguments |= part
     return spec["class_path"], arguments
 
 

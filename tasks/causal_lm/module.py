@@ -64,7 +64,7 @@ class CausalLM(FineTuning, LanguageModel):
         self.save_settings()
         self.block_size = block_size
         network: Any = self.build("CausalLM")
-        if sees_ahead(network):
+        if network.device.type != "meta" and sees_ahead(network):
             raise UserError(
                 f"backbone {backbone!r}: a {network.config.model_type} is an encoder, which sees the token that is to "
                 "be predicted; give a decoder, such as gpt2, as --model.backbone"

@@ -3,13 +3,15 @@
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from zoo.checkpoint_files import read_file, write_file
+from zoo.errors import UserError
 
 Batch = dict[str, Tensor]
 
@@ -56,10 +58,8 @@ def tokenize(texts: Sequence[tuple[str, ...]], tokenizer: Any, max_length: int) 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zoo" / "tokenized"
     path = cache / f"{_fingerprint(texts, tokenizer, max_length)}.pt"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what a broken leftover looks like
-            return torch.load(path, weights_only=True)
-    except Exception:  # absent or broken: made anew
+        return read_file(path)
+    except UserError:  # absent or broken: made anew
         sides = [list(side) for side in zip(*texts, strict=True)]
         encoded = tokenizer(*sides, truncation=True, max_length=max_length, return_attention_mask=False)
         columns = {name: torch.tensor([i for ids in rows for i in ids], dtype=torch.int32)
@@ -86,8 +86,6 @@ def _keep(stored: dict[str, Tensor], path: Path) -> None:
     """Write a cache file whole or not at all."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.part")
-        torch.save(stored, partial)
-        partial.replace(path)
+        write_file(path, stored)
     except OSError:
         pass  # a cache that cannot be written is no reason not to train

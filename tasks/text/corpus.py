@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zoo.errors import UserError
+from zoo.files import replacing
 
 TINYSHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -86,9 +87,8 @@ def tinyshakespeare(data_dir: str | None = None) -> Corpus:
     target = cache / "tinyshakespeare" / "input.txt"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"input.{os.getpid()}.part")
-        partial.write_bytes(data)
-        partial.replace(target)
+        with replacing(target) as part:
+            part.write_bytes(data)
     except OSError:
         pass  # a cache that cannot be written is no reason not to train
     return Corpus("tinyshakespeare", data.decode())

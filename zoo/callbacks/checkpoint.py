@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from zoo.errors import UserError
 
@@ -38,25 +39,47 @@ class Checkpoint(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write `last.ckpt`, if it is time."""
+        """Write `last.ckpt`, if it is time; where a validation follows, that is time too."""
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if self.every_n_steps and stepped and trainer.global_step % self.every_n_steps == 0:
-            self._save(trainer, "last.ckpt")
+        if stepped and self._is_time(trainer) and not trainer.fit_loop.epoch_loop.validation_follows():  # type: ignore[attr-defined]
+            self.save_last(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write `last.ckpt`, if it is time: a run that is stopped while it validates validates again."""
+        if trainer.state.fn == "fit" and self._is_time(trainer):
+            self.save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write `best.ckpt`, if this is the best validation yet."""
-        value = trainer.callback_metrics.get(self.metric(pl_module))
-        if value is None or not value.isfinite() or trainer.state.fn != "fit":
+        if trainer.state.fn != "fit":
             return
-        sign = 1 if self.metric(pl_module).endswith("loss") else -1
-        if self.best is None or sign * value.item() < sign * self.best:
-            self.best, self.best_step = value.item(), trainer.global_step
-            self._save(trainer, "best.ckpt", weights_only=True)
-        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
-            self._save(trainer, "last.ckpt")  # again, now that it knows of this value
+        trainer.fit_loop.epoch_loop.validated = trainer.global_step  # type: ignore[attr-defined]
+        value = trainer.callback_metrics.get(self.metric(pl_module))
+        if value is not None and value.isfinite():
+            sign = 1 if self.metric(pl_module).endswith("loss") else -1
+            if self.best is None or sign * value.item() < sign * self.best:
+                self.best, self.best_step = value.item(), trainer.global_step
+                self._save(trainer, "best.ckpt", weights_only=True)
+            elif self.best_step == trainer.global_step and not self._exists(trainer, "best.ckpt"):
+                self._save(trainer, "best.ckpt", weights_only=True)
+        if self._is_time(trainer):
+            self.save_last(trainer)  # again, now that it knows of this value
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write `last.ckpt`."""
+        self.save_last(trainer)
+
+    def _is_time(self, trainer: Trainer) -> bool:
+        return bool(self.every_n_steps) and trainer.global_step % self.every_n_steps == 0
+
+    def _exists(self, trainer: Trainer, name: str) -> bool:
+        folder = self.folder(trainer)
+        return folder is not None and bool(trainer.strategy.broadcast((folder / name).is_file()))
+
+    def save_last(self, trainer: Trainer) -> None:
+        """Write `last.ckpt` of this moment, and before it what was logged so far: no curve ends before a checkpoint."""
+        if isinstance(trainer.logger, TensorBoardLogger) and self.folder(trainer) is not None:
+            trainer.logger.experiment.flush()
         self._save(trainer, "last.ckpt")
 
     def metric(self, module: LightningModule) -> str:

@@ -12,6 +12,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from zoo.callbacks.stop import Stopped
+
 
 def say(line: str) -> None:
     """Print a line on stderr, unless nobody reads it any more: a run does not end because `| head` did."""
@@ -38,8 +40,6 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar where a resumed run had stopped."""
         self.steps = steps = float(trainer.estimated_stepping_batches)  # infinite where only time ends the run
-        if trainer.is_global_zero and trainer.global_step >= steps:
-            say(f"already at step {trainer.global_step} of {steps:.0f}: give more --trainer.max_steps to go on")
         self.started, self.first, self.printed = time.perf_counter(), trainer.global_step, trainer.global_step
         if trainer.is_global_zero and sys.stderr.isatty():
             layout = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}, {rate_fmt}, {remaining} left"
@@ -79,9 +79,9 @@ class Progress(ProgressBar):
         self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the terminal at a new line; after Ctrl-C, say how to go on."""
+        """Leave the terminal at a new line; after Ctrl-C or a signal, say how to go on."""
         self._close()
-        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
+        if isinstance(exception, KeyboardInterrupt | Stopped) and trainer.is_global_zero:
             log_dir = trainer.logger.log_dir if trainer.logger is not None else None
             saved = log_dir is not None and (Path(log_dir) / "checkpoints" / "last.ckpt").exists()
             then = f"go on from the last checkpoint: zoo fit --ckpt_path {log_dir}" if saved else "no checkpoint yet"

@@ -18,9 +18,12 @@ from zoo.callbacks.checkpoint import Checkpoint
 from zoo.callbacks.progress import say
 from zoo.callbacks.spectra import SpectrumCallback, StableRank
 from zoo.convert import are_updates, zoo_layers
+from zoo.errors import UserError
+from zoo.files import read_json, write_text
 from zoo.machine import device_name
 from zoo.module import ZooData, ZooModule
 
+SUMMARY = "summary.json"
 LIBRARIES = ("torch", "lightning", "torchmetrics", "tensorboard", "jsonargparse", "einops")
 
 
@@ -72,10 +75,17 @@ class RunSummary(Callback):
         folder = Path(logger.log_dir) if logger is not None and logger.log_dir else None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            partial = folder / "summary.json.part"
-            partial.write_text(json.dumps(summary, indent=2) + "\n")
-            partial.replace(folder / "summary.json")
+            write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
         print(render(summary, folder))
+
+    def is_written(self, trainer: Trainer) -> bool:
+        """Whether the run's folder has the whole summary of this step; there is nothing to write without a folder."""
+        if trainer.logger is None or not trainer.logger.log_dir:
+            return True
+        try:
+            return bool(read_json(Path(trainer.logger.log_dir) / SUMMARY).get("steps") == trainer.global_step)
+        except UserError:
+            return False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the metrics of `zoo validate`."""
@@ -98,6 +108,7 @@ class RunSummary(Callback):
         ranks = _find(trainer, StableRank)
         config = module.optimizer_config
         data = trainer.datamodule  # type: ignore[attr-defined]
+        taken, seconds = trainer.global_step - self.first_step, self.seconds - self.before
         return {
             "task": type(module).__name__,
             **({"data": data.headline(), **data.facts()} if isinstance(data, ZooData) else {}),
@@ -120,7 +131,7 @@ class RunSummary(Callback):
             "precision": str(trainer.precision),
             "devices": trainer.world_size,
             "seconds": round(self.seconds, 2),
-            "steps_per_second": round((trainer.global_step - self.first_step) / (self.seconds - self.before), 3),
+            "steps_per_second": round(taken / seconds, 3) if taken else 0.0,
             "callback_seconds": {
                 type(c).__name__: round(c.seconds, 3)
                 for c in trainer.callbacks if isinstance(c, SpectrumCallback)  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.frequencies import transform
+from zoo.frequencies import TRANSFORMS, transform
 from zoo.lab.places import Encoding, Places, decode, encode, seeded
 
 Order = Literal["magnitude", "frequency", "random"]
@@ -92,19 +92,23 @@ def pack(matrices: Mapping[str, Kept]) -> tuple[dict[str, Tensor], dict[str, Any
     return tensors, about
 
 
-def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What `pack` gave, with the masked matrices restored under their names and all other tensors as they are.
+def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Kept]]:
+    """What `pack` gave: all other tensors as they are, and the masked matrices by name.
+
+    No matrix is built: whoever knows what shape it must have compares that first (`restore`).
 
     Raises:
         KeyError, TypeError, ValueError: if a file is damaged.
     """
-    rest, restored = dict(tensors), {}
+    rest, masked = dict(tensors), {}
     for name, entry in about.items():
         values, places = rest.pop(f"{name}.values"), rest.pop(f"{name}.places", None)
         data = b"" if places is None else places.numpy().tobytes()
         m, n = entry["shape"]
         encoding: Encoding = entry["encoding"]
-        restored[name] = restore(Kept((int(m), int(n)), entry["transform"], values, Places(encoding, data)))
-    return rest | restored
-
-
+        if type(m) is not int or type(n) is not int or min(m, n) < 1 or values.ndim != 1:
+            raise ValueError(f"a masked matrix of shape {entry['shape']}")
+        if entry["transform"] not in TRANSFORMS or not values.is_floating_point():
+            raise ValueError(f"a masked matrix in {entry['transform']!r}")
+        masked[name] = Kept((m, n), entry["transform"], values, Places(encoding, data))
+    return rest, masked

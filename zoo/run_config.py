@@ -1,0 +1,141 @@
+"""What a command takes of the config.yaml that a run, or an adapter in its metadata, brings along.
+
+A run may come from anyone, and a trainer's callbacks, loggers, profilers, plugins and strategies are classes that are
+made as a command starts and may write anywhere. So commands that look take of it what the network and its data are, the
+seed and the precision. `fit` goes on with the run's trainer too: with classes of Lightning's and torch's, plain
+arguments and no path outside the run. Anything else needs `--trust` (`zoo.trust`).
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from lightning.fabric.connector import _PRECISION_INPUT_INT, _PRECISION_INPUT_STR, _PRECISION_INPUT_STR_ALIAS
+from lightning.pytorch import Trainer
+
+from zoo import checkpoints
+from zoo.callbacks import Checkpoint, SpectralEnergy, StableRank
+from zoo.errors import UserError
+from zoo.files import parse_yaml, read_yaml
+from zoo.module import ZooData, ZooModule
+from zoo.trust import OURS, Trust
+
+GROUPS = {"stable_rank": StableRank, "spectral_energy": SpectralEnergy, "checkpoint": Checkpoint}
+PRECISIONS = {str(name) for kind in (_PRECISION_INPUT_INT, _PRECISION_INPUT_STR, _PRECISION_INPUT_STR_ALIAS)
+              for name in get_args(kind)}
+MANY = 4096
+"""Processes that a run's config may ask for."""
+
+
+class Given(NamedTuple):
+    """A checkpoint on a command line.
+
+    Args:
+        path: of the file.
+        folder: of the run that it is in, if it is in one.
+        config: what the command takes of its config; None if there is none.
+        imports: classes in that which are not zoo's own.
+        rest: the command line's other words.
+    """
+
+    path: Path
+    folder: Path | None
+    config: dict[str, Any] | None
+    imports: list[str]
+    rest: list[str]
+
+    def words(self) -> list[str]:
+        """The command line's words after the command, in which the config stands before all that was typed."""
+        config = ["--config", json.dumps(self.config)] if self.config else []
+        return [*config, *self.rest, "--ckpt_path", str(self.path)]
+
+
+def given(argv: Sequence[str], trust: Trust) -> Given | None:
+    """What a command line's `--ckpt_path` brings along; a run's folder stands for its last checkpoint.
+
+    Raises:
+        UserError: if there is no such checkpoint, or its config is damaged or names what is not trusted.
+    """
+    for i, word in enumerate(argv):
+        key, equals, value = word.partition("=")
+        if key == "--ckpt_path" and (equals or i + 1 < len(argv)):
+            path = checkpoints.resolve(value if equals else argv[i + 1])
+            rest = [*argv[1:i], *argv[i + (1 if equals else 2) :]]
+            folder = checkpoints.run_folder(path)
+            content, where = _content(path, folder)
+            config = _taken(argv[0], content, where, folder, trust, _set(rest)) if content else None
+            return Given(path, folder, config, [*dict.fromkeys(_foreign(config))], rest)
+    return None
+
+
+def _content(path: Path, folder: Path | None) -> tuple[dict[str, Any] | None, str]:
+    """The whole config, and what to call it."""
+    if folder is not None:
+        file = folder / "config.yaml"
+        return read_yaml(file), f"'{os.path.relpath(file)}'"
+    if path.suffix != ".safetensors":
+        return None, ""
+    where = f"adapter '{path}'"
+    try:
+        content = parse_yaml(checkpoints.load(path)["config"]) or {}
+        if not isinstance(content, dict):
+            raise ValueError("no mapping")
+    except UserError:
+        raise
+    except (ValueError, TypeError):
+        raise UserError(f"{where} has a damaged config: use another one") from None
+    return content, where
+
+
+def _set(words: Sequence[str]) -> set[str]:
+    """Settings of the trainer that the command line replaces."""
+    keys = (word.partition("=")[0] for word in words if word.startswith("--trainer."))
+    return {key.removeprefix("--trainer.") for key in keys}
+
+
+def _taken(
+    command: str, content: Mapping[str, Any], where: str, folder: Path | None, trust: Trust, typed: set[str]
+) -> dict[str, Any]:
+    """What a command takes of a config, checked before any parser sees it."""
+    taken: dict[str, Any] = {}
+    for key, wanted in (("model", ZooModule), ("data", ZooData)):
+        if content.get(key) is not None:
+            trust.check(content[key], wanted, where)
+            taken[key] = content[key]
+    trainer = content.get("trainer") or {}
+    if not isinstance(trainer, Mapping):
+        raise UserError(f"{where} is damaged: its trainer is no mapping; use another one")
+    if isinstance(content.get("seed_everything"), int):
+        taken["seed_everything"] = content["seed_everything"]
+    if str(trainer.get("precision")) in PRECISIONS:
+        taken["trainer"] = {"precision": trainer["precision"]}
+    if command != "fit" or folder is None:
+        return taken
+    trainer = {key: value for key, value in trainer.items() if key != "default_root_dir" and key not in typed}
+    trust.check_arguments(Trainer, trainer, where, Path(os.path.abspath(folder)))
+    for key in ("devices", "num_nodes"):
+        if isinstance(trainer.get(key), int) and trainer[key] > MANY:
+            raise UserError(f"{where} asks for {trainer[key]} {key}: give --trainer.{key}")
+    taken["trainer"] = trainer
+    for key, cls in GROUPS.items():
+        if isinstance(content.get(key), Mapping):
+            trust.check_arguments(cls, content[key], where)
+            taken[key] = content[key]
+    if isinstance(content.get("name"), str):
+        taken["name"] = content["name"]
+    return taken
+
+
+def _foreign(value: Any) -> Iterator[str]:
+    """The classes of a config that are not zoo's own."""
+    if isinstance(value, Mapping):
+        path = value.get("class_path")
+        if isinstance(path, str) and path.partition(".")[0] not in OURS:
+            yield path
+        for each in value.values():
+            yield from _foreign(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _foreign(each)
