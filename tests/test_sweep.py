@@ -4,21 +4,24 @@ import fcntl
 import io
 import json
 import os
+import signal
 import sys
+import threading
+import time
 import types
 from types import SimpleNamespace
 
 import pytest
 import yaml
 from conftest import refused
-from test_sweep_trials import finished
+from test_sweep_trials import TRIAL, finished
 
 from zoo.__main__ import main
 from zoo.cli import command_line
 from zoo.config_files import shipped
 from zoo.convert import counts
 from zoo.errors import UserError
-from zoo.sweep import cluster, trials
+from zoo.sweep import cluster, stop, trials
 from zoo.sweep.read import parse, read
 from zoo.sweep.schedule import Schedule
 from zoo.sweep.table import Table, clock, lines, methods_table, shorten, time_left
@@ -138,6 +141,8 @@ def test_a_cluster_without_cores():
 ])
 def test_each_node_must_see_the_folder(sees, words, tmp_path, monkeypatch):
     """A fake Ray that runs the real check of the first node here, and has the second one's fail."""
+    (tmp_path / "other").write_text("kept")
+    (tmp_path / cluster.TOKEN).symlink_to(tmp_path / "other")
     nodes = [{"NodeID": i, "NodeManagerAddress": f"10.0.0.{i}", "Alive": i < 3} for i in (1, 2, 3)]
     ran = []
 
@@ -163,7 +168,8 @@ def test_each_node_must_see_the_folder(sees, words, tmp_path, monkeypatch):
         cluster._check_nodes(ray, tmp_path, str(tmp_path))
         with pytest.raises(UserError, match="has no folder '/nowhere'"):
             cluster._check_nodes(ray, tmp_path, "/nowhere")
-    assert ran[:2] == [1, 2] and not list(tmp_path.iterdir())
+    assert ran[:2] == [1, 2] and os.listdir(tmp_path) == ["other"]
+    assert (tmp_path / "other").read_text() == "kept"
 
 
 @pytest.fixture
@@ -171,12 +177,13 @@ def sweeping(place, small, monkeypatch):
     """The command with Tune and Ray replaced by a loop; `sweeping(text)` writes the file, `ran` has what was run."""
     ran = []
 
-    def run(schedule, out, there, parts, scratch, tick):
+    def run(schedule, out, there, parts, scratch, tick, trust):
+        sweeping.trust = trust
         while (trial := schedule.next()) is not None:
             print("Ray would say something")
             ran.append(trial.name)
             if trial.name == sweeping.stop_at:
-                raise KeyboardInterrupt
+                signal.raise_signal(sweeping.signal)
             if trial.name in sweeping.broken:
                 schedule.finish(trial.name, "RuntimeError: no more")
             else:
@@ -207,7 +214,7 @@ def sweeping(place, small, monkeypatch):
         raw["options"] = {**options, "trainer.max_steps": 6, **raw.get("options", {}), **more}
         (place / "s.yaml").write_text(yaml.safe_dump(raw))
 
-    sweeping = SimpleNamespace(write=write, ran=ran, stop_at="", broken=())
+    sweeping = SimpleNamespace(write=write, ran=ran, stop_at="", broken=(), signal=signal.SIGINT)
     return sweeping
 
 
@@ -239,6 +246,131 @@ def test_a_sweep_that_is_stopped_and_has_a_failure_goes_on(place, sweeping, capf
     assert main(argv) == 0 and sweeping.ran == ["DCT-lr=0.1-seed=3", "Dense-lr=0.1-seed=3"]
     sweeping.write(**{"trainer.max_steps": 7})
     refused(capfd, argv, "run with trainer.max_steps 6, where the sweep now has 7", "--out")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_sweep_that_is_told_to_stop_tells_its_trials(number, status, place, sweeping, capfd, monkeypatch):
+    """And waits for them: here one that lives on for a second after it has seen that the sweep is stopping."""
+    sweeping.write()
+    sweeping.stop_at, sweeping.signal = "DCT-lr=0.2-seed=0", number
+    out, seen = place / "runs" / "s", []
+
+    def trial():
+        with (out / "DCT-lr=0.2-seed=0.log").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            ready.set()
+            while not stop.asked(out):
+                time.sleep(0.01)
+            time.sleep(1)
+            seen.append("stopped")
+
+    ready = threading.Event()
+    running = threading.Thread(target=trial)
+    real = stop.tell
+
+    def tell(*args):
+        running.start()
+        ready.wait(10)
+        real(*args)
+        assert seen == ["stopped"]
+
+    monkeypatch.setattr(stop, "tell", tell)
+    before = signal.getsignal(signal.SIGTERM)
+    start = time.monotonic()
+    assert main(["sweep", "--config", "s.yaml"]) == status
+    assert time.monotonic() - start < 15 and seen == ["stopped"]
+    said = capfd.readouterr().err.splitlines()
+    assert said == ["zoo: stopped; 1 of 8 trials are done, and the same command goes on"]
+    assert sorted(path.name for path in out.iterdir() if path.is_file()) == ["DCT-lr=0.2-seed=0.log", "sweep.json"]
+    assert signal.getsignal(signal.SIGTERM) == before
+    running.join(5)
+
+
+def test_a_stopped_sweep_does_not_wait_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(stop, "SECONDS", 0.5)
+    log = tmp_path / "a.log"
+    start = time.monotonic()
+    stop.tell(tmp_path, [log])  # it has not begun
+    assert time.monotonic() - start < 0.4
+    with log.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        stop.tell(tmp_path, [log])
+    assert 0.4 < time.monotonic() - start < 5 and stop.asked(tmp_path)
+    stop.clear(tmp_path)
+    assert not stop.asked(tmp_path)
+    (tmp_path / stop.NAME).mkdir()
+    with pytest.raises(UserError, match="cannot remove"):
+        stop.clear(tmp_path)
+
+
+def test_a_trial_is_told_to_stop_and_none_starts_then(tmp_path, monkeypatch):
+    """SIGTERM, once; its end is waited for."""
+    ready = tmp_path / "ready"
+    code = ("import pathlib, signal, sys, time\nstop = []\nsignal.signal(signal.SIGTERM, lambda *_: stop.append(1))\n"
+            f"pathlib.Path({str(ready)!r}).touch()\n"
+            "while not stop: time.sleep(0.01)\ntime.sleep(1)\nprint(len(stop), 'checkpoint'); sys.exit(143)\n")
+    real = trials.subprocess.Popen
+    monkeypatch.setattr(trials.subprocess, "Popen", lambda command, **rest: real([sys.executable, "-c", code], **rest))
+    found = []
+    running = threading.Thread(target=lambda: found.append(trials.run(tmp_path, TRIAL, ".", 1)))
+    running.start()
+    while not ready.exists():
+        time.sleep(0.01)
+    stop.tell(tmp_path, [trials.log(tmp_path, TRIAL)])
+    running.join(5)
+    assert found == ["1 checkpoint"]
+    monkeypatch.setattr(trials, "_fit", None)
+    assert trials.run(tmp_path, TRIAL, ".", 1) == "the sweep is stopping"
+
+
+def test_sigterm_before_anything_has_started_is_one_line(place, sweeping, capsys, monkeypatch):
+    sweeping.write()
+    monkeypatch.setattr("zoo.commands.sweep.build", lambda *args: signal.raise_signal(signal.SIGTERM))
+    assert main(["sweep", "--config", "s.yaml"]) == 143
+    assert capsys.readouterr().err == "zoo: stopped\n" and not (place / "runs").exists()
+
+
+def test_a_sweep_of_too_many_trials(place, sweeping, capsys):
+    grid = {f"model.x{i}": list(range(9)) for i in range(9)}
+    (place / "large.yaml").write_text(yaml.safe_dump({"grid": grid, "seeds": [1]}))
+    start = time.perf_counter()
+    refused(capsys, ["sweep", "--config", "large.yaml"], "387,420,489 trials", "--max-trials 387420489")
+    assert time.perf_counter() - start < 1
+    sweeping.write()
+    argv = ["sweep", "--config", "s.yaml", "--dry-run"]
+    refused(capsys, [*argv, "--max-trials", "7"], "has 8 trials, more than 7", "--max-trials 8")
+    refused(capsys, [*argv, "--max-trials", "0"], "--max-trials must be at least 1, got 0")
+    assert main([*argv, "--max-trials", "8"]) == 0
+
+
+def test_a_sweep_hands_on_whom_the_user_trusts(place, sweeping, capsys):
+    """To trials that it starts only by the words of the command."""
+    sweeping.write()
+    argv = ["sweep", "--config", "s.yaml", "--trust", "my_basis", "--trust", "b.C"]
+    assert main([*argv, "--dry-run"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("zoo fit")]
+    assert lines and all(line.endswith(" --trust my_basis --trust b.C") for line in lines)
+    assert main(argv) == 0 and sweeping.trust == ["my_basis", "b.C"]
+    kept = json.loads((place / "runs" / "s" / "sweep.json").read_text())
+    assert "trust" not in json.dumps(kept["trials"])
+    assert main(argv[:3]) == 0  # the same sweep, whom it trusts
+
+
+def test_rays_folders_of_killed_sweeps_are_removed_and_no_others(tmp_path, monkeypatch):
+    """Whatever a user's own are called."""
+    monkeypatch.setattr(cluster.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(cluster.tempfile, "tempdir", str(tmp_path))
+    own = tmp_path / "zoo-sweep-9999999"
+    own.mkdir()
+    (own / "sweep.json").touch()
+    mine, held = cluster._scratch()
+    left, number = cluster._scratch()
+    (left / "session").mkdir()
+    os.close(number)  # as death does
+    cluster._remove_left()
+    assert (own / "sweep.json").exists() and mine.is_dir() and not left.exists()
+    assert len(str(mine.relative_to(tmp_path))) < 20  # Ray's sockets lie in it
+    os.close(held)
 
 
 def test_dry_run_prints_commands_and_writes_nothing(place, sweeping, capsys):

@@ -1,17 +1,22 @@
 """A sweep file becomes methods and trials, each with a name and a command line of its own, or one line of complaint."""
 
+import json
 import math
+import os
 import re
+import time
+import tracemalloc
 
 import pytest
 import yaml
 
 from zoo.config_files import shipped
 from zoo.errors import UserError
+from zoo.sweep.classes import classes
 from zoo.sweep.names import label, short_names
 from zoo.sweep.plan import planned_steps
 from zoo.sweep.read import parse, read
-from zoo.sweep.record import Record
+from zoo.sweep.record import Record, lock
 from zoo.sweep.schedule import Schedule
 from zoo.sweep.trials import Outcome
 
@@ -34,6 +39,13 @@ def sweep(text, tmp_path):
     return parse(yaml.safe_load(text), tmp_path)
 
 
+def every(plan):
+    """All trials that could be: at every searched point, on every seed."""
+    return [trial for method in plan.methods for trial in [
+        *plan.search(method), *(each for point in method.points for each in plan.reported(method, point))
+    ]]
+
+
 def outcome(value, lower=True):
     return Outcome(value, lower, 1.0, "loss" if lower else "score")
 
@@ -45,7 +57,7 @@ def test_methods_are_the_grid_without_what_is_searched(tmp_path):
     ]
     assert [point["model.optimizer.lr"] for point in plan.methods[0].points] == [0.01, 0.02]
     assert [point["model.optimizer.lr"] for point in plan.methods[-1].points] == [0.001, 0.002]  # its own search
-    assert plan.size() == 6 * (2 + 2) and len(plan.every()) == 6 * (2 + 2 * 2)
+    assert plan.size() == 6 * (2 + 2) and len(every(plan)) == 6 * (2 + 2 * 2)
 
 
 def test_a_trial_is_a_fit(tmp_path):
@@ -135,12 +147,24 @@ MISTAKES = {
     "{grid: {a.b: 8}, search: {a.c: [1], seed: 1}, seeds: [1, 2]}": ["seed 1 is the search's"],
     "{grid: {a.b: 8}, search: {a.c: [1], seed: [3]}, seeds: [1, 2]}": ["search.seed", "[3]"],
     "{grid: {a.b: 8}, seeds: [1, 1]}": ["seeds has a number twice"],
+    "{grid: {a.b: 8}, seeds: [4294967296]}": ["seeds must be whole numbers from 0 to 4294967295"],
     "{grid: {a.b: 8}, seeds: [-1]}": ["seeds must be whole numbers"],
     "{grid: {a.b: 8}, seeds: [true]}": ["seeds must be whole numbers"],
     "{grid: {a.b: 8}, seeds: []}": ["seeds must be whole numbers"],
     "{grid: {seed_everything: [1, 2]}, seeds: 1}": ["seed_everything", "seeds has them"],
     "{grid: {a.b: 8}, options: {name: x}, seeds: 1}": ["options cannot set name"],
     "{grid: {--a.b: 8}, seeds: 1}": ["without dashes, as a.b"],
+    "{grid: {trust: x}, seeds: 1}": ["grid cannot set trust", "zoo sweep --trust"],
+    "{grid: {a.b: 2020-01-01}, seeds: 1}": ["grid's a.b", "a date", "in quotes"],
+    "{grid: {a.b: [{1: 2}]}, seeds: 1}": ["grid's a.b", "the key 1", "in quotes"],
+    "{grid: {a.b: !!set {x}}, seeds: 1}": ["grid's a.b", "a set"],
+    '{grid: {a.b: ["x\\0y"]}, seeds: 1}': ["grid's a.b", "cannot stand on a command line"],
+    '{grid: {a.b: ["\\ud800"]}, seeds: 1}': ["grid's a.b", "cannot stand on a command line"],
+    '{grid: {"a\\0": 1}, seeds: 1}': ["cannot stand on a command line"],
+    "{grid: {a.b: 0x1%s}, seeds: 1}" % ("0" * 5000): ["grid's a.b", "300 digits"],
+    "{grid: {a.b: 1}, seeds: [0x1%s]}" % ("0" * 5000): ["seeds must be whole numbers"],
+    "{grid: {a.b: 1}, seeds: [%s]}" % ", ".join(f"[{i}]" for i in range(9999)): ["seeds must be whole numbers", "..."],
+    "{config: %s, grid: {a.b: 1}, seeds: 1}" % ("x" * 5000): ["File name too long"],
     "{gird: {a.b: 8}, seeds: 1}": ["no 'gird'", "did you mean 'grid'"],
     "{model: {}, trainer: {}}": ["no 'model'", "config of zoo fit"],
     "{config: dct_hlaf, grid: {a.b: 8}, seeds: 1}": ["no config 'dct_hlaf'", "dct_half.yaml"],
@@ -156,7 +180,7 @@ def test_mistakes_are_one_line(text, tmp_path):
     with pytest.raises(UserError) as error:
         read(str(path))
     line = str(error.value)
-    assert "\n" not in line and [word for word in MISTAKES[text] if word not in line] == [], line
+    assert "\n" not in line and len(line) < 6000 and [word for word in MISTAKES[text] if word not in line] == [], line
 
 
 def test_reported_seeds_follow_their_own_search_alone(tmp_path):
@@ -220,16 +244,16 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
     text = "{config: mine.yaml, options: {model.width: %s}, grid: {model.parameterization: DCT}, seeds: %s}"
     first = sweep(text % (8, 1), tmp_path)
     with pytest.raises(UserError, match="is there already and is not of this sweep"):
-        Record(out).check(first.every())
+        Record(out).check(every(first))
     record = Record(out)
     record.save("s.yaml", "zoo sweep")
-    record.add(first.every()[0])
-    Record(out).check(sweep(text % (8, [1, 2]), tmp_path).every())  # more seeds are more trials
+    record.add(every(first)[0])
+    Record(out).check(every(sweep(text % (8, [1, 2]), tmp_path)))  # more seeds are more trials
     with pytest.raises(UserError, match="DCT-seed=1' was run with model.width 8, where the sweep now has 16"):
-        Record(out).check(sweep(text % (16, 1), tmp_path).every())
+        Record(out).check(every(sweep(text % (16, 1), tmp_path)))
     mine.write_text("base: char_lm\nmodel: {init_args: {layers: 1}}\n")
     with pytest.raises(UserError, match=r"was run with .*mine\.yaml.* with other settings"):
-        Record(out).check(sweep(text % (8, 1), tmp_path).every())
+        Record(out).check(every(sweep(text % (8, 1), tmp_path)))
 
 
 def test_the_shipped_one_is_the_papers_table():
@@ -239,4 +263,187 @@ def test_the_shipped_one_is_the_papers_table():
     assert "Dense" in names and plan.seeds == (1, 2, 3, 4, 5) and plan.search_seed == 0
     for kind in ("DCT", "RandomOrthonormal", "Zigzag", "Zigzag-basis=random", "LoRA", "RandLoRA"):
         assert {f"{kind}-ratio={ratio}" for ratio in (0.5, 0.1, 0.05)} <= set(names)
-    assert len({trial.name for trial in plan.every()}) == len(plan.every())
+    assert len({trial.name for trial in every(plan)}) == len(every(plan))
+
+
+NINE = "[1, 2, 3, 4, 5, 6, 7, 8, 9]"
+
+
+@pytest.mark.parametrize(("text", "number"), [
+    ("{grid: {%s}, seeds: 1}" % ", ".join(f"a.{c}: {NINE}" for c in "bcdefghij"), "387,420,489"),
+    ("{grid: {a.a: 1}, search: {%s}, seeds: 1}" % ", ".join(f"a.{c}: {NINE}" for c in "bcdefghij"), "387,420,490"),
+    ("{grid: {%s}, seeds: 1}" % ", ".join(f"a.b{i}: {NINE}" for i in range(5000)), "about 10^4771"),
+    ("{grid: {a.b: 1}, seeds: [%s]}" % ", ".join(map(str, range(10_001))), "10,001"),
+    ("{grid: {a.b: [%s]}, seeds: 1}" % ", ".join(map(str, range(10_001))), "10,001"),
+    ("{x: &x {a.b: [1, 2]}, grid: [%s], seeds: 1}" % ", ".join(["*x"] * 6000), "no 'x'"),
+    ("{grid: [&x {a.b: [1, 2]}, %s], seeds: 1}" % ", ".join(["*x"] * 5000), "10,002"),
+])
+def test_trials_are_counted_before_anything_is_made_of_them(text, number, tmp_path):
+    """A few bytes can stand for billions."""
+    raw = yaml.load(text, yaml.CSafeLoader)
+    tracemalloc.start()
+    start = time.perf_counter()
+    with pytest.raises(UserError, match=re.escape(number)) as error:
+        parse(raw, tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert time.perf_counter() - start < 5 and peak < 50e6  # tracing makes it ten times as slow
+    if "10^" not in number and "no" not in number:
+        assert f"more than 10,000: take values out of its grid, search or seeds, or allow them with --max-trials " \
+            f"{number.replace(',', '')}" in str(error.value)
+
+
+def test_the_number_of_trials_that_are_counted_is_the_number_that_there_are(tmp_path):
+    for text in (PAPER, "{grid: {a.b: [1, 2, 3], a.c: 5}, seeds: [1, 2]}",
+                 "{grid: {a.b: 1}, search: {a.c: [1]}, seeds: [1, 2]}",
+                 "{grid: [{a.b: 1}, {a.b: 2, a.c: [3, 4]}], search: {a.c: [1, 2], a.d: [1, 2, 3]}, seeds: [1, 2]}"):
+        plan = sweep(text, tmp_path)
+        assert plan.size() == sum(len(plan.search(m)) + len(plan.reported(m, m.points[0])) for m in plan.methods)
+        parse(yaml.safe_load(text), tmp_path, most=plan.size())
+        with pytest.raises(UserError, match=f"has {plan.size()} trials, more than {plan.size() - 1}"):
+            parse(yaml.safe_load(text), tmp_path, most=plan.size() - 1)
+
+
+def test_configs_that_start_from_too_many_others(tmp_path):
+    for i in range(40):
+        (tmp_path / f"c{i}.yaml").write_text(f"base: [c{i + 1}.yaml, c{i + 1}.yaml]\n")
+    (tmp_path / "c40.yaml").write_text("{}\n")
+    (tmp_path / "loop.yaml").write_text("base: loop.yaml\n")
+    (tmp_path / "keys.yaml").write_text("{1: 2, a: 3}\n")
+    for name, words in (("c0", "too many others"), ("loop", "itself as base"), ("keys", "no text: write it in quotes")):
+        with pytest.raises(UserError, match=words):
+            sweep("{config: %s.yaml, grid: {a.b: 1}, seeds: 1}" % name, tmp_path)
+
+
+def test_a_trial_is_found_by_its_name(tmp_path):
+    for text in (PAPER, "{grid: {a.b: [1, 2]}, search: {a.c: [1]}, seeds: [1, 2]}",
+                 "{grid: {a.b: ['x-seed=1', '%s']}, seeds: [1, 11]}" % ("y" * 300)):
+        plan = sweep(text, tmp_path)
+        known = {trial.name: trial for trial in every(plan)}
+        assert {trial.name: trial for trial in plan.among(known)} == known
+        assert not plan.among(["", "-seed=1", "x", *(f"{name}0" for name in known if f"{name}0" not in known),
+                               *(f"{name}.damaged-1" for name in known), *(f"{name}.log" for name in known)])
+        firsts = list(plan.firsts())
+        assert {(trial.method, str(trial.point)) for trial in firsts} == {
+            (method.name, str(point)) for method in plan.methods for point in method.points
+        } and {trial.name for trial in firsts} <= set(known)
+
+
+@pytest.mark.parametrize("value", [
+    "..", ".", "-x", "a\nb", "\u2028", "../../x", "/", "x" * 400, "\U00020000" * 120, "\u00e4" * 119, "",
+])
+def test_a_trials_name_is_a_folders(value, tmp_path):
+    """One that is not hidden and no option, and which leaves room for what is put behind it."""
+    names = []
+    for grid, search in (({"a.b": [value]}, {}), ({"model.parameterization": [value]}, {}),
+                         ({"a.a": 1, "a.d": value}, {"search": {"a.b": [value]}})):
+        names += [trial.name for trial in every(parse({"grid": grid, "seeds": 2**32 - 1, **search}, tmp_path))]
+    for name in names:
+        (tmp_path / f"{name}.damaged-999999").mkdir()
+        assert (tmp_path / f"{name}.damaged-999999").parent == tmp_path
+        assert name.isprintable() and name[0] not in ".-" and "/" not in name
+
+
+def test_two_trials_never_share_a_name(tmp_path):
+    with pytest.raises(UserError, match="two trials would both be called a=1-b=2-b=2, and share a folder"):
+        sweep("{grid: [{x.a: 1, x.b: [2-b=2]}, {x.a: 1-b=2, x.b: [2]}], search: {x.b: [3]}, seeds: 1}", tmp_path)
+
+
+OWN = """
+model: mine.Task
+data: {class_path: mine.Data, init_args: {transform: {class_path: mine.Transform}, corpus: a.txt}}
+trainer:
+  callbacks: [mine.Callback, {class_path: lightning.pytorch.callbacks.Timer, init_args: {dirpath: a.b}}]
+  logger: {class_path: mine.Logger}
+  strategy: ddp
+  profiler: mine.Profiler
+  default_root_dir: not.a.klass
+"""
+
+
+def test_classes_are_what_stands_where_a_class_belongs():
+    assert classes(yaml.safe_load(OWN)) == [
+        "mine.Task", "mine.Data", "mine.Transform", "mine.Callback", "mine.Logger", "mine.Profiler"
+    ]
+    assert classes({"model": {"class_path": "tasks.char_lm.CharLM", "init_args": {
+        "parameterization": "mine.Basis", "overrides": {"mlp.proj": "mine.Other", "a.b": {
+            "class_path": "mine.Third", "init_args": {"init": {"class_path": "mine.Init"}, "file": "a.b"}}},
+        "tokenizer": "a.b", "backbone": "a.b",
+    }}}) == ["mine.Basis", "mine.Other", "mine.Third", "mine.Init"]
+    assert classes({
+        "model.parameterization": "mine.Basis", "model.init_args.overrides": '{"mlp.*": "mine.Other", "a.b": DCT}',
+        "data.class_path": "mine.Data", "trainer.callbacks+": '{"class_path": "mine.Callback"}',
+        "trainer.strategy": "torch.x.Y", "model.width": "a.b", "data.init_args.transform.class_path": "mine.Transform",
+        "trainer.plugins": "{", "trainer.logger": ["zoo.tensorboard.Logger", "zoology.Logger"],
+    }) == ["mine.Basis", "mine.Other", "mine.Data", "mine.Callback", "mine.Transform", "zoology.Logger"]
+
+
+def test_a_trial_trusts_what_its_own_configs_and_options_name(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: below.yaml\ntrainer: {callbacks: [mine.Callback]}\n")
+    (tmp_path / "below.yaml").write_text("model: {class_path: mine.Task}\n")
+    plan = sweep("""
+        options: {data: mine.Data}
+        grid: [{config: mine.yaml}, {model.parameterization: [mine.Basis, DCT]}]
+        search: {trainer.strategy: [mine.A, mine.B]}
+        seeds: 1
+    """, tmp_path)
+    first, basis, dct = (plan.search(method) for method in plan.methods)
+    assert [trial.classes for trial in first] == [
+        ("mine.Task", "mine.Callback", "mine.Data", "mine.A"), ("mine.Task", "mine.Callback", "mine.Data", "mine.B")
+    ]
+    assert basis[0].classes == ("mine.Data", "mine.Basis", "mine.A") and dct[1].classes == ("mine.Data", "mine.B")
+    assert not any("trust" in key or "classes" in key for key in dct[0].record())
+
+
+@pytest.mark.parametrize("content", [
+    "[]", "{", "", "1", '{"trials": []}', '{"trials": null}', '{"trials": {"a\\nb": 1}}', '{"trials": {"a": {}}}',
+    '{"trials": {"DCT-seed=1": {"options": []}}}', "[" * 100_000,
+    '{"trials": {"DCT-seed=1": {"options": {}, "config": [1], "seed": 1, "digest": "0"}}}',
+    '{"trials": {"DCT-seed=1": {"options": {}, "config": [], "seed": 1}}}',
+    '{"trials": {"DCT-seed=1": {"options": {}, "config": "x", "seed": 1, "digest": "0"}}}',
+])
+def test_a_damaged_record_is_one_line(content, tmp_path):
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(UserError, match="sweep.json") as error:
+        Record(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("nowhere", path)])
+def test_what_is_no_record_is_neither_waited_for_nor_replaced(make, tmp_path):
+    make(tmp_path / "sweep.json")
+    with pytest.raises(UserError, match="sweep.json"):
+        Record(tmp_path)
+
+
+def test_a_record_that_cannot_be_written_stays(tmp_path, monkeypatch):
+    record = Record(tmp_path)
+    record.save("s.yaml", "zoo sweep")
+    before = (tmp_path / "sweep.json").read_bytes()
+
+    def full(path, text):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("zoo.sweep.record.write_text", full)
+    with pytest.raises(UserError, match="sweep.json': No space left on device; the same command goes on"):
+        record.save("s.yaml", "zoo sweep --again")
+    assert (tmp_path / "sweep.json").read_bytes() == before
+
+
+def test_the_lock_names_its_holder_and_leaves_nothing(tmp_path):
+    out = tmp_path / "a" / "b"
+    with lock(out):
+        with pytest.raises(UserError, match=rf"is at work in '{out}' \({os.getpid()} on .*\)"), lock(out):
+            raise AssertionError
+        assert os.listdir(out) == ["sweep.lock"]
+    assert not list(tmp_path.iterdir())
+    out.mkdir(parents=True)
+    with pytest.raises(KeyError), lock(out):
+        raise KeyError
+    assert not list(out.iterdir())  # it was there before
+    with lock(tmp_path / "c"):
+        (tmp_path / "c" / "kept").touch()
+    assert os.listdir(tmp_path / "c") == ["kept"]
+    os.mkfifo(tmp_path / "c" / "sweep.lock")
+    with pytest.raises(UserError, match="cannot write"), lock(tmp_path / "c"):
+        raise AssertionError

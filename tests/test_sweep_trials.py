@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,18 +30,34 @@ def finished(out, trial, value=1.5, **other):
     (folder / "summary.json").write_text(json.dumps(facts))
 
 
-def checkpointed(out, trial):
+def checkpointed(out, trial, name="last.ckpt"):
     folder = out / trial.name / "version_0"
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "checkpoints" / "last.ckpt").touch()
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoints" / name).write_bytes(b"weights")
     (folder / "config.yaml").touch()
 
 
-@pytest.mark.parametrize("content", [None, "", '{"steps": 100, "se', "[]", "{}", '{"steps": 50, "seed": 1}'])
+@pytest.fixture
+def readable(monkeypatch):
+    """Checkpoints that can be read, of step 50."""
+    monkeypatch.setattr(trials, "_load", lambda path: {"global_step": 50})
+
+
+WHOLE = '{"steps": 100, "seed": 1, "seconds": %s, "monitor": %s, "loss": %s, "metrics": {}}'
+
+
+@pytest.mark.parametrize("content", [
+    None, "", '{"steps": 100, "se', "[]", "{}", '{"steps": 50, "seed": 1}', "[" * 100_000, "\udcff", "{" * 9,
+    WHOLE.replace("100", '"many"') % (1, '"val/loss"', 1), WHOLE.replace("1,", "[1],") % (1, '"val/loss"', 1),
+    WHOLE % ("NaN", '"val/loss"', 1), WHOLE % ("Infinity", '"val/loss"', 1), WHOLE % (1, '"val/loss"', "1" + "0" * 400),
+    WHOLE % (1, '"val/loss"', "[]"), WHOLE % (1, '"val/loss\\u001b[2J"', 1),
+    (WHOLE % (1, '"val/loss"', 1)).replace("{}", "[]"),
+])
 def test_a_trial_without_a_whole_summary_is_not_finished(content, tmp_path):
     if content is not None:
         finished(tmp_path, TRIAL)
-        (tmp_path / TRIAL.name / "version_0" / "summary.json").write_text(content)
+        path = tmp_path / TRIAL.name / "version_0" / "summary.json"
+        path.write_text(content, errors="surrogateescape")
     assert trials.outcome(tmp_path, TRIAL) is None
 
 
@@ -82,16 +99,13 @@ GOES_ON = ["fit", "--ckpt_path"]
     ("nothing", [(0, "", True)], ["new"], None),
     ("finished", [], [], None),
     ("checkpoint", [(0, "", True)], ["on"], None),
-    ("checkpoint", [(2, "zoo: truncated", False), (0, "", True)], ["on", "new"], None),
-    ("checkpoint", [(0, "took all steps", False), (0, "", True)], ["on", "new"], None),
-    ("checkpoint", [(1, "Error: memory", False)], ["on"], "Error: memory"),
     ("leftovers", [(0, "", True)], ["new"], None),
     ("nothing", [(2, "a\nzoo: no option\n\n", False)], ["new"], "a\nzoo: no option"),
     ("nothing", [(-9, "a\n", False)], ["new"], "a\nkilled by SIGKILL"),
     ("nothing", [(0, "", False)], ["new"], "it ended without a whole summary.json"),
     ("nothing", [(1, "".join(f"{i}\n" for i in range(9)), False)], ["new"], "3\n4\n5\n6\n7\n8"),
 ])
-def test_a_trial_is_started_gone_on_with_or_left_alone(left, results, kinds, why, tmp_path, monkeypatch):
+def test_a_trial_is_started_gone_on_with_or_left_alone(left, results, kinds, why, tmp_path, monkeypatch, readable):
     fits = Fits(*results)
     monkeypatch.setattr(trials, "_fit", fits)
     if left == "finished":
@@ -105,6 +119,111 @@ def test_a_trial_is_started_gone_on_with_or_left_alone(left, results, kinds, why
                 "new": TRIAL.words(str(tmp_path))}
     assert fits.words == [expected[kind] for kind in kinds]
     assert fits.there == [kind == "on" for kind in kinds]  # a new one starts in no folder, so there is no version_1
+    assert not list(tmp_path.glob("*.damaged*"))
+
+
+@pytest.mark.parametrize(("status", "said", "why"), [
+    (2, "zoo: no file 'corpus.txt'", "zoo: no file 'corpus.txt'"),
+    (2, "zoo: No space left on device", "zoo: No space left on device"),
+    (1, "Error: memory", "Error: memory"),
+    (0, "", "it ended without a whole summary.json"),
+    (143, "zoo: stopped", "zoo: stopped"),
+    (130, "zoo: stopped", "zoo: stopped"),
+    (-15, "", "killed by SIGTERM"),
+])
+def test_an_interrupted_trial_that_cannot_go_on_now_keeps_its_checkpoint(
+    status, said, why, tmp_path, monkeypatch, readable
+):
+    """Whatever the reason was: the same command tries again, from the same checkpoint."""
+    checkpointed(tmp_path, TRIAL)
+    checkpointed(tmp_path, TRIAL, "best.ckpt")
+    before = sorted(tmp_path.rglob("*"))
+    for _ in range(2):
+        fits = Fits((status, said, False))
+        monkeypatch.setattr(trials, "_fit", fits)
+        assert trials.run(tmp_path, TRIAL, ".", 1) == why
+        assert [words[:2] for words in fits.words] == [GOES_ON]
+        assert [path for path in sorted(tmp_path.rglob("*")) if path != trials.log(tmp_path, TRIAL)] == before
+    monkeypatch.setattr(trials, "_fit", Fits((0, "", True)))
+    assert trials.run(tmp_path, TRIAL, ".", 1) is None
+
+
+@pytest.mark.parametrize(("names", "config", "words"), [
+    (["last.ckpt"], True, "last.ckpt"),
+    (["last.ckpt", "best.ckpt"], True, "last.ckpt"),
+    (["best.ckpt"], True, "no checkpoint to go on from"),
+    (["mine.safetensors"], True, "no checkpoint to go on from"),
+    (["last.ckpt"], False, "no checkpoint to go on from"),
+])
+def test_a_checkpoint_from_which_a_trial_cannot_go_on_is_moved_aside(names, config, words, tmp_path, monkeypatch):
+    """With the whole folder, to a free name, and the log says so; then the trial starts anew."""
+    (tmp_path / f"{TRIAL.name}.damaged-1").mkdir()
+    for name in names:
+        checkpointed(tmp_path, TRIAL, name)
+    if not config:
+        (tmp_path / TRIAL.name / "version_0" / "config.yaml").unlink()
+    fits = Fits((0, "", True))
+    monkeypatch.setattr(trials, "_fit", fits)
+    assert trials.run(tmp_path, TRIAL, ".", 1) is None
+    assert fits.words == [TRIAL.words(str(tmp_path))] and fits.there == [False]
+    aside = tmp_path / f"{TRIAL.name}.damaged-2"
+    for name in names:
+        assert (aside / "version_0" / "checkpoints" / name).read_bytes() == b"weights"
+    line, = trials.log(tmp_path, TRIAL).read_text().splitlines()
+    assert line.startswith("zoo: ") and words in line and f"its folder is now '{aside}'" in line
+
+
+def test_a_trial_that_was_killed_before_its_summary_is_kept_and_starts_anew(tmp_path, monkeypatch):
+    """All steps are taken, so going on does nothing, however often it is tried."""
+    checkpointed(tmp_path, TRIAL)
+    monkeypatch.setattr(trials, "_load", lambda path: {"global_step": TRIAL.steps})
+    fits = Fits((0, "", False), (0, "", True))
+    monkeypatch.setattr(trials, "_fit", fits)
+    assert trials.run(tmp_path, TRIAL, ".", 1) is None
+    assert [words[:2] for words in fits.words] == [GOES_ON, ["fit", "--config"]]
+    assert (tmp_path / f"{TRIAL.name}.damaged-1" / "version_0" / "checkpoints" / "last.ckpt").is_file()
+    assert "it ended at step 100 without a whole summary.json" in trials.log(tmp_path, TRIAL).read_text()
+
+
+def test_a_damaged_summary_is_moved_aside_too(tmp_path, monkeypatch):
+    finished(tmp_path, TRIAL)
+    (tmp_path / TRIAL.name / "version_0" / "summary.json").write_text("{")
+    monkeypatch.setattr(trials, "_fit", Fits((0, "", True)))
+    assert trials.run(tmp_path, TRIAL, ".", 1) is None
+    assert (tmp_path / f"{TRIAL.name}.damaged-1" / "version_0" / "summary.json").read_text() == "{"
+
+
+def test_a_checkpoint_that_cannot_be_opened_is_not_damaged(tmp_path, monkeypatch):
+    """A disk that answers with an error says nothing of what is on it."""
+    checkpointed(tmp_path, TRIAL)
+    monkeypatch.setattr(trials, "_fit", Fits())
+    last = tmp_path / TRIAL.name / "version_0" / "checkpoints" / "last.ckpt"
+    real = Path.open
+
+    def fails(path, *args, **options):
+        if path == last:
+            raise OSError(5, "Input/output error", str(path))
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        trials.run(tmp_path, TRIAL, ".", 1)
+    assert last.stat().st_size == len(b"weights") and not list(tmp_path.glob("*.damaged*"))
+
+
+def test_going_on_says_whom_the_user_trusts(tmp_path, monkeypatch, readable):
+    """Classes that the sweep's own file names, and --trust; a new trial has the first on its command line already."""
+    trial = replace(TRIAL, classes=("my_basis.MyBasis",))
+    for trust, on in (((), ["--trust", "my_basis.MyBasis"]),
+                      (("mine",), ["--trust", "mine", "--trust", "my_basis.MyBasis"])):
+        checkpointed(tmp_path, trial)
+        fits = Fits((0, "", True))
+        monkeypatch.setattr(trials, "_fit", fits)
+        assert trials.run(tmp_path, trial, ".", 1, trust) is None
+        assert fits.words == [[*GOES_ON, str(trials.folder(tmp_path, trial)), *on]]
+        (trials.folder(tmp_path, trial) / "summary.json").unlink()
+    assert trial.words("o", ["mine"]) == [*TRIAL.words("o"), "--trust", "mine"]
+    assert trial.words("o") == TRIAL.words("o") and trial.record() == TRIAL.record()
 
 
 def test_two_never_run_in_one_folder(tmp_path, monkeypatch):
@@ -183,6 +302,40 @@ def test_progress_is_read_from_the_log(tmp_path):
     seen = trials.progress(tmp_path, TRIAL)
     assert seen.step in (69, 70, 71) and abs(seen.left - 6) < 0.5  # 4 seconds of 5 steps on
     assert (seen.steps, seen.loss, seen.best) == (100, 1.9, 1.9)
+
+
+@pytest.mark.parametrize("line", [
+    "step 1/2  loss x  1.0 steps/s", "step 1/2  loss 1.0  1.2.3 steps/s", "step 1/2  loss 1.0, val y  1.0 steps/s",
+    f"step 1/{'9' * 5000}  loss 1.0  1.0 steps/s", f"step 1/{'9' * 400}  loss 1.0  1.0 steps/s",
+])
+def test_a_log_of_somebody_elses_says_nothing(line, tmp_path):
+    trials.log(tmp_path, TRIAL).write_text(f"$ zoo fit x\n{line}\n")
+    assert trials.progress(tmp_path, TRIAL) is None
+
+
+@pytest.mark.parametrize("reader", [True, False])
+def test_a_pipe_is_not_waited_for(reader, tmp_path, monkeypatch):
+    """In place of a log or summary."""
+    log = trials.log(tmp_path, TRIAL)
+    os.mkfifo(log)
+    end = os.open(log, os.O_RDONLY | os.O_NONBLOCK) if reader else None
+    assert trials.progress(tmp_path, TRIAL) is None
+    with pytest.raises(UserError if reader else OSError):
+        trials.run(tmp_path, TRIAL, ".", 1)
+    if end is not None:
+        os.close(end)
+    trials.folder(tmp_path, TRIAL).mkdir(parents=True)
+    os.mkfifo(trials.folder(tmp_path, TRIAL) / "summary.json")
+    assert trials.outcome(tmp_path, TRIAL) is None
+
+
+def test_of_a_long_log_the_end_is_shown(tmp_path, monkeypatch):
+    code = "import sys; sys.stdout.write('x' * 300_000); print(); print('the end'); sys.exit(1)"
+    real = trials.subprocess.Popen
+    monkeypatch.setattr(trials.subprocess, "Popen", lambda command, **rest: real([sys.executable, "-c", code], **rest))
+    with trials._locked(tmp_path / "a.log") as file:
+        status, said = trials._fit(["fit"], file, str(tmp_path), 1)
+    assert status == 1 and said.endswith("\nthe end\n") and len(said) <= trials.TAIL
 
 
 def test_signals_are_named():

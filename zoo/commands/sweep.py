@@ -10,12 +10,12 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from zoo.commands.arguments import parse
+from zoo.commands.arguments import TRUST, parse
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
     from zoo.sweep.cluster import Share
-    from zoo.sweep.plan import Trial
+    from zoo.sweep.plan import Sweep, Trial
     from zoo.sweep.schedule import Schedule
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -25,74 +25,95 @@ OPTIONS: dict[str, dict[str, Any]] = {
                             "1; without a GPU, that share the cores, by default as many as there are cores"},
     "--ray-address": {"default": None, "metavar": "ADDRESS", "help": "HOST:PORT of a Ray cluster that this machine is "
                       "a node of, or auto; DIR then lies in a folder that all nodes share"},
+    "--max-trials": {"type": int, "default": None, "metavar": "N", "help": "that a sweep may have, by default 10,000"},
+    **TRUST,
     "--dry-run": {"action": "store_true", "help": "print the trials' commands, and run none"},
 }
 
 
 def main(argv: list[str]) -> int:
-    """Run it; 1 if a trial failed."""
-    return sweep(argv=argv, **vars(parse("sweep", __doc__ or "", argv, OPTIONS)))
+    """Run it; 1 if a trial failed, 130 and 143 if it was stopped by Ctrl-C and SIGTERM."""
+    from zoo.sweep import stop
+
+    options = vars(parse("sweep", __doc__ or "", argv, OPTIONS))
+    try:
+        with stop.listening():
+            return sweep(argv=argv, **options)
+    except KeyboardInterrupt as stopped:  # before a trial has started
+        print("zoo: stopped", file=sys.stderr)
+        return stop.status(stopped)
 
 
 def sweep(
-    config: str, out: str | None, trials_per_device: int | None, ray_address: str | None, dry_run: bool,
-    argv: list[str],
+    config: str, out: str | None, trials_per_device: int | None, ray_address: str | None, max_trials: int | None,
+    trust: Sequence[str], dry_run: bool, argv: list[str],
 ) -> int:
     """Plan, check, run and print.
 
     Raises:
-        UserError: for a sweep file that says nothing or two things, a trial that cannot be built, or a folder that
-            holds other runs; nothing has been written then.
+        UserError: for a sweep file that says nothing, two things or too much, a trial that cannot be built, or a folder
+            that holds other runs; nothing has been written then.
     """
     from zoo.files import check_writable
+    from zoo.sweep import stop
     from zoo.sweep.cluster import connected, prepare, share, silence
-    from zoo.sweep.read import read
+    from zoo.sweep.read import TRIALS, read
     from zoo.sweep.record import Record, lock
     from zoo.sweep.schedule import Schedule
     from zoo.sweep.trials import outcome
 
-    if trials_per_device is not None and trials_per_device < 1:
-        raise UserError(f"--trials-per-device must be at least 1, got {trials_per_device}")
-    plan = read(config)
+    for option, number in (("--trials-per-device", trials_per_device), ("--max-trials", max_trials)):
+        if number is not None and number < 1:
+            raise UserError(f"{option} must be at least 1, got {number}")
+    plan = read(config, max_trials or TRIALS)
     given = out or f"runs/{Path(config).stem}"
     folder = Path(given).absolute()
     check_writable(folder, "--out")
     record = Record(folder)
-    trials = plan.every()
-    record.check(trials)
+    there = plan.among(sorted(os.listdir(folder)) if folder.is_dir() else ())
+    record.check(there)
     if not dry_run:
         prepare(ray_address)
-    build(trials, folder, given)
-    known = {trial.name: found for trial in trials if (found := outcome(folder, trial))}
+    build(plan, there, given)
+    known = {trial.name: found for trial in there if (found := outcome(folder, trial))}
     schedule = Schedule(plan, known, starting=record.add)
     if dry_run:
-        print("\n".join(commands(schedule, given)))
+        print("\n".join(commands(schedule, given, trust)))
         return 0
     if not schedule.over():
         with lock(folder), silence() as (stdout, stderr):
+            stop.clear(folder)
             try:
                 with connected(ray_address, folder, os.getcwd()) as cluster:
                     record.save(config, shlex.join(["zoo", *argv]))
-                    run(schedule, folder, share(cluster.nodes, trials_per_device), cluster.scratch, stdout, stderr)
-            except KeyboardInterrupt:
+                    parts = share(cluster.nodes, trials_per_device)
+                    run(schedule, folder, parts, cluster.scratch, trust, stdout, stderr)
+            except KeyboardInterrupt as stopped:
                 print(f"zoo: stopped; {len(schedule.done)} of {plan.size()} trials are done, and the same command goes "
                       "on", file=stderr)
-                return 130
+                return stop.status(stopped)
+            finally:
+                stop.clear(folder)
     return conclude(schedule, given)
 
 
 def run(
-    schedule: "Schedule", folder: Path, parts: "Share", scratch: Path, stdout: TextIO, stderr: TextIO
+    schedule: "Schedule", folder: Path, parts: "Share", scratch: Path, trust: Sequence[str], stdout: TextIO,
+    stderr: TextIO,
 ) -> None:
     """Run what is waiting, and show it."""
-    from zoo.sweep import tune
+    from zoo.sweep import stop, tune
     from zoo.sweep.table import Table
+    from zoo.sweep.trials import log
 
     done, size = len(schedule.done), schedule.sweep.size()
     print(f"{size} trials, {done} done already, {parts.limit} at a time", file=stdout, flush=True)
     table = Table(schedule, folder, stdout, stderr)
     try:
-        tune.run(schedule, folder, os.getcwd(), parts, scratch, table.tick)
+        tune.run(schedule, folder, os.getcwd(), parts, scratch, table.tick, trust)
+    except KeyboardInterrupt:
+        stop.tell(folder, [log(folder, trial) for trial in schedule.running.values()])
+        raise
     finally:
         table.close()
 
@@ -112,19 +133,26 @@ def conclude(schedule: "Schedule", out: str) -> int:
     return 1 if schedule.failed or schedule.stuck else 0
 
 
-def build(trials: Sequence["Trial"], folder: Path, out: str) -> None:
+def build(plan: "Sweep", there: Sequence["Trial"], out: str) -> None:
     """Build each method, and each searched value, that has no run yet: what is wrong is said before anything starts.
+
+    Args:
+        plan: the sweep.
+        there: trials whose folders are there.
+        out: the sweep's folder.
 
     Raises:
         UserError: naming the method.
     """
-    seen: set[str] = set()
+    def words(trial: "Trial") -> set[str]:
+        return {trial.method, *(f"{key}={value}" for key, value in trial.point.items())}
+
+    seen = {word for trial in there for word in words(trial)}
     todo = []
-    for trial in sorted(trials, key=lambda trial: not (folder / trial.name).exists()):
-        news = {trial.method, *(f"{key}={value}" for key, value in trial.point.items())} - seen
-        if news and not (folder / trial.name).exists():
+    for trial in plan.firsts():
+        if words(trial) - seen:
             todo.append(trial)
-        seen |= news
+        seen |= words(trial)
     if not todo:
         return
     from zoo import messages
@@ -148,10 +176,10 @@ def build(trials: Sequence["Trial"], folder: Path, out: str) -> None:
             raise
 
 
-def commands(schedule: "Schedule", out: str) -> list[str]:
+def commands(schedule: "Schedule", out: str, trust: Sequence[str]) -> list[str]:
     """Of the trials that are waiting, and what comes after a search."""
     sweep = schedule.sweep
-    lines = [shlex.join(["zoo", *trial.words(out)]) for trial in schedule.waiting]
+    lines = [shlex.join(["zoo", *trial.words(out, trust)]) for trial in schedule.waiting]
     seeds = ", ".join(map(str, sweep.seeds))
     lines += [f"# {method.name}: at the best of {len(method.points)}, then seeds {seeds}"
               for method in sweep.methods if method.name not in schedule.best]

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from zoo.errors import UserError
+from zoo.files import write_text
+from zoo.locks import hold
+from zoo.sweep import stop
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0", "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -32,6 +35,9 @@ SECONDS = 30.0
 """To wait for a cluster's answer."""
 PROBE = "import ray, sys; ray.init(address=sys.argv[1], logging_level='CRITICAL', log_to_driver=False)"
 TOKEN = ".zoo-sweep"
+"""A file in the sweep's folder, by which a node knows that it sees the same one."""
+PREFIX, MARK = "zoo-sweep-", "ray-of-zoo-sweep"
+"""What the folder of Ray's own files is called, and a file in it: only such a folder is removed."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +102,13 @@ def connected(address: str | None, out: Path, there: str) -> Iterator[Cluster]:
         there: the current folder, as well.
 
     Raises:
-        UserError: if the cluster does not answer, or a node does not see the folders.
+        UserError: if Ray does not start, the cluster does not answer, or a node does not see the folders.
     """
     import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
     _remove_left()
-    folder = Path(tempfile.gettempdir()) / f"zoo-sweep-{os.getpid()}"  # short: Ray's sockets lie in it
+    folder, held = _scratch()
     if address is None:
         options |= {"address": "local", "include_dashboard": False, "object_store_memory": STORE,
                     "_temp_dir": str(folder)}
@@ -114,12 +120,17 @@ def connected(address: str | None, out: Path, there: str) -> Iterator[Cluster]:
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             why = " ".join(str(error).split(". ")[0].split())
             raise UserError(f"Ray does not start{f' at {address}' if address else ''}: {why}") from error
+        except SystemExit:  # what Ray makes of SIGTERM
+            raise stop.Terminated from None
+        stop.listen()
         if address is not None:
             _check_nodes(ray, out, there)
         yield Cluster([node["Resources"] for node in ray.nodes() if node["Alive"]], folder)
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+        if held is not None:
+            os.close(held)
 
 
 def prepare(address: str | None) -> None:
@@ -138,12 +149,31 @@ def prepare(address: str | None) -> None:
         _check_address(address)
 
 
+def _scratch() -> tuple[Path, int | None]:
+    """A new folder with a short name, for Ray's sockets lie in it, and what holds its lock as long as this process.
+
+    Raises:
+        UserError: if it cannot be made.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        held = hold(folder)  # before it bears the mark of what may be removed
+        (folder / MARK).touch()
+    except OSError as error:
+        raise UserError(f"cannot write '{tempfile.gettempdir()}': {error.strerror}; set TMPDIR to another folder") \
+            from None
+    return folder, held
+
+
 def _remove_left() -> None:
     """What Ray had for sweeps that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob("zoo-sweep-*"):
-        pid = folder.name.rpartition("-")[2]
-        if pid.isdigit() and Path("/proc/self").exists() and not Path("/proc", pid).exists():
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        if not (folder / MARK).is_file():  # a folder of the user's
+            continue
+        number = hold(folder)
+        if number is not None:
             shutil.rmtree(folder, ignore_errors=True)
+            os.close(number)
 
 
 def _check_address(address: str) -> None:
@@ -179,7 +209,8 @@ def _check_nodes(ray: Any, out: Path, there: str) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     token = out / TOKEN
-    token.write_text(str(os.getpid()))
+    token.unlink(missing_ok=True)  # it may be a link
+    write_text(token, str(os.getpid()))
 
     def sees() -> str | None:
         if importlib.util.find_spec("zoo") is None:
@@ -197,7 +228,7 @@ def _check_nodes(ray: Any, out: Path, there: str) -> None:
                 if wrong := ray.get(task.remote(), timeout=60):
                     raise UserError(f"node {node['NodeManagerAddress']} {wrong}")
     finally:
-        token.unlink()
+        token.unlink(missing_ok=True)
 
 
 @contextmanager

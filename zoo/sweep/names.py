@@ -3,12 +3,18 @@
 import hashlib
 import json
 import re
+import reprlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from zoo.lab.texts import printable
+
 PARAMETERIZATION = "model.parameterization"
 LONGEST = 120
+LARGEST = 200
+"""Bytes of a trial's name before its seed: with that, `.damaged-1` or `.log` it stays within a file system's 255."""
 Point = Mapping[str, Any]
 
 
@@ -26,10 +32,8 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
     """Each option by its last words, as few as tell it from the others."""
     parts = {key: key.split(".") for key in keys}
     ends = {key: [".".join(words[-n:]) for n in range(1, len(words) + 1)] for key, words in parts.items()}
-    return {
-        key: next((end for end in mine if not any(end in ends[other] for other in ends if other != key)), key)
-        for key, mine in ends.items()
-    }
+    shared = Counter(end for mine in ends.values() for end in mine)
+    return {key: next((end for end in mine if shared[end] == 1), key) for key, mine in ends.items()}
 
 
 def label(point: Point, labels: Mapping[str, str]) -> list[str]:
@@ -47,10 +51,42 @@ def label(point: Point, labels: Mapping[str, str]) -> list[str]:
     return safe
 
 
+def stem(method: str, point: Point, labels: Mapping[str, str]) -> str:
+    """What the trials of a method at a point are called, before their seed: a file's name, hidden or an option never.
+
+    Args:
+        method: its name.
+        point: its searched options.
+        labels: how names call an option.
+    """
+    name = re.sub(r"^[.-]+", "_", "-".join([method, *label(point, labels)]))
+    if len(name.encode()) > LARGEST:
+        mark = hashlib.sha256(name.encode()).hexdigest()[:8]
+        name = f"{name.encode()[: LARGEST - 9].decode(errors='ignore')}-{mark}"
+    return name
+
+
+def shown(value: Any) -> str:
+    """A value in a message: its start, however large it is."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 3, 60, 60
+    try:
+        return cut(short.repr(value))
+    except ValueError:  # of a number of thousands of digits
+        return f"a {type(value).__name__}"
+
+
+def cut(text: str) -> str:
+    """A text in a message: its start, on one line."""
+    short = text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+    return printable(short)
+
+
 def _named(key: str, value: Any) -> list[str]:
     if key == "config":
         return [Path(str(name)).stem for name in config_names(value)]
     if isinstance(value, dict):
-        settings = value.get("init_args") or {}
+        settings = value.get("init_args")
+        settings = settings if isinstance(settings, dict) else {}
         return [str(value.get("class_path")).rpartition(".")[2], *(f"{k}={word(v)}" for k, v in settings.items())]
     return [str(value).rpartition(".")[2]]

@@ -7,14 +7,19 @@ them on the reported seeds.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
-from zoo.sweep.names import Point, label, word
+from zoo.sweep.classes import classes
+from zoo.sweep.names import Point, stem, word
+from zoo.trust import OPTION
 
 ENDS = ("trainer.callbacks", "trainer.max_epochs", "trainer.max_time")
 """What else than `trainer.max_steps` can end a run."""
+SEED = "-seed="
+"""Stands in a trial's name before its seed, which ends it."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Trial:
         seed: of everything.
         steps: that it will take, if that is known beforehand.
         digest: of what is in the configs.
+        classes: of the user's own that the options or configs name.
     """
 
     name: str
@@ -42,14 +48,21 @@ class Trial:
     seed: int
     steps: int | None
     digest: str
+    classes: tuple[str, ...] = ()
 
-    def words(self, out: str) -> list[str]:
-        """Its command line after `zoo`; parents come before their children, as a class before its settings."""
+    def words(self, out: str, trust: Iterable[str] = ()) -> list[str]:
+        """Its command line after `zoo`; parents come before their children, as a class before its settings.
+
+        Args:
+            out: the sweep's folder.
+            trust: modules and classes that the sweep was given as trusted.
+        """
         pairs = sorted(self.options.items(), key=lambda pair: pair[0].count("."))
         return [
             "fit", *(word for config in self.config for word in ("--config", config)),
             *(f"--{key}={word(value)}" for key, value in pairs),
             f"--name={self.name}", f"--trainer.default_root_dir={out}", f"--seed_everything={self.seed}",
+            *(word for name in trust for word in (OPTION, name)),
         ]
 
     def record(self) -> dict[str, Any]:
@@ -79,9 +92,18 @@ class Method:
     def trial(self, point: Point, seed: int, labels: Mapping[str, str], searched: bool = False) -> Trial:
         """The trial at a searched point, on a seed."""
         options = {**self.options, **point}
-        name = "-".join([self.name, *label(point, labels), f"seed={seed}"])
+        name = f"{stem(self.name, point, labels)}{SEED}{seed}"
         steps = planned_steps(self.files, options)
-        return Trial(name, self.name, searched, point, self.config, options, seed, steps, digest(self.files))
+        named = tuple(dict.fromkeys([*self._classes, *classes(options)]))
+        return Trial(name, self.name, searched, point, self.config, options, seed, steps, self._digest, named)
+
+    @cached_property
+    def _digest(self) -> str:
+        return digest(self.files)
+
+    @cached_property
+    def _classes(self) -> list[str]:
+        return [path for file in self.files for path in classes(file)]
 
 
 @dataclass(frozen=True)
@@ -100,9 +122,13 @@ class Sweep:
     search_seed: int | None
     labels: Mapping[str, str]
 
+    def searches(self, method: Method) -> bool:
+        """Whether there is something to choose."""
+        return self.search_seed is not None and len(method.points) > 1
+
     def search(self, method: Method) -> list[Trial]:
         """The trials of a method's search: none where there is nothing to choose."""
-        if self.search_seed is None or len(method.points) == 1:
+        if self.search_seed is None or not self.searches(method):
             return []
         return [method.trial(point, self.search_seed, self.labels, searched=True) for point in method.points]
 
@@ -110,15 +136,38 @@ class Sweep:
         """The trials of a method at the best point of its search."""
         return [method.trial(point, seed, self.labels) for seed in self.seeds]
 
-    def every(self) -> list[Trial]:
-        """All trials that could be: at every searched point, on every seed."""
-        return [trial for method in self.methods for trial in [
-            *self.search(method), *(each for point in method.points for each in self.reported(method, point))
-        ]]
+    def firsts(self) -> Iterator[Trial]:
+        """One trial of each method at each point."""
+        for method in self.methods:
+            if searched := self.search(method):
+                yield from searched
+            else:
+                yield from (method.trial(point, self.seeds[0], self.labels) for point in method.points)
+
+    def among(self, names: Iterable[str]) -> list[Trial]:
+        """Those of all trials that could be, at every searched point on every seed, that have one of these names."""
+        known = {stem(method.name, point, self.labels): (method, point)
+                 for method in self.methods for point in method.points}
+        seeds, found = {str(seed): seed for seed in self.seeds}, []
+        for name in names:
+            first, _, end = name.rpartition(SEED)
+            if first not in known:
+                continue
+            method, point = known[first]
+            if end in seeds:
+                found.append(method.trial(point, seeds[end], self.labels))
+            elif self.search_seed is not None and end == str(self.search_seed) and self.searches(method):
+                found.append(method.trial(point, self.search_seed, self.labels, searched=True))
+        return found
 
     def size(self) -> int:
         """How many trials there are."""
-        return sum(len(self.search(method)) + len(self.seeds) for method in self.methods)
+        return sum(count(len(method.points), len(self.seeds), self.searches(method)) for method in self.methods)
+
+
+def count(points: int, seeds: int, searches: bool) -> int:
+    """How many trials a method has."""
+    return seeds + (points if searches else 0)
 
 
 def digest(files: Iterable[Mapping[str, Any]]) -> str:

@@ -2,37 +2,49 @@
 
 import difflib
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from zoo.config_files import find, load, shipped
 from zoo.errors import UserError
-from zoo.sweep.names import Point, config_names, label, short_names
-from zoo.sweep.plan import Method, Sweep
+from zoo.files import DEEPEST
+from zoo.sweep.names import Point, config_names, label, short_names, shown, stem
+from zoo.sweep.plan import Method, Sweep, count, digest
 
 KEYS = ("config", "options", "grid", "search", "seeds")
-OURS = ("name", "seed_everything", "ckpt_path", "trainer.default_root_dir", "trainer.logger")
+OURS = ("name", "seed_everything", "ckpt_path", "trainer.default_root_dir", "trainer.logger", "trust")
 """Options of `zoo fit` that a sweep sets itself."""
+TRIALS, BASES = 10_000, 1_000
+"""Trials of a sweep that need no further word; configs that one may start from, each counted as often as it is."""
+LAST_SEED = 2**32 - 1
 
 
-def read(name: str) -> Sweep:
+def read(name: str, most: int = TRIALS) -> Sweep:
     """A sweep file, by path or shipped name.
 
+    Args:
+        name: of the file.
+        most: trials that it may have.
+
     Raises:
-        UserError: if there is none, or it says nothing, something unknown or two things at once.
+        UserError: if there is none, or it says nothing, something unknown, two things at once or too much.
     """
     try:
         path = find(name)
-        return parse(load(path), path.parent)
-    except TypeError as error:
+        return parse(load(path), path.parent, most)
+    except (TypeError, OSError) as error:
         raise UserError(str(error)) from None
 
 
-def parse(raw: Mapping[str, Any], folder: Path) -> Sweep:
+def parse(raw: Mapping[str, Any], folder: Path, most: int = TRIALS) -> Sweep:
     """What a sweep file says, whose configs may lie beside it.
+
+    Its trials are counted before anything is made of them: a few lines can stand for billions.
 
     Raises:
         UserError: as `read`.
@@ -43,7 +55,7 @@ def parse(raw: Mapping[str, Any], folder: Path) -> Sweep:
             near = difflib.get_close_matches(str(key), KEYS, 1, 0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(KEYS)}"
             wrong = "; is this a config of zoo fit?" if "model" in raw or "base" in raw else f"; {hint}"
-            raise UserError(f"a sweep file has no {key!r}{wrong}")
+            raise UserError(f"a sweep file has no {shown(key)}{wrong}")
     options = mapping(raw.get("options") or {}, "options")
     search = dict(mapping(raw.get("search") or {}, "search"))
     seeds = _seeds(raw.get("seeds"), "seeds")
@@ -64,21 +76,42 @@ def parse(raw: Mapping[str, Any], folder: Path) -> Sweep:
             raise UserError(f"{key} stands in options and in {where}: take it out of one of them")
     labels = short_names({key for block in grid for key in block} | set(searched))
     base = config_names(raw.get("config"))
-    methods = []
+    parts = []
     for block in grid:
-        points = [dict(zip(searched, values, strict=True)) for values in product(
-            *(axis(block[key], f"grid's {key}", must=True) if key in block else searched[key] for key in searched)
-        )]
+        tuned = {key: axis(block[key], f"grid's {key}", must=True) if key in block else values
+                 for key, values in searched.items()}
         axes = {key: axis(value, f"grid's {key}") for key, value in block.items() if key not in searched}
+        parts.append((axes, tuned))
+    _check_count(parts, len(seeds), search_seed is not None, most)
+    files = cache(_files)
+    methods = []
+    for axes, tuned in parts:
+        points = [dict(zip(tuned, values, strict=True)) for values in product(*tuned.values())]
         for values in product(*axes.values()):
-            methods.append(_method(dict(zip(axes, values, strict=True)), base, options, points, labels, folder))
-    _check(methods)
+            point = dict(zip(axes, values, strict=True))
+            methods.append(_method(point, base, options, points, labels, folder, files))
+    _check(methods, labels)
     return Sweep(tuple(methods), seeds, search_seed, labels)
+
+
+def _check_count(
+    parts: Iterable[tuple[Mapping[str, list[Any]], Mapping[str, list[Any]]]], seeds: int, searches: bool, most: int
+) -> None:
+    """Raises UserError if a grid, given by what is set and what is searched in each part, has too many trials."""
+    total = 0
+    for axes, tuned in parts:
+        points = math.prod(map(len, tuned.values()))
+        total += math.prod(map(len, axes.values())) * count(points, seeds, searches and points > 1)
+    if total > most:
+        many = f"{total:,}" if total < 1e15 else f"about 10^{math.log10(total):.0f}"
+        remedy = f", or allow them with --max-trials {total}" if total < 1e15 else ""
+        raise UserError(f"the sweep has {many} trials, more than {most:,}: take values out of its grid, search or "
+                        f"seeds{remedy}")
 
 
 def _method(
     point: dict[str, Any], base: Sequence[str], options: Point, points: Sequence[Point], labels: Mapping[str, str],
-    folder: Path,
+    folder: Path, read_files: Callable[[Path], tuple[dict[str, Any], ...]],
 ) -> Method:
     name = "-".join(label(point, labels)) or "all"
     names, files = [], []
@@ -86,12 +119,12 @@ def _method(
         path = find(config, folder)
         here = Path(config).is_file() or path in shipped().values()
         names.append(config if here else str(path))
-        files += chain(path)
+        files += read_files(path)
     return Method(name, tuple(names), {**options, **point}, tuple(points), tuple(files))
 
 
-def _check(methods: Sequence[Method]) -> None:
-    """Raises UserError if two methods are one, or some are searched over more values than others."""
+def _check(methods: Sequence[Method], labels: Mapping[str, str]) -> None:
+    """Raises UserError if two methods or trials are one, or some are searched over more values than others."""
     seen: set[str] = set()
     for method in methods:
         same = {method.name, _same([method.config, method.options])}
@@ -103,6 +136,14 @@ def _check(methods: Sequence[Method]) -> None:
         if len(method.points) != len(first.points):
             raise UserError(f"{first.name} is searched over {len(first.points)} values and {method.name} over "
                             f"{len(method.points)}: give all as many, or the comparison is not fair")
+    stems: set[str] = set()
+    for method in methods:
+        for point in method.points:
+            name = stem(method.name, point, labels)
+            if name in stems:
+                raise UserError(f"two trials would both be called {name}, and share a folder: write their values "
+                                "shorter, or leave one out")
+            stems.add(name)
 
 
 def mapping(value: Any, where: str, refused: Iterable[str] = ("config",)) -> Mapping[str, Any]:
@@ -112,13 +153,14 @@ def mapping(value: Any, where: str, refused: Iterable[str] = ("config",)) -> Map
         UserError: if it is none, or names an option that is the sweep's own.
     """
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise UserError(f"{where} must hold `option: value` lines, got {value!r}")
-    for key in value:
+        raise UserError(f"{where} must hold `option: value` lines, got {shown(value)}")
+    for key, each in value.items():
         if key in OURS or key in refused:
-            hint = "; seeds has them" if key == "seed_everything" else ""
+            hint = {"seed_everything": "; seeds has them", "trust": ", from zoo sweep --trust"}.get(key, "")
             raise UserError(f"{where} cannot set {key}: the sweep sets it{hint}")
         if key.startswith("-"):
-            raise UserError(f"{where} has {key!r}: write options without dashes, as {key.lstrip('-')}")
+            raise UserError(f"{where} has {shown(key)}: write options without dashes, as {key.lstrip('-')}")
+        _check_plain([key, each], f"{where}'s {key}")
     return {key: number(each) for key, each in value.items()}
 
 
@@ -129,27 +171,49 @@ def axis(value: Any, where: str, must: bool = False) -> list[Any]:
         UserError: if it is empty, holds a value twice, or is no list where it must be.
     """
     if must and not isinstance(value, list):
-        raise UserError(f"{where} must be a list of the values to search, got {value!r}")
+        raise UserError(f"{where} must be a list of the values to search, got {shown(value)}")
     values = [number(each) for each in value] if isinstance(value, list) else [number(value)]
     if not values:
         raise UserError(f"{where} is an empty list: give it a value")
-    for i, each in enumerate(values):
-        if _same(each) in map(_same, values[:i]):
-            raise UserError(f"{where} has {each!r} twice: the same trials would run twice")
+    seen: set[str] = set()
+    for each in values:
+        if (same := _same(each)) in seen:
+            raise UserError(f"{where} has {shown(each)} twice: the same trials would run twice")
+        seen.add(same)
     return values
+
+
+def _check_plain(value: Any, where: str) -> None:
+    """Raises UserError for what cannot stand on a command line."""
+    if isinstance(value, dict):
+        _check_plain([*value, *value.values()], where)
+        value = next((key for key in value if not isinstance(key, str)), None)
+        if value is not None:
+            raise UserError(f"{where} has the key {shown(value)}, which is no text: write it in quotes")
+    elif isinstance(value, list):
+        for each in value:
+            _check_plain(each, where)
+    elif isinstance(value, str):
+        if re.search("[\0\ud800-\udfff]", value):
+            raise UserError(f"{where} has {shown(value)}, which cannot stand on a command line: take it out")
+    elif type(value) is int and value.bit_length() > 1024:
+        raise UserError(f"{where} has a number of more than 300 digits: give another one")
+    elif value is not None and type(value) not in (bool, int, float):
+        raise UserError(f"{where} has {shown(value)}, a {type(value).__name__}: write it in quotes")
 
 
 def _same(value: Any) -> str:
     """Equal for values that are, such as 1 and 1.0."""
-    return json.dumps(float(value) if type(value) is int else value, sort_keys=True, default=str)
+    exact = type(value) is int and abs(value) <= 2**53
+    return json.dumps(float(value) if exact else value, sort_keys=True, default=str)
 
 
 def _seeds(value: Any, where: str) -> tuple[int, ...]:
     seeds = value if isinstance(value, list) else [value]
-    if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise UserError(f"{where} must be whole numbers from 0 on, as in [1, 2, 3], got {value!r}")
+    if not seeds or not all(type(seed) is int and 0 <= seed <= LAST_SEED for seed in seeds):
+        raise UserError(f"{where} must be whole numbers from 0 to {LAST_SEED}, as in [1, 2, 3], got {shown(value)}")
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"{where} has a number twice, got {value!r}: the same trials would run twice")
+        raise UserError(f"{where} has a number twice, got {shown(value)}: the same trials would run twice")
     return tuple(seeds)
 
 
@@ -160,8 +224,28 @@ def number(value: Any) -> Any:
     return value
 
 
+def _files(path: Path) -> tuple[dict[str, Any], ...]:
+    found = tuple(chain(path))
+    try:
+        digest(found)
+    except TypeError:
+        raise UserError(f"config '{path}', or a base of it, has a key that is no text: write it in quotes") from None
+    return found
+
+
 def chain(path: Path, seen: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
-    """What is in a config and its bases, bases first."""
+    """What is in a config and its bases, bases first.
+
+    Raises:
+        UserError: if it has too many, or itself, as bases.
+        TypeError: for a config that is not found or cannot be read.
+    """
     raw = load(path)
-    bases = [find(base, path.parent) for base in config_names(raw.get("base"))]
-    return [*(part for base in bases if base not in seen for part in chain(base, (*seen, path))), raw]
+    parts: list[dict[str, Any]] = []
+    for base in (find(name, path.parent) for name in config_names(raw.get("base"))):
+        if base in (*seen, path):
+            raise UserError(f"config '{path}' has itself as base: name another one, or none")
+        parts += chain(base, (*seen, path))
+        if len(parts) > BASES or len(seen) > DEEPEST:
+            raise UserError(f"config '{path}' starts from too many others: name fewer as base")
+    return [*parts, raw]

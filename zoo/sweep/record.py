@@ -1,14 +1,17 @@
 """`sweep.json`: which settings each trial's folder was made with, so that a changed sweep file never mixes two."""
 
-import fcntl
 import json
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from zoo import __version__
 from zoo.errors import UserError
+from zoo.files import read_json, write_text
+from zoo.locks import Lock
+from zoo.sweep.names import cut, shown
 from zoo.sweep.plan import Trial
 
 NAME, LOCK = "sweep.json", "sweep.lock"
@@ -26,12 +29,13 @@ class Record:
 
     def __init__(self, out: Path) -> None:
         self.path = out / NAME
-        self.facts: dict[str, Any] = {}
-        if self.path.is_file():
-            from zoo.files import read_json
-
-            self.facts = read_json(self.path)
+        self.facts: dict[str, Any] = read_json(self.path) if os.path.lexists(self.path) else {}
         self.trials: dict[str, Any] = self.facts.setdefault("trials", {})
+        if not isinstance(self.trials, dict):
+            raise UserError(f"'{self.path}' is damaged, its trials are no mapping: give another --out")
+        for name, settings in self.trials.items():
+            if not _is_record(settings):
+                raise UserError(f"'{self.path}' is damaged, at trial {shown(name)}: give another --out")
 
     def check(self, trials: Iterable[Trial]) -> None:
         """Compare trials with what is there.
@@ -61,10 +65,23 @@ class Record:
             self.write()
 
     def write(self) -> None:
-        """Whole or not at all."""
-        part = self.path.with_name(f"{NAME}.part")
-        part.write_text(json.dumps(self.facts, indent=1) + "\n", encoding="utf-8")
-        part.replace(self.path)
+        """Whole or not at all.
+
+        Raises:
+            UserError: if it cannot be written; it is then as it was.
+        """
+        try:
+            write_text(self.path, json.dumps(self.facts, indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write '{self.path}': {error.strerror}; the same command goes on") from None
+
+
+def _is_record(settings: Any) -> bool:
+    """Whether it is what `Trial.record` gives."""
+    if not isinstance(settings, dict) or not isinstance(settings.get("options"), dict):
+        return False
+    config = settings.get("config")
+    return isinstance(config, list) and all(isinstance(each, str) for each in (*config, settings.get("digest")))
 
 
 def _differs(then: dict[str, Any], now: dict[str, Any]) -> str | None:
@@ -72,33 +89,34 @@ def _differs(then: dict[str, Any], now: dict[str, Any]) -> str | None:
     for key in {**then["options"], **now["options"]}:
         a, b = (json.dumps(side["options"].get(key)) for side in (then, now))
         if a != b:
-            return f"{key} {a}, where the sweep now has {b}"
+            return f"{cut(key)} {cut(a)}, where the sweep now has {cut(b)}"
     if then["digest"] == now["digest"]:  # wherever the configs lie
         return None
-    return f"{', '.join(then['config'])}, and the sweep now has {', '.join(now['config'])} with other settings"
+    configs = (cut(", ".join(side["config"])) for side in (then, now))
+    return f"{next(configs)}, and the sweep now has {next(configs)} with other settings"
 
 
 @contextmanager
 def lock(out: Path) -> Iterator[None]:
-    """The sweep's folder, made if need be, for one sweep at a time; a mistake that comes up leaves no empty one.
+    """The sweep's folder, made if need be, for one sweep at a time; it is not left empty.
 
     Raises:
         UserError: if another sweep has it.
     """
+    made = [path for path in (out, *out.parents) if not path.exists()]
+    held = Lock(out / LOCK)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        file = (out / LOCK).open("w")
+        free = held.acquire()
     except OSError as error:
         raise UserError(f"cannot write '{out}': {error.strerror}; give another --out") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another zoo sweep is at work in '{out}': let it end, or give another --out") from None
-        try:
-            yield
-        except UserError:
-            if [path.name for path in out.iterdir()] == [LOCK]:
-                (out / LOCK).unlink()
-                out.rmdir()
-            raise
+    if not free:
+        raise UserError(f"another zoo sweep is at work in '{out}' ({cut(held.holder())}): let it end, or give another "
+                        "--out")
+    try:
+        yield
+    finally:
+        held.release()
+        with suppress(OSError):  # it is not empty
+            for path in made:
+                path.rmdir()

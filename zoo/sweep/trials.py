@@ -5,26 +5,34 @@ no other can start in the same folder, whatever became of the sweep.
 """
 
 import fcntl
-import json
 import math
 import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from zoo.errors import UserError
+from zoo.files import opened, read_json
+from zoo.sweep import stop
 from zoo.sweep.plan import Trial
+from zoo.trust import Trust
 
 LINES = 6
 """How many lines of a failed trial are shown."""
+TAIL = 64_000
+"""Bytes at the end of a log that are looked at for these."""
+LOOK = 0.5
+"""Seconds between two looks at whether the sweep is stopping."""
 STEP = re.compile(r"step +(\d+)/(\d+)  (?:loss (\S+?))?(?:, )?(?:val (\S+))?  ([\d.]+) steps/s")
 """A line of `zoo.callbacks.Progress`."""
 
@@ -82,12 +90,14 @@ def outcome(out: Path, trial: Trial) -> Outcome | None:
         UserError: if it is of another seed or of more steps: somebody went on with it.
     """
     try:
-        summary = json.loads((folder(out, trial) / "summary.json").read_text(encoding="utf-8"))
+        summary = read_json(folder(out, trial) / "summary.json")
         steps, seed, seconds = summary["steps"], summary["seed"], float(summary["seconds"])
         metric = str(summary["monitor"]).removeprefix("val/")
         value = summary["metrics"].get(f"val/{metric}", summary.get(metric))
         value = math.nan if value is None else float(value)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (UserError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        return None
+    if type(steps) is not int or type(seed) is not int or not math.isfinite(seconds) or not metric.isprintable():
         return None
     if seed != trial.seed or (trial.steps is not None and steps > trial.steps):
         raise UserError(f"'{folder(out, trial)}' is a run of {steps} steps and seed {seed}, where the sweep has "
@@ -97,40 +107,114 @@ def outcome(out: Path, trial: Trial) -> Outcome | None:
     return Outcome(value, metric.endswith("loss"), seconds, metric)
 
 
-def resumable(out: Path, trial: Trial) -> bool:
-    """Whether it left a checkpoint to go on from."""
-    run = folder(out, trial)
-    return (run / "checkpoints" / "last.ckpt").is_file() and (run / "config.yaml").is_file()
-
-
-def run(out: Path, trial: Trial, there: str, threads: int | None) -> str | None:
+def run(out: Path, trial: Trial, there: str, threads: int | None, trust: Sequence[str] = ()) -> str | None:
     """Train it, unless it is finished; returns None, or why it failed.
+
+    What is interrupted goes on. A checkpoint is never deleted: one from which a trial cannot go on, since it is damaged
+    or has taken all steps, is moved aside with the trial's whole folder, and the trial starts anew. If going on fails
+    otherwise, as on a full disk, everything stays.
 
     Args:
         out: folder of the sweep, seen from here.
         trial: to run.
         there: current folder of the command, in which classes of the user's own are found.
         threads: of its process; None where an accelerator does the work.
+        trust: modules and classes that the sweep was given as trusted.
+
+    Raises:
+        UserError: if what is there is a run of other settings, or its log is no file.
+        OSError: if its folder or log cannot be read or written.
     """
     with _locked(log(out, trial)) as file:
         if outcome(out, trial):
             return None
-        if resumable(out, trial):
-            words = ["fit", "--ckpt_path", str(folder(out, trial))]
-            status, said = _fit(words, file, there, threads)
+        if stop.asked(out):
+            return "the sweep is stopping"
+        if why_not := _why_not_on(out, trial):
+            _make_room(out / trial.name, why_not, file)
+        else:
+            allowed = Trust(tuple(trust), trial.classes)
+            status, said = _fit(["fit", "--ckpt_path", str(folder(out, trial)), *allowed.words()], file, there, threads)
             if outcome(out, trial):
                 return None
-            if status not in (0, 2):  # else nothing is to be made of its checkpoint, or it has taken all steps
+            if status or not (over := _is_over(out, trial)):
                 return _why(status, said)
-        shutil.rmtree(out / trial.name, ignore_errors=True)
-        status, said = _fit(trial.words(str(out)), file, there, threads)
+            _make_room(out / trial.name, over, file)
+        status, said = _fit(trial.words(str(out), trust), file, there, threads)
         return None if status == 0 and outcome(out, trial) else _why(status, said)
+
+
+def _last(out: Path, trial: Trial) -> Path:
+    return folder(out, trial) / "checkpoints" / "last.ckpt"
+
+
+def _why_not_on(out: Path, trial: Trial) -> str | None:
+    """Why a trial cannot go on from what it left; None if it can.
+
+    Raises:
+        OSError: if there is a checkpoint that cannot be read now; that says nothing of what is in it.
+    """
+    last = _last(out, trial)
+    if not last.is_file() or not (folder(out, trial) / "config.yaml").is_file():
+        return f"'{folder(out, trial)}' has no checkpoint to go on from"
+    with last.open("rb") as file:
+        file.read(1)
+    try:
+        _load(last)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _is_over(out: Path, trial: Trial) -> str | None:
+    """Whether a trial has taken all steps and yet has no summary.json: it was killed in between."""
+    try:
+        steps = _load(_last(out, trial))["global_step"]
+    except UserError:
+        return None
+    return f"it ended at step {steps} without a whole summary.json" if steps == trial.steps else None
+
+
+def _load(path: Path) -> dict[str, Any]:
+    from zoo import checkpoints
+
+    return checkpoints.load(path)
+
+
+def _make_room(home: Path, why: str, file: IO[bytes]) -> None:
+    """Have a trial's name free: its folder is removed if no checkpoint or summary is in it, else renamed.
+
+    Args:
+        home: the folder, which need not be there.
+        why: the trial does not go on from it.
+        file: the trial's log.
+    """
+    if not os.path.lexists(home):
+        return
+    if home.is_dir() and not home.is_symlink() and not any(map(_is_of_worth, home.rglob("*"))):
+        shutil.rmtree(home)
+        return
+    names = (home.with_name(f"{home.name}.damaged-{number}") for number in count(1))
+    aside = next(path for path in names if not os.path.lexists(path))
+    home.rename(aside)
+    file.write(f"zoo: {why}: the trial starts anew, and its folder is now '{aside}'\n".encode())
+
+
+def _is_of_worth(path: Path) -> bool:
+    return path.suffix in (".ckpt", ".safetensors") or path.name == "summary.json"
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[IO[bytes]]:
-    """A log, appended to, when no other process has it."""
-    with path.open("ab") as file:
+    """A log, appended to, when no other process has it.
+
+    Raises:
+        UserError: if it is no regular file.
+        OSError: if it cannot be opened.
+    """
+    with open(path, "ab", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise UserError(f"'{path}' is no regular file: move it away, or give another --out")
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -138,6 +222,11 @@ def _locked(path: Path) -> Iterator[IO[bytes]]:
             except BlockingIOError:  # the sweep before this one has just been killed, and its trial not yet
                 time.sleep(0.2)
         yield file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens a file; a pipe's other end is not waited for."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
 
 
 def _fit(words: list[str], file: IO[bytes], there: str, threads: int | None) -> tuple[int, str]:
@@ -154,13 +243,25 @@ def _fit(words: list[str], file: IO[bytes], there: str, threads: int | None) -> 
         process_group=0,  # Ctrl-C is for the sweep
     )
     try:
-        status = process.wait()
+        status = _wait(process, Path(file.name).parent)
     except BaseException:
         process.kill()
         raise
-    with Path(file.name).open("rb") as back:
-        back.seek(start)
+    with opened(Path(file.name)) as back:
+        back.seek(max(start, back.seek(0, os.SEEK_END) - TAIL))
         return status, back.read().decode(errors="replace")
+
+
+def _wait(process: "subprocess.Popen[bytes]", out: Path) -> int:
+    """The exit status of a trial, which is told to stop when its sweep is."""
+    told = False
+    while True:
+        try:
+            return process.wait(LOOK)
+        except subprocess.TimeoutExpired:
+            if not told and stop.asked(out):
+                process.terminate()
+                told = True
 
 
 def _why(status: int, said: str) -> str:
@@ -174,19 +275,17 @@ def _why(status: int, said: str) -> str:
 
 def progress(out: Path, trial: Trial) -> Progress | None:
     """Of a running trial, if its log says something yet; steps and seconds are counted on from there."""
+    path = log(out, trial)
     try:
-        path = log(out, trial)
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 8000))
+        with opened(path) as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 8000))
             said = file.read().decode(errors="replace").rpartition("$ zoo ")[2]
-        age = time.time() - path.stat().st_mtime
-    except OSError:
+            age = time.time() - os.fstat(file.fileno()).st_mtime
+        found = [match.groups() for line in said.splitlines() if (match := STEP.match(line))]
+        step, steps, loss, _, rate = found[-1]
+        taken = min(float(steps), float(step) + age * float(rate))
+        best = min((float(val) for _, _, _, val, _ in found if val), default=math.nan)
+        left = (float(steps) - taken) / max(1e-9, float(rate))
+        return Progress(int(taken), int(steps), float(loss or "nan"), best, left) if math.isfinite(left) else None
+    except (OSError, ValueError, IndexError, OverflowError):  # no log, no such line yet, or one of somebody else's
         return None
-    found = [match.groups() for line in said.splitlines() if (match := STEP.match(line))]
-    if not found:
-        return None
-    step, steps, loss, _, rate = found[-1]
-    taken = min(float(steps), float(step) + age * float(rate))
-    best = min((float(val) for _, _, _, val, _ in found if val), default=math.nan)
-    left = (float(steps) - taken) / max(1e-9, float(rate))
-    return Progress(int(taken), int(steps), float(loss or "nan"), best, left)

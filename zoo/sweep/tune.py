@@ -4,7 +4,7 @@ It asks a searcher what to run next, which is what the schedule says, and starts
 it does unasked is turned off: each trial is a run of zoo's, with zoo's own files.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,10 @@ class Clock(tune.Callback):
         return {}
 
 
-def run(schedule: Schedule, out: Path, there: str, parts: Share, scratch: Path, tick: Callable[[], None]) -> None:
+def run(
+    schedule: Schedule, out: Path, there: str, parts: Share, scratch: Path, tick: Callable[[], None],
+    trust: Sequence[str] = (),
+) -> None:
     """Run what the schedule says until nothing is left.
 
     Args:
@@ -87,9 +90,11 @@ def run(schedule: Schedule, out: Path, there: str, parts: Share, scratch: Path, 
         parts: what each trial gets.
         scratch: a folder for what Tune writes.
         tick: is called some times a second.
+        trust: modules and classes that the sweep was given as trusted.
     """
+    work = partial(train, out=out, there=there, threads=parts.threads, trust=tuple(trust))
     tuner = tune.Tuner(
-        tune.with_resources(partial(train, out=out, there=there, threads=parts.threads), parts.resources),
+        tune.with_resources(work, parts.resources),
         tune_config=tune.TuneConfig(search_alg=Plan(schedule, out, parts.limit), num_samples=-1, reuse_actors=True),
         run_config=tune.RunConfig(storage_path=str(scratch), name="tune", verbose=0, callbacks=[Clock(tick)]),
     )
@@ -100,11 +105,11 @@ def run(schedule: Schedule, out: Path, there: str, parts: Share, scratch: Path, 
         raise UserError(f"Ray has stopped ({why}); the same command goes on") from error
 
 
-def train(config: dict[str, Any], out: Path, there: str, threads: int | None) -> None:
+def train(config: dict[str, Any], out: Path, there: str, threads: int | None, trust: Sequence[str]) -> None:
     """What Tune runs: one trial."""
     trial: Trial = config["trial"]
     try:
-        why = trials.run(out, trial, there, threads)
+        why = trials.run(out, trial, there, threads, trust)
     except (UserError, OSError) as error:
         why = str(error)
     tune.report({"ok": int(why is None), "why": why})
