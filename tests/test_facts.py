@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 from test_run import fit
 from test_updates import classifier, run
 
+from tasks import CharLM
 from zoo.__main__ import main
 from zoo.errors import UserError
-from zoo.lab.facts import Facts, label
+from zoo.lab.facts import Facts, label, run_facts
 from zoo.lab.names import nickname
 from zoo.lab.updates import read
 from zoo.parameterizations import LoRA
@@ -116,3 +118,51 @@ def test_names_differ():
     assert [s.name for s in label([facts(path) for path in paths])] == ["x-rte", "y-rte", "cola"]
     with pytest.raises(UserError, match="'x/rte' and 'x/rte/version_0' are the same"):
         label([facts("x/rte"), facts("x/rte/version_0")])
+
+
+@pytest.mark.parametrize("linked", ["checkpoints/last.ckpt", "checkpoints", "."])
+def test_a_checkpoint_that_lies_elsewhere(lora_run, linked):
+    """Its summary stands where the link does, or where that leads."""
+    whole = read(str(lora_run))
+    given = lora_run / linked
+    given.rename("scratch")
+    given.symlink_to(Path("scratch").absolute())
+    source = read(str(lora_run))
+    assert (source.loss, source.score, source.notes) == (whole.loss, whole.score, []) and source.score is not None
+    assert source.name == whole.name
+    Path("elsewhere.ckpt").symlink_to(lora_run / "checkpoints" / "last.ckpt")
+    assert read("elsewhere.ckpt").score == (whole.score if linked == "." else None)
+
+
+@pytest.mark.parametrize("key", ["examples", "metrics", "score", "loss", "steps", "best", "best_step", "monitor",
+                                 "glue_task", "corpus", "precision", "batch_size", "max_length"])
+@pytest.mark.parametrize("value", [None, [], {}, "x\x1b", [[]], {"a": {}}, 10**400, True, -1, float("nan")])
+def test_a_summary_with_any_value(tmp_path, key, value):
+    """Facts that cannot be are none, and those that can are printable."""
+    model = CharLM("abc", functools.partial(LoRA, rank=2), block_size=8, layers=1, width=16, heads=2)
+    folder = Path(run(model, tmp_path / "run"))
+    content = {**model.describe(), "steps": 0, "loss": 1.5, "score": 0.5, "metrics": {"val/f1": 0.5}, key: value}
+    (folder / "summary.json").write_text(json.dumps(content))
+    found, _ = run_facts(str(folder), folder / "checkpoints" / "last.ckpt", model)
+    assert found.score is None or math.isfinite(found.score)
+    assert "\x1b" not in repr([found.group, found.task, *found.settings.values()]).replace("\\x1b", "\x1b")
+    label([found])
+
+
+@pytest.mark.parametrize("settings", [None, [], "x"])
+def test_settings_that_are_none(tmp_path, settings):
+    model = CharLM("abc", functools.partial(LoRA, rank=2), block_size=8, layers=1, width=16, heads=2)
+    file = Path(run(model, tmp_path / "run")) / "checkpoints" / "last.ckpt"
+    torch.save({**torch.load(file, weights_only=True), "hyper_parameters": settings}, file)
+    with pytest.raises(UserError, match="hyper_parameters|settings"):
+        run_facts("run", file, model)
+
+
+def test_settings_that_hold_themselves(tmp_path):
+    model = CharLM("abc", functools.partial(LoRA, rank=2), block_size=8, layers=1, width=16, heads=2)
+    file = Path(run(model, tmp_path / "run")) / "checkpoints" / "last.ckpt"
+    settings = {}
+    settings["a"] = settings
+    torch.save({**torch.load(file, weights_only=True), "hyper_parameters": settings}, file)
+    with pytest.raises(UserError):
+        run_facts("run", file, model)

@@ -1,7 +1,10 @@
 """What was evaluated is kept, and known again for the same model and data alone."""
 
+import os
+
 import pytest
 
+from zoo.errors import UserError
 from zoo.lab.journal import Journal
 
 
@@ -37,3 +40,20 @@ def test_values_of_other_data_are_forgotten(tmp_path):
     later = Journal(path)
     later.reference("a f1", 0.6)
     assert later("a f1 dct", lambda: 0.0) == 0.75
+
+
+def test_a_journal_with_anything_in_it(tmp_path):
+    """What is no evaluation is passed over; the next line is whole."""
+    path = tmp_path / "evaluations.jsonl"
+    lines = [b"[" * 100_000, b"\xff\xfe", b'["big", 1' + b"0" * 5000 + b"]", b"[1, 2]", b'["t", true]', b'["a", 0.5]']
+    path.write_bytes(b"\n".join([*lines, b'["b", 0.']))
+    journal = Journal(path)
+    assert journal.done == {"a": 0.5}
+    journal("b", lambda: 0.25)
+    assert Journal(path).done == {"a": 0.5, "b": 0.25}
+
+
+def test_a_pipe_is_no_journal(tmp_path):
+    os.mkfifo(tmp_path / "evaluations.jsonl")
+    with pytest.raises(UserError, match="no regular file"):
+        Journal(tmp_path / "evaluations.jsonl")

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from zoo.commands.mask import describe
 from zoo.convert import zoo_layers
 from zoo.errors import UserError
 from zoo.frequencies import transform
-from zoo.lab.masking import Journal, MaskedNetwork
+from zoo.lab.masking import Journal, MaskedFiles, MaskedNetwork
 from zoo.lab.updates import read
 
 
@@ -261,3 +262,26 @@ def test_full_fine_tuning_is_masked_but_not_saved(trained, tune, capsys):
     assert main(["validate", "--ckpt_path", run]) == 0
     line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("score"))
     assert report["unmasked"] == pytest.approx(float(line.split()[-1]), abs=1e-4)
+
+
+def test_classes_of_ones_own_must_be_trusted(place, small, capsys, monkeypatch):
+    """A checkpoint may name any class; that of a run is imported where the command says so, and only there."""
+    Path("my_basis.py").write_text("from zoo.parameterizations import DCT\n\n\nclass MyBasis(DCT):\n    pass\n")
+    option = "--model.parameterization=my_basis.MyBasis"
+    assert main(["fit", "--config", "dct_half.yaml", *small, option, "--name", "own"]) == 0
+    monkeypatch.delitem(sys.modules, "my_basis")
+    run = "runs/own/version_0"
+    for command in (["analyze", run, "--null", "5"], ["mask", run, "--budgets", "50", "--order", "frequency"]):
+        refused(capsys, command, "my_basis.MyBasis", "--trust")
+        assert "my_basis" not in sys.modules
+        assert main([*command, "--trust", "my_basis"]) == 0
+        assert main([*command, "--trust=my_basis.MyBasis"]) == 0
+        monkeypatch.delitem(sys.modules, "my_basis")
+
+
+@pytest.mark.parametrize("config", ["[1]", "model: 3", "model: {init_args: []}", "&a [*a]", "model: ["])
+def test_a_config_that_is_damaged_is_not_saved(char, capsys, config):
+    source, model = read(char), checkpoints.rebuild(checkpoints.resolve(char))
+    Path(char, "config.yaml").write_text(config)
+    with pytest.raises(UserError):
+        MaskedFiles(Path("masked"), source, model)

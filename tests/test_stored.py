@@ -2,12 +2,14 @@
 
 import functools
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import refused
 from test_run import fit
 from test_updates import classifier, close, disturb, refuse, run
 
@@ -190,3 +192,59 @@ def test_an_index_that_is_damaged(place):
         refuse("index.json", "weight_map", path="new", before="old")
     (folder / "model.safetensors.index.json").write_text("{")
     refuse("index.json", "damaged", path="new", before="old")
+
+
+@pytest.mark.parametrize("tensor", [
+    torch.zeros(1).expand(10**6, 10**6), torch.zeros(1).as_strided((10**6, 10**6), (0, 0)),
+    torch.sparse_coo_tensor(torch.zeros(2, 1, dtype=torch.long), torch.ones(1), (10**6, 10**6), check_invariants=True),
+    torch.zeros(10**6, 10**6, device="meta"),
+], ids=["expanded", "strided", "sparse", "meta"])
+def test_a_tensor_without_its_entries(tensor, place):
+    """A file of a few bytes that would take terabytes."""
+    as_bin(state(), Path("old"))
+    Path("new").mkdir()
+    torch.save(state() | {"encoder.0.weight": tensor}, "new/pytorch_model.bin")
+    refuse("'new", path="new", before="old")
+    refuse("'new", path="old", before="new")
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", "."])
+def test_an_index_that_leads_elsewhere(name, place):
+    as_bin(state(), Path("old"))
+    folder = as_shards(state(), Path("new"))
+    safetensors.save_file(state(), "secret.safetensors")
+    (folder / "a").mkdir()
+    safetensors.save_file(state(), folder / "a" / "b.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"encoder.0.weight": name}}))
+    refuse("index.json", "no file beside it", path="new", before="old")
+
+
+@pytest.mark.parametrize("value", [1e30, 1e-30, torch.inf])
+def test_matrices_beyond_measure(value, place):
+    """Their squares are no numbers in float32."""
+    old = {"a.weight": torch.zeros(8, 8)}
+    as_safetensors(old, Path("old"))
+    as_safetensors({"a.weight": torch.full((8, 8), value)}, Path("new"))
+    refuse("a ", "'new' or 'old'", "checkpoint", path="new", before="old")
+
+
+def test_factors_of_a_matrix_that_no_memory_holds(place):
+    Path("adapter").mkdir()
+    sides = {"A": torch.ones(1, 10**5), "B": torch.ones(10**5, 1)}
+    wide = {f"base_model.model.x.lora_{side}.weight": tensor for side, tensor in sides.items()}
+    safetensors.save_file(wide, "adapter/adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "init_lora_weights": True}
+    Path("adapter/adapter_config.json").write_text(json.dumps(config))
+    refuse("100,000 x 100,000", "--layers", path="adapter")
+
+
+def test_pipes_are_not_waited_for(place, capsys):
+    as_bin(state(), Path("old"))
+    Path("run/checkpoints").mkdir(parents=True)
+    for pipe in ("pipe.ckpt", "pipe.safetensors", "run/checkpoints/last.ckpt"):
+        os.mkfifo(pipe)
+    for path in ("pipe.ckpt", "pipe.safetensors", "run"):
+        refuse(path, path=path)
+        refuse(path, path="old", before=path)
+        for command in ("analyze", "mask"):
+            refused(capsys, [command, path], path)

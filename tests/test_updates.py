@@ -280,7 +280,7 @@ def test_values_that_are_not_finite(value, factory, backbones, place):
     model = classifier(backbones("bert"), factory)
     with torch.no_grad():
         next(zoo_layers(model.net)[QUERY].parameterization.parameters()).view(-1)[3] = value
-    refuse(QUERY, "NaN or infinite", "'run'", path=run(model, Path("run")))
+    refuse(QUERY, "NaN or infinite", "'run", path=run(model, Path("run")))
 
 
 def test_an_adapter_of_peft_that_cannot_be_read(backbones, place):
