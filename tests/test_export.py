@@ -22,7 +22,9 @@ from zoo.files import new_folder
 from zoo.locks import hold
 from zoo.module import ZooModule
 from zoo.parameterizations import DCT, Dense, LoRA, RandLoRA
+from zoo.run_config import given
 from zoo.tensors import read_tensors, write_tensors
+from zoo.trust import NOBODY
 
 transformers: Any = pytest.importorskip("transformers")
 safetensors: Any = pytest.importorskip("safetensors.torch")
@@ -213,8 +215,10 @@ def test_adapter_of_another_task_or_basis(char_run, capsys):
         safetensors.save_file(tensors, path, {"zoo": json.dumps(settings | changes)})
         return ["export", str(path), "--to", "dense", "--output", "dense"]
 
-    refused(capsys, with_settings(zoo_task="nowhere.Task"), "'Task'", "not found")
-    refused(capsys, with_settings(zoo_task="os.getcwd"), "no task of zoo")
+    refused(capsys, with_settings(zoo_task="nowhere.Task"), "nowhere.Task", "not zoo's own", "--trust nowhere.Task")
+    refused(capsys, with_settings(zoo_task="os.getcwd"), "os.getcwd", "not zoo's own")
+    refused(capsys, with_settings(zoo_task="zoo.files.size"), "no class")
+    refused(capsys, with_settings(zoo_task="tasks.CharData"), "no ZooModule")
     refused(capsys, with_settings(zoo_fingerprints={"blocks.0.mlp.fc": "0" * 16}), "blocks.0.mlp.fc", "another basis")
     hyper = settings["hyper_parameters"] | {"_instantiator": "os.system"}
     refused(capsys, with_settings(hyper_parameters=hyper), "cannot be rebuilt")
@@ -229,11 +233,11 @@ def test_nothing_in_an_adapters_config_is_run_but_the_task(char_run, capsys):
     trainer = {"profiler": profiler, "precision": 64}
     config = {"base": "dense.yaml", "model": {"class_path": "CharLM"}, "trainer": trainer}
     safetensors.save_file(tensors, path, {**metadata, "config": yaml.safe_dump(config)})
-    kept = yaml.safe_load((checkpoints.unpack(path, Path("run")).parent.parent / "config.yaml").read_text())
-    assert kept == {"model": config["model"], "trainer": {"precision": 64}}
+    found = given(["validate", "--ckpt_path", str(path)], NOBODY)
+    assert found.config == {"model": config["model"], "trainer": {"precision": 64}}
     for damaged in ("[1]", "a: [", "trainer: 3"):
         safetensors.save_file(tensors, path, {**metadata, "config": damaged})
-        refused(capsys, ["validate", "--ckpt_path", str(path)], "damaged config")
+        refused(capsys, ["validate", "--ckpt_path", str(path)], "damaged")
 
 
 def test_an_adapter_is_no_start_for_training(place, small, capsys):

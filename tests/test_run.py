@@ -117,6 +117,7 @@ def test_checkpoints_are_of_the_lowest_loss_and_of_finite_weights(tmp_path):
     trainer = SimpleNamespace(
         logger=SimpleNamespace(log_dir=str(tmp_path)), lightning_module=module, global_step=0,
         state=SimpleNamespace(fn="fit"), save_checkpoint=lambda path, weights_only: saved.append((path.name, step)),
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace()),
     )
     checkpoint = Checkpoint(every_n_steps=100)
     for step, loss in enumerate([3.0, 1.0, 2.0, float("nan"), 0.5], 1):

@@ -20,7 +20,9 @@ from packaging.version import InvalidVersion, Version
 from torch import Tensor
 
 from zoo.errors import UserError
-from zoo.files import DEEPEST, MOST, opened, replacing
+from zoo.files import DEEPEST, MOST, opened, parse_json, replacing
+from zoo.lab.masks import unpack
+from zoo.tensors import read_tensors
 
 RESUME = ("optimizer_states", "lr_schedulers", "callbacks", "loops")
 """What only going on needs."""
@@ -58,7 +60,7 @@ class CheckpointFiles(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Both as one; or what a launcher of processes has put there to hand over, which is no checkpoint."""
-        return read_checkpoint(Path(path), self.resume, strict=False)
+        return load(Path(path), self.resume, strict=False)
 
 
 def resume_file(path: Path, step: int) -> Path:
@@ -90,17 +92,25 @@ def digest(checkpoint: Mapping[str, Any]) -> str:
 # ---- Reading ---------------------------------------------------------------------------------------------------------
 
 
-def read_checkpoint(path: Path, resume: bool = True, strict: bool = True) -> dict[str, Any]:
-    """A checkpoint as plain data, on the CPU, with what going on needs if that is asked for and there.
+def load(path: Path, resume: bool = True, strict: bool = True) -> dict[str, Any]:
+    """A checkpoint or adapter as plain data, on the CPU; nothing in the file is executed (`weights_only=True`).
 
     Args:
-        path: of a file of torch.save.
-        resume: whether to read the file beside it.
+        path: of the file.
+        resume: whether to read what going on needs, too, from the file beside it.
         strict: whether anything but a checkpoint is refused.
 
+    Returns:
+        Lightning's mapping. Of a masked adapter, matrices that are still to be restored are under `masked`.
+
     Raises:
-        UserError: if a file is damaged or holds anything but data, or the one beside belongs to another checkpoint.
+        UserError: if a file is damaged, holds anything but data, or is no checkpoint; or if the one beside belongs to
+            another checkpoint.
     """
+    if path.suffix == ".safetensors":
+        checkpoint = _read_adapter(path)
+        check_structure(path, checkpoint)
+        return checkpoint
     checkpoint = read_file(path)
     if not strict and isinstance(checkpoint, dict) and not {"state_dict", "global_step"} & set(checkpoint):
         return checkpoint
@@ -113,6 +123,18 @@ def read_checkpoint(path: Path, resume: bool = True, strict: bool = True) -> dic
     if rest.pop(OF, None) not in (None, digest(checkpoint)):
         raise UserError(f"'{beside}' belongs to another checkpoint than '{path}': give a run as it was written")
     return checkpoint | rest
+
+
+def _read_adapter(path: Path) -> dict[str, Any]:
+    tensors, metadata = read_tensors(path)
+    try:
+        about = parse_json(metadata["zoo"])
+        tensors |= {name: tensors[first] for name, first in about.pop("shared").items()}
+        tensors, masked = unpack(tensors, about.pop("masked", {}))
+        known = {key: value for key, value in about.items() if value is not None}
+        return {**known, "state_dict": tensors, "masked": masked, "config": metadata.get("config", "")}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"'{path}' is no adapter of zoo's: zoo import reads the folder of a peft one") from None
 
 
 def read_file(path: Path) -> Any:

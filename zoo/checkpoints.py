@@ -19,13 +19,11 @@ from lightning.pytorch.cli import instantiate_module
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from zoo.checkpoint_files import check_structure, read_checkpoint
+from zoo.checkpoint_files import load
 from zoo.errors import UserError
-from zoo.files import parse_json
 from zoo.lab.masks import Kept, pack
-from zoo.lab.masks import unpack as unpack_masked
 from zoo.module import ZooModule
-from zoo.tensors import ADAPTER, read_tensors, write_tensors
+from zoo.tensors import ADAPTER, write_tensors
 from zoo.trust import NOBODY, OURS, Trust
 
 PARAMETERS = 20_000
@@ -85,8 +83,9 @@ def write_adapter(
     """
     places: dict[Any, str] = {}  # a matrix that two layers share is stored once
     shared = {name: places.setdefault(_place(t), name) for name, t in checkpoint["state_dict"].items()}
-    settings = {key: checkpoint.get(key) for key in ("zoo_task", "hyper_parameters", "hparams_name", "zoo_fingerprints",
-                                                     "epoch", "global_step", "pytorch-lightning_version")}
+    settings = {key: checkpoint[key] for key in ("zoo_task", "hyper_parameters", "hparams_name", "zoo_fingerprints",
+                                                 "epoch", "global_step", "pytorch-lightning_version")
+                if key in checkpoint}
     settings["shared"] = {name: first for name, first in shared.items() if name != first}
     tensors = {name: checkpoint["state_dict"][name] for name in places.values()}
     kept, settings["masked"] = pack(masked or {})
@@ -96,37 +95,6 @@ def write_adapter(
 
 def _place(tensor: torch.Tensor) -> tuple[object, ...]:
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
-
-
-def _read_adapter(path: Path) -> dict[str, Any]:
-    tensors, metadata = read_tensors(path)
-    try:
-        checkpoint = parse_json(metadata["zoo"])
-        tensors |= {name: tensors[first] for name, first in checkpoint.pop("shared").items()}
-        tensors, masked = unpack_masked(tensors, checkpoint.pop("masked", {}))
-        return {**checkpoint, "state_dict": tensors, "masked": masked, "config": metadata.get("config", "")}
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError(f"'{path}' is no adapter of zoo's: zoo import reads the folder of a peft one") from None
-
-
-def load(path: Path, resume: bool = True) -> dict[str, Any]:
-    """A checkpoint or adapter as plain data, on the CPU; nothing in the file is executed (`weights_only=True`).
-
-    Args:
-        path: of the file.
-        resume: whether to read what going on needs, too, from the file beside it.
-
-    Returns:
-        Lightning's mapping. Of a masked adapter, matrices that are still to be restored are under `masked`.
-
-    Raises:
-        UserError: if a file is damaged, holds anything but data, or is no checkpoint.
-    """
-    if path.suffix != ".safetensors":
-        return read_checkpoint(path, resume)
-    checkpoint = _read_adapter(path)
-    check_structure(path, checkpoint)
-    return checkpoint
 
 
 def rebuild(
@@ -148,8 +116,12 @@ def rebuild(
     if "zoo_task" not in checkpoint:
         raise UserError(f"{where} is of no task of zoo: use another one")
     task = trust.find(checkpoint["zoo_task"], ZooModule, where)
+    hyper = checkpoint.get("hyper_parameters", {})
+    for key, fine in (("_instantiator", ("lightning.pytorch.cli.instantiate_module",)), ("_class_path", None)):
+        if key in hyper and not (hyper[key] in fine if fine else trust.find(hyper[key], ZooModule, where) is task):
+            raise UserError(f"{where} cannot be rebuilt here: its {key} is {str(hyper[key])[:60]!r}; use another one")
     known = inspect.signature(task.__init__).parameters  # type: ignore[misc]
-    settings = {key: value for key, value in checkpoint.get("hyper_parameters", {}).items() if key in known}
+    settings = {key: value for key, value in hyper.items() if key in known}
     trust.check_arguments(task, settings, where)
     if backbone is not None:
         if "backbone" not in settings:
@@ -245,3 +217,6 @@ def check(path: Path, checkpoint: dict[str, Any], model: nn.Module) -> None:
             raise UserError(f"checkpoint '{path}' is damaged: {name} holds NaN or infinite values; use one from before")
     if isinstance(model, ZooModule):
         model.on_load_checkpoint(checkpoint)  # Lightning calls it too, but after the run's folder is there
+
+
+__all__ = ["check", "check_sizes", "find", "load", "rebuild", "resolve", "run_folder", "snapshot", "write_adapter"]

@@ -183,9 +183,9 @@ class ZooCLI(LightningCLI):
         if self.given is not None and self.checkpoint is not None:
             path, checkpoint = self.given.path, self.checkpoint
             step = checkpoint["global_step"]
+            checkpoints.check(path, checkpoint, self.model)
             if resume:
                 self._check_resumable(path, checkpoint)
-            checkpoints.check(path, checkpoint, self.model)
         config = self._get(self.config_init, "trainer")
         if config.get("logger") in (None, True):
             kwargs["logger"] = self._logger(config, step) if resume else False

@@ -35,10 +35,6 @@ class EpochLoop(_TrainingEpochLoop):
         last = self.batch_progress.is_last_batch or last_step
         return super()._should_check_val_fx(data_fetcher) or (last and self._should_check_val_epoch())
 
-    def validation_follows(self) -> bool:
-        """Whether the batch that has just been trained on is followed by a validation."""
-        return self._should_check_val_fx(self.trainer.fit_loop._data_fetcher)
-
     def advance(self, data_fetcher: Any) -> None:
         """Train on a batch; or, where a run goes on, leave it to `on_advance_end` to validate first."""
         if self.restarting:

@@ -84,6 +84,8 @@ class Trust:
             Untrusted: if it is not on the list; nothing was imported then.
             UserError: if it is not there, no class, or none that is wanted.
         """
+        if isinstance(path, str) and path.isidentifier():
+            path = _full(path, wanted)
         if not (isinstance(path, str) and DOTTED.fullmatch(path)):
             raise UserError(f"{where} names {_shown(path)}, which is no path of a class: use another one")
         top, (module, _, name) = path.partition(".")[0], path.rpartition(".")
@@ -237,6 +239,17 @@ def _is_genuine(top: str, module: str | None = None) -> bool:
         return True
     file = getattr(sys.modules.get(module), "__file__", None)
     return file is not None and Path(file).resolve().is_relative_to(home.resolve())
+
+
+def _full(name: str, wanted: type | tuple[type, ...]) -> str:
+    """The path of one of zoo's classes that is called by its name alone; the name, if none is."""
+    todo = list(wanted if isinstance(wanted, tuple) else (wanted,))
+    while todo:
+        cls = todo.pop()
+        if cls.__name__ == name and cls.__module__.partition(".")[0] in OURS:
+            return f"{cls.__module__}.{name}"
+        todo += cls.__subclasses__() if cls is not object else []
+    return name
 
 
 def _parts(spec: Any, where: str) -> tuple[Any, Mapping[str, Any]]:

@@ -9,6 +9,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from zoo.errors import UserError
 
 
+def validation_follows(trainer: Trainer) -> bool:
+    """Whether the batch that has just been trained on is followed by a validation."""
+    return bool(trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher))  # type: ignore[arg-type]
+
+
 class Checkpoint(Callback):
     """Keeps `checkpoints/last.ckpt` and `checkpoints/best.ckpt` in the run's folder.
 
@@ -41,7 +46,7 @@ class Checkpoint(Callback):
     ) -> None:
         """Write `last.ckpt`, if it is time; where a validation follows, that is time too."""
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if stepped and self._is_time(trainer) and not trainer.fit_loop.epoch_loop.validation_follows():  # type: ignore[attr-defined]
+        if stepped and self._is_time(trainer) and not validation_follows(trainer):
             self.save_last(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -53,7 +58,7 @@ class Checkpoint(Callback):
         """Write `best.ckpt`, if this is the best validation yet."""
         if trainer.state.fn != "fit":
             return
-        trainer.fit_loop.epoch_loop.validated = trainer.global_step  # type: ignore[attr-defined]
+        trainer.fit_loop.epoch_loop.validated = trainer.global_step  # type: ignore[attr-defined]  # kept in its state
         value = trainer.callback_metrics.get(self.metric(pl_module))
         if value is not None and value.isfinite():
             sign = 1 if self.metric(pl_module).endswith("loss") else -1

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from zoo.callbacks.checkpoint import Checkpoint
+from zoo.callbacks.checkpoint import Checkpoint, validation_follows
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What ends a run: a shell or a scheduler sends the former, and SLURM the latter where a job asks to be told early."""
@@ -87,7 +87,7 @@ class Stop(Callback):
     ) -> None:
         """Stop after a step, unless its validation comes first."""
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if stepped and not trainer.fit_loop.epoch_loop.validation_follows():  # type: ignore[attr-defined]
+        if stepped and not validation_follows(trainer):
             self._stop_if_asked(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
