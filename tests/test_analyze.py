@@ -86,7 +86,9 @@ def test_a_pair_of_checkpoints(pair, capsys):
 def test_force_replaces_a_report_as_a_whole(pair, capsys):
     argv = ["analyze", *pair, "--null", "5", "--out", "out"]
     assert main(argv) == 0
-    Path("out/figures/old.png").write_text("")
+    written = json.loads(Path("out/analysis.json").read_text())
+    Path("out/figures/old.png").write_text("")  # of an earlier version, say: its report lists it
+    Path("out/analysis.json").write_text(json.dumps({**written, "files": [*written["files"], "figures/old.png"]}))
     refused(capsys, argv, "'out'", "earlier report", "--force")
     assert main([*argv, "--transform", "haar", "--force"]) == 0
     assert json.loads(Path("out/analysis.json").read_text())["transforms"] == ["haar"]

@@ -156,7 +156,7 @@ def _result(summary: dict[str, Any], key: str, step: int) -> float | None:
     """A result at a step, if it was recorded: at the last one everything, at the best one what decided."""
     best = summary.get("monitor") == f"val/{key}" and summary.get("best_step") == step
     value = summary.get(key) if summary.get("steps") == step else summary.get("best") if best else None
-    return float(value) if is_number(value) and math.isfinite(value) else None
+    return float(value) if value is not None and is_number(value) and math.isfinite(value) else None
 
 
 def _metric(summary: dict[str, Any]) -> str:

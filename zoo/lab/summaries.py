@@ -61,11 +61,12 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool) or is_whole or isinstance(value, float) or _is_text(value)
 
 
-def _each(kind: Kind, container: type) -> Kind:
+def _each(kind: Kind, container: type[list[Any]] | type[dict[str, Any]]) -> Kind:
     """A list or mapping with values of a kind."""
 
     def check(value: Any) -> bool:
-        return isinstance(value, container) and all(map(kind, value.values() if isinstance(value, dict) else value))
+        items = value.values() if isinstance(value, dict) else value
+        return isinstance(value, container) and all(kind(item) for item in items)
 
     return check
 
