@@ -286,6 +286,25 @@ def test_a_sweep_that_is_told_to_stop_tells_its_trials(number, status, place, sw
     running.join(5)
 
 
+def test_a_signal_that_something_swallows_comes_again():
+    """And Ray's own way to end at SIGTERM is none of ours."""
+    stopped = stop.Stop()
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with stopped.listening():
+        stopped.check()
+        with stop.kept():
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            stopped.check()
+        with pytest.raises(KeyboardInterrupt), stop.kept():
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
+            signal.raise_signal(signal.SIGTERM)
+        assert stopped.status == 143
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
 def test_a_stopped_sweep_does_not_wait_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(stop, "SECONDS", 0.5)
     log = tmp_path / "a.log"

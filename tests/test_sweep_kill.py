@@ -1,4 +1,4 @@
-"""A real sweep, killed in the middle and started again: nothing is lost, repeated or run twice at a time."""
+"""A real sweep, killed or stopped in the middle and started again: nothing is lost, repeated or run twice at a time."""
 
 import json
 import os
@@ -86,3 +86,35 @@ def test_a_sweep_killed_in_the_middle_goes_on(place, small):
                  f"--seed_everything={seed}", "--name=alone"]) == 0
     alone = json.loads((place / "runs" / "alone" / "version_0" / "summary.json").read_text())
     assert alone["loss"] == summaries[name]["loss"] and alone["resumed_at"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_sweep_that_is_told_to_stop_keeps_the_last_step(number, status, place, small):
+    """Its trials write a checkpoint, which none had come to before, and go on from there."""
+    options = {**dict(word.removeprefix("--").split("=") for word in small), "checkpoint.every_n_steps": 100_000,
+               "trainer.max_steps": 1500, "trainer.val_check_interval": 100_000, "trainer.log_every_n_steps": 10}
+    grid = {"model.parameterization": ["DCT"]}
+    sweep = {"config": "dct_half.yaml", "options": options, "grid": grid, "seeds": [1, 2]}
+    (place / "s.yaml").write_text(yaml.safe_dump(sweep))
+    out = place / "runs" / "s"
+    command = [sys.executable, "-P", "-m", "zoo", "sweep", "--config", "s.yaml"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
+        wait(lambda: first.poll() is not None or len(list(out.glob("*/version_0/config.yaml"))) == 2)
+        time.sleep(1)
+        start = time.monotonic()
+        first.send_signal(number)
+        said, wrong = first.communicate(timeout=60)
+        seconds = time.monotonic() - start
+    assert first.returncode == status and seconds < 30, (said, wrong)
+    assert wrong == "zoo: stopped; 0 of 2 trials are done, and the same command goes on\n"
+    assert said.splitlines() == ["2 trials, 0 done already, 2 at a time"]
+    assert len(list(out.glob("*/version_0/checkpoints/last.ckpt"))) == 2
+    assert wait(lambda: not processes(out), 20) and not list(out.glob("sweep.[ls]*"))
+    again = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert again.returncode == 0 and again.stderr == "", again.stderr
+    summaries = [json.loads(path.read_text()) for path in out.glob("*/version_0/summary.json")]
+    assert [summary["steps"] for summary in summaries] == [1500] * 2
+    assert all(0 < summary["resumed_at"] < 1500 for summary in summaries)
+    assert not list(out.glob("*.damaged*"))

@@ -40,7 +40,7 @@ def checkpointed(out, trial, name="last.ckpt"):
 @pytest.fixture
 def readable(monkeypatch):
     """Checkpoints that can be read, of step 50."""
-    monkeypatch.setattr(trials, "_load", lambda path: {"global_step": 50})
+    monkeypatch.setattr(trials, "_load", lambda path: {"global_step": 50, "optimizer_states": []})
 
 
 WHOLE = '{"steps": 100, "seed": 1, "seconds": %s, "monitor": %s, "loss": %s, "metrics": {}}'
@@ -176,13 +176,22 @@ def test_a_checkpoint_from_which_a_trial_cannot_go_on_is_moved_aside(names, conf
 def test_a_trial_that_was_killed_before_its_summary_is_kept_and_starts_anew(tmp_path, monkeypatch):
     """All steps are taken, so going on does nothing, however often it is tried."""
     checkpointed(tmp_path, TRIAL)
-    monkeypatch.setattr(trials, "_load", lambda path: {"global_step": TRIAL.steps})
+    monkeypatch.setattr(trials, "_load", lambda path: {"global_step": TRIAL.steps, "optimizer_states": []})
     fits = Fits((0, "", False), (0, "", True))
     monkeypatch.setattr(trials, "_fit", fits)
     assert trials.run(tmp_path, TRIAL, ".", 1) is None
     assert [words[:2] for words in fits.words] == [GOES_ON, ["fit", "--config"]]
     assert (tmp_path / f"{TRIAL.name}.damaged-1" / "version_0" / "checkpoints" / "last.ckpt").is_file()
     assert "it ended at step 100 without a whole summary.json" in trials.log(tmp_path, TRIAL).read_text()
+
+
+def test_a_checkpoint_without_the_optimizers_state_is_moved_aside(tmp_path, monkeypatch):
+    """Fit refuses to go on from it, however often it is tried."""
+    checkpointed(tmp_path, TRIAL)
+    monkeypatch.setattr(trials, "_load", lambda path: {"global_step": 50})
+    monkeypatch.setattr(trials, "_fit", Fits((0, "", True)))
+    assert trials.run(tmp_path, TRIAL, ".", 1) is None
+    assert (tmp_path / f"{TRIAL.name}.damaged-1" / "version_0" / "checkpoints" / "last.ckpt").is_file()
 
 
 def test_a_damaged_summary_is_moved_aside_too(tmp_path, monkeypatch):

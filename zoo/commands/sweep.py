@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from zoo.sweep.cluster import Share
     from zoo.sweep.plan import Sweep, Trial
     from zoo.sweep.schedule import Schedule
+    from zoo.sweep.stop import Stop
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "--config": {"required": True, "metavar": "FILE", "help": "the sweep: its path or the name of a shipped one"},
@@ -33,20 +34,21 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def main(argv: list[str]) -> int:
     """Run it; 1 if a trial failed, 130 and 143 if it was stopped by Ctrl-C and SIGTERM."""
-    from zoo.sweep import stop
+    from zoo.sweep.stop import Stop
 
     options = vars(parse("sweep", __doc__ or "", argv, OPTIONS))
+    stopped = Stop()
     try:
-        with stop.listening():
-            return sweep(argv=argv, **options)
-    except KeyboardInterrupt as stopped:  # before a trial has started
+        with stopped.listening():
+            return sweep(argv=argv, stopped=stopped, **options)
+    except KeyboardInterrupt:  # before a trial has started
         print("zoo: stopped", file=sys.stderr)
-        return stop.status(stopped)
+        return stopped.status
 
 
 def sweep(
     config: str, out: str | None, trials_per_device: int | None, ray_address: str | None, max_trials: int | None,
-    trust: Sequence[str], dry_run: bool, argv: list[str],
+    trust: Sequence[str], dry_run: bool, argv: list[str], stopped: "Stop",
 ) -> int:
     """Plan, check, run and print.
 
@@ -87,19 +89,19 @@ def sweep(
                 with connected(ray_address, folder, os.getcwd()) as cluster:
                     record.save(config, shlex.join(["zoo", *argv]))
                     parts = share(cluster.nodes, trials_per_device)
-                    run(schedule, folder, parts, cluster.scratch, trust, stdout, stderr)
-            except KeyboardInterrupt as stopped:
+                    run(schedule, folder, parts, cluster.scratch, trust, stopped, stdout, stderr)
+            except KeyboardInterrupt:
                 print(f"zoo: stopped; {len(schedule.done)} of {plan.size()} trials are done, and the same command goes "
                       "on", file=stderr)
-                return stop.status(stopped)
+                return stopped.status
             finally:
                 stop.clear(folder)
     return conclude(schedule, given)
 
 
 def run(
-    schedule: "Schedule", folder: Path, parts: "Share", scratch: Path, trust: Sequence[str], stdout: TextIO,
-    stderr: TextIO,
+    schedule: "Schedule", folder: Path, parts: "Share", scratch: Path, trust: Sequence[str], stopped: "Stop",
+    stdout: TextIO, stderr: TextIO,
 ) -> None:
     """Run what is waiting, and show it."""
     from zoo.sweep import stop, tune
@@ -109,8 +111,13 @@ def run(
     done, size = len(schedule.done), schedule.sweep.size()
     print(f"{size} trials, {done} done already, {parts.limit} at a time", file=stdout, flush=True)
     table = Table(schedule, folder, stdout, stderr)
+
+    def tick() -> None:
+        stopped.check()
+        table.tick()
+
     try:
-        tune.run(schedule, folder, os.getcwd(), parts, scratch, table.tick, trust)
+        tune.run(schedule, folder, os.getcwd(), parts, scratch, tick, trust)
     except KeyboardInterrupt:
         stop.tell(folder, [log(folder, trial) for trial in schedule.running.values()])
         raise

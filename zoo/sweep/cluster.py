@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from zoo.errors import UserError
 from zoo.files import write_text
 from zoo.locks import hold
-from zoo.sweep import stop
+from zoo.sweep.stop import kept
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0", "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -116,13 +116,11 @@ def connected(address: str | None, out: Path, there: str) -> Iterator[Cluster]:
         options["address"] = address
     try:
         try:
-            ray.init(**options)
+            with kept():
+                ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             why = " ".join(str(error).split(". ")[0].split())
             raise UserError(f"Ray does not start{f' at {address}' if address else ''}: {why}") from error
-        except SystemExit:  # what Ray makes of SIGTERM
-            raise stop.Terminated from None
-        stop.listen()
         if address is not None:
             _check_nodes(ray, out, there)
         yield Cluster([node["Resources"] for node in ray.nodes() if node["Alive"]], folder)

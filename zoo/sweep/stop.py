@@ -8,49 +8,75 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from zoo.errors import UserError
 from zoo.files import write_text
 from zoo.locks import hold
 
 NAME = "sweep.stop"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SECONDS = 20.0
 """That trials get to write their last checkpoint; clusters often kill after 30."""
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM has come."""
+class Stop:
+    """What has stopped this command.
+
+    Attributes:
+        number: of the signal, if one has come.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    @property
+    def status(self) -> int:
+        """Of the command, as shells count it."""
+        return 128 + (self.number or signal.SIGINT)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Have Ctrl-C and SIGTERM come here, and raise KeyboardInterrupt."""
+        before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+        _set({number: self._remember for number in SIGNALS})
+        try:
+            yield
+        finally:
+            _set(before)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt again, if a signal has come: what was at work then may have swallowed it."""
+        if self.number is not None:
+            raise KeyboardInterrupt
 
 
-def status(stopped: KeyboardInterrupt) -> int:
-    """The exit status of a command that was stopped, as shells count it."""
-    return 128 + (signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT)
-
-
-def listen() -> None:
-    """Have SIGTERM raise `Terminated`, if this is the thread that gets it."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
+def _set(handlers: Mapping[int, Any]) -> None:
+    if threading.current_thread() is threading.main_thread():  # the only one that may, and that gets any
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
-def listening() -> Iterator[None]:
-    """Have SIGTERM raise `Terminated` meanwhile."""
-    before = signal.getsignal(signal.SIGTERM)
-    listen()
+def kept() -> Iterator[None]:
+    """Keep the handler of SIGTERM, for which Ray sets its own: that raises SystemExit."""
+    before: dict[int, Any] = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
     try:
         yield
+    except SystemExit:
+        _set(before)
+        signal.raise_signal(signal.SIGTERM)
+        raise
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
+        _set(before)
 
 
 def clear(out: Path) -> None:

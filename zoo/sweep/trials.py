@@ -160,10 +160,9 @@ def _why_not_on(out: Path, trial: Trial) -> str | None:
     with last.open("rb") as file:
         file.read(1)
     try:
-        _load(last)
+        return None if "optimizer_states" in _load(last) else f"'{last}' has no optimizer's state beside it"
     except UserError as error:
         return str(error)
-    return None
 
 
 def _is_over(out: Path, trial: Trial) -> str | None:
