@@ -102,7 +102,7 @@ GOES_ON = ["fit", "--ckpt_path"]
     ("leftovers", [(0, "", True)], ["new"], None),
     ("nothing", [(2, "a\nzoo: no option\n\n", False)], ["new"], "a\nzoo: no option"),
     ("nothing", [(-9, "a\n", False)], ["new"], "a\nkilled by SIGKILL"),
-    ("nothing", [(0, "", False)], ["new"], "it ended without a whole summary.json"),
+    ("nothing", [(0, "", False)], ["new"], "it ended without a summary.json of all its steps"),
     ("nothing", [(1, "".join(f"{i}\n" for i in range(9)), False)], ["new"], "3\n4\n5\n6\n7\n8"),
 ])
 def test_a_trial_is_started_gone_on_with_or_left_alone(left, results, kinds, why, tmp_path, monkeypatch, readable):
@@ -126,7 +126,7 @@ def test_a_trial_is_started_gone_on_with_or_left_alone(left, results, kinds, why
     (2, "zoo: no file 'corpus.txt'", "zoo: no file 'corpus.txt'"),
     (2, "zoo: No space left on device", "zoo: No space left on device"),
     (1, "Error: memory", "Error: memory"),
-    (0, "", "it ended without a whole summary.json"),
+    (0, "", "it ended without a summary.json of all its steps"),
     (143, "zoo: stopped", "zoo: stopped"),
     (130, "zoo: stopped", "zoo: stopped"),
     (-15, "", "killed by SIGTERM"),
@@ -171,18 +171,6 @@ def test_a_checkpoint_from_which_a_trial_cannot_go_on_is_moved_aside(names, conf
         assert (aside / "version_0" / "checkpoints" / name).read_bytes() == b"weights"
     line, = trials.log(tmp_path, TRIAL).read_text().splitlines()
     assert line.startswith("zoo: ") and words in line and f"its folder is now '{aside}'" in line
-
-
-def test_a_trial_that_was_killed_before_its_summary_is_kept_and_starts_anew(tmp_path, monkeypatch):
-    """All steps are taken, so going on does nothing, however often it is tried."""
-    checkpointed(tmp_path, TRIAL)
-    monkeypatch.setattr(trials, "_load", lambda path: {"global_step": TRIAL.steps, "optimizer_states": []})
-    fits = Fits((0, "", False), (0, "", True))
-    monkeypatch.setattr(trials, "_fit", fits)
-    assert trials.run(tmp_path, TRIAL, ".", 1) is None
-    assert [words[:2] for words in fits.words] == [GOES_ON, ["fit", "--config"]]
-    assert (tmp_path / f"{TRIAL.name}.damaged-1" / "version_0" / "checkpoints" / "last.ckpt").is_file()
-    assert "it ended at step 100 without a whole summary.json" in trials.log(tmp_path, TRIAL).read_text()
 
 
 def test_a_checkpoint_without_the_optimizers_state_is_moved_aside(tmp_path, monkeypatch):
@@ -333,8 +321,12 @@ def test_a_pipe_is_not_waited_for(reader, tmp_path, monkeypatch):
         trials.run(tmp_path, TRIAL, ".", 1)
     if end is not None:
         os.close(end)
-    trials.folder(tmp_path, TRIAL).mkdir(parents=True)
-    os.mkfifo(trials.folder(tmp_path, TRIAL) / "summary.json")
+    summary = trials.folder(tmp_path, TRIAL) / "summary.json"
+    summary.parent.mkdir(parents=True)
+    os.mkfifo(summary)
+    assert trials.outcome(tmp_path, TRIAL) is None
+    summary.unlink()
+    summary.mkdir()
     assert trials.outcome(tmp_path, TRIAL) is None
 
 

@@ -33,7 +33,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def main(argv: list[str]) -> int:
-    """Run it; 1 if a trial failed, 130 and 143 if it was stopped by Ctrl-C and SIGTERM."""
+    """Run it; 1 if a trial failed, 130 and 143 if it was stopped by Ctrl-C and SIGTERM.
+
+    Raises:
+        UserError: as `sweep`, and for a file or folder that cannot be read or written.
+    """
     from zoo.sweep.stop import Stop
 
     options = vars(parse("sweep", __doc__ or "", argv, OPTIONS))
@@ -44,6 +48,10 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:  # before a trial has started
         print("zoo: stopped", file=sys.stderr)
         return stopped.status
+    except BrokenPipeError:  # `zoo sweep --dry-run | head`
+        raise
+    except OSError as error:
+        raise UserError(f"{error.strerror or error}: {error.filename or 'no file'}") from error
 
 
 def sweep(

@@ -12,7 +12,7 @@ from typing import Any
 
 from zoo.config_files import find, load, shipped
 from zoo.errors import UserError
-from zoo.files import DEEPEST, check_bounds
+from zoo.files import DEEPEST
 from zoo.sweep.names import Point, config_names, label, short_names, shown, stem
 from zoo.sweep.plan import Method, Sweep, count, digest
 
@@ -50,10 +50,6 @@ def parse(raw: Mapping[str, Any], folder: Path, most: int = TRIALS) -> Sweep:
         UserError: as `read`.
         TypeError: for a config that is not found or cannot be read.
     """
-    try:
-        check_bounds(raw)
-    except ValueError as error:
-        raise UserError(f"the sweep file holds too much ({error}): give a smaller one") from None
     for key in raw:
         if key not in KEYS:
             near = difflib.get_close_matches(str(key), KEYS, 1, 0.5)

@@ -95,7 +95,7 @@ def outcome(out: Path, trial: Trial) -> Outcome | None:
         metric = str(summary["monitor"]).removeprefix("val/")
         value = summary["metrics"].get(f"val/{metric}", summary.get(metric))
         value = math.nan if value is None else float(value)
-    except (UserError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
     if type(steps) is not int or type(seed) is not int or not math.isfinite(seconds) or not metric.isprintable():
         return None
@@ -110,9 +110,9 @@ def outcome(out: Path, trial: Trial) -> Outcome | None:
 def run(out: Path, trial: Trial, there: str, threads: int | None, trust: Sequence[str] = ()) -> str | None:
     """Train it, unless it is finished; returns None, or why it failed.
 
-    What is interrupted goes on. A checkpoint is never deleted: one from which a trial cannot go on, since it is damaged
-    or has taken all steps, is moved aside with the trial's whole folder, and the trial starts anew. If going on fails
-    otherwise, as on a full disk, everything stays.
+    What is interrupted goes on. A checkpoint is never deleted: one from which a trial can never go on, since it is
+    damaged, is moved aside with the trial's whole folder, and the trial starts anew. If going on fails otherwise, as on
+    a full disk, everything stays.
 
     Args:
         out: folder of the sweep, seen from here.
@@ -130,22 +130,14 @@ def run(out: Path, trial: Trial, there: str, threads: int | None, trust: Sequenc
             return None
         if stop.asked(out):
             return "the sweep is stopping"
-        if why_not := _why_not_on(out, trial):
-            _make_room(out / trial.name, why_not, file)
-        else:
+        why_not = _why_not_on(out, trial)
+        if why_not is None:
             allowed = Trust(tuple(trust), trial.classes)
             status, said = _fit(["fit", "--ckpt_path", str(folder(out, trial)), *allowed.words()], file, there, threads)
-            if outcome(out, trial):
-                return None
-            if status or not (over := _is_over(out, trial)):
-                return _why(status, said)
-            _make_room(out / trial.name, over, file)
+            return None if outcome(out, trial) else _why(status, said)
+        _make_room(out / trial.name, why_not, file)
         status, said = _fit(trial.words(str(out), trust), file, there, threads)
         return None if status == 0 and outcome(out, trial) else _why(status, said)
-
-
-def _last(out: Path, trial: Trial) -> Path:
-    return folder(out, trial) / "checkpoints" / "last.ckpt"
 
 
 def _why_not_on(out: Path, trial: Trial) -> str | None:
@@ -154,7 +146,7 @@ def _why_not_on(out: Path, trial: Trial) -> str | None:
     Raises:
         OSError: if there is a checkpoint that cannot be read now; that says nothing of what is in it.
     """
-    last = _last(out, trial)
+    last = folder(out, trial) / "checkpoints" / "last.ckpt"
     if not last.is_file() or not (folder(out, trial) / "config.yaml").is_file():
         return f"'{folder(out, trial)}' has no checkpoint to go on from"
     with last.open("rb") as file:
@@ -163,15 +155,6 @@ def _why_not_on(out: Path, trial: Trial) -> str | None:
         return None if "optimizer_states" in _load(last) else f"'{last}' has no optimizer's state beside it"
     except UserError as error:
         return str(error)
-
-
-def _is_over(out: Path, trial: Trial) -> str | None:
-    """Whether a trial has taken all steps and yet has no summary.json: it was killed in between."""
-    try:
-        steps = _load(_last(out, trial))["global_step"]
-    except UserError:
-        return None
-    return f"it ended at step {steps} without a whole summary.json" if steps == trial.steps else None
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -268,7 +251,7 @@ def _why(status: int, said: str) -> str:
     if status < 0:
         lines.append(f"killed by {signal.Signals(-status).name}")
     elif status == 0:
-        lines.append("it ended without a whole summary.json")
+        lines.append("it ended without a summary.json of all its steps")
     return "\n".join(lines)
 
 

@@ -52,7 +52,7 @@ class Plan(Searcher):
             found = trials.outcome(self.out, self.schedule.running[name]) if why is None else None
         except UserError as mistake:
             found, why = None, str(mistake)
-        self.schedule.finish(name, found or why or "it ended without a whole summary.json")
+        self.schedule.finish(name, found or why or "it ended without a summary.json of all its steps")
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the runs' folders are the state."""
