@@ -68,7 +68,9 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except UserError as mistake:
-        print(f"zoo: {mistake}", file=sys.stderr)
+        from zoo.lab.texts import printable
+
+        print(f"zoo: {printable(mistake)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # while training, Lightning stops it and says how to go on
         print("zoo: stopped", file=sys.stderr)

@@ -6,8 +6,9 @@ Everything is drawn on the CPU in float64 and rounded last, so that a basis is t
 import hashlib
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,6 +37,11 @@ def cached(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
         return call
 
     return decorate
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """The context in which operations on a device keep the dtypes of their operands; nothing on the meta device."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def stream_seed(seed: int, *labels: object) -> int:

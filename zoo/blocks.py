@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.bases import dct_matrix
+from zoo.bases import dct_matrix, without_autocast
 from zoo.selection import mask_norm
 
 
@@ -149,7 +149,7 @@ def build(coef: Tensor, layout: BlockLayout, tables: BlockTables) -> Tensor:
     Several of one layout but for `rows` and `columns` may have tables of their own, stacked.
     """
     (down, across), (u, w) = layout.grid, tables.windows.shape[-3:-1]
-    with torch.autocast(coef.device.type, enabled=False):
+    with without_autocast(coef.device):
         main, extra = split(coef.to(tables.left.dtype), layout)
         rows = main.new_zeros(*coef.shape[:-1], u, down, across, w)
         rows[..., : layout.r] = main[..., :u, :, :, :].transpose(-1, -2)
@@ -162,7 +162,7 @@ def build(coef: Tensor, layout: BlockLayout, tables: BlockTables) -> Tensor:
 def unbuild(weight: Tensor, layout: BlockLayout, tables: BlockTables) -> Tensor:
     """The adjoint of `build`, and its inverse on its range; (..., m, n) to (..., K), in the tables' dtype."""
     (down, across), q = layout.grid, layout.q
-    with torch.autocast(weight.device.type, enabled=False):
+    with without_autocast(weight.device):
         blocks = weight.to(tables.left.dtype).unflatten(-2, (down, layout.p))
         half = torch.matmul(tables.left.unsqueeze(-3), blocks).transpose(-3, -2)  # (..., u, I, n)
         rows = torch.matmul(half.reshape(*half.shape[:-2], down * across, q), tables.windows.mT)

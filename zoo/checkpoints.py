@@ -115,14 +115,7 @@ def rebuild(
     checkpoint, where = load(path, resume=False), f"checkpoint '{path}'"
     if "zoo_task" not in checkpoint:
         raise UserError(f"{where} is of no task of zoo: use another one")
-    task = trust.find(checkpoint["zoo_task"], ZooModule, where)
-    hyper = checkpoint.get("hyper_parameters", {})
-    for key, fine in (("_instantiator", ("lightning.pytorch.cli.instantiate_module",)), ("_class_path", None)):
-        if key in hyper and not (hyper[key] in fine if fine else trust.find(hyper[key], ZooModule, where) is task):
-            raise UserError(f"{where} cannot be rebuilt here: its {key} is {str(hyper[key])[:60]!r}; use another one")
-    known = inspect.signature(task.__init__).parameters  # type: ignore[misc]
-    settings = {key: value for key, value in hyper.items() if key in known}
-    trust.check_arguments(task, settings, where)
+    task, settings = task_of(path, checkpoint, trust)
     if backbone is not None:
         if "backbone" not in settings:
             raise UserError(f"{where} has no backbone: drop --backbone")
@@ -140,6 +133,25 @@ def rebuild(
     if trained:
         model.load_state_dict(checkpoint["state_dict"])
     return model.eval()
+
+
+def task_of(path: Path, checkpoint: Mapping[str, Any], trust: Trust) -> tuple[type[ZooModule], dict[str, Any]]:
+    """The task that a checkpoint names, and its settings, all of which only name what is trusted.
+
+    Raises:
+        UserError: if they name anything else, or there is no such task here.
+    """
+    where, settings = f"checkpoint '{path}'", checkpoint.get("hyper_parameters", {})
+    task = trust.find(checkpoint["zoo_task"], ZooModule, where)
+    if settings.get("_instantiator") not in (None, "lightning.pytorch.cli.instantiate_module"):
+        maker = str(settings["_instantiator"])[:60]
+        raise UserError(f"{where} cannot be rebuilt here: it names {maker!r} as what makes it; use another one")
+    if "_class_path" in settings and trust.find(settings["_class_path"], ZooModule, where) is not task:
+        raise UserError(f"{where} is of {checkpoint['zoo_task']} and of {settings['_class_path']}: use another one")
+    known = inspect.signature(task.__init__).parameters  # type: ignore[misc]
+    settings = {key: value for key, value in settings.items() if key in known}
+    trust.check_arguments(task, settings, where)
+    return task, settings
 
 
 def check_sizes(path: Path, checkpoint: Mapping[str, Any], build: Callable[[], nn.Module]) -> None:
@@ -219,4 +231,5 @@ def check(path: Path, checkpoint: dict[str, Any], model: nn.Module) -> None:
         model.on_load_checkpoint(checkpoint)  # Lightning calls it too, but after the run's folder is there
 
 
-__all__ = ["check", "check_sizes", "find", "load", "rebuild", "resolve", "run_folder", "snapshot", "write_adapter"]
+__all__ = ["check", "check_sizes", "find", "load", "rebuild", "resolve", "run_folder", "snapshot", "task_of",
+           "write_adapter"]

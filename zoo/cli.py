@@ -25,6 +25,7 @@ from zoo.callbacks import Checkpoint, Progress, RunSummary, SpectralEnergy, Stab
 from zoo.config_files import ConfigFile
 from zoo.errors import UserError
 from zoo.files import check_writable, write_text
+from zoo.lab.texts import printable
 from zoo.locks import Lock
 from zoo.module import ZooData, ZooModule
 from zoo.params import params_json, params_table
@@ -173,6 +174,8 @@ class ZooCLI(LightningCLI):
         if self.given is not None:
             path = self.given.path
             self.checkpoint = checkpoints.load(path, resume=self.subcommand == "fit")
+            if "zoo_task" in self.checkpoint:
+                checkpoints.task_of(path, self.checkpoint, self.trust)
             checkpoints.check_sizes(
                 path, self.checkpoint, lambda: self._get(self.parser.instantiate_classes(self.config), "model")
             )
@@ -285,7 +288,7 @@ def run_name(argv: list[str]) -> str:
 def complain(what: object) -> None:
     """Print a line on stderr, once: what is wrong on one rank is wrong on all."""
     if _is_first():
-        print(f"zoo: {what}", file=sys.stderr)
+        print(f"zoo: {printable(what)}", file=sys.stderr)
 
 
 def quiet() -> None:

@@ -5,8 +5,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+from zoo.errors import UserError
+from zoo.files import parse_yaml, read_text
 
 PACKAGED = Path(__file__).parent / "_configs"
 """Where a wheel keeps the shipped configs; an editable install reads the repository's own folder."""
@@ -41,16 +43,16 @@ def load(path: Path) -> dict[str, Any]:
     """A config as a dict.
 
     Raises:
-        TypeError: naming the line of a syntax error, or if it is no mapping.
+        TypeError: naming the line of a syntax error, or if it is no mapping, or nested or repeated without bounds.
     """
     try:
-        raw = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise TypeError(f"config '{os.path.relpath(path)}'{line}: {getattr(error, 'problem', error)}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise TypeError(f"config '{os.path.relpath(path)}' cannot be read: {error}; give a text file") from error
+        raw = parse_yaml(read_text(path))
+    except UserError as error:
+        raise TypeError(f"config {error}") from error
+    except ValueError as error:
+        line, colon, problem = str(error).partition(": ")
+        where, why = (f", {line}", problem) if line.startswith("line ") and colon else ("", str(error))
+        raise TypeError(f"config '{os.path.relpath(path)}'{where}: {why}") from error
     if raw is None:
         return {}
     if not isinstance(raw, dict):

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zoo.bases import cached, dct_matrix, haar_matrix, shared
+from zoo.bases import cached, dct_matrix, haar_matrix, shared, without_autocast
 from zoo.selection import zigzag_order
 from zoo.transforms import (
     Sides,
@@ -104,7 +104,7 @@ class Separable(Transform):
     def forward_product(self, left: Tensor, right: Tensor) -> Tensor:
         left, right = _precise(left), _precise(right)
         sides = self._sides(left.shape[0], right.shape[1], left)
-        with torch.autocast(left.device.type, enabled=False):
+        with without_autocast(left.device):
             return (sides.left @ left) @ (right @ sides.right.mT)
 
     def inverse(self, plane: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -177,7 +177,7 @@ class Fourier(Transform):
 
     def forward_product(self, left: Tensor, right: Tensor) -> Tensor:
         left, right = _precise(left), _precise(right)
-        with torch.autocast(left.device.type, enabled=False):
+        with without_autocast(left.device):
             return self._plane(torch.fft.fft(left, dim=0, norm="ortho") @ torch.fft.fft(right, dim=1, norm="ortho"))
 
     def _plane(self, spectrum: Tensor) -> Tensor:

@@ -15,24 +15,26 @@ from zoo.convert import blame
 from zoo.errors import UserError
 from zoo.module import ZooData, ZooModule
 from zoo.parameterizations import WeightParameterization
-from zoo.trust import OURS, Trust
+from zoo.trust import Trust
 
 Rule = Callable[[re.Match[str], ArgumentParser], str | None]
 RULES: list[tuple[re.Pattern[str], Rule]] = []
 """(what jsonargparse says, what zoo says or None), tried in order. tests/test_mistakes.py has a case for each."""
-IMPORTING: set[Rule] = set()
-"""Those that import what a message names."""
+IMPORTING: dict[Rule, str] = {}
+"""Those that import what a message names, and a pattern of that."""
+SPEC = r"(?:val=|class_path=|'class_path': )'((?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*)'"
+"""A class in a message."""
 NOTHING = "nothing says what to train: give a config, as in --config dct_half.yaml"
 NOISE = ("Given value", "Subtypes:", "Errors:", "Does not validate", "Expected a <class 'NoneType'>")
 
 
-def rule(pattern: str, imports: bool = False) -> Callable[[Rule], Rule]:
-    """Add a rule for messages that match, across lines; `imports` says that it imports what they name."""
+def rule(pattern: str, imports: str | None = None) -> Callable[[Rule], Rule]:
+    """Add a rule for messages that match, across lines; `imports` is a pattern of the classes that it then imports."""
 
     def add(function: Rule) -> Rule:
         RULES.append((re.compile(pattern, re.DOTALL), function))
         if imports:
-            IMPORTING.add(function)
+            IMPORTING[function] = imports
         return function
 
     return add
@@ -47,7 +49,8 @@ def explain(message: str, parser: ArgumentParser, trust: Trust | None = None) ->
         trust: which classes may be imported to find out more; None where the words are all the user's own.
     """
     for pattern, function in RULES:
-        if trust is not None and function in IMPORTING and not _trusted(message, trust):
+        named = re.findall(IMPORTING[function], message) if function in IMPORTING else []
+        if trust is not None and not all(_trusted(path, trust) for path in named):
             continue
         if (match := pattern.search(message)) and (line := function(match, parser)):
             return " ".join(line.split())
@@ -56,15 +59,11 @@ def explain(message: str, parser: ArgumentParser, trust: Trust | None = None) ->
     return telling[-1] if telling else "the command line or a config holds a value of the wrong type; zoo fit --help"
 
 
-def _trusted(message: str, trust: Trust) -> bool:
-    """Whether every class that a message names may be imported."""
-    for path in re.findall(r"(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*", message):
-        try:
-            trust.find(path, object, "it")
-        except UserError:
-            if path.partition(".")[0] not in OURS:
-                return False
-    return True
+def _trusted(path: str, trust: Trust) -> bool:
+    try:
+        return trust.find(path, object, "it") is not None
+    except UserError:
+        return False
 
 
 def user_error(error: BaseException) -> str | None:
@@ -118,12 +117,13 @@ def _nothing(match: re.Match[str], parser: ArgumentParser) -> str:
     return NOTHING
 
 
-@rule(r"Option '([^']+)' is not accepted.*?class_path='([^']+)'", imports=True)
+@rule(r"Option '([^']+)' is not accepted.*?class_path='([^']+)'", imports=SPEC)
 def _setting(match: re.Match[str], parser: ArgumentParser) -> str:
     return _no_setting(match[1], match[2])
 
 
-@rule(r"Problem with given class_path '([^']+)':\s+(?:-\s*)?Option '([^']+)' is not accepted", imports=True)
+@rule(r"Problem with given class_path '([^']+)':\s+(?:-\s*)?Option '([^']+)' is not accepted",
+      imports=r"given class_path '([^']+)'")
 def _task_setting(match: re.Match[str], parser: ArgumentParser) -> str:
     return _no_setting(match[2], match[1])
 
@@ -160,6 +160,11 @@ def _no_class(match: re.Match[str], parser: ArgumentParser) -> str:
     return f"{match[1]!r} is no class: give one as {{class_path: DCT, init_args: {{ratio: 0.5}}}}"
 
 
+@rule(r"add_function_arguments\(\) got an unexpected keyword")
+def _function(match: re.Match[str], parser: ArgumentParser) -> str:
+    return "a function is given where a class belongs: give a class, as my_file.MyBasis"
+
+
 @rule(r"arguments are required: ([\w, ]+)\. Got value: Namespace\(class_path='([^']+)'")
 def _required(match: re.Match[str], parser: ArgumentParser) -> str:
     key = match[1].split(",")[0]
@@ -172,10 +177,10 @@ def _kind(match: re.Match[str], parser: ArgumentParser) -> str:
     return f"{match[1]!r} is no {match[2]}: give a class that inherits from it"
 
 
-@rule(r"(?:val=|class_path=|'class_path': )'[A-Za-z_]\w*\.", imports=True)
+@rule(r"(?:val=|class_path=|'class_path': )'[A-Za-z_]\w*\.", imports=SPEC)
 def _import(match: re.Match[str], parser: ArgumentParser) -> str | None:
     """Try each class that the message holds: jsonargparse does not say which it could not import, or why."""
-    for path in re.findall(r"(?:val=|class_path=|'class_path': )'((?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*)'", match.string):
+    for path in re.findall(SPEC, match.string):
         if problem := import_problem(path):
             return problem
     return None

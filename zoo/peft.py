@@ -37,6 +37,10 @@ PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 """Starts of the factors that leave the weights of the backbone as they are."""
 
 
+REPEATS = re.compile(r"\)[*+?{]|[*+}][*+{]|\\\d")
+"""What makes a search for a pattern take as long as whoever wrote it likes: groups that repeat, and references."""
+
+
 class Factors(NamedTuple):
     """dW = scale B A, with A (r, in_features) and B (out_features, r)."""
 
@@ -112,6 +116,8 @@ def _scale(config: dict[str, Any], layer: str, rank: int) -> float:
     alpha = config.get("lora_alpha", 8)
     try:
         for pattern, value in (config.get("alpha_pattern") or {}).items():
+            if len(pattern) > 200 or REPEATS.search(pattern) or len(re.findall(r"[*+{]", pattern)) > 4:
+                raise ValueError(pattern)
             if re.match(rf"(.*\.)?({pattern})$", layer):
                 alpha = value
                 break

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.bases import cached, dct_matrix
+from zoo.bases import cached, dct_matrix, without_autocast
 
 FFT_FROM = {"cpu": 160 * 160, "cuda": 1024 * 1024}
 """Fewest weights for which the FFT is used: "cpu" measured (results/transforms.csv), "cuda" a guess, unmeasured."""
@@ -42,14 +42,14 @@ class SomeSides(NamedTuple):
 
 def rotate(weight: Tensor, sides: Sides | SomeSides) -> Tensor:
     """S = L W R^T; (..., m, n) to (..., m, n). The adjoint, and for orthogonal L and R the inverse: `unrotate`."""
-    with torch.autocast(weight.device.type, enabled=False):
+    with without_autocast(weight.device):
         weight = weight if sides.left is None else sides.left @ weight
         return weight if sides.right is None else weight @ sides.right.mT
 
 
 def unrotate(plane: Tensor, sides: Sides | SomeSides) -> Tensor:
     """W = L^T S R; (..., m, n) to (..., m, n)."""
-    with torch.autocast(plane.device.type, enabled=False):
+    with without_autocast(plane.device):
         plane = plane if sides.left is None else sides.left.mT @ plane
         return plane if sides.right is None else plane @ sides.right
 

@@ -4,8 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from zoo.commands.arguments import parse
+from zoo.commands.arguments import TRUST, parse
 from zoo.errors import UserError
+from zoo.trust import Trust
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "run": {"help": "a run's folder, a checkpoint or an adapter.safetensors"},
@@ -14,17 +15,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--backbone": {"default": None, "help": "where the pretrained network is now, if it was moved"},
     "--rank": {"type": int, "default": None, "help": "with --to peft: truncate updates of a higher rank to this one; "
                "what is neither LoRA nor RandLoRA has 8 by default"},
+    **TRUST,
 }
 
 
 def main(argv: list[str]) -> int:
     """Write it, and print where and how large it is."""
-    options = parse("export", __doc__ or "", argv, OPTIONS)
-    print(export(**vars(options)))
+    options = vars(parse("export", __doc__ or "", argv, OPTIONS))
+    print(export(**options | {"trust": Trust.of(argv)}))
     return 0
 
 
-def export(run: str, to: str, output: str | None, backbone: str | None, rank: int | None) -> str:
+def export(run: str, to: str, output: str | None, backbone: str | None, rank: int | None, trust: Trust) -> str:
     """Write an export, whole or not at all; where it is, and bytes beside those of the dense update.
 
     Raises:
@@ -34,23 +36,22 @@ def export(run: str, to: str, output: str | None, backbone: str | None, rank: in
         raise UserError(f"--rank must be at least 1, and goes with --to peft; got --rank {rank} --to {to}")
     from zoo import checkpoints, peft
     from zoo.convert import zoo_layers
-    from zoo.files import new_folder, size
+    from zoo.files import new_folder, read_text, size
     from zoo.tensors import ADAPTER
 
     path = checkpoints.resolve(run)
-    run_folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    target = Path(output) if output else run_folder / f"export-{to}"
+    here = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    target = Path(output) if output else here / f"export-{to}"
     errors: dict[str, float] = {}
     with new_folder(target) as part:
-        model = checkpoints.rebuild(path, backbone)
+        model = checkpoints.rebuild(path, backbone, trust=trust)
         if to == "dense":
             model.export_dense(part)
         elif to == "peft":
             errors = peft.write(part, model.net, model.peft_fields(), rank)
         else:
-            checkpoint = checkpoints.load(path)
-            file = run_folder / "config.yaml"
-            config = file.read_text(encoding="utf-8") if file.is_file() else checkpoint.get("config", "")
+            checkpoint, folder = checkpoints.load(path, resume=False), checkpoints.run_folder(path)
+            config = read_text(folder / "config.yaml") if folder else checkpoint.get("config", "")
             checkpoints.write_adapter(part / ADAPTER, checkpoint, config)
     layers = zoo_layers(model.net).values()
     dense = sum(4 * math.prod(layer.parameterization.shape) for layer in layers)

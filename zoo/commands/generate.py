@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from zoo.commands.arguments import parse
+from zoo.commands.arguments import TRUST, parse
 from zoo.errors import UserError
+from zoo.trust import Trust
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "--ckpt_path": {"required": True, "help": "a checkpoint, or a run's folder"},
@@ -13,18 +14,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--temperature": {"type": float, "default": 0.8, "help": "0 takes the likeliest"},
     "--top_k": {"type": int, "default": None, "help": "sample among the k likeliest only"},
     "--seed": {"type": int, "default": 0, "help": "of the sampling"},
+    **TRUST,
 }
 
 
 def main(argv: list[str]) -> int:
     """Print the prompt and its continuation."""
-    options = parse("generate", __doc__ or "", argv, OPTIONS)
-    print(generate(**vars(options)))
+    options = vars(parse("generate", __doc__ or "", argv, OPTIONS))
+    print(generate(**options | {"trust": Trust.of(argv)}))
     return 0
 
 
 def generate(
-    ckpt_path: str, backbone: str | None, prompt: str, length: int, temperature: float, top_k: int | None, seed: int
+    ckpt_path: str, backbone: str | None, prompt: str, length: int, temperature: float, top_k: int | None, seed: int,
+    trust: Trust,
 ) -> str:
     """The prompt and `length` characters, or tokens, more.
 
@@ -42,7 +45,7 @@ def generate(
     from zoo.convert import zoo_layers
 
     path = checkpoints.resolve(ckpt_path)
-    model = checkpoints.rebuild(path, backbone)
+    model = checkpoints.rebuild(path, backbone, trust=trust)
     if not isinstance(model, LanguageModel):
         raise UserError(f"checkpoint '{path}' is of a {type(model).__name__}, which writes no text: use another one")
     for layer in zoo_layers(model.net).values():

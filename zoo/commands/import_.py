@@ -1,5 +1,6 @@
 """`zoo import`: a LoRA adapter of Hugging Face's peft as a run, to validate, look into or export."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def import_adapter(adapter: str, backbone: str | None, task: str | None, output:
     backbone = backbone or found.config.get("base_model_name_or_path")
     if not backbone:
         raise UserError(f"adapter {adapter!r} names no backbone: give one as --backbone")
-    target = Path(output) if output else Path("runs") / Path(adapter).resolve().name
+    target = Path(output) if output else Path("runs") / Path(os.path.abspath(adapter)).name
     with new_folder(target) as part:
         try:
             model, data = build(found, str(backbone), task)

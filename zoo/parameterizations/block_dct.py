@@ -123,7 +123,7 @@ class BlockDCT(OrthonormalSubspace):
 
     def _product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         dtype = self._precision(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with bases.without_autocast(x.device):
             rows, bias = x.reshape(-1, self.in_features).to(dtype), None if bias is None else bias.to(dtype)
             y = self._fused(rows, bias)
             if y is None:
