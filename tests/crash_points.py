@@ -2,14 +2,13 @@
 
     python tests/crash_points.py [--every K] [--kinds] [--only fit,trial,export,report] [--jobs 2]
 
-An event is a file opened for writing, a write, an fsync, or a name that is made, changed or removed, in the command's
+An event is a file made or emptied, a write, an fsync, or a name that is made, changed or removed, in the command's
 folder or in that of temporary files. A command is first run whole, which gives its result and its events, 1 to N. Then,
-for each k, it is run in a fresh copy of the folder and dies by SIGKILL before event k; where that is a write, once more
-in the middle of it, with half of the bytes written. The same command again (after a fit that left a checkpoint, the one
-that goes on) must succeed without a traceback, with an equal result and no temporary file left. If the killed command's
-result is whole already, the next one may also refuse to write over it.
-
-Commands run in forks of this process, in which everything is imported and nothing has been computed: a second each.
+for each k, it is run in a fresh copy of the folder and dies by SIGKILL before event k, or in the middle of it, half of
+the bytes written. The same command again (after a fit that left a checkpoint, the one that goes on) must succeed with
+an equal result, without a traceback, and leave no temporary file; where the killed one's result is whole already, it
+may refuse to write over it. Commands run in forks of a process that has imported everything and computed nothing, as
+threads do not survive a fork: each takes a second or less.
 """
 
 import _pyio
@@ -41,27 +40,22 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 from tiny import save_backbone, save_glue
 
 from zoo.__main__ import main as zoo
-from zoo.sweep import trials
-from zoo.sweep.read import parse
+from zoo.sweep import read, trials
 
 NAMES = {"os.rename": (1, 3), "os.remove": (0, 1), "os.mkdir": (0, 2), "os.rmdir": (0, 1), "os.link": (1, 3),
          "os.symlink": (1, 2), "os.truncate": (0, None)}
 """Audit events that change names or sizes; the places of the path, and of the folder it is relative to, in them."""
 RUN = Path("runs/run")
-FIT = (
-    "fit --config dct_half.yaml --name run --data.corpus text.txt --data.batch_size 4 --data.block_size 16 "
-    "--model.width 16 --model.layers 2 --model.heads 2 --trainer.limit_val_batches 5 --trainer.max_steps 30 "
-    "--trainer.val_check_interval 10 --checkpoint.every_n_steps 5 --stable_rank.every_n_steps 10 "
-    "--trainer.precision 32-true"
-)
-TUNE = (
-    "fit --config glue_rte_lora.yaml --name run --model.backbone bert --data.data_dir glue --data.batch_size 8 "
-    "--data.max_length 32 --trainer.precision 32-true --trainer.max_epochs 1 --model.optimizer.lr 0.05"
-)
+FIT = ("fit --config dct_half.yaml --name run --data.corpus text.txt --data.batch_size 4 --data.block_size 16 "
+       "--model.width 16 --model.layers 2 --model.heads 2 --trainer.limit_val_batches 5 --trainer.max_steps 30 "
+       "--trainer.val_check_interval 10 --checkpoint.every_n_steps 5 --stable_rank.every_n_steps 10 "
+       "--trainer.precision 32-true")
+TUNE = ("fit --config glue_rte_lora.yaml --name run --model.backbone bert --data.data_dir glue --data.batch_size 8 "
+        "--data.max_length 32 --trainer.precision 32-true --trainer.max_epochs 1 --model.optimizer.lr 0.05")
 REPORT = "report runs --out report"
-
-
-# ---- Dying -----------------------------------------------------------------------------------------------------------
+IMPORTS = {"": ["zoo.cli"], "export": ["transformers.models.bert.modeling_bert"],
+           "report": ["matplotlib.pyplot", "zoo.lab.comparison", "zoo.lab.report_figures", "zoo.lab.report_page"]}
+"""What commands import late, by what their names begin with."""
 
 
 class Tripwire:
@@ -73,15 +67,18 @@ class Tripwire:
         self.trace = os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         self.open, self.write, self.fsync = io.open, os.write, os.fsync
         builtins.open = io.open = self._open
-        os.write, os.fsync = self._write, self._fsync
+        os.write, os.fsync = self._write, lambda number: (self._event("fsync", number), self.fsync(number))[1]
         sys.addaudithook(self._audit)
 
     def _audit(self, name: str, args: tuple[Any, ...]) -> None:
-        if name == "open" and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC):
-            self._event(name, args[0])
+        if name == "open" and args[2] & (os.O_TRUNC | os.O_CREAT):
+            if args[2] & os.O_TRUNC or not os.path.lexists(args[0]):
+                self._event(name, args[0])
         elif name in NAMES:
             path, folder = NAMES[name]
-            self._event(name, args[path], args[folder] if folder else -1)
+            place = locate(args[path], args[folder] if folder else -1)
+            if name == "os.rename" or os.path.lexists(place) != (name in ("os.mkdir", "os.link", "os.symlink")):
+                self._event(name, place)  # else it will fail
 
     def _event(self, name: str, path: Any, folder: int = -1) -> bool:
         """Die here if this is the last event; whether to die in the middle of it."""
@@ -105,10 +102,6 @@ class Tripwire:
             self.write(number, memoryview(content)[: len(content) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
         return self.write(number, content)
-
-    def _fsync(self, number: int) -> None:
-        self._event("fsync", number)
-        self.fsync(number)
 
 
 def locate(path: Any, folder: int = -1) -> str:
@@ -138,15 +131,13 @@ class Case:
 def run(command: Callable[[], Any], folder: Path, last: int = 0, torn: bool = False) -> tuple[int, list[str], str]:
     """Run a command in `folder`/top/place, to its end or to an event: status (or minus signal), events, and output."""
     trace, output = folder / "trace", folder / "output"
-    process = os.fork()
-    if process == 0:
+    if (process := os.fork()) == 0:
         status = 1
         try:
             signal.alarm(180)  # a command that hangs
             atexit._clear()  # what is to be done at the end of this process is nothing of the command's
             os.chdir(folder / "top" / "place")
             os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "top" / "tmp")
-            sys.argv[1:] = []
             sys.stdout = sys.stderr = output.open("w", buffering=1)
             os.dup2(sys.stdout.fileno(), 1)
             os.dup2(sys.stdout.fileno(), 2)
@@ -233,18 +224,18 @@ def fitted(runs: Path = RUN) -> dict[str, Any]:
     import torch
     from torch.utils._pytree import tree_map_only
 
-    def read(name: str) -> dict[str, Any]:
+    def load(name: str) -> dict[str, Any]:
         content = torch.load(folder / "checkpoints" / name, weights_only=True)
         return tree_map_only(torch.Tensor, lambda x: (str(x.dtype), tuple(x.shape), x.numpy().tobytes()), content)
 
     folder = newest(runs)
-    last = read("last.ckpt")
+    last = load("last.ckpt")
     summary = json.loads((folder / "summary.json").read_text())
     values = [(value, event.step) for path in folder.glob("events.out.tfevents.*")
               for event in LegacyEventFileLoader(str(path)).Load() for value in event.summary.value]
     return {
-        "last.ckpt": last["state_dict"], "best.ckpt": read("best.ckpt")["state_dict"],
-        "moments": read(f"last.resume_{last['global_step']}.pt")["optimizer_states"],
+        "last.ckpt": last["state_dict"], "best.ckpt": load("best.ckpt")["state_dict"],
+        "moments": load(f"last.resume_{last['global_step']}.pt")["optimizer_states"],
         **{key: summary[key] for key in ("loss", "best", "best_step", "metrics", "stable_rank", "steps")},
         "names of files": {str(p.relative_to(folder)) for p in folder.rglob("*") if "tfevents" not in p.name},
         "curves": {(v.tag, step, v.simple_value) for v, step in values if v.tag.startswith(("val/", "stable_", "k90"))},
@@ -255,15 +246,14 @@ def trial() -> Any:
     """The only one of a small sweep."""
     words = FIT.replace("--", "").split()[5:]
     options = dict(zip(words[::2], words[1::2], strict=True))
-    grid = {"model.parameterization": ["DCT"]}
-    sweep = parse({"config": "dct_half.yaml", "options": options, "grid": grid, "seeds": [1]}, Path())
+    raw = {"config": "dct_half.yaml", "options": options, "grid": {"model.parameterization": ["DCT"]}, "seeds": [1]}
+    sweep = read.parse(raw, Path())
     return sweep.reported(sweep.methods[0], {})[0]
 
 
 def trial_again() -> int:
     """The trial as a sweep runs it, in a process of its own; if it had a checkpoint, it must go on from there."""
-    out = Path("sweep")
-    out.mkdir(exist_ok=True)
+    (out := Path("sweep")).mkdir(exist_ok=True)
     had = (trials.folder(out, trial()) / "checkpoints" / "last.ckpt").is_file()
     print(why := trials.run(out, trial(), ".", 1))
     started = re.findall(r"^\$ zoo fit (\S+)", trials.log(out, trial()).read_text(), re.MULTILINE)
@@ -294,14 +284,11 @@ def cases() -> list[Case]:
         for to in ("safetensors", "dense", "peft")[: 2 + (line is TUNE)]:
             export = partial(zoo, ["export", f"{RUN}/version_0", "--to", to])
             exported = partial(tree, RUN / "version_0" / f"export-{to}")
-            found.append(Case(f"export {to}, {name}", partial(fill, line), export, export, exported))
+            found.append(Case(f"export {to} {name}", partial(fill, line), export, export, exported))
     for line in (REPORT, f"{REPORT} --force"):
         report = partial(zoo, line.split())
         found.append(Case(line, partial(runs, line != REPORT), report, report, partial(tree, Path("report")), 3))
     return found
-
-
-# ---- All points ------------------------------------------------------------------------------------------------------
 
 
 def points(events: list[str], stride: int, kinds: bool) -> list[tuple[int, bool]]:
@@ -312,7 +299,7 @@ def points(events: list[str], stride: int, kinds: bool) -> list[tuple[int, bool]
     return (sorted(last.values()) if kinds else every)[::-stride][::-1]
 
 
-def attempts(case: Case, pool: ProcessPoolExecutor, stride: int, kinds: bool) -> Iterator[tuple[str, list[str]]]:
+def attempts(case: Case, pool: ProcessPoolExecutor, every: int, kinds: bool) -> Iterator[tuple[str, list[str]]]:
     """Fill the folder of a command, run it whole, and then kill it at each point."""
     with tempfile.TemporaryDirectory() as top:
         template, whole = Path(top).resolve() / "template", Path(top).resolve() / "whole"
@@ -325,18 +312,8 @@ def attempts(case: Case, pool: ProcessPoolExecutor, stride: int, kinds: bool) ->
         assert status == 0, said
         with chdir(whole / "top" / "place"):
             expected = case.result()
-        numbers, torn = zip(*points(events, stride, kinds), strict=True)
+        numbers, torn = zip(*points(events, every if kinds else every * case.stride, kinds), strict=True)
         yield from pool.map(partial(attempt, case, template, expected), numbers, torn)
-
-
-def load(names: str) -> None:
-    """Import what the commands will, once for all; nothing may compute in threads here, or no fork could again."""
-    modules = {"": ["zoo.cli"],
-               "export": ["transformers.models.bert.modeling_bert"],
-               "report": ["matplotlib.pyplot", "zoo.lab.comparison", "zoo.lab.report_figures", "zoo.lab.report_page"]}
-    for module in [module for key in modules if key in names for module in modules[key]]:
-        importlib.import_module(module)
-    sys.modules["torch"].set_num_threads(1)
 
 
 def main() -> int:
@@ -347,16 +324,17 @@ def main() -> int:
     parser.add_argument("--only", default="fit,trial,export,report", metavar="NAMES", help="what names begin with")
     parser.add_argument("--jobs", type=int, default=2, help="commands at a time")
     options = parser.parse_args()
-    # Before torch is imported: one thread, no GPU and no network.
-    os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}  # before torch comes
     chosen = [case for case in cases() if case.name.startswith(tuple(options.only.split(",")))]
-    load(" ".join(case.name for case in chosen))
+    for begin, modules in IMPORTS.items():
+        if any(case.name.startswith(begin) for case in chosen):
+            list(map(importlib.import_module, modules))
+    sys.modules["torch"].set_num_threads(1)
     tried = good = 0
     print(f"{'command':<36} points  go on  but for curves  others", flush=True)
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("fork")) as pool:
         for case in chosen:
-            stride = options.every * (1 if options.kinds else case.stride)
-            found = list(attempts(case, pool, stride, options.kinds))
+            found = list(attempts(case, pool, options.every, options.kinds))
             bad = [(event, wrong) for event, wrong in found if wrong]
             curves = sum(wrong == ["curves"] for _, wrong in bad)
             tried, good = tried + len(found), good + len(found) - len(bad)
