@@ -83,9 +83,9 @@ def write_adapter(
     """
     places: dict[Any, str] = {}  # a matrix that two layers share is stored once
     shared = {name: places.setdefault(_place(t), name) for name, t in checkpoint["state_dict"].items()}
-    settings = {key: checkpoint[key] for key in ("zoo_task", "hyper_parameters", "hparams_name", "zoo_fingerprints",
-                                                 "epoch", "global_step", "pytorch-lightning_version")
-                if key in checkpoint}
+    keys = ("zoo_task", "hyper_parameters", "hparams_name", "zoo_fingerprints", "epoch", "global_step",
+            "pytorch-lightning_version")
+    settings: dict[str, Any] = {key: checkpoint[key] for key in keys if key in checkpoint}
     settings["shared"] = {name: first for name, first in shared.items() if name != first}
     tensors = {name: checkpoint["state_dict"][name] for name in places.values()}
     kept, settings["masked"] = pack(masked or {})

@@ -205,6 +205,12 @@ class ZooCLI(LightningCLI):
             keep_buffers(trainer.strategy._ddp_kwargs)
         return trainer
 
+    def before_fit(self) -> None:
+        """Let a signal find the processes that are started for other ranks."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Stop):
+                callback.trainer = self.trainer
+
     def _check_resumable(self, path: Path, checkpoint: Mapping[str, Any]) -> None:
         """Raises UserError for a checkpoint without an optimizer's state, or of another seed."""
         if "optimizer_states" not in checkpoint:

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ def find(name: str, near: Path | None = None) -> Path:
     """
     here = [Path(name), *([near / name] if near else [])]
     for path in here:
-        if path.is_file():
-            return path.resolve()
+        with suppress(OSError, ValueError):  # a name that no file can have
+            if path.is_file():
+                return path.resolve()
     known = shipped()
     for candidate in (name, f"{name}.yaml"):
         if candidate in known:

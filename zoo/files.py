@@ -32,11 +32,13 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     """
     try:
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be read ({error.strerror}): use another one") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"'{path}' cannot be read ({reason}): use another one") from None
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise UserError(f"'{path}' is no regular file: use another one")
     with os.fdopen(number, "rb") as file:
-        if not stat.S_ISREG(os.fstat(number).st_mode):
-            raise UserError(f"'{path}' is no regular file: use another one")
         yield file
 
 
@@ -50,8 +52,11 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
     Raises:
         UserError: if it is none, larger, or not UTF-8.
     """
-    with opened(path) as file:
-        content = file.read(largest + 1)
+    try:
+        with opened(path) as file:
+            content = file.read(largest + 1)
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read ({error.strerror}): use another one") from None
     if len(content) > largest:
         raise UserError(f"'{path}' has more than {largest:,} bytes: use another one")
     try:

@@ -73,9 +73,12 @@ class Lock:
     def holder(self) -> str:
         """Who has it, as `<process> on <machine>`; `another process` where that is not known."""
         try:
-            return self.path.read_text(encoding="utf-8").strip() or "another process"
-        except (OSError, ValueError):
+            number = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
             return "another process"
+        with os.fdopen(number, "rb") as file:
+            said = file.read(200).decode(errors="replace").strip()
+        return said if said.isprintable() and said else "another process"
 
     def release(self) -> None:
         """Give it up, and remove the file."""
