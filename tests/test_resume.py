@@ -146,8 +146,8 @@ def test_a_crash_between_the_two_files_leaves_a_pair(tmp_path, monkeypatch):
 
     def checkpoint(step):
         return {"state_dict": {"w": torch.full((3,), step)}, "global_step": step, "pytorch-lightning_version": "2",
-                "optimizer_states": [{"state": {"step": step}, "param_groups": []}], "lr_schedulers": [], "callbacks": {},
-                "loops": {"fit_loop": {"step": step}}}
+                "optimizer_states": [{"state": {"step": step}, "param_groups": []}], "lr_schedulers": [],
+                "callbacks": {}, "loops": {"fit_loop": {"step": step}}}
 
     files.save_checkpoint(checkpoint(250), path)
     files.save_checkpoint(checkpoint(300), tmp_path / "other.ckpt")

@@ -59,8 +59,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if command not in COMMANDS:
         return _unknown(argv)
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())  # last, so that ./my_basis.py is found and ./tasks.py does not hide ours
+    here = os.getcwd()  # last, so that ./my_basis.py is found and ./tasks.py, or a ./yaml.py, does not hide another
+    sys.path[:] = [*(folder for folder in sys.path if folder not in ("", here)), here]
     module, function = COMMANDS[command].split(":")
     try:
         return getattr(importlib.import_module(module), function)(argv)
