@@ -229,15 +229,15 @@ def fitted(runs: Path = RUN) -> dict[str, Any]:
         return tree_map_only(torch.Tensor, lambda x: (str(x.dtype), tuple(x.shape), x.numpy().tobytes()), content)
 
     folder = newest(runs)
-    last = load("last.ckpt")
-    summary = json.loads((folder / "summary.json").read_text())
+    last, summary = load("last.ckpt"), json.loads((folder / "summary.json").read_text())
     values = [(value, event.step) for path in folder.glob("events.out.tfevents.*")
               for event in LegacyEventFileLoader(str(path)).Load() for value in event.summary.value]
     return {
         "last.ckpt": last["state_dict"], "best.ckpt": load("best.ckpt")["state_dict"],
         "moments": load(f"last.resume_{last['global_step']}.pt")["optimizer_states"],
         **{key: summary[key] for key in ("loss", "best", "best_step", "metrics", "stable_rank", "steps")},
-        "names of files": {str(p.relative_to(folder)) for p in folder.rglob("*") if "tfevents" not in p.name},
+        "names of files": {str(p.relative_to(folder)) for p in folder.rglob("*")
+                           if "tfevents" not in p.name and p.name != ".lock"},  # which holds nothing when nobody lives
         "curves": {(v.tag, step, v.simple_value) for v, step in values if v.tag.startswith(("val/", "stable_", "k90"))},
     }
 
