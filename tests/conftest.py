@@ -1,6 +1,7 @@
 """Fixtures: a place to run in, small texts, and fits in this process."""
 
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,6 +103,33 @@ def trained(place: Path) -> Callable[..., str]:
 def char(trained: Callable[..., str], small: list[str]) -> str:
     """A character model from scratch."""
     return trained("char", "dct_half.yaml", *small)
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small run of the character task in `run`, and its adapter."""
+    folder = tmp_path_factory.mktemp("material")
+    text = folder / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog, and runs away.\n" * 67)
+    options = {"data.corpus": text, "data.batch_size": 4, "data.block_size": 16, "model.width": 16, "model.heads": 2,
+               "model.layers": 2, "trainer.precision": "32-true", "trainer.max_steps": 6, "name": "made",
+               "trainer.default_root_dir": folder}
+    words, argv = [f"--{key}={value}" for key, value in options.items()], sys.argv
+    try:
+        assert main(["fit", "--config", "dct_half.yaml", *words]) == 0
+        shutil.move(folder / "made" / "version_0", folder / "run")
+        assert main(["export", str(folder / "run"), "--to", "safetensors", "--output", str(folder / "adapter")]) == 0
+    finally:
+        sys.argv = argv
+    return folder
+
+
+@pytest.fixture
+def handed(material: Path, place: Path) -> Path:
+    """The current folder, in which somebody's run lies in `run`, and its adapter as `adapter.safetensors`."""
+    shutil.copytree(material / "run", "run")
+    shutil.copy(material / "adapter" / "adapter.safetensors", "adapter.safetensors")
+    return place
 
 
 @pytest.fixture

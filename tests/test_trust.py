@@ -2,7 +2,6 @@
 
 import copy
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,28 +37,12 @@ COMMANDS = ["validate --ckpt_path {}", "test --ckpt_path {}", "predict --ckpt_pa
             "export {} --to dense --output out"]
 
 
-@pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run and its adapter, to be changed in copies."""
-    folder = tmp_path_factory.mktemp("material")
-    text = folder / "text.txt"
-    text.write_text("the quick brown fox jumps over the lazy dog, and runs away.\n" * 67)
-    options = {"data.corpus": text, "data.batch_size": 4, "data.block_size": 16, "model.width": 16, "model.heads": 2,
-               "model.layers": 2, "trainer.precision": "32-true", "trainer.max_steps": 6, "name": "run",
-               "trainer.default_root_dir": folder}
-    assert main(["fit", "--config", "dct_half.yaml", *(f"--{key}={value}" for key, value in options.items())]) == 0
-    assert main(["export", str(folder / "run" / "version_0"), "--to", "safetensors", "--output", str(folder / "a")]) == 0
-    return folder
-
-
 @pytest.fixture
-def run(material: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def run(handed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    shutil.copytree(material / "run" / "version_0", "run")
-    shutil.copy(material / "a" / ADAPTER, ADAPTER)
     Path("stranger.py").write_text("open('OWNED', 'w')\nclass Basis: pass\n")
     Path("evil.yaml").write_text(yaml.safe_dump(SHELL))
-    return place
+    return handed
 
 
 def with_parameterization(where: str, spec: Any) -> str:
@@ -154,7 +137,8 @@ def test_a_class_of_the_users_own_goes_on_when_it_is_trusted(words, place, small
 def test_trust_is_of_a_class_in_its_own_file(trust, tmp_path, monkeypatch):
     """Not of whatever a trusted module has imported; and a class still has to fit its place."""
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "my.py").write_text("from subprocess import Popen\nfrom zoo.parameterizations import DCT as Basis\nx = 1")
+    imports = "from subprocess import Popen\nfrom zoo.parameterizations import DCT as Basis\n"
+    (tmp_path / "my.py").write_text(f"{imports}x = 1\n")
     if trust.names == ("my",):
         assert trust.find("my.Basis", WeightParameterization, "it") is DCT
         for path in ("my.Popen", "my.x", "my.subprocess.Popen"):
@@ -169,8 +153,8 @@ def test_trust_is_of_a_class_in_its_own_file(trust, tmp_path, monkeypatch):
 
 def test_only_options_that_take_a_class_opt_it_in():
     """A file that is called like a module of a stranger's is none."""
-    trust = Trust.of(["generate", "--ckpt_path", "evil.safetensors", "--data.corpus=my.text", "--trainer.callbacks+=a.B",
-                      "--model.parameterization", "c.D"])
+    trust = Trust.of(["generate", "--ckpt_path", "evil.safetensors", "--data.corpus=my.text",
+                      "--trainer.callbacks+=a.B", "--model.parameterization", "c.D"])
     assert trust.names == () and set(trust.typed) == {"a.B", "c.D"}
     with pytest.raises(Untrusted):
         trust.find("evil.safetensors", object, "it")
@@ -230,7 +214,7 @@ def test_a_runs_trainer_is_left_alone_by_commands_that_look(key, run, capsys):
     with_trainer(**{key: ENTRIES[key]})
     for command in (COMMANDS[0], COMMANDS[1]):
         assert main(command.format("run").split()) == 0
-    assert main("mask run --budgets 50 --order magnitude".split()) == 0
+    assert main(["mask", "run", "--budgets", "50", "--order", "magnitude"]) == 0
     refused(capsys, ["fit", "--ckpt_path", "run"], "stranger.Basis", "--trust stranger.Basis")
     assert "stranger" not in sys.modules and not Path("OWNED").exists()
     if key not in ("accelerator", "enable_progress_bar"):
@@ -246,8 +230,9 @@ def test_a_runs_trainer_writes_nothing_outside_the_run(kind, run, tmp_path, caps
 
 
 def test_ones_own_run_goes_on_and_says_once_what_it_imports(run, capsys):
-    monitor = {"class_path": "lightning.pytorch.callbacks.LearningRateMonitor", "init_args": {"logging_interval": "step"}}
-    with_trainer(callbacks=[monitor], default_root_dir="/nowhere")
+    monitor = "lightning.pytorch.callbacks.LearningRateMonitor"
+    spec = {"class_path": monitor, "init_args": {"logging_interval": "step"}}
+    with_trainer(callbacks=[spec], default_root_dir="/nowhere")
     assert main(["fit", "--ckpt_path", "run"]) == 0
-    assert capsys.readouterr().err.count("the run imports lightning.pytorch.callbacks.LearningRateMonitor") == 1
+    assert capsys.readouterr().err.count(f"the run imports {monitor}") == 1
     assert json.loads(Path("run/summary.json").read_text())["steps"] == 8

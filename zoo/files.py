@@ -177,7 +177,7 @@ def replacing(path: Path) -> Iterator[Path]:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     number = None
     try:
-        _remove_left(target)
+        remove_left(target)
         part.touch()
         number = hold(part)
         yield part
@@ -217,8 +217,8 @@ def _sync(path: Path) -> None:
         os.close(number)
 
 
-def _remove_left(target: Path) -> None:
-    """Remove parts that nobody writes any more, and put back what a killed writer had set aside."""
+def remove_left(target: Path) -> None:
+    """Remove parts of a file or folder that nobody writes any more, and put back what a killed writer had set aside."""
     for left in target.parent.glob(f".{escape(target.name)}.*"):
         if not left.name.removeprefix(f".{target.name}.").endswith((".part", ".old")) or left.is_symlink():
             continue
@@ -305,8 +305,8 @@ def new_folder(
     """
     there = _first_parent(path)
     if path.parent.is_dir():
-        _remove_left(path.absolute())
-    _remove_left(there / path.name)
+        remove_left(path.absolute())
+    remove_left(there / path.name)
     check_new(path, option, ours, force)
     part = there / f".{path.name}.{os.getpid()}.part"
     try:
@@ -321,10 +321,11 @@ def new_folder(
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir() and any(path.iterdir()):
             numbers.append(hold(path))
+            _keep_others(path, part, ours)
             old = path.absolute().with_name(f"{part.name.removesuffix('.part')}.old")
             path.replace(old)
             part.replace(path)
-            _keep_others(old, path, ours)
+            _keep_others(old, path, ours)  # what came in between
             shutil.rmtree(old)
         else:
             part.replace(path)
@@ -339,9 +340,12 @@ def new_folder(
 
 
 def _keep_others(old: Path, new: Path, ours: Callable[[Path], bool] | None) -> None:
-    """Move what is not ours from a folder that was replaced into the one that replaced it."""
+    """Have a folder hold what is not ours in the one that it replaces, too: links, so that no kill leaves none."""
     for file in [file for file in old.rglob("*") if not file.is_dir()]:
         name = file.relative_to(old)
         if (ours is None or not ours(name)) and not os.path.lexists(new / name):
             (new / name).parent.mkdir(parents=True, exist_ok=True)
-            file.replace(new / name)
+            try:
+                os.link(file, new / name, follow_symlinks=False)
+            except OSError:  # a file system without links
+                shutil.copy2(file, new / name, follow_symlinks=False)

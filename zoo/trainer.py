@@ -1,6 +1,7 @@
 """Lightning's trainer with zoo's ways to validate, to go on and to stop."""
 
 import os
+from types import NoneType
 from typing import Any
 
 from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
@@ -9,6 +10,8 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+from torch import Tensor
+from torch.optim import Optimizer
 
 from zoo.callbacks import RunSummary
 from zoo.callbacks.progress import say
@@ -112,12 +115,27 @@ class CheckpointConnector(_CheckpointConnector):
 
     def restore_training_state(self) -> None:
         with _Damaged(self._ckpt_path):
+            found = self._loaded_checkpoint
+            for key, wanted in (("optimizer_states", self.trainer.optimizers),
+                                ("lr_schedulers", self.trainer.lr_scheduler_configs)) if found else ():
+                if self.trainer.state.fn == "fit" and len(found[key]) != len(wanted):
+                    raise ValueError(f"{len(found[key])} {key} for {len(wanted)}")
             super().restore_training_state()
             for optimizer in self.trainer.optimizers:
-                for parameter, state in optimizer.state.items():
-                    for key, value in state.items():
-                        if getattr(value, "ndim", 0) and value.shape != parameter.shape:
-                            raise ValueError(f"{key} is {tuple(value.shape)} for {tuple(parameter.shape)}")
+                _check_moments(optimizer)
+
+
+def _check_moments(optimizer: Optimizer) -> None:
+    """Raises ValueError for a state that is no number, not finite, or of another shape than its parameter."""
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                if value.ndim and value.shape != parameter.shape:
+                    raise ValueError(f"{key} is {tuple(value.shape)} for {tuple(parameter.shape)}")
+                if not value.isfinite().all():
+                    raise ValueError(f"{key} holds NaN or infinite values")
+            elif not isinstance(value, int | float | NoneType):
+                raise ValueError(f"{key} is a {type(value).__name__}")
 
 
 class _Damaged:

@@ -33,8 +33,8 @@ class RunSummary(Callback):
     def __init__(self) -> None:
         self.seconds = 0.0
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what is trained."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what is trained, describe the run to TensorBoard, and start the clock."""
         assert isinstance(pl_module, ZooModule)
         about = pl_module.describe()
         if trainer.is_global_zero:
@@ -42,10 +42,6 @@ class RunSummary(Callback):
                 f"{about['parameterization']} in {len(zoo_layers(pl_module.net))} layers: {about['coefficients']:,} "
                 f"coefficients for {about['replaced']:,} weights\ntrainable parameters: {about['trainable']:,}"
             )
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Describe the run to TensorBoard, and start the clock."""
-        assert isinstance(pl_module, ZooModule)
         if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
             layers = zoo_layers(pl_module.net)
             facts = self._hyperparameters(trainer, pl_module)

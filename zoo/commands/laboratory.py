@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.commands.arguments import TRUST
 from zoo.errors import UserError
-from zoo.files import check_new, read_json
+from zoo.files import check_new, read_json, remove_left
 
 if TYPE_CHECKING:
     from zoo.lab.updates import Source
@@ -102,6 +102,8 @@ def check_out(out: str | None, name: str, force: bool) -> Path | None:
             raise UserError("--force replaces an earlier report, and goes with --out")
         return None
     folder = Path(out)
+    if folder.parent.is_dir():
+        remove_left(folder.absolute())  # before it is asked what is in it
     interrupted = name == "mask" and folder.is_dir() and [entry.name for entry in folder.iterdir()] == [JOURNAL]
     check_new(folder, "--out", is_ours(folder, name), force or interrupted)
     return folder
