@@ -72,18 +72,25 @@ def test_unpack_inverts_pack(weight, order):
     kept = keep(transform("haar").forward(weight), (24, 20), "haar", order, 0.2)
     other = torch.randn(3)
     tensors, about = pack({"layer.coef": kept})
-    found = unpack({**tensors, "head": other}, about)
-    assert set(found) == {"layer.coef", "head"}
-    assert torch.equal(found["layer.coef"], restore(kept))
-    assert torch.equal(found["head"], other)
+    rest, masked = unpack({**tensors, "head": other}, about)
+    assert set(rest) == {"head"} and set(masked) == {"layer.coef"}
+    assert torch.equal(restore(masked["layer.coef"]), restore(kept))
+    assert torch.equal(rest["head"], other)
 
 
 def test_damage_is_an_error(weight):
     tensors, about = pack({"w": keep(transform("dct").forward(weight), (24, 20), "dct", "magnitude", 0.2)})
     with pytest.raises(ValueError, match="damaged"):
-        unpack({**tensors, "w.values": torch.zeros(30)}, about)
+        restore(unpack({**tensors, "w.values": torch.zeros(30)}, about)[1]["w"])
     with pytest.raises(KeyError):
         unpack({}, about)
+
+
+@pytest.mark.parametrize("change", [{"shape": [-24, -20]}, {"shape": [24.0, 20]}, {"transform": "x"}], ids=str)
+def test_what_no_matrix_has_is_an_error_before_one_is_built(change, weight):
+    tensors, about = pack({"w": keep(transform("dct").forward(weight), (24, 20), "dct", "magnitude", 0.2)})
+    with pytest.raises(ValueError, match="a masked matrix"):
+        unpack(tensors, {"w": about["w"] | change})
 
 
 def test_wrong_arguments(weight):
