@@ -9,6 +9,7 @@ import json
 import warnings
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from glob import escape
 from pathlib import Path
 from pickle import UnpicklingError
@@ -26,6 +27,8 @@ from zoo.tensors import read_tensors
 
 RESUME = ("optimizer_states", "lr_schedulers", "callbacks", "loops")
 """What only going on needs."""
+HANDED_OVER = ".temp.ckpt"
+"""What Lightning calls the weights that a process it has spawned gives back."""
 OF = "zoo_of"
 """In the file beside: the digest of the checkpoint that it belongs to."""
 
@@ -61,6 +64,13 @@ class CheckpointFiles(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Both as one; or what a launcher of processes has put there to hand over, which is no checkpoint."""
         return load(Path(path), self.resume, strict=False)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a file, and the folder that a launcher of processes has made for it alone."""
+        super().remove_checkpoint(path)
+        if Path(path).name == HANDED_OVER:
+            with suppress(OSError):
+                Path(path).parent.rmdir()
 
 
 def resume_file(path: Path, step: int) -> Path:

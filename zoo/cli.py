@@ -28,14 +28,12 @@ from zoo.files import check_writable, write_text
 from zoo.lab.texts import printable
 from zoo.locks import Lock
 from zoo.module import ZooData, ZooModule
+from zoo.names import check_name, run_name
 from zoo.params import params_json, params_table
 from zoo.run_config import Given, given
 from zoo.tensorboard import Logger, locked
 from zoo.trainer import environment, equip
 from zoo.trust import NOBODY, Trust
-
-LONGEST = 120
-"""Characters of a run's name."""
 
 
 class ZooTrainer(Trainer):
@@ -236,19 +234,6 @@ class ZooCLI(LightningCLI):
         return Logger(root, name, default_hp_metric=False)
 
 
-def check_name(name: str) -> None:
-    """Refuse what is no name of a folder.
-
-    Raises:
-        UserError: saying what it must be.
-    """
-    if Path(name).name != name or name in (".", ".."):
-        raise UserError(f"--name is no path, got {name!r}; --trainer.default_root_dir takes one")
-    if not name.isprintable() or len(name.encode()) > 200:
-        shown = name if len(name) <= 40 else f"{name[:37]}..."
-        raise UserError(f"--name takes printable characters, 200 bytes at most, got {shown!r} ({len(name.encode())})")
-
-
 def _check_classes(value: Any, where: str) -> None:
     """Refuse functions where classes belong: they would be called with the arguments beside them.
 
@@ -275,20 +260,6 @@ def keep_buffers(ddp: dict[str, Any]) -> None:
     old, new = "broadcast_buffers", "forward_sync_buffers"  # torch 2.13 renamed it
     if old not in ddp and new not in ddp:
         ddp[new if new in inspect.signature(DistributedDataParallel).parameters else old] = False
-
-
-def run_name(argv: list[str]) -> str:
-    """From the configs' names and what the command line changes of the parameterization: `dct_half+ratio=0.1`."""
-    pairs = []
-    for i, word in enumerate(argv):
-        if word.startswith("-"):
-            key, equals, value = word.partition("=")
-            pairs.append((key, value if equals else (argv[i + 1] if i + 1 < len(argv) else "")))
-    stems = [Path(value).stem for key, value in pairs if key in ("-c", "--config") and "{" not in value]
-    option = "--model.parameterization"
-    stems += [value.rpartition(".")[2] for key, value in pairs if key == option]
-    stems += [f"{key.rpartition('.')[2]}={value}" for key, value in pairs if key.startswith(f"{option}.")]
-    return re.sub(r"[^\w.+=-]+", "_", "+".join(stems))[:LONGEST] or "run"
 
 
 def complain(what: object) -> None:

@@ -1,0 +1,36 @@
+"""What a run is called: by the user, or after its configs and what the command line changes of them."""
+
+import re
+from pathlib import Path
+
+from zoo.errors import UserError
+
+LONGEST = 120
+"""Characters of a name that is made of configs."""
+
+
+def run_name(argv: list[str]) -> str:
+    """From the configs' names and what the command line changes of the parameterization: `dct_half+ratio=0.1`."""
+    pairs = []
+    for i, word in enumerate(argv):
+        if word.startswith("-"):
+            key, equals, value = word.partition("=")
+            pairs.append((key, value if equals else (argv[i + 1] if i + 1 < len(argv) else "")))
+    stems = [Path(value).stem for key, value in pairs if key in ("-c", "--config") and "{" not in value]
+    option = "--model.parameterization"
+    stems += [value.rpartition(".")[2] for key, value in pairs if key == option]
+    stems += [f"{key.rpartition('.')[2]}={value}" for key, value in pairs if key.startswith(f"{option}.")]
+    return re.sub(r"[^\w.+=-]+", "_", "+".join(stems))[:LONGEST] or "run"
+
+
+def check_name(name: str) -> None:
+    """Refuse what is no name of a folder.
+
+    Raises:
+        UserError: saying what it must be.
+    """
+    if Path(name).name != name or name in (".", ".."):
+        raise UserError(f"--name is no path, got {name!r}; --trainer.default_root_dir takes one")
+    if not name.isprintable() or len(name.encode()) > 200:
+        shown = name if len(name) <= 40 else f"{name[:37]}..."
+        raise UserError(f"--name takes printable characters, 200 bytes at most, got {shown!r} ({len(name.encode())})")
