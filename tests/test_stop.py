@@ -29,7 +29,7 @@ class Teller(Callback):
 
     def tell(self, trainer, place):
         if trainer.state.fn == "fit" and trainer.global_step == self.step and place == self.place:
-            self.step = None  # once: a second signal ends a process at once
+            self.step = None
             os.kill(os.getpid(), self.number)
 
     def on_train_batch_start(self, trainer, *_):

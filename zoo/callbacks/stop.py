@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,6 +15,10 @@ from zoo.callbacks.checkpoint import Checkpoint, validation_follows
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What ends a run: a shell or a scheduler sends the former, and SLURM the latter where a job asks to be told early."""
+
+
+ECHO = 3.0
+"""Seconds within which a process may be told twice of one signal: as one of its group, and by the process above."""
 
 
 class Stopped(Exception):
@@ -39,6 +44,7 @@ class Stop(Callback):
 
     def __init__(self) -> None:
         self.asked: int | None = None
+        self.since = 0.0
         self.training = False
         self.trainer: Trainer | None = None
 
@@ -56,13 +62,14 @@ class Stop(Callback):
                 signal.signal(number, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        """Before training, end at once as without a handler; a second signal, too."""
-        again, self.asked = self.asked is not None, number
+        """Before training, end at once as without a handler; a second signal, too, if it is not the first once more."""
+        first, now = self.asked is None, time.monotonic()
         launcher = getattr(getattr(self.trainer, "strategy", None), "launcher", None)
-        if launcher is not None and not again:
-            launcher.kill(number)  # the processes that this one has started
-        started = getattr(launcher, "procs", None)
-        if again or not (self.training or started):
+        if first:
+            self.asked, self.since = number, now
+            if launcher is not None:
+                launcher.kill(number)  # the processes that this one has started
+        if now - self.since > ECHO or not (self.training or getattr(launcher, "procs", None)):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
