@@ -1,5 +1,6 @@
 """A damaged file is said to be damaged, in one line, by every command that reads it; and one bit is damage."""
 
+import functools
 import json
 import os
 import random
@@ -17,10 +18,12 @@ import yaml
 from conftest import refused
 from safetensors.torch import save_file
 
+from tasks import CharLM
 from zoo import checkpoints
 from zoo.__main__ import main
 from zoo.checkpoint_files import OF, CheckpointFiles, load
 from zoo.errors import UserError
+from zoo.parameterizations import DCT
 from zoo.tensors import ADAPTER, read_tensors, write_tensors
 
 LAST = Path("run/checkpoints/last.ckpt")
@@ -153,6 +156,8 @@ REST: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a list": lambda r: [r], "no states": lambda r: r | {"optimizer_states": 3},
     "a states": lambda r: r | {"optimizer_states": [[1]]}, "two": lambda r: r | {
         "optimizer_states": r["optimizer_states"] * 2}, "none": lambda r: r | {"optimizer_states": []},
+    "progress": lambda r: r | {"loops": json.loads(json.dumps(r["loops"]).replace('"ready": ', '"ready": "x", "r": '))},
+    "a look": lambda r: r | {"callbacks": {name: {"looks": {6: {"a": []}}, "seconds": 1.0} for name in r["callbacks"]}},
     "loops": lambda r: r | {"loops": [1]}, "a loop": lambda r: r | {"loops": {"fit_loop": {"epoch_progress": 3}}},
     "no loop": lambda r: r | {"loops": {}}, "callbacks": lambda r: r | {"callbacks": [1]},
     "a callback": lambda r: r | {"callbacks": dict.fromkeys(r["callbacks"], 3)},
@@ -270,6 +275,9 @@ CONFIGS: dict[str, Any] = {
     "dots": {"model": {"class_path": "tasks.CharLM", "init_args": {"a.b": 3}}},
     "layers": {"model": {"class_path": "tasks.CharLM", "init_args": {"layers": 1_000_000}}},
     "a list for a number": {"model": {"class_path": "tasks.CharLM", "init_args": {"width": [1]}}},
+    "a huge number": {"seed_everything": 10**30}, "a number in words": {"trainer": {"devices": "99999"}},
+    "many": {"trainer": {"devices": ["0"] * 5000}}, "none": {"trainer": {"devices": -5}},
+    "an accelerator": {"trainer": {"accelerator": "tpu"}}, "no number": {"checkpoint": {"every_n_steps": None}},
     "words for a list": {"model": {"class_path": "tasks.CharLM", "init_args": {"targets": "/etc/hostname"}}},
 }
 
@@ -280,19 +288,30 @@ def test_a_damaged_config_is_one_line(kind, handed, capsys):
     whole = yaml.safe_load(path.read_text())
     change = CONFIGS[kind]
     path.write_text(yaml.safe_dump(change if isinstance(change, list) else whole | change))
+    of_fit = {"trainer", "checkpoint"} >= set(change) and isinstance(change, dict) and kind != "a trainer"
     for command in ("validate --ckpt_path run", "fit --ckpt_path run", "mask run --budgets 50"):
-        refused(capsys, command.split())
+        if not of_fit or command.startswith("fit"):
+            refused(capsys, command.split())
 
 
-def test_what_a_message_repeats_of_a_file_is_not_imported(handed, capsys):
+@pytest.mark.parametrize("text", [
+    "Option 'a' is not accepted class_path='stranger.B'", "Option 'x' is not accepted class_path='stranger.a b'",
+    "Problem with given class_path 'stranger.a b': Option 'x' is not accepted", "val='stranger.B'",
+])
+@pytest.mark.parametrize("key", ["selection", "name", "width", "precision", "corpus"])
+def test_what_a_message_repeats_of_a_file_is_not_imported(key, text, handed, capsys):
     """jsonargparse names no class that it could not import: zoo tries those in its message, but none of a file's."""
     Path("stranger.py").write_text("open('OWNED', 'w')")
     path = Path("run/config.yaml")
     config = yaml.safe_load(path.read_text())
-    text = "Option 'a' is not accepted class_path='stranger.B' val='stranger.B'"
-    config["model"]["init_args"]["parameterization"]["init_args"]["selection"] = text
+    model = config["model"]["init_args"]
+    place = {"selection": model["parameterization"]["init_args"], "name": model["optimizer"], "width": model,
+             "precision": config["trainer"], "corpus": config["data"]["init_args"]}[key]
+    place[key] = text
     path.write_text(yaml.safe_dump(config))
-    refused(capsys, ["validate", "--ckpt_path", "run"])
+    for command in ("validate", "fit"):
+        if (command, key) != ("validate", "precision"):
+            refused(capsys, [command, "--ckpt_path", "run"])
     assert not Path("OWNED").exists()
 
 
@@ -312,7 +331,35 @@ def test_a_checkpoint_on_another_disk_keeps_its_run(link, handed):
         assert checkpoints.run_folder(checkpoints.resolve(path)).name == "run"
         assert main(["validate", "--ckpt_path", path]) == 0
     assert main(["fit", "--ckpt_path", "run", "--trainer.max_steps=8"]) == 0
-    assert here.is_symlink() and load(LAST)["global_step"] == 8
+    assert here.is_symlink() == (link == "checkpoints") and load(LAST)["global_step"] == 8
+
+
+def test_a_run_leads_nowhere_else(handed, capsys):
+    """Links in a run that was handed over are replaced, and lead no logger out of it."""
+    Path("mine").write_text("mine")
+    Path("outside").mkdir()
+    Path("run/summary.json").unlink()
+    Path("run/summary.json").symlink_to(os.path.abspath("mine"))
+    Path("run/link").symlink_to(os.path.abspath("outside"))
+    assert main(["fit", "--ckpt_path", "run", "--trainer.max_steps=8"]) == 0
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    config["trainer"]["logger"] = {"class_path": "lightning.pytorch.loggers.CSVLogger",
+                                   "init_args": {"save_dir": os.path.abspath("run/link")}}
+    Path("run/config.yaml").write_text(yaml.safe_dump(config))
+    refused(capsys, ["fit", "--ckpt_path", "run", "--trainer.max_steps=10"], "leads out of the run")
+    config["trainer"]["logger"] = None
+    Path("run/config.yaml").write_text(yaml.safe_dump(config))
+    Path("run/.lock").symlink_to(os.path.abspath("mine"))
+    refused(capsys, ["fit", "--ckpt_path", "run", "--trainer.max_steps=10"], ".lock")
+    assert Path("mine").read_text() == "mine" and not list(Path("outside").iterdir())
+
+
+def test_few_numbers_stand_for_no_huge_matrices(place, capsys):
+    """A file of half a megabyte whose network would take gigabytes, and minutes for a word."""
+    net = CharLM("ab", functools.partial(DCT, coefficients=1), block_size=1, layers=1, width=3000, heads=1)
+    Path("run/checkpoints").mkdir(parents=True)
+    torch.save(checkpoints.snapshot(net), LAST)
+    refused(capsys, ["generate", "--ckpt_path", "run", "--prompt", "a", "--length", "2"], "numbers for", "weights")
 
 
 def test_a_link_to_a_checkpoint_finds_its_run(handed):

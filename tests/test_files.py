@@ -40,8 +40,10 @@ def test_a_link_to_a_regular_file_is_one(tmp_path):
 @pytest.mark.parametrize("parse, text", [
     (parse_json, "[" * 100_000), (parse_json, "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1)), (parse_json, "1" * 10_000),
     (parse_yaml, "[" * 100_000), (parse_yaml, "- " * 5_000 + "x"), (parse_yaml, BOMB), (parse_yaml, "&a [*a]"),
-    (parse_yaml, "a: [1"), (parse_yaml, "!!python/object/apply:os.system [id]"), (parse_yaml, "? [1]\n: 2"),
-], ids=["deep", "a step", "digits", "deep yaml", "deep list", "aliases", "itself", "cut", "code", "a list as key"])
+    (parse_yaml, "a: [1"), (parse_yaml, "!!bool x"), (parse_yaml, "!!int ''"), (parse_yaml, "0x" + "f" * 5_000),
+    (parse_yaml, "!!python/object/apply:os.system [id]"), (parse_yaml, "? [1]\n: 2"),
+], ids=["deep", "a step", "digits", "deep yaml", "deep list", "aliases", "itself", "cut",
+        "no bool", "no int", "a huge number", "code", "a list as key"])
 def test_what_would_take_all_memory_or_time_is_refused(parse, text):
     start = time.perf_counter()
     with pytest.raises(ValueError):
@@ -84,12 +86,15 @@ def test_a_file_is_staged_beside_itself(tmp_path, monkeypatch):
         part.write_text("")
 
 
-def test_a_link_keeps_leading_to_what_is_written(tmp_path):
-    """`checkpoints/last.ckpt` may lie on a scratch disk."""
-    (tmp_path / "scratch").mkdir()
-    (tmp_path / "link").symlink_to("scratch/file")
-    write(tmp_path / "link", "text")
-    assert (tmp_path / "link").is_symlink() and (tmp_path / "scratch" / "file").read_text() == "text"
+def test_a_link_is_replaced_and_what_it_leads_to_is_not(tmp_path):
+    """A run that was handed over may have `summary.json` lead to a file of the user's; `.lock` too."""
+    (tmp_path / "mine").write_text("mine")
+    for name in ("file", "lock"):
+        (tmp_path / name).symlink_to("mine")
+    write(tmp_path / "file", "text")
+    with pytest.raises(OSError):
+        Lock(tmp_path / "lock").acquire()
+    assert (tmp_path / "file").read_text() == "text" and (tmp_path / "mine").read_text() == "mine"
 
 
 def test_a_full_disk_is_named_by_the_file_that_was_to_be_written(tmp_path):

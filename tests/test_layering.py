@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"zoo", "zoo.errors", "zoo.locks"},
-    {"zoo.files", "zoo.names", "zoo.machine", "zoo.trust"},
+    {"zoo.files", "zoo.names", "zoo.machine"},
+    {"zoo.trust"},
     {"zoo.tensors"},
     {"zoo.bases", "zoo.selection", "zoo.budget"},
     {"zoo.transforms"},

@@ -164,6 +164,18 @@ def test_only_options_that_take_a_class_opt_it_in():
             split(["fit", *words])
 
 
+@pytest.mark.parametrize("text", ['{"mlp.fc": "my.Basis"}', "{mlp.fc: {class_path: my.Basis}}"])
+def test_a_pattern_of_layers_opts_nothing_in(text):
+    assert Trust.of(["fit", "--model.overrides", text]).typed == ("my.Basis",)
+
+
+def test_a_text_with_a_dot_is_a_text_where_anything_may_stand(tmp_path, monkeypatch):
+    class Anything:
+        def __init__(self, table="weights.bin") -> None: ...
+
+    NOBODY.check_arguments(Anything, {"table": "weights.bin"}, "it")
+
+
 def test_a_package_of_a_strangers_that_is_called_like_ours_is_not_ours(monkeypatch):
     assert NOBODY.find("tasks.CharLM", ZooModule, "it") is CharLM
     assert NOBODY.find("CharData", ZooData, "it").__name__ == "CharData"
@@ -190,6 +202,36 @@ ENTRIES: dict[str, Any] = {
     "callbacks": [STRANGER], "logger": STRANGER, "profiler": STRANGER, "plugins": [STRANGER], "strategy": STRANGER,
     "accelerator": STRANGER, "enable_progress_bar": STRANGER,
 }
+TEXTS: dict[str, Any] = {
+    "yaml for a word": {"strategy": "{class_path: stranger.Basis}"}, "json": {"profiler": json.dumps(STRANGER)},
+    "a path for a word": {"accelerator": "./evil.yaml"}, "a file called like a word": {"strategy": "ddp"},
+    "a path for a class": {"callbacks": ["./evil.yaml"]},
+    "yaml for anything": {"callbacks": [{"class_path": "lightning.pytorch.callbacks.DeviceStatsMonitor",
+                                         "init_args": {"cpu_stats": '{"cl\\x61ss_path": "stranger.Basis"}'}}]},
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_no_text_in_a_runs_trainer_is_read_as_a_class(kind, run, capsys):
+    Path("evil.yaml").write_text(yaml.safe_dump(STRANGER))
+    Path("ddp").write_text(yaml.safe_dump(STRANGER))
+    with_trainer(**TEXTS[kind])
+    refused(capsys, ["fit", "--ckpt_path", "run"])
+    assert "stranger" not in sys.modules and not Path("OWNED").exists()
+
+
+def test_a_text_that_stands_for_anything_may_name_no_class():
+    """jsonargparse reads one as YAML, escapes and all."""
+    class Anything:
+        def __init__(self, untyped, anything: Any = None, thing: object = None) -> None: ...
+
+    for key in ("untyped", "anything", "thing"):
+        NOBODY.check_arguments(Anything, {key: "plain words: of a kind"}, "it")
+        for text in ("{class_path: os.system}", '{"cl\\x61ss_path": "os.system"}', "[{a: {class_path: os.system}}]"):
+            with pytest.raises(Untrusted):
+                NOBODY.check_arguments(Anything, {key: text}, "it")
+
+
 WRITES: dict[str, Any] = {
     "a profiler": {"profiler": {"class_path": "lightning.pytorch.profilers.SimpleProfiler",
                                 "init_args": {"dirpath": "{there}", "filename": "OWNED"}}},

@@ -252,7 +252,8 @@ def _check_rest(path: Path, rest: Any) -> None:
         "optimizer_states": isinstance(states, list) and all(
             _maps(state, dict | list) and {"state", "param_groups"} <= set(state) for state in states),
         "lr_schedulers": isinstance(rest.get("lr_schedulers"), list),
-        "callbacks": _maps(rest.get("callbacks"), object), "loops": _maps(rest.get("loops"), dict),
+        "callbacks": _maps(rest.get("callbacks"), object),
+        "loops": _maps(rest.get("loops"), dict) and _is_progress(rest["loops"]),
         OF: isinstance(rest.get(OF, ""), str),
     })
 
@@ -260,6 +261,15 @@ def _check_rest(path: Path, rest: Any) -> None:
 def _refuse(path: Path, right: Mapping[str, bool]) -> None:
     if wrong := next((key for key, fine in right.items() if not fine), None):
         raise UserError(f"'{path}' is damaged: its {wrong} is none; use another copy")
+
+
+def _is_progress(value: Any) -> bool:
+    """Whether all that says how far loops have come are numbers; loaders of data have states of their own kinds."""
+    if isinstance(value, dict):
+        return all(key == "combined_loader" or _is_progress(each) for key, each in value.items())
+    if isinstance(value, list):
+        return all(map(_is_progress, value))
+    return value is None or isinstance(value, bool | float) or type(value) is int and abs(value) < 2**53
 
 
 def _counts(value: Any) -> bool:

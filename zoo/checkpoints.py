@@ -7,6 +7,7 @@ the user has said so (`zoo.trust`).
 
 import inspect
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,12 +21,15 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from zoo.checkpoint_files import load
+from zoo.convert import zoo_layers
 from zoo.errors import UserError
 from zoo.lab.masks import Kept, pack
 from zoo.module import ZooModule
 from zoo.tensors import ADAPTER, write_tensors
 from zoo.trust import NOBODY, OURS, Trust
 
+HUGE, SPARSEST = 2**24, 1000
+"""Weights of a matrix, and weights for each number of a file, that a network from scratch may not both have more of."""
 PARAMETERS = 20_000
 """How many a network may have that is built from a file, besides ten times as many as the file has tensors."""
 REMEDY = "; give the config and options it was trained with"
@@ -189,10 +193,20 @@ def check_sizes(path: Path, checkpoint: Mapping[str, Any], build: Callable[[], n
         return  # a task of the user's own need not know the meta device
     finally:
         handle.remove()
+    _check_matrices(path, checkpoint, model)
     shapes = _shapes(checkpoint)
     have = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     wanted = model.trained_state() if isinstance(model, ZooModule) else have
     _check_shapes(path, shapes, {name: have[name] for name in wanted} | {n: have[n] for n in shapes if n in have})
+
+
+def _check_matrices(path: Path, checkpoint: Mapping[str, Any], model: nn.Module) -> None:
+    """Raises UserError where a file of a few numbers stands for huge matrices, which nothing else holds it against."""
+    tensors = [*checkpoint["state_dict"].values(), *(kept.values for kept in checkpoint.get("masked", {}).values())]
+    numbers = sum(tensor.numel() for tensor in tensors)
+    alone = [math.prod(layer.parameterization.shape) for layer in zoo_layers(model).values() if layer.weight is None]
+    if alone and max(alone) > HUGE and sum(alone) > SPARSEST * numbers:
+        raise UserError(f"checkpoint '{path}' is damaged: {numbers:,} numbers for {sum(alone):,} weights")
 
 
 def _shapes(checkpoint: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

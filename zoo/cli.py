@@ -6,7 +6,8 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -69,7 +70,8 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:  # a parser inside a parser: the outer one reports
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
-        sys.stderr.write(f"zoo: {messages.explain(str(message), parser, self.trust)}\n")
+        parser.trust = self.trust
+        sys.stderr.write(f"zoo: {messages.explain(str(message), parser)}\n")
         self.exit(2)
         raise SystemExit(2)
 
@@ -146,7 +148,8 @@ class ZooCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        super().parse_arguments(parser, args)
+        with self._of_the_run():
+            super().parse_arguments(parser, args)
         config = self.config.get(str(self.config.get("subcommand")), self.config)
         for key in ("base", "trust"):
             config.pop(key, None)
@@ -169,15 +172,32 @@ class ZooCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build task, data and trainer; of a checkpoint's task, first what it would be, held against the checkpoint."""
-        if self.given is not None:
-            path = self.given.path
-            self.checkpoint = checkpoints.load(path, resume=self.subcommand == "fit")
-            if "zoo_task" in self.checkpoint:
-                checkpoints.task_of(path, self.checkpoint, self.trust)
-            checkpoints.check_sizes(
-                path, self.checkpoint, lambda: self._get(self.parser.instantiate_classes(self.config), "model")
-            )
-        super().instantiate_classes()
+        with self._of_the_run():
+            if self.given is not None:
+                path = self.given.path
+                self.checkpoint = checkpoints.load(path, resume=self.subcommand == "fit")
+                if "zoo_task" in self.checkpoint:
+                    checkpoints.task_of(path, self.checkpoint, self.trust)
+                checkpoints.check_sizes(
+                    path, self.checkpoint, lambda: self._get(self.parser.instantiate_classes(self.config), "model")
+                )
+            super().instantiate_classes()
+        if self.given is not None and self.given.imports:
+            complain(f"the run imports {', '.join(self.given.imports)}")
+
+    @contextmanager
+    def _of_the_run(self) -> Iterator[None]:
+        """Say of what goes wrong with the settings of a run that they are the run's."""
+        try:
+            yield
+        except UserError:
+            raise
+        except (TypeError, ValueError, AttributeError, ImportError, LookupError, RuntimeError, OverflowError) as error:
+            if self.given is None or messages.user_error(error):
+                raise
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            where = f"the settings of '{self.given.path}' cannot be used here"
+            raise UserError(f"{where} ({reason}): give others as options") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         step, resume = 0, self.subcommand == "fit"
@@ -222,6 +242,9 @@ class ZooCLI(LightningCLI):
         """A new version of the run, or the one that is resumed, which nobody else may be training in."""
         if self.given is not None and self.given.folder is not None:
             version = self.given.folder
+            for name in ("summary.json", "config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+                if (version / name).is_dir():
+                    raise UserError(f"'{version / name}' is a folder, where a file is written: move it away")
             logger = Logger(
                 version.parent.parent, version.parent.name, version.name, default_hp_metric=False,
                 purge_step=step + 1,  # events past the checkpoint belong to steps that are now taken again
@@ -337,8 +360,6 @@ def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> int:
         words = ["--json=true" if word == "--json" else word for word in trust.split(argv)[0]]
         ZooCLI.command = words[0]
         source = given(words, trusted)
-        if source is not None and source.imports:
-            complain(f"the run imports {', '.join(source.imports)}")
         if words[0] == "fit" and source is not None and source.folder is not None and _is_first():
             lock = locked(source.folder)  # before the checkpoint is read, which somebody else may be about to replace
         rest = source.words() if source is not None else words[1:]

@@ -38,7 +38,8 @@ def find(name: str, near: Path | None = None) -> Path:
             return known[candidate]
     close = difflib.get_close_matches(Path(name).stem, [Path(k).stem for k in known], 3, 0.5)
     hint = f"did you mean {' or '.join(c + '.yaml' for c in close)}?" if close else "zoo list names the shipped ones"
-    raise TypeError(f"no config {name!r} here or among the shipped ones; {hint}")
+    shown = name if len(name) <= 60 else f"{name[:57]}..."
+    raise TypeError(f"no config {shown!r} here or among the shipped ones; {hint}")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -50,7 +51,8 @@ def load(path: Path) -> dict[str, Any]:
     try:
         raw = parse_yaml(read_text(path))
     except UserError as error:
-        raise TypeError(f"config {error}") from error
+        reason = str(error).partition("' ")[2].removesuffix(": use another one")
+        raise TypeError(f"config '{os.path.relpath(path)}' cannot be read, it {reason}: give a text file") from error
     except ValueError as error:
         line, colon, problem = str(error).partition(": ")
         where, why = (f", {line}", problem) if line.startswith("line ") and colon else ("", str(error))

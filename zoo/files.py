@@ -16,8 +16,10 @@ from zoo.locks import hold
 
 LARGEST = 64 * 2**20
 """Bytes of a text that is read: a summary, a config, an index of tensors."""
-DEEPEST, MOST = 60, 1_000_000
-"""Nesting, and number of values, of what is read from JSON or YAML."""
+DEEPEST, MOST, BITS = 60, 1_000_000, 2048
+"""Nesting, number of values, and bits of a whole number, of what is read from JSON or YAML."""
+LONG = 5_000
+"""Characters of a text of which it is worth knowing exactly what is wrong with it."""
 
 
 # ---- Reading ---------------------------------------------------------------------------------------------------------
@@ -62,7 +64,7 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
-        raise UserError(f"'{path}' is damaged, it is no UTF-8 text: use another one") from None
+        raise UserError(f"'{path}' is no UTF-8 text: use another one") from None
 
 
 def check_bounds(value: Any) -> None:
@@ -79,6 +81,8 @@ def check_bounds(value: Any) -> None:
             raise ValueError(f"nested deeper than {DEEPEST}")
         if seen > MOST:
             raise ValueError(f"more than {MOST:,} values")
+        if isinstance(item, int) and item.bit_length() > BITS:
+            raise ValueError(f"a number of more than {BITS} bits")
         if isinstance(item, dict):
             todo += [(each, depth + 1) for each in item.values()]
         elif isinstance(item, list | tuple | set):
@@ -117,13 +121,30 @@ def parse_yaml(text: str) -> Any:
                 raise ValueError(f"nested deeper than {DEEPEST}")
         value = yaml.load(text, loader)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+        problem = _telling(text) or error  # libyaml does not say which character it is
+        mark = getattr(problem, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
-        raise ValueError(f"{where}{getattr(error, 'problem', None) or 'no YAML'}") from None
-    except (RecursionError, TypeError, OverflowError):
-        raise ValueError("no plain YAML") from None
+        raise ValueError(f"{where}{getattr(problem, 'problem', None) or 'no YAML'}") from None
+    except ValueError:
+        raise
+    except Exception:  # what its constructors make of a value that is none of its tag's
+        raise ValueError("a value that is none of its kind") from None
     check_bounds(value)
     return value
+
+
+def _telling(text: str) -> Exception | None:
+    """What the parser in Python says of a text that libyaml cannot read; for long ones it would take minutes."""
+    import yaml
+
+    if len(text) > LONG:
+        return None
+    try:
+        for _ in yaml.parse(text, yaml.SafeLoader):
+            pass
+    except yaml.YAMLError as error:
+        return error
+    return None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -167,13 +188,13 @@ def _mapping(path: Path, value: Any) -> dict[str, Any]:
 def replacing(path: Path) -> Iterator[Path]:
     """A file beside `path` to write into, which takes its name once it is whole and on the disk.
 
-    A reader, or whoever comes after a crash, finds the old file or the new one. Where `path` is a link, the file that
-    it leads to is replaced. What killed writers left of it is removed.
+    A reader, or whoever comes after a crash, finds the old file or the new one. Where `path` is a link, the link is
+    replaced: in a run that was handed over it may lead anywhere. What killed writers left of it is removed.
 
     Raises:
         OSError: naming `path`, if it cannot be written; it is then as it was.
     """
-    target = Path(os.path.realpath(path))
+    target = path.absolute()
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     number = None
     try:

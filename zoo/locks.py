@@ -49,7 +49,7 @@ class Lock:
             OSError: if the file cannot be made.
         """
         while self._number is None:
-            number = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            number = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
             try:
                 fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -59,7 +59,7 @@ class Lock:
                 self._number = number
                 break
             try:
-                if os.path.samestat(os.fstat(number), os.stat(self.path)):
+                if os.path.samestat(os.fstat(number), os.lstat(self.path)):
                     self._number = number
                     break
             except FileNotFoundError:

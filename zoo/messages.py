@@ -20,38 +20,29 @@ from zoo.trust import Trust
 Rule = Callable[[re.Match[str], ArgumentParser], str | None]
 RULES: list[tuple[re.Pattern[str], Rule]] = []
 """(what jsonargparse says, what zoo says or None), tried in order. tests/test_mistakes.py has a case for each."""
-IMPORTING: dict[Rule, str] = {}
-"""Those that import what a message names, and a pattern of that."""
 SPEC = r"(?:val=|class_path=|'class_path': )'((?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*)'"
 """A class in a message."""
 NOTHING = "nothing says what to train: give a config, as in --config dct_half.yaml"
 NOISE = ("Given value", "Subtypes:", "Errors:", "Does not validate", "Expected a <class 'NoneType'>")
 
 
-def rule(pattern: str, imports: str | None = None) -> Callable[[Rule], Rule]:
-    """Add a rule for messages that match, across lines; `imports` is a pattern of the classes that it then imports."""
+def rule(pattern: str) -> Callable[[Rule], Rule]:
+    """Add a rule for messages that match, across lines."""
 
     def add(function: Rule) -> Rule:
         RULES.append((re.compile(pattern, re.DOTALL), function))
-        if imports:
-            IMPORTING[function] = imports
         return function
 
     return add
 
 
-def explain(message: str, parser: ArgumentParser, trust: Trust | None = None) -> str:
+def explain(message: str, parser: ArgumentParser) -> str:
     """One line for a message of jsonargparse; an unknown one is cut to its last line that says anything.
 
-    Args:
-        message: what it says, in which the words of a file may stand.
-        parser: that says it.
-        trust: which classes may be imported to find out more; None where the words are all the user's own.
+    In a message stand the words of files, too. Where one was handed over, the parser's `trust` says what of them may be
+    imported to find out more (`zoo.cli.Parser`).
     """
     for pattern, function in RULES:
-        named = re.findall(IMPORTING[function], message) if function in IMPORTING else []
-        if trust is not None and not all(_trusted(path, trust) for path in named):
-            continue
         if (match := pattern.search(message)) and (line := function(match, parser)):
             return " ".join(line.split())
     lines = [line.strip(" -") for line in message.splitlines()]
@@ -59,7 +50,11 @@ def explain(message: str, parser: ArgumentParser, trust: Trust | None = None) ->
     return telling[-1] if telling else "the command line or a config holds a value of the wrong type; zoo fit --help"
 
 
-def _trusted(path: str, trust: Trust) -> bool:
+def _may_import(path: str, parser: ArgumentParser) -> bool:
+    """Whether a class that a message names may be imported: any of the user's own words, of a file's the trusted."""
+    trust: Trust | None = getattr(parser, "trust", None)
+    if trust is None:
+        return True
     try:
         return trust.find(path, object, "it") is not None
     except UserError:
@@ -117,15 +112,14 @@ def _nothing(match: re.Match[str], parser: ArgumentParser) -> str:
     return NOTHING
 
 
-@rule(r"Option '([^']+)' is not accepted.*?class_path='([^']+)'", imports=SPEC)
-def _setting(match: re.Match[str], parser: ArgumentParser) -> str:
-    return _no_setting(match[1], match[2])
+@rule(r"Option '([^']+)' is not accepted.*?class_path='([^']+)'")
+def _setting(match: re.Match[str], parser: ArgumentParser) -> str | None:
+    return _no_setting(match[1], match[2]) if _may_import(match[2], parser) else None
 
 
-@rule(r"Problem with given class_path '([^']+)':\s+(?:-\s*)?Option '([^']+)' is not accepted",
-      imports=r"given class_path '([^']+)'")
-def _task_setting(match: re.Match[str], parser: ArgumentParser) -> str:
-    return _no_setting(match[2], match[1])
+@rule(r"Problem with given class_path '([^']+)':\s+(?:-\s*)?Option '([^']+)' is not accepted")
+def _task_setting(match: re.Match[str], parser: ArgumentParser) -> str | None:
+    return _no_setting(match[2], match[1]) if _may_import(match[1], parser) else None
 
 
 def _no_setting(key: str, class_path: str) -> str:
@@ -177,11 +171,11 @@ def _kind(match: re.Match[str], parser: ArgumentParser) -> str:
     return f"{match[1]!r} is no {match[2]}: give a class that inherits from it"
 
 
-@rule(r"(?:val=|class_path=|'class_path': )'[A-Za-z_]\w*\.", imports=SPEC)
+@rule(r"(?:val=|class_path=|'class_path': )'[A-Za-z_]\w*\.")
 def _import(match: re.Match[str], parser: ArgumentParser) -> str | None:
     """Try each class that the message holds: jsonargparse does not say which it could not import, or why."""
     for path in re.findall(SPEC, match.string):
-        if problem := import_problem(path):
+        if _may_import(path, parser) and (problem := import_problem(path)):
             return problem
     return None
 

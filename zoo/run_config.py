@@ -6,8 +6,10 @@ seed and the precision. `fit` goes on with the run's trainer too: with classes o
 arguments and no path outside the run. Anything else needs `--trust` (`zoo.trust`).
 """
 
+import inspect
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -25,8 +27,8 @@ from zoo.trust import OURS, Trust
 GROUPS = {"stable_rank": StableRank, "spectral_energy": SpectralEnergy, "checkpoint": Checkpoint}
 PRECISIONS = {str(name) for kind in (_PRECISION_INPUT_INT, _PRECISION_INPUT_STR, _PRECISION_INPUT_STR_ALIAS)
               for name in get_args(kind)}
-MANY = 4096
-"""Processes that a run's config may ask for."""
+MANY = 64
+"""Processes of one machine that a run's config may ask for; more are for the command line to ask."""
 
 
 class Given(NamedTuple):
@@ -113,11 +115,16 @@ def _taken(
         taken["trainer"] = {"precision": trainer["precision"]}
     if command != "fit" or folder is None:
         return taken
-    trainer = {key: value for key, value in trainer.items() if key != "default_root_dir" and key not in typed}
+    usual = {name: p.default for name, p in inspect.signature(Trainer.__init__).parameters.items()}
+    trainer = {key: value for key, value in trainer.items() if key not in {"default_root_dir", *typed}
+               and value != usual.get(str(key), inspect.Parameter.empty)}  # what is as usual need not be parsed
     trust.check_arguments(Trainer, trainer, where, Path(os.path.abspath(folder)))
     for key in ("devices", "num_nodes"):
-        if isinstance(trainer.get(key), int) and trainer[key] > MANY:
-            raise UserError(f"{where} asks for {trainer[key]} {key}: give --trainer.{key}")
+        value = trainer.get(key)
+        number = int(str(value)) if re.fullmatch(r"\d{1,9}", str(value)) else 0
+        asked = len(value) if isinstance(value, list) else number
+        if asked > MANY or not re.fullmatch(r"auto|None|-?\d{1,9}|[\[\], 0-9'\"]+", str(value)):
+            raise UserError(f"{where} asks for {str(value)[:40]!r} as {key}: give --trainer.{key}")
     taken["trainer"] = trainer
     for key, cls in GROUPS.items():
         if isinstance(content.get(key), Mapping):
@@ -132,7 +139,7 @@ def _foreign(value: Any) -> Iterator[str]:
     """The classes of a config that are not zoo's own."""
     if isinstance(value, Mapping):
         path = value.get("class_path")
-        if isinstance(path, str) and path.partition(".")[0] not in OURS:
+        if isinstance(path, str) and "." in path and path.partition(".")[0] not in OURS:
             yield path
         for each in value.values():
             yield from _foreign(each)

@@ -207,7 +207,11 @@ def locked(folder: Path) -> Lock:
         UserError: if another one does.
     """
     lock = Lock(folder / LOCK)
-    if not lock.acquire():
+    try:
+        free = lock.acquire()
+    except OSError as error:
+        raise UserError(f"'{folder}' cannot be trained in ({LOCK}: {error.strerror}): use another one") from None
+    if not free:
         raise UserError(f"'{folder}' is trained in already, by {lock.holder()}: let that end, or start a new run")
     return lock
 

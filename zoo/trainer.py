@@ -1,6 +1,9 @@
 """Lightning's trainer with zoo's ways to validate, to go on and to stop."""
 
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import NoneType
 from typing import Any
 
@@ -110,11 +113,11 @@ class CheckpointConnector(_CheckpointConnector):
         return None
 
     def _restore_modules_and_callbacks(self, checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
-        with _Damaged(checkpoint_path):
+        with _damaged(checkpoint_path):
             super()._restore_modules_and_callbacks(checkpoint_path, weights_only)
 
     def restore_training_state(self) -> None:
-        with _Damaged(self._ckpt_path):
+        with _damaged(self._ckpt_path):
             found = self._loaded_checkpoint
             for key, wanted in (("optimizer_states", self.trainer.optimizers),
                                 ("lr_schedulers", self.trainer.lr_scheduler_configs)) if found else ():
@@ -138,20 +141,19 @@ def _check_moments(optimizer: Optimizer) -> None:
                 raise ValueError(f"{key} is a {type(value).__name__}")
 
 
-class _Damaged:
-    """Says of whatever goes wrong inside that a checkpoint is damaged."""
-
-    def __init__(self, path: Any) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        wrong = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, AssertionError)
-        if isinstance(error, wrong) and not isinstance(error, UserError):
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-            raise UserError(f"checkpoint '{self.path}' is damaged ({reason}): use another copy") from error
+@contextmanager
+def _damaged(path: Any) -> Iterator[None]:
+    """Say of whatever goes wrong inside that a checkpoint is damaged."""
+    wrong = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, AssertionError)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is about to be refused
+            yield
+    except UserError:
+        raise
+    except wrong as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise UserError(f"checkpoint '{path}' is damaged ({reason}): use another copy") from error
 
 
 class SignalConnector(_SignalConnector):

@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import shlex
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import UserError
+from zoo.files import parse_yaml
 
 OPTION = "--trust"
 HELP = "a module or class of your own that files which were handed over may name; repeatable"
@@ -33,6 +35,8 @@ DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 PLACES = re.compile(r"--(model|data|model\.(parameterization|overrides)|"
                     r"trainer\.(callbacks|logger|strategy|plugins|profiler))(\.class_path|\+)?")
 """Options that take a class."""
+WORD = re.compile(r"[\w-]+(:\d+)?")
+"""What a strategy, an accelerator or a profiler is called that needs no class."""
 NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?\.?(inf|nan)", re.IGNORECASE)
 PATHLIKE = re.compile(r"(^|_)(dir|dirpath|path|file|filename|folder|root)(_|$)|dir$|path$")
 """What an argument is called that takes a path."""
@@ -64,7 +68,7 @@ class Trust:
         for word, after in zip(rest, [*rest[1:], ""], strict=True):
             key, equals, value = word.partition("=")
             if PLACES.fullmatch(key):
-                typed += [match[0] for match in DOTTED.finditer(value if equals else after)]
+                typed += [text for text in _strings(_parsed(value if equals else after)) if DOTTED.fullmatch(text)]
         return cls(tuple(names), tuple(typed), tuple(argv))
 
     def words(self) -> list[str]:
@@ -158,16 +162,30 @@ class Trust:
                 raise UserError(f"{where} gives {cls.__name__} an argument {_shown(key)}: use another one")
             self._check_value(value, hints.get(key, Any), f"{where}: {key}", inside)
 
+    def _check_text(self, text: str, where: str, inside: Path | None) -> None:
+        """Check a text that stands where anything may: jsonargparse reads it as YAML, and makes the classes in it."""
+        value = _parsed(text)
+        if isinstance(value, Mapping | list):
+            self._check_value(value, Any, where, inside)
+
     def _check_value(self, value: Any, hint: Any, where: str, inside: Path | None) -> None:
         """Check a value for a type: wherever that takes a class, a string is the name of one."""
         kinds = list(_alternatives(hint))
         classes = tuple(kind for kind in map(_class_of, kinds) if kind is not None)
         if isinstance(value, str):
-            takes_text = any(kind in (str, Any, bytes) or typing.get_origin(kind) is typing.Literal
+            takes_text = any(kind in (str, bytes) or typing.get_origin(kind) is typing.Literal
                              or isinstance(kind, type) and issubclass(kind, Path) for kind in kinds)
-            if classes and (not takes_text or DOTTED.fullmatch(value)):
+            literals = [kind for kind in kinds if typing.get_origin(kind) is typing.Literal]
+            legal = [str(each) for kind in literals for each in typing.get_args(kind)]
+            if legal and not classes and str not in kinds and value not in legal and not NUMBER.fullmatch(value):
+                raise UserError(f"{where} is {_shown(value)}, and must be {' or '.join(legal)}: use another one")
+            if classes and os.path.lexists(value):  # jsonargparse would read it as a config
+                raise UserError(f"{where} is {_shown(value)}, and a file here is called so, too: go to another folder")
+            if classes and not (takes_text and WORD.fullmatch(value)):
                 self.check(value, classes, where, inside)
-            elif not takes_text and not NUMBER.fullmatch(value):
+            elif any(kind in (Any, object) for kind in kinds):
+                self._check_text(value, where, inside)
+            elif not classes and not takes_text and not NUMBER.fullmatch(value):
                 raise UserError(f"{where} is the text {_shown(value)}: use another one")
         elif isinstance(value, Mapping):
             fields = next((kind for kind in kinds if dataclasses.is_dataclass(kind) and isinstance(kind, type)), None)
@@ -260,6 +278,8 @@ def _parts(spec: Any, where: str) -> tuple[Any, Mapping[str, Any]]:
         part = spec.get(key) or {}
         if not isinstance(part, Mapping):
             raise UserError(f"{where} has the {key} {_shown(part)}, which are no mapping: use another one")
+        if twice := next((name for name in part if name in arguments), None):
+            raise UserError(f"{where} gives {_shown(twice)} twice, in {' and in '.join(ARGUMENTS)}: use another one")
         arguments |= part
     return spec["class_path"], arguments
 
@@ -297,6 +317,8 @@ def _class_of(kind: Any) -> type | None:
         return object
     if not isinstance(kind, type) or dataclasses.is_dataclass(kind) or origin is not None:
         return None
+    if kind in (object, Any):  # the latter is a class, too
+        return None
     plain = (str, bytes, int, float, bool, types.NoneType, dict, list, tuple, set, Path, complex)
     return None if issubclass(kind, plain) else kind
 
@@ -304,13 +326,21 @@ def _class_of(kind: Any) -> type | None:
 def _leads_outside(key: str, value: Any, inside: Path | None) -> str | None:
     """The first string in an argument that may be a path outside a folder."""
     for text in _strings(value):
-        if inside is not None and ".." not in Path(text).parts and Path(text).absolute().is_relative_to(inside):
+        if inside is not None and Path(os.path.realpath(text)).is_relative_to(os.path.realpath(inside)):
             continue
-        if PATHLIKE.search(key) or text.startswith(("/", "~", "\\")) or ".." in Path(text).parts or re.search(
-            r"://|\$", text
-        ):
+        bare = key in ("filename", "file_name") and os.path.basename(text) == text  # in a folder that is named apart
+        looks = text.startswith(("/", "~", "\\")) or ".." in Path(text).parts or re.search(r"://|\$", text)
+        if looks or PATHLIKE.search(key) and not bare:
             return text
     return None
+
+
+def _parsed(text: str) -> Any:
+    """What a text is as YAML; itself, if it is none."""
+    try:
+        return parse_yaml(text)
+    except ValueError:
+        return text
 
 
 def _strings(value: Any) -> Iterable[str]:

@@ -103,5 +103,12 @@ class Checkpoint(Callback):
         return {"best": self.best, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the best value so far."""
-        self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+        """Go on from the best value so far.
+
+        Raises:
+            ValueError: if it is no number of a step.
+        """
+        best, step = state_dict["best"], state_dict["best_step"]
+        if (best is None) != (step is None) or best is not None and not (isinstance(best, float) and type(step) is int):
+            raise ValueError(f"a best value of {best} at step {step}")
+        self.best, self.best_step = best, step

@@ -69,8 +69,16 @@ class SpectrumCallback(Callback, ABC):
         return {"looks": self.looks, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what had been seen."""
-        self.looks, self.seconds = dict(state_dict["looks"]), state_dict["seconds"]
+        """Go on from what had been seen.
+
+        Raises:
+            ValueError: if it is none of what a look sees.
+        """
+        looks = dict(state_dict["looks"])
+        for step, values in looks.items():
+            if type(step) is not int or not all(isinstance(value, int | float) for value in values.values()):
+                raise ValueError(f"no look at step {step}")
+        self.looks, self.seconds = looks, float(state_dict["seconds"])
 
 
 def spread(values: dict[str, float]) -> dict[str, float]:

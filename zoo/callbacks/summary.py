@@ -159,7 +159,7 @@ class RunSummary(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
-        self.seconds = state_dict["seconds"]
+        self.seconds = float(state_dict["seconds"])
 
 
 def metric_rows(metrics: dict[str, float], stage: str) -> dict[str, str]:

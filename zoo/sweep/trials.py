@@ -208,7 +208,7 @@ def _locked(path: Path) -> Iterator[IO[bytes]]:
 
 def _without_waiting(path: str, flags: int) -> int:
     """Opens a file; a pipe's other end is not waited for."""
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 def _fit(words: list[str], file: IO[bytes], there: str, threads: int | None) -> tuple[int, str]:
