@@ -165,6 +165,8 @@ class ZooCLI(LightningCLI):
             raise UserError(messages.NOTHING)
         for group in ("model", "data"):
             _check_classes(self._get(self.config, group), group)
+        if self.given is None and (path := self._get(self.config, "ckpt_path")) is not None:  # a config has it
+            self.given = Given(checkpoints.resolve(str(path)), None, None, [], [])
         if self.subcommand in LightningCLI.subcommands():
             self.config[self.subcommand].weights_only = True  # never execute what a checkpoint holds
         if self.subcommand in ("validate", "test"):

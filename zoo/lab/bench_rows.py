@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,7 +97,7 @@ class Results:
         if self.path is None:
             return
         data = {**self.facts(), "finished": finished, "settings": self.settings, **self.data}
-        write_text(self.path, json.dumps(data, indent=1) + "\n")
+        write_text(Path(os.path.realpath(self.path)), json.dumps(data, indent=1) + "\n")
 
 
 def _header(path: Path) -> list[str]:
