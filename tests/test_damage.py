@@ -354,8 +354,8 @@ def test_a_run_leads_nowhere_else(handed, capsys):
 
 
 def test_few_numbers_stand_for_no_huge_matrices(place, capsys):
-    """A file of half a megabyte whose network would take gigabytes, and minutes for a word."""
-    net = CharLM("ab", functools.partial(DCT, coefficients=1), block_size=1, layers=1, width=3000, heads=1)
+    """Such as half a megabyte whose network would take gigabytes, and minutes for a word."""
+    net = CharLM("ab", functools.partial(DCT, coefficients=1), block_size=1, layers=1, width=2200, heads=1)
     Path("run/checkpoints").mkdir(parents=True)
     torch.save(checkpoints.snapshot(net), LAST)
     refused(capsys, ["generate", "--ckpt_path", "run", "--prompt", "a", "--length", "2"], "numbers for", "weights")

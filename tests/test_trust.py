@@ -31,6 +31,7 @@ EVIL: dict[str, Any] = {
     "a path of a config": "evil.yaml", "zoo's, and no class": "zoo.files.size",
     "zoo's, and no parameterization": {"class_path": "tasks.CharLM"},
     "a class that zoo imports": {"class_path": "zoo.cli.LightningCLI"}, "a list": [SHELL], "a number": 3,
+    "arguments alone": {"init_args": {"ratio": 0.5}},
 }
 COMMANDS = ["validate --ckpt_path {}", "test --ckpt_path {}", "predict --ckpt_path {}", "fit --ckpt_path {}",
             "generate --ckpt_path {} --length 1", "analyze {} --null 5", "mask {} --budgets 50 --order magnitude",

@@ -193,6 +193,8 @@ class Trust:
                 self.check(value, classes or (object,), where, inside)
             elif fields is not None:
                 self.check_arguments(fields, value, where, inside)
+            elif classes and not any(kind in (dict, Any, object) or typing.get_origin(kind) is dict for kind in kinds):
+                raise UserError(f"{where} is {_shown(value)}, which names no class: use another one")
             else:
                 items = next((typing.get_args(kind)[1] for kind in kinds if len(typing.get_args(kind)) == 2), Any)
                 for key, each in value.items():
