@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from zoo.checkpoint_files import read_file
@@ -76,17 +75,7 @@ def _state(file: Path) -> dict[str, Tensor]:
     state = {str(name): t for name, t in tensors if isinstance(t, Tensor) and t.is_floating_point()}
     if not state:
         raise UserError(f"'{file}' holds no state dict: {PLAIN}")
-    for name, tensor in state.items():
-        if not _is_whole(tensor):
-            raise UserError(f"'{file}' holds less of {name} than its shape says: use another checkpoint")
     return state
-
-
-def _is_whole(tensor: Tensor) -> bool:
-    """Whether a file has every entry of a tensor: a few bytes can stand for any shape, by strides of 0 or no bytes."""
-    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-        return False
-    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def state_files(path: Path) -> list[Path]:
