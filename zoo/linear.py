@@ -81,7 +81,7 @@ class ZooLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
         if not self.training and (weight := self._kept_weight(x)) is not None:
-            return F.linear(x, weight, self._parameters["bias"])  # self.bias takes ten times as long to look up
+            return F.linear(x, weight, self._parameters.get("bias"))  # self.bias takes ten times as long to look up
         if not is_compiling() and self._kept is not None:  # Lightning goes back to training without a call of train
             self._kept = None
         # Where x needs no gradient, as that of a first layer, autograd keeps no W anyway.
