@@ -29,8 +29,8 @@ LAYERS = [
     {"zoo.trainer"},
     {"zoo.lab"},
     {"tasks"},
-    {"zoo.config_files", "zoo.messages", "zoo.params", "zoo.run_config"},
-    {"zoo.cli", "zoo.commands", "zoo.sweep"},
+    {"zoo.config_files", "zoo.console", "zoo.messages", "zoo.params", "zoo.parsing", "zoo.run_config"},
+    {"zoo.cli", "zoo.runs", "zoo.commands", "zoo.sweep"},
     {"zoo.__main__"},
 ]
 """Each may import from its own layer and those above."""

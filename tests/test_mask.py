@@ -11,13 +11,13 @@ from conftest import refused
 
 from zoo import checkpoints
 from zoo.__main__ import main
-from zoo.cli import open_run
 from zoo.commands.mask import describe
 from zoo.convert import zoo_layers
 from zoo.errors import UserError
 from zoo.frequencies import transform
 from zoo.lab.masking import Journal, MaskedFiles, MaskedNetwork
 from zoo.lab.updates import read
+from zoo.runs import open_run
 
 
 def test_a_run_is_opened_in_float32_as_it_was_trained(char):

@@ -2,20 +2,15 @@
 
 import argparse
 import inspect
-import logging
-import re
 import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities import rank_zero_only
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
@@ -24,13 +19,14 @@ import zoo.parameterizations  # noqa: F401  so that short names are known
 from zoo import checkpoints, messages, trust
 from zoo.callbacks import Checkpoint, Progress, RunSummary, SpectralEnergy, StableRank, Stop, Stopped
 from zoo.config_files import ConfigFile
+from zoo.console import complain, is_first, quiet
 from zoo.errors import UserError
 from zoo.files import check_writable, write_text
-from zoo.lab.texts import printable
 from zoo.locks import Lock
 from zoo.module import ZooData, ZooModule
 from zoo.names import check_name, run_name
 from zoo.params import params_json, params_table
+from zoo.parsing import Parser, check_classes
 from zoo.run_config import Given, given
 from zoo.tensorboard import Logger, locked
 from zoo.trainer import environment, equip
@@ -49,31 +45,6 @@ class ZooTrainer(Trainer):
             json: print JSON instead of a table.
         """
         print(params_json(model) if json else params_table(model))
-
-
-class Parser(LightningArgumentParser):
-    """Says what is wrong in one line.
-
-    Attributes:
-        trust: which classes may be imported to find out; None where all that is parsed are the user's own words.
-    """
-
-    trust: Trust | None = None
-
-    def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
-        """Parse, with null for nested settings: jsonargparse hands them down as the word None."""
-        if isinstance(args, list):
-            args = [re.sub(r"^(--[\w.]+=)None$", r"\1null", word) for word in args]
-        return super().parse_args(args, *rest, **options)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:  # a parser inside a parser: the outer one reports
-            super().error(message, ex)
-        parser = getattr(ex, "subcommand_parser", None) or self
-        parser.trust = self.trust
-        sys.stderr.write(f"zoo: {messages.explain(str(message), parser)}\n")
-        self.exit(2)
-        raise SystemExit(2)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -164,7 +135,7 @@ class ZooCLI(LightningCLI):
         if not self._get(self.config, "model") or not self._get(self.config, "data"):
             raise UserError(messages.NOTHING)
         for group in ("model", "data"):
-            _check_classes(self._get(self.config, group), group)
+            check_classes(self._get(self.config, group), group)
         if self.given is None and (path := self._get(self.config, "ckpt_path")) is not None:  # a config has it
             self.given = Given(checkpoints.resolve(str(path)), None, None, [], [])
         if self.subcommand in LightningCLI.subcommands():
@@ -259,50 +230,11 @@ class ZooCLI(LightningCLI):
         return Logger(root, name, default_hp_metric=False)
 
 
-def _check_classes(value: Any, where: str) -> None:
-    """Refuse functions where classes belong: they would be called with the arguments beside them.
-
-    Raises:
-        UserError: naming the first.
-    """
-    if isinstance(value, Namespace | Mapping):
-        pairs = vars(value) if isinstance(value, Namespace) else value
-        path = pairs.get("class_path")
-        if isinstance(path, str) and not isinstance(trust.imported(path), type):
-            raise UserError(f"{where} is given {path!r}, which is no class: give a class, as my_file.MyBasis")
-        for key, each in pairs.items():
-            _check_classes(each, key if key in ("class_path", "init_args") else f"{where}.{key}")
-    elif isinstance(value, list | tuple):
-        for each in value:
-            _check_classes(each, where)
-    elif callable(value) and not isinstance(value, type):
-        raise UserError(f"{where} is given the function {getattr(value, '__name__', value)!r}: give a class, as "
-                        "my_file.MyBasis")
-
-
 def keep_buffers(ddp: dict[str, Any]) -> None:
     """Broadcast no buffers in DDP, unless its settings say so: bases are buffers, and equal on every rank."""
     old, new = "broadcast_buffers", "forward_sync_buffers"  # torch 2.13 renamed it
     if old not in ddp and new not in ddp:
         ddp[new if new in inspect.signature(DistributedDataParallel).parameters else old] = False
-
-
-def complain(what: object) -> None:
-    """Print a line on stderr, once: what is wrong on one rank is wrong on all."""
-    if _is_first():
-        print(f"zoo: {printable(what)}", file=sys.stderr)
-
-
-def quiet() -> None:
-    """Turn off what Lightning says on every run and no user can act on."""
-    for message in (".*LeafSpec.*", ".*LightningCLI's args parameter.*", ".*smaller than the logging interval.*",
-                    ".*does not have many workers.*", ".*exists and is not empty.*"):
-        warnings.filterwarnings("ignore", message=message)
-    warnings.showwarning = lambda message, *_, **__: complain(message)
-    for name in ("utilities.rank_zero", "accelerators.cuda", "trainer.connectors.checkpoint_connector"):
-        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
-    for name in ("seed", "distributed"):
-        logging.getLogger(f"lightning.fabric.utilities.{name}").setLevel(logging.WARNING)
 
 
 def command_line(
@@ -320,38 +252,6 @@ def command_line(
     )
 
 
-def open_run(
-    path: str, backbone: str | None = None, options: Sequence[str] = (), trust: Trust = NOBODY
-) -> tuple[ZooModule, ZooData, Trainer]:
-    """A run as it was trained, its data, and a trainer that evaluates it in silence, in float32 on one device.
-
-    Args:
-        path: of the run's folder, a checkpoint in one or an adapter.safetensors.
-        backbone: where the pretrained network is now, if it was moved.
-        options: more of the command line, as in `--data.data_dir=FOLDER`.
-        trust: which classes besides zoo's own the run may name.
-
-    Raises:
-        UserError: if there is no run, it has no config, or it cannot be built here.
-    """
-    quiet()
-    source = given(["validate", "--ckpt_path", path], trust)
-    if source is None or not source.config:
-        raise UserError(f"{path!r} has no config.yaml that says what its data is: give the folder of a run")
-    args = [*source.words()[:-2], "--trainer.logger=false", "--trainer.enable_progress_bar=false",
-            "--trainer.devices=1", "--trainer.precision=32-true"]
-    try:
-        more = [*([f"--model.backbone={backbone}"] if backbone else []), *options]
-        cli = command_line([], [*args, *more], given=source, trust=trust)
-    except Exception as error:
-        if mistake := messages.user_error(error):
-            raise UserError(mistake) from error
-        raise
-    assert cli.checkpoint is not None
-    cli.model.load_state_dict(cli.checkpoint["state_dict"])
-    return cli.model, cli.datamodule, cli.trainer
-
-
 def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> int:
     """One of the LightningCLI commands, with more callbacks if wanted; returns the exit status."""
     quiet()
@@ -362,7 +262,7 @@ def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> int:
         words = ["--json=true" if word == "--json" else word for word in trust.split(argv)[0]]
         ZooCLI.command = words[0]
         source = given(words, trusted)
-        if words[0] == "fit" and source is not None and source.folder is not None and _is_first():
+        if words[0] == "fit" and source is not None and source.folder is not None and is_first():
             lock = locked(source.folder)  # before the checkpoint is read, which somebody else may be about to replace
         rest = source.words() if source is not None else words[1:]
         with stop.listening():
@@ -392,8 +292,3 @@ def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> int:
         if lock is not None:
             lock.release()
     return 0
-
-
-def _is_first() -> bool:
-    """Whether this is the process of the first rank, as far as that is known before any was started."""
-    return getattr(rank_zero_only, "rank", 0) == 0

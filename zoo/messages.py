@@ -40,7 +40,7 @@ def explain(message: str, parser: ArgumentParser) -> str:
     """One line for a message of jsonargparse; an unknown one is cut to its last line that says anything.
 
     In a message stand the words of files, too. Where one was handed over, the parser's `trust` says what of them may be
-    imported to find out more (`zoo.cli.Parser`).
+    imported to find out more (`zoo.parsing.Parser`).
     """
     for pattern, function in RULES:
         if (match := pattern.search(message)) and (line := function(match, parser)):

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 
 from zoo import messages
-from zoo.cli import ZooCLI, command_line, quiet
+from zoo.cli import ZooCLI, command_line
+from zoo.console import quiet
 from zoo.convert import ParameterizationFactory
 from zoo.errors import UserError
 from zoo.lab.coordinates import Coordinates

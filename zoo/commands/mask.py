@@ -122,7 +122,7 @@ def opened(
     path: str, backbone: str | None, data: list[str], trust: Trust = NOBODY
 ) -> tuple["ZooModule", Callable[[], float]]:
     """A run's task, and what evaluates it as it is."""
-    from zoo.cli import open_run
+    from zoo.runs import open_run
 
     model, datamodule, trainer = open_run(path, backbone, data, trust)
 

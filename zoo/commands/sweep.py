@@ -171,7 +171,8 @@ def build(plan: "Sweep", there: Sequence["Trial"], out: str) -> None:
     if not todo:
         return
     from zoo import messages
-    from zoo.cli import command_line, quiet
+    from zoo.cli import command_line
+    from zoo.console import quiet
 
     quiet()
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")

@@ -1,0 +1,59 @@
+"""The parser of the commands that train and test: its errors in one line, and what it built held against its types."""
+
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from zoo import messages, trust
+from zoo.errors import UserError
+from zoo.trust import Trust
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong in one line.
+
+    Attributes:
+        trust: which classes may be imported to find out; None where all that is parsed are the user's own words.
+    """
+
+    trust: Trust | None = None
+
+    def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+        """Parse, with null for nested settings: jsonargparse hands them down as the word None."""
+        if isinstance(args, list):
+            args = [re.sub(r"^(--[\w.]+=)None$", r"\1null", word) for word in args]
+        return super().parse_args(args, *rest, **options)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # a parser inside a parser: the outer one reports
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        parser.trust = self.trust
+        sys.stderr.write(f"zoo: {messages.explain(str(message), parser)}\n")
+        self.exit(2)
+        raise SystemExit(2)
+
+
+def check_classes(value: Any, where: str) -> None:
+    """Refuse functions where classes belong: they would be called with the arguments beside them.
+
+    Raises:
+        UserError: naming the first.
+    """
+    if isinstance(value, Namespace | Mapping):
+        pairs = vars(value) if isinstance(value, Namespace) else value
+        path = pairs.get("class_path")
+        if isinstance(path, str) and not isinstance(trust.imported(path), type):
+            raise UserError(f"{where} is given {path!r}, which is no class: give a class, as my_file.MyBasis")
+        for key, each in pairs.items():
+            check_classes(each, key if key in ("class_path", "init_args") else f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for each in value:
+            check_classes(each, where)
+    elif callable(value) and not isinstance(value, type):
+        raise UserError(f"{where} is given the function {getattr(value, '__name__', value)!r}: give a class, as "
+                        "my_file.MyBasis")
