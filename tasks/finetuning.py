@@ -10,69 +10,13 @@ from torch import nn
 
 from tasks.hub import Head, load_network, load_tokenizer
 from zoo.budget import Budget
-from zoo.convert import ParameterizationFactory, linear_layers, matches, merge, summary
+from zoo.convert import ParameterizationFactory, matches, merge
 from zoo.errors import UserError
 from zoo.module import ZooModule
 from zoo.optimizers import OptimizerConfig
-
-Preset = Literal["query_value", "attention", "mlp", "all"]
-
-BERT = {
-    "query_value": ("query", "value"),
-    "attention": ("query", "key", "value", "attention.output.dense"),
-    "mlp": ("intermediate.dense", "*[0-9].output.dense"),
-}
-LLAMA = {
-    "query_value": ("q_proj", "v_proj"),
-    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "mlp": ("gate_proj", "up_proj", "down_proj"),
-}
-PRESETS: dict[str, dict[str, tuple[str, ...]]] = {
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), BERT),
-    "distilbert": {
-        "query_value": ("q_lin", "v_lin"),
-        "attention": ("q_lin", "k_lin", "v_lin", "out_lin"),
-        "mlp": ("ffn.lin1", "ffn.lin2"),
-    },
-    "deberta-v2": {
-        "query_value": ("query_proj", "value_proj"),
-        "attention": ("query_proj", "key_proj", "value_proj", "attention.output.dense"),
-        "mlp": BERT["mlp"],
-    },
-    "gpt2": {  # query, key and value are one layer
-        "query_value": ("attn.c_attn",),
-        "attention": ("attn.c_attn", "attn.c_proj"),
-        "mlp": ("mlp.c_fc", "mlp.c_proj"),
-    },
-    "gpt_neox": {
-        "query_value": ("query_key_value",),
-        "attention": ("query_key_value", "attention.dense"),
-        "mlp": ("dense_h_to_4h", "dense_4h_to_h"),
-    },
-    "opt": {
-        "query_value": ("q_proj", "v_proj"),
-        "attention": ("q_proj", "k_proj", "v_proj", "out_proj"),
-        "mlp": ("fc1", "fc2"),
-    },
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2"), LLAMA),
-}
-"""The layers that a preset names, by the architecture's `model_type`; `all` is attention and mlp."""
+from zoo.presets import Preset, preset_targets
 
 PEFT_TASKS: dict[Head, str] = {"SequenceClassification": "SEQ_CLS", "CausalLM": "CAUSAL_LM"}
-
-
-def preset_targets(network: nn.Module, preset: Preset) -> list[str]:
-    """The globs of a preset for this architecture.
-
-    Raises:
-        UserError: if the architecture has none.
-    """
-    kind = str(network.config.model_type)  # type: ignore[union-attr]
-    if kind not in PRESETS:
-        layers = summary(linear_layers(network))
-        raise UserError(f"no preset for a {kind}: name layers as --model.targets '[\"...\"]'; there are: {layers}")
-    presets = PRESETS[kind]
-    return [*presets["attention"], *presets["mlp"]] if preset == "all" else list(presets[preset])
 
 
 @dataclass(frozen=True)
@@ -80,7 +24,7 @@ class Tuning:
     """What of a pretrained network is trained, and how the rest is held.
 
     Args:
-        preset: the layers that get an update, if `targets` does not name them.
+        preset: the layers that get an update, if `targets` does not name them (`zoo.presets`).
         scale: s of y = x (W0 + s W)^T + b; LoRA's alpha / r.
         head_lr: peak learning rate of a new head, which needs a larger one than what was trained before; by default the
             optimizer's `lr`.

@@ -10,10 +10,10 @@ from lightning.pytorch import Callback, Trainer
 from test_run import equal, fit, weights
 
 from tasks import GlueClassifier, GlueData
-from tasks.finetuning import PRESETS, Tuning, preset_targets
+from tasks.finetuning import Tuning
 from zoo.__main__ import main
 from zoo.checkpoints import rebuild
-from zoo.convert import linear_layers, matches, zoo_layers
+from zoo.convert import zoo_layers
 from zoo.parameterizations import DCT, Dense, LoRA, RandLoRA, RandomOrthonormal, Zigzag
 
 transformers = pytest.importorskip("transformers")
@@ -178,36 +178,6 @@ def test_dense_and_full_is_plain_fine_tuning(kind, backbones):
 
 def _weight(layer: torch.nn.Module) -> torch.Tensor:
     return layer.weight if isinstance(layer, torch.nn.Linear) else layer.weight.mT
-
-
-SIZE = {
-    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 30,
-    "num_key_value_heads": 2, "head_dim": 8, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24, "n_embd": 16,
-    "n_layer": 2, "n_head": 2, "embedding_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 24,
-    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}
-
-
-@pytest.mark.parametrize("kind", PRESETS)
-def test_presets_name_the_layers_of_their_architecture(kind):
-    config = transformers.AutoConfig.for_model(kind)
-    for key, value in SIZE.items():
-        if hasattr(config, key):
-            setattr(config, key, value)
-    with torch.device("meta"):
-        network = transformers.AutoModel.from_config(config)
-    names = [name for name in linear_layers(network) if any(part.isdigit() for part in name.split("."))]
-    found = {preset: {n for n in names if any(matches(n, t) for t in preset_targets(network, preset))}
-             for preset in ("query_value", "attention", "mlp", "all")}
-    assert 0 < len(found["query_value"]) <= len(found["attention"]) < len(found["all"])
-    assert len(found["query_value"]) in (2, 4) and len(found["mlp"]) >= 4
-    assert not found["attention"] & found["mlp"]
-    assert found["all"] == found["attention"] | found["mlp"] == set(names)
-    for preset in found:  # and nothing but these
-        every = {n for n in linear_layers(network) if any(matches(n, t) for t in preset_targets(network, preset))}
-        assert every == found[preset]
-        for target in preset_targets(network, preset):
-            assert any(matches(n, target) for n in names), target
 
 
 def params(capsys: pytest.CaptureFixture[str], *words: str, config: str = "glue_rte_lora.yaml") -> dict:

@@ -22,7 +22,7 @@ LAYERS = [
     {"zoo.watch"},
     {"zoo.linear"},
     {"zoo.convert"},
-    {"zoo.together"},
+    {"zoo.together", "zoo.presets"},
     {"zoo.loader", "zoo.peft", "zoo.optimizers", "zoo.muon", "zoo.lab.places", "zoo.lab.masks", "zoo.lab.names"},
     {"zoo.testing", "zoo.module", "zoo.tensorboard", "zoo.checkpoint_files", "zoo.checkpoints"},
     {"zoo.callbacks"},
