@@ -13,9 +13,10 @@ import torch
 
 from zoo.checkpoint_files import read_file, write_file
 from zoo.errors import UserError
-from zoo.files import DEEPEST, new_folder, opened, parse_json, parse_yaml, read_json, read_text, read_yaml, replacing
+from zoo.files import new_folder, opened, read_json, read_text, read_yaml, replacing
 from zoo.files import write_text as write
 from zoo.locks import Lock, hold
+from zoo.plain import DEEPEST, parse_json, parse_yaml
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)

@@ -1,7 +1,6 @@
 """Files that may come from anyone, read within bounds; files and folders that are written whole or not at all."""
 
 import errno
-import json
 import os
 import shutil
 import stat
@@ -13,13 +12,10 @@ from typing import Any, BinaryIO
 
 from zoo.errors import UserError
 from zoo.locks import hold
+from zoo.plain import parse_json, parse_yaml
 
 LARGEST = 64 * 2**20
 """Bytes of a text that is read: a summary, a config, an index of tensors."""
-DEEPEST, MOST, BITS = 60, 1_000_000, 2048
-"""Nesting, number of values, and bits of a whole number, of what is read from JSON or YAML."""
-LONG = 5_000
-"""Characters of a text of which it is worth knowing exactly what is wrong with it."""
 
 
 # ---- Reading ---------------------------------------------------------------------------------------------------------
@@ -61,90 +57,30 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
         raise UserError(f"'{path}' cannot be read ({error.strerror}): use another one") from None
     if len(content) > largest:
         raise UserError(f"'{path}' has more than {largest:,} bytes: use another one")
+    return _decoded(content, str(path))
+
+
+def _decoded(content: bytes, name: str) -> str:
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")  # some editors begin a text with a mark that is no part of it
     except UnicodeDecodeError:
-        raise UserError(f"'{path}' is no UTF-8 text: use another one") from None
+        raise UserError(f"'{name}' is no UTF-8 text: use another one") from None
 
 
-def check_bounds(value: Any) -> None:
-    """Refuse plain data that is nested too deeply or has too many values, each counted as often as it is referred to.
-
-    Raises:
-        ValueError: naming the bound.
-    """
-    todo, seen = [(value, 1)], 0
-    while todo:
-        item, depth = todo.pop()
-        seen += 1
-        if depth > DEEPEST:
-            raise ValueError(f"nested deeper than {DEEPEST}")
-        if seen > MOST:
-            raise ValueError(f"more than {MOST:,} values")
-        if isinstance(item, int) and item.bit_length() > BITS:
-            raise ValueError(f"a number of more than {BITS} bits")
-        if isinstance(item, dict):
-            todo += [(each, depth + 1) for each in item.values()]
-        elif isinstance(item, list | tuple | set):
-            todo += [(each, depth + 1) for each in item]
-
-
-def parse_json(text: str) -> Any:
-    """Plain data from JSON, within bounds.
+def read_typed(name: str, largest: int = LARGEST) -> str:
+    """The text of a file that the command line names: of a pipe or, for `-`, of standard input, too.
 
     Raises:
-        ValueError: if it is damaged, or beyond them.
+        UserError: as `read_text`.
     """
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        raise ValueError(f"nested deeper than {DEEPEST}") from None
-    check_bounds(value)
-    return value
-
-
-def parse_yaml(text: str) -> Any:
-    """Plain data from YAML, within bounds; nesting is counted before anything is built, aliases as what they stand for.
-
-    Raises:
-        ValueError: if it is damaged, or beyond them.
-    """
-    import yaml
-
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    depth = 0
-    try:
-        for event in yaml.parse(text, loader):
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEEPEST:
-                raise ValueError(f"nested deeper than {DEEPEST}")
-        value = yaml.load(text, loader)
-    except yaml.YAMLError as error:
-        problem = _telling(text) or error  # libyaml does not say which character it is
-        mark = getattr(problem, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise ValueError(f"{where}{getattr(problem, 'problem', None) or 'no YAML'}") from None
-    except ValueError:
-        raise
-    except Exception:  # what its constructors make of a value that is none of its tag's
-        raise ValueError("a value that is none of its kind") from None
-    check_bounds(value)
-    return value
-
-
-def _telling(text: str) -> Exception | None:
-    """What the parser in Python says of a text that libyaml cannot read; for long ones it would take minutes."""
-    import yaml
-
-    if len(text) > LONG:
-        return None
-    try:
-        for _ in yaml.parse(text, yaml.SafeLoader):
-            pass
-    except yaml.YAMLError as error:
-        return error
-    return None
+    if name != "-" and not stat.S_ISFIFO(os.stat(name).st_mode):
+        return read_text(Path(name), largest)
+    shown = "standard input" if name == "-" else name
+    with open(0 if name == "-" else name, "rb", closefd=name != "-") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise UserError(f"'{shown}' has more than {largest:,} bytes: use another one")
+    return _decoded(content, shown)
 
 
 def read_json(path: Path) -> dict[str, Any]:

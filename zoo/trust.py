@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import UserError
-from zoo.files import parse_yaml
+from zoo.plain import parse_yaml
 
 OPTION = "--trust"
 HELP = "a module or class of your own that files which were handed over may name; repeatable"

@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 from zoo import checkpoints
 from zoo.convert import factory_class
 from zoo.errors import UserError
-from zoo.files import check_bounds, read_json
+from zoo.files import read_json
 from zoo.lab.names import nickname
 from zoo.lab.summaries import is_number
 from zoo.lab.texts import clean, printable
 from zoo.module import ZooModule
+from zoo.plain import check_bounds
 
 DATA = ("corpus", "corpus_sha256", "max_length", "block_size", "batch_size", "precision", "steps")
 """What of a summary tells runs apart, besides the number of examples and the settings that a checkpoint holds."""

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zoo.errors import UserError
-from zoo.files import opened, parse_json
+from zoo.files import opened
+from zoo.plain import parse_json
 
 
 class Journal:

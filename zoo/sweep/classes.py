@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from zoo.files import parse_yaml
+from zoo.plain import parse_yaml
 from zoo.trust import DOTTED, LIBRARIES, OURS, PLACES
 
 OVERRIDES = "model.overrides"

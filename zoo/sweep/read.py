@@ -12,7 +12,7 @@ from typing import Any
 
 from zoo.config_files import find, load, shipped
 from zoo.errors import UserError
-from zoo.files import DEEPEST
+from zoo.plain import DEEPEST
 from zoo.sweep.names import Point, config_names, label, short_names, shown, stem
 from zoo.sweep.plan import Method, Sweep, count, digest
 

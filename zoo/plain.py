@@ -1,0 +1,132 @@
+"""Plain data from JSON and YAML that anyone may have written: within bounds, and each key once."""
+
+import json
+from typing import Any
+
+DEEPEST, MOST, BITS = 60, 1_000_000, 2048
+"""Nesting, number of values, and bits of a whole number, of what is read from JSON or YAML."""
+LONG = 5_000
+"""Characters of a text of which it is worth knowing exactly what is wrong with it."""
+
+
+def check_bounds(value: Any) -> None:
+    """Refuse plain data that is nested too deeply or has too many values, each counted as often as it is referred to.
+
+    Raises:
+        ValueError: naming the bound.
+    """
+    todo, seen = [(value, 1)], 0
+    while todo:
+        item, depth = todo.pop()
+        seen += 1
+        if depth > DEEPEST:
+            raise ValueError(f"nested deeper than {DEEPEST}")
+        if seen > MOST:
+            raise ValueError(f"more than {MOST:,} values")
+        if isinstance(item, int) and item.bit_length() > BITS:
+            raise ValueError(f"a number of more than {BITS} bits")
+        if isinstance(item, dict):
+            todo += [(each, depth + 1) for each in item.values()]
+        elif isinstance(item, list | tuple | set):
+            todo += [(each, depth + 1) for each in item]
+
+
+def parse_json(text: str) -> Any:
+    """Plain data from JSON, within bounds.
+
+    Raises:
+        ValueError: if it is damaged, beyond them, or gives a key twice, of which Python would take the last.
+    """
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        mapping = dict(pairs)
+        if len(mapping) < len(pairs):
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            lines = [number for number, line in enumerate(text.splitlines(), 1) if json.dumps(twice) in line]
+            raise ValueError(_twice(twice, lines[-1] if lines else 1))
+        return mapping
+
+    try:
+        value = json.loads(text, object_pairs_hook=once)
+    except RecursionError:
+        raise ValueError(f"nested deeper than {DEEPEST}") from None
+    check_bounds(value)
+    return value
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain data from YAML, within bounds; nesting is counted before anything is built, aliases as what they stand for.
+
+    Raises:
+        ValueError: if it is damaged, beyond them, or gives a key twice, of which YAML would take the last.
+    """
+    import yaml
+
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    depth = 0
+    try:
+        for event in yaml.parse(text, loader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ValueError(f"nested deeper than {DEEPEST}")
+        loading = loader(text)
+        try:
+            root = loading.get_single_node()
+            _check_keys(root, loading)
+            value = None if root is None else loading.construct_document(root)
+        finally:
+            loading.dispose()
+    except yaml.YAMLError as error:
+        problem = _telling(text) or error  # libyaml does not say which character it is
+        mark = getattr(problem, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise ValueError(f"{where}{getattr(problem, 'problem', None) or 'no YAML'}") from None
+    except ValueError:
+        raise
+    except Exception:  # what its constructors make of a value that is none of its tag's
+        raise ValueError("a value that is none of its kind") from None
+    check_bounds(value)
+    return value
+
+
+def _check_keys(root: Any, loading: Any) -> None:
+    """Raises ValueError for a mapping of a YAML document that gives a key twice, with its line."""
+    import yaml
+
+    todo, seen = [root], set()
+    while todo:
+        node = todo.pop()
+        if not isinstance(node, yaml.CollectionNode) or id(node) in seen:  # what an alias stands for is seen once
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            todo += node.value
+            continue
+        keys = set()
+        for key, value in node.value:
+            todo += [key, value]
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                name = key.value if key.tag == "tag:yaml.org,2002:str" else loading.construct_object(key)
+                if name in keys:
+                    raise ValueError(_twice(name, key.start_mark.line + 1))
+                keys.add(name)
+
+
+def _twice(key: object, line: int) -> str:
+    shown = f"{str(key)[:57]}..." if len(str(key)) > 60 else str(key)
+    return f"line {line}: {shown!r} is given a second time: take one of the two out"
+
+
+def _telling(text: str) -> Exception | None:
+    """What the parser in Python says of a text that libyaml cannot read; for long ones it would take minutes."""
+    import yaml
+
+    if len(text) > LONG:
+        return None
+    try:
+        for _ in yaml.parse(text, yaml.SafeLoader):
+            pass
+    except yaml.YAMLError as error:
+        return error
+    return None
