@@ -145,9 +145,9 @@ def test_an_update_starts_at_nothing_and_trains_its_coefficients_alone():
     assert "LoRA rank must lie in [1, 8]" in reason
     assert (dense.trainable, layer.trainable) == (108, 48)
     linear = layer.layer
-    assert not linear.weight.requires_grad and not linear.bias.requires_grad and not linear.update().any()
+    assert not linear.base.requires_grad and not linear.bias.requires_grad and not linear.update().any()
     (scratch,) = contenders([Spec(DCT, {"ratio": 0.5})], (12, 8), False, [], CPU)
-    assert scratch.trainable == 48 + 12 and scratch.layer.weight is None
+    assert scratch.trainable == 48 + 12 and scratch.layer.base is None
 
 
 def test_peft_has_as_many_parameters():

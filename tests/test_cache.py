@@ -90,9 +90,9 @@ def inference(net):
 
 def double(net):
     net.parameterization.double()
-    net.weight = nn.Parameter(net.weight.double(), requires_grad=False)
+    net.weight = nn.Parameter(net.base.double(), requires_grad=False)
     net.parameterization.float()
-    net.weight = nn.Parameter(net.weight.float() + 1, requires_grad=False)
+    net.weight = nn.Parameter(net.base.float() + 1, requires_grad=False)
 
 
 CHANGES = {
@@ -110,7 +110,7 @@ CHANGES = {
     "another parameterization": lambda net: setattr(net, "parameterization", DCT(16, 24, ratio=0.1)),
     "other positions": lambda net: net.parameterization.for_layer("other"),
     "another seed": lambda net: (setattr(net.parameterization, "seed", 5), net.parameterization.reset_buffers()),
-    "W0": lambda net: net.weight.mul_(2),
+    "W0": lambda net: net.base.mul_(2),
     "another W0": lambda net: setattr(net, "weight", nn.Parameter(torch.randn(16, 24), requires_grad=False)),
     "s": lambda net: setattr(net, "scale", 2.0),
     "dtypes": double,
@@ -126,7 +126,7 @@ def test_every_change_is_seen(change):
         before = net(x)
         CHANGES[change](net)
         after = net(x)
-        expected = x @ (net.weight + net.scale * net.parameterization.weight()).mT + net.bias
+        expected = x @ (net.base + net.scale * net.parameterization.weight()).mT + net.bias
     agree(after, expected, 1e-5)
     assert (after - before).abs().max() > 1e-3
 

@@ -93,8 +93,8 @@ def test_an_update_starts_at_the_base_and_trains_without_it(parameterization):
     optimizer.step()
     assert (net(ids) - before).abs().max() > 1e-4
     for name, layer in zoo_layers(net).items():
-        assert torch.equal(layer.weight, frozen[f"{name}.weight"])
-        agree(layer.effective_weight(), layer.weight + layer.update(), 1e-6)
+        assert torch.equal(layer.base, frozen[f"{name}.weight"])
+        agree(layer.effective_weight(), layer.base + layer.update(), 1e-6)
 
 
 def test_a_dense_checkpoint_loads_into_the_base_by_name():
@@ -176,7 +176,7 @@ def test_project_starts_at_the_nearest_weight():
     net = model()
     old = {name: layer.weight.clone() for name, layer in net.named_modules() if isinstance(layer, nn.Linear)}
     for name, layer in zoo_layers(convert(copy.deepcopy(net), Dense, ["blocks.*"], start="project")).items():
-        assert torch.equal(layer.effective_weight(), old[name]) and layer.weight is None
+        assert torch.equal(layer.effective_weight(), old[name]) and layer.base is None
     for name, layer in zoo_layers(convert(copy.deepcopy(net), HALF, ["blocks.*"], start="project")).items():
         w = layer.effective_weight()
         assert ((w - old[name]) * w).sum().abs() < 1e-5 * w.norm() ** 2  # the rest is orthogonal to it
@@ -187,7 +187,7 @@ def test_a_frozen_bias_stays_frozen():
     net = model()
     net.blocks.requires_grad_(False)
     for layer in zoo_layers(convert(net, HALF, ["blocks.*"], start="update")).values():
-        assert not layer.bias.requires_grad and not layer.weight.requires_grad
+        assert not layer.bias.requires_grad and not layer.base.requires_grad
         assert layer.parameterization.coef.requires_grad
 
 

@@ -211,8 +211,8 @@ def test_a_backbone_in_bfloat16_is_evaluated_in_float32(trained, tune):
     network.set_({name: update.matrix() for name, update in source.updates.items()})
     found = checkpoints.rebuild(checkpoints.resolve(run))
     for name, layer in zoo_layers(found.net).items():
-        assert layer.weight.dtype == torch.bfloat16
-        expected = layer.weight.float() + source.updates[name].matrix()
+        assert layer.base.dtype == torch.bfloat16
+        expected = layer.base.float() + source.updates[name].matrix()
         assert torch.allclose(network.layers[name].weight, expected, atol=1e-7)
     assert {p.dtype for p in model.net.parameters()} == {torch.float32}
 

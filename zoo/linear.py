@@ -8,8 +8,13 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.utils.checkpoint import checkpoint
 
+from zoo.linear_layers import is_conv1d, take_place
 from zoo.parameterizations import WeightParameterization
 from zoo.watch import Watch
+from zoo.weight_view import WeightView
+
+OWN = {"scale", "recompute", "replaced", "parameterization", "_kept", "_keeps"}
+"""What a layer has for itself, and no plain one."""
 
 
 class Kept(NamedTuple):
@@ -31,8 +36,9 @@ class ZooLinear(nn.Module):
         from scratch  y = x W^T + b
         update        y = x W0^T + b + s x W^T,  W = 0 at the start
 
-    Not a parametrization of `nn.Linear`: low-rank maps keep their matrix-free path, W is built once per forward, and
-    the frozen weight is called `weight`, so that a dense checkpoint loads by name.
+    Not a parametrization of `nn.Linear`: low-rank maps keep their matrix-free path, and W is built once per forward.
+    In a state dict W0 is called `weight`, so that a dense checkpoint loads by name; the attribute `weight` is what
+    modules that hold a layer want of it, W0 + s W (`zoo.weight_view`), and W0 itself is `base`.
 
     Where W is built (`WeightParameterization.builds_weight`), backward needs
 
@@ -49,14 +55,19 @@ class ZooLinear(nn.Module):
 
     Args:
         parameterization: W, of shape (out_features, in_features).
-        bias: (out_features,), or None; trained, unless it is a parameter that is frozen already.
-        weight: the frozen W0 of W's shape, or None for a layer from scratch; may be of another dtype than W.
+        bias: (out_features,), or None; trained, unless it is a parameter that is frozen already. A parameter stays the
+            same one.
+        weight: W0 of W's shape, or None for a layer from scratch; may be of another dtype than W. A parameter stays
+            the same one, trained if it is; a tensor becomes a frozen one.
         scale: s.
         recompute: build W whenever it is needed, and never keep it.
 
     Raises:
         ValueError: if a shape does not fit.
     """
+
+    bias: nn.Parameter | None
+    _is_replica = False  # `nn.DataParallel` sets it
 
     def __init__(
         self, parameterization: WeightParameterization, bias: Tensor | None = None, weight: Tensor | None = None,
@@ -70,9 +81,9 @@ class ZooLinear(nn.Module):
         self.out_features, self.in_features = parameterization.shape
         self.scale = scale
         self.recompute = recompute
-        self.weight = None if weight is None else nn.Parameter(weight.detach(), requires_grad=False)
-        trained = not isinstance(bias, nn.Parameter) or bias.requires_grad
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=trained)
+        # Not by register_parameter, which takes the property of this name for another attribute.
+        self._parameters["weight"] = _parameter(weight, trained=False)
+        self.register_parameter("bias", _parameter(bias, trained=True))
         self.parameterization = parameterization
         self.replaced: type[nn.Module] = nn.Linear  # what `zoo.convert.merge` gives back
         self._kept: Kept | None = None
@@ -81,7 +92,7 @@ class ZooLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
         if not self.training and (weight := self._kept_weight(x)) is not None:
-            return F.linear(x, weight, self._parameters.get("bias"))  # self.bias takes ten times as long to look up
+            return F.linear(x, weight, self._parameters["bias"])  # self.bias takes ten times as long to look up
         if not is_compiling() and self._kept is not None:  # Lightning goes back to training without a call of train
             self._kept = None
         # Where x needs no gradient, as that of a first layer, autograd keeps no W anyway.
@@ -91,11 +102,11 @@ class ZooLinear(nn.Module):
 
     def _product(self, x: Tensor, *parameters: Tensor) -> Tensor:
         """The output. `checkpoint` saves `parameters`, so that autograd refuses to go back past a change of them."""
-        if self.weight is None and self.scale == 1.0:
+        if self.base is None and self.scale == 1.0:
             return self.parameterization(x, self.bias)
-        if self.weight is None:
+        if self.base is None:
             return F.linear(x, self.effective_weight(), self.bias)
-        return self.parameterization.forward_update(x, self.weight, self.bias, self.scale)
+        return self.parameterization.forward_update(x, self.base, self.bias, self.scale)
 
     def update(self) -> Tensor:
         """What training added to the frozen weight, s W; from scratch, all of it; (out_features, in_features)."""
@@ -103,22 +114,48 @@ class ZooLinear(nn.Module):
 
     def effective_weight(self) -> Tensor:
         """The matrix that the layer multiplies by, W0 + s W; (out_features, in_features)."""
-        return self.update() if self.weight is None else self.weight + self.update()
+        return self.update() if self.base is None else self.base + self.update()
+
+    @property
+    def base(self) -> Tensor | None:
+        """W0, (out_features, in_features); None from scratch."""
+        if self._is_replica:  # whose parameters `nn.DataParallel` makes plain attributes
+            return self.__dict__.get("_replicated_base")
+        return self._parameters["weight"]
+
+    @property
+    def weight(self) -> Tensor:
+        """What a module that holds this layer reads as its weight: W0 + s W as `built`, when a number is asked for."""
+        return self.built() if is_compiling() else WeightView(self)
+
+    @weight.setter
+    def weight(self, value: Tensor | None) -> None:
+        """Set W0 of a replica; a parameter, as tying weights sets it, never gets here."""
+        if not self._is_replica:
+            raise TypeError("the weight of a parameterized layer cannot be set to a tensor: give a parameter, its base")
+        self.__dict__["_replicated_base"] = value
+
+    def built(self) -> Tensor:
+        """W0 + s W in the dtype of W0 where there is one, as a merged layer has it; (out_features, in_features)."""
+        w = self.effective_weight()
+        return w if self.base is None else w.to(self.base.dtype)
 
     @torch.no_grad()
-    def merge(self) -> nn.Linear:
-        """A plain layer with the same outputs, in the dtype of W0 where there is one."""
-        w = self.effective_weight()
-        w = w if self.weight is None else w.to(self.weight.dtype)
-        plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device=w.device, dtype=w.dtype)
-        plain.weight.copy_(w)
-        if self.bias is not None:
-            plain.bias.copy_(self.bias)
+    def merge(self) -> nn.Module:
+        """The plain layer that was there before, with the same outputs; in the dtype of W0 where there is one."""
+        plain = self.replaced.__new__(self.replaced)
+        nn.Module.__init__(plain)
+        vars(plain).update(out_features=self.out_features, in_features=self.in_features)
+        weight = self.built().mT if is_conv1d(self.replaced) else self.built()
+        plain.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
+        bias = None if self.bias is None else nn.Parameter(self.bias.to(weight.dtype, copy=True))
+        plain.register_parameter("bias", bias)
+        take_place(self, plain, besides=OWN)
         return plain
 
     def extra_repr(self) -> str:
         """Shape, and whether there is a base and a bias."""
-        base = "" if self.weight is None else f", base, scale={self.scale}"
+        base = "" if self.base is None else f", base, scale={self.scale}"
         recompute = ", recompute=True" if self.recompute else ""
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}{base}{recompute}"
 
@@ -129,7 +166,7 @@ class ZooLinear(nn.Module):
 
         For one row of x this takes as long as the product of a small matrix, so it asks for little and inline.
         """
-        if is_compiling():  # a graph builds its own
+        if is_compiling() or self._is_replica or x.is_meta:  # a graph builds its own, a replica lives for one pass
             return None
         if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
             self._kept, self._keeps = None, False  # someone trains in eval mode
@@ -157,7 +194,7 @@ class ZooLinear(nn.Module):
             return None
         with torch.inference_mode(False), torch.no_grad():  # autograd may save it one day, for the gradient of x
             weight = self.effective_weight().detach()
-            weight = weight if self.weight is None else weight.to(x.dtype)
+            weight = weight if self.base is None else weight.to(x.dtype)
             if low is not None and weight.dtype != torch.float64:  # which autocast leaves alone
                 weight = weight.to(low)
         return Kept(weight, self.scale, x.dtype, low, device, p, p.revision, watch)
@@ -174,3 +211,7 @@ class ZooLinear(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle or a copy has: all but a kept weight."""
         return {**self.__dict__, "_kept": None}
+
+
+def _parameter(value: Tensor | None, trained: bool) -> nn.Parameter | None:
+    return value if value is None or isinstance(value, nn.Parameter) else nn.Parameter(value.detach(), trained)

@@ -93,8 +93,10 @@ def parameter_groups(
         if isinstance(module, WeightParameterization):
             mult = float(f"{module.lr_mult:.2g}")  # two digits, so that layers alike share a group
             decayed.update((id(p), 1.0 if p in muon else mult) for p in module.parameters())
-        elif (is_linear(module) or isinstance(module, ZooLinear)) and module.weight is not None:
+        elif is_linear(module):
             decayed[id(module.weight)] = 1.0
+        elif isinstance(module, ZooLinear) and module.base is not None:
+            decayed[id(module.base)] = 1.0
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for p in model.parameters():
         if p.requires_grad:

@@ -104,7 +104,7 @@ class StableRank(SpectrumCallback):
     def measure(self, layers: dict[str, ZooLinear]) -> dict[str, float]:
         """`stable_rank/<layer>` of W, `stable_rank/update.<layer>` of dW, and their spreads."""
         ranks = _ranks({name: layer.effective_weight() for name, layer in layers.items()})
-        updates = _ranks({name: layer.update() for name, layer in layers.items() if layer.weight is not None})
+        updates = _ranks({name: layer.update() for name, layer in layers.items() if layer.base is not None})
         ranks |= spread(ranks)
         if updates:
             ranks |= {f"update.{name}": value for name, value in (updates | spread(updates)).items()}

@@ -20,15 +20,17 @@ from torch import Tensor, nn
 
 from zoo import checkpoints
 from zoo.bases import stream_seed
-from zoo.convert import zoo_layers
+from zoo.convert import dense_weight, zoo_layers
 from zoo.errors import UserError
-from zoo.files import parse_yaml, read_yaml
+from zoo.files import read_yaml
 from zoo.frequencies import transform
+from zoo.identity import KEY
 from zoo.lab.journal import Journal
 from zoo.lab.masks import Kept, Order, keep, restore
 from zoo.lab.statistics import grouped, holm, paired, spread
 from zoo.lab.updates import Source
 from zoo.module import ZooModule
+from zoo.plain import parse_yaml
 
 DENSE = {"class_path": "zoo.parameterizations.Dense", "init_args": {}}
 
@@ -70,7 +72,7 @@ class MaskedNetwork:
     """
 
     def __init__(self, model: ZooModule, source: Source) -> None:
-        self.layers: dict[str, nn.Linear] = {}
+        self.layers: dict[str, nn.Module] = {}
         self.base: dict[str, Tensor] = {}
         found = zoo_layers(model.net)
         with torch.no_grad():
@@ -84,7 +86,8 @@ class MaskedNetwork:
     def set_(self, updates: Mapping[str, Tensor]) -> None:
         """From now on W = W0 + update, for every layer."""
         for name, layer in self.layers.items():
-            layer.weight.copy_(self.base[name] + updates[name].to(layer.weight.device))
+            weight = dense_weight(layer)
+            weight.copy_(self.base[name] + updates[name].to(weight.device))
 
 
 def mask_run(
@@ -262,6 +265,9 @@ class MaskedFiles:
         for arguments in (settings, config["model"]["init_args"]):
             arguments.update({key: value for key, value in dense.items() if key in arguments})
         content = {**self.checkpoint, "state_dict": others, "hyper_parameters": settings, "zoo_fingerprints": {}}
+        if (known := copy.deepcopy(content.get(KEY))) is not None:
+            known["identity"]["method"]["masked"] = mask  # another method than the run's
+            content[KEY] = known
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"{self.name}-{mask}.safetensors"
         checkpoints.write_adapter(path, content, yaml.safe_dump(config, sort_keys=False), matrices)

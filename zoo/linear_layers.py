@@ -1,0 +1,86 @@
+"""Plain linear layers: which layers are plain, and what of one goes with a layer that takes its place.
+
+A layer is plain where it computes y = x W^T + b from its parameters `weight` and `bias` and from nothing else:
+`nn.Linear` itself, a subclass that leaves its forward pass alone, and transformers' `Conv1D`, which keeps W transposed.
+"""
+
+from collections.abc import Collection, Iterator
+
+import torch
+from torch import Tensor, nn
+
+FORWARDS = {"transformers.models.falcon.modeling_falcon.FalconLinear"}
+"""Classes with a forward pass of their own that is the same function."""
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+OF_A_MODULE = set(vars(nn.Module()))
+HOOKS = {name for name in OF_A_MODULE if "hook" in name}
+KINDS = ("_parameters", "_buffers", "_modules")
+
+
+def is_conv1d(cls: type[nn.Module]) -> bool:
+    """Whether this is GPT-2's linear layer of the transformers library, y = x W + b with W of shape (in, out)."""
+    return cls.__name__ == "Conv1D" and cls.__module__.startswith("transformers.")
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether this is a linear layer: one that `convert` swaps, or refuses by name (`why_not_plain`)."""
+    return isinstance(module, nn.Linear) or is_conv1d(type(module))
+
+
+def dense_weight(layer: nn.Module) -> Tensor:
+    """W of a linear layer or Conv1D as (out_features, in_features); a view."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.mT if is_conv1d(type(layer)) else weight
+
+
+def why_not_plain(layer: nn.Module) -> str | None:
+    """Why a linear layer is another function, or one of more than its weight and bias; None for a plain one."""
+    cls, weight = type(layer), layer._parameters.get("weight")
+    path = f"{cls.__module__}.{cls.__qualname__}"
+    if isinstance(layer, nn.Linear) and cls.forward is not nn.Linear.forward and path not in FORWARDS:
+        return f"a {path}, with a forward pass of its own"
+    if "forward" in vars(layer) or cls.__call__ is not nn.Module.__call__:
+        return f"a {cls.__name__} whose forward pass was replaced"
+    if weight is None:
+        return f"a {cls.__name__} whose weight is computed in each forward pass"
+    if type(weight) is not nn.Parameter or weight.dtype not in DTYPES:
+        dtype = str(weight.dtype).removeprefix("torch.")
+        return f"a {cls.__name__} whose weight is a {type(weight).__name__} of {dtype}"
+    if isinstance(layer, nn.Linear) and tuple(weight.shape) != (layer.out_features, layer.in_features):
+        return f"a {cls.__name__} whose weight is packed"
+    return None
+
+
+def conflicts(old: nn.Module, new: nn.Module) -> list[str]:
+    """Attributes of a layer's own that mean something else in the layer that is to take its place."""
+    theirs = {*vars(new), *dir(type(new))}.union(*(vars(new)[kind] for kind in KINDS))
+    return [name for name, _ in _own(old) if name in theirs]
+
+
+def take_place(old: nn.Module, new: nn.Module, besides: Collection[str] = ()) -> None:
+    """Hand on all that a layer has besides its weight and bias: hooks, whose handles stay good, and what was set on it.
+
+    Args:
+        old: the layer that goes.
+        new: the one that comes, with no attribute that stands in `conflicts`.
+        besides: what is left behind.
+    """
+    for name in HOOKS:
+        vars(new)[name] = vars(old)[name]
+    for name, kind in _own(old):
+        if name in besides:
+            continue
+        if kind is None:
+            vars(new)[name] = vars(old)[name]
+        else:
+            vars(new)[kind][name] = vars(old)[kind][name]
+    new._non_persistent_buffers_set |= old._non_persistent_buffers_set
+    new.training = old.training
+
+
+def _own(layer: nn.Module) -> Iterator[tuple[str, str | None]]:
+    """Names of what is a layer's own, each with the kind of thing that a module keeps apart from its attributes."""
+    usual = OF_A_MODULE | {"in_features", "out_features"}
+    yield from ((name, None) for name in vars(layer) if name not in usual)
+    yield from ((name, kind) for kind in KINDS for name in vars(layer)[kind] if name not in ("weight", "bias"))
