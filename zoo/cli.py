@@ -17,17 +17,18 @@ from torch.nn.parallel import DistributedDataParallel
 import tasks
 import zoo.parameterizations  # noqa: F401  so that short names are known
 from zoo import checkpoints, messages, trust
-from zoo.callbacks import Checkpoint, Progress, RunSummary, SpectralEnergy, StableRank, Stop, Stopped
-from zoo.config_files import ConfigFile
+from zoo.callbacks import Checkpoint, Predictions, Progress, RunSummary, SpectralEnergy, StableRank, Stop, Stopped
+from zoo.config_files import ConfigFile, after_configs, written_out
 from zoo.console import complain, is_first, quiet
 from zoo.errors import UserError
 from zoo.files import check_writable, write_text
+from zoo.identity import as_json
 from zoo.locks import Lock
 from zoo.module import ZooData, ZooModule
 from zoo.names import check_name, run_name
 from zoo.params import params_json, params_table
-from zoo.parsing import Parser, check_classes
-from zoo.run_config import Given, given
+from zoo.parsing import Parser, check_classes, options_of
+from zoo.run_config import Given, anchor, given
 from zoo.tensorboard import Logger, locked
 from zoo.trainer import environment, equip
 from zoo.trust import NOBODY, Trust
@@ -90,6 +91,8 @@ class ZooCLI(LightningCLI):
     ) -> None:
         self.given, self.run_name, self.trust, self.lock = given, run_name, trust, lock
         self.checkpoint: dict[str, Any] | None = None
+        words = settings.get("args") or ()
+        self.typed, self.settled = options_of(words), options_of(after_configs(words))
         super().__init__(*arguments, **settings)
 
     @staticmethod
@@ -101,6 +104,7 @@ class ZooCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = self.parser_class(**kwargs, allow_abbrev=False)  # or --trainer.max_step would pass as max_steps
         parser.trust = self.trust if self.given else None  # type: ignore[attr-defined]
+        parser.settled = self.settled  # type: ignore[attr-defined]
         parser.add_argument("-c", "--config", action=ConfigFile, help="path or name of a shipped config; repeatable")
         return parser
 
@@ -136,6 +140,7 @@ class ZooCLI(LightningCLI):
             raise UserError(messages.NOTHING)
         for group in ("model", "data"):
             check_classes(self._get(self.config, group), group)
+            anchor(self._get(self.config, group))
         if self.given is None and (path := self._get(self.config, "ckpt_path")) is not None:  # a config has it
             self.given = Given(checkpoints.resolve(str(path)), None, None, [], [])
         if self.subcommand in LightningCLI.subcommands():
@@ -149,12 +154,16 @@ class ZooCLI(LightningCLI):
             if self.given is not None:
                 path = self.given.path
                 self.checkpoint = checkpoints.load(path, resume=self.subcommand == "fit")
+                if self.subcommand == "fit" and checkpoints.is_start(path, self.checkpoint):
+                    self._start(self.given)
                 if "zoo_task" in self.checkpoint:
                     checkpoints.task_of(path, self.checkpoint, self.trust)
                 checkpoints.check_sizes(
                     path, self.checkpoint, lambda: self._get(self.parser.instantiate_classes(self.config), "model")
                 )
             super().instantiate_classes()
+        self.datamodule.given = as_json(dict(self._get(self.config, "data").get("init_args") or {}))
+        self.datamodule.named = self.given is None or self.given.config is None or self.given.names(self.datamodule)
         if self.given is not None and self.given.imports:
             complain(f"the run imports {', '.join(self.given.imports)}")
 
@@ -178,7 +187,10 @@ class ZooCLI(LightningCLI):
             path, checkpoint = self.given.path, self.checkpoint
             step = checkpoint["global_step"]
             checkpoints.check(path, checkpoint, self.model)
-            if resume:
+            if checkpoints.is_start(path, checkpoint) and resume:
+                step = 0
+                self.model.start_from(checkpoint)
+            elif resume:
                 self._check_resumable(path, checkpoint)
         config = self._get(self.config_init, "trainer")
         if config.get("logger") in (None, True):
@@ -201,6 +213,14 @@ class ZooCLI(LightningCLI):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Stop):
                 callback.trainer = self.trainer
+
+    def _start(self, source: Given) -> None:
+        """Let `fit` begin a new run, in a folder of its own, with the weights of a checkpoint that is none to go on from."""
+        self.given = source._replace(folder=None)
+        self.config[self.subcommand].ckpt_path = None
+        if self.lock is not None:
+            self.lock.release()  # on the folder that the checkpoint is in
+        complain(f"a new run starts from the weights of '{source.path}', at step 0")
 
     def _check_resumable(self, path: Path, checkpoint: Mapping[str, Any]) -> None:
         """Raises UserError for a checkpoint without an optimizer's state, or of another seed."""
@@ -255,9 +275,9 @@ def command_line(
 def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> int:
     """One of the LightningCLI commands, with more callbacks if wanted; returns the exit status."""
     quiet()
-    sys.argv[1:] = argv  # in place: DDP starts its other processes with sys.argv
     stop, lock = Stop(), None
     try:
+        sys.argv[1:] = argv = written_out(argv)  # in place: DDP starts its other processes with sys.argv
         trusted = Trust.of(argv)
         words = ["--json=true" if word == "--json" else word for word in trust.split(argv)[0]]
         ZooCLI.command = words[0]
@@ -266,8 +286,8 @@ def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> int:
             lock = locked(source.folder)  # before the checkpoint is read, which somebody else may be about to replace
         rest = source.words() if source is not None else words[1:]
         with stop.listening():
-            command_line([Progress(), RunSummary(), *callbacks, stop], [words[0], *rest], True, given=source,
-                         run_name=run_name(words), trust=trusted, lock=lock)
+            command_line([Progress(), RunSummary(), Predictions(), *callbacks, stop], [words[0], *rest], True,
+                         given=source, run_name=run_name(words), trust=trusted, lock=lock)
     except BrokenPipeError:  # `zoo validate | head`
         raise
     except Stopped as stopped:

@@ -1,18 +1,40 @@
 """Configs: found by path or as a shipped name, composed with `base:`."""
 
 import difflib
+import json
 import os
-from contextlib import suppress
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, suppress
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from zoo.errors import UserError
-from zoo.files import parse_yaml, read_text
+from zoo.files import read_text, read_typed
+from zoo.plain import parse_yaml
 
 PACKAGED = Path(__file__).parent / "_configs"
 """Where a wheel keeps the shipped configs; an editable install reads the repository's own folder."""
+WORDS = ("-c", "--config")
+
+
+class Layer(NamedTuple):
+    """What a config says, without its bases.
+
+    Args:
+        name: to call it by.
+        text: as it is written.
+        content: the same as plain data.
+        folder: that it lies in, if it lies in one.
+    """
+
+    name: str
+    text: str
+    content: dict[str, Any]
+    folder: Path | None
 
 
 def shipped() -> dict[str, Path]:
@@ -48,44 +70,145 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         TypeError: naming the line of a syntax error, or if it is no mapping, or nested or repeated without bounds.
     """
+    return _read(path).content
+
+
+def _read(path: Path) -> Layer:
+    beside = os.path.relpath(path)
+    name = f"'{path.name if path in shipped().values() else path if beside.startswith('..') else beside}'"
     try:
-        raw = parse_yaml(read_text(path))
+        text = read_text(path)
     except UserError as error:
         reason = str(error).partition("' ")[2].removesuffix(": use another one")
-        raise TypeError(f"config '{os.path.relpath(path)}' cannot be read, it {reason}: give a text file") from error
+        raise TypeError(f"config {name} cannot be read, it {reason}: give a text file") from error
+    return Layer(name, text, _content(text, name), path.parent)
+
+
+def _content(text: str, name: str) -> dict[str, Any]:
+    try:
+        raw = parse_yaml(text)
     except ValueError as error:
         line, colon, problem = str(error).partition(": ")
         where, why = (f", {line}", problem) if line.startswith("line ") and colon else ("", str(error))
-        raise TypeError(f"config '{os.path.relpath(path)}'{where}: {why}") from error
+        raise TypeError(f"config {name}{where}: {why}") from error
     if raw is None:
         return {}
     if not isinstance(raw, dict):
-        raise TypeError(f"config '{os.path.relpath(path)}' must hold `key: value` lines, not a {type(raw).__name__}")
+        raise TypeError(f"config {name} must hold `key: value` lines, not a {type(raw).__name__}")
     return raw
+
+
+def after_configs(words: Sequence[str]) -> Sequence[str]:
+    """The words of a command line that stand behind its last config."""
+    places = [i for i, word in enumerate(words) if word.partition("=")[0] in WORDS]
+    return words[places[-1] + 1 :] if places else words
+
+
+def written_out(words: Sequence[str]) -> list[str]:
+    """A command line in which configs from pipes and from standard input, `-`, stand as what they hold.
+
+    They can be read once only, and a process that is started for another rank reads the command line again.
+
+    Raises:
+        UserError: if one is no config.
+    """
+    found: list[str] = []
+    for i, word in enumerate(words):
+        key, equals, value = word.partition("=")
+        is_value = i > 0 and words[i - 1] in WORDS
+        name = word if is_value else value if key in WORDS and equals else ""
+        if name == "-" or _is_pipe(name):
+            try:
+                raw = _content(read_typed(name), "from standard input" if name == "-" else f"'{name}'")
+                text = json.dumps(raw)
+            except (TypeError, OSError) as error:
+                raise UserError(str(error)) from None
+            found.append(text if is_value else f"{key}={text}")
+        else:
+            found.append(word)
+    return found
+
+
+def _is_pipe(name: str) -> bool:
+    try:
+        return bool(name) and stat.S_ISFIFO(os.stat(name).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 class ConfigFile(ActionConfigFile):
     """`--config` by path or shipped name; a file may start from others, named in its `base:`."""
 
     @staticmethod
-    def apply_config(
-        parser: ArgumentParser, cfg: Namespace, dest: str, value: Any, seen: tuple[Path, ...] = ()
-    ) -> None:
-        """Merge a config, its bases first, into what is there already."""
-        if isinstance(value, str) and value.lstrip().startswith("{"):
-            ActionConfigFile.apply_config(parser, cfg, dest, value)
-            return
-        path = find(str(value), seen[-1].parent if seen else None)
+    def apply_config(parser: ArgumentParser, cfg: Namespace, dest: str, value: Any) -> None:
+        """Merge a config, its bases first, into what is there already.
+
+        Raises:
+            TypeError: if it is none, or makes the model or the data another class than what stands before it.
+        """
+        layers = list(_layers(str(value)))
+        settled: set[str] = getattr(parser, "settled", set())
+        for group in sorted({"model", "data"} - settled, reverse=True):
+            before, after = cfg.get(group), _last_class(layers, group)
+            before = before.get("class_path") if isinstance(before, Namespace) else None
+            _check_same(layers[-1].name, group, before, after)
+        for layer in layers:
+            if layer.content:
+                with chdir(layer.folder or Path()):  # where configs that it names as parts of itself are looked for
+                    ActionConfigFile.apply_config(parser, cfg, dest, f"{layer.text}\n")  # never the name of a file
+
+
+def _layers(value: str, seen: tuple[Path, ...] = ()) -> Iterator[Layer]:
+    """A config's bases and the config, in the order in which they are merged."""
+    if value.lstrip().startswith("{"):
+        layer = Layer("of the command line", value, _content(value, "of the command line"), None)
+    else:
+        path = find(value, seen[-1].parent if seen else None)
+        layer = _read(path)
         if path in seen:
-            raise TypeError(f"config '{os.path.relpath(path)}' has itself as base: name another one, or none")
-        raw = load(path)
-        if "grid" in raw:
-            raise TypeError(f"config '{os.path.relpath(path)}' is a sweep: zoo sweep --config {value}")
-        base = raw.get("base") or []
-        names = [base] if isinstance(base, str) else base
-        if not isinstance(names, list):
-            raise TypeError(f"config '{os.path.relpath(path)}' has {base!r} as base: give a config's name, or a list")
-        for name in names:
-            ConfigFile.apply_config(parser, cfg, dest, name, (*seen, path))
-        if raw:
-            ActionConfigFile.apply_config(parser, cfg, dest, str(path))
+            raise TypeError(f"config {layer.name} has itself as base: name another one, or none")
+        seen = (*seen, path)
+    if "grid" in layer.content:
+        raise TypeError(f"config {layer.name} is a sweep: zoo sweep --config {value}")
+    base = layer.content.get("base") or []
+    names = [base] if isinstance(base, str) else base
+    if not isinstance(names, list):
+        raise TypeError(f"config {layer.name} has {base!r} as base: give a config's name, or a list")
+    below: list[Layer] = []
+    for name in names:
+        more = list(_layers(str(name), seen))
+        for group in ("model", "data"):
+            _check_same(more[-1].name, group, _last_class(below, group), _last_class(more, group))
+        below += more
+    yield from below
+    yield layer
+
+
+def _last_class(layers: Sequence[Layer], group: str) -> str | None:
+    """The class that configs make of the model or the data, if they say."""
+    for layer in reversed(layers):
+        part = layer.content.get(group)
+        path = part.get("class_path") if isinstance(part, Mapping) else part
+        if isinstance(path, str) and not ((layer.folder or Path()) / path).is_file():  # else a config of its own
+            return path
+    return None
+
+
+def _check_same(name: str, group: str, before: str | None, after: str | None) -> None:
+    """Raises TypeError if a config swaps the class of the model or data that stands before it, of which all is lost."""
+    if before is None or after is None or before == after:
+        return
+    one, other = (path.rpartition(".")[2] for path in (before, after))
+    if one == other and ("." not in before or "." not in after or _imported(before) is _imported(after)):
+        return
+    raise TypeError(f"config {name} makes the {group} a {other}, and what stands before it a {one}: give one of the "
+                    f"two, or say which with --{group} {other}")
+
+
+def _imported(path: str) -> Any:
+    """A class by its path; the path, where it cannot be imported."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except Exception:  # a module of the user's own can raise anything, and says so when it is used
+        return path

@@ -102,7 +102,7 @@ def settings(class_path: str) -> list[str]:
     return [key for key in parameters if key not in ("self", "out_features", "in_features")]
 
 
-@rule(r"^((?:no )?config '[^\n]+)")
+@rule(r"^((?:no )?config (?:'|of |from )[^\n]+)")
 def _config(match: re.Match[str], parser: ArgumentParser) -> str:
     return match[1]
 

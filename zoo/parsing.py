@@ -2,15 +2,36 @@
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
+from jsonargparse import Path as ConfigPath
 from lightning.pytorch.cli import LightningArgumentParser
 
 from zoo import messages, trust
 from zoo.errors import UserError
+from zoo.files import read_text
+from zoo.plain import Twice, parse_yaml
 from zoo.trust import Trust
+
+
+def _read(path: ConfigPath) -> str:
+    """A config that another one names is read like any other: in UTF-8, not in the locale's encoding; each key once.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    try:
+        text = read_text(Path(path.absolute))
+        parse_yaml(text)
+    except ValueError as error:
+        raise TypeError(f"config '{path.relative}', {error}") from error
+    return text
+
+
+ConfigPath.read_text = _read  # type: ignore[method-assign]
 
 
 class Parser(LightningArgumentParser):
@@ -18,14 +39,24 @@ class Parser(LightningArgumentParser):
 
     Attributes:
         trust: which classes may be imported to find out; None where all that is parsed are the user's own words.
+        settled: options that the command line gives behind its configs, without their `--`.
     """
 
     trust: Trust | None = None
+    settled: frozenset[str] = frozenset()
 
     def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
         """Parse, with null for nested settings: jsonargparse hands them down as the word None."""
         if isinstance(args, list):
             args = [re.sub(r"^(--[\w.]+=)None$", r"\1null", word) for word in args]
+            for option, value in _values(args):
+                if ":" in value:
+                    try:
+                        parse_yaml(value)
+                    except Twice as error:
+                        self.error(f"config of {option}, {error}")
+                    except ValueError:  # no YAML, and so a text
+                        pass
         return super().parse_args(args, *rest, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -36,6 +67,20 @@ class Parser(LightningArgumentParser):
         sys.stderr.write(f"zoo: {messages.explain(str(message), parser)}\n")
         self.exit(2)
         raise SystemExit(2)
+
+
+def _values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The options of a command line, each with its value."""
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        key, equals, value = word.partition("=")
+        if key.startswith("--"):
+            yield key, value if equals else after
+
+
+def options_of(words: Iterable[str]) -> frozenset[str]:
+    """The options that a command line gives, without their `--`; `model` for its `model.class_path` as well."""
+    keys = (word.partition("=")[0] for word in words if word.startswith("--"))
+    return frozenset(key.removeprefix("--").removesuffix(".class_path") for key in keys)
 
 
 def check_classes(value: Any, where: str) -> None:

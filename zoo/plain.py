@@ -9,6 +9,14 @@ LONG = 5_000
 """Characters of a text of which it is worth knowing exactly what is wrong with it."""
 
 
+class Twice(ValueError):
+    """A mapping gives a key twice, of which a reader would take the last."""
+
+    def __init__(self, key: object, line: int) -> None:
+        shown = f"{str(key)[:57]}..." if len(str(key)) > 60 else str(key)
+        super().__init__(f"line {line}: {shown!r} is given a second time: take one of the two out")
+
+
 def check_bounds(value: Any) -> None:
     """Refuse plain data that is nested too deeply or has too many values, each counted as often as it is referred to.
 
@@ -43,7 +51,7 @@ def parse_json(text: str) -> Any:
             seen: set[str] = set()
             twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
             lines = [number for number, line in enumerate(text.splitlines(), 1) if json.dumps(twice) in line]
-            raise ValueError(_twice(twice, lines[-1] if lines else 1))
+            raise Twice(twice, lines[-1] if lines else 1)
         return mapping
 
     try:
@@ -109,13 +117,8 @@ def _check_keys(root: Any, loading: Any) -> None:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 name = key.value if key.tag == "tag:yaml.org,2002:str" else loading.construct_object(key)
                 if name in keys:
-                    raise ValueError(_twice(name, key.start_mark.line + 1))
+                    raise Twice(name, key.start_mark.line + 1)
                 keys.add(name)
-
-
-def _twice(key: object, line: int) -> str:
-    shown = f"{str(key)[:57]}..." if len(str(key)) > 60 else str(key)
-    return f"line {line}: {shown!r} is given a second time: take one of the two out"
 
 
 def _telling(text: str) -> Exception | None:
