@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from zoo.blocks import BlockLayout, split
+from zoo.vmapped import one_by_one
 
 CHUNK_BYTES = 2 << 20
 """Of x, worked on together on a CPU: a factor of 2 either way changes little."""
@@ -45,11 +47,14 @@ class BlockProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, coef: Tensor, bias: Tensor | None, left: Tensor, right: Tensor, layout: BlockLayout
+        x: Tensor, coef: Tensor, bias: Tensor | None, left: Tensor, right: Tensor, layout: BlockLayout
     ) -> Tensor:
-        ctx.save_for_backward(x, coef, left, right)
-        ctx.layout = layout
         return _product(x, coef, bias, left, right, layout)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, coef, _, left, right, ctx.layout = inputs
+        ctx.save_for_backward(x, coef, left, right)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -57,17 +62,27 @@ class BlockProduct(torch.autograd.Function):
         to_x, to_coef = BlockAdjoints.apply(grad, x, coef, left, right, ctx.layout)
         return to_x, to_coef, grad.sum(0) if ctx.needs_input_grad[2] else None, None, None, None
 
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, *others: Any) -> tuple[Any, Any]:
+        if in_dims[0] is None or any(dim is not None for dim in tree_leaves(in_dims[1:])):
+            return one_by_one(BlockProduct, info, in_dims, x, *others)
+        x = x.movedim(in_dims[0], 0)  # (B, T, n), with one W for all
+        return BlockProduct.apply(x.flatten(0, 1), *others).unflatten(0, x.shape[:2]), 0
+
 
 class BlockAdjoints(torch.autograd.Function):
     """(g, x, c) -> (g W, the coefficients of g^T x): what a product hands back to x and to c."""
 
     @staticmethod
     def forward(
-        ctx: Any, grad: Tensor, x: Tensor, coef: Tensor, left: Tensor, right: Tensor, layout: BlockLayout
+        grad: Tensor, x: Tensor, coef: Tensor, left: Tensor, right: Tensor, layout: BlockLayout
     ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(grad, x, coef, left, right)
-        ctx.layout = layout
         return _adjoints(grad, x, coef, left, right, layout)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        *tensors, ctx.layout = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, to_x: Tensor, to_coef: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
@@ -75,6 +90,10 @@ class BlockAdjoints(torch.autograd.Function):
         tables = left, right, ctx.layout
         to_grad = BlockProduct.apply(to_x, coef, None, *tables) + BlockProduct.apply(x, to_coef, None, *tables)
         return to_grad, *BlockAdjoints.apply(grad, to_x, to_coef, *tables), None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
+        return one_by_one(BlockAdjoints, info, in_dims, *args)
 
 
 def _chunks(x: Tensor) -> list[slice]:

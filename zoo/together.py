@@ -14,28 +14,53 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from zoo.convert import zoo_layers
 from zoo.parameterizations import OrthonormalSubspace
+from zoo.vmapped import one_by_one
 
 LARGEST = 1 << 19
 """Most weights of a matrix that takes part; larger ones have work enough of their own."""
 
 
 class _Together(torch.autograd.Function):
-    """(c_1, c_2, ...) -> (W_1, W_2, ...), each as its own map has it: one batch, forward and back."""
+    """(c_1, c_2, ...) -> (W_1, W_2, ...), each as its own map has it: one batch."""
 
     @staticmethod
-    def forward(ctx: Any, maps: list[OrthonormalSubspace], dtype: torch.dtype, *coefs: Tensor) -> tuple[Tensor, ...]:
-        ctx.maps = maps
+    def forward(maps: list[OrthonormalSubspace], dtype: torch.dtype, *coefs: Tensor) -> tuple[Tensor, ...]:
         return maps[0].expand_batch(maps, coefs).to(dtype).unbind()
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.maps, ctx.dtype = inputs[0], inputs[2].dtype
+
+    @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        found = ctx.maps[0].gather_batch(ctx.maps, torch.stack(grads))
-        return None, None, *(coef.to(space.coef.dtype) for coef, space in zip(found, ctx.maps, strict=True))
+        return None, None, *_Apart.apply(ctx.maps, ctx.dtype, torch.stack(grads))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
+        return one_by_one(_Together, info, in_dims, *args)
+
+
+class _Apart(torch.autograd.Function):
+    """(W_1, W_2, ...) -> (c_1, c_2, ...), the adjoint of `_Together`; the weights stacked, (B, m, n)."""
+
+    @staticmethod
+    def forward(maps: list[OrthonormalSubspace], dtype: torch.dtype, weights: Tensor) -> tuple[Tensor, ...]:
+        return tuple(coef.to(dtype) for coef in maps[0].gather_batch(maps, weights))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.maps, ctx.dtype = inputs[0], inputs[2].dtype
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, Tensor]:
+        return None, None, torch.stack(_Together.apply(ctx.maps, ctx.dtype, *grads))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
+        return one_by_one(_Apart, info, in_dims, *args)
 
 
 def batches(maps: Iterable[OrthonormalSubspace]) -> list[list[OrthonormalSubspace]]:
@@ -51,7 +76,7 @@ class Together:
     """Builds the small weights of a network at the start of a forward pass, and forgets them at its end."""
 
     def __init__(self, network: nn.Module) -> None:
-        layers = [layer for layer in zoo_layers(network).values() if layer.weight is None and not layer.recompute]
+        layers = [layer for layer in zoo_layers(network).values() if layer.base is None and not layer.recompute]
         maps = [layer.parameterization for layer in layers]
         self.maps = [s for s in maps if isinstance(s, OrthonormalSubspace) and math.prod(s.shape) <= LARGEST]
 
@@ -76,7 +101,7 @@ def build_together(network: nn.Module) -> None:
     """Have a network build its small weights in batches, at the start of each forward pass in training.
 
     W and its gradient are what they are without, up to rounding. Under autocast W comes in the lower precision, in
-    which the layer multiplies. A backward pass through them cannot be differentiated again.
+    which the layer multiplies.
     """
     together = Together(network)
     if together.maps:

@@ -3,11 +3,22 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def overtaken(cls: type, shortcut: str, stands_for: tuple[str, ...]) -> bool:
+    """Whether a class below the one that defines a shortcut redefines anything that the shortcut stands for."""
+    for base in cls.__mro__:
+        if shortcut in vars(base):
+            return False
+        if any(name in vars(base) for name in stands_for):
+            return True
+    return False
 
 
 class WeightParameterization(nn.Module, ABC):
@@ -16,8 +27,12 @@ class WeightParameterization(nn.Module, ABC):
     W has shape (out_features, in_features).
 
     Parameters hold coefficients and nothing else. What is fixed (bases, positions) is a non-persistent buffer, rebuilt
-    from `seed` by `reset_buffers` whenever the module changes device or dtype, so that a state dict is the
-    coefficients only. `zoo check my_file.MyClass` runs every contract below as a test (`zoo.testing`).
+    from `seed` by `reset_buffers` whenever the coefficients change device or dtype, by whatever way, so that a state
+    dict is the coefficients only. `zoo check my_file.MyClass` runs every contract below as a test (`zoo.testing`).
+
+    `weight` says what W is; all else that computes with W is a shortcut. A shortcut serves the class that defines it,
+    and its subclasses as long as they redefine nothing that it stands for (`shortcuts`): a subclass of LoRA with a
+    `weight` of its own multiplies by that weight, and not by LoRA's factors.
 
     Args:
         out_features: rows of W.
@@ -28,6 +43,26 @@ class WeightParameterization(nn.Module, ABC):
         ValueError: if a size is less than 1.
     """
 
+    shortcuts: ClassVar[dict[str, tuple[str, ...]]] = {
+        "forward": ("weight",),
+        "forward_update": ("weight",),
+        "builds_weight": ("weight", "forward", "forward_update"),
+    }
+    """Methods and attributes that a class may speed up, each with what it must agree with.
+
+    Where a subclass redefines one of the latter and not the shortcut, it gets the shortcut's plainest definition, that
+    of the class furthest up. To keep an inherited one, it says so: `forward = LoRA.forward`.
+    """
+    _built_at: list[tuple[torch.device, torch.dtype]] | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Give up the shortcuts that no longer serve."""
+        super().__init_subclass__(**kwargs)
+        for name, stands_for in cls.shortcuts.items():
+            if overtaken(cls, name, stands_for):
+                plainest = [base for base in cls.__mro__ if name in vars(base) and base is not nn.Module][-1]
+                setattr(cls, name, vars(plainest)[name])
+
     def __init__(self, out_features: int, in_features: int, seed: int = 0) -> None:
         super().__init__()
         if out_features < 1 or in_features < 1:
@@ -37,6 +72,7 @@ class WeightParameterization(nn.Module, ABC):
         self.seed = seed
         self.layer = ""
         self.revision = 0  # of the buffers: how often one was set
+        self.register_load_state_dict_post_hook(_follow_parameters)
 
     # ---- A subclass defines ------------------------------------------------------------------------------------------
 
@@ -129,10 +165,38 @@ class WeightParameterization(nn.Module, ABC):
         """As every module does, counted in `revision`."""
         self.revision += 1
         super().register_buffer(name, tensor, persistent)
+        self._built_at = self._places_of_parameters()
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As every module does; buffers follow a parameter that is elsewhere than the one it replaces."""
+        replaced = self._parameters.get(name) is not None
+        super().register_parameter(name, param)
+        if replaced:
+            _follow_parameters(self)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "WeightParameterization":
         """Move parameters as torch does; buffers are rebuilt where the parameters are now, and so stay shared."""
         self._buffers.clear()
         super()._apply(fn, recurse)
-        self.reset_buffers()
+        self._rebuild()
         return self
+
+    def _rebuild(self) -> None:
+        """`reset_buffers`; on the meta device nothing is computed."""
+        meta = any(p.is_meta for p in self.parameters())
+        with torch.device("meta") if meta else nullcontext():
+            self.reset_buffers()
+        self._built_at = self._places_of_parameters()
+
+    def _places_of_parameters(self) -> list[tuple[torch.device, torch.dtype]]:
+        return [(p.device, p.dtype) for p in self.parameters()]
+
+
+def _follow_parameters(module: nn.Module, *_: Any) -> None:
+    """Rebuild the buffers of a parameterization whose parameters are on another device, or of another dtype, than they.
+
+    `load_state_dict` with `assign=True` makes them so, and so does an assignment by hand.
+    """
+    assert isinstance(module, WeightParameterization)
+    if module._places_of_parameters() != module._built_at:
+        module._rebuild()

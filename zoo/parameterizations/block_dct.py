@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo import bases, block_products, blocks, kernels
 from zoo.budget import layer_budget
-from zoo.parameterizations.orthonormal import OrthonormalSubspace
+from zoo.parameterizations.orthonormal import BUILT_FROM, OrthonormalSubspace
 
 
 class BlockDCT(OrthonormalSubspace):
@@ -36,6 +36,15 @@ class BlockDCT(OrthonormalSubspace):
     Raises:
         ValueError: for a budget out of range, given twice or not at all, or of less than one coefficient a block.
     """
+
+    shortcuts = {
+        **OrthonormalSubspace.shortcuts,
+        "forward": (*BUILT_FROM, "support"),
+        "forward_update": (*BUILT_FROM, "support"),
+        "batch_key": (*OrthonormalSubspace.shortcuts["batch_key"], "support"),
+        "expand": ("synthesize", "analyze", "support"),
+        "gather": ("synthesize", "analyze", "support"),
+    }
 
     def __init__(
         self, out_features: int, in_features: int, ratio: float | None = None, coefficients: int | None = None,
@@ -61,6 +70,9 @@ class BlockDCT(OrthonormalSubspace):
         self.arrangement = blocks.block_layout(*self.shape, self.block, len(self.coef), generator)
         self._lr_mult: float | None = None
         self._kernel_tables: dict[tuple[torch.device, torch.dtype], Any] = {}
+        if type(self).expand is OrthonormalSubspace.expand:  # of a subclass with a transform or positions of its own
+            super().reset_buffers()
+            return
         device = self.coef.device
         self.register_buffer("places", blocks.block_positions(self.arrangement).to(device), persistent=False)
         tables = blocks.block_tables(self.arrangement, device, self.compute_dtype)
@@ -118,6 +130,8 @@ class BlockDCT(OrthonormalSubspace):
         return F.linear(x, base, bias) + scale * self._product(x)
 
     def _pays(self, x: Tensor) -> bool:
+        if torch.compiler.is_exporting():  # opens Functions; and a program serves any number of tokens
+            return False
         tokens = x.shape[:-1].numel()
         return block_products.product_pays(self.arrangement, self._precision(x), tokens)
 

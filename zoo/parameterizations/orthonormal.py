@@ -17,34 +17,53 @@ from torch import Tensor, nn
 
 from zoo import bases, transforms
 from zoo.budget import layer_budget
-from zoo.parameterizations.base import WeightParameterization
+from zoo.parameterizations.base import WeightParameterization, overtaken
 from zoo.selection import Selection, mask_norm, select
+from zoo.vmapped import one_by_one
 
 
 class _Synthesize(torch.autograd.Function):
     """c -> W. The map is linear and isometric, so its backward pass is `_Analyze`, written out; nothing is kept."""
 
     @staticmethod
-    def forward(ctx: Any, coef: Tensor, subspace: "OrthonormalSubspace") -> Tensor:
-        ctx.subspace = subspace
+    def forward(coef: Tensor, subspace: "OrthonormalSubspace") -> Tensor:
         return subspace.expand(coef, subspace.places)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.subspace = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _Analyze.apply(grad, ctx.subspace), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
+        return one_by_one(_Synthesize, info, in_dims, *args)
 
 
 class _Analyze(torch.autograd.Function):
     """W -> c, the adjoint of `_Synthesize`; differentiable itself, so that second derivatives exist."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, subspace: "OrthonormalSubspace") -> Tensor:
-        ctx.subspace = subspace
+    def forward(weight: Tensor, subspace: "OrthonormalSubspace") -> Tensor:
         return subspace.gather(weight, subspace.places)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.subspace = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _Synthesize.apply(grad, ctx.subspace), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
+        return one_by_one(_Analyze, info, in_dims, *args)
+
+
+BUILT_FROM = ("weight", "expand", "gather", "synthesize", "analyze")
+"""What makes W of an orthonormal subspace."""
 
 
 class OrthonormalSubspace(WeightParameterization):
@@ -65,6 +84,14 @@ class OrthonormalSubspace(WeightParameterization):
         ValueError: for a budget out of range, given twice or not at all.
     """
 
+    shortcuts = {
+        **WeightParameterization.shortcuts,
+        "forward": BUILT_FROM,
+        "forward_update": BUILT_FROM,
+        "batch_key": (*BUILT_FROM, "layout", "reset_buffers"),
+        "spread": (*BUILT_FROM, "layout", "reset_buffers"),
+        "collect": (*BUILT_FROM, "layout", "reset_buffers"),
+    }
     places: Tensor
     ahead: Tensor | None = None
     """W, if it has been built already (`zoo.together`)."""
@@ -83,7 +110,11 @@ class OrthonormalSubspace(WeightParameterization):
 
     @abstractmethod
     def synthesize(self, plane: Tensor) -> Tensor:
-        """W from all mn coefficients: (m, n) to (m, n), linear, |W| = |S|. `plane` may be overwritten."""
+        """W from all mn coefficients: (m, n) to (m, n), linear, |W| = |S|. `plane` may be overwritten.
+
+        It may depend on the layer. Layers whose class has this from `SeparableSubspace`, which takes several at a time
+        too, are built as one batch where their sides are the same; a class of its own is built alone (`batch_key`).
+        """
 
     @abstractmethod
     def analyze(self, weight: Tensor) -> Tensor:
@@ -100,7 +131,11 @@ class OrthonormalSubspace(WeightParameterization):
         return None
 
     def batch_key(self) -> Hashable:
-        """What maps have in common that can be built as one batch (`zoo.together`); None: W is built alone."""
+        """What maps have in common that can be built as one batch (`zoo.together`); None: W is built alone.
+
+        Whoever returns a key says that `expand_batch` and `gather_batch` of maps with equal keys are the `expand` and
+        `gather` of each.
+        """
         return None
 
     @staticmethod
@@ -178,8 +213,9 @@ class OrthonormalSubspace(WeightParameterization):
 class SeparableSubspace(OrthonormalSubspace):
     """W = L^T S R: one orthogonal matrix per side.
 
-    L is (m, m), R (n, n). A subclass whose sides are `dct_matrix` may say `cosine = True`: large ones then go through
-    the FFT; with `rows_only`, where the left side is None.
+    L is (m, m), R (n, n). A subclass whose sides are `dct_matrix` may say `cosine = True` (or a property of it): large
+    ones then go through the FFT, where no class below it redefines `side`, `synthesize` or `analyze`; with `rows_only`,
+    where the left side is None.
     """
 
     cosine = False
@@ -210,7 +246,8 @@ class SeparableSubspace(OrthonormalSubspace):
         device = self.coef.device
         self._own_places: Tensor | None = None
         self._lr_mult: float | None = None
-        self.fast: bool = self.cosine and transforms.fft_pays(*self.shape, device)
+        cosine = self.cosine and not overtaken(type(self), "cosine", ("side", "synthesize", "analyze"))
+        self.fast: bool = cosine and transforms.fft_pays(*self.shape, device)
         super().reset_buffers()
         tables: transforms.SomeSides | transforms.CosinePlan
         if self.fast:

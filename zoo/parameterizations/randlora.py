@@ -15,6 +15,7 @@ from zoo.bases import shared, uniform_matrix
 from zoo.budget import layer_budget
 from zoo.factors import add_product
 from zoo.parameterizations.base import WeightParameterization
+from zoo.vmapped import one_by_one
 
 
 class _Inner(torch.autograd.Function):
@@ -24,17 +25,24 @@ class _Inner(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, lam: Tensor, gamma: Tensor, basis_A: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-        ctx.save_for_backward(lam, gamma, basis_A)
-        ctx.scale = scale
+    def forward(lam: Tensor, gamma: Tensor, basis_A: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
         inner = (lam[:, :, None] * basis_A).mul_(scale * gamma[:, None, :])  # (N, r, d)
         return inner.flatten(0, 1).to(dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.scale, _ = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         lam, gamma, basis_A = ctx.saved_tensors
         product = grad.unflatten(0, lam.shape) * (ctx.scale * basis_A)  # (N, r, d), in A's dtype
         return (product @ gamma[:, :, None]).squeeze(2), (lam[:, None, :] @ product).squeeze(1), None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
+        return one_by_one(_Inner, info, in_dims, *args)
 
 
 class RandLoRA(WeightParameterization):
@@ -123,7 +131,8 @@ class RandLoRA(WeightParameterization):
         4 M N r d + 2 rows M d with W, which is built and has a gradient; rows N r (4 M + 6 d) with its two factors.
         """
         rows, k, wide, d = x.numel() // self.in_features, self.num_bases * self.rank, max(self.shape), min(self.shape)
-        if torch.is_grad_enabled() and rows * k * (4 * wide + 6 * d) < 4 * wide * k * d + 2 * rows * wide * d:
+        builds = torch.compiler.is_exporting() or not torch.is_grad_enabled()  # a program serves any number of rows
+        if not builds and rows * k * (4 * wide + 6 * d) < 4 * wide * k * d + 2 * rows * wide * d:
             return add_product(x, base, bias, *self._factors(), scale)
         update = self._weight() if scale == 1 else scale * self._weight()  # inductor drops torch.add's alpha here
         return F.linear(x, (base + update).to(x.dtype), bias)

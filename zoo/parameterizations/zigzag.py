@@ -36,8 +36,12 @@ class Zigzag(SeparableSubspace):
         if basis not in ("dct", "random"):
             raise ValueError(f"basis must be dct or random, got {basis!r}")
         self.basis = basis  # before super(), which builds the buffers
-        self.cosine = basis == "dct"
         super().__init__(out_features, in_features, ratio, coefficients, "zigzag", seed, lora_rank)
+
+    @property
+    def cosine(self) -> bool:  # type: ignore[override]
+        """Whether the sides are cosines."""
+        return self.basis == "dct"
 
     def side(self, n: int, axis: int) -> Tensor:
         return dct_matrix(n) if self.cosine else haar_matrix(n, self.seed, axis)
