@@ -18,7 +18,8 @@ class GlueTask:
         hub: the columns of the texts on the hub, where they are called otherwise.
         columns: of a file that has no header.
         dev: validation files, the first of them decides.
-        ragged: the official file has broken lines, which everybody leaves out.
+        ragged: the official file has broken lines, which everybody leaves out, and empty texts, which everybody keeps.
+        largest: score of a regression; the least is 0.
     """
 
     folder: str
@@ -30,6 +31,7 @@ class GlueTask:
     columns: tuple[str, ...] = ()
     dev: tuple[str, ...] = ("dev",)
     ragged: bool = False
+    largest: float = 5.0
 
     @property
     def num_labels(self) -> int:

@@ -17,6 +17,9 @@ from zoo.convert import ParameterizationFactory
 from zoo.optimizers import OptimizerConfig
 from zoo.parameterizations import Dense
 
+BESIDE = ("labels", "weight", "index")
+"""What a batch has beside the network's inputs."""
+
 
 class Matthews(BinaryMatthewsCorrCoef):
     """Matthews' correlation, 0 where it is 0 / 0, as GLUE scores it: torchmetrics takes a limit there, such as 0.2."""
@@ -111,7 +114,7 @@ class GlueClassifier(FineTuning):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits, (examples, labels), or the predicted value, (examples,), of a regression; float32."""
-        logits = self.net(**{name: value for name, value in batch.items() if name != "labels"}).logits.float()
+        logits = self.net(**{name: value for name, value in batch.items() if name not in BESIDE}).logits.float()
         return logits if self.about.labels else logits.squeeze(-1)
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -119,8 +122,10 @@ class GlueClassifier(FineTuning):
         return F.cross_entropy(outputs, labels) if self.about.labels else F.mse_loss(outputs, labels)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean loss of a batch."""
+        """The mean loss of a batch, times its weight where ranks have unequally many examples (`BucketLoader`)."""
         loss = self.loss(self(batch), batch["labels"])
+        if "weight" in batch:
+            loss = loss * batch["weight"]
         self.log_loss(loss)
         return loss
 
@@ -149,7 +154,24 @@ class GlueClassifier(FineTuning):
         """Log loss, metrics and score."""
         self._log_scores("test")
 
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """The likeliest label of each example, or the predicted value; (examples,)."""
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """What the network says of each example.
+
+        Returns:
+            `index`, its place in the file; `prediction`, the likeliest label or the predicted value; `label`, the right
+            one, (examples,) each; and of classes their `probabilities`, (examples, labels).
+        """
         outputs = self(batch)
-        return outputs.argmax(-1) if self.about.labels else outputs
+        rows = {"index": batch["index"], "label": batch["labels"]}
+        if not self.about.labels:
+            return rows | {"prediction": outputs}
+        return rows | {"prediction": outputs.argmax(-1), "probabilities": outputs.softmax(-1)}
+
+    def prediction_columns(self, outputs: dict[str, Tensor]) -> dict[str, object]:
+        """The same, with classes by their names."""
+        names = self.about.labels
+        if not names:
+            return {key: outputs[key] for key in ("index", "prediction", "label")}
+        label, prediction = ([names[i] for i in outputs[key].tolist()] for key in ("label", "prediction"))
+        probabilities = {f"p_{name}": p for name, p in zip(names, outputs["probabilities"].unbind(-1), strict=True)}
+        return {"index": outputs["index"], "prediction": prediction, "label": label, **probabilities}

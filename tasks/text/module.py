@@ -99,9 +99,26 @@ class LanguageModel(ZooModule, ABC):
         self.score.reset()
         self.log_dict(values, sync_dist=True)  # equal on every rank already, which Lightning cannot know
 
-    def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The likeliest next id at every position; (batch, time)."""
-        return self(batch[0]).argmax(-1)
+    def predict_step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """What the network says of each id that is scored.
+
+        Returns:
+            `index`, its place in the validation text, counted in ids; `prediction`, the likeliest id there; `label`,
+            the one that stands there; `loss`, the cross-entropy in nats, whose mean is that of validation; and the
+            `characters` that it stands for; (ids,) each.
+        """
+        targets, characters, places = (part.flatten() for part in batch[1:])
+        logits = self(batch[0]).flatten(0, 1).float()  # (ids, vocabulary)
+        scored = targets != IGNORE
+        loss = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")
+        found = {"index": places, "prediction": logits.argmax(-1), "label": targets, "loss": loss,
+                 "characters": characters}
+        return {name: values[scored] for name, values in found.items()}
+
+    def prediction_columns(self, outputs: dict[str, Tensor]) -> dict[str, object]:
+        """The same, with ids as text."""
+        words = {key: [self.decode(i) for i in outputs[key][:, None]] for key in ("prediction", "label")}
+        return {key: words.get(key, values) for key, values in outputs.items()}
 
     @torch.no_grad()
     def sample(

@@ -55,3 +55,13 @@ def scored_once(
     targets = torch.cat([ids.long(), torch.full((pad,), IGNORE)]).view(-1, block_size)
     characters = torch.cat([characters, characters.new_zeros(pad)]).view(-1, block_size)
     return list(zip(inputs, targets, characters, strict=True))[rank::world]
+
+
+def numbered(
+    windows: list[tuple[Tensor, Tensor, Tensor]], rank: int = 0, world: int = 1
+) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """The windows of `scored_once`, each with the places of its targets among all that are scored; (block_size,)."""
+    return [
+        (*window, torch.arange(len(window[0])) + (rank + i * world) * len(window[0]))
+        for i, window in enumerate(windows)
+    ]
