@@ -1,4 +1,4 @@
-"""A LoRA adapter of Hugging Face's peft as a task: the network it belongs to, with its factors and head."""
+"""An adapter of Hugging Face's peft or of loralib as a task: the network it belongs to, with its updates and head."""
 
 import functools
 from collections import Counter
@@ -7,24 +7,24 @@ from typing import Any
 import torch
 
 from tasks.causal_lm import CausalLM
-from tasks.finetuning import PEFT_TASKS, Tuning
+from tasks.finetuning import PEFT_TASKS, FineTuning, Tuning
 from tasks.glue import GlueClassifier
 from tasks.hub import load_skeleton
-from zoo.convert import dense_weight, linear_layers, summary, zoo_layers
+from zoo.convert import ParameterizationFactory, dense_weight, linear_layers, summary, zoo_layers
 from zoo.errors import UserError
-from zoo.module import ZooModule
-from zoo.parameterizations import LoRA
-from zoo.peft import LoRAAdapter
+from zoo.linear import ZooLinear
+from zoo.parameterizations import Dense, LoRA, RandLoRA
+from zoo.peft import Adapter, Factors, Update
 
 
-def build(adapter: LoRAAdapter, backbone: str, task: str | None) -> tuple[ZooModule, dict[str, Any]]:
+def build(adapter: Adapter, backbone: str, task: str | None) -> tuple[FineTuning, dict[str, Any]]:
     """The task that an adapter is of, with an update of each of its layers; and what the config says of its data.
 
     Raises:
         UserError: if there is no such task, or a layer of the adapter is not in the backbone, or of another shape.
     """
     heads = {name: head for head, name in PEFT_TASKS.items()}
-    kind = adapter.config.get("task_type")
+    kind = adapter.config.get("task_type", "CAUSAL_LM" if task is None else "SEQ_CLS")
     if kind not in list(heads):  # a list has no hash
         raise UserError(f"the adapter's task_type is {kind}, and zoo has tasks for {' and '.join(heads)}")
     if (task is None) == (kind == "SEQ_CLS"):
@@ -32,64 +32,111 @@ def build(adapter: LoRAAdapter, backbone: str, task: str | None) -> tuple[ZooMod
         raise UserError(f"the adapter's task_type is {kind}: {remedy}")
     skeleton = load_skeleton(backbone, heads[kind])
     check_shapes(adapter, skeleton, backbone)
-    ranks = {name: len(factors.A) for name, factors in adapter.factors.items()}
-    rank = Counter(ranks.values()).most_common(1)[0][0]
-    scale = Counter(factors.scale for factors in adapter.factors.values()).most_common(1)[0][0]
+    factories = {name: _factory(update) for name, update in adapter.updates.items()}
+    usual = Counter(map(_key, factories.values())).most_common(1)[0][0]
+    scale = Counter(u.scale for u in adapter.updates.values() if isinstance(u, Factors)).most_common(1)
     frozen = f"{skeleton.base_model_prefix}." if kind == "SEQ_CLS" else ""
     settings: dict[str, Any] = {
         "backbone": backbone,
-        "parameterization": functools.partial(LoRA, rank=rank),
-        "targets": list(ranks),
-        "overrides": {name: functools.partial(LoRA, rank=r) for name, r in ranks.items() if r != rank},
+        "parameterization": next(factory for factory in factories.values() if _key(factory) == usual),
+        "targets": list(factories),
+        "overrides": {name: factory for name, factory in factories.items() if _key(factory) != usual},
         "tuning": Tuning(
-            scale=scale, train=sorted({n.rpartition(".")[0] for n in adapter.saved if n.startswith(frozen)})
+            scale=scale[0][0] if scale else 1.0,
+            train=sorted({n.rpartition(".")[0] for n in adapter.saved if n.startswith(frozen)}),
         ),
     }
-    if task is None:
+    if kind == "CAUSAL_LM":
         return CausalLM(**settings), {"class_path": "tasks.TokenData", "init_args": {}}
-    return GlueClassifier(task=task, **settings), {"class_path": "tasks.GlueData", "init_args": {"task": task}}
+    return GlueClassifier(task=str(task), **settings), {"class_path": "tasks.GlueData", "init_args": {"task": task}}
 
 
-def check_shapes(adapter: LoRAAdapter, network: Any, backbone: str) -> None:
+def _factory(update: Update) -> ParameterizationFactory:
+    """A parameterization that holds an update; bases that zoo cannot draw again leave dW itself, every weight of it."""
+    if isinstance(update, Factors):
+        return functools.partial(LoRA, rank=len(update.A))
+    if update.seed is None:
+        return Dense
+    lam, _ = update.for_zoo()
+    return functools.partial(
+        RandLoRA, rank=lam.shape[1], num_bases=len(lam), alpha=update.scale * lam.shape[1], seed=update.seed
+    )
+
+
+def _key(factory: ParameterizationFactory) -> str:
+    """Equal for factories of equal parameterizations."""
+    return str(factory)
+
+
+def check_shapes(adapter: Adapter, network: Any, backbone: str) -> None:
     """Refuse an adapter of another backbone.
 
     Raises:
         UserError: naming the layer that is missing or of another shape.
     """
-    layers = linear_layers(network)
-    for name, factors in adapter.factors.items():
-        theirs = (len(factors.B), factors.A.shape[1])
+    layers, state = linear_layers(network), network.state_dict()
+    for name, tensor in [*adapter.saved.items(), *adapter.bases.items()]:
+        rows = state[name].shape[0] if name in state and tensor.ndim == state[name].ndim == 2 else len(tensor)
+        if rows != len(tensor) and rows == network.config.vocab_size:
+            raise UserError(
+                f"the adapter was trained with {len(tensor)} tokens, and {backbone!r} has {rows}: have transformers do "
+                f"model.resize_token_embeddings({len(tensor)}), save_pretrained model and tokenizer into a folder, and "
+                "give that as --backbone"
+            )
+    for name, update in adapter.updates.items():
         if name not in layers:
             there = summary(layers)
             raise UserError(f"the adapter is for another backbone than {backbone!r}: no {name} in it, but {there}")
-        if theirs != tuple(dense_weight(layers[name]).shape):
-            shapes = f"{theirs}, here {tuple(dense_weight(layers[name]).shape)}"
-            raise UserError(f"the adapter is for another backbone than {backbone!r}: {name} is {shapes}")
+        out_features, in_features = here = tuple(dense_weight(layers[name]).shape)
+        if not update.fits((out_features, in_features)):
+            raise UserError(
+                f"the adapter is for another backbone than {backbone!r}: {name} is {update.size()}, here {here}"
+            )
 
 
-def fill_(model: ZooModule, adapter: LoRAAdapter) -> None:
-    """Copy factors and other parameters into a model; a scale other than the layer's goes into B.
+def fill_(model: FineTuning, adapter: Adapter) -> None:
+    """Copy updates and other parameters into a model; a scale other than the layer's goes into B.
 
     Raises:
-        UserError: if a parameter is not there, or of another shape: a head of another task; if one that is trained is
-            not in the adapter, or would be trained apart from another that it is one matrix with.
+        UserError: if a parameter is not there, or of another shape: a head of another task; if one that is trained, or
+            that the backbone lacks, is not in the adapter, or would be trained apart from another that it is one matrix
+            with; if the adapter was trained on another weight than the backbone has.
     """
     layers, state = zoo_layers(model.net), model.net.state_dict()
     with torch.no_grad():
-        for name, factors in adapter.factors.items():
-            layers[name].parameterization.lora_A.copy_(factors.A)  # type: ignore[operator, union-attr]
-            ratio = factors.scale / layers[name].scale
-            layers[name].parameterization.lora_B.copy_(factors.B * ratio)  # type: ignore[operator, union-attr]
+        for name, base in adapter.bases.items():
+            if name not in state or not torch.equal(state[name].float(), base.float()):
+                raise UserError(f"the adapter was trained on another {name} than {model.backbone!r} has: give the "
+                                "backbone that it was trained on as --backbone")
+        for name, update in adapter.updates.items():
+            _set(layers[name], update)
         for name, tensor in adapter.saved.items():
             if name not in state or state[name].shape != tensor.shape:
                 here = tuple(state[name].shape) if name in state else "none"
-                raise UserError(f"the adapter's {name} is {tuple(tensor.shape)}, here {here}: give its own --task")
+                remedy = "give its own --task" if isinstance(model, GlueClassifier) else "give its own --backbone"
+                raise UserError(f"the adapter's {name} is {tuple(tensor.shape)}, here {here}: {remedy}")
             for other, value in state.items():
                 tied = other != name and value.data_ptr() == state[name].data_ptr()
                 if tied and not torch.equal(adapter.saved.get(other, value), tensor):
                     apart = f"the adapter trains {name} apart from {other}, and here they are one matrix"
                     raise UserError(f"{apart}: merge it with peft instead")
             state[name].copy_(tensor)
-    for name, parameter in model.net.named_parameters():
-        if parameter.requires_grad and ".parameterization." not in name and name not in adapter.saved:
-            raise UserError(f"the adapter has no {name}, which is trained: it would be random; use another one")
+    needed = [name for name, p in model.net.named_parameters() if p.requires_grad and ".parameterization." not in name]
+    for name in (*needed, *sorted(name.removeprefix("net.") for name in model.drawn)):
+        if name in state and name not in adapter.saved:
+            raise UserError(f"the adapter has no {name}, nor has the backbone: it would be random; use another one")
+
+
+def _set(layer: ZooLinear, update: Update) -> None:
+    """Give a layer an update, of which its parameterization is the `_factory`'s."""
+    p: Any = layer.parameterization
+    if isinstance(update, Factors):
+        p.lora_A.copy_(update.A)
+        p.lora_B.copy_(update.B * (update.scale / layer.scale))
+    elif isinstance(p, RandLoRA):
+        lam, gamma = update.for_zoo()
+        p.randlora_lambda.copy_(lam / layer.scale)
+        p.randlora_gamma.copy_(gamma)
+    else:
+        p.coef.copy_(update.matrix(p.shape) / layer.scale)
+

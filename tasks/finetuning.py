@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from tasks.hub import Head, load_network, load_tokenizer
 from zoo.budget import Budget
 from zoo.convert import ParameterizationFactory, matches, merge
 from zoo.errors import UserError
+from zoo.identity import digest_of_weights
+from zoo.lab.names import nickname
 from zoo.module import ZooModule
 from zoo.optimizers import OptimizerConfig
 from zoo.presets import Preset, preset_targets
@@ -72,6 +74,10 @@ class FineTuning(ZooModule, ABC):
     """
 
     from_data: tuple[str, ...] = ()
+    sources = ("backbone",)
+    of_method = (*ZooModule.of_method, "tuning")
+    neutral = (*ZooModule.neutral, "tuning.preset", "tuning.gradient_checkpointing")
+    backbone_sha256: str | None = None
 
     def __init__(
         self, backbone: str, parameterization: ParameterizationFactory, targets: list[str] | None,
@@ -90,7 +96,11 @@ class FineTuning(ZooModule, ABC):
         """
         tuning = self.tuning
         self.head = head
-        network = load_network(self.backbone, head, tuning.dtype, not tuning.full, **settings)
+        self.settings = settings
+        network, drawn = load_network(self.backbone, head, tuning.dtype, not tuning.full, **settings)
+        read = [p for name, p in network.named_parameters() if name not in drawn]
+        self.backbone_sha256 = None if any(p.is_meta for p in read) else digest_of_weights(read)
+        self.drawn = frozenset(f"net.{name}" for name in drawn)
         for pattern in tuning.train:
             found = [module for name, module in network.named_modules() if name and matches(name, pattern)]
             if not found:
@@ -115,9 +125,14 @@ class FineTuning(ZooModule, ABC):
         return {p: self.tuning.head_lr for p in self.net.parameters() if p not in base}
 
     def _frozen_names(self) -> set[str]:
-        """Without those of a classifier's head: it was drawn at random, and is in no backbone to be read again."""
-        names, inside = super()._frozen_names(), f"net.{self.net.base_model_prefix}."
+        """Without those of a classifier's head and of whatever else was drawn: no backbone has them to be read again."""
+        names, inside = super()._frozen_names() - self.drawn, f"net.{self.net.base_model_prefix}."
         return names if self.head == "CausalLM" else {name for name in names if name.startswith(inside)}
+
+    def backbone_state(self) -> dict[str, Tensor]:
+        """What the backbone's files hold, read again; by the names that the network had before conversion."""
+        network, drawn = load_network(self.backbone, self.head, self.tuning.dtype, True, **self.settings)
+        return {name: tensor for name, tensor in network.state_dict().items() if name not in drawn}
 
     def export_dense(self, folder: Path) -> None:
         """As `save_pretrained` does: a plain model of the head's class, in the dtype of the backbone, and tokenizer."""
@@ -127,6 +142,14 @@ class FineTuning(ZooModule, ABC):
     def peft_fields(self) -> dict[str, str]:
         """The kind of head, in peft's words, and the backbone."""
         return {"task_type": PEFT_TASKS[self.head], "base_model_name_or_path": self.backbone}
+
+    def network_name(self) -> str:
+        """The backbone's, in short."""
+        return nickname(self.backbone)
+
+    def network_identity(self) -> dict[str, str]:
+        """The hash of the weights that were read, wherever the backbone lies."""
+        return {} if self.backbone_sha256 is None else {"backbone_sha256": self.backbone_sha256}
 
     def describe(self) -> dict[str, object]:
         """The backbone too."""

@@ -149,8 +149,10 @@ def auto_class(backbone: str, config: Any, head: Head) -> Any:
     return auto
 
 
-def load_network(backbone: str, head: Head, dtype: str = "float32", frozen: bool = False, **settings: Any) -> Any:
-    """A pretrained network with a head, in training mode.
+def load_network(
+    backbone: str, head: Head, dtype: str = "float32", frozen: bool = False, **settings: Any
+) -> tuple[Any, frozenset[str]]:
+    """A pretrained network with a head, in training mode; and what of it no file of the backbone holds.
 
     A classifier's head that the backbone lacks, or that has another number of labels, is drawn at random; so is a
     pooler. Nothing else may be missing.
@@ -161,6 +163,10 @@ def load_network(backbone: str, head: Head, dtype: str = "float32", frozen: bool
         dtype: of the network, `float32` or `bfloat16`; a classifier's head and what was drawn are float32 all the same.
         frozen: whether nothing but a classifier's head is trained, and what was drawn.
         settings: to change in its configuration, such as `num_labels`.
+
+    Returns:
+        The network, and the names of its parameters and buffers that were drawn at random; none on the meta device,
+        where nothing is read.
 
     Raises:
         UserError: if the architecture has no such head, or the backbone cannot be had, or not all of it.
@@ -200,7 +206,7 @@ def load_network(backbone: str, head: Head, dtype: str = "float32", frozen: bool
         for name, module in network.base_model.named_modules() if dtype != "float32" else ():
             if any(f"{base}{name}.{key}" in drawn for key, _ in module.named_parameters(recurse=False)):
                 module.float().register_forward_pre_hook(_in_float32)
-    return network.train()  # from_pretrained leaves it in eval mode, and dropout off
+    return network.train(), frozenset(drawn)  # from_pretrained leaves it in eval mode, and dropout off
 
 
 def _in_float32(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -64,11 +64,11 @@ def test_factors_come_back_from_a_round_trip(backbones, place):
     logits = peft_adapter(backbones("bert"), Path("adapter"), **ADAPTERS["patterns"][1])
     assert main(["import", "adapter", "--task", "rte", "--output", "run"]) == 0
     assert main(["export", "run", "--to", "peft", "--output", "again"]) == 0
-    before, after = peft.read_lora(Path("adapter")), peft.read_lora(Path("again"))
-    assert before.factors.keys() == after.factors.keys()
-    for name, (a, b, scale) in before.factors.items():
-        close(after.factors[name].A, a)
-        close(after.factors[name].scale * after.factors[name].B, scale * b)
+    before, after = peft.read(Path("adapter")), peft.read(Path("again"))
+    assert before.updates.keys() == after.updates.keys()
+    for name, (a, b, scale) in before.updates.items():
+        close(after.updates[name].A, a)
+        close(after.updates[name].scale * after.updates[name].B, scale * b)
     assert before.saved.keys() == after.saved.keys()
     assert all(torch.equal(before.saved[name], after.saved[name]) for name in before.saved)
     close(theirs.PeftModel.from_pretrained(base(backbones("bert")), "again").eval()(IDS).logits, logits)
@@ -103,8 +103,9 @@ def adapter(backbones, place) -> Adapter:
 
 
 UNSUPPORTED = {
-    "IA3": {"peft_type": "IA3"}, "RANDLORA": {"peft_type": "RANDLORA"}, "use_dora": {"use_dora": True},
-    "bias 'all'": {"bias": "all"}, "lora_bias": {"lora_bias": True}, "'pissa'": {"init_lora_weights": "pissa"},
+    "IA3": {"peft_type": "IA3"}, "use_dora": {"use_dora": True}, "peft_type ['LORA']": {"peft_type": ["LORA"]},
+    "bias 'all'": {"bias": "all"}, "bias 'lora_only'": {"bias": "lora_only"}, "lora_bias": {"lora_bias": True},
+    "'pissa'": {"init_lora_weights": "pissa"},
     "target_parameters": {"target_parameters": ["weight"]},
 }
 
@@ -205,6 +206,6 @@ def test_adapter_in_place_of_a_run(adapter, capsys):
 
 def test_a_network_without_base_weights(backbones, place, capsys):
     model = classifier(backbones("bert"), tuning=Tuning(full=True))
-    assert all(layer.weight is None for layer in zoo_layers(model.net).values())
+    assert all(layer.base is None for layer in zoo_layers(model.net).values())
     run(model, Path("run"))
     refused(capsys, ["export", "run", "--to", "peft"], "no frozen weight", "--to dense")

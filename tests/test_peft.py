@@ -14,6 +14,7 @@ from zoo import checkpoints, peft
 from zoo.__main__ import main
 from zoo.convert import convert
 from zoo.errors import UserError
+from zoo.files import read_json
 from zoo.linear import ZooLinear
 from zoo.module import ZooModule
 from zoo.parameterizations import DCT, LoRA, RandLoRA
@@ -130,7 +131,7 @@ def test_peft_loads_what_is_written(name, tmp_path):
     mine = convert(net(), factory, ["layers.*"], start="update", scale=0.7)
     disturb(mine)
     errors = peft.write(tmp_path, mine, {}, rank=None if error == 0 or kind == "RANDLORA" else 16)
-    assert peft.read_json(tmp_path / peft.CONFIG)["peft_type"] == kind
+    assert read_json(tmp_path / peft.CONFIG)["peft_type"] == kind
     assert max(errors.values()) < 1e-5  # rank 16 is full here
     loaded = theirs.PeftModel.from_pretrained(net(), tmp_path)
     for layer, other in zip(mine.layers, loaded.base_model.model.layers, strict=True):
@@ -153,7 +154,7 @@ def test_randlora_of_different_scales(tmp_path):
     mine = convert(net(), functools.partial(RandLoRA, rank=4), ["layers.*"], overrides, start="update")
     disturb(mine)
     peft.write(tmp_path, mine, {})
-    assert peft.read_json(tmp_path / peft.CONFIG)["peft_type"] == "RANDLORA"
+    assert read_json(tmp_path / peft.CONFIG)["peft_type"] == "RANDLORA"
     for x, y in zip(mine(inputs()), theirs.PeftModel.from_pretrained(net(), tmp_path)(inputs()), strict=True):
         close(x, y)
 
@@ -163,7 +164,7 @@ def test_randlora_without_common_bases_is_truncated(other, tmp_path):
     overrides = {"layers.1": functools.partial(RandLoRA, **other)}
     mine = convert(net(), functools.partial(RandLoRA, rank=4), ["layers.*"], overrides, start="update")
     peft.write(tmp_path, mine, {})
-    assert peft.read_json(tmp_path / peft.CONFIG)["peft_type"] == "LORA"
+    assert read_json(tmp_path / peft.CONFIG)["peft_type"] == "LORA"
 
 
 def test_randlora_of_different_sides_is_truncated(tmp_path):
@@ -171,7 +172,7 @@ def test_randlora_of_different_sides_is_truncated(tmp_path):
     mine = convert(nn.Sequential(nn.Linear(12, 12), nn.Linear(12, 6)).requires_grad_(False),
                    functools.partial(RandLoRA, rank=3), ["*"], start="update")
     peft.write(tmp_path, mine, {})
-    assert peft.read_json(tmp_path / peft.CONFIG)["peft_type"] == "LORA"
+    assert read_json(tmp_path / peft.CONFIG)["peft_type"] == "LORA"
 
 
 def test_layers_of_different_rank_and_scale(tmp_path):
@@ -179,7 +180,7 @@ def test_layers_of_different_rank_and_scale(tmp_path):
     mine = convert(net(), functools.partial(LoRA, rank=3), ["layers.*"], overrides, start="update", scale=0.7)
     disturb(mine)
     errors = peft.write(tmp_path, mine, {})
-    config = peft.read_json(tmp_path / peft.CONFIG)
+    config = read_json(tmp_path / peft.CONFIG)
     assert config["rank_pattern"] == {"layers.1": 2, "layers.2": 8}
     assert errors["layers.0"] == errors["layers.1"] == 0
     loaded = theirs.PeftModel.from_pretrained(net(), tmp_path).base_model.model
@@ -241,7 +242,7 @@ def test_targets_in_the_head_are_stored_whole(backbones, tmp_path):
 def test_targets_with_a_trained_bias_are_stored_whole(backbones, tmp_path):
     model = classifier(backbones("bert"), tuning=Tuning(train=["1.attention.self.query"]))
     peft.write(tmp_path, model.net, model.peft_fields())
-    config = peft.read_json(tmp_path / peft.CONFIG)
+    config = read_json(tmp_path / peft.CONFIG)
     assert config["modules_to_save"] == ["bert.encoder.layer.1.attention.self.query", "classifier"]
     loaded = theirs.PeftModel.from_pretrained(base(backbones("bert")), tmp_path).eval()
     close(loaded(IDS).logits, model.net(IDS).logits)
@@ -264,7 +265,7 @@ def test_scale_is_that_of_peft(settings, tmp_path):
     model = theirs.get_peft_model(net(), config)
     disturb(model)
     model.save_pretrained(tmp_path)
-    read = peft.read_lora(tmp_path)
-    assert list(read.factors) == ["layers.0", "layers.1", "layers.2"]
-    for name, (a, b, scale) in read.factors.items():
+    read = peft.read(tmp_path)
+    assert list(read.updates) == ["layers.0", "layers.1", "layers.2"]
+    for name, (a, b, scale) in read.updates.items():
         close(scale * b @ a, model.base_model.model.get_submodule(name).get_delta_weight("default"))

@@ -48,7 +48,7 @@ def export(run: str, to: str, output: str | None, backbone: str | None, rank: in
         if to == "dense":
             model.export_dense(part)
         elif to == "peft":
-            errors = peft.write(part, model.net, model.peft_fields(), rank)
+            errors = peft.write(part, model.net, model.peft_fields(), rank, model.backbone_state())
         else:
             checkpoint, folder = checkpoints.load(path, resume=False), checkpoints.run_folder(path)
             config = read_text(folder / "config.yaml") if folder else checkpoint.get("config", "")

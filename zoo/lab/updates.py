@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zoo import checkpoints
+from zoo import checkpoints, peft
 from zoo.convert import are_updates, is_conv1d, matches, summary, zoo_layers
 from zoo.errors import UserError
 from zoo.lab.facts import Facts, adapter_facts, plain_facts, run_facts
@@ -18,7 +18,7 @@ from zoo.lab.stored import Stored, aligned, in_memory, is_zoo, plain_tensors, st
 from zoo.linear import ZooLinear
 from zoo.module import ZooModule
 from zoo.parameterizations import LoRA
-from zoo.peft import CONFIG, TENSORS, Factors, lora_factors, read_lora
+from zoo.peft import Factors, lora_factors
 from zoo.trust import NOBODY, Trust
 
 EXPECTED = "give a run's folder, a .ckpt, an adapter.safetensors or a peft adapter's folder"
@@ -129,8 +129,8 @@ def read(
 
 
 def _peft_folder(path: Path) -> Path | None:
-    folder = path.parent if path.name == TENSORS else path
-    return folder if (folder / CONFIG).is_file() and checkpoints.find(folder) is None else None
+    folder = peft.find(path)
+    return folder if folder is not None and checkpoints.find(folder) is None else None
 
 
 def _checked(source: Source, before: str | None) -> Source:
@@ -239,8 +239,14 @@ def starting_weights(file: Path, backbone: str | None = None, trust: Trust = NOB
 
 
 def _adapter(path: str, folder: Path, layers: Sequence[str] | None) -> Source:
-    adapter = read_lora(folder)
-    updates = {name: _product(adapter.factors[name]) for name in _choose(adapter.factors, layers)}
+    adapter = peft.read(folder)
+    updates = {}
+    for name in _choose(adapter.updates, layers):
+        factors = adapter.updates[name]
+        if not isinstance(factors, Factors):
+            raise UserError(f"{path!r} is RandLoRA, of which only its backbone knows how large a matrix is: make it a "
+                            f"run with zoo import {path}")
+        updates[name] = _product(factors)
     return Source(**vars(adapter_facts(path, adapter.config)), what="dW", updates=updates, notes=[])
 
 
