@@ -3,8 +3,14 @@
 import importlib
 import os
 import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
+from types import ModuleType
 
-from zoo.errors import UserError
+from zoo.errors import UserError, is_too_large
 
 HELP = """usage: zoo <command> [--config FILE]... [--key value]...
 
@@ -45,8 +51,32 @@ COMMANDS = {
 }
 
 
+class OwnTasks(MetaPathFinder):
+    """Finds zoo's own `tasks` beside it, whatever else of that name lies in the current folder or on the path.
+
+    It is there from the import of this module on, so that it is in processes too that are started for other ranks.
+    """
+
+    home = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tasks")
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The package itself; its modules are found in it."""
+        if fullname != "tasks":
+            return None
+        return spec_from_file_location(
+            fullname, os.path.join(self.home, "__init__.py"), submodule_search_locations=[self.home]
+        )
+
+
+sys.meta_path.insert(0, OwnTasks())
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit status, 2 for a mistake of the user's."""
+    if argv is None:
+        prepare_process()
     argv = sys.argv[1:] if argv is None else list(argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP, end="", file=sys.stdout if argv else sys.stderr)
@@ -59,7 +89,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if command not in COMMANDS:
         return _unknown(argv)
-    here = os.getcwd()  # last, so that ./my_basis.py is found and ./tasks.py, or a ./yaml.py, does not hide another
+    try:
+        here = os.getcwd()  # last, so that ./my_basis.py is found and a ./yaml.py does not hide another
+    except OSError:
+        return _said("the current folder was deleted: go to another one")
     sys.path[:] = [*(folder for folder in sys.path if folder not in ("", here)), here]
     module, function = COMMANDS[command].split(":")
     try:
@@ -68,15 +101,36 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except UserError as mistake:
-        from zoo.lab.texts import printable
-
-        print(f"zoo: {printable(mistake)}", file=sys.stderr)
-        return 2
+        return _said(mistake)
+    except OSError as error:
+        return _said(f"{error.strerror or error}: {error.filename or 'no file'}")
+    except (MemoryError, RuntimeError, OverflowError) as error:
+        if is_too_large(error):
+            return _said(f"something is too large for this machine ({error}): give smaller numbers")
+        raise
     except KeyboardInterrupt:  # while training, Lightning stops it and says how to go on
         print("zoo: stopped", file=sys.stderr)
         return 130
     except SystemExit as stop:  # a parser's way to end
         return int(stop.code or 0)
+
+
+def prepare_process() -> None:
+    """Have a process of its own print whatever its console's encoding is, and take no warning for an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if "error" in os.environ.get("PYTHONWARNINGS", "") or any("error" in option for option in sys.warnoptions):
+        os.environ.pop("PYTHONWARNINGS", None)  # of processes that are started, too
+        warnings.resetwarnings()
+        warnings.simplefilter("ignore", DeprecationWarning)
+
+
+def _said(mistake: object) -> int:
+    from zoo.lab.texts import printable
+
+    print(f"zoo: {printable(mistake)}", file=sys.stderr)
+    return 2
 
 
 def _unknown(argv: list[str]) -> int:

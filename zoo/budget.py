@@ -19,12 +19,13 @@ def layer_budget(m: int, n: int, ratio: float | None, coefficients: int | None, 
     Args:
         m: rows.
         n: columns.
-        ratio: K = ratio mn, rounded, at least 1.
+        ratio: K = ratio mn, rounded.
         coefficients: K itself.
         lora_rank: as many as LoRA of this rank, K = r (m + n).
 
     Raises:
-        ValueError: if none or several are given, if ratio is not in (0, 1], or K not in [1, mn].
+        ValueError: if none or several are given, if ratio is not in (0, 1], or K not in [1, mn]; a ratio of less than
+            one coefficient is none of one.
     """
     given = {"ratio": ratio, "coefficients": coefficients, "lora_rank": lora_rank}
     given = {name: value for name, value in given.items() if value is not None}
@@ -36,7 +37,10 @@ def layer_budget(m: int, n: int, ratio: float | None, coefficients: int | None, 
     if ratio is not None:
         if not 0 < ratio <= 1:
             raise ValueError(f"ratio must lie in (0, 1], got {ratio}")
-        return max(1, round(ratio * m * n))
+        if (count := round(ratio * m * n)) < 1:
+            raise ValueError(f"ratio must be at least {1 / (m * n):.2g} for shape ({m}, {n}), which is one coefficient,"
+                             f" got {ratio}: raise it, or leave the layer out of the targets")
+        return count
     if lora_rank is not None:
         if not 1 <= lora_count(m, n, lora_rank) <= m * n:
             most = m * n // (m + n)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies import DDPStrategy
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
@@ -16,7 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import tasks
 import zoo.parameterizations  # noqa: F401  so that short names are known
-from zoo import checkpoints, messages, trust
+from tasks.text.corpus import kept
+from zoo import checkpoints, messages, trainer_options, trust
 from zoo.callbacks import Checkpoint, Predictions, Progress, RunSummary, SpectralEnergy, StableRank, Stop, Stopped
 from zoo.config_files import ConfigFile, after_configs, written_out
 from zoo.console import complain, is_first, quiet
@@ -32,6 +34,12 @@ from zoo.run_config import Given, anchor, given
 from zoo.tensorboard import Logger, locked
 from zoo.trainer import environment, equip
 from zoo.trust import NOBODY, Trust
+
+SEEDS = ("data.init_args.seed", "model.init_args.seed")
+LINKED = {
+    **{source: (target,) for source, target in (tasks.LINKS | tasks.SETTINGS).items()}, "seed_everything": SEEDS,
+}
+"""Options from which others are taken."""
 
 
 class ZooTrainer(Trainer):
@@ -119,15 +127,23 @@ class ZooCLI(LightningCLI):
             parser.link_arguments(source, target, apply_on="instantiate")
         for source, target in tasks.SETTINGS.items():
             parser.link_arguments(source, target)
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
-        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
+        for target in SEEDS:
+            parser.link_arguments("seed_everything", target, compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        for source, targets in LINKED.items():
+            for target in targets:
+                if self.typed & {target, target.replace(".init_args", "")}:
+                    option = target.replace(".init_args", "")
+                    raise UserError(f"--{option} is taken from --{source}: give that in its place")
         with self._of_the_run():
             super().parse_arguments(parser, args)
         config = self.config.get(str(self.config.get("subcommand")), self.config)
         for key in ("base", "trust"):
             config.pop(key, None)
+        trainer_options.check_seed(config.get("seed_everything"))
+        trainer_options.follow_launcher(config.trainer)
+        trainer_options.check(str(self.config.get("subcommand")), config.trainer)
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let the checkpoint's settings override the command line (its PR 21455).
@@ -193,6 +209,15 @@ class ZooCLI(LightningCLI):
             elif resume:
                 self._check_resumable(path, checkpoint)
         config = self._get(self.config_init, "trainer")
+        checkpoint_callbacks = [c for c in _several(config.get("callbacks")) if isinstance(c, LightningCheckpoint)]
+        if "trainer.enable_checkpointing" in self.typed and not checkpoint_callbacks:
+            raise UserError("--trainer.enable_checkpointing is Lightning's, and zoo writes its own: "
+                            "--checkpoint.every_n_steps says when, and 0 never")
+        kwargs["enable_checkpointing"] = bool(checkpoint_callbacks)
+        if config.get("enable_progress_bar") is False:
+            for callback in self.trainer_defaults["callbacks"]:
+                if isinstance(callback, Progress):
+                    kwargs["enable_progress_bar"], callback.silent = True, True  # it still says how to go on
         if config.get("logger") in (None, True):
             kwargs["logger"] = self._logger(config, step) if resume else False
         if (plugins := environment(config.get("plugins"))) is not None:
@@ -215,7 +240,7 @@ class ZooCLI(LightningCLI):
                 callback.trainer = self.trainer
 
     def _start(self, source: Given) -> None:
-        """Let `fit` begin a new run, in a folder of its own, with the weights of a checkpoint that is none to go on from."""
+        """Let `fit` begin a new run, in a folder of its own, with the weights of a checkpoint."""
         self.given = source._replace(folder=None)
         self.config[self.subcommand].ckpt_path = None
         if self.lock is not None:
@@ -244,10 +269,15 @@ class ZooCLI(LightningCLI):
             )
             return logger.held_by(self.lock) if self.lock is not None else logger
         root = Path(config.get("default_root_dir") or "runs")
-        name = self._get(self.config, "name") or f"{self.run_name}-{self.datamodule.name}"
+        name = self._get(self.config, "name")
+        name = f"{self.run_name}-{self.datamodule.name}" if name is None else name
         check_name(name)
         check_writable(root / name, "--trainer.default_root_dir", "runs to ")
         return Logger(root, name, default_hp_metric=False)
+
+
+def _several(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def keep_buffers(ddp: dict[str, Any]) -> None:
@@ -277,7 +307,7 @@ def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> int:
     quiet()
     stop, lock = Stop(), None
     try:
-        sys.argv[1:] = argv = written_out(argv)  # in place: DDP starts its other processes with sys.argv
+        sys.argv[1:] = argv = kept(written_out(argv))  # in place: DDP starts its other processes with sys.argv
         trusted = Trust.of(argv)
         words = ["--json=true" if word == "--json" else word for word in trust.split(argv)[0]]
         ZooCLI.command = words[0]

@@ -2,7 +2,9 @@
 
 import difflib
 import inspect
+import linecache
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterable
 from importlib import import_module
@@ -12,10 +14,10 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from zoo.convert import blame
-from zoo.errors import UserError
+from zoo.errors import UserError, is_too_large
 from zoo.module import ZooData, ZooModule
 from zoo.parameterizations import WeightParameterization
-from zoo.trust import Trust
+from zoo.trust import OURS, Trust
 
 Rule = Callable[[re.Match[str], ArgumentParser], str | None]
 RULES: list[tuple[re.Pattern[str], Rule]] = []
@@ -23,6 +25,13 @@ RULES: list[tuple[re.Pattern[str], Rule]] = []
 SPEC = r"(?:val=|class_path=|'class_path': )'((?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*)'"
 """A class in a message."""
 NOTHING = "nothing says what to train: give a config, as in --config dct_half.yaml"
+LIGHTNINGS = (ValueError, TypeError, RuntimeError, ModuleNotFoundError)
+"""What Lightning raises for settings that do not go together, or for a package that is missing."""
+NO_MEMORY = re.compile(
+    r"you tried to allocate \d+ bytes|[Tt]ried to allocate [\d.]+ \w+|[Ss]torage size calculation overflowed|"
+    r"Overflow when unpacking long|not enough memory|out of memory"
+)
+"""What torch says of memory that it was not given, or that no machine has."""
 NOISE = ("Given value", "Subtypes:", "Errors:", "Does not validate", "Expected a <class 'NoneType'>")
 
 
@@ -67,17 +76,29 @@ def user_error(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
-        if isinstance(cause, UserError | MisconfigurationException) or _is_ours(cause):
+        if isinstance(cause, UserError | MisconfigurationException) or _is_raised(cause):
             return " ".join(str(cause).split())
+        if is_too_large(cause):
+            reason = " ".join(str(cause).split())[:120] or type(cause).__name__
+            return (f"the network or a batch is too large for this machine ({reason}): lower a size, as "
+                    "--data.batch_size or --model.width")
+        what = NO_MEMORY.search(str(cause)) if isinstance(cause, RuntimeError | TypeError) else None
+        if what or isinstance(cause, MemoryError):
+            reason = f" ({what[0]})" if what else ""
+            return f"there is not enough memory{reason}: give a smaller batch, block or network"
         cause = cause.__cause__ or cause.__context__
     return None
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether zoo, a task or Lightning raised a ValueError itself: there it stands for a mistake of the user's."""
+def _is_raised(error: BaseException) -> bool:
+    """Whether zoo or a task raised a ValueError itself, or Lightning another: it stands for a mistake of the user's."""
     frames = list(traceback.walk_tb(error.__traceback__))
-    package = frames[-1][0].f_globals.get("__name__", "").partition(".")[0] if frames else ""
-    return type(error) is ValueError and package in ("zoo", "tasks", "lightning")
+    if not frames or not isinstance(error, LIGHTNINGS):
+        return False
+    frame, line = frames[-1]
+    package = frame.f_globals.get("__name__", "").partition(".")[0]
+    said = linecache.getline(frame.f_code.co_filename, line).strip().startswith("raise ")
+    return type(error) is ValueError and package in ("zoo", "tasks", "lightning") or package == "lightning" and said
 
 
 def near(word: str, words: Iterable[str]) -> str:
@@ -107,7 +128,7 @@ def _config(match: re.Match[str], parser: ArgumentParser) -> str:
     return match[1]
 
 
-@rule(r"Problem with given class_path 'zoo\.module\.Zoo(?:Data|Module)'|^the following arguments are required")
+@rule(r"Problem with given class_path 'zoo\.(?:data\.ZooData|module\.ZooModule)'|^the following arguments are required")
 def _nothing(match: re.Match[str], parser: ArgumentParser) -> str:
     return NOTHING
 
@@ -186,6 +207,8 @@ def import_problem(class_path: str) -> str | None:
     try:
         names = vars(import_module(module))
     except ModuleNotFoundError as error:
+        if hidden := _hidden(module.partition(".")[0]):
+            return f"no module {error.name!r} in zoo's own {hidden.stem!r}, which hides '{hidden}': rename that"
         if module == error.name or module.startswith(f"{error.name}."):
             return f"no module {error.name!r} for {class_path!r}: it must be a file in {Path.cwd()}, or installed"
         return f"cannot import {class_path!r}: {blame(error)}; install it, or correct the import"
@@ -193,15 +216,28 @@ def import_problem(class_path: str) -> str | None:
         return f"cannot import {class_path!r}: {blame(error)}; correct that file"
     classes = [key for key, value in names.items() if isinstance(value, type)]
     hint = near(name, classes) or f"; it has {', '.join(classes) or 'none'}"
-    return None if name in names else f"module {module!r} has no class {name!r}{hint}"
+    if name in names:
+        return None
+    if hidden := _hidden(module.partition(".")[0]):
+        return f"zoo's own {hidden.stem!r} has no class {name!r}, and hides '{hidden}': rename that"
+    return f"module {module!r} has no class {name!r}{hint}"
+
+
+def _hidden(top: str) -> Path | None:
+    """What else is called as a package of zoo's, in the current folder or on the path, and is hidden by it."""
+    home = Path(__file__).parent.parent
+    places = [place for folder in sys.path for place in (Path(folder) / top, Path(folder) / f"{top}.py")]
+    others = (place for place in places if place.exists() and place.resolve() != (home / top).resolve())
+    return next(others, None) if top in OURS else None
 
 
 @rule(r'.*Parser key "([^"]+)":(.*?)(?:Given|Got) value: (.*?)(?:\. Got value|\n|$)')
 def _value(match: re.Match[str], parser: ArgumentParser) -> str | None:
     """The greedy start finds the innermost key: model, its optimizer, its lr."""
     types = re.findall(r"Expected a (?:<class '([\w.]+)'>|typing\.Literal\[([^\n]*)\])", match[2])
-    legal = [literal or {"NoneType": "null"}.get(name, name) for name, literal in types]
     key = ".".join(re.findall(r'Parser key "([^"]+)"', match[0]))
+    legal = [literal or {"NoneType": "null"}.get(name, name) for name, literal in types]
+    legal = [name for name in legal if key != "seed_everything" or name != "bool"]  # zoo.trainer_options.check_seed
     hint = """; write a list as '["one", "two"]'""" if "list" in legal else ""
     return f"{key} must be {' or '.join(legal)}, got {match[3]!r}{hint}" if legal else None
 

@@ -31,6 +31,8 @@ def check_name(name: str) -> None:
     """
     if Path(name).name != name or name in (".", ".."):
         raise UserError(f"--name is no path, got {name!r}; --trainer.default_root_dir takes one")
+    if not name.strip():
+        raise UserError(f"--name must say something, got {name!r}: leave it out to have the run named after its config")
     if not name.isprintable() or len(name.encode()) > 200:
         shown = name if len(name) <= 40 else f"{name[:37]}..."
         raise UserError(f"--name takes printable characters, 200 bytes at most, got {shown!r} ({len(name.encode())})")

@@ -45,14 +45,15 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         """Raises UserError for a value out of range."""
         for name in ("lr", "weight_decay", "warmup", "final_lr"):
-            value, high = getattr(self, name), 1 if name == "final_lr" else math.inf
-            if not 0 <= value <= high:
-                raise UserError(f"optimizer.{name} must lie in [0, {high}], got {value}")
+            value = getattr(self, name)
+            if not (0 <= value <= 1 if name == "final_lr" else 0 <= value < math.inf):
+                legal = "lie in [0, 1]" if name == "final_lr" else "be at least 0 and finite"
+                raise UserError(f"optimizer.{name} must {legal}, got {value}")
         for name in ("beta1", "beta2", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"optimizer.{name} must lie in [0, 1), got {getattr(self, name)}")
-        if self.clip is not None and not self.clip > 0:
-            raise UserError(f"optimizer.clip must be above 0, or null, got {self.clip}")
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise UserError(f"optimizer.clip must be above 0 and finite, or null, got {self.clip}")
 
     def warmup_steps(self, steps: int) -> int:
         """Of a run of `steps`."""

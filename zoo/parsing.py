@@ -16,6 +16,9 @@ from zoo.files import read_text
 from zoo.plain import Twice, parse_yaml
 from zoo.trust import Trust
 
+NEGATIVE = re.compile(r"-(\d[\d.:e+-]*|\.\d+|inf|nan)", re.IGNORECASE)
+"""A number, or a duration, below zero."""
+
 
 def _read(path: ConfigPath) -> str:
     """A config that another one names is read like any other: in UTF-8, not in the locale's encoding; each key once.
@@ -49,6 +52,7 @@ class Parser(LightningArgumentParser):
         """Parse, with null for nested settings: jsonargparse hands them down as the word None."""
         if isinstance(args, list):
             args = [re.sub(r"^(--[\w.]+=)None$", r"\1null", word) for word in args]
+            args = _joined(args)
             for option, value in _values(args):
                 if ":" in value:
                     try:
@@ -75,6 +79,17 @@ def _values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
         key, equals, value = word.partition("=")
         if key.startswith("--"):
             yield key, value if equals else after
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """A command line in which a value that begins with a minus is one word with its option: argparse knows -1 alone."""
+    found: list[str] = []
+    for word in words:
+        if NEGATIVE.fullmatch(word) and found and found[-1].startswith("--") and "=" not in found[-1]:
+            found[-1] += f"={word}"
+        else:
+            found.append(word)
+    return found
 
 
 def options_of(words: Iterable[str]) -> frozenset[str]:

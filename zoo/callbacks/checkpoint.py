@@ -1,10 +1,13 @@
 """Two checkpoints a run: `last.ckpt`, to resume from, and `best.ckpt`, what was trained at the best validation."""
 
+import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
 from zoo.errors import UserError
 
@@ -12,6 +15,22 @@ from zoo.errors import UserError
 def validation_follows(trainer: Trainer) -> bool:
     """Whether the batch that has just been trained on is followed by a validation."""
     return bool(trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher))  # type: ignore[arg-type]
+
+
+def _is_ours(module: LightningModule) -> bool:
+    """Whether it is one of zoo's own tasks, of which it is known that training logs `train/loss` alone."""
+    return type(module).__module__.partition(".")[0] == "tasks"
+
+
+def _not_logged(who: str, metric: str, module: LightningModule, logged: Mapping[str, Tensor]) -> str:
+    """What to say of a metric that is watched, and that nothing logs."""
+    names, task = ", ".join(sorted(logged)) or "none", type(module).__name__
+    near = difflib.get_close_matches(metric, list(logged), 1, 0.5)
+    if who == "task":
+        return (f"{task} decides by {metric!r} (its `monitor`) and logs {names}: log {metric!r} in validation_step, or "
+                "set monitor to what it logs")
+    hint = f"did you mean {near[0]!r}?" if near else f"{task} logs {names}"
+    return f"{who} watches {metric!r}, which is not logged; {hint}"
 
 
 class Checkpoint(Callback):
@@ -30,6 +49,8 @@ class Checkpoint(Callback):
     def __init__(self, every_n_steps: int = 250, monitor: str | None = None) -> None:
         if every_n_steps < 0:
             raise UserError(f"checkpoint.every_n_steps must be at least 0, which keeps none, got {every_n_steps}")
+        if monitor is not None and not monitor.strip():
+            raise UserError("checkpoint.monitor must be the name of a metric, or null for the task's, got ''")
         self.every_n_steps = every_n_steps
         self.monitor = monitor
         self.best: float | None = None
@@ -41,6 +62,38 @@ class Checkpoint(Callback):
             return None
         return Path(trainer.logger.log_dir) / "checkpoints"
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Have Lightning validate a batch first where the user says what to watch, or the task is the user's own.
+
+        Raises:
+            UserError: if there is no validation to watch.
+        """
+        watched = self._watched(trainer, pl_module)
+        if self.monitor is not None and trainer.limit_val_batches == 0:
+            raise UserError(f"checkpoint.monitor {self.monitor!r} is looked at after a validation, and "
+                            "--trainer.limit_val_batches is 0: leave one of them out")
+        if not _is_ours(pl_module) or set(watched) != {"task"}:
+            trainer.num_sanity_val_steps = max(trainer.num_sanity_val_steps, 1)
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a metric that no validation logs, before the first step; one of training's is waited for.
+
+        Raises:
+            UserError: naming what is logged.
+        """
+        logged = trainer.callback_metrics
+        for who, metric in self._watched(trainer, pl_module).items():
+            is_of_validation = metric.partition("/")[0] in {name.partition("/")[0] for name in logged}
+            if metric not in logged and (is_of_validation or _is_ours(pl_module) and metric != "train/loss"):
+                raise UserError(_not_logged(who, metric, pl_module, logged))
+
+    def _watched(self, trainer: Trainer, module: LightningModule) -> dict[str, str]:
+        """The metrics that somebody decides by: the task, this callback's setting, and other callbacks."""
+        watched = {"task": self.metric(module)} if self.monitor is None else {"checkpoint.monitor": self.monitor}
+        others: list[Any] = [c for c in trainer.callbacks if c is not self]  # type: ignore[attr-defined]
+        metrics = {type(c).__name__: getattr(c, "monitor", None) for c in others}
+        return watched | {name: metric for name, metric in metrics.items() if isinstance(metric, str)}
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -51,15 +104,22 @@ class Checkpoint(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write `last.ckpt`, if it is time: a run that is stopped while it validates validates again."""
-        if trainer.state.fn == "fit" and self._is_time(trainer):
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and self._is_time(trainer):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write `best.ckpt`, if this is the best validation yet."""
-        if trainer.state.fn != "fit":
+        """Write `best.ckpt`, if this is the best validation yet.
+
+        Raises:
+            UserError: if nothing logs what decides.
+        """
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         trainer.fit_loop.epoch_loop.validated = trainer.global_step  # type: ignore[attr-defined]  # kept in its state
         value = trainer.callback_metrics.get(self.metric(pl_module))
+        if value is None and self.best is None and self.every_n_steps:
+            who = "task" if self.monitor is None else "checkpoint.monitor"
+            raise UserError(_not_logged(who, self.metric(pl_module), pl_module, trainer.callback_metrics))
         if value is not None and value.isfinite():
             sign = 1 if self.metric(pl_module).endswith("loss") else -1
             if self.best is None or sign * value.item() < sign * self.best:

@@ -33,6 +33,8 @@ class Progress(ProgressBar):
         super().__init__()
         self.every_seconds = every_seconds
         self.lines = lines
+        self.silent = False
+        """Shows nothing while it trains."""
         self.bar: tqdm | None = None
         self.shown = 0.0
         self.printed = 0
@@ -41,7 +43,7 @@ class Progress(ProgressBar):
         """Open the bar where a resumed run had stopped."""
         self.steps = steps = float(trainer.estimated_stepping_batches)  # infinite where only time ends the run
         self.started, self.first, self.printed = time.perf_counter(), trainer.global_step, trainer.global_step
-        if trainer.is_global_zero and sys.stderr.isatty():
+        if trainer.is_global_zero and sys.stderr.isatty() and not self.silent:
             layout = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}, {rate_fmt}, {remaining} left"
             self.bar = tqdm(
                 total=int(steps) if math.isfinite(steps) else None, initial=self.first, bar_format=layout,
@@ -53,7 +55,8 @@ class Progress(ProgressBar):
     ) -> None:
         """Show loss, speed and time left."""
         steps, step = self.steps, trainer.global_step
-        if not trainer.is_global_zero or (time.perf_counter() - self.shown < self.every_seconds and step < steps):
+        early = time.perf_counter() - self.shown < self.every_seconds and step < steps
+        if self.silent or early or not trainer.is_global_zero:
             return
         self.shown = time.perf_counter()
         if self.bar is not None:
