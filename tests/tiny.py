@@ -12,7 +12,12 @@ SIZES = {
     "roberta": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48},
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},
+    **dict.fromkeys(("gemma3_text", "llama", "qwen3"), {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
+        "intermediate_size": 48,
+    }),
 }
+DECODERS = ("gemma3_text", "gpt2", "llama", "qwen3")
 
 
 def sentence(draw: random.Random, words: int = 6) -> str:
@@ -20,10 +25,10 @@ def sentence(draw: random.Random, words: int = 6) -> str:
 
 
 def save_backbone(kind: str, folder: Path) -> Path:
-    """A network of this kind without a head, and its tokenizer, as `save_pretrained` leaves them."""
+    """A network of this kind, most without a head, and its tokenizer, as `save_pretrained` leaves them."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
     texts = [sentence(random.Random(i), 20) for i in range(50)]
     if kind in ("bert", "distilbert"):
@@ -43,7 +48,7 @@ def save_backbone(kind: str, folder: Path) -> Path:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         )
     tokenizer.train_from_iterator(texts, trainer)
-    if kind != "gpt2":
+    if kind not in DECODERS:
         first, last = ("[CLS]", "[SEP]") if kind != "roberta" else ("<s>", "</s>")
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{first} $A {last}", pair=f"{first} $A {last} $B:1 {last}:1",
@@ -58,7 +63,8 @@ def save_backbone(kind: str, folder: Path) -> Path:
     config = AutoConfig.for_model(kind, vocab_size=len(fast), **size, **ids)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        AutoModel.from_config(config).save_pretrained(folder)
+        auto = AutoModelForCausalLM if kind in DECODERS and kind != "gpt2" else AutoModel  # whose head may be its own
+        auto.from_config(config).save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
 
