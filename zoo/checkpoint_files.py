@@ -21,12 +21,16 @@ from packaging.version import InvalidVersion, Version
 from torch import Tensor
 
 from zoo.errors import UserError
-from zoo.files import DEEPEST, MOST, opened, parse_json, replacing
+from zoo.files import opened, replacing
+from zoo.identity import KEY, is_record
 from zoo.lab.masks import unpack
+from zoo.plain import DEEPEST, MOST, parse_json
 from zoo.tensors import read_tensors
 
 RESUME = ("optimizer_states", "lr_schedulers", "callbacks", "loops")
 """What only going on needs."""
+START = "zoo_start"
+"""In a checkpoint that no training has written, such as an imported adapter: a new run starts from its weights."""
 HANDED_OVER = ".temp.ckpt"
 """What Lightning calls the weights that a process it has spawned gives back."""
 OF = "zoo_of"
@@ -236,6 +240,7 @@ def check_structure(path: Path, checkpoint: Any) -> None:
         "hyper_parameters": _maps(checkpoint.get("hyper_parameters", {}), object),
         "zoo_task": isinstance(checkpoint.get("zoo_task", ""), str),
         "zoo_fingerprints": _maps(checkpoint.get("zoo_fingerprints", {}), str),
+        KEY: KEY not in checkpoint or is_record(checkpoint[KEY]),
     }
     try:
         right["pytorch-lightning_version"] = isinstance(version, str) and Version(version) is not None

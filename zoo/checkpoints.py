@@ -20,9 +20,10 @@ from lightning.pytorch.cli import instantiate_module
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from zoo.checkpoint_files import load
+from zoo.checkpoint_files import START, load
 from zoo.convert import zoo_layers
 from zoo.errors import UserError
+from zoo.identity import KEY
 from zoo.lab.masks import Kept, pack
 from zoo.module import ZooModule
 from zoo.tensors import ADAPTER, write_tensors
@@ -64,6 +65,14 @@ def run_folder(path: Path) -> Path | None:
     return None
 
 
+def is_start(path: Path, checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is weights to start a new run from: an adapter, or one that no training has written.
+
+    A run's own checkpoint is never that: without its optimizer's state it is one that something is missing of.
+    """
+    return path.suffix == ".safetensors" or checkpoint.get(START) is True
+
+
 def snapshot(model: ZooModule) -> dict[str, Any]:
     """A checkpoint of a model that no trainer holds: what is trained, and its settings."""
     checkpoint = {
@@ -87,7 +96,7 @@ def write_adapter(
     """
     places: dict[Any, str] = {}  # a matrix that two layers share is stored once
     shared = {name: places.setdefault(_place(t), name) for name, t in checkpoint["state_dict"].items()}
-    keys = ("zoo_task", "hyper_parameters", "hparams_name", "zoo_fingerprints", "epoch", "global_step",
+    keys = ("zoo_task", "hyper_parameters", "hparams_name", "zoo_fingerprints", KEY, "epoch", "global_step",
             "pytorch-lightning_version")
     settings: dict[str, Any] = {key: checkpoint[key] for key in keys if key in checkpoint}
     settings["shared"] = {name: first for name, first in shared.items() if name != first}
@@ -133,7 +142,10 @@ def rebuild(
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:100]
         hint = "is --backbone what it was trained on?" if backbone else "run it where its parameterization is found"
         raise UserError(f"{where} cannot be rebuilt here ({reason}); {hint}") from error
-    check(path, checkpoint, model)
+    try:
+        check(path, checkpoint, model)
+    except UserError as error:  # names the option of fit
+        raise UserError(str(error).replace("--model.backbone", "--backbone")) from error
     if trained:
         model.load_state_dict(checkpoint["state_dict"])
     return model.eval()
@@ -193,6 +205,8 @@ def check_sizes(path: Path, checkpoint: Mapping[str, Any], build: Callable[[], n
         return  # a task of the user's own need not know the meta device
     finally:
         handle.remove()
+    if isinstance(model, ZooModule):
+        model.check_from_data(checkpoint)
     _check_matrices(path, checkpoint, model)
     shapes = _shapes(checkpoint)
     have = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -204,7 +218,7 @@ def _check_matrices(path: Path, checkpoint: Mapping[str, Any], model: nn.Module)
     """Raises UserError where a file of a few numbers stands for huge matrices, which nothing else holds it against."""
     tensors = [*checkpoint["state_dict"].values(), *(kept.values for kept in checkpoint.get("masked", {}).values())]
     numbers = sum(tensor.numel() for tensor in tensors)
-    alone = [math.prod(layer.parameterization.shape) for layer in zoo_layers(model).values() if layer.weight is None]
+    alone = [math.prod(layer.parameterization.shape) for layer in zoo_layers(model).values() if layer.base is None]
     if alone and max(alone) > HUGE and sum(alone) > SPARSEST * numbers:
         raise UserError(f"checkpoint '{path}' is damaged: {numbers:,} numbers for {sum(alone):,} weights")
 
@@ -235,7 +249,11 @@ def check(path: Path, checkpoint: dict[str, Any], model: nn.Module) -> None:
             finite or of another kind, or the layer whose basis is another one.
     """
     mine = model.trained_state() if isinstance(model, ZooModule) else model.state_dict()
-    _check_shapes(path, _shapes(checkpoint), {name: tuple(tensor.shape) for name, tensor in mine.items()})
+    shapes = _shapes(checkpoint)
+    if isinstance(model, ZooModule) and (lost := sorted(model.drawn & mine.keys() - shapes.keys())):
+        raise UserError(f"neither checkpoint '{path}' nor its backbone has {lost[0]}, which was drawn at random: give "
+                        "the backbone that it was trained on, or train again")
+    _check_shapes(path, shapes, {name: tuple(tensor.shape) for name, tensor in mine.items()})
     for name, tensor in checkpoint["state_dict"].items():
         if tensor.dtype.is_floating_point != mine[name].dtype.is_floating_point or tensor.dtype.is_complex:
             raise UserError(f"checkpoint '{path}' is damaged: {name} is in {tensor.dtype}; use another copy")
@@ -245,5 +263,5 @@ def check(path: Path, checkpoint: dict[str, Any], model: nn.Module) -> None:
         model.on_load_checkpoint(checkpoint)  # Lightning calls it too, but after the run's folder is there
 
 
-__all__ = ["check", "check_sizes", "find", "load", "rebuild", "resolve", "run_folder", "snapshot", "task_of",
+__all__ = ["START", "check", "check_sizes", "find", "is_start", "load", "rebuild", "resolve", "run_folder", "snapshot", "task_of",
            "write_adapter"]

@@ -27,11 +27,6 @@ SPEC = r"(?:val=|class_path=|'class_path': )'((?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*)'"
 NOTHING = "nothing says what to train: give a config, as in --config dct_half.yaml"
 LIGHTNINGS = (ValueError, TypeError, RuntimeError, ModuleNotFoundError)
 """What Lightning raises for settings that do not go together, or for a package that is missing."""
-NO_MEMORY = re.compile(
-    r"you tried to allocate \d+ bytes|[Tt]ried to allocate [\d.]+ \w+|[Ss]torage size calculation overflowed|"
-    r"Overflow when unpacking long|not enough memory|out of memory"
-)
-"""What torch says of memory that it was not given, or that no machine has."""
 NOISE = ("Given value", "Subtypes:", "Errors:", "Does not validate", "Expected a <class 'NoneType'>")
 
 
@@ -82,10 +77,6 @@ def user_error(error: BaseException) -> str | None:
             reason = " ".join(str(cause).split())[:120] or type(cause).__name__
             return (f"the network or a batch is too large for this machine ({reason}): lower a size, as "
                     "--data.batch_size or --model.width")
-        what = NO_MEMORY.search(str(cause)) if isinstance(cause, RuntimeError | TypeError) else None
-        if what or isinstance(cause, MemoryError):
-            reason = f" ({what[0]})" if what else ""
-            return f"there is not enough memory{reason}: give a smaller batch, block or network"
         cause = cause.__cause__ or cause.__context__
     return None
 

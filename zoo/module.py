@@ -5,80 +5,27 @@ import functools
 import inspect
 import math
 from abc import ABC
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from zoo import optimizers
+from zoo import identity, optimizers
 from zoo.bases import stream_seed
 from zoo.budget import Budget
 from zoo.convert import ParameterizationFactory, Start, convert, counts, factory_class, merge, zoo_layers
+from zoo.data import ZooData
 from zoo.errors import UserError
 from zoo.lab.masks import restore
-from zoo.loader import StepLoader
 from zoo.optimizers import OptimizerConfig, warmup_cosine
 from zoo.tensors import write_tensors
 from zoo.together import build_together
 
-
-class ZooData(LightningDataModule, ABC):
-    """The data of a task.
-
-    `name` stands in the run's name, `headline` at the end of its table and `facts` in its summary, so that runs on
-    different data are never confused. A subclass whose training batches come from a `StepLoader` keeps it in `batches`
-    and is resumed exactly.
-    """
-
-    name: str = "data"
-    batches: StepLoader | None = None
-    _position: dict[str, int] | None = None
-
-    def headline(self) -> str:
-        """The data in a few words."""
-        return self.name
-
-    def facts(self) -> dict[str, object]:
-        """What identifies the data: plain values, such as the corpus and its sha256."""
-        return {}
-
-    def settings(self) -> dict[str, object]:
-        """Settings to keep with a run in place of those given, where the data decided otherwise."""
-        return {}
-
-    def rank_and_world(self) -> tuple[int, int]:
-        """This process and how many there are; 0 of 1 where no trainer asks."""
-        trainer = self.trainer
-        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-
-    def continued(self, batches: StepLoader) -> StepLoader:
-        """These training batches, from where a checkpoint left them."""
-        if self._position is not None:
-            batches.load_state_dict(self._position)
-        self.batches = batches
-        return batches
-
-    def state_dict(self) -> dict[str, int]:
-        """How far training has come.
-
-        Lightning keeps a loader's state too, but forgets to restore it where the schedule asked for the number of
-        batches first.
-        """
-        return self.batches.state_dict() if self.batches is not None else self._position or {}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Where training goes on.
-
-        Raises:
-            UserError: if it is no place.
-        """
-        place = state_dict.get("position", 0) if isinstance(state_dict, dict) else None
-        if type(place) is not int or place < 0:
-            raise UserError(f"the checkpoint is damaged: its place in the data is {state_dict}; use another copy")
-        self._position = dict(state_dict) or None
+__all__ = ["ZooData", "ZooModule", "fingerprints", "plain"]
 
 
 class ZooModule(LightningModule, ABC):
@@ -102,9 +49,22 @@ class ZooModule(LightningModule, ABC):
     default_targets: tuple[str, ...] = ("*",)
     from_data: tuple[str, ...] = ()
     """Settings that come from the data; a checkpoint with others is refused."""
+    sources: tuple[str, ...] = ()
+    """Settings that say where a pretrained network is; what came of them is in `network_identity`."""
+    of_method: tuple[str, ...] = ("parameterization", "targets", "overrides", "budget", "optimizer")
+    """Settings that make a method; the others are conditions, which runs that are compared share."""
+    neutral: tuple[str, ...] = ("recompute",)
+    """Settings that change no result."""
+    started_from: str | None = None
+    """The hash of the weights that training started from, where a checkpoint gave them (`start_from`)."""
+    origin: dict[str, Any] | None = None
+    """Of a checkpoint's weights: what the run said of itself (`zoo.identity.record`), until it was compared."""
     net: nn.Module
     start: Start = "random"
     """What W was before training, as `parameterize` was told (`zoo.convert.convert`)."""
+    drawn: frozenset[str] = frozenset()
+    """What of a pretrained network was drawn at random, as its files lack it, by name in the state dict: it is in every
+    checkpoint, frozen or not."""
 
     def __init__(
         self,
@@ -156,6 +116,42 @@ class ZooModule(LightningModule, ABC):
     def arguments(self) -> dict[str, object]:
         """The parameterization's own settings, as given."""
         return dict(self.hparams["parameterization"].get("init_args") or {})
+
+    # ---- Identity ----------------------------------------------------------------------------------------------------
+
+    def zoo_data(self) -> ZooData | None:
+        """The data of the trainer that has this task."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data if isinstance(data, ZooData) else None
+
+    def network_name(self) -> str:
+        """What the network is called in tables."""
+        return type(self).__name__
+
+    def network_identity(self) -> dict[str, str]:
+        """What tells a pretrained network from others, by name; nothing of one that is trained from scratch."""
+        return {}
+
+    def on_fit_start(self) -> None:
+        """Refuse to go on with other data, or another global batch, than the checkpoint was trained on."""
+        self._compare_origin()
+
+    def on_validation_start(self) -> None:
+        """Refuse other data than the checkpoint was trained on, unless the user has named it."""
+        self._compare_origin()
+
+    def on_test_start(self) -> None:
+        """Refuse other data than the checkpoint was trained on, unless the user has named it."""
+        self._compare_origin()
+
+    def on_predict_start(self) -> None:
+        """Refuse other data than the checkpoint was trained on, unless the user has named it."""
+        self._compare_origin()
+
+    def _compare_origin(self) -> None:
+        if self.origin is not None:
+            identity.check_data(self, self.origin)
+            self.origin = None
 
     # ---- Optimization ------------------------------------------------------------------------------------------------
 
@@ -249,6 +245,17 @@ class ZooModule(LightningModule, ABC):
         """Write the network with plain weights into an empty folder; here as `model.safetensors`."""
         write_tensors(folder / "model.safetensors", merge(self.net).state_dict())
 
+    def backbone_state(self) -> dict[str, Tensor] | None:
+        """What the files of a pretrained network hold of `net`, by name before conversion; None if there are none."""
+        return None
+
+    def start_from(self, checkpoint: dict[str, Any]) -> None:
+        """Begin a new run, of whatever data, with the weights of a checkpoint that was checked and made whole."""
+        trained = {name: tensor for name, tensor in checkpoint["state_dict"].items() if name in self.trained_state()}
+        self.started_from = identity.digest(*(trained[name] for name in sorted(trained)))
+        self.load_state_dict(checkpoint["state_dict"])
+        self.origin = None
+
     def peft_fields(self) -> dict[str, str]:
         """What a peft adapter's config says of the network: `task_type` and `base_model_name_or_path`."""
         return {}
@@ -257,20 +264,31 @@ class ZooModule(LightningModule, ABC):
         return {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out what is frozen; add the task's class, and the hash of what is rebuilt from seeds."""
+        """Leave out what is frozen; add the task's class, the hash of what is rebuilt from seeds, and the identity."""
         checkpoint["state_dict"] = self.trained_state()
+        if self._trainer is not None:
+            checkpoint[identity.KEY] = identity.record(self)
         checkpoint["zoo_task"] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint["zoo_fingerprints"] = fingerprints(self.net)
+
+    def check_from_data(self, checkpoint: Mapping[str, Any]) -> None:
+        """Raises UserError if a setting in `from_data` is another one."""
+        for key in self.from_data:
+            if checkpoint.get("hyper_parameters", {}).get(key) != self.hparams[key]:
+                raise UserError(f"the checkpoint's {key} is not that of the data here; use the data it was trained on")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse coefficients of another basis and a model of other data; add what is frozen.
 
         Raises:
-            UserError: if a seeded basis was rebuilt differently here, or a setting in `from_data` is another one.
+            UserError: if a seeded basis was rebuilt differently here, a setting in `from_data` is another one, or so is
+                the pretrained network.
         """
-        for key in self.from_data:
-            if checkpoint.get("hyper_parameters", {}).get(key) != self.hparams[key]:
-                raise UserError(f"the checkpoint's {key} is not that of the data here; use the data it was trained on")
+        self.origin = checkpoint.get(identity.KEY)
+        identity.check_network(self, self.origin)
+        started = self.origin["identity"]["method"].get("started_from") if self.origin else None
+        self.started_from = started if isinstance(started, str) else None
+        self.check_from_data(checkpoint)
         mine, theirs = fingerprints(self.net), checkpoint.get("zoo_fingerprints", {})
         for layer, fingerprint in theirs.items():
             if mine.get(layer, fingerprint) != fingerprint:

@@ -20,9 +20,11 @@ from lightning.pytorch import Trainer
 from zoo import checkpoints
 from zoo.callbacks import Checkpoint, SpectralEnergy, StableRank
 from zoo.errors import UserError
-from zoo.files import parse_yaml, read_yaml
+from zoo.files import read_yaml
+from zoo.identity import anchored
 from zoo.module import ZooData, ZooModule
-from zoo.trust import OURS, Trust
+from zoo.plain import parse_yaml
+from zoo.trust import OURS, PATHLIKE, Trust, imported
 
 GROUPS = {"stable_rank": StableRank, "spectral_energy": SpectralEnergy, "checkpoint": Checkpoint}
 PRECISIONS = {str(name) for kind in (_PRECISION_INPUT_INT, _PRECISION_INPUT_STR, _PRECISION_INPUT_STR_ALIAS)
@@ -52,6 +54,29 @@ class Given(NamedTuple):
         """The command line's words after the command, in which the config stands before all that was typed."""
         config = ["--config", json.dumps(self.config)] if self.config else []
         return [*config, *self.rest, "--ckpt_path", str(self.path)]
+
+    def names(self, data: ZooData) -> bool:
+        """Whether the other words say which data it is, by an option or in a config."""
+        words = [word.partition("=")[0] for word in self.rest]
+        settings = [word.removeprefix("--data.").removeprefix("init_args.").partition(".")[0] for word in words
+                    if word.startswith("--data.")]
+        sources = [name for name in settings if name in data.sources or not data.sources and name not in data.neutral]
+        return bool(sources or {"--config", "-c", "--data"} & set(words))
+
+
+def anchor(spec: Any) -> None:
+    """Let paths in the settings of a task or of its data begin at the root, so that they mean the same everywhere.
+
+    Those are the settings that its class calls `sources`, and what looks like a path by its name; of them those that
+    are there. A corpus that is known by its name stays that.
+
+    Args:
+        spec: `class_path` and `init_args`, which are changed.
+    """
+    cls, settings = imported(str(spec.get("class_path"))), spec.get("init_args")
+    for key, value in list(vars(settings).items()) if settings is not None else ():
+        if key in getattr(cls, "sources", ()) or PATHLIKE.search(key):
+            settings[key] = value if value in getattr(cls, "no_paths", ()) else anchored(value)
 
 
 def given(argv: Sequence[str], trust: Trust) -> Given | None:

@@ -35,6 +35,7 @@ def open_run(
             "--trainer.devices=1", "--trainer.precision=32-true"]
     try:
         more = [*([f"--model.backbone={backbone}"] if backbone else []), *options]
+        source = source._replace(rest=more)
         cli = command_line([], [*args, *more], given=source, trust=trust)
     except Exception as error:
         if mistake := messages.user_error(error):

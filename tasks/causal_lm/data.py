@@ -9,6 +9,7 @@ from torch import Tensor
 from tasks.hub import check_length, load_tokenizer
 from tasks.text.data import TextData
 from zoo.errors import UserError
+from zoo.identity import digest
 
 
 class TokenData(TextData):
@@ -63,6 +64,15 @@ class TokenData(TextData):
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         starts = torch.tensor([0, *(start for start, _ in encoded["offset_mapping"][1:]), len(text)])
         return torch.tensor(encoded["input_ids"], dtype=torch.int32), starts.diff()
+
+    def identity(self) -> dict[str, object]:
+        """The hash of the tokens too: of one text, another tokenizer makes others."""
+        return {**super().identity(), "tokens_sha256": self.tokens_sha256}
+
+    @cached_property
+    def tokens_sha256(self) -> str:
+        """Of the ids of both parts, int32."""
+        return digest(*(ids for ids, _ in self.encoded))
 
     def facts(self) -> dict[str, object]:
         """The corpus and its hash, sizes, the windows and the tokenizer."""

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tasks.text.corpus import Corpus, load_corpus
-from tasks.text.windows import WindowLoader, scored_once
+from tasks.text.windows import WindowLoader, numbered, scored_once
 from zoo.errors import UserError
-from zoo.loader import StepLoader
+from zoo.loader import LARGEST_BATCH, LONGEST, StepLoader, check_size
 from zoo.module import ZooData
 
 
@@ -32,14 +32,15 @@ class TextData(ZooData, ABC):
     """
 
     unit: str
+    sources = ("corpus", "data_dir", "fallback", "backbone")
+    no_paths = ("tinyshakespeare", "pydoc")
 
     def __init__(
         self, corpus: str, data_dir: str | None, fallback: str | None, batch_size: int, block_size: int, seed: int
     ) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("block_size", block_size)):
-            if value < 1:
-                raise UserError(f"data.{name} must be at least 1, got {value}")
+        check_size("batch_size", batch_size, LARGEST_BATCH)
+        check_size("block_size", block_size, LONGEST)
         self.corpus_name, self.data_dir, self.fallback = corpus, data_dir, fallback
         self.batch_size, self.block_size, self.seed = batch_size, block_size, seed
 
@@ -88,6 +89,15 @@ class TextData(ZooData, ABC):
             "batch_size": self.batch_size, "block_size": self.block_size,
         }
 
+    def identity(self) -> dict[str, object]:
+        """The hash of the text, wherever it lies and whatever it is called."""
+        return {"corpus_sha256": self.corpus.sha256, "characters": len(self.corpus.text)}
+
+    def epoch_steps(self, global_batch: int) -> int:
+        """Windows that do not overlap, over windows of a step."""
+        (train, _), _ = self.encoded
+        return max(1, len(train) // (global_batch * self.block_size))
+
     def settings(self) -> dict[str, object]:
         """The corpus that was had, if it is not the one that was asked for."""
         return {"corpus": self.fallback} if self.corpus.instead_of else {}
@@ -122,5 +132,8 @@ class TextData(ZooData, ABC):
         return self.val_dataloader()
 
     def predict_dataloader(self) -> DataLoader:
-        """The validation text."""
-        return self.val_dataloader()
+        """The validation text, in windows that say which of its ids they score."""
+        rank, world = self.rank_and_world()
+        (before, _), (ids, characters) = self.encoded
+        windows = scored_once(before, ids, characters, self.block_size, rank, world)
+        return DataLoader(numbered(windows, rank, world), batch_size=self.batch_size)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """What a run leaves behind: `summary.json`, a table in the terminal, and its row in TensorBoard's HParams."""
 
 import json
+import math
 import platform
 import sys
 import time
@@ -13,7 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from zoo import tensorboard
+from zoo import identity, tensorboard
 from zoo.callbacks.checkpoint import Checkpoint
 from zoo.callbacks.progress import say
 from zoo.callbacks.spectra import SpectrumCallback, StableRank
@@ -105,9 +106,11 @@ class RunSummary(Callback):
         config = module.optimizer_config
         data = trainer.datamodule  # type: ignore[attr-defined]
         taken, seconds = trainer.global_step - self.first_step, self.seconds - self.before
+        whole = identity.global_batch(identity.batch(module))
         return {
             "task": type(module).__name__,
-            **({"data": data.headline(), **data.facts()} if isinstance(data, ZooData) else {}),
+            **({"data": data.headline(), **data.facts(), "data_name": data.name} if isinstance(data, ZooData) else {}),
+            "network": module.network_name(),
             **module.describe(),
             "arguments": module.arguments(),
             "targets": module.targets,
@@ -126,6 +129,9 @@ class RunSummary(Callback):
             "weight_decay": config.weight_decay,
             "precision": str(trainer.precision),
             "devices": trainer.world_size,
+            "global_batch": whole,
+            "epoch_steps": _epoch_steps(trainer, data, whole),
+            "identity": identity.identity(module),
             "seconds": round(self.seconds, 2),
             "steps_per_second": round(taken / seconds, 3) if taken else 0.0,
             "callback_seconds": {
@@ -206,6 +212,14 @@ def _relative(folder: Path) -> Path:
 
 def _find(trainer: Trainer, kind: type[Any]) -> Any:
     return next((c for c in trainer.callbacks if isinstance(c, kind)), None)  # type: ignore[attr-defined]
+
+
+def _epoch_steps(trainer: Trainer, data: object, global_batch: int | None) -> int | None:
+    """Steps of a pass over the training data: as the data says, or those of the loader's batches."""
+    told = data.epoch_steps(global_batch) if isinstance(data, ZooData) and global_batch else None
+    if told is not None or not math.isfinite(trainer.num_training_batches):
+        return told
+    return max(1, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
 
 
 def _version(package: str) -> str | None:

@@ -97,7 +97,7 @@ def _comparison(
         del method["results"]
     return {
         "name": name, "settings": {key.rpartition(".")[2]: short(value) for key, value in runs[0].conditions.items()
-                                  if key != "metric"},
+                                  if key not in ("metric", "model", "data")},
         "metric": metrics[0], "better": "higher" if runs[0].higher else "lower",
         "reference": dense["method"] if dense else None, "search": _search(methods), "notes": notes, "methods": methods,
         "runs": [_row(run, called[id(run)], run.seed in seeds[called[id(run)]]) for run in runs],

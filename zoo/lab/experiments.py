@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zoo.errors import UserError
+from zoo.identity import PARTS
 from zoo.lab import curves
 from zoo.lab.curves import Curve
 from zoo.lab.names import nickname
@@ -23,7 +24,9 @@ SILENT_DATA = ("data_dir", "fallback", "corpus", "task", "eval_batch_size", "bac
 """Settings of the data that do not matter for the result, or stand in the summary as what came of them."""
 SILENT_TUNING = ("preset", "gradient_checkpointing")
 DATA = ("corpus_sha256", "glue_task", "examples", "max_length", "block_size", "batch_size", "vocabulary")
-"""What of a summary tells data apart, besides the sizes of the splits."""
+"""What of a summary without an identity tells data apart, besides the sizes of the splits."""
+BATCH = ("trainer.accumulate_grad_batches", "trainer.devices", "trainer.num_nodes", "data.batch_size")
+"""Settings of which the global batch is all that matters."""
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "accumulate_grad_batches": (1,), "limit_train_batches": (1.0,), "limit_val_batches": (1.0,), "num_nodes": (1,),
     "overfit_batches": (0, 0.0), "devices": ("auto", 1, "1"), "max_time": (),
@@ -107,7 +110,8 @@ def read(paths: Iterable[str], trust: Trust = NOBODY) -> tuple[list[Run], list[S
     for folder in sorted(found.values()):
         try:
             summary = read_summary(folder)
-            raw.append((folder, summary, _told(summary, read_settings(folder))))
+            own = summary.get("identity") is not None
+            raw.append((folder, summary, _own(summary) if own else _told(summary, read_settings(folder))))
         except UserError as error:
             skipped.append(Skipped(_shown(folder), printable(error)))
         except Exception:  # whatever the checks have missed is of one run alone
@@ -141,7 +145,7 @@ def _runs(raw: Sequence[tuple[Path, dict[str, Any], Flat]], trust: Trust) -> tup
     """Runs, whose settings were completed by those of other runs of the same task; and those that cannot be had."""
     alike = defaultdict(list)
     for item in raw:
-        alike[str(item[2]["model"]), str(item[2].get("data"))].append(item)
+        alike["identity" in item[1], str(item[2]["model"]), str(item[2].get("data"))].append(item)
     runs, skipped = [], []
     for items in alike.values():
         flats = filled([flat for _, _, flat in items], trust)
@@ -153,13 +157,28 @@ def _runs(raw: Sequence[tuple[Path, dict[str, Any], Flat]], trust: Trust) -> tup
     return sorted(runs, key=lambda run: run.path), skipped
 
 
+def _own(summary: dict[str, Any]) -> Flat:
+    """What a run says of its identity, which is compared whole, and which metric it is compared by."""
+    data, method, conditions = (summary["identity"][part] for part in PARTS)
+    facts = {f"facts.{key}": value for key, value in data.items()}
+    return {**facts, **conditions, **method, "metric": _metric(summary)}
+
+
+def _metric(summary: dict[str, Any]) -> str:
+    return "loss" if summary.get("score") is None else "score"
+
+
 def _told(summary: dict[str, Any], flat: Flat) -> Flat:
-    """The settings that matter, and what the summary says of the data."""
+    """The settings that matter of a run that does not say its identity, and what its summary says of the data."""
     facts = {key: summary[key] for key in summary
              if key in DATA or key.startswith(("train_", "validation_")) and is_count(summary[key])}
     if not {"corpus_sha256", "glue_task"} & set(facts):
         facts["data"] = summary.get("corpus", summary.get("data"))
-    if summary.get("devices") not in (None, 1):
+    if (whole := _global_batch(summary, flat)) is not None:
+        facts["global_batch"] = whole
+        facts.pop("batch_size")
+        flat = {key: value for key, value in flat.items() if key not in BATCH}
+    elif summary.get("devices") not in (None, 1):
         facts["devices"] = summary["devices"]  # each has batches of its own
     told = {}
     for key, value in flat.items():
@@ -189,7 +208,7 @@ def _told(summary: dict[str, Any], flat: Flat) -> Flat:
     told |= {
         "model.targets": summary["targets"], "facts.steps": summary["steps"],
         "facts.precision": summary.get("precision"),
-        "facts.metric": "loss" if summary.get("score") is None else "score",
+        "facts.metric": _metric(summary),
         "facts.planned_steps": planned if is_size(planned) and planned != summary["steps"]
         else None,
     }
@@ -201,22 +220,54 @@ def _is_neutral(name: str, value: object) -> bool:
     return any(type(value) is type(known) and value == known for known in NEUTRAL.get(name, ()))
 
 
-def _run(folder: Path, summary: dict[str, Any], flat: Flat) -> Run:
+def _global_batch(summary: dict[str, Any], flat: Flat) -> int | None:
+    """Of a run that does not say it: what a process had, times processes, times batches of a step."""
+    processes = summary.get("devices") or 1
+    factors: list[Any] = [summary.get("batch_size"), processes, flat.get("trainer.accumulate_grad_batches") or 1]
+    return math.prod(factors) if all(map(is_size, factors)) else None
+
+
+def _parts(summary: dict[str, Any], flat: Flat) -> tuple[Flat, Flat]:
+    """The settings of a method, by name within the model, and the conditions."""
     method: Flat = {}
-    conditions: Flat = {"task": summary["task"]}
+    conditions: Flat = {}
+    if (own := summary.get("identity")) is not None:
+        roots = {_root(key) for key in own["method"]}
+        for key, value in flat.items():
+            part = method if _root(key) in roots else conditions
+            part[key.removeprefix("model.") if part is method else key] = value
+        return method, conditions
+    conditions["task"] = summary["task"]
     for key, value in flat.items():
-        part, _, name = key.partition(".")
+        part_name, _, name = key.partition(".")
         if name.split(".")[0] in OWN or name in CLIPPING:
-            method[name if part == "model" else key] = value
+            method[name if part_name == "model" else key] = value
         elif key != "data":
             conditions["class" if key == "model" else name] = value
     if conditions.get("class") == f"tasks.{summary['task']}":
         del conditions["class"]
+    return method, conditions
+
+
+def _root(key: str) -> str:
+    """`model.optimizer` of `model.optimizer.lr`."""
+    return ".".join(key.split(".")[:2])
+
+
+def _subject(summary: dict[str, Any], flat: Flat) -> str:
+    """Data and network, as a run names them, or as its config does."""
+    if summary.get("identity") is not None:
+        return f"{summary.get('data_name') or summary['task']} / {summary.get('network') or summary['task']}"
+    corpus = summary.get("glue_task") or summary.get("corpus") or summary.get("data") or summary["task"]
+    return f"{corpus} / {flat.get('model.backbone', summary['task'])}"
+
+
+def _run(folder: Path, summary: dict[str, Any], flat: Flat) -> Run:
+    method, conditions = _parts(summary, flat)
     counts = {key: summary[key] for key in ("coefficients", "replaced", "trainable", "total")}
     score = summary.get("score")
     result = summary["loss"] if score is None else score
     same = [tag.removeprefix("val/") for tag, value in (summary.get("metrics") or {}).items() if value == score]
-    corpus = summary.get("glue_task") or summary.get("corpus") or summary.get("data") or summary["task"]
     tag = "val/loss" if score is None else "val/score"
     rank = "stable_rank/update." if summary.get("updates") else "stable_rank/"
     scalars = curves.read(folder, (tag, rank))
@@ -227,7 +278,7 @@ def _run(folder: Path, summary: dict[str, Any], flat: Flat) -> Run:
     version = "" if whole.name in (name, "version_0") else f"-{whole.name}"
     return Run(
         path=_shown(folder), name=printable(name + version),
-        subject=f"{corpus} / {flat.get('model.backbone', summary['task'])}",
+        subject=_subject(summary, flat),
         conditions=conditions, method=method | counts, parameterization=summary["parameterization"],
         arguments=arguments, optimizer=str(method["optimizer"]), counts=counts,
         lr=float(summary["lr"]), seed=summary["seed"],
@@ -240,11 +291,14 @@ def _run(folder: Path, summary: dict[str, Any], flat: Flat) -> Run:
 
 def _epoch(summary: dict[str, Any], flat: Flat) -> int | None:
     """Steps of a pass over the training data: examples, or ids in windows that do not overlap."""
-    examples, accumulate = summary.get("examples") or {}, flat.get("trainer.accumulate_grad_batches", 1)
+    if summary.get("identity") is not None:
+        epoch: int | None = summary.get("epoch_steps")
+        return epoch
+    examples, batch = summary.get("examples") or {}, flat.get("facts.global_batch")
     ids = next((value for key, value in summary.items() if key.startswith("train_") and is_count(value)), None)
-    batch, block = summary.get("batch_size"), summary.get("block_size")
-    if not is_size(batch) or not is_size(accumulate):
+    block = summary.get("block_size")
+    if batch is None:
         return None
     if "train" in examples:
-        return math.ceil(examples["train"] / (batch * accumulate))
-    return max(1, ids // (batch * accumulate * block)) if ids is not None and is_size(block) else None
+        return math.ceil(examples["train"] / batch)
+    return max(1, ids // (batch * block)) if ids is not None and block is not None and is_size(block) else None

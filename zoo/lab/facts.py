@@ -13,6 +13,7 @@ from zoo import checkpoints
 from zoo.convert import factory_class
 from zoo.errors import UserError
 from zoo.files import read_json
+from zoo.identity import KEY, PARTS, is_identity
 from zoo.lab.names import nickname
 from zoo.lab.summaries import is_number
 from zoo.lab.texts import clean, printable
@@ -20,7 +21,7 @@ from zoo.module import ZooModule
 from zoo.plain import check_bounds
 
 DATA = ("corpus", "corpus_sha256", "max_length", "block_size", "batch_size", "precision", "steps")
-"""What of a summary tells runs apart, besides the number of examples and the settings that a checkpoint holds."""
+"""What of the summary of a run without an identity tells it apart, besides examples and a checkpoint's settings."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,15 +69,9 @@ def run_facts(path: str, file: Path, model: ZooModule) -> tuple[Facts, list[str]
     checkpoint, about = checkpoints.load(file, resume=False), model.describe()
     summary, notes = _summary(file, about)
     settings = {str(key): value for key, value in _settings(file, checkpoint).items() if not str(key).startswith("_")}
-    cls, arguments = factory_class(model.parameterization), _arguments(model)
-    parameterization = {"class": f"{cls.__module__}.{cls.__qualname__}", **arguments}
-    step, class_name = checkpoint["global_step"], type(model).__name__
-    examples = summary.get("examples")
-    data = {f"{split}_examples": count for split, count in examples.items()} if isinstance(examples, dict) else {}
-    data |= {key: summary[key] for key in DATA if key in summary}
-    told = {**data, **settings, "parameterization": parameterization, "steps": data.get("steps", step)}
-    task = printable(summary.get("glue_task") or settings.get("task") or summary.get("corpus") or class_name)
-    network = printable(nickname(str(settings["backbone"])) if "backbone" in settings else class_name)
+    arguments, step = _arguments(model), checkpoint["global_step"]
+    task, network = _called(summary, checkpoint, model)
+    told = _own(summary, checkpoint, model) or _told(summary, settings, model, step)
     words = [str(about["parameterization"]), *(f"{key}={_words(value)}" for key, value in arguments.items())]
     words += ["full"] if model.start == "project" else []
     score, loss = (_result(summary, key, step) for key in ("score", "loss"))
@@ -86,6 +81,41 @@ def run_facts(path: str, file: Path, model: ZooModule) -> tuple[Facts, list[str]
         metric=_metric(summary) if score is not None else None,
         settings={**_flat(told), **({"checkpoint": file.stem} if file.stem not in ("last", "adapter") else {})},
     ), notes
+
+
+def _record(summary: dict[str, Any], checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What a run says of itself, in its summary, or else in its checkpoint; empty if it says nothing."""
+    return summary if is_identity(summary.get("identity")) else checkpoint.get(KEY) or {}
+
+
+def _called(summary: dict[str, Any], checkpoint: dict[str, Any], model: ZooModule) -> tuple[str, str]:
+    """The data and the network in short."""
+    known, settings = _record(summary, checkpoint), checkpoint["hyper_parameters"]
+    class_name = type(model).__name__
+    if known:
+        return printable(known.get("data_name") or class_name), printable(known.get("network") or class_name)
+    task = printable(summary.get("glue_task") or settings.get("task") or summary.get("corpus") or class_name)
+    return task, printable(nickname(str(settings["backbone"])) if "backbone" in settings else class_name)
+
+
+def _own(summary: dict[str, Any], checkpoint: dict[str, Any], model: ZooModule) -> dict[str, Any]:
+    """The identity that a run has written, as a whole, with the learning rate; empty if it has written none."""
+    known = _record(summary, checkpoint)
+    if not known:
+        return {}
+    data, method, conditions = (known["identity"][part] for part in PARTS)
+    told = {key: value for key, value in method.items() if key.rpartition(".")[2] != "seed"}
+    return {**data, **conditions, "optimizer.lr": model.optimizer_config.lr, **told}
+
+
+def _told(summary: dict[str, Any], settings: dict[str, Any], model: ZooModule, step: int) -> dict[str, Any]:
+    """What tells a run apart that has written no identity: of its summary, and of its checkpoint's settings."""
+    cls = factory_class(model.parameterization)
+    examples = summary.get("examples")
+    data = {f"{split}_examples": count for split, count in examples.items()} if isinstance(examples, dict) else {}
+    data |= {key: summary[key] for key in DATA if key in summary}
+    parameterization = {"class": f"{cls.__module__}.{cls.__qualname__}", **_arguments(model)}
+    return {**data, **settings, "parameterization": parameterization, "steps": data.get("steps", step)}
 
 
 def adapter_facts(path: str, config: dict[str, Any]) -> Facts:

@@ -8,22 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo.errors import UserError
+from zoo.identity import Flat, flatten
 from zoo.trust import NOBODY, Trust
 
-Flat = dict[str, Any]
-"""Settings by dotted name; a class stands under the name of what it is of."""
-
-
-def flatten(value: Any, prefix: str = "") -> Flat:
-    """Nested settings by dotted name; of a node with a class_path, the path under the node's own name."""
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    if "class_path" in value:
-        return {prefix: value["class_path"], **flatten(value.get("init_args") or {}, prefix)}
-    flat: Flat = {}
-    for key, item in value.items():
-        flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+__all__ = ["Flat", "defaults", "filled", "flatten", "frozen", "is_set"]
 
 
 def filled(settings: Sequence[Flat], trust: Trust = NOBODY) -> list[Flat]:

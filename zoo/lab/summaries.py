@@ -8,6 +8,7 @@ from typing import Any
 
 from zoo.errors import UserError
 from zoo.files import read_json, read_yaml
+from zoo.identity import PARTS, is_identity
 from zoo.lab.settings import Flat, flatten
 from zoo.lab.texts import clean
 
@@ -79,6 +80,9 @@ NEEDED: dict[str, Kind] = {
 OPTIONAL: dict[str, Kind] = {
     **dict.fromkeys(("loss", "score", "best", "stable_rank", "seconds", "weight_decay"), is_number),
     **dict.fromkeys(("corpus", "corpus_sha256", "glue_task", "device", "date", "precision", "monitor"), _is_name),
+    "data_name": _is_name, "network": _is_name, "global_batch": is_size, "epoch_steps": is_size,
+    "identity": lambda value: is_identity(value) and all(_is_nested(value[part]) for part in PARTS)
+    and sum(map(len, value.values())) <= MANY,
     "data": _is_text, "command": _is_text, "devices": is_size, "updates": lambda value: isinstance(value, bool),
     "metrics": _each(lambda value: value is None or is_number(value), dict), "examples": _each(is_count, dict),
     "optimizer": lambda value: _each(_is_plain, dict)(value) and _is_name(value.get("name")),
