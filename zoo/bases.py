@@ -44,6 +44,13 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The precision of products on a device under autocast; None without it, and on a device that knows none."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
+
+
 def stream_seed(seed: int, *labels: object) -> int:
     """A seed that depends on `seed` and every label, and on nothing else; in [0, 2^56)."""
     digest = hashlib.sha256(":".join(map(str, (seed, *labels))).encode()).digest()
@@ -113,7 +120,7 @@ def shared(matrix: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
         return matrix.to(device, dtype)
     copies = _copies.setdefault(matrix, {})
     if (device, dtype) not in copies:
-        numbers = hashlib.sha256(memoryview(matrix.detach().cpu().contiguous().view(torch.uint8).numpy())).digest()
+        numbers = hashlib.sha256(matrix.detach().cpu().contiguous().view(torch.uint8).numpy().data).digest()
         key = (numbers, matrix.dtype, matrix.shape, device, dtype)
         copy = _living[key]() if key in _living else None
         if copy is None:

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.bases import autocast_dtype
+
 
 def add_product(
     x: Tensor, base: Tensor, bias: Tensor | None, left: Tensor, right: Tensor, scale: float = 1.0
@@ -22,7 +24,7 @@ def add_product(
         (..., m), in the dtype of x W0^T; the sum is made in the wider one of the two products'.
     """
     y = F.linear(x, base, bias)
-    mixed = torch.is_autocast_enabled(x.device.type)
+    mixed = autocast_dtype(x.device) is not None
     inner = F.linear(x if mixed else x.to(right.dtype), right)
     wide = torch.promote_types(y.dtype, inner.dtype)
     rows, inner = y.reshape(-1, len(left)).to(wide), inner.reshape(-1, len(right)).to(wide)

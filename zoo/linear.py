@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.utils.checkpoint import checkpoint
 
+from zoo.bases import autocast_dtype
 from zoo.linear_layers import is_conv1d, take_place
 from zoo.parameterizations import WeightParameterization
 from zoo.watch import Watch
@@ -126,7 +127,7 @@ class ZooLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """What a module that holds this layer reads as its weight: W0 + s W as `built`, when a number is asked for."""
-        return self.built() if is_compiling() else WeightView(self)
+        return self.built() if is_compiling() or self._is_replica else WeightView(self)
 
     @weight.setter
     def weight(self, value: Tensor | None) -> None:
@@ -186,8 +187,7 @@ class ZooLinear(nn.Module):
     def _build(self, x: Tensor) -> Kept | None:
         if self.recompute or not self._keeps or not self.parameterization.builds_weight:
             return None
-        p, device = self.parameterization, x.device.type
-        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        p, device, low = self.parameterization, x.device.type, autocast_dtype(x.device)
         try:
             watch = Watch(self, skip=("bias",))
         except ValueError:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.bases import autocast_dtype
 from zoo.convert import zoo_layers
 from zoo.parameterizations import OrthonormalSubspace
 from zoo.vmapped import one_by_one
@@ -86,8 +87,7 @@ class Together:
             return
         for group in batches(s for s in self.maps if s.coef.requires_grad):
             coefs = [s.coef for s in group]
-            kind = coefs[0].device.type
-            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else coefs[0].dtype
+            dtype = autocast_dtype(coefs[0].device) or coefs[0].dtype
             for space, w in zip(group, _Together.apply(group, dtype, *coefs), strict=True):
                 space.ahead = w
 

@@ -24,27 +24,37 @@ FREE = {getattr(Tensor, name).__get__ for name in OF_A_TENSOR} | {getattr(Tensor
 """What is known of a matrix without any of its numbers."""
 FREE |= {torch.numel, torch.is_floating_point, torch.is_complex}
 
+IN_PLACE = {"__set__", "__setitem__", "__delitem__"} | {
+    f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor",
+                                "lshift", "rshift", "matmul", "div")
+}
+"""Special methods that change what they are of."""
+
 
 class WeightView(Tensor):
-    """The weight of a layer as it is whenever it is asked for; it cannot be written.
+    """The weight of a layer as it is whenever it is asked for; it cannot be written, not through `data` either.
 
     Args:
         layer: whose it is, a `zoo.linear.ZooLinear`.
+        detached: whether no gradient goes through it.
 
     Raises:
         RuntimeError: by whatever would change it.
     """
 
     layer: Any
+    detached: bool
 
     @staticmethod
-    def __new__(cls: type["WeightView"], layer: Any) -> "WeightView":
+    def __new__(cls: type["WeightView"], layer: Any, detached: bool = False) -> "WeightView":
         like = next(layer.parameterization.parameters()) if layer.base is None else layer.base
-        trained = torch.is_grad_enabled() and any(p.requires_grad for p in (like, *layer.parameterization.parameters()))
+        trained = not detached and torch.is_grad_enabled() and (
+            like.requires_grad or any(p.requires_grad for p in layer.parameterization.parameters())
+        )
         view: WeightView = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls, layer.parameterization.shape, dtype=like.dtype, device=like.device, requires_grad=trained
         )
-        view.layer = layer
+        view.layer, view.detached = layer, detached
         return view
 
     @classmethod
@@ -57,6 +67,8 @@ class WeightView(Tensor):
         if func in FREE:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
+        if func in (Tensor.detach, Tensor.data.__get__):  # type: ignore[attr-defined]
+            return cls(args[0].layer, detached=True)
         written = args[0] if args else next(iter(kwargs.values()), None)
         if isinstance(kwargs.get("out"), WeightView) or _writes(func) and isinstance(written, WeightView):
             raise RuntimeError(
@@ -79,11 +91,8 @@ def _writes(func: Callable[..., Any]) -> bool:
     return name in IN_PLACE if special else name.endswith("_")
 
 
-IN_PLACE = {"__set__", "__setitem__", "__delitem__"} | {
-    f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor",
-                                "lshift", "rshift", "matmul", "div")
-}
-
-
 def _built(value: Any) -> Any:
-    return value.layer.built() if isinstance(value, WeightView) else value
+    if not isinstance(value, WeightView):
+        return value
+    weight = value.layer.built()
+    return weight.detach() if value.detached else weight

@@ -163,8 +163,8 @@ class BlockDCT(OrthonormalSubspace):
     @staticmethod
     def _precision(x: Tensor) -> torch.dtype:
         """Of a product with x: its own, or autocast's, which leaves float64 alone."""
-        mixed = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
-        return torch.get_autocast_dtype(x.device.type) if mixed else x.dtype
+        lower = bases.autocast_dtype(x.device)
+        return x.dtype if lower is None or x.dtype == torch.float64 else lower
 
     @property
     def lr_mult(self) -> float:

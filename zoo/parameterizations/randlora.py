@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.bases import shared, uniform_matrix
+from zoo.bases import autocast_dtype, shared, uniform_matrix
 from zoo.budget import layer_budget
 from zoo.factors import add_product
 from zoo.parameterizations.base import WeightParameterization
@@ -144,15 +144,14 @@ class RandLoRA(WeightParameterization):
     def _weight(self) -> Tensor:
         left, right = self._factors()
         w = left @ right
-        lower = torch.is_autocast_enabled(w.device.type)
-        return w if lower else w.to(self.randlora_lambda.dtype)
+        return w.to(self.randlora_lambda.dtype) if autocast_dtype(w.device) is None else w
 
     def _factors(self) -> tuple[Tensor, Tensor]:
         """W = L R, (m, N r) and (N r, n), in the dtype that their product has."""
         a, b = self.basis_A, self.basis_B
-        dtype, device = a.dtype, a.device.type
-        if torch.is_autocast_enabled(device) and dtype == torch.float32:
-            dtype = torch.get_autocast_dtype(device)
+        dtype, lower = a.dtype, autocast_dtype(a.device)
+        if lower is not None and dtype == torch.float32:
+            dtype = lower
             # One copy for all layers, in place of one that autocast makes for each and keeps for backward.
             b = b.to(dtype) if torch.compiler.is_compiling() else shared(b, b.device, dtype)
         inner = _Inner.apply(self.randlora_lambda.to(a.dtype), self.randlora_gamma.to(a.dtype), a, self.scale, dtype)
