@@ -1,10 +1,13 @@
 """Fixtures: a place to run in, small texts, and fits in this process."""
 
+import os
 import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch comes, and for the processes that tests start
 
 import pytest
 import torch
@@ -14,6 +17,11 @@ from tiny import save_backbone, save_glue
 from zoo.__main__ import main
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """As many processes as there are cores, up to four of a gigabyte each; none for tests that are named."""
+    return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else min(os.cpu_count() or 1, 4)
 
 
 @pytest.fixture(autouse=True)
@@ -59,14 +67,9 @@ def small(text: Path) -> list[str]:
     return [f"--{key}={value}" for key, value in options.items()]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
 def backbones(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a tiny `bert`, `roberta`, `distilbert` or `gpt2`."""
+    """The folder of a tiny `bert`, `roberta`, `distilbert` or `gpt2`, or another of `tiny.SIZES`."""
     pytest.importorskip("transformers")
     root = tmp_path_factory.mktemp("backbones")
     return lambda kind: root / kind if (root / kind).is_dir() else save_backbone(kind, root / kind)
@@ -81,11 +84,13 @@ def glue(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tune(backbones: Callable[[str], Path], glue: Path) -> list[str]:
     """Options that make a fit of a GLUE task take a second."""
-    options = {
-        "model.backbone": backbones("bert"), "data.data_dir": glue, "data.batch_size": 8, "data.max_length": 32,
-        "trainer.precision": "32-true", "trainer.max_epochs": 1,
-    }
-    return [f"--{key}={value}" for key, value in options.items()]
+    return [f"--{key}={value}" for key, value in tuning(backbones("bert"), glue).items()]
+
+
+def tuning(backbone: Path, data: Path) -> dict[str, object]:
+    """Settings with which a fit of a GLUE task takes a second."""
+    return {"model.backbone": backbone, "data.data_dir": data, "data.batch_size": 8, "data.max_length": 32,
+            "trainer.precision": "32-true", "trainer.max_epochs": 1}
 
 
 @pytest.fixture
@@ -97,12 +102,6 @@ def trained(place: Path) -> Callable[..., str]:
         return f"runs/{name}/version_0"
 
     return fit
-
-
-@pytest.fixture
-def char(trained: Callable[..., str], small: list[str]) -> str:
-    """A character model from scratch."""
-    return trained("char", "dct_half.yaml", *small)
 
 
 @pytest.fixture(scope="session")
@@ -133,16 +132,38 @@ def handed(material: Path, place: Path) -> Path:
 
 
 @pytest.fixture
-def tuned(trained: Callable[..., str], tune: list[str]) -> str:
-    """A classifier with LoRA, at a rate at which it changes."""
-    return trained("tuned", "glue_rte_lora.yaml", *tune, "--model.optimizer.lr", "0.05")
+def char(material: Path, place: Path) -> str:
+    """A character model from scratch."""
+    return shutil.copytree(material / "run", "runs/char/version_0")
+
+
+@pytest.fixture(scope="session")
+def classifiers(
+    backbones: Callable[[str], Path], glue: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[Path]:
+    """Two runs of a classifier with LoRA that differ in their seed alone, at a rate at which it changes."""
+    root, argv = tmp_path_factory.mktemp("classifiers"), sys.argv
+    options = {**tuning(backbones("bert"), glue), "model.optimizer.lr": 0.05, "trainer.default_root_dir": root}
+    words = [f"--{key}={value}" for key, value in options.items()]
+    try:
+        for seed in (0, 1):
+            seeded = [f"--name=s{seed}", f"--seed_everything={seed}"]
+            assert main(["fit", "--config", "glue_rte_lora.yaml", *words, *seeded]) == 0
+    finally:
+        sys.argv = argv
+    return [root / f"s{seed}" / "version_0" for seed in (0, 1)]
 
 
 @pytest.fixture
-def seeds(trained: Callable[..., str], tune: list[str]) -> list[str]:
-    """Two runs of it that differ in their seed alone."""
-    options = [*tune, "--model.optimizer.lr", "0.05"]
-    return [trained(f"s{seed}", "glue_rte_lora.yaml", *options, seed=seed) for seed in (0, 1)]
+def tuned(classifiers: list[Path], place: Path) -> str:
+    """One of these."""
+    return shutil.copytree(classifiers[0], "runs/tuned/version_0")
+
+
+@pytest.fixture
+def seeds(classifiers: list[Path], place: Path) -> list[str]:
+    """Both of these."""
+    return [shutil.copytree(run, f"runs/s{seed}/version_0") for seed, run in enumerate(classifiers)]
 
 
 def files(folder: Path) -> dict[Path, tuple[int, int]]:
