@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from tasks.causal_lm import CausalLM
 from tasks.finetuning import PEFT_TASKS, FineTuning, Tuning
@@ -14,7 +15,10 @@ from zoo.convert import ParameterizationFactory, dense_weight, linear_layers, su
 from zoo.errors import UserError
 from zoo.linear import ZooLinear
 from zoo.parameterizations import Dense, LoRA, RandLoRA
-from zoo.peft import Adapter, Factors, Update
+from zoo.peft import Adapter, Diagonals, Factors, Update
+
+TIED = ("embed_tokens", "lm_head")
+"""Names by which peft knows modules that `ensure_weight_tying` is about."""
 
 
 def build(adapter: Adapter, backbone: str, task: str | None) -> tuple[FineTuning, dict[str, Any]]:
@@ -32,7 +36,8 @@ def build(adapter: Adapter, backbone: str, task: str | None) -> tuple[FineTuning
         raise UserError(f"the adapter's task_type is {kind}: {remedy}")
     skeleton = load_skeleton(backbone, heads[kind])
     check_shapes(adapter, skeleton, backbone)
-    factories = {name: _factory(update) for name, update in adapter.updates.items()}
+    apart = untied(adapter, skeleton)
+    factories = {name: _factory(update) for name, update in adapter.updates.items()} | dict.fromkeys(apart, Dense)
     usual = Counter(map(_key, factories.values())).most_common(1)[0][0]
     scale = Counter(u.scale for u in adapter.updates.values() if isinstance(u, Factors)).most_common(1)
     frozen = f"{skeleton.base_model_prefix}." if kind == "SEQ_CLS" else ""
@@ -43,7 +48,7 @@ def build(adapter: Adapter, backbone: str, task: str | None) -> tuple[FineTuning
         "overrides": {name: factory for name, factory in factories.items() if _key(factory) != usual},
         "tuning": Tuning(
             scale=scale[0][0] if scale else 1.0,
-            train=sorted({n.rpartition(".")[0] for n in adapter.saved if n.startswith(frozen)}),
+            train=sorted({n.rpartition(".")[0] for n in adapter.saved if n.startswith(frozen)} - apart),
         ),
     }
     if kind == "CAUSAL_LM":
@@ -66,6 +71,37 @@ def _factory(update: Update) -> ParameterizationFactory:
 def _key(factory: ParameterizationFactory) -> str:
     """Equal for factories of equal parameterizations."""
     return str(factory)
+
+
+def untied(adapter: Adapter, network: nn.Module) -> set[str]:
+    """Linear layers whose weight the adapter has apart from one that it is tied to in the network.
+
+    peft trains copies of modules: of an embedding, while the head that was tied to it stays, or the other way round.
+    Here the two stay one matrix, and the layer gets a dense update, which is the difference.
+
+    Raises:
+        UserError: if none of the two is a linear layer.
+    """
+    modules = adapter.config.get("modules_to_save") if adapter.config.get("ensure_weight_tying") else None
+    if isinstance(modules, list) and any(str(name).rpartition(".")[2] in TIED for name in modules):
+        return set()
+    layers, found = linear_layers(network), set()
+    groups: dict[int, list[str]] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    for names in (names for names in groups.values() if len(names) > 1):
+        values = [adapter.saved.get(name) for name in names]
+        first = values[0]
+        if all(value is None for value in values):
+            continue
+        if first is not None and all(value is not None and torch.equal(value, first) for value in values):
+            continue
+        owners = [name.removesuffix(".weight") for name in names]
+        if len(names) != 2 or not (inside := [owner for owner in owners if owner in layers]):
+            raise UserError(f"the adapter trains {names[0]} apart from {names[1]}, and here they are one matrix: merge "
+                            "it with peft instead")
+        found.add(inside[-1])
+    return found
 
 
 def check_shapes(adapter: Adapter, network: Any, backbone: str) -> None:
@@ -99,31 +135,40 @@ def fill_(model: FineTuning, adapter: Adapter) -> None:
 
     Raises:
         UserError: if a parameter is not there, or of another shape: a head of another task; if one that is trained, or
-            that the backbone lacks, is not in the adapter, or would be trained apart from another that it is one matrix
-            with; if the adapter was trained on another weight than the backbone has.
+            that the backbone lacks, is not in the adapter; if the adapter was trained on another weight than the
+            backbone has.
     """
     layers, state = zoo_layers(model.net), model.net.state_dict()
+    whole: dict[str, Tensor] = {}  # of layers that are no longer tied
     with torch.no_grad():
         for name, base in adapter.bases.items():
             if name not in state or not torch.equal(state[name].float(), base.float()):
                 raise UserError(f"the adapter was trained on another {name} than {model.backbone!r} has: give the "
                                 "backbone that it was trained on as --backbone")
-        for name, update in adapter.updates.items():
-            _set(layers[name], update)
         for name, tensor in adapter.saved.items():
             if name not in state or state[name].shape != tensor.shape:
                 here = tuple(state[name].shape) if name in state else "none"
                 remedy = "give its own --task" if isinstance(model, GlueClassifier) else "give its own --backbone"
                 raise UserError(f"the adapter's {name} is {tuple(tensor.shape)}, here {here}: {remedy}")
-            for other, value in state.items():
-                tied = other != name and value.data_ptr() == state[name].data_ptr()
-                if tied and not torch.equal(adapter.saved.get(other, value), tensor):
-                    apart = f"the adapter trains {name} apart from {other}, and here they are one matrix"
-                    raise UserError(f"{apart}: merge it with peft instead")
-            state[name].copy_(tensor)
-    needed = [name for name, p in model.net.named_parameters() if p.requires_grad and ".parameterization." not in name]
-    for name in (*needed, *sorted(name.removeprefix("net.") for name in model.drawn)):
-        if name in state and name not in adapter.saved:
+        for name, layer in layers.items():
+            update = adapter.updates.get(name)
+            if isinstance(layer.parameterization, Dense) and not isinstance(update, Diagonals):
+                weight = adapter.saved.get(f"{name}.weight", state[f"{name}.weight"]).float().clone()
+                whole[name] = weight if update is None else weight + update.matrix(layer.parameterization.shape)
+            elif update is not None:  # else it is called as one of the adapter's ends
+                _set(layer, update)
+        for name, tensor in adapter.saved.items():
+            if name.removesuffix(".weight") not in whole:
+                state[name].copy_(tensor)
+        for name, weight in whole.items():
+            coef: Any = layers[name].parameterization.coef
+            coef.copy_((weight - state[f"{name}.weight"]) / layers[name].scale)
+    trained = {id(p): name for name, p in model.net.named_parameters() if p.requires_grad}
+    given = {id(p) for name, p in model.net.named_parameters(remove_duplicate=False) if name in adapter.saved}
+    needed = [name for key, name in trained.items() if ".parameterization." not in name and key not in given]
+    drawn = sorted(name.removeprefix("net.") for name in model.drawn)
+    for name in (*needed, *(name for name in drawn if name in state)):
+        if name not in adapter.saved:
             raise UserError(f"the adapter has no {name}, nor has the backbone: it would be random; use another one")
 
 

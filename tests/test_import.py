@@ -155,17 +155,6 @@ def test_adapter_without_its_head(adapter, capsys):
     refused(capsys, ["import", "adapter", "--task", "rte"], "no classifier.weight", "random")
 
 
-@pytest.mark.filterwarnings("ignore:.*(tie_word_embeddings|save_embedding_layers).*:UserWarning")
-@pytest.mark.parametrize(("settings", "words"), [
-    ({"target_modules": ["c_attn"], "modules_to_save": ["lm_head"]}, ["lm_head.weight apart from transformer.wte"]),
-    ({"target_modules": ["lm_head"]}, ["lm_head.base_layer.weight"]),
-])
-def test_adapter_that_unties_the_embedding(settings, words, backbones, place, capsys):
-    """peft trains a copy of the head, while the embedding, the same matrix in GPT-2, stays as it was."""
-    peft_adapter(backbones("gpt2"), Path("adapter"), "CausalLM", fan_in_fan_out="c_attn" in str(settings), **settings)
-    refused(capsys, ["import", "adapter"], *words)
-
-
 @pytest.mark.parametrize("name", [peft.CONFIG, peft.TENSORS])
 def test_adapter_is_truncated(name, adapter, capsys):
     path = adapter() / name
@@ -191,7 +180,7 @@ def test_adapter_is_damaged(adapter, capsys):
 
 
 def test_no_adapter_there(place, capsys):
-    refused(capsys, ["import", "nowhere", "--task", "rte"], "'nowhere'", "no peft adapter")
+    refused(capsys, ["import", "nowhere", "--task", "rte"], "no adapter 'nowhere'")
 
 
 def test_output_is_there(adapter, capsys):
