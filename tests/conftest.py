@@ -166,6 +166,13 @@ def seeds(classifiers: list[Path], place: Path) -> list[str]:
     return [shutil.copytree(run, f"runs/s{seed}/version_0") for seed, run in enumerate(classifiers)]
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have no figures, which take most of the time of making one."""
+    for kind in ("analysis", "mask"):
+        monkeypatch.setattr(f"zoo.lab.figures.{kind}_figures", lambda report: {})
+
+
 def files(folder: Path) -> dict[Path, tuple[int, int]]:
     """Everything in and beside a folder, with what changes when it is written."""
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.parent.rglob("*")}

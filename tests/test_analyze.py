@@ -54,6 +54,7 @@ def test_everything_is_written(seeds, capsys):
     assert {path.suffix for path in Path("deep/out/figures").iterdir()} == {".png", ".svg"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_and_its_peft_adapter_are_the_same(seeds, capsys):
     assert main(["export", seeds[0], "--to", "peft", "--output", "lora8"]) == 0
     assert main(["analyze", seeds[0], "lora8", "--out", "out", "--null", "5"]) == 0
@@ -76,6 +77,7 @@ def test_from_scratch_is_said_to_be_w(place, small, capsys):
     assert "attn.proj" not in printed
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_pair_of_checkpoints(pair, capsys):
     assert main(["analyze", *pair, "--out", "out"]) == 0
     run = json.loads(Path("out/analysis.json").read_text())["runs"][0]
@@ -145,6 +147,7 @@ def test_a_missing_library_is_named(pair, capsys, monkeypatch):
         refused(capsys, command, "scipy", 'pip install -e ".[lab]"')
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_null_draw_is_of_the_layer_alone(seeds):
     """Runs analysed together or alone have the same numbers."""
     for out, runs in (("both", seeds), ("one", seeds[:1])):

@@ -208,7 +208,7 @@ def test_a_download_that_does_not_start_is_given_up(monkeypatch):
     start = time.perf_counter()
     with pytest.raises(corpus.Unavailable, match="did not start within 0 s"):
         corpus.download("http://example.invalid", start_seconds=0.1)
-    assert time.perf_counter() - start < 2
+    assert time.perf_counter() - start < 4
 
 
 def test_the_fallback_says_so_and_goes_by_its_own_name(place):

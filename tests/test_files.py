@@ -46,10 +46,10 @@ def test_a_link_to_a_regular_file_is_one(tmp_path):
 ], ids=["deep", "a step", "digits", "deep yaml", "deep list", "aliases", "itself", "cut",
         "no bool", "no int", "a huge number", "code", "a list as key"])
 def test_what_would_take_all_memory_or_time_is_refused(parse, text):
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ValueError):
         parse(text)
-    assert time.perf_counter() - start < 20  # 1 s on an idle machine
+    assert time.process_time() - start < 20  # it takes one
 
 
 def test_a_text_has_a_largest_size_and_an_encoding(tmp_path):

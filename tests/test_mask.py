@@ -59,6 +59,7 @@ def test_mask_command_agrees_with_validate(tuned, capsys):
     assert max(map(len, printed.splitlines())) <= 80
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("kind", ["char", "tuned"])
 def test_a_saved_mask_loads_back(kind, request, capsys):
     """As a run of Dense updates, with the same score and the masked dW; it is taken wherever a run is."""
@@ -87,6 +88,7 @@ def test_a_saved_mask_loads_back(kind, request, capsys):
         assert content <= file.stat().st_size <= content + 30_000
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_interrupted_command_goes_on(tuned, monkeypatch, capsys):
     real, calls = Journal.__call__, []
 
@@ -136,6 +138,7 @@ def test_a_star_is_of_the_corrected_p():
     assert [("*" in row, "4,321" in row) for row in rows] == [(False, True), (True, True), (False, True)]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_saved_mask_can_be_looked_into_and_masked_again(tuned, capsys):
     """And its own coefficients are all that a mask of as many keeps."""
     argv = ["--budgets", "20", "--order", "magnitude"]
@@ -157,6 +160,7 @@ def test_a_dense_run_from_scratch(trained, small):
     assert main(["mask", run, "--budgets", "50", "--order", "magnitude"]) == 0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_causal_model(backbones, text, trained, capsys):
     """GPT-2, whose layers are Conv1D."""
     options = ["--model.backbone", str(backbones("gpt2")), "--data.corpus", str(text), "--trainer.max_steps", "3",
@@ -253,6 +257,7 @@ def test_what_is_no_run(place, capsys):
     refused(capsys, ["mask", "notes.md"], "'notes.md'", "no checkpoint")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_full_fine_tuning_is_masked_but_not_saved(trained, tune, capsys):
     run = trained("full", "glue_rte_dense.yaml", *tune, "--model.optimizer.lr", "0.01")
     refused(capsys, ["mask", run, "--budgets", "5", "--out", "out", "--save"], "--save", "full fine-tuning")

@@ -250,9 +250,9 @@ def test_a_sweep_that_is_stopped_and_has_a_failure_goes_on(place, sweeping, capf
 def test_a_sweep_of_too_many_trials(place, sweeping, capsys):
     grid = {f"model.x{i}": list(range(9)) for i in range(9)}
     (place / "large.yaml").write_text(yaml.safe_dump({"grid": grid, "seeds": [1]}))
-    start = time.perf_counter()
+    start = time.process_time()
     refused(capsys, ["sweep", "--config", "large.yaml"], "387,420,489 trials", "--max-trials 387420489")
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     sweeping.write()
     argv = ["sweep", "--config", "s.yaml", "--dry-run"]
     refused(capsys, [*argv, "--max-trials", "7"], "has 8 trials, more than 7", "--max-trials 8")
