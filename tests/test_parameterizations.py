@@ -22,7 +22,7 @@ from zoo.parameterizations import (
     Sparse,
     Zigzag,
 )
-from zoo.testing import ParameterizationTestCase, agree
+from zoo.testing import Case, OrthonormalTestCase, ParameterizationTestCase, SeparableTestCase, agree, case_for
 
 
 class TestDense(ParameterizationTestCase):
@@ -30,13 +30,13 @@ class TestDense(ParameterizationTestCase):
     std_tolerance = 0.02
 
 
-class TestDCT(ParameterizationTestCase):
+class TestDCT(SeparableTestCase):
     parameterization = DCT
     arguments: ClassVar = {"ratio": 0.5}
     std_tolerance = 0.02
 
 
-class TestDCTLowpass(ParameterizationTestCase):
+class TestDCTLowpass(SeparableTestCase):
     parameterization = DCT
     arguments: ClassVar = {"coefficients": 5, "selection": "lowpass"}
     std_tolerance = 0.3  # five coefficients vary
@@ -50,25 +50,25 @@ class TestDCTByFFT(TestDCT):
         monkeypatch.setitem(transforms.FFT_FROM, "cpu", 0)
 
 
-class TestRandomOrthonormal(ParameterizationTestCase):
+class TestRandomOrthonormal(SeparableTestCase):
     parameterization = RandomOrthonormal
     arguments: ClassVar = {"ratio": 0.3, "seed": 3}
     std_tolerance = 0.02
 
 
-class TestRowDCT(ParameterizationTestCase):
+class TestRowDCT(SeparableTestCase):
     parameterization = RowDCT
     arguments: ClassVar = {"ratio": 0.3}
     std_tolerance = 0.02
 
 
-class TestBlockDCT(ParameterizationTestCase):
+class TestBlockDCT(OrthonormalTestCase):
     parameterization = BlockDCT
     arguments: ClassVar = {"ratio": 0.5}
     std_tolerance = 0.02
 
 
-class TestBlockDCTOfSmallBlocks(ParameterizationTestCase):
+class TestBlockDCTOfSmallBlocks(OrthonormalTestCase):
     parameterization = BlockDCT
     arguments: ClassVar = {"ratio": 0.25, "block": 4, "seed": 2}
     shapes = ((16, 16), (8, 24), (24, 8), (12, 20))
@@ -83,19 +83,19 @@ class TestBlockDCTByProducts(TestBlockDCTOfSmallBlocks):
         monkeypatch.setattr(block_products, "product_pays", lambda layout, dtype, tokens=None: True)
 
 
-class TestSparse(ParameterizationTestCase):
+class TestSparse(SeparableTestCase):
     parameterization = Sparse
     arguments: ClassVar = {"ratio": 0.3, "seed": 1}
     std_tolerance = 0.02
 
 
-class TestZigzag(ParameterizationTestCase):
+class TestZigzag(SeparableTestCase):
     parameterization = Zigzag
     arguments: ClassVar = {"ratio": 0.2}
     std_tolerance = 0.03
 
 
-class TestZigzagRandom(ParameterizationTestCase):
+class TestZigzagRandom(SeparableTestCase):
     parameterization = Zigzag
     arguments: ClassVar = {"ratio": 0.2, "basis": "random"}
     std_tolerance = 0.03
@@ -123,11 +123,19 @@ class TestRandLoRAHalf(ParameterizationTestCase):
     shapes = ((16, 16), (8, 24), (24, 8), (13, 7))
 
 
+CASES = [c for c in globals().values() if isinstance(c, type) and issubclass(c, Case) and c.__name__.startswith("Test")]
+
+
 def test_every_exported_parameterization_has_a_case():
     exported = {getattr(parameterizations, name) for name in parameterizations.__all__}
     concrete = {cls for cls in exported if not inspect.isabstract(cls)}
-    classes = [c for c in globals().values() if isinstance(c, type) and issubclass(c, ParameterizationTestCase)]
-    assert concrete == {case.parameterization for case in classes if case is not ParameterizationTestCase}
+    assert concrete == {case.parameterization for case in CASES}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_a_case_has_every_contract_that_applies(case):
+    chosen = case_for(case.parameterization, case.arguments)
+    assert type(chosen).__mro__[1] in case.__mro__
 
 
 @pytest.mark.parametrize("always", [False, True])
@@ -245,7 +253,7 @@ def test_randlora_meets_its_budget_at_full_rank(shape, ratio):
     (LoRA, {"rank": 7}, r"\[1, 6\] for shape \(8, 6\), got 7"),
     (LoRA, {"ratio": 0.01}, "buys no rank"),
     (RandLoRA, {"rank": 7}, r"\[1, 6\]"),
-    (RandLoRA, {"ratio": 0.01}, "buy no basis"),
+    (RandLoRA, {"ratio": 0.1}, "buy no basis"),
     (RandLoRA, {"ratio": 0.5, "num_bases": 2}, "exclude each other"),
     (RandLoRA, {"num_bases": 0}, "at least 1"),
     (RandLoRA, {"scaling": "x"}, "peft or paper"),

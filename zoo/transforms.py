@@ -113,7 +113,7 @@ def _unshuffle(v: Tensor, out: Tensor) -> Tensor:
 def _blocks(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Both in pieces of `BLOCK` numbers along the first axis."""
     rows = max(1, BLOCK * len(a) // max(1, a.numel()))
-    return zip(a.split(rows), b.split(rows), strict=True)
+    return ((a[i : i + rows], b[i : i + rows]) for i in range(0, len(a), rows))
 
 
 def _shuffle_transposed(y: Tensor) -> Tensor:
@@ -134,8 +134,9 @@ def _unshuffle_transposed(y: Tensor) -> Tensor:
 
 def _transpose(x: Tensor, out: Tensor) -> Tensor:
     """x^T, into `out`, matrix by matrix."""
-    for matrix, to in zip(x.reshape(-1, *x.shape[-2:]), out.view(-1, *out.shape[-2:]), strict=True):
-        to.copy_(matrix.t())
+    matrices, to = x.reshape(-1, *x.shape[-2:]), out.view(-1, *out.shape[-2:])
+    for i in range(len(matrices)):
+        to[i].copy_(matrices[i].t())
     return out
 
 

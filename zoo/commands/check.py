@@ -28,11 +28,12 @@ def main(argv: list[str]) -> int:
 
 def report(cls: type, arguments: dict[str, Any]) -> int:
     """Run the suite and print a line for each contract."""
-    from zoo.testing import ParameterizationTestCase, conformance
+    from zoo.testing import case_for, conformance
 
-    case = type("Case", (ParameterizationTestCase,), {"parameterization": cls, "arguments": arguments})()
+    case = case_for(cls, arguments)
     shown = ", ".join(f"{key}={value}" for key, value in arguments.items())
-    print(f"{cls.__module__}.{cls.__qualname__}({shown}) on {len(case.shapes)} shapes\n")
+    title = f"{cls.__module__}.{cls.__qualname__}({shown}) on {len(case.shapes)} shapes"
+    print(textwrap.fill(title, 80) + "\n")
     failures = 0
     for name, contract, failure in conformance(case):
         print(f"{'pass' if failure is None else 'FAIL'}  {name}")

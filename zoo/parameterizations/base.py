@@ -144,7 +144,7 @@ class WeightParameterization(nn.Module, ABC):
     def for_layer(self, name: str) -> "WeightParameterization":
         """Serve the layer of this name: positions drawn per layer differ between layers, bases stay shared."""
         self.layer = name
-        self.reset_buffers()
+        self._rebuild()
         return self
 
     def fingerprint(self) -> str:
@@ -183,7 +183,7 @@ class WeightParameterization(nn.Module, ABC):
 
     def _rebuild(self) -> None:
         """`reset_buffers`; on the meta device nothing is computed."""
-        meta = any(p.is_meta for p in self.parameters())
+        meta = all(p.is_meta for p in self.parameters())
         with torch.device("meta") if meta else nullcontext():
             self.reset_buffers()
         self._built_at = self._places_of_parameters()
@@ -198,5 +198,6 @@ def _follow_parameters(module: nn.Module, *_: Any) -> None:
     `load_state_dict` with `assign=True` makes them so, and so does an assignment by hand.
     """
     assert isinstance(module, WeightParameterization)
-    if module._places_of_parameters() != module._built_at:
+    moved = module._places_of_parameters() != module._built_at
+    if moved and len({p.is_meta for p in module.parameters()}) == 1:  # otherwise others are still to follow
         module._rebuild()

@@ -1,0 +1,180 @@
+"""Contracts of the layers that use a map: every way from x to y is a product with `weight()`."""
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jacrev, vmap
+
+from zoo.linear import ZooLinear
+from zoo.parameterizations import WeightParameterization
+from zoo.testing.case import Shape, agree, on
+from zoo.testing.maps import MapContracts
+from zoo.together import build_together
+
+
+class Parallel(nn.Module):
+    """Layers over one x, their outputs stacked."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., n) to (layers, ..., m)."""
+        return torch.stack([layer(x) for layer in self.layers])
+
+
+Kind = tuple[Tensor | None, Tensor | None, float]
+"""b, W0 and s."""
+
+
+def kinds_of_layer(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Kind]]:
+    """With b and without, with W0 and without, s = 1 and not: what it is, and (b, W0, s)."""
+    for biased, based, scale in itertools.product((True, False), (True, False), (1.0, 0.7)):
+        bias = torch.randn(shape[0], dtype=dtype) if biased else None
+        base = torch.randn(shape, dtype=dtype) if based else None
+        kind = f"{'a bias' if biased else 'no bias'}, {'a base' if based else 'no base'}, s = {scale:g}"
+        yield kind, (bias, base, scale)
+
+
+def product(x: Tensor, w: Tensor, bias: Tensor | None, base: Tensor | None, scale: float) -> Tensor:
+    """x (W0 + s W)^T + b, written out."""
+    y = x @ (scale * w if base is None else base + scale * w).mT
+    return y if bias is None else y + bias
+
+
+class ParameterizationTestCase(MapContracts):
+    """What holds of every parameterization: `MapContracts`, and that layers multiply by `weight()` on all paths."""
+
+    def test_layers_train_their_weight(self, shape: Shape) -> None:
+        """y = x (W0 + s W)^T + b, dL/dx and dL/dc: in training, in eval mode, recomputed; b, W0, s or none of them."""
+        x, g = torch.randn(2, 3, shape[1]).double().requires_grad_(), torch.randn(2, 3, shape[0]).double()
+        for kind, arguments in kinds_of_layer(shape, torch.float64):
+            p = self.make(shape).for_layer("a")
+            expected = self._with_gradients(p, x, product(x, p.weight(), *arguments), g)
+            for path, recompute, training in (
+                ("in training", False, True), ("in eval mode", False, False), ("recomputed", True, True),
+            ):
+                with on(f"{path}, {kind}"):
+                    layer = ZooLinear(p, *arguments, recompute).train(training)
+                    found = self._with_gradients(p, x, layer(x), g)
+                    for (name, actual), wanted in zip(found.items(), expected.values(), strict=True):
+                        agree(actual, wanted, what=name)
+
+    @staticmethod
+    def _with_gradients(p: WeightParameterization, x: Tensor, y: Tensor, g: Tensor) -> dict[str, Tensor]:
+        names, values = zip(*p.named_parameters(), strict=True)
+        grads = torch.autograd.grad(y, (x, *values), g)
+        return dict(zip(("y", "dL/dx", *(f"dL/d {name}" for name in names)), (y.detach(), *grads), strict=True))
+
+    @torch.no_grad()
+    def test_layers_keep_their_weight(self, shape: Shape) -> None:
+        """Without gradients y = x (W0 + s W)^T + b: at first, again, after a change, and merged; one row or many."""
+        for kind, arguments in kinds_of_layer(shape, torch.float64):
+            p = self.make(shape).for_layer("a")
+            for path, training in (("in training without gradients", True), ("in eval mode without gradients", False)):
+                layer = ZooLinear(p, *arguments).train(training)
+                for when, batch in (("at first", (2, 3)), ("again", ()), ("after a change", (5,))):
+                    if when == "after a change":
+                        for q in p.parameters():
+                            q.mul_(1.5)
+                    x = torch.randn(*batch, shape[1]).double()
+                    with on(f"{path}, {when}, {kind}"):
+                        agree(layer(x), product(x, p.weight(), *arguments), what="y")
+                with on(f"merged, {kind}"):
+                    agree(layer.merge()(x), product(x, p.weight(), *arguments), what="y")
+
+    def test_layers_under_autocast(self, shape: Shape) -> None:
+        """Under bfloat16 autocast y = x (W0 + s W)^T + b to the rounding of its products, on all paths."""
+        x = torch.randn(4, shape[1])
+        for kind, arguments in kinds_of_layer(shape, torch.float32):
+            p = self.make(shape, torch.float32).for_layer("a")
+            y = product(x, p.weight().detach(), *arguments)
+            bias, base = (None if a is None else a.abs() for a in arguments[:2])
+            # Products cancel, roundings do not.
+            size = product(x.abs(), p.weight().detach().abs(), bias, base, arguments[2]).max().item()
+            for path, training, grads in (
+                ("in training", True, True), ("in eval mode", False, True), ("kept", False, False),
+            ):
+                layer = ZooLinear(p, *arguments).train(training)
+                with on(f"{path}, {kind}"), torch.set_grad_enabled(grads), torch.autocast("cpu", torch.bfloat16):
+                    error = (layer(x).float() - y).abs().max().item()
+                    assert error <= 2**-6 * size, f"y is off by {error:.2e}, and may be by {2**-6 * size:.2e}"
+
+    def test_together_is_alone(self, shape: Shape) -> None:
+        """Layers of one shape, built as one batch, have the y and dL/dc that each has alone (`zoo.together`)."""
+        maps = [self.make(shape).for_layer(name) for name in "abc"]
+        biases = torch.randn(3, shape[0]).double()
+        net = Parallel(*(ZooLinear(p, bias) for p, bias in zip(maps, biases, strict=True)))
+        build_together(net)
+        x, g = torch.randn(5, shape[1]).double().requires_grad_(), torch.randn(3, 5, shape[0]).double()
+        y = net(x)
+        for i, p in enumerate(maps):
+            alone = product(x, p.weight(), biases[i], None, 1.0)
+            names, values = zip(*p.named_parameters(), strict=True)
+            with on(f"layer {i + 1} of 3"):
+                agree(y[i], alone, what="y")
+                grads = torch.autograd.grad(y, values, g, retain_graph=True)
+                for name, actual, wanted in zip(names, grads, torch.autograd.grad(alone, values, g[i]), strict=True):
+                    agree(actual, wanted, what=f"dL/d {name}")
+
+    def test_merge(self, shape: Shape) -> None:
+        """A merged layer gives the same outputs to 1e-5, with and without a frozen base."""
+        x, bias = torch.randn(4, shape[1]), torch.randn(shape[0])
+        for base in (None, torch.randn(shape)):
+            layer = ZooLinear(self.make(shape, torch.float32), bias, base, scale=0.7)
+            agree(layer.merge()(x), layer(x).detach(), 1e-5, "y of the merged layer")
+
+    def _pair(self, dtype: torch.dtype) -> Parallel:
+        """A layer from scratch, and one that updates a base; 24 x 16."""
+        scratch, update = (self.make((24, 16), dtype).for_layer(name) for name in "ab")
+        base = torch.randn(24, 16, dtype=dtype)
+        return Parallel(ZooLinear(scratch, torch.randn(24, dtype=dtype)), ZooLinear(update, None, base, 0.7))
+
+    def test_function_transforms(self) -> None:
+        """torch.func's vmap, grad and jacrev give what a loop, backward and W give, in training and in eval mode."""
+        net = self._pair(torch.float64)
+        x = torch.randn(3, 2, 16).double()
+        trained: dict[str, Tensor] = {name: p for name, p in net.named_parameters() if p.requires_grad}
+
+        def loss(values: dict[str, Tensor], rows: Tensor) -> Tensor:
+            y: Tensor = functional_call(net, values, (rows,))
+            return y.tanh().sum()
+
+        for path, training in (("in training", True), ("in eval mode", False)):
+            net.train(training)
+            with on(path):
+                agree(vmap(net, out_dims=1)(x), net(x), what="vmap over x")
+                weights = torch.stack([layer.effective_weight() for layer in net.layers])  # type: ignore[operator]
+                agree(jacrev(net)(x[0, 0]), weights, what="the Jacobian in x, which should be W0 + s W,")
+                found = vmap(grad(loss), in_dims=(None, 0))(trained, x)
+                for i, rows in enumerate(x):
+                    alone = torch.autograd.grad(net(rows).tanh().sum(), list(trained.values()))
+                    for (name, actual), wanted in zip(found.items(), alone, strict=True):
+                        agree(actual[i], wanted, what=f"the gradient of example {i + 1} in {name}")
+
+    def test_compiles(self) -> None:
+        """torch.compile takes forward and backward without a graph break, and changes neither."""
+        p = self.make((24, 16), torch.float32)
+        x = torch.randn(3, 16)
+        expected = p(x)
+        grads = torch.autograd.grad(expected.square().sum(), list(p.parameters()))
+        torch._dynamo.reset()
+        actual = torch.compile(p, fullgraph=True, backend="aot_eager")(x)
+        agree(actual, expected, 1e-5, "y")
+        found = torch.autograd.grad(actual.square().sum(), list(p.parameters()))
+        for (name, _), a, b in zip(p.named_parameters(), found, grads, strict=True):
+            agree(a, b, 1e-5, f"dL/d {name}")
+
+    def test_exports(self) -> None:
+        """torch.export takes layers for any number of rows, in training and in eval mode, and changes no output."""
+        net = self._pair(torch.float32)
+        for path, training in (("in training", True), ("in eval mode", False)):
+            net.train(training)
+            with on(path):
+                rows = torch.export.Dim("rows")
+                program = torch.export.export(net, (torch.randn(5, 16),), dynamic_shapes={"x": {0: rows}})
+                x = torch.randn(9, 16)
+                agree(program.module()(x), net(x), 1e-5, "y")
