@@ -168,7 +168,7 @@ def test_an_encoder_is_refused(kind, encoders):
     (["--data.block_size=0"], ["data.block_size must be at least 1, got 0"]),
     (["--data.corpus=short.txt"], ["'short' is too short", "tokens", "need 170", "--data.block_size"]),
     (["--data.corpus=no.txt"], ["no corpus 'no.txt'"]),
-    (["--model.backbone=bert"], ["backbone 'bert'", "encoder", "gpt2", "--model.backbone"]),
+    (["--model.backbone=bert"], ["/bert': a bert", "encoder", "gpt2", "--model.backbone"]),
     (["--model.backbone=distilbert"], ["a distilbert has no language-model head", "--model.backbone"]),
     (["--model.backbone=nowhere/at/all"], ["no folder 'nowhere/at/all'", "--model.backbone"]),
 ])

@@ -15,7 +15,7 @@ from test_run import fit
 
 from tasks import GlueClassifier, GlueData
 from tasks.glue.benchmark import TASKS
-from tasks.glue.data import LARGEST, BucketLoader
+from tasks.glue.data import BucketLoader
 from tasks.glue.files import Examples, from_hub, read_tsv
 from zoo.__main__ import main
 from zoo.errors import UserError
@@ -174,10 +174,13 @@ def test_official_files_are_read_whole() -> None:
 # ---- Sizes -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["batch_size", "eval_batch_size", "max_length"])
-def test_absurd_sizes(name: str) -> None:
-    with pytest.raises(UserError, match=f"data.{name} must be at most 1,048,576, got 1,048,577"):
-        GlueData(**{name: LARGEST + 1})  # type: ignore[arg-type]
+@pytest.mark.parametrize(("name", "most"), [("batch_size", 2**16), ("eval_batch_size", 2**16), ("max_length", 2**20)])
+def test_absurd_sizes(name: str, most: int) -> None:
+    GlueData(**{name: most})  # type: ignore[arg-type]
+    for size in (most + 1, 10**30, 0, -1):
+        words = f"at most {most:,}, got {size:,}" if size > 1 else f"at least 1, got {size}"
+        with pytest.raises(UserError, match=f"data.{name} must be {words}"):
+            GlueData(**{name: size})  # type: ignore[arg-type]
 
 
 def test_more_training_examples_than_there_are(backbones, glue, place) -> None:
@@ -241,6 +244,15 @@ def test_predictions_come_in_the_order_of_the_file(world: int, backbones, glue, 
     assert list(seen) == ["dev_matched", "dev_mismatched"]
     for name, labels in seen.items():
         assert [labels[i] for i in range(16)] == read_tsv(glue / "MNLI" / f"{name}.tsv", TASKS["mnli"]).labels
+
+
+@pytest.mark.parametrize("loader", ["train_dataloader", "val_dataloader", "predict_dataloader"])
+def test_more_processes_than_examples(loader: str, backbones, glue, place) -> None:
+    data = GlueData("rte", str(backbones("bert")), str(glue), max_length=32)
+    data.trainer = SimpleNamespace(global_rank=40, world_size=41)
+    data.setup("fit")
+    with pytest.raises(UserError, match="too few for 41 processes"):
+        getattr(data, loader)()
 
 
 def test_status_of_a_broken_file(place, tune, glue, capsys) -> None:

@@ -9,5 +9,5 @@ def is_too_large(error: BaseException) -> bool:
     """Whether memory did not suffice, or a number was larger than a size can be."""
     words = ("can't allocate memory", "out of memory", "overflow", "too large", "invalid dimensions")
     return isinstance(error, MemoryError | OverflowError) or (
-        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+        isinstance(error, RuntimeError | TypeError) and any(word in str(error).lower() for word in words)
     )

@@ -4,6 +4,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
+from zoo.errors import UserError
+
+LARGEST_BATCH, LONGEST = 2**16, 2**20
+"""Examples of a process in a step, and ids of an example, that may be asked for; more is a slip of the finger."""
+
+
+def check_size(name: str, value: int, most: int | None = None) -> None:
+    """Refuse a size that is less than 1, or more than `most`.
+
+    Raises:
+        UserError: naming it.
+    """
+    if value < 1:
+        raise UserError(f"data.{name} must be at least 1, got {value}")
+    if most is not None and value > most:
+        raise UserError(f"data.{name} must be at most {most:,}, got {value:,}")
+
 
 class StepLoader(ABC):
     """`steps` batches an epoch, each a function of its number and nothing else.

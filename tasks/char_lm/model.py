@@ -5,11 +5,15 @@ Pre-norm blocks, learned positions, biases, an untied head: with 65 characters, 
 """
 
 import math
+import os
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+MOST_LAYERS = 10_000
+"""Blocks that may be asked for; more is a slip of the finger."""
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
@@ -74,6 +78,16 @@ class Block(nn.Module):
         return x + self.drop(self.mlp(self.norm2(x)))
 
 
+def parameters(vocab_size: int, block_size: int, layers: int, width: int) -> int:
+    """How many a GPT has: 12 w^2 + 13 w a block, (2 v + b + 2) w + v around them."""
+    return layers * (12 * width + 13) * width + (2 * vocab_size + block_size + 2) * width + vocab_size
+
+
+def memory() -> int:
+    """Bytes that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 class GPT(nn.Module):
     """Characters in, logits of the next character out.
 
@@ -86,7 +100,7 @@ class GPT(nn.Module):
         dropout: probability, in attention and on each residual branch.
 
     Raises:
-        ValueError: if a size is less than 1, or `heads` does not divide `width`.
+        ValueError: if a size is less than 1 or more than can be built here, or `heads` does not divide `width`.
     """
 
     def __init__(
@@ -98,10 +112,16 @@ class GPT(nn.Module):
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
+        if layers > MOST_LAYERS:
+            raise ValueError(f"layers must be at most {MOST_LAYERS:,}, got {layers:,}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         if width % heads:
             raise ValueError(f"heads must divide width {width}, got {heads}")
+        count = parameters(vocab_size, block_size, layers, width)
+        if torch.get_default_device().type != "meta" and 4 * count > memory():
+            raise ValueError(f"width {width:,}, {layers:,} layers and block_size {block_size:,} make {count:,} "
+                             "parameters, which are more than the memory here: give smaller ones")
         self.block_size = block_size
         self.token = nn.Embedding(vocab_size, width)
         self.position = nn.Embedding(block_size, width)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tasks.cache import cache
 from zoo.checkpoint_files import read_file, write_file
 from zoo.errors import UserError
 
@@ -55,8 +55,7 @@ def tokenize(texts: Sequence[tuple[str, ...]], tokenizer: Any, max_length: int) 
     Returns:
         What the network takes by name, int32 of shape (tokens of all,), and `lengths`, int64 of shape (examples,).
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zoo" / "tokenized"
-    path = cache / f"{_fingerprint(texts, tokenizer, max_length)}.pt"
+    path = cache() / "tokenized" / f"{fingerprint(texts, tokenizer, max_length)}.pt"
     try:
         return read_file(path)
     except UserError:  # absent or broken: made anew
@@ -69,7 +68,7 @@ def tokenize(texts: Sequence[tuple[str, ...]], tokenizer: Any, max_length: int) 
         return columns
 
 
-def _fingerprint(texts: Sequence[tuple[str, ...]], tokenizer: Any, max_length: int) -> str:
+def fingerprint(texts: Sequence[tuple[str, ...]], tokenizer: Any, max_length: int) -> str:
     """Of everything that token ids depend on."""
     rules: object = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), tokenizer.init_kwargs]
     if tokenizer.is_fast:  # the file itself, without what a call sets in it

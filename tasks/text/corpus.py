@@ -1,19 +1,26 @@
-"""Where a text comes from: Tiny Shakespeare, Python's own help topics, or any UTF-8 file."""
+"""Where a text comes from: Tiny Shakespeare, Python's own help topics, any UTF-8 file, or what is sent to a command."""
 
 import hashlib
 import os
+import stat
 import threading
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tasks.cache import cache
 from zoo.errors import UserError
-from zoo.files import replacing
+from zoo.files import replacing, write_text
 
 TINYSHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 START_SECONDS = 10.0
 """A download whose first bytes have not come by then is given up."""
+LARGEST = 2**30
+"""Bytes of a text."""
+OPTIONS = ("--data.corpus", "--data.init_args.corpus")
+"""That name a text on a command line."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,7 @@ def tinyshakespeare(data_dir: str | None = None) -> Corpus:
     """
     if data_dir is not None and not Path(data_dir).is_dir():
         raise UserError(f"no data folder {data_dir!r}: give an existing one as --data.data_dir")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zoo"
-    folders = [Path(folder) for folder in (data_dir, os.environ.get("ZOO_DATA")) if folder] + [cache]
+    folders = [Path(folder) for folder in (data_dir, os.environ.get("ZOO_DATA")) if folder] + [cache()]
     for path in (folder / name for folder in folders for name in ("tinyshakespeare/input.txt", "tinyshakespeare.txt")):
         if path.is_file():
             found = Corpus("tinyshakespeare", read_text(path))
@@ -84,7 +90,7 @@ def tinyshakespeare(data_dir: str | None = None) -> Corpus:
     data = download(TINYSHAKESPEARE_URL)
     if hashlib.sha256(data).hexdigest() != TINYSHAKESPEARE_SHA256:
         raise Unavailable(f"what {TINYSHAKESPEARE_URL} sends is not Tiny Shakespeare")
-    target = cache / "tinyshakespeare" / "input.txt"
+    target = cache() / "tinyshakespeare" / "input.txt"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as part:
@@ -144,21 +150,88 @@ def from_file(path: Path) -> Corpus:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, line ends kept.
+    """The text of a file, line ends kept, without a byte-order mark.
 
     Raises:
-        UserError: if it is unreadable, empty or not UTF-8 text.
+        UserError: if it is unreadable, empty, too large or not UTF-8 text.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            return decoded(file.read(LARGEST + 1), f"'{path}'")
     except OSError as error:
         raise UserError(f"cannot read corpus '{path}': {error.strerror}; give another --data.corpus") from None
+
+
+def decoded(content: bytes, name: str) -> str:
+    """The text that bytes stand for.
+
+    Raises:
+        UserError: if there are none, more than `LARGEST`, or they are not UTF-8 text; `name` is what they are called.
+    """
+    if len(content) > LARGEST:
+        raise UserError(f"corpus {name} has more than {LARGEST:,} bytes: give a shorter text")
+    for mark, encoding in ((b"\xff\xfe\0\0", "UTF-32"), (b"\0\0\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"),
+                           (b"\xfe\xff", "UTF-16")):
+        if content.startswith(mark):
+            raise UserError(f"corpus {name} is {encoding}, not UTF-8 text: convert it, as with iconv -f {encoding} "
+                            "-t UTF-8")
     try:
-        text = data.decode()
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UserError(f"corpus '{path}' is not UTF-8 text: convert it, as with iconv -t UTF-8") from None
+        raise UserError(f"corpus {name} is not UTF-8 text: convert it, as with iconv -t UTF-8") from None
     if "\0" in text:
-        raise UserError(f"corpus '{path}' is binary: give a text file")
+        raise UserError(f"corpus {name} is binary: give a text file")
     if not text:
-        raise UserError(f"corpus '{path}' is empty: give a text file")
+        raise UserError(f"corpus {name} is empty: give a text file")
     return text
+
+
+# ---- Texts that are sent ---------------------------------------------------------------------------------------------
+
+
+def kept(words: Sequence[str]) -> list[str]:
+    """A command line in which a corpus that is sent stands as a file: one from a pipe, or `-` for standard input.
+
+    It can be read once only, while processes that are started for other ranks, and a run that goes on, read it again.
+    So it is kept in the user's cache, called by its hash. What a config names is never waited for.
+
+    Raises:
+        UserError: if it is no text, or cannot be kept.
+    """
+    found: list[str] = []
+    for i, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if i > 0 and words[i - 1] in OPTIONS:
+            found.append(_kept(word))
+        elif option in OPTIONS and equals:
+            found.append(f"{option}={_kept(value)}")
+        else:
+            found.append(word)
+    return found
+
+
+def _kept(corpus: str) -> str:
+    """The file that a corpus is kept in, if it is sent; else the same."""
+    if corpus != "-" and not _is_pipe(corpus):
+        return corpus
+    name = "from standard input" if corpus == "-" else f"'{corpus}'"
+    try:
+        with open(0 if corpus == "-" else corpus, "rb", closefd=corpus != "-") as file:
+            text = decoded(file.read(LARGEST + 1), name)
+    except OSError as error:
+        raise UserError(f"cannot read corpus {name}: {error.strerror}; give another --data.corpus") from None
+    path = cache() / "corpora" / f"sent-{hashlib.sha256(text.encode()).hexdigest()[:12]}.txt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+    except OSError as error:
+        raise UserError(f"cannot keep the corpus {name} as '{path}': {error.strerror}; give a file, or set "
+                        "XDG_CACHE_HOME") from None
+    return str(path)
+
+
+def _is_pipe(name: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(name).st_mode)
+    except (OSError, ValueError):  # a name that no file can have
+        return False

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from tasks.text.windows import IGNORE
+from zoo.errors import UserError
 from zoo.module import ZooModule
 
 
@@ -125,9 +126,16 @@ class LanguageModel(ZooModule, ABC):
         self, ids: Tensor, length: int, temperature: float = 1.0, top_k: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Continue (batch, time) ids by `length` sampled ones; temperature 0 takes the likeliest."""
+        """Continue (batch, time) ids by `length` sampled ones; temperature 0 takes the likeliest.
+
+        Raises:
+            UserError: if the network gives what is no number.
+        """
         for _ in range(length):
             logits = self(ids[:, -self.block_size :])[:, -1].float()
+            if not logits.isfinite().all():
+                raise UserError("the network gives what is no finite number, as after training that diverged: "
+                                "use another checkpoint")
             if temperature < 1e-6:
                 new = logits.argmax(-1, keepdim=True)
             else:

@@ -6,11 +6,15 @@ from zoo.commands.arguments import TRUST, parse
 from zoo.errors import UserError
 from zoo.trust import Trust
 
+LONGEST = 100_000
+"""Characters of a prompt, and characters or tokens that may be added: they are held in memory until the last."""
+HOTTEST = 1000
+"""Temperature at which all that can come is as good as equally likely."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "--ckpt_path": {"required": True, "help": "a checkpoint, or a run's folder"},
     "--backbone": {"default": None, "help": "where the pretrained network is now, if it was moved"},
     "--prompt": {"default": "\n", "help": "the text to continue"},
-    "--length": {"type": int, "default": 500, "help": "characters, or tokens, to add"},
+    "--length": {"type": int, "default": 500, "help": f"characters, or tokens, to add; at most {LONGEST:,}"},
     "--temperature": {"type": float, "default": 0.8, "help": "0 takes the likeliest"},
     "--top_k": {"type": int, "default": None, "help": "sample among the k likeliest only"},
     "--seed": {"type": int, "default": 0, "help": "of the sampling"},
@@ -34,12 +38,21 @@ def generate(
     Raises:
         UserError: for a checkpoint of no language model, a prompt that it cannot read, or a number out of range.
     """
-    numbers = {"length": (length, 0), "temperature": (temperature, 0), "top_k": (top_k, 1), "seed": (seed, 0)}
-    for name, (value, least) in numbers.items():
-        if value is not None and not least <= value < 2**63:
-            raise UserError(f"--{name} must be at least {least}, got {value}")
+    numbers = {
+        "length": (length, 0, LONGEST), "temperature": (temperature, 0, HOTTEST), "top_k": (top_k, 1, 2**31 - 1),
+        "seed": (seed, 0, 2**63 - 1),
+    }
+    for name, (value, least, most) in numbers.items():
+        if value is not None and not least <= value <= most:  # nan too
+            raise UserError(f"--{name} must be at least {least} and at most {most:,}, got {value:,}")
     if not prompt:
         raise UserError("--prompt is empty: give at least one character to continue")
+    if len(prompt) > LONGEST:
+        raise UserError(f"--prompt must have at most {LONGEST:,} characters, got {len(prompt):,}")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:  # bytes of a command line that are no text
+        raise UserError(f"--prompt is not UTF-8 text: {prompt[:80]!r}; give characters") from None
     from tasks.text.module import LanguageModel
     from zoo import checkpoints
     from zoo.convert import zoo_layers
