@@ -31,7 +31,7 @@ def test_a_run_of_zoo_fit(place, small):
     assert run.curve == [(event.step, event.value) for event in theirs] and len(run.curve) == 3
     assert [step for step, _ in run.ranks] == [0, 2, 4, 6] and run.ranks[-1][1] == pytest.approx(summary["stable_rank"])
     assert run.epoch == summary["train_characters"] // (4 * 16)
-    assert run.method["parameterization.ratio"] == 0.5 and run.conditions["width"] == 16
+    assert run.method["parameterization.ratio"] == 0.5 and run.conditions["model.width"] == 16
 
 
 def test_scores_of_a_classifier(tune, place):
@@ -119,6 +119,58 @@ def test_which_settings_matter(tmp_path, changes, network, method):
     write_run(tmp_path / "b", **changes)
     a, b = read([str(tmp_path)])[0]
     assert (a.conditions == b.conditions, a.method == b.method) == (network, method)
+
+
+SPLITS = [{"batch_size": 16, "devices": 2}, {"batch_size": 8, "devices": 4},
+          {"batch_size": 16, "config": {"trainer.accumulate_grad_batches": 2}},
+          {"batch_size": 4, "devices": 4, "config": {"trainer.accumulate_grad_batches": 2, "trainer.devices": 4}}]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_one_global_batch_is_one_condition(tmp_path, split):
+    """However it is divided over processes and steps: of 32 windows, an epoch has as many steps."""
+    split = {"config": {}} | split
+    split["config"] |= {"data.init_args.batch_size": split["batch_size"]}
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", **split)
+    write_run(tmp_path / "c", **split | {"devices": 3 * split.get("devices", 1)})
+    a, b, c = read([str(tmp_path)])[0]
+    assert a.conditions == b.conditions != c.conditions and a.epoch == b.epoch == 40_960 // (32 * 128) == 3 * c.epoch + 1
+
+
+IDENTITY = {
+    "data": {"checksum": "x", "rows.train": 3}, "conditions": {"model": "my.Task", "model.depth": 2, "steps": 400},
+    "method": {"model.parameterization": "zoo.parameterizations.DCT", "model.parameterization.ratio": 0.5,
+               "model.targets": ["*"], "model.optimizer": "adamw", "model.optimizer.beta2": 0.9, "model.extra": None},
+}
+
+
+@pytest.mark.parametrize(("part", "key", "value"), [
+    ("data", "checksum", "y"), ("data", "rows.train", 4), ("data", "more", 1), ("conditions", "model.depth", 3),
+    ("conditions", "steps", 5), ("conditions", "whatever", [1]), ("method", "model.parameterization.ratio", 0.1),
+    ("method", "model.targets", ["a"]), ("method", "model.extra.word", "x"), ("method", "model.optimizer", "muon"),
+])
+def test_an_identity_is_compared_whole(tmp_path, part, key, value):
+    """Whatever a task calls its settings, and whatever its config.yaml says."""
+    for name in ("a", "b"):
+        identity = {**IDENTITY, part: IDENTITY[part] | ({key: value} if name == "b" else {})}
+        write_run(tmp_path / name, identity=identity, data_name="mine", network="own", epoch_steps=7,
+                  config={"model.init_args.width": len(str(tmp_path / name)) + (name == "b")})
+    (tmp_path / "a" / "config.yaml").unlink()
+    a, b = read([str(tmp_path)])[0]
+    assert (a.conditions == b.conditions, a.method == b.method) == (part == "method", part != "method")
+    assert (a.subject, a.epoch, a.lr, a.arguments) == ("mine / own", 7, 0.01, {"ratio": 0.5})
+
+
+@pytest.mark.parametrize("identity", [
+    3, [], {}, {"data": {}}, {**IDENTITY, "data": []}, {**IDENTITY, "method": {}}, {**IDENTITY, "conditions": {}},
+    {**IDENTITY, "method": {"model.optimizer": 3}}, {**IDENTITY, "data": {str(i): i for i in range(6000)}},
+])
+def test_a_damaged_identity_is_left_out(tmp_path, identity):
+    write_run(tmp_path / "bad", identity=identity)
+    write_run(tmp_path / "good")
+    (run,), ((path, why),) = read([str(tmp_path)])
+    assert run.name == "good" and path.endswith("bad") and "damaged" in why
 
 
 def test_what_an_old_run_does_not_mention_is_at_its_default(tmp_path):

@@ -7,6 +7,7 @@ from lightning.pytorch import LightningDataModule
 
 from zoo.errors import UserError
 from zoo.loader import StepLoader
+from zoo.trust import PATHLIKE
 
 
 class ZooData(LightningDataModule, ABC):
@@ -48,6 +49,10 @@ class ZooData(LightningDataModule, ABC):
         out.
         """
         return {key: value for key, value in self.facts().items() if key not in self.neutral}
+
+    def places(self) -> list[str]:
+        """The settings that say where the data is: `sources`; of a class that names none, what looks like a path."""
+        return list(self.sources) or [key for key in self.given if PATHLIKE.search(key)]
 
     def epoch_steps(self, global_batch: int) -> int | None:
         """Steps of a pass over the training data, if it is not that of the loader."""

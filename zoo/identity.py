@@ -234,7 +234,7 @@ def check_data(module: "ZooModule", known: Mapping[str, Any]) -> None:
                and here[key] != theirs[key]]
     if changed:
         what = f"{changed[0]} was {_short(theirs[changed[0]])}, and is {_short(here[changed[0]])} here"
-        options = _options("data", [name for name in data.sources if name in data.given] or data.sources)
+        options = _options("data", [name for name in data.places() if name in data.given])
         if fit:
             raise UserError(f"this is other data than the run was trained on: {what}; going on takes the original"
                             f"{options}, other data a new run")

@@ -60,8 +60,9 @@ class Given(NamedTuple):
         words = [word.partition("=")[0] for word in self.rest]
         settings = [word.removeprefix("--data.").removeprefix("init_args.").partition(".")[0] for word in words
                     if word.startswith("--data.")]
-        sources = [name for name in settings if name in data.sources or not data.sources and name not in data.neutral]
-        return bool(sources or {"--config", "-c", "--data"} & set(words))
+        places = data.places()
+        named = [name for name in settings if name in places or not places and name not in data.neutral]
+        return bool(named or {"--config", "-c", "--data"} & set(words))
 
 
 def anchor(spec: Any) -> None:

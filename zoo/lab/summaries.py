@@ -17,6 +17,8 @@ LONG, LONGER = 1_000, 100_000
 """Characters of a name, and of a command or the like."""
 MANY = 5_000
 """Settings of a run."""
+CLASSES = ("parameterization", "optimizer")
+"""Settings of a method that are names."""
 LARGEST, FLOAT = 2**53, 3.4028235e38
 """Of whole numbers, which are then exact as others too; and of all numbers, as training in float32 has them."""
 
@@ -72,6 +74,13 @@ def _each(kind: Kind, container: type[list[Any]] | type[dict[str, Any]]) -> Kind
     return check
 
 
+def _is_whole(identity: dict[str, Any]) -> bool:
+    """Plain data, with the names that every identity has."""
+    names = (identity["conditions"].get("model"), *(identity["method"].get(f"model.{key}") for key in CLASSES))
+    plain = all(_is_nested(identity[part]) for part in PARTS)
+    return plain and all(map(_is_name, names)) and sum(len(identity[part]) for part in PARTS) <= MANY
+
+
 NEEDED: dict[str, Kind] = {
     "parameterization": _is_name, "coefficients": is_size, "replaced": is_size, "trainable": is_size, "total": is_size,
     "steps": is_count, "seed": _is_seed, "lr": _is_rate, "task": _is_name, "targets": _each(_is_name, list),
@@ -81,8 +90,7 @@ OPTIONAL: dict[str, Kind] = {
     **dict.fromkeys(("loss", "score", "best", "stable_rank", "seconds", "weight_decay"), is_number),
     **dict.fromkeys(("corpus", "corpus_sha256", "glue_task", "device", "date", "precision", "monitor"), _is_name),
     "data_name": _is_name, "network": _is_name, "global_batch": is_size, "epoch_steps": is_size,
-    "identity": lambda value: is_identity(value) and all(_is_nested(value[part]) for part in PARTS)
-    and sum(map(len, value.values())) <= MANY,
+    "identity": lambda value: is_identity(value) and _is_whole(value),
     "data": _is_text, "command": _is_text, "devices": is_size, "updates": lambda value: isinstance(value, bool),
     "metrics": _each(lambda value: value is None or is_number(value), dict), "examples": _each(is_count, dict),
     "optimizer": lambda value: _each(_is_plain, dict)(value) and _is_name(value.get("name")),
