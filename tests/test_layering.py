@@ -29,7 +29,7 @@ LAYERS = [
     {"zoo.trainer"},
     {"zoo.lab"},
     {"tasks"},
-    {"zoo.config_files", "zoo.console", "zoo.messages", "zoo.params", "zoo.parsing", "zoo.run_config",
+    {"zoo.config_files", "zoo.console", "zoo.messages", "zoo.own_tasks", "zoo.params", "zoo.parsing", "zoo.run_config",
      "zoo.trainer_options"},
     {"zoo.cli", "zoo.runs", "zoo.commands", "zoo.sweep"},
     {"zoo.__main__"},

@@ -28,6 +28,7 @@ from zoo.identity import as_json
 from zoo.locks import Lock
 from zoo.module import ZooData, ZooModule
 from zoo.names import check_name, run_name
+from zoo.own_tasks import check_facts, check_task, classes_of, why_not_built
 from zoo.params import params_json, params_table
 from zoo.parsing import Parser, check_classes, options_of
 from zoo.run_config import Given, anchor, given
@@ -61,6 +62,11 @@ class SaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Nothing yet: a fit that fails before its first step writes nothing."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Have what the data says of itself be what can be written."""
+        if isinstance(data := trainer.datamodule, ZooData):  # type: ignore[attr-defined]
+            check_facts(data)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Make the run's folder, and put the config there."""
@@ -177,7 +183,15 @@ class ZooCLI(LightningCLI):
                 checkpoints.check_sizes(
                     path, self.checkpoint, lambda: self._get(self.parser.instantiate_classes(self.config), "model")
                 )
-            super().instantiate_classes()
+            try:
+                super().instantiate_classes()
+            except Exception as error:
+                specs = [self._get(self.config, group) for group in ("model", "data")]
+                if messages.user_error(error) is None and (why := why_not_built(error, classes_of(*specs))):
+                    raise UserError(why) from error
+                raise
+        validates = self._get(self.config, "trainer").get("limit_val_batches") != 0
+        check_task(self.model, self.datamodule, str(self.subcommand), validates)
         self.datamodule.given = as_json(dict(self._get(self.config, "data").get("init_args") or {}))
         self.datamodule.named = self.given is None or self.given.config is None or self.given.names(self.datamodule)
         if self.given is not None and self.given.imports:

@@ -17,7 +17,7 @@ from zoo.convert import blame
 from zoo.errors import UserError, is_too_large
 from zoo.module import ZooData, ZooModule
 from zoo.parameterizations import WeightParameterization
-from zoo.trust import OURS, Trust
+from zoo.trust import OURS, Trust, imported
 
 Rule = Callable[[re.Match[str], ArgumentParser], str | None]
 RULES: list[tuple[re.Pattern[str], Rule]] = []
@@ -25,6 +25,12 @@ RULES: list[tuple[re.Pattern[str], Rule]] = []
 SPEC = r"(?:val=|class_path=|'class_path': )'((?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*)'"
 """A class in a message."""
 NOTHING = "nothing says what to train: give a config, as in --config dct_half.yaml"
+KINDS = (WeightParameterization, ZooModule, ZooData)
+PLACES: dict[str, tuple[type, ...]] = {"model": (ZooModule,), "data": (ZooData,)}
+"""What stands in a place."""
+OWN = {"model": "MyTask", "data": "MyData", "trainer.callbacks": "MyCallback", "trainer.logger": "MyLogger",
+       "trainer.plugins": "MyPlugin"}
+"""What one of the user's own may be called there."""
 LIGHTNINGS = (ValueError, TypeError, RuntimeError, ModuleNotFoundError)
 """What Lightning raises for settings that do not go together, or for a package that is missing."""
 NOISE = ("Given value", "Subtypes:", "Errors:", "Does not validate", "Expected a <class 'NoneType'>")
@@ -137,6 +143,8 @@ def _task_setting(match: re.Match[str], parser: ArgumentParser) -> str | None:
 def _no_setting(key: str, class_path: str) -> str:
     have = settings(class_path)
     name = class_path.rpartition(".")[2]
+    if key.startswith("parameterization") and "parameterization" not in have:
+        return f"{name} takes no {key!r}: a task has **settings in its __init__, for super().__init__(**settings)"
     return f"{name} has no setting {key!r}{near(key, have)}; it has {', '.join(have) or 'none'}"
 
 
@@ -151,14 +159,34 @@ def _option(match: re.Match[str], parser: ArgumentParser) -> str:
 
 @rule(r"Expected a dot import path string: ([\w.]+)")
 def _class(match: re.Match[str], parser: ArgumentParser) -> str:
-    names = sorted({c.__name__ for base in (WeightParameterization, ZooModule, ZooData) for c in subclasses(base)})
+    """What may stand in the place, which the keys on the way there name."""
+    keys = re.findall(r'Parser key "([^"]+)"', match.string)
+    place = ".".join(keys)
+    bases: tuple[type, ...] = PLACES.get(place, ())
+    if not bases and re.search(r"parameterization|overrides", match.string):
+        bases = (WeightParameterization,)
+    names = sorted({c.__name__ for base in bases for c in subclasses(base)})
+    every = {c.__name__ for base in KINDS for c in subclasses(base)}
     wrong = f"no class is called {match[1]!r}{near(match[1], names)}"
-    if match[1] in names:
+    if match[1] in every - set(names):
         wrong = f"class {match[1]!r} cannot stand there, another kind is wanted"
-    return (
-        f"{wrong}; known are {', '.join(names)}, "
-        "and one of your own goes by its path, as my_file.MyBasis"
-    )
+    where = f"{place}: " if place and not bases else ""
+    known = f"known are {', '.join(names)}, and one" if names else "one"
+    return f"{where}{wrong}; {known} of your own goes by its path, as my_file.{OWN.get(place, 'MyBasis')}"
+
+
+@rule(r'Parser key "(model|data)":.*?(?:given class_path \'|Import path |Given value: )((?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*)')
+def _task(match: re.Match[str], parser: ArgumentParser) -> str | None:
+    """A class that cannot be imported, or that is none of a task or its data."""
+    group, path = match.groups()
+    if not _may_import(path, parser):
+        return None
+    if problem := import_problem(path):
+        return problem
+    found, (base,) = imported(path), PLACES[group]
+    if isinstance(found, type) and issubclass(found, base):
+        return None
+    return f"{path!r} is no {base.__name__}: give a class that inherits from zoo.module.{base.__name__}"
 
 
 @rule(r"Expected an import path or a subclass spec, but got (.*?)\. Got value")
@@ -201,7 +229,8 @@ def import_problem(class_path: str) -> str | None:
         if hidden := _hidden(module.partition(".")[0]):
             return f"no module {error.name!r} in zoo's own {hidden.stem!r}, which hides '{hidden}': rename that"
         if module == error.name or module.startswith(f"{error.name}."):
-            return f"no module {error.name!r} for {class_path!r}: it must be a file in {Path.cwd()}, or installed"
+            here = sys.path[-1]  # where the command was called: the current folder may be that of a config by now
+            return f"no module {error.name!r} for {class_path!r}: it must be a file in {here}, or installed"
         return f"cannot import {class_path!r}: {blame(error)}; install it, or correct the import"
     except Exception as error:  # a module of the user's own can raise anything
         return f"cannot import {class_path!r}: {blame(error)}; correct that file"

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from zoo import identity, optimizers
 from zoo.bases import stream_seed
@@ -59,6 +60,8 @@ class ZooModule(LightningModule, ABC):
     """The hash of the weights that training started from, where a checkpoint gave them (`start_from`)."""
     origin: dict[str, Any] | None = None
     """Of a checkpoint's weights: what the run said of itself (`zoo.identity.record`), until it was compared."""
+    trained_on: dict[str, object] | None = None
+    """What its data was as a fit began, whatever becomes of a file meanwhile."""
     net: nn.Module
     start: Start = "random"
     """What W was before training, as `parameterize` was told (`zoo.convert.convert`)."""
@@ -135,6 +138,8 @@ class ZooModule(LightningModule, ABC):
     def on_fit_start(self) -> None:
         """Refuse to go on with other data, or another global batch, than the checkpoint was trained on."""
         self._compare_origin()
+        if (data := self.zoo_data()) is not None:
+            self.trained_on = data.identity()
 
     def on_validation_start(self) -> None:
         """Refuse other data than the checkpoint was trained on, unless the user has named it."""
@@ -174,7 +179,7 @@ class ZooModule(LightningModule, ABC):
         fused = self.trainer.scaler is None  # a fused step unscales float16's gradients itself, after they were clipped
         optimizer = optimizers.build(self, config, self.own_rates(), fused)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
+        schedule = LambdaLR(
             optimizer, lambda step: warmup_cosine(step, steps, config.warmup_steps(steps), config.final_lr)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -190,9 +195,12 @@ class ZooModule(LightningModule, ABC):
 
     def on_train_start(self) -> None:
         """Let the config decide rates and decay, also where a checkpoint brought its own."""
-        config, (optimizer,) = self.optimizer_config, self.trainer.optimizers
-        schedule = self.trainer.lr_scheduler_configs[0].scheduler
-        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
+        config, schedules = self.optimizer_config, [each.scheduler for each in self.trainer.lr_scheduler_configs]
+        if len(self.trainer.optimizers) != 1 or [type(each) for each in schedules] != [LambdaLR]:
+            raise UserError(f"{type(self).__name__}.configure_optimizers must return what ZooModule's does, one "
+                            "optimizer with its schedule: leave it out, and give --model.optimizer")
+        (optimizer,), (schedule,) = self.trainer.optimizers, schedules
+        assert isinstance(schedule, LambdaLR)
         fresh = optimizers.groups_of(self, config, self.own_rates())
         schedule.base_lrs = [group["lr"] for group in fresh]
         share = schedule.lr_lambdas[0](schedule.last_epoch)
@@ -212,6 +220,8 @@ class ZooModule(LightningModule, ABC):
             UserError: naming the step and the layer with the largest gradient; not in float16, whose scaler skips it.
         """
         grads = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
+        if not grads:
+            raise UserError(f"{type(self).__name__}.training_step gave no loss of what is trained: return the loss")
         norms = torch.stack(torch._foreach_norm(list(grads.values())))
         total = norms.norm()
         if not torch.isfinite(total):

@@ -83,7 +83,7 @@ class Checkpoint(Callback):
         """
         logged = trainer.callback_metrics
         for who, metric in self._watched(trainer, pl_module).items():
-            is_of_validation = metric.partition("/")[0] in {name.partition("/")[0] for name in logged}
+            is_of_validation = metric.partition("/")[0] in {"val", *(name.partition("/")[0] for name in logged)}
             if metric not in logged and (is_of_validation or _is_ours(pl_module) and metric != "train/loss"):
                 raise UserError(_not_logged(who, metric, pl_module, logged))
 
