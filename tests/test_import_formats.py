@@ -212,23 +212,20 @@ def test_a_bin_that_is_something_else(content, backbones, place, capsys):
     assert not Path("executed").exists()
 
 
-@pytest.mark.parametrize("path", ["runs", "adapter/adapter_model.safetensors", "masked"])
-def test_what_is_no_adapter(path, adapter_of_zoo, capsys):
-    """Each command names one that takes what it was given."""
-    command = {"runs": "runs/made", "masked": "masked"}.get(path, path)
-    refused(capsys, ["import", command], "zoo validate --ckpt_path" if path != "adapter/adapter_model.safetensors"
-            else "no adapter_config.json")
+@pytest.mark.parametrize("path", ["run", "run/checkpoints/last.ckpt", "adapter.safetensors", "folder"])
+def test_what_zoo_has_written_needs_no_import(path, handed, capsys):
+    Path("folder").mkdir()
+    shutil.copy("adapter.safetensors", "folder")
+    refused(capsys, ["import", path], f"'{path}'", "needs no import")
 
 
-@pytest.fixture
-def adapter_of_zoo(handed: Path) -> Path:
-    Path("runs").mkdir()
-    shutil.move("run", "runs/made")
-    Path("masked").mkdir()
-    shutil.copy("adapter.safetensors", "masked/adapter.safetensors")
-    Path("adapter").mkdir()
-    shutil.copy("adapter.safetensors", "adapter/adapter_model.safetensors")
-    return handed
+def test_no_command_sends_the_user_in_a_circle(backbones, place, capsys):
+    """What the others send to `zoo import` is taken there, by the very name that they give."""
+    peft_adapter(backbones("bert"), Path("around/adapter"), r=4, target_modules=["query"])
+    for i, path in enumerate(("around", "around/adapter", "around/adapter/adapter_model.safetensors")):
+        for argv in (["mask", path], ["validate", "--ckpt_path", path], ["export", path, "--to", "dense"]):
+            refused(capsys, argv, f"zoo import {path}")
+        assert main(["import", path, "--task", "rte", "--output", f"run-{i}"]) == 0
 
 
 # ---- loralib ---------------------------------------------------------------------------------------------------------

@@ -148,7 +148,7 @@ def _read_adapter(path: Path) -> dict[str, Any]:
         known = {key: value for key, value in about.items() if value is not None}
         return {**known, "state_dict": tensors, "masked": masked, "config": metadata.get("config", "")}
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError(f"'{path}' is no adapter of zoo's: zoo import reads the folder of a peft one") from None
+        raise UserError(f"'{path}' is no adapter of zoo's; make one of peft's a run with zoo import {path}") from None
 
 
 def read_file(path: Path) -> Any:

@@ -45,7 +45,7 @@ def resolve(path: str) -> Path:
     given = Path(path)
     if found := find(given):
         return found
-    if (given / "adapter_config.json").is_file():
+    if (given / "adapter_config.json").is_file() or given.is_dir() and any(given.glob("*/adapter_config.json")):
         raise UserError(f"{path!r} is a peft adapter: make it a run with zoo import {path}")
     raise UserError(f"no checkpoint {path!r}: give a .ckpt file, or a run's folder with checkpoints/last.ckpt")
 

@@ -91,8 +91,13 @@ def checked(where: str, adapter: Adapter) -> Adapter:
 
 def _tensors(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
-        return read_tensors(file)[0]
+        tensors, metadata = read_tensors(file)
+        if "zoo" in metadata:
+            raise UserError(_ours(file))
+        return tensors
     content = read_file(file)
+    if isinstance(content, Mapping) and "zoo_task" in content:
+        raise UserError(_ours(file))
     for key in ("model_state_dict", "state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -119,6 +124,10 @@ def _is_run(path: Path) -> bool:
     return (path / ADAPTER).is_file() or (path / "checkpoints").is_dir()
 
 
+def _ours(path: Path) -> str:
+    return f"'{path}' is a run or adapter of zoo's, which needs no import: every command takes it as it is"
+
+
 def _nothing(path: Path) -> str:
     """Why there is no adapter at a path."""
     if path.name in (TENSORS, BINARY) and path.is_file():
@@ -126,5 +135,5 @@ def _nothing(path: Path) -> str:
     if not path.exists():
         return f"no adapter '{path}': {EXPECTED}"
     if _is_run(path):
-        return f"'{path}' is a run of zoo's, which needs no import: zoo validate --ckpt_path {path}"
+        return _ours(path)
     return f"'{path}' is no peft adapter: it has no {CONFIG}; {EXPECTED}"
