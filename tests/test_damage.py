@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import sys
 import time
 import warnings
 import zipfile
@@ -143,12 +144,12 @@ def test_a_damaged_checkpoint_is_one_line(kind, handed, capsys):
         torch.save(CHANGES[kind](torch.load(LAST, weights_only=True)), LAST)
     untied = torch.load(beside(), weights_only=True)
     torch.save({key: value for key, value in untied.items() if key != OF}, beside())
-    start = time.perf_counter()
+    start = time.process_time()
     for command in ("validate --ckpt_path run", "fit --ckpt_path run", "analyze run --null 5"):
         if kind in ONLY_FIT and not command.startswith("fit") or kind in SETTINGS and "--ckpt_path" in command:
             continue
         refused(capsys, command.split(), "run" if kind not in ONLY_FIT else "damaged")
-    assert time.perf_counter() - start < 120  # seconds on an idle machine: nothing of such a size is built
+    assert time.process_time() - start < 60  # it takes three: nothing of such a size is built
 
 
 REST: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -177,8 +178,8 @@ def with_moments(rest: dict[str, Any], change: Callable[[torch.Tensor], Any]) ->
 
 @pytest.mark.parametrize("kind", REST)
 def test_a_damaged_resume_file_is_one_line(kind, handed, capsys):
+    """Commands that only look do not read it, as a test above says."""
     torch.save(REST[kind](torch.load(beside(), weights_only=True)), beside())
-    assert main(["validate", "--ckpt_path", "run"]) == 0
     refused(capsys, ["fit", "--ckpt_path", "run", "--trainer.max_steps=8"], "run/checkpoints/last.")
 
 
@@ -247,18 +248,29 @@ def test_a_damaged_adapter_is_one_line(kind, handed, capsys):
         refused(capsys, command.format(ADAPTER).split(), ADAPTER)
 
 
+@pytest.fixture(scope="module")
+def masked(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A masked adapter, which is whole."""
+    out = tmp_path_factory.mktemp("masked") / "m"
+    mask = ["mask", str(material / "run"), "--budgets", "10", "--order", "magnitude", "--out", str(out), "--save"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["zoo"])
+        assert main(mask) == 0
+        (path,) = (out / "masked").iterdir()
+        assert main(["validate", "--ckpt_path", str(path)]) == 0
+    return path
+
+
 @pytest.mark.parametrize("change", [
     {"shape": [100_000, 100_000]}, {"shape": [-4, -4]}, {"shape": [16, "x"]}, {"shape": [48, 17]},
     {"shape": [48.0, 16]}, {"transform": "os.system"}, {"transform": ["dct"]}, {"encoding": "none"},
     {"encoding": "prefix"}, {"shape": None},
 ], ids=str)
-def test_a_masked_matrix_has_its_layers_shape(change, handed, capsys):
-    assert main(["mask", "run", "--budgets", "10", "--order", "magnitude", "--out", "m", "--save"]) == 0
-    (path,) = Path("m/masked").iterdir()
+def test_a_masked_matrix_has_its_layers_shape(change, masked, place, capsys):
+    path = Path(shutil.copy(masked, "masked.safetensors"))
     tensors, metadata = read_tensors(path)
     about = json.loads(metadata["zoo"])
     name = next(iter(about["masked"]))
-    assert main(["validate", "--ckpt_path", str(path)]) == 0
     about["masked"][name] |= change
     save_file(tensors, path, metadata | {"zoo": json.dumps(about)})
     for command in ("validate --ckpt_path {}", "generate --ckpt_path {}", "analyze {} --null 5"):
