@@ -116,7 +116,7 @@ def shared(matrix: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     So layers share what a basis draws or computes anew for each of them. A copy goes when nobody has it any more and
     the matrix that it was made of is gone. Numbers are compared by a hash, which takes 0.16 s for 4096 x 4096, once.
     """
-    if matrix.is_meta or device.type == "meta":
+    if type(matrix) is not Tensor or "meta" in (matrix.device.type, device.type):  # there is nothing to compare
         return matrix.to(device, dtype)
     copies = _copies.setdefault(matrix, {})
     if (device, dtype) not in copies:

@@ -174,6 +174,17 @@ class WeightParameterization(nn.Module, ABC):
         if replaced:
             _follow_parameters(self)
 
+    def __getattr__(self, name: str) -> Any:
+        """As every module does; a buffer of the meta device is rebuilt first if the parameters are elsewhere.
+
+        `torch.func.functional_call` puts them in place where no method is called.
+        """
+        value = super().__getattr__(name)
+        if type(value) is Tensor and value.is_meta and name in self._buffers:
+            _follow_parameters(self)
+            value = super().__getattr__(name)
+        return value
+
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "WeightParameterization":
         """Move parameters as torch does; buffers are rebuilt where the parameters are now, and so stay shared."""
         self._buffers.clear()
@@ -183,6 +194,7 @@ class WeightParameterization(nn.Module, ABC):
 
     def _rebuild(self) -> None:
         """`reset_buffers`; on the meta device nothing is computed."""
+        self._buffers.clear()
         meta = all(p.is_meta for p in self.parameters())
         with torch.device("meta") if meta else nullcontext():
             self.reset_buffers()

@@ -82,7 +82,7 @@ class BlockDCT(OrthonormalSubspace):
     @property
     def tables(self) -> blocks.BlockTables:
         """The cosines that W is built with."""
-        return blocks.BlockTables(*(self._buffers[name] for name in blocks.BlockTables._fields))  # type: ignore[arg-type]
+        return blocks.BlockTables(*(getattr(self, name) for name in blocks.BlockTables._fields))
 
     def expand(self, coef: Tensor, places: Tensor) -> Tensor:
         return blocks.build(coef, self.arrangement, self.tables).to(coef.dtype)

@@ -280,7 +280,7 @@ class SeparableSubspace(OrthonormalSubspace):
     @property
     def tables(self) -> transforms.SomeSides | transforms.CosinePlan:
         """What W is built with: the two sides, or the tables of the fast cosine transform."""
-        return self._tables(*(self._buffers[name] for name in self._tables._fields))  # type: ignore[arg-type]
+        return self._tables(*(getattr(self, name) for name in self._tables._fields))
 
     def spread(self, coef: Tensor) -> Tensor:
         """S = L W R^T, (m, n): the coefficients at their places."""
