@@ -9,6 +9,7 @@ from test_run import events, fit
 
 from zoo.errors import UserError
 from zoo.lab import curves
+from zoo.lab.comparison import compare
 from zoo.lab.experiments import read
 from zoo.lab.settings import filled, flatten
 
@@ -135,7 +136,8 @@ def test_one_global_batch_is_one_condition(tmp_path, split):
     write_run(tmp_path / "b", **split)
     write_run(tmp_path / "c", **split | {"devices": 3 * split.get("devices", 1)})
     a, b, c = read([str(tmp_path)])[0]
-    assert a.conditions == b.conditions != c.conditions and a.epoch == b.epoch == 40_960 // (32 * 128) == 3 * c.epoch + 1
+    assert a.conditions == b.conditions != c.conditions
+    assert a.epoch == b.epoch == 40_960 // (32 * 128) == 3 * c.epoch + 1
 
 
 IDENTITY = {
@@ -160,6 +162,15 @@ def test_an_identity_is_compared_whole(tmp_path, part, key, value):
     a, b = read([str(tmp_path)])[0]
     assert (a.conditions == b.conditions, a.method == b.method) == (part == "method", part != "method")
     assert (a.subject, a.epoch, a.lr, a.arguments) == ("mine / own", 7, 0.01, {"ratio": 0.5})
+
+
+def test_runs_of_an_older_zoo_stand_apart(tmp_path):
+    """What they do not say cannot be compared; a report with both says which are which."""
+    write_run(tmp_path / "new", identity=IDENTITY, data_name="tiny", network="CharLM")
+    write_run(tmp_path / "old")
+    names = {comparison["name"] for comparison in compare(read([str(tmp_path)])[0])["comparisons"]}
+    assert names == {"tiny / CharLM", "tiny / CharLM, identity=none"}
+    assert [c["name"] for c in compare(read([str(tmp_path / "old")])[0])["comparisons"]] == ["tiny / CharLM"]
 
 
 @pytest.mark.parametrize("identity", [

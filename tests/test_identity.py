@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,12 @@ from test_run import equal, fit, weights
 from tiny import save_glue
 
 from zoo.__main__ import main
-from zoo.identity import KEY, anchored, digest_of_weights
+from zoo.identity import KEY, anchored, as_json, digest_of_weights
 from zoo.lab.comparison import compare
 from zoo.lab.experiments import read
 from zoo.lab.facts import label
 from zoo.lab.updates import read as read_updates
+from zoo.trust import Trust
 
 TASK = '''
 import hashlib
@@ -255,6 +257,19 @@ def test_a_tokenizer_that_was_edited(own_backbone, place, tune, capsys):
     assert "tokenizer_sha256 was" in said(capsys, 2, "validate", "--ckpt_path", str(folder))
 
 
+def test_values_stay_apart_as_json():
+    """Two facts that differ differ there too, and one is always the same."""
+    values = [torch.tensor([1, 2]), torch.tensor([1, 3]), Path("a"), Path("b"), 1, 1.5, "x", None, {"a": 1}, {1, 2},
+              object, float("inf"), b"a", b"b"]
+    found = [json.dumps(as_json(value)) for value in values]
+    assert len(set(found)) == len(values) and found == [json.dumps(as_json(value)) for value in values]
+    assert as_json([Own()]) == as_json([Own()])
+
+
+class Own:
+    """Python shows where it is in memory."""
+
+
 def test_weights_are_known_by_their_numbers():
     """Not by order, dtype or layout; by every one of them."""
     a, b = torch.randn(5, 3), torch.randn(7)
@@ -287,8 +302,6 @@ def own(place, monkeypatch):
 
     write(0.0)
     yield run, write
-    import sys
-
     sys.modules.pop("my_numbers", None)
 
 
@@ -304,8 +317,6 @@ def test_a_task_of_the_users_own_on_different_data(own, capsys):
     comparisons = compare(read(["runs"])[0])["comparisons"]
     assert [comparison["methods"][0]["n"] for comparison in comparisons] == [2, 1]
     trust = ("--trust", "my_numbers")
-    from zoo.trust import Trust
-
     sources = [read_updates(str(folder), trust=Trust.of(["analyze", *trust])) for folder in (first, again, other)]
     groups = [source.group for source in label(sources)]
     assert groups[0] == groups[1] != groups[2] and "checksum=" in groups[2]
@@ -315,6 +326,19 @@ def test_a_task_of_the_users_own_on_different_data(own, capsys):
     assert line.endswith("name the data to look at, as --data.file")
     line = said(capsys, 0, "validate", "--ckpt_path", str(first), "--data.file=numbers.txt", *trust)
     assert "note: this is other data" in line
+
+
+def test_a_file_that_is_edited_while_a_run_trains_on_it(own):
+    """The run is of what it has read."""
+    run, write = own
+    first = json.loads((run("--seed_everything=1") / "summary.json").read_text())["identity"]["data"]
+    source = Path("my_numbers.py")
+    edit = "        Path('numbers.txt').write_text('0 ' * 64)\n"
+    source.write_text(TASK.replace("        self.log(", edit + "        self.log("))
+    sys.modules.pop("my_numbers")
+    folder = run("--seed_everything=2")
+    assert json.loads((folder / "summary.json").read_text())["identity"]["data"] == first
+    assert record(folder)["identity"]["data"] == first
 
 
 @pytest.mark.parametrize("words", [["--data.batch=8"], ["--trainer.limit_train_batches=2"]])

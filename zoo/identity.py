@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -46,11 +47,13 @@ def flatten(value: Any, prefix: str = "") -> Flat:
 
 
 def as_json(value: Any) -> Any:
-    """A value as JSON would give it back; what JSON has not is named by its class, and a path by itself."""
-    def name(other: object) -> str:
-        return str(other) if isinstance(other, os.PathLike) else path_of(type(other))
+    """A value as JSON gives it back: arrays as lists, a path as text, and of any other object what Python shows."""
+    def plain(other: Any) -> Any:
+        if callable(getattr(other, "tolist", None)):
+            return other.tolist()
+        return str(other) if isinstance(other, os.PathLike) else re.sub(r" at 0x[0-9a-f]+", "", repr(other))
 
-    return json.loads(json.dumps(value, default=name))
+    return json.loads(json.dumps(value, default=plain))
 
 
 def path_of(cls: type) -> str:
@@ -105,7 +108,7 @@ def identity(module: "ZooModule") -> dict[str, Flat]:
                    if getattr(trainer, key) != value or type(getattr(trainer, key)) is not type(value)}
     data, found = module.zoo_data(), {}
     if data is not None:
-        found = flatten(data.identity())
+        found = flatten(data.identity() if module.trained_on is None else module.trained_on)
         given = {key: value for key, value in data.given.items() if key not in (*data.sources, *data.neutral)}
         conditions |= {**(flatten(given, "data") if given else {}), "data": path_of(type(data))}
     taken = batch(module)
@@ -231,7 +234,7 @@ def check_data(module: "ZooModule", known: Mapping[str, Any]) -> None:
         here = {}  # a task of the user's own may not know it before its training data is read
     theirs = known["identity"]["data"]
     changed = [key for key in theirs if theirs[key] is not None and here.get(key) is not None
-               and here[key] != theirs[key]]
+               and json.dumps(here[key], sort_keys=True) != json.dumps(theirs[key], sort_keys=True)]
     if changed:
         what = f"{changed[0]} was {_short(theirs[changed[0]])}, and is {_short(here[changed[0]])} here"
         options = _options("data", [name for name in data.places() if name in data.given])

@@ -32,6 +32,8 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "overfit_batches": (0, 0.0), "devices": ("auto", 1, "1"), "max_time": (),
 }
 """Settings of the trainer that tell runs apart, and their values that say nothing."""
+UNTOLD = "facts.identity"
+"""Of a run that does not say its identity, beside others that do: it is never of one comparison with them."""
 CLIPPING = ("gradient_clip_val", "gradient_clip_algorithm")
 
 
@@ -145,13 +147,15 @@ def _runs(raw: Sequence[tuple[Path, dict[str, Any], Flat]], trust: Trust) -> tup
     """Runs, whose settings were completed by those of other runs of the same task; and those that cannot be had."""
     alike = defaultdict(list)
     for item in raw:
-        alike["identity" in item[1], str(item[2]["model"]), str(item[2].get("data"))].append(item)
+        alike[item[1].get("identity") is not None, str(item[2]["model"]), str(item[2].get("data"))].append(item)
     runs, skipped = [], []
+    mixed = len({own for own, _, _ in alike}) > 1
     for items in alike.values():
         flats = filled([flat for _, _, flat in items], trust)
         for (folder, summary, _), flat in zip(items, flats, strict=True):
+            own = summary.get("identity") is not None
             try:
-                runs.append(_run(folder, summary, flat))
+                runs.append(_run(folder, summary, flat | ({UNTOLD: "none"} if mixed and not own else {})))
             except Exception:
                 skipped.append(damaged(folder))
     return sorted(runs, key=lambda run: run.path), skipped

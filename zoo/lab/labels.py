@@ -10,7 +10,7 @@ from zoo.trust import NOBODY, Trust
 BUDGETS = ("ratio", "coefficients", "rank", "lora_rank", "num_bases")
 """Arguments that a method's name always has."""
 COUNTS = ("coefficients", "replaced", "trainable", "total")
-FIRST = ("steps",)
+FIRST = ("identity", "steps")
 """Of two settings that tell comparisons apart alike, the one to name."""
 LONG = 200
 """Characters of a setting that are shown."""
