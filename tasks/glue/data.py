@@ -168,12 +168,17 @@ class GlueData(ZooData):
     def identity(self) -> dict[str, object]:
         """The task, the hashes of the examples of each split that is read, and that of the tokenizer."""
         hashes = {name: examples.sha256 for name, examples in self._read.items()}
-        return {"glue_task": self.task, "glue_sha256": hashes, "tokenizer_sha256": fingerprint((), self.tokenizer, 0),
+        return {"glue_task": self.task, "glue_sha256": hashes, "tokenizer_sha256": self.tokenizer_sha256,
                 "examples": {name: len(data) for name, data in self._splits.items()}}
 
     def epoch_steps(self, global_batch: int) -> int | None:
         """As many as it takes to see every example once."""
         return math.ceil(len(self._splits["train"]) / global_batch) if "train" in self._splits else None
+
+    @cached_property
+    def tokenizer_sha256(self) -> str:
+        """Of the rules by which a text becomes ids."""
+        return fingerprint((), self.tokenizer, 0)
 
     @cached_property
     def tokenizer(self) -> Any:
