@@ -65,6 +65,12 @@ def result(folder: str) -> tuple[dict, dict]:
         key: summary[key] for key in keys}
 
 
+@pytest.fixture(scope="module")
+def wholes() -> dict[tuple[str, ...], tuple[dict, dict]]:
+    """What uninterrupted runs leave, by their options: those that several tests want are trained once."""
+    return {}
+
+
 @pytest.mark.parametrize("step, where, number, options", [
     (3, "before", signal.SIGTERM, []), (4, "after", signal.SIGTERM, []), (3, "after", signal.SIGTERM, []),
     (3, "validation", signal.SIGTERM, []), (3, "within", signal.SIGUSR1, []), (6, "validated", signal.SIGTERM, []),
@@ -73,12 +79,17 @@ def result(folder: str) -> tuple[dict, dict]:
     (3, "within", signal.SIGTERM, ["--trainer.max_steps=-1", "--trainer.max_epochs=2", "--data.batch_size=16"]),
     (9, "within", signal.SIGTERM, ["--trainer.max_steps=-1", "--trainer.max_epochs=1", "--data.batch_size=16"]),
 ], ids=str)
-def test_a_signal_ends_a_run_after_a_step_from_which_it_goes_on(step, where, number, options, place_small, capsys):
+def test_a_signal_ends_a_run_after_a_step_from_which_it_goes_on(
+    step, where, number, options, place_small, wholes, capsys
+):
     """Bit for bit the uninterrupted run: weights, moments, best and summary."""
     settings = [*place_small, *SETTINGS, *options]
-    assert main(["fit", "--config", "dct_half.yaml", *settings, "--name=whole"]) == 0
+    if tuple(options) not in wholes:
+        assert main(["fit", "--config", "dct_half.yaml", *settings, "--name=whole"]) == 0
+        wholes[tuple(options)] = result("runs/whole/version_0")
+    whole = wholes[tuple(options)]
     if where in ("within", "validation") and step == 9:
-        step = json.loads(Path("runs/whole/version_0/summary.json").read_text())["steps"]
+        step = whole[1]["steps"]
     capsys.readouterr()
     status = main(["fit", "--config", "dct_half.yaml", *settings, "--name=told", *tell(step, where, number)])
     err = capsys.readouterr().err
@@ -88,7 +99,7 @@ def test_a_signal_ends_a_run_after_a_step_from_which_it_goes_on(step, where, num
     assert load(Path("runs/told/version_0/checkpoints/last.ckpt"))["global_step"] == stopped
     assert not Path("runs/told/version_0/summary.json").exists() and not Path("runs/told/version_0", LOCK).exists()
     assert main(["fit", "--ckpt_path", "runs/told/version_0", "--trainer.callbacks=null"]) == 0
-    whole, told = result("runs/whole/version_0"), result("runs/told/version_0")
+    told = result("runs/told/version_0")
     assert same(whole[0], told[0]) and whole[1] == told[1]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 

@@ -118,7 +118,7 @@ class MyBasis({parent}):
 """
 
 
-@pytest.mark.parametrize("words", [["--trust", "my_basis"], ["--trust", "my_basis.MyBasis"], ["--trust=my_basis"]])
+@pytest.mark.parametrize("words", [["--trust", "my_basis.MyBasis"], ["--trust=my_basis"]])
 def test_a_class_of_the_users_own_goes_on_when_it_is_trusted(words, place, small, capsys, monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     Path("my_basis.py").write_text(MINE.format(parent="DCT"))
@@ -252,12 +252,17 @@ def with_trainer(**entries: Any) -> None:
     Path("run/config.yaml").write_text(yaml.safe_dump(config))
 
 
-@pytest.mark.parametrize("key", ENTRIES)
-def test_a_runs_trainer_is_left_alone_by_commands_that_look(key, run, capsys):
-    with_trainer(**{key: ENTRIES[key]})
+def test_a_runs_trainer_is_left_alone_by_commands_that_look(run):
+    with_trainer(**ENTRIES)
     for command in (COMMANDS[0], COMMANDS[1]):
         assert main(command.format("run").split()) == 0
     assert main(["mask", "run", "--budgets", "50", "--order", "magnitude"]) == 0
+    assert "stranger" not in sys.modules and not Path("OWNED").exists()
+
+
+@pytest.mark.parametrize("key", ENTRIES)
+def test_a_runs_trainer_is_taken_by_fit_when_it_is_trusted(key, run, capsys):
+    with_trainer(**{key: ENTRIES[key]})
     refused(capsys, ["fit", "--ckpt_path", "run"], "stranger.Basis", "--trust stranger.Basis")
     assert "stranger" not in sys.modules and not Path("OWNED").exists()
     if key not in ("accelerator", "enable_progress_bar"):
