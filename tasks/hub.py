@@ -189,6 +189,9 @@ def load_network(
         report: dict[str, Any] = {"missing_keys": [], "mismatched_keys": []}
     else:
         network, report = fetch(backbone, "backbone", "--model.backbone", load)
+        if not getattr(network, "_keep_in_fp32_modules_strict", None):
+            for parameter in network.parameters():  # DeBERTa's own biases stay float32, and its forward pass fails
+                parameter.data = parameter.data.to(getattr(torch, dtype))
     base = f"{network.base_model_prefix}."
     drawn = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if lacking := [key for key in drawn if head == "CausalLM" or key.startswith(base) and ".pooler." not in key]:

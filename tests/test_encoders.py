@@ -1,0 +1,44 @@
+"""Classifiers of every architecture, as the GLUE task makes them: their heads, and their weights in bfloat16."""
+
+import functools
+
+import pytest
+import torch
+from architectures import CLASSIFIERS, configuration, ids
+
+from tasks import GlueClassifier
+from tasks.finetuning import Tuning
+from zoo import checkpoints
+from zoo.convert import zoo_layers
+from zoo.parameterizations import DCT
+
+transformers = pytest.importorskip("transformers")
+
+
+@pytest.mark.parametrize("kind", [*CLASSIFIERS, "gemma3_text", "t5"])
+def test_a_classifier_trains_and_comes_back_from_its_checkpoint(kind, tmp_path):
+    """Head and coefficients are float32 and have gradients; all else is frozen bfloat16, and so in no checkpoint."""
+    settings = {"decoder_start_token_id": 0} if kind == "t5" else {}
+    transformers.AutoModel.from_config(configuration(kind, **settings)).save_pretrained(tmp_path / "backbone")
+    factory = functools.partial(DCT, ratio=0.3)
+    tuning = Tuning(preset="all", scale=0.5, dtype="bfloat16")
+    model = GlueClassifier(str(tmp_path / "backbone"), "rte", factory, tuning=tuning)
+    inputs = ids().where(torch.arange(6) < 5, 2)  # T5 reads the place of its one end of text
+    for p in model.parameters():
+        if p.requires_grad:
+            p.data.add_(0.3 * torch.randn_like(p))
+
+    model.net(input_ids=inputs).logits.square().mean().backward()
+    for name, p in model.named_parameters():
+        inside = name.startswith(f"net.{model.net.base_model_prefix}.")
+        assert p.requires_grad == (p.grad is not None) == (".parameterization." in name or not inside), name
+        assert p.dtype == (torch.float32 if p.requires_grad else torch.bfloat16), name
+    assert len(zoo_layers(model.net)) == len(model.targets) * (1 if kind == "albert" else 2) or kind == "t5"
+
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(checkpoints.snapshot(model), folder / "last.ckpt")
+    torch.manual_seed(1)
+    again = checkpoints.rebuild(checkpoints.resolve(str(tmp_path / "run"))).eval()
+    with torch.no_grad():
+        assert torch.equal(again.net(input_ids=inputs).logits, model.eval().net(input_ids=inputs).logits)
