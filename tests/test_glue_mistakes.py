@@ -45,7 +45,7 @@ COMMANDS = [
     ("no room", f"{RTE} --data.max_length 3", ["data.max_length", "above the 3", "got 3"]),
     ("batch size", f"{RTE} --data.batch_size 0", ["data.batch_size", "at least 1"]),
     ("no such folder", f"{RTE} --data.data_dir nowhere", ["'nowhere'", "--data.data_dir"]),
-    ("folder without the task", f"{RTE} --data.data_dir .", ["RTE/train.tsv", "'.'", "--data.data_dir"]),
+    ("folder without the task", f"{RTE} --data.data_dir .", ["RTE/train.tsv", "/place'", "--data.data_dir"]),
     ("backbone's folder", f"{RTE} --model.backbone ./nowhere", ["'./nowhere'", "save_pretrained", "--model.backbone"]),
     ("backbone is a file", f"{RTE} --model.backbone {__file__}", ["test_glue_mistakes.py'", "--model.backbone"]),
     ("two budgets", f"{RTE} --model.budget.coefficients 99", ["LoRA", "exactly one of rank and ratio"]),
@@ -198,13 +198,15 @@ def nothing_cached(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("hub", ["refuses", "hangs", "is off"])
 def test_hub(hub: str, line: str, words: list[str], glue_mistake: Mistake, nothing_cached, monkeypatch) -> None:
     pytest.importorskip("datasets")
-    if hub == "hangs":
-        monkeypatch.setattr("urllib.request.urlopen", hang)
     if hub == "is off":
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if hub == "hangs":
+        monkeypatch.setattr("urllib.request.urlopen", hang)
+    else:
+        monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it tries again"))
     start = time.monotonic()
     glue_mistake(line, [*words, "HF_HUB_OFFLINE is set" if hub == "is off" else "hub cannot be reached"])
-    assert time.monotonic() - start < (5 if hub == "hangs" else 2)
+    assert time.monotonic() - start < 40  # 3 s on an idle machine, where a hub hangs for 60
 
 
 @pytest.mark.slow
@@ -234,7 +236,7 @@ def test_without_the_extra(name: str, words: list[str], glue_mistake: Mistake, m
 
 
 HIDDEN = """
-import importlib.metadata, sys
+import importlib.metadata, os, sys
 
 HIDDEN = ("transformers", "datasets", "peft")
 real = importlib.metadata.distribution
@@ -253,16 +255,14 @@ importlib.metadata.distribution = distribution
 sys.meta_path.insert(0, Finder())
 from zoo.__main__ import main
 import tasks
-sys.exit(main(sys.argv[1:]))
+for command in sys.argv[1:]:
+    print(main(command.split(chr(10))), os.listdir(), file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("glue_task", [False, True])
-def test_the_extra_is_imported_only_when_used(glue_task: bool, place: Path, small, tune) -> None:
-    """A process in which none of it exists trains the character model, and says what GLUE takes."""
-    words = [*RTE.split(), *tune] if glue_task else ["fit", "--config", "dct_half.yaml", *small]
-    result = subprocess.run([sys.executable, "-c", HIDDEN, *words], capture_output=True, text=True)
-    assert result.returncode == (2 if glue_task else 0), result.stderr
-    if glue_task:
-        assert result.stderr.count("\n") == 1 and 'pip install -e ".[glue]"' in result.stderr
-        assert list(place.iterdir()) == []
+def test_the_extra_is_imported_only_when_used(place: Path, small, tune) -> None:
+    """A process in which none of it exists says what GLUE takes, and trains the character model."""
+    commands = [*RTE.split(), *tune], ["fit", "--config", "dct_half.yaml", *small]
+    command = [sys.executable, "-c", HIDDEN, *map("\n".join, commands)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
+    assert 'pip install -e ".[glue]"' in said[0] and said[1] == "2 []" and said[-1] == "0 ['runs']", said
