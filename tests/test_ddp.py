@@ -18,6 +18,8 @@ from tasks import GlueData
 from zoo.__main__ import main
 from zoo.cli import keep_buffers
 from zoo.errors import UserError
+from zoo.lab.comparison import compare
+from zoo.lab.experiments import read
 
 WITNESS = '''
 from pathlib import Path
@@ -83,12 +85,25 @@ def test_two_processes_train_as_one(task, place, small, backbones, tmp_path):
     assert together["metrics"] == pytest.approx(alone["metrics"], rel=1e-4)
     assert together["best_step"] == alone["best_step"]
 
+    assert together["identity"] == alone["identity"] and together["epoch_steps"] == alone["epoch_steps"]
+    assert together["global_batch"] == alone["global_batch"] == 8
+    (comparison,) = compare(read(["runs"])[0])["comparisons"]
+    assert len(comparison["methods"]) == 1
+
     names = sorted(p.name for p in (two / "checkpoints").iterdir())
     assert names[:2] == ["best.ckpt", "last.ckpt"] and names[2].startswith("last.resume_") and len(names) == 3
     assert len(list(two.glob("events.out.tfevents*"))) == len(list(two.glob("summary.json*"))) == 1
     assert out.count("validation loss") == 1
     said = [line for line in err.splitlines() if line]
     assert all(line.startswith((together["parameterization"], "trainable parameters", "step ")) for line in said), err
+
+    more = ["--trainer.max_steps=8"] if task == "char_lm" else ["--trainer.max_epochs=3"]
+    on = ["--trainer.devices=1", "--trainer.strategy=auto", "--trainer.callbacks=null", *more]
+    assert main(["fit", "--ckpt_path", str(two), *on]) == 2
+    assert main(["fit", "--ckpt_path", str(two), *on, "--data.batch_size=8"]) == 0
+    assert main(["fit", "--ckpt_path", str(one), *more]) == 0
+    alone, together = (json.loads((folder / "summary.json").read_text()) for folder in (one, two))
+    assert together["metrics"] == pytest.approx(alone["metrics"], rel=1e-4)
 
 
 @pytest.mark.parametrize("words", [[], ["--trainer.strategy=ddp"], ["--trainer.strategy=ddp_spawn"]])
