@@ -113,6 +113,9 @@ class FineTuning(ZooModule, ABC):
             self.targets = preset_targets(network, tuning.preset)
         self.parameterize(network, "project" if tuning.full else "update", tuning.scale)
         if tuning.gradient_checkpointing:
+            if not network.supports_gradient_checkpointing:
+                raise UserError(f"{network.config.model_type} networks cannot compute their activations again: "
+                                "drop --model.tuning.gradient_checkpointing")
             old = network.gradient_checkpointing_enable  # what transformers 5 called it at first
             getattr(network, "activation_checkpointing_enable", old)({"use_reentrant": False})
         return network

@@ -10,6 +10,7 @@ from tasks import GlueClassifier
 from tasks.finetuning import Tuning
 from zoo import checkpoints
 from zoo.convert import zoo_layers
+from zoo.errors import UserError
 from zoo.parameterizations import DCT
 
 transformers = pytest.importorskip("transformers")
@@ -42,3 +43,9 @@ def test_a_classifier_trains_and_comes_back_from_its_checkpoint(kind, tmp_path):
     again = checkpoints.rebuild(checkpoints.resolve(str(tmp_path / "run"))).eval()
     with torch.no_grad():
         assert torch.equal(again.net(input_ids=inputs).logits, model.eval().net(input_ids=inputs).logits)
+
+
+def test_an_architecture_that_keeps_its_activations_is_named(tmp_path):
+    transformers.AutoModel.from_config(configuration("albert")).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="albert networks cannot compute their activations again"):
+        GlueClassifier(str(tmp_path), "rte", tuning=Tuning(gradient_checkpointing=True))
