@@ -33,7 +33,7 @@ class Killer(Callback):
 '''
 
 
-@pytest.mark.parametrize("step, optimizer", [(3, "adamw"), (5, "muon"), (7, "adamw")])
+@pytest.mark.parametrize("step, optimizer", [(3, "adamw"), (7, "muon")])
 def test_a_killed_run_resumes_bit_equal(step, optimizer, place, small):
     """SIGKILL after any step and `--ckpt_path`: the weights of the uninterrupted run, in the same folder."""
     options = [*small, f"--model.optimizer.name={optimizer}", "--trainer.max_steps=8", "--trainer.val_check_interval=3",
