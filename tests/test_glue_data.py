@@ -204,13 +204,14 @@ def test_ranks_together_average_over_examples(count: int, world: int) -> None:
         assert len({"weight" in batch for batch in batches}) == 1
 
 
-def test_two_processes_train_as_one_does(backbones, glue, place, monkeypatch) -> None:
-    """Losses and gradients of each step of an epoch of 13 examples: the last one leaves the second rank none."""
+@pytest.mark.parametrize("examples", [13, 15])
+def test_two_processes_train_as_one_does(examples: int, backbones, glue, place, monkeypatch) -> None:
+    """Losses and gradients of each step of an epoch, whose last one leaves the second rank none, or one of three."""
     model = GlueClassifier(str(backbones("bert")), "rte", functools.partial(DCT, ratio=0.5)).eval()
     monkeypatch.setattr(model, "log_loss", lambda loss: None)
 
     def steps(size: int, rank: int, world: int) -> list[torch.Tensor]:
-        data = GlueData("rte", str(backbones("bert")), str(glue), size, max_length=32, train_examples=13)
+        data = GlueData("rte", str(backbones("bert")), str(glue), size, max_length=32, train_examples=examples)
         data.trainer = SimpleNamespace(global_rank=rank, world_size=world)
         data.setup("fit")
         found = []
