@@ -18,7 +18,10 @@ from zoo.errors import UserError
 Head = Literal["SequenceClassification", "CausalLM"]
 HUB_SECONDS = 3.0
 """A hub that has not answered by then is taken for unreachable: well within 10 s, imports and all."""
-PADDED_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet", "ibert")
+PADDED_POSITIONS = (
+    "camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm",
+    "xlm-roberta", "xlm-roberta-xl", "xmod",
+)
 """Architectures whose positions are counted from behind the padding token's id, 1, and so are two fewer."""
 
 

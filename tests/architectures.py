@@ -44,6 +44,7 @@ OWN: dict[str, dict[str, Any]] = {
     "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
     "electra": {"embedding_size": 12},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "luke": {"entity_vocab_size": 10, "entity_emb_size": 12},
     "opt": {"word_embed_proj_dim": 12},
     "phi3": {"original_max_position_embeddings": 32},
 }

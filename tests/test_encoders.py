@@ -4,14 +4,16 @@ import functools
 
 import pytest
 import torch
-from architectures import CLASSIFIERS, configuration, ids
+from architectures import CLASSIFIERS, VOCABULARY, configuration, ids
 
 from tasks import GlueClassifier
 from tasks.finetuning import Tuning
+from tasks.hub import PADDED_POSITIONS, check_length
 from zoo import checkpoints
 from zoo.convert import zoo_layers
 from zoo.errors import UserError
 from zoo.parameterizations import DCT
+from zoo.presets import PRESETS
 
 transformers = pytest.importorskip("transformers")
 
@@ -49,3 +51,25 @@ def test_an_architecture_that_keeps_its_activations_is_named(tmp_path):
     transformers.AutoModel.from_config(configuration("albert")).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="albert networks cannot compute their activations again"):
         GlueClassifier(str(tmp_path), "rte", tuning=Tuning(gradient_checkpointing=True))
+
+
+@pytest.mark.parametrize("kind", sorted({*PADDED_POSITIONS, *PRESETS}))
+def test_the_longest_text_that_is_let_through_has_positions(kind, tmp_path):
+    """And where positions are counted from behind the padding token, one token more has none."""
+    config = configuration(kind, pad_token_id=1, bos_token_id=0)
+    config.save_pretrained(tmp_path)
+    positions = getattr(config, "max_position_embeddings", None) or 40
+    longest = positions - 2 if kind in PADDED_POSITIONS else positions
+    check_length(str(tmp_path), longest, "--data.max_length")
+    network = transformers.AutoModel.from_config(config).eval()
+    if kind == "xmod":
+        network.set_default_language(config.languages[0])
+    rows = torch.arange(longest + 1).remainder(VOCABULARY - 5)[None] + 3
+    more = {"decoder_input_ids": rows[:, :2]} if config.is_encoder_decoder else {}
+    with torch.no_grad():
+        network(input_ids=rows[:, 1:], **more)
+        if kind in PADDED_POSITIONS:
+            with pytest.raises(UserError, match=f"must be at most {longest}"):
+                check_length(str(tmp_path), longest + 1, "--data.max_length")
+            with pytest.raises((IndexError, RuntimeError)):
+                network(input_ids=rows, **more)
