@@ -294,8 +294,8 @@ def _options(group: str, names: Iterable[str]) -> str:
 
 
 def _short(value: object) -> str:
-    text = str(value)
-    return f"{text[:12]}..." if len(text) == 64 else repr(value)[:40]
+    is_hash = isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)
+    return f"{value[:12]}..." if is_hash else ascii(value)[:40]  # type: ignore[index]
 
 
 # ---- Where data is ---------------------------------------------------------------------------------------------------

@@ -88,6 +88,9 @@ class Schedule:
         decided = method.name in self.best or method.name in self.stuck
         if decided or not all(trial.name in self.done for trial in search):
             return
+        if len({self.done[trial.name].data for trial in search} - {""}) > 1:
+            self.stuck[method.name] = "its search has runs on different data, which changed meanwhile: give a new --out"
+            return
         ranked = [(self._rank(trial), i) for i, trial in enumerate(search)]
         if ranked and not math.isfinite(min(ranked)[0]):
             self.stuck[method.name] = "no value of its search gave a finite result: give it others"

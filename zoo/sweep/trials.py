@@ -5,6 +5,7 @@ no other can start in the same folder, whatever became of the sweep.
 """
 
 import fcntl
+import json
 import math
 import os
 import re
@@ -46,12 +47,14 @@ class Outcome:
         lower: whether less of it is better.
         seconds: of training.
         metric: by which trials are compared, `loss` or `score` or what the run was told to monitor.
+        data: what identifies the data that it was trained on, as JSON; empty if the run does not say.
     """
 
     value: float
     lower: bool
     seconds: float
     metric: str
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,9 @@ def outcome(out: Path, trial: Trial) -> Outcome | None:
                         f"{trial.steps} and {trial.seed}: move it away, or give another --out")
     if trial.steps is not None and steps < trial.steps:
         return None
-    return Outcome(value, metric.endswith("loss"), seconds, metric)
+    identity = summary.get("identity")
+    data = json.dumps(identity.get("data"), sort_keys=True) if isinstance(identity, dict) else ""
+    return Outcome(value, metric.endswith("loss"), seconds, metric, data)
 
 
 def run(out: Path, trial: Trial, there: str, threads: int | None, trust: Sequence[str] = ()) -> str | None:
