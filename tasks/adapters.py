@@ -113,7 +113,7 @@ def check_shapes(adapter: Adapter, network: Any, backbone: str) -> None:
     layers, state = linear_layers(network), network.state_dict()
     for name, tensor in [*adapter.saved.items(), *adapter.bases.items()]:
         rows = state[name].shape[0] if name in state and tensor.ndim == state[name].ndim == 2 else len(tensor)
-        if rows != len(tensor) and rows == network.config.vocab_size:
+        if rows != len(tensor) and rows == getattr(network.config, "vocab_size", None):
             raise UserError(
                 f"the adapter was trained with {len(tensor)} tokens, and {backbone!r} has {rows}: have transformers do "
                 f"model.resize_token_embeddings({len(tensor)}), save_pretrained model and tokenizer into a folder, and "

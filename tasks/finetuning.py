@@ -129,7 +129,7 @@ class FineTuning(ZooModule, ABC):
 
     def _frozen_names(self) -> set[str]:
         """Without those of a classifier's head and of whatever else was drawn: no backbone has them to be read again."""
-        names, inside = super()._frozen_names() - self.drawn, f"net.{self.net.base_model_prefix}."
+        names, inside = super()._frozen_names(), f"net.{self.net.base_model_prefix}."
         return names if self.head == "CausalLM" else {name for name in names if name.startswith(inside)}
 
     def backbone_state(self) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from architectures import configuration, ids
 from conftest import refused
 from test_peft import close, run
+from torch import nn
 
 from tasks import GlueClassifier
 from tasks.finetuning import Tuning
@@ -18,6 +19,8 @@ from tasks.hub import load_skeleton
 from zoo import checkpoints
 from zoo.__main__ import main
 from zoo.convert import linear_layers
+from zoo.errors import UserError
+from zoo.module import ZooModule
 from zoo.parameterizations import LoRA, RandLoRA
 
 transformers: Any = pytest.importorskip("transformers")
@@ -105,3 +108,33 @@ def test_a_checkpoint_that_lacks_what_was_drawn(headless, place, capsys):
     del checkpoint["state_dict"]["net.bert.pooler.dense.weight"]
     torch.save(checkpoint, "old.ckpt")
     refused(capsys, ["export", "old.ckpt", "--to", "peft"], "old.ckpt", "net.bert.pooler.dense.weight", "backbone")
+
+
+class Drawn(ZooModule):
+    """A task of somebody's own: updates of weights that it draws at random, and does not read."""
+
+    def __init__(self, names: tuple[str, ...] = ()) -> None:
+        super().__init__(LORA, ["0"])
+        self.save_settings()
+        self.drawn = frozenset(names)
+        net = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+        net.requires_grad_(False)
+        self.net = self.parameterize(net, "update")
+
+
+def test_a_task_that_draws_what_it_freezes(place):
+    """Refused where another network would stand below the update; or all of it is in the checkpoint."""
+    for names in ((), ("net.0.weight", "net.0.bias", "net.2.weight", "net.2.bias")):
+        model = Drawn(names)
+        checkpoint = checkpoints.snapshot(model)
+        other = Drawn(names)
+        assert not torch.equal(other.net[2].weight, model.net[2].weight)
+        if names:
+            assert set(names) <= checkpoint["state_dict"].keys()
+            checkpoints.check(Path("a.ckpt"), checkpoint, other)
+            other.load_state_dict(checkpoint["state_dict"])
+            assert torch.equal(other.net[2].weight, model.net[2].weight)
+        else:
+            checkpoints.check(Path("a.ckpt"), checkpoints.snapshot(model), model)
+            with pytest.raises(UserError, match=r"frozen weights are not those .* self.drawn"):
+                checkpoints.check(Path("a.ckpt"), checkpoint, other)

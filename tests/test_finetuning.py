@@ -316,7 +316,7 @@ def test_a_random_head_with_an_update_is_in_the_checkpoint(place, tune):
     targets = '["query", "classifier"]'
     run = fit(*tune, "--model.targets", targets, "--model.parameterization.rank=1", config="glue_rte_lora.yaml")
     first, second = (rebuild(run / "checkpoints" / "last.ckpt") for _ in range(2))
-    weight = first.net.classifier.weight
+    weight = first.net.classifier.base
     assert not weight.requires_grad
-    assert torch.equal(weight, second.net.classifier.weight)
+    assert torch.equal(weight, second.net.classifier.base)
     assert torch.equal(weight, weights(run)["net.classifier.weight"])

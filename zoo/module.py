@@ -29,6 +29,10 @@ from zoo.together import build_together
 __all__ = ["ZooData", "ZooModule", "fingerprints", "plain"]
 
 
+FROZEN = ""
+"""Stands among the hashes of layers for all that is frozen."""
+
+
 class ZooModule(LightningModule, ABC):
     """A task: a network whose chosen linear layers live in a parameterization.
 
@@ -66,7 +70,7 @@ class ZooModule(LightningModule, ABC):
     start: Start = "random"
     """What W was before training, as `parameterize` was told (`zoo.convert.convert`)."""
     drawn: frozenset[str] = frozenset()
-    """What of a pretrained network was drawn at random, as its files lack it, by name in the state dict: it is in every
+    """What was drawn at random, as no file of a pretrained network has it, by name in the state dict: it is in every
     checkpoint, frozen or not."""
 
     def __init__(
@@ -271,7 +275,16 @@ class ZooModule(LightningModule, ABC):
         return {}
 
     def _frozen_names(self) -> set[str]:
-        return {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        named = self.named_parameters(remove_duplicate=False)
+        return {name for name, p in named if not p.requires_grad} - self.drawn
+
+    def _frozen_digest(self) -> str | None:
+        """The hash of what a checkpoint leaves out and the constructor makes again; None where a backbone has it."""
+        names = self._frozen_names()
+        left_out = [p for name, p in self.named_parameters() if name in names]
+        if self.network_identity() or not left_out or any(p.is_meta for p in left_out):
+            return None
+        return identity.digest_of_weights(left_out)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out what is frozen; add the task's class, the hash of what is rebuilt from seeds, and the identity."""
@@ -280,6 +293,8 @@ class ZooModule(LightningModule, ABC):
             checkpoint[identity.KEY] = identity.record(self)
         checkpoint["zoo_task"] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint["zoo_fingerprints"] = fingerprints(self.net)
+        if (frozen := self._frozen_digest()) is not None:
+            checkpoint["zoo_fingerprints"][FROZEN] = frozen
 
     def check_from_data(self, checkpoint: Mapping[str, Any]) -> None:
         """Raises UserError if a setting in `from_data` is another one."""
@@ -299,7 +314,11 @@ class ZooModule(LightningModule, ABC):
         started = self.origin["identity"]["method"].get("started_from") if self.origin else None
         self.started_from = started if isinstance(started, str) else None
         self.check_from_data(checkpoint)
-        mine, theirs = fingerprints(self.net), checkpoint.get("zoo_fingerprints", {})
+        mine, theirs = fingerprints(self.net), dict(checkpoint.get("zoo_fingerprints", {}))
+        if (frozen := theirs.pop(FROZEN, None)) is not None and self._frozen_digest() not in (None, frozen):
+            raise UserError(f"the frozen weights are not those that the checkpoint was trained on: "
+                            f"{type(self).__name__} makes others at each start. Read them from a file, draw them from "
+                            "the seed, or have checkpoints hold them: self.drawn = frozenset of their names")
         for layer, fingerprint in theirs.items():
             if mine.get(layer, fingerprint) != fingerprint:
                 raise UserError(
