@@ -175,7 +175,13 @@ def _class(match: re.Match[str], parser: ArgumentParser) -> str:
     return f"{where}{wrong}; {known} of your own goes by its path, as my_file.{OWN.get(place, 'MyBasis')}"
 
 
-@rule(r'Parser key "(model|data)":.*?(?:given class_path \'|Import path |Given value: )((?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*)')
+@rule(r"Problem with given class_path '([^']+)':\s+(?:-\s*)?the following arguments are required: (\w+)")
+def _lacking(match: re.Match[str], parser: ArgumentParser) -> str:
+    place = ".".join(re.findall(r'Parser key "([^"]+)"', match.string))
+    return f"{match[1].rpartition('.')[2]} needs a value for {match[2]!r}: give --{place}.{match[2]}"
+
+
+@rule(r"""Parser key "(model|data)":.*?(?:given class_path '|Import path |Given value: )((?:[A-Za-z_]\w*\.)+\w+)""")
 def _task(match: re.Match[str], parser: ArgumentParser) -> str | None:
     """A class that cannot be imported, or that is none of a task or its data."""
     group, path = match.groups()
@@ -259,7 +265,10 @@ def _value(match: re.Match[str], parser: ArgumentParser) -> str | None:
     legal = [literal or {"NoneType": "null"}.get(name, name) for name, literal in types]
     legal = [name for name in legal if key != "seed_everything" or name != "bool"]  # zoo.trainer_options.check_seed
     hint = """; write a list as '["one", "two"]'""" if "list" in legal else ""
-    return f"{key} must be {' or '.join(legal)}, got {match[3]!r}{hint}" if legal else None
+    shown = match[3] if len(match[3]) <= 60 else f"{match[3][:57]}..."
+    if match[3].startswith("Namespace("):  # a class with its arguments, of which jsonargparse says nothing
+        return f"{key} is given arguments that its class does not take: zoo fit --{key}.help CLASS lists them"
+    return f"{key} must be {' or '.join(legal)}, got {shown!r}{hint}" if legal else None
 
 
 @rule(r"unrecognized arguments: (\S+)")
