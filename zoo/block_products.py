@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from zoo.blocks import BlockLayout, split
-from zoo.vmapped import one_by_one
+from zoo.vmapped import Function
 
 CHUNK_BYTES = 2 << 20
 """Of x, worked on together on a CPU: a factor of 2 either way changes little."""
@@ -39,7 +39,7 @@ def product_pays(layout: BlockLayout, dtype: torch.dtype, tokens: int | None = N
     return time < 1.1 + (200 / tokens if tokens else 0)
 
 
-class BlockProduct(torch.autograd.Function):
+class BlockProduct(Function):
     """(x, c, b) -> x W^T + b. Bilinear in x and c, so that its derivatives are products of its own kind.
 
     x is (T, n), c (K,), b (m,) or None, all of one dtype, as the tables; x and c are kept for backward.
@@ -62,15 +62,15 @@ class BlockProduct(torch.autograd.Function):
         to_x, to_coef = BlockAdjoints.apply(grad, x, coef, left, right, ctx.layout)
         return to_x, to_coef, grad.sum(0) if ctx.needs_input_grad[2] else None, None, None, None
 
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor, *others: Any) -> tuple[Any, Any]:
+    @classmethod
+    def vmap(cls, info: Any, in_dims: Any, x: Tensor, *others: Any) -> tuple[Any, Any]:
         if in_dims[0] is None or any(dim is not None for dim in tree_leaves(in_dims[1:])):
-            return one_by_one(BlockProduct, info, in_dims, x, *others)
+            return super().vmap(info, in_dims, x, *others)
         x = x.movedim(in_dims[0], 0)  # (B, T, n), with one W for all
         return BlockProduct.apply(x.flatten(0, 1), *others).unflatten(0, x.shape[:2]), 0
 
 
-class BlockAdjoints(torch.autograd.Function):
+class BlockAdjoints(Function):
     """(g, x, c) -> (g W, the coefficients of g^T x): what a product hands back to x and to c."""
 
     @staticmethod
@@ -90,10 +90,6 @@ class BlockAdjoints(torch.autograd.Function):
         tables = left, right, ctx.layout
         to_grad = BlockProduct.apply(to_x, coef, None, *tables) + BlockProduct.apply(x, to_coef, None, *tables)
         return to_grad, *BlockAdjoints.apply(grad, to_x, to_coef, *tables), None, None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
-        return one_by_one(BlockAdjoints, info, in_dims, *args)
 
 
 def _chunks(x: Tensor) -> list[slice]:

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from zoo.bases import autocast_dtype
 from zoo.convert import zoo_layers
 from zoo.parameterizations import OrthonormalSubspace
-from zoo.vmapped import one_by_one
+from zoo.vmapped import Function
 
 LARGEST = 1 << 19
 """Most weights of a matrix that takes part; larger ones have work enough of their own."""
 
 
-class _Together(torch.autograd.Function):
+class _Together(Function):
     """(c_1, c_2, ...) -> (W_1, W_2, ...), each as its own map has it: one batch."""
 
     @staticmethod
@@ -39,12 +39,8 @@ class _Together(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         return None, None, *_Apart.apply(ctx.maps, ctx.dtype, torch.stack(grads))
 
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
-        return one_by_one(_Together, info, in_dims, *args)
 
-
-class _Apart(torch.autograd.Function):
+class _Apart(Function):
     """(W_1, W_2, ...) -> (c_1, c_2, ...), the adjoint of `_Together`; the weights stacked, (B, m, n)."""
 
     @staticmethod
@@ -58,10 +54,6 @@ class _Apart(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, Tensor]:
         return None, None, torch.stack(_Together.apply(ctx.maps, ctx.dtype, *grads))
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
-        return one_by_one(_Apart, info, in_dims, *args)
 
 
 def batches(maps: Iterable[OrthonormalSubspace]) -> list[list[OrthonormalSubspace]]:

@@ -1,27 +1,32 @@
-"""The rule of `torch.func.vmap` for an autograd Function that computes in place, where vmap cannot look."""
+"""An autograd Function that `torch.func` can transform, at no cost where it does not."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 
-def one_by_one(function: type[torch.autograd.Function], info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
-    """A Function of each member of a batch, stacked: outputs, and the place of the batch in each, as `vmap` wants it.
+class Function(torch.autograd.Function):
+    """A Function with `setup_context`, whose `vmap` is a loop over the batch: it may compute in place."""
 
-    Args:
-        function: it stays as often differentiable as it is.
-        info: has the batch's size.
-        in_dims: where the batch is in each argument; None where it is not.
-        args: the arguments, tensors and other things.
-    """
-    values, structure = tree_flatten(args)
-    batched = list(zip(values, tree_leaves(in_dims), strict=True))
-    found = []
-    for i in range(info.batch_size):
-        member = [value if dim is None else value.select(dim, i) for value, dim in batched]
-        found.append(function.apply(*tree_unflatten(member, structure)))
-    if isinstance(found[0], Tensor):
-        return torch.stack(found), 0
-    return tuple(torch.stack(outputs) for outputs in zip(*found, strict=True)), (0,) * len(found[0])
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        """As torch has it; without a transform, spared the 25 microseconds in which it looks for default arguments."""
+        if _are_functorch_transforms_active():
+            return super().apply(*args)
+        return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:  # type: ignore[override]
+        """The outputs for each member of a batch, stacked, and the place of the batch in each."""
+        values, structure = tree_flatten(args)
+        batched = list(zip(values, tree_leaves(in_dims), strict=True))
+        found = []
+        for i in range(info.batch_size):
+            member = [value if dim is None else value.select(dim, i) for value, dim in batched]
+            found.append(cls.apply(*tree_unflatten(member, structure)))
+        if isinstance(found[0], Tensor):
+            return torch.stack(found), 0
+        return tuple(torch.stack(outputs) for outputs in zip(*found, strict=True)), (0,) * len(found[0])

@@ -19,10 +19,10 @@ from zoo import bases, transforms
 from zoo.budget import layer_budget
 from zoo.parameterizations.base import WeightParameterization, overtaken
 from zoo.selection import Selection, mask_norm, select
-from zoo.vmapped import one_by_one
+from zoo.vmapped import Function
 
 
-class _Synthesize(torch.autograd.Function):
+class _Synthesize(Function):
     """c -> W. The map is linear and isometric, so its backward pass is `_Analyze`, written out; nothing is kept."""
 
     @staticmethod
@@ -37,12 +37,8 @@ class _Synthesize(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _Analyze.apply(grad, ctx.subspace), None
 
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
-        return one_by_one(_Synthesize, info, in_dims, *args)
 
-
-class _Analyze(torch.autograd.Function):
+class _Analyze(Function):
     """W -> c, the adjoint of `_Synthesize`; differentiable itself, so that second derivatives exist."""
 
     @staticmethod
@@ -56,10 +52,6 @@ class _Analyze(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _Synthesize.apply(grad, ctx.subspace), None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
-        return one_by_one(_Analyze, info, in_dims, *args)
 
 
 BUILT_FROM = ("weight", "expand", "gather", "synthesize", "analyze")

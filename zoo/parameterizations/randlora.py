@@ -15,10 +15,10 @@ from zoo.bases import autocast_dtype, shared, uniform_matrix
 from zoo.budget import layer_budget
 from zoo.factors import add_product
 from zoo.parameterizations.base import WeightParameterization
-from zoo.vmapped import one_by_one
+from zoo.vmapped import Function
 
 
-class _Inner(torch.autograd.Function):
+class _Inner(Function):
     """l, g -> s diag(l_j) A diag(g_j), (N r, d). Nothing of that size is kept.
 
     With D its gradient, dL/dl_jk = s sum_c D_jkc A_kc g_jc and dL/dg_jc = s sum_k D_jkc A_kc l_jk.
@@ -39,10 +39,6 @@ class _Inner(torch.autograd.Function):
         lam, gamma, basis_A = ctx.saved_tensors
         product = grad.unflatten(0, lam.shape) * (ctx.scale * basis_A)  # (N, r, d), in A's dtype
         return (product @ gamma[:, :, None]).squeeze(2), (lam[:, None, :] @ product).squeeze(1), None, None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
-        return one_by_one(_Inner, info, in_dims, *args)
 
 
 class RandLoRA(WeightParameterization):
