@@ -1,0 +1,88 @@
+"""`torch.func` and `torch.export` of whole networks, whatever their parameterization."""
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, grad, jacrev, vmap
+
+from zoo import transforms
+from zoo.convert import convert
+from zoo.parameterizations import DCT, BlockDCT, Dense, LoRA, RandLoRA, RandomOrthonormal, RowDCT, Sparse, Zigzag
+from zoo.testing import agree
+from zoo.together import build_together
+
+FACTORIES = {
+    "dense": Dense, "dct": functools.partial(DCT, ratio=0.3), "zigzag": functools.partial(Zigzag, ratio=0.3),
+    "rows": functools.partial(RowDCT, ratio=0.3), "sparse": functools.partial(Sparse, ratio=0.3),
+    "random": functools.partial(RandomOrthonormal, ratio=0.3), "lora": functools.partial(LoRA, rank=2),
+    "randlora": functools.partial(RandLoRA, ratio=0.3), "blocks": functools.partial(BlockDCT, ratio=0.3),
+    "products": functools.partial(BlockDCT, ratio=0.1, block=16),  # never builds W
+}
+
+
+def network(kind, start="random"):
+    torch.manual_seed(0)
+    n = 256 if kind == "products" else 12
+    return convert(nn.Sequential(nn.Linear(n, n), nn.Tanh(), nn.Linear(n, n, bias=False)), FACTORIES[kind], ["*"],
+                   start=start).double(), n
+
+
+def loss_of(net):
+    return lambda values, x: functional_call(net, values, (x,)).square().sum()
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "together"])
+@pytest.mark.parametrize("kind", FACTORIES)
+def test_transforms_of_a_network(kind, together):
+    """Per-example gradients are a loop's, the Jacobian is autograd's, and a batch of networks is each of them."""
+    net, n = network(kind)
+    if together:
+        build_together(net)
+    x, values = torch.randn(3, 2, n).double(), dict(net.named_parameters())
+    found = vmap(grad(loss_of(net)), in_dims=(None, 0))(values, x)
+    for i, rows in enumerate(x):
+        for (name, g), alone in zip(found.items(), torch.autograd.grad(net(rows).square().sum(), net.parameters()),
+                                    strict=True):
+            agree(g[i], alone, 1e-9, name)
+    agree(jacrev(net)(x[0, 0]), torch.autograd.functional.jacobian(net, x[0, 0]))
+    several = {name: torch.stack([p, 2 * p]) for name, p in values.items()}
+    many = vmap(lambda v: functional_call(net, v, (x[0],)))(several)
+    agree(many[0], net(x[0]))
+    agree(many[1], functional_call(net, {name: 2 * p for name, p in values.items()}, (x[0],)))
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "together"])
+@pytest.mark.parametrize("kind", ["dct", "randlora", "blocks"])
+def test_second_derivatives(kind, together):
+    """The Hessian of a loss in the coefficients is autograd's, alone and built together."""
+    net, n = network(kind)
+    if together:
+        build_together(net)
+    x, loss = torch.randn(2, n).double(), loss_of(net)
+    name, p = next(iter(net.named_parameters()))
+    others = dict(net.named_parameters())
+    one = lambda v: loss({**others, name: v}, x)  # noqa: E731
+    agree(jacrev(grad(one))(p), torch.autograd.functional.hessian(one, p), 1e-9)
+
+
+@pytest.mark.parametrize("fft", ["", "blocked"])
+@pytest.mark.parametrize("kind", ["dct", "rows", "products", "randlora"])
+def test_an_exported_program_has_the_gradients_of_its_network(kind, fft, monkeypatch):
+    """As an update, for a number of rows that it was not made with; FFTs in pieces, too."""
+    if fft:
+        monkeypatch.setitem(transforms.FFT_FROM, "cpu", 0)
+        monkeypatch.setattr(transforms, "BLOCKED_FROM", 0)
+        monkeypatch.setattr(transforms, "BLOCK", 20)
+    net, n = network(kind, "update")
+    shapes = {"input": {0: torch.export.Dim("rows")}}
+    program = torch.export.export(net, (torch.randn(4, n).double(),), dynamic_shapes=shapes).module()
+    x, results = torch.randn(40, n).double(), []
+    for run in (program, net):
+        trained = {name: p for name, p in run.named_parameters() if p.requires_grad}
+        y = run(x)
+        results.append((y.detach(), dict(zip(trained, torch.autograd.grad(y.sum(), trained.values()), strict=True))))
+    agree(results[0][0], results[1][0])
+    for name, g in results[1][1].items():
+        agree(results[0][1][name], g, what=name)
