@@ -20,6 +20,7 @@ from tasks.finetuning import Tuning
 from zoo import checkpoints, peft
 from zoo.__main__ import main
 from zoo.convert import zoo_layers
+from zoo.lab.updates import read
 from zoo.module import ZooModule
 from zoo.parameterizations import DCT, LoRA, RandLoRA
 
@@ -226,6 +227,22 @@ def test_no_command_sends_the_user_in_a_circle(backbones, place, capsys):
         for argv in (["mask", path], ["validate", "--ckpt_path", path], ["export", path, "--to", "dense"]):
             refused(capsys, argv, f"zoo import {path}")
         assert main(["import", path, "--task", "rte", "--output", f"run-{i}"]) == 0
+
+
+def test_a_run_is_no_adapter_for_its_export_inside(backbones, place):
+    peft_adapter(backbones("bert"), Path("adapter"), r=4, target_modules=["query"])
+    imported("--task", "rte")
+    assert main(["export", "run", "--to", "peft"]) == 0
+    assert peft.find(Path("run")) is None and peft.find(Path("run/export-peft")) == Path("run/export-peft")
+    assert read("run").path == "run" and read("run/export-peft").model == "bert"
+
+
+def test_randlora_is_analysed_as_a_run(backbones, place, capsys):
+    """Its file does not say how large a matrix is."""
+    randlora(base(backbones("bert")), Path("adapter"), "SEQ_CLS", target_modules=["query"])
+    refused(capsys, ["analyze", "adapter"], "RandLoRA", "zoo import adapter")
+    imported("--task", "rte")
+    assert len(read("run").updates) == 2
 
 
 # ---- loralib ---------------------------------------------------------------------------------------------------------
