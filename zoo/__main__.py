@@ -10,7 +10,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from types import ModuleType
 
-from zoo.errors import UserError, is_too_large
+from zoo.errors import LOCALE, UserError, is_too_large
 
 HELP = """usage: zoo <command> [--config FILE]... [--key value]...
 
@@ -104,6 +104,8 @@ def main(argv: list[str] | None = None) -> int:
         return _said(mistake)
     except OSError as error:
         return _said(f"{error.strerror or error}: {error.filename or 'no file'}")
+    except UnicodeEncodeError as error:
+        return _said(LOCALE.format(ascii(error.object)[:60]))
     except (MemoryError, RuntimeError, OverflowError) as error:
         if is_too_large(error):
             return _said(f"something is too large for this machine ({error}): give smaller numbers")

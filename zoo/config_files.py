@@ -155,7 +155,19 @@ class ConfigFile(ActionConfigFile):
         for layer in layers:
             if layer.content:
                 with chdir(layer.folder or Path()):  # where configs that it names as parts of itself are looked for
-                    ActionConfigFile.apply_config(parser, cfg, dest, f"{layer.text}\n")  # never the name of a file
+                    ActionConfigFile.apply_config(parser, cfg, dest, _as_value(layer))
+
+
+def _as_value(layer: Layer) -> str:
+    """A config as a value that is never the name of a file, which jsonargparse takes it for first.
+
+    Where names of files are no UTF-8 and it has other letters, it is written anew: looking for the file would fail.
+    """
+    try:
+        os.fsencode(layer.text)
+    except UnicodeEncodeError:
+        return json.dumps(layer.content, default=str) + "\n"
+    return f"{layer.text}\n"
 
 
 def _layers(value: str, seen: tuple[Path, ...] = ()) -> Iterator[Layer]:

@@ -1,6 +1,10 @@
 """What a user did wrong, as opposed to what zoo did wrong."""
 
 
+LOCALE = "{} has letters that names of files cannot have in this locale: set PYTHONUTF8=1"
+"""To be said where a name is not written in ASCII and the locale knows nothing else."""
+
+
 class UserError(ValueError):
     """A mistake in a command, config or input file. The command line prints it as one line and exits with status 2."""
 

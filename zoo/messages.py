@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from zoo.convert import blame
-from zoo.errors import UserError, is_too_large
+from zoo.errors import LOCALE, UserError, is_too_large
 from zoo.module import ZooData, ZooModule
 from zoo.parameterizations import WeightParameterization
 from zoo.trust import OURS, Trust, imported
@@ -79,6 +79,8 @@ def user_error(error: BaseException) -> str | None:
         seen.add(id(cause))
         if isinstance(cause, UserError | MisconfigurationException) or _is_raised(cause):
             return " ".join(str(cause).split())
+        if isinstance(cause, UnicodeEncodeError) and cause.encoding != "utf-8":
+            return LOCALE.format(ascii(cause.object)[:60])
         if is_too_large(cause):
             reason = " ".join(str(cause).split())[:120] or type(cause).__name__
             return (f"the network or a batch is too large for this machine ({reason}): lower a size, as "

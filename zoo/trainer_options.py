@@ -17,6 +17,7 @@ MOST = 1024
 """Processes on the CPU of one machine."""
 LAST_SEED = 2**32 - 1
 """That numpy takes."""
+TIME = re.compile(r"\d+:\d\d?:\d\d?:\d\d?")
 ZERO = re.compile(r"0*(:0*)+")
 """A duration of nothing, as DD:HH:MM:SS."""
 
@@ -34,7 +35,8 @@ LEGAL: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_steps": (lambda n: n == -1 or n >= 1, "at least 1, or -1 for no end"),
     "min_epochs": (lambda n: n >= 0, "at least 0"),
     "min_steps": (lambda n: n >= 0, "at least 0"),
-    "max_time": (lambda time: not (isinstance(time, str) and ZERO.fullmatch(time)), "longer than nothing"),
+    "max_time": (lambda time: not isinstance(time, str) or bool(TIME.fullmatch(time) and not ZERO.fullmatch(time)),
+                 "a duration above 0, as DD:HH:MM:SS"),
     "gradient_clip_val": (lambda norm: 0 < norm < math.inf, "above 0 and finite, or null"),
     "gradient_clip_algorithm": (lambda name: name == "norm", "norm: zoo clips the global norm"),
     "val_check_interval": (_is_interval, "a number of batches of at least 1, a share of an epoch or a duration"),

@@ -89,13 +89,13 @@ def bench(options: dict[str, Any], argv: Sequence[str], start: float) -> None:
     from zoo.lab.bench_rows import CASES, Results
 
     update = options["update"]
-    against = words("--against", options["against"] or "dense", ("dense", "peft"))
+    against = words("--against", _or(options["against"], "dense"), ("dense", "peft"))
     check_peft(against, update)
     seconds = SECONDS if options["seconds"] is None else options["seconds"]
     if not 0 < seconds <= 3600:
         raise UserError(f"--seconds must lie in (0, 3600], got {seconds:g}")
-    shapes, tokens = shapes_of(options["shape"] or SHAPES), numbers("--tokens", options["tokens"] or TOKENS)
-    precisions = words("--precision", options["precision"] or "float32", PRECISIONS)
+    shapes, tokens = shapes_of(_or(options["shape"], SHAPES)), numbers("--tokens", _or(options["tokens"], TOKENS))
+    precisions = words("--precision", _or(options["precision"], "float32"), PRECISIONS)
     chosen = specs(options["parameterization"] or default(UPDATE if update else DEFAULT))
     if options["parameterization"]:
         check_shapes(chosen, shapes, update)
@@ -119,6 +119,10 @@ def bench(options: dict[str, Any], argv: Sequence[str], start: float) -> None:
             print(f"zoo: {len(results.rows)} rows are in '{results.path}'; the same command goes on", file=sys.stderr)
         raise
     report(results, figure)
+
+
+def _or(given: str | None, usual: str) -> str:
+    return usual if given is None else given
 
 
 def measure_shape(
