@@ -1,7 +1,9 @@
 """Every exported parameterization passes the conformance suite, and equals an independent reference."""
 
+import ast
 import inspect
 import math
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import scipy.fft
 import torch
 
+import zoo.testing
 from zoo import block_products, parameterizations, transforms
 from zoo.parameterizations import (
     DCT,
@@ -136,6 +139,12 @@ def test_every_exported_parameterization_has_a_case():
 def test_a_case_has_every_contract_that_applies(case):
     chosen = case_for(case.parameterization, case.arguments)
     assert type(chosen).__mro__[1] in case.__mro__
+
+
+def test_every_assertion_of_the_suite_says_what_it_found():
+    files = Path(zoo.testing.__file__).parent.glob("*.py")
+    asserts = [node for file in files for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Assert)]
+    assert len(asserts) > 15 and [ast.unparse(node) for node in asserts if node.msg is None] == []
 
 
 @pytest.mark.parametrize("always", [False, True])
