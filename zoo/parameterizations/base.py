@@ -60,8 +60,8 @@ class WeightParameterization(nn.Module, ABC):
         super().__init_subclass__(**kwargs)
         for name, stands_for in cls.shortcuts.items():
             if overtaken(cls, name, stands_for):
-                plainest = [base for base in cls.__mro__ if name in vars(base) and base is not nn.Module][-1]
-                setattr(cls, name, vars(plainest)[name])
+                ours = [base for base in cls.__mro__ if issubclass(base, WeightParameterization)]
+                setattr(cls, name, next(vars(base)[name] for base in reversed(ours) if name in vars(base)))
 
     def __init__(self, out_features: int, in_features: int, seed: int = 0) -> None:
         super().__init__()
