@@ -255,7 +255,8 @@ def _hidden(top: str) -> Path | None:
     """What else is called as a package of zoo's, in the current folder or on the path, and is hidden by it."""
     home = Path(__file__).parent.parent
     places = [place for folder in sys.path for place in (Path(folder) / top, Path(folder) / f"{top}.py")]
-    others = (place for place in places if place.exists() and place.resolve() != (home / top).resolve())
+    others = (place for place in places if (place.is_dir() or place.suffix and place.is_file())
+              and place.resolve() != (home / top).resolve())
     return next(others, None) if top in OURS else None
 
 

@@ -34,7 +34,7 @@ def _read(path: ConfigPath) -> str:
     return text
 
 
-ConfigPath.read_text = _read  # type: ignore[method-assign]
+ConfigPath.read_text = _read  # type: ignore[method-assign, assignment]
 
 
 class Parser(LightningArgumentParser):
@@ -75,7 +75,7 @@ class Parser(LightningArgumentParser):
 
 def _values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The options of a command line, each with its value."""
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, [*words[1:], ""], strict=False):
         key, equals, value = word.partition("=")
         if key.startswith("--"):
             yield key, value if equals else after

@@ -66,11 +66,11 @@ def check(command: str, trainer: Mapping[str, Any]) -> None:
         raise UserError(f"--trainer.{key} must be above 0: without a batch zoo {command} does nothing, got 0")
     devices = trainer.get("devices")
     if _is_on_cpu(trainer) and devices != "auto":
-        number = int(devices) if re.fullmatch(r"[1-9]\d{0,9}", str(devices)) else 0
+        number = int(str(devices)) if re.fullmatch(r"[1-9]\d{0,9}", str(devices)) else 0
         if not 1 <= number <= MOST or isinstance(devices, bool):
             raise UserError(f"--trainer.devices must be auto or a number of processes from 1 to {MOST:,} on the CPU, "
                             f"got {devices!r}")
-    nodes = trainer.get("num_nodes") or 1
+    nodes: int = trainer.get("num_nodes") or 1
     if nodes > 1 and not {"MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID"} & set(os.environ) and not trainer.get("plugins"):
         raise UserError(f"--trainer.num_nodes {nodes} waits for other machines, and nothing says which: start zoo with "
                         "torchrun on each, or set MASTER_ADDR, MASTER_PORT and NODE_RANK")
