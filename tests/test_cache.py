@@ -131,6 +131,28 @@ def test_every_change_is_seen(change):
     assert (after - before).abs().max() > 1e-3
 
 
+def test_an_attribute_that_the_weight_follows_from_is_seen():
+    """Of a subclass: no buffer and no parameter tells of it."""
+    class Gain(DCT):
+        gain = 1.0
+
+        def weight(self):
+            return self.gain * super().weight()
+
+    net, x = ZooLinear(Gain(16, 24, ratio=0.5)).eval(), torch.randn(3, 24)
+    with torch.no_grad():
+        once = net(x)
+        net.parameterization.gain = 2.0
+        agree(net(x), 2 * once, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["weight", "expand", "synthesize", "analyze"])
+def test_a_method_of_one_instance_is_not_replaced_in_silence(name):
+    """What stands for it, a batch or a product without W, would pass it by."""
+    with pytest.raises(TypeError, match=f"{name} of one DCT cannot be replaced: define it in a subclass"):
+        setattr(DCT(16, 24, ratio=0.5), name, lambda *_: torch.zeros(16, 24))
+
+
 def test_what_version_counters_miss_is_not_seen():
     """As documented: a write through `.data` needs a call of eval or train."""
     net, x = layer(), torch.randn(3, 24)

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from zoo.bases import autocast_dtype
 from zoo.linear_layers import is_conv1d, take_place
 from zoo.parameterizations import WeightParameterization
+from zoo.vmapped import transforming
 from zoo.watch import Watch
 from zoo.weight_view import WeightView
 
@@ -97,7 +98,8 @@ class ZooLinear(nn.Module):
         if not is_compiling() and self._kept is not None:  # Lightning goes back to training without a call of train
             self._kept = None
         # Where x needs no gradient, as that of a first layer, autograd keeps no W anyway.
-        if self.recompute and x.requires_grad and torch.is_grad_enabled() and self.parameterization.builds_weight:
+        trained = self.recompute and x.requires_grad and torch.is_grad_enabled()
+        if trained and self.parameterization.builds_weight and not transforming():  # torch.func has no saved tensors
             return checkpoint(self._product, x, *self.parameters(), use_reentrant=False, preserve_rng_state=False)
         return self._product(x)
 

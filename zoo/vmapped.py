@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _are_functorch_transforms_active
+from torch._C import _are_functorch_transforms_active as transforming
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 
@@ -14,7 +14,7 @@ class Function(torch.autograd.Function):
     @classmethod
     def apply(cls, *args: Any) -> Any:
         """As torch has it; without a transform, spared the 25 microseconds in which it looks for default arguments."""
-        if _are_functorch_transforms_active():
+        if transforming():
             return super().apply(*args)
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
 

@@ -21,6 +21,10 @@ def overtaken(cls: type, shortcut: str, stands_for: tuple[str, ...]) -> bool:
     return False
 
 
+UNCOUNTED = {"revision", "ahead", "training"}
+"""Attributes that W does not follow from."""
+
+
 class WeightParameterization(nn.Module, ABC):
     """A map from coefficients to a weight matrix W.
 
@@ -71,7 +75,7 @@ class WeightParameterization(nn.Module, ABC):
         self.in_features = in_features
         self.seed = seed
         self.layer = ""
-        self.revision = 0  # of the buffers: how often one was set
+        self.revision = 0  # how often a buffer or an attribute was set, from which W may follow
         self.register_load_state_dict_post_hook(_follow_parameters)
 
     # ---- A subclass defines ------------------------------------------------------------------------------------------
@@ -166,6 +170,18 @@ class WeightParameterization(nn.Module, ABC):
         self.revision += 1
         super().register_buffer(name, tensor, persistent)
         self._built_at = self._places_of_parameters()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As every module does, counted in `revision`.
+
+        Raises:
+            TypeError: for a method that shortcuts stand for: they would pass by that of one instance.
+        """
+        if callable(value) and any(name in stands_for for stands_for in self.shortcuts.values()):
+            raise TypeError(f"{name} of one {type(self).__name__} cannot be replaced: define it in a subclass")
+        super().__setattr__(name, value)
+        if name not in UNCOUNTED and name not in self.__dict__.get("_parameters", ()):
+            self.__dict__["revision"] = self.__dict__.get("revision", 0) + 1
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """As every module does; buffers follow a parameter that is elsewhere than the one it replaces."""
