@@ -151,4 +151,4 @@ def test_generate_continues_the_prompt_and_repeats(place, small, capsys):
     assert main(["generate", "--ckpt_path", folder, "--prompt", "THE FOX"]) == 2
     assert "never seen 'EFHOTX'" in capsys.readouterr().err
     assert main(["generate", "--ckpt_path", folder, "--length", "-1"]) == 2
-    assert "--length must be at least 0, got -1" in capsys.readouterr().err
+    assert "--length must be at least 0 and at most 100,000, got -1" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from zoo.convert import blame
 from zoo.errors import LOCALE, UserError, is_too_large
 from zoo.module import ZooData, ZooModule
 from zoo.parameterizations import WeightParameterization
-from zoo.trust import OURS, Trust, imported
+from zoo.trust import Trust, imported
 
 Rule = Callable[[re.Match[str], ArgumentParser], str | None]
 RULES: list[tuple[re.Pattern[str], Rule]] = []
@@ -252,12 +252,12 @@ def import_problem(class_path: str) -> str | None:
 
 
 def _hidden(top: str) -> Path | None:
-    """What else is called as a package of zoo's, in the current folder or on the path, and is hidden by it."""
+    """What else is called `tasks`, in the current folder or on the path, and is hidden by zoo's own."""
     home = Path(__file__).parent.parent
     places = [place for folder in sys.path for place in (Path(folder) / top, Path(folder) / f"{top}.py")]
     others = (place for place in places if (place.is_dir() or place.suffix and place.is_file())
               and place.resolve() != (home / top).resolve())
-    return next(others, None) if top in OURS else None
+    return next(others, None) if top == "tasks" else None
 
 
 @rule(r'.*Parser key "([^"]+)":(.*?)(?:Given|Got) value: (.*?)(?:\. Got value|\n|$)')
