@@ -224,13 +224,13 @@ def test_a_process_that_fails_is_no_measurement():
         goals._process("raise SystemExit('no step was made')")
 
 
-@pytest.mark.slow
+@pytest.mark.timed
 def test_a_run_ends_at_its_first_step():
     (found,) = goals.imports(quiet, rounds=1)
     assert 0.5 < found.measured < 3
 
 
-@pytest.mark.slow
+@pytest.mark.timed
 @pytest.mark.parametrize(("row", "limit"), [
     (lambda: goals.steps(quiet)[0], 1.25),
     (lambda: lab.layers(quiet, {(768, 768): 1.1}, seconds=3)[0], 1.3),
