@@ -21,7 +21,7 @@ from torch import Tensor
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
-    from zoo.module import ZooModule
+    from zoo.module import ZooData, ZooModule
 
 Flat = dict[str, Any]
 """Settings by dotted name; a class stands under the name of what it is of."""
@@ -32,6 +32,10 @@ WHOLE = 2**28
 """Numbers of a network that are hashed all; of a larger one as many, evenly spaced."""
 LIMITS = {"limit_train_batches": 1.0, "limit_val_batches": 1.0, "overfit_batches": 0.0}
 """Settings of the trainer that leave data out, and their values that leave out none."""
+UNTIL = "_until_"
+"""Stands between a setting and the step from which a run went on with another."""
+OF_SCORING = ("steps", "planned_steps", "trainer.limit_val_batches", "validation_batch")
+"""Conditions that say nothing of the steps before; the plan of these is compared by itself."""
 
 
 def flatten(value: Any, prefix: str = "") -> Flat:
@@ -74,6 +78,7 @@ def record(module: "ZooModule") -> dict[str, Any]:
     return as_json({
         "identity": identity(module), "batch": batch(module) if data is not None else None,
         "data_name": data.name if data is not None else None, "network": module.network_name(),
+        "lr": module.optimizer_config.lr,
     })
 
 
@@ -102,10 +107,11 @@ def identity(module: "ZooModule") -> dict[str, Flat]:
         method["trainer.gradient_clip_algorithm"] = trainer.gradient_clip_algorithm
     conditions |= {f"model.{key}": value for key, value in module.network_identity().items()}
     conditions |= {"steps": trainer.global_step, "precision": str(trainer.precision)}
-    if 0 < trainer.max_steps != trainer.global_step:
-        conditions["planned_steps"] = trainer.max_steps
-    conditions |= {f"trainer.{key}": getattr(trainer, key) for key, value in LIMITS.items()
-                   if getattr(trainer, key) != value or type(getattr(trainer, key)) is not type(value)}
+    if (planned := planned_steps(module)) not in (None, trainer.global_step):
+        conditions["planned_steps"] = planned
+    limited = [key for key, value in LIMITS.items()
+               if getattr(trainer, key) != value or type(getattr(trainer, key)) is not type(value)]
+    conditions |= {f"trainer.{key}": getattr(trainer, key) for key in limited}
     data, found = module.zoo_data(), {}
     if data is not None:
         found = flatten(data.identity() if module.trained_on is None else module.trained_on)
@@ -113,6 +119,11 @@ def identity(module: "ZooModule") -> dict[str, Flat]:
         conditions |= {**(flatten(given, "data") if given else {}), "data": path_of(type(data))}
     taken = batch(module)
     whole = {"global_batch": global_batch(taken)} if taken["size"] else taken
+    for name, size, other in (("train_batch", taken["size"], "limit_val_batches"),
+                              ("validation_batch", evaluation_size(data), "limit_train_batches")):
+        if {*limited} - {other} and size:  # limits count batches, and so their size says what was trained on or scored
+            conditions[name] = size * taken["processes"]
+    method, conditions = method | module.before.get("method", {}), conditions | module.before.get("conditions", {})
     return as_json({"data": found, "method": method, "conditions": conditions | whole})  # type: ignore[no-any-return]
 
 
@@ -129,6 +140,48 @@ def batch(module: "ZooModule") -> dict[str, Any]:
         "size": size if type(size) is int and size > 0 else None, "processes": trainer.world_size,
         "accumulate": trainer.accumulate_grad_batches, "numbered": data is not None and data.batches is not None,
     }
+
+
+def evaluation_size(data: "ZooData | None") -> int | None:
+    """Examples of a process in a step of validation, if data says it: as many as in training, or its own number."""
+    size = getattr(data, "eval_batch_size", getattr(data, "batch_size", None))
+    return size if type(size) is int and size > 0 else None
+
+
+def planned_steps(module: "ZooModule") -> int | None:
+    """Steps that the schedule of a fit was made for, by steps or by epochs; None if that is not known."""
+    trainer: Any = module.trainer
+    if trainer.train_dataloader is None:
+        return None
+    steps = trainer.estimated_stepping_batches
+    return steps if 0 < steps < math.inf else None
+
+
+def before(module: "ZooModule", known: Mapping[str, Any] | None) -> dict[str, Flat]:
+    """What was another in training until now, by part of the identity, of a run that goes on with other settings.
+
+    So it is told from one that has trained with those of now from its first step.
+
+    Args:
+        module: in a trainer, that has the checkpoint's step.
+        known: the `record` in the checkpoint; None of one that an older zoo wrote.
+    """
+    step = module.trainer.global_step
+    if known is None:
+        return {"conditions": {f"identity{UNTIL}{step}": "unknown"}}
+    here, found = identity(module), {}
+    for part in ("method", "conditions"):
+        then, now = known["identity"][part], here[part]
+        names = [key for key in {**then, **now} if UNTIL not in key and key not in OF_SCORING]
+        found[part] = {key: value for key, value in then.items() if UNTIL in key} | {
+            f"{key}{UNTIL}{step}": then.get(key) for key in names if then.get(key) != now.get(key)}
+    plans = [each.get("planned_steps", each.get("steps")) for each in (known["identity"]["conditions"],
+                                                                       here["conditions"])]
+    if plans[0] != plans[1]:
+        found["conditions"][f"planned_steps{UNTIL}{step}"] = plans[0]
+    if known.get("lr") not in (None, module.optimizer_config.lr):
+        found["method"][f"model.optimizer.lr{UNTIL}{step}"] = known["lr"]
+    return found
 
 
 def global_batch(taken: Mapping[str, Any]) -> int | None:
@@ -180,6 +233,8 @@ def is_record(value: Any) -> bool:
             return False
         if not all(_is_size(taken.get(key)) for key in ("processes", "accumulate")):
             return False
+    if not isinstance(value.get("lr"), int | float | None):
+        return False
     return all(value.get(key) is None or isinstance(value[key], str) for key in ("data_name", "network"))
 
 
@@ -206,7 +261,8 @@ def check_network(module: "ZooModule", known: Mapping[str, Any] | None) -> None:
         theirs = conditions.get(f"model.{key}", value)
         if theirs != value:
             raise UserError(f"the checkpoint was trained on another network: its {key} is {_short(theirs)}, here "
-                            f"{_short(value)}; give the original{_options('model', module.sources)}")
+                            f"{_short(value)}; give the original"
+                            f"{_options('model', [f'model.{name}' for name in module.sources])}")
 
 
 def check_data(module: "ZooModule", known: Mapping[str, Any]) -> None:
@@ -237,13 +293,15 @@ def check_data(module: "ZooModule", known: Mapping[str, Any]) -> None:
                and json.dumps(here[key], sort_keys=True) != json.dumps(theirs[key], sort_keys=True)]
     if changed:
         what = f"{changed[0]} was {_short(theirs[changed[0]])}, and is {_short(here[changed[0]])} here"
-        options = _options("data", [name for name in data.places() if name in data.given])
+        places = [name for name in data.places() if name in data.given]
+        own, linked = ([f"data.{name}" for name in places if name not in module.sources],
+                       [f"model.{name}" for name in places if name in module.sources])
         if fit:
             raise UserError(f"this is other data than the run was trained on: {what}; going on takes the original"
-                            f"{options}, other data a new run")
+                            f"{_options('data', [*own, *linked])}, other data a new run")
         if not data.named:
             raise UserError(f"the run's settings lead to other data than it was trained on: {what}; name the data to "
-                            f"look at{options}")
+                            f"look at{_options('data', own)}")
         if trainer.is_global_zero:
             print(f"zoo: note: this is other data than the run was trained on: {what}", file=sys.stderr)
     if fit and known.get("batch"):
@@ -290,11 +348,11 @@ def _product(taken: Mapping[str, Any]) -> str:
 
 def _options(group: str, names: Iterable[str]) -> str:
     """`, as --data.corpus or --data.data_dir`."""
-    return ", as " + (" or ".join(f"--{group}.{name}" for name in names) or f"an option of --{group}")
+    return ", as " + (" or ".join(f"--{name}" for name in names) or f"an option of --{group}")
 
 
 def _short(value: object) -> str:
-    is_hash = isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)
+    is_hash = isinstance(value, str) and re.fullmatch(r"[0-9a-f]{32}|[0-9a-f]{64}", value)
     return f"{value[:12]}..." if is_hash else ascii(value)[:40]  # type: ignore[index]
 
 

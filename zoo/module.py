@@ -64,6 +64,10 @@ class ZooModule(LightningModule, ABC):
     """The hash of the weights that training started from, where a checkpoint gave them (`start_from`)."""
     origin: dict[str, Any] | None = None
     """Of a checkpoint's weights: what the run said of itself (`zoo.identity.record`), until it was compared."""
+    resumed: dict[str, Any] | None = None
+    """The same, of the run that a fit goes on with."""
+    before: Mapping[str, identity.Flat] = {}
+    """What was another in training before the run went on, by part of the identity (`zoo.identity.before`)."""
     trained_on: dict[str, object] | None = None
     """What its data was as a fit began, whatever becomes of a file meanwhile."""
     net: nn.Module
@@ -199,6 +203,8 @@ class ZooModule(LightningModule, ABC):
 
     def on_train_start(self) -> None:
         """Let the config decide rates and decay, also where a checkpoint brought its own."""
+        if self.trainer.global_step:
+            self.before = identity.before(self, self.resumed)
         config, schedules = self.optimizer_config, [each.scheduler for each in self.trainer.lr_scheduler_configs]
         if len(self.trainer.optimizers) != 1 or [type(each) for each in schedules] != [LambdaLR]:
             raise UserError(f"{type(self).__name__}.configure_optimizers must return what ZooModule's does, one "
@@ -309,7 +315,7 @@ class ZooModule(LightningModule, ABC):
             UserError: if a seeded basis was rebuilt differently here, a setting in `from_data` is another one, or so is
                 the pretrained network.
         """
-        self.origin = checkpoint.get(identity.KEY)
+        self.origin = self.resumed = checkpoint.get(identity.KEY)
         identity.check_network(self, self.origin)
         started = self.origin["identity"]["method"].get("started_from") if self.origin else None
         self.started_from = started if isinstance(started, str) else None

@@ -57,7 +57,7 @@ class Given(NamedTuple):
 
     def names(self, data: ZooData) -> bool:
         """Whether the other words say which data it is, by an option or in a config."""
-        words = [word.partition("=")[0] for word in self.rest]
+        words = ["-c" if word[:2] == "-c" else word.partition("=")[0] for word in self.rest]
         settings = [word.removeprefix("--data.").removeprefix("init_args.").partition(".")[0] for word in words
                     if word.startswith("--data.")]
         places = data.places()

@@ -157,7 +157,7 @@ def _in_range(label: float, task: GlueTask, where: str) -> float:
             return label
         if task.labels and label in range(len(task.labels)):
             return int(label)
-    raise _wrong_label(f"{label:g}", task, where)
+    raise _wrong_label(f"{label:.9g}", task, where)
 
 
 def _wrong_label(label: str, task: GlueTask, where: str) -> UserError:
