@@ -75,6 +75,17 @@ def test_randlora_of_peft_in_a_decoder(backbones, place):
     close(imported().net(IDS).logits, logits)
 
 
+def test_randlora_of_a_head(untied, backbones, place, capsys):
+    """Of its own, or tied to the embedding; peft stores its weight with the update."""
+    settings = {"target_modules": ["lm_head", "c_attn"], "fan_in_fan_out": True}
+    for folder in (untied, backbones("gpt2")):
+        logits = randlora(base(folder, "CausalLM"), Path("adapter"), "CAUSAL_LM", **settings)
+        assert any("lm_head.base_layer" in name for name in safetensors.load_file(Path("adapter") / peft.TENSORS))
+        close(imported().net(IDS).logits, logits)
+        shutil.rmtree("run")
+    refused(capsys, ["import", "adapter", "--backbone", str(untied)], "another lm_head.weight", "--backbone")
+
+
 def test_randlora_without_its_bases(backbones, place, capsys):
     randlora(base(backbones("bert")), Path("adapter"), "SEQ_CLS", target_modules=["query"], save_projection=False)
     refused(capsys, ["import", "adapter", "--task", "rte"], "'adapter'", "no bases", "save_projection")

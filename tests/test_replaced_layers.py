@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import zoo.parameterizations as zoo
 from zoo.convert import convert, counts, merge, zoo_layers
@@ -73,6 +73,18 @@ class Marked(torch.Tensor):
     """A tensor with an arithmetic of its own, as libraries of quantization have them."""
 
 
+class Wrapped(nn.Linear):
+    """A layer that does more below its call."""
+
+    def _call_impl(self, *args, **kwargs):
+        return super()._call_impl(*args, **kwargs) + 1
+
+
+class Doubled(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+
 def patched(m, n):
     layer = nn.Linear(n, m)
     plain = layer.forward
@@ -95,10 +107,12 @@ def float8(m, n):
 
 REFUSED = {
     "int8": Int8, "scaled": lambda m, n: Scaled(n, m), "packed": Packed, "called": lambda m, n: Called(n, m),
-    "patched": patched, "subclassed": subclassed, "float8": float8,
+    "wrapped": lambda m, n: Wrapped(n, m), "patched": patched, "subclassed": subclassed, "float8": float8,
     "weight norm": lambda m, n: parametrizations.weight_norm(nn.Linear(n, m)),
     "spectral norm": lambda m, n: parametrizations.spectral_norm(nn.Linear(n, m)),
     "pruned": lambda m, n: prune.l1_unstructured(nn.Linear(n, m), "weight", 0.5),
+    "pruned bias": lambda m, n: prune.l1_unstructured(nn.Linear(n, m), "bias", 0.5),
+    "computed bias": lambda m, n: parametrize.register_parametrization(nn.Linear(n, m), "bias", Doubled()),
 }
 
 
@@ -137,6 +151,20 @@ def test_hooks_stay_and_their_handles_remove_them(start):
     before.remove()
     network(x)
     assert seen == ["before", "back", "before"]
+
+
+def test_hooks_on_loading_know_the_layer_that_stands_there():
+    """A hook that torch gives its module holds a weak reference to it."""
+    network, seen = nn.Sequential(nn.Linear(6, 4)), []
+    handle = network[0].register_load_state_dict_pre_hook(lambda module, *args: seen.append(module))
+    convert(network, HALF, ["*"])
+    others = merge(network), copy.deepcopy(network)
+    for each in (network, *others):
+        each.load_state_dict(each.state_dict())
+        assert seen.pop() is each[0]
+    handle.remove()
+    network.load_state_dict(network.state_dict())
+    assert not seen
 
 
 def test_attributes_stay_and_come_back():

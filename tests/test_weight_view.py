@@ -151,6 +151,7 @@ WRITES = {
     "copy_": lambda w: w.copy_(torch.ones(4, 6)), "init": nn.init.zeros_, "normal": nn.init.normal_,
     "set data": lambda w: setattr(w, "data", torch.ones(4, 6)), "+=": lambda w: w.__iadd__(1),
     "row": lambda w: w.__setitem__(0, 1.0), "out": lambda w: torch.add(torch.ones(4, 6), 1, out=w),
+    "list": lambda w: torch._foreach_mul_([torch.ones(2), w], 2),
 }
 
 
@@ -160,6 +161,15 @@ def test_it_cannot_be_written(write):
     net = adapted(nn.Sequential(nn.Linear(6, 4)))
     with torch.no_grad(), pytest.raises(RuntimeError, match="cannot be written: use layer.parameterization.project_"):
         WRITES[write](net[0].weight)
+
+
+def test_no_other_tensor_shares_its_memory():
+    """It has none, and `a.data = b.data`, by which weights are tied, would have the other read what is not there."""
+    net, other = adapted(nn.Sequential(nn.Linear(6, 4))), nn.Linear(6, 4)
+    for weight in (net[0].weight, net[0].weight.data):
+        with pytest.raises(RuntimeError, match="incompatible tensor type"):
+            other.weight.data = weight
+    other(torch.ones(1, 6))
 
 
 def test_it_cannot_be_set_to_a_tensor():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zoo.budget import Budget
 from zoo.errors import UserError
 from zoo.linear import ZooLinear
-from zoo.linear_layers import conflicts, dense_weight, is_conv1d, is_linear, take_place, why_not_plain
+from zoo.linear_layers import conflicts, dense_weight, held_besides, is_conv1d, is_linear, take_place, why_not_plain
 from zoo.parameterizations import WeightParameterization
 
 Start = Literal["random", "update", "project"]
@@ -106,6 +106,9 @@ def convert(
     for name, layer in chosen.items():
         if reason := why_not_plain(layer):
             raise UserError(f"{name or 'the model'} is {reason}: leave it out of the targets")
+    for layer, where in held_besides(model, chosen.values()):
+        raise UserError(f"{names[layer][0] or 'the model'} is in {where} too, which is no module, and would stay there "
+                        "as it is: leave it out of the targets")
     first, tied = _ties(model, chosen, factories, start)
     if budget is not None:
         once = {name: factory for name, factory in factories.items() if first[name] == name}

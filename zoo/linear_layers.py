@@ -5,6 +5,7 @@ A layer is plain where it computes y = x W^T + b from its parameters `weight` an
 """
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ FORWARDS = {"transformers.models.falcon.modeling_falcon.FalconLinear"}
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 OF_A_MODULE = set(vars(nn.Module()))
 HOOKS = {name for name in OF_A_MODULE if "hook" in name}
+CALLS = ("__call__", "_call_impl")
 KINDS = ("_parameters", "_buffers", "_modules")
 
 
@@ -40,16 +42,43 @@ def why_not_plain(layer: nn.Module) -> str | None:
     path = f"{cls.__module__}.{cls.__qualname__}"
     if isinstance(layer, nn.Linear) and cls.forward is not nn.Linear.forward and path not in FORWARDS:
         return f"a {path}, with a forward pass of its own"
-    if "forward" in vars(layer) or cls.__call__ is not nn.Module.__call__:
+    if "forward" in vars(layer) or any(getattr(cls, name) is not getattr(nn.Module, name) for name in CALLS):
         return f"a {cls.__name__} whose forward pass was replaced"
     if weight is None:
         return f"a {cls.__name__} whose weight is computed in each forward pass"
+    if "bias" not in layer._parameters:
+        return f"a {cls.__name__} whose bias is computed in each forward pass"
     if type(weight) is not nn.Parameter or weight.dtype not in DTYPES:
         dtype = str(weight.dtype).removeprefix("torch.")
         return f"a {cls.__name__} whose weight is a {type(weight).__name__} of {dtype}"
     if isinstance(layer, nn.Linear) and tuple(weight.shape) != (layer.out_features, layer.in_features):
         return f"a {cls.__name__} whose weight is packed"
     return None
+
+
+def held_besides(model: nn.Module, layers: Collection[nn.Module]) -> Iterator[tuple[nn.Module, str]]:
+    """Which of these layers modules have in plain attributes as well, each with that attribute's name.
+
+    In lists and dictionaries that are no modules, as bound methods, and compiled: there a layer stays when its names in
+    the model go to another one.
+    """
+    wanted = set(layers)
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if key not in OF_A_MODULE:
+                yield from ((layer, f"{name}.{key}".lstrip(".")) for layer in _inside(value) if layer in wanted)
+
+
+def _inside(value: Any, depth: int = 4) -> Iterator[nn.Module]:
+    """The modules in a value that is no tensor."""
+    if isinstance(value, nn.Module):
+        yield value
+    elif depth and isinstance(value, list | tuple | set | frozenset | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _inside(part, depth - 1)
+    elif depth and callable(value):
+        for name in ("__self__", "_torchdynamo_orig_callable"):
+            yield from _inside(getattr(value, name, None), depth - 1)
 
 
 def conflicts(old: nn.Module, new: nn.Module) -> list[str]:
@@ -75,6 +104,10 @@ def take_place(old: nn.Module, new: nn.Module, besides: Collection[str] = ()) ->
             vars(new)[name] = vars(old)[name]
         else:
             vars(new)[kind][name] = vars(old)[kind][name]
+    hooks: dict[int, Any] = vars(new)["_load_state_dict_pre_hooks"]
+    for key, hook in hooks.items():
+        if hook.with_module:  # it has a weak reference to the layer that goes
+            hooks[key] = type(hook)(hook.hook, new)
     new._non_persistent_buffers_set |= old._non_persistent_buffers_set
     new.training = old.training
 

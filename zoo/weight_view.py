@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 OF_A_TENSOR = (
     "shape", "dtype", "device", "layout", "ndim", "requires_grad", "grad", "is_cuda", "is_cpu", "is_meta", "is_sparse",
@@ -24,6 +24,7 @@ FREE = {getattr(Tensor, name).__get__ for name in OF_A_TENSOR} | {getattr(Tensor
 """What is known of a matrix without any of its numbers."""
 FREE |= {torch.numel, torch.is_floating_point, torch.is_complex}
 
+META = torch.device("meta")
 IN_PLACE = {"__set__", "__setitem__", "__delitem__"} | {
     f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor",
                                 "lshift", "rshift", "matmul", "div")
@@ -44,6 +45,7 @@ class WeightView(Tensor):
 
     layer: Any
     detached: bool
+    real_device: torch.device
 
     @staticmethod
     def __new__(cls: type["WeightView"], layer: Any, detached: bool = False) -> "WeightView":
@@ -51,10 +53,12 @@ class WeightView(Tensor):
         trained = not detached and torch.is_grad_enabled() and (
             like.requires_grad or any(p.requires_grad for p in layer.parameterization.parameters())
         )
+        # On the meta device for whoever gets around Python: `p.data = view` then fails, and p shares no missing memory.
         view: WeightView = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, layer.parameterization.shape, dtype=like.dtype, device=like.device, requires_grad=trained
+            cls, layer.parameterization.shape, dtype=like.dtype, device=META, dispatch_device=True,
+            requires_grad=trained,
         )
-        view.layer, view.detached = layer, detached
+        view.layer, view.detached, view.real_device = layer, detached, like.device
         return view
 
     @classmethod
@@ -69,8 +73,10 @@ class WeightView(Tensor):
                 return func(*args, **kwargs)
         if func in (Tensor.detach, Tensor.data.__get__):  # type: ignore[attr-defined]
             return cls(args[0].layer, detached=True)
-        written = args[0] if args else next(iter(kwargs.values()), None)
-        if isinstance(kwargs.get("out"), WeightView) or _writes(func) and isinstance(written, WeightView):
+        written = [kwargs.get("out")]
+        if _writes(func):
+            written.append(args[0] if args else next(iter(kwargs.values()), None))
+        if any(isinstance(part, WeightView) for part in tree_leaves(written)):
             raise RuntimeError(
                 "the weight of a parameterized layer follows from its coefficients and cannot be written: "
                 "use layer.parameterization.project_"
@@ -80,7 +86,9 @@ class WeightView(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        """Reached where `__torch_function__` was passed by, and the layer's gradients would be lost."""
+        """Reached for the device, and where `__torch_function__` was passed by and gradients would be lost."""
+        if func is torch.ops.prim.device.default:
+            return args[0].real_device
         raise RuntimeError(f"{func} reads the weight of a parameterized layer in a way that zoo cannot follow")
 
 

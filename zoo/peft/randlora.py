@@ -36,7 +36,7 @@ def unsupported(config: dict[str, Any]) -> str | None:
 def read(
     where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]
 ) -> tuple[dict[str, Update], dict[str, Tensor], dict[str, Tensor]]:
-    """Diagonals by layer with the bases of all, what else was trained, and nothing.
+    """Diagonals by layer with the bases of all, what else was trained, and base weights that were saved with an update.
 
     Raises:
         UserError: if the bases are not in the file, or something is damaged.
@@ -44,12 +44,15 @@ def read(
     found: dict[str, dict[str, Tensor]] = {}
     shared: dict[str, Tensor] = {}
     saved: dict[str, Tensor] = {}
+    below: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if match := re.fullmatch(r"(.+)\.randlora_(lambda|gamma)", name):
             found.setdefault(match[1], {})[match[2]] = tensor
         elif match := re.fullmatch(r"(?:.*\.)?randlora_([AB])(?:\.default)?", name):  # peft repeats them in each layer
             if not same(shared.setdefault(match[1], tensor), tensor):
                 raise UserError(f"{where} has other bases in {name} than elsewhere: use another one")
+        elif match := re.fullmatch(r"(.+)\.base_layer\.(weight|bias)", name):
+            below[f"{match[1]}.{match[2]}"] = tensor
         else:
             saved[name] = tensor
     scale, (a, b) = _scale(config), (shared.get("A"), shared.get("B"))
@@ -68,7 +71,7 @@ def read(
             raise UserError(f"{where}: {layer} has no diagonals (r, N) and (N, d) of its bases: use another one")
         seed = _seed(config, a, b, len(gamma))
         updates[layer] = Diagonals(lam.float(), gamma.float(), a.float(), b.float(), scale, seed)
-    return updates, saved, {}
+    return updates, saved, below
 
 
 def _scale(config: dict[str, Any]) -> float:
