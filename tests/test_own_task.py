@@ -64,6 +64,13 @@ LACKING = [
     ("data's super", "        super().__init__()\n", "", ["Moons", "super().__init__()"]),
     ("data raises", "        super().__init__()\n", "        1 / 0\n", ["Moons cannot be built", "ZeroDivisionError"]),
     ("facts", "    def identity", "    facts = int\n\n    def identity", ["Moons.facts", "dict", "int"]),
+    *((f"facts of {word}", "    def identity", f"    def facts(self):\n        return {value}\n\n    def identity",
+       words)
+      for word, value, words in (
+          ("tensors", "{'mean': torch.ones(2)}", ["Moons.facts gives Tensor as 'mean'", "numbers"]),
+          ("sets", "{'classes': {1, 2}}", ["Moons.facts gives set as 'classes'"]),
+          ("no key", "{(1, 2): 3}", ["Moons.facts gives int as (1, 2)"]),
+          ("an error", "1 / 0", ["Moons.facts fails", "ZeroDivisionError"]))),
     ("other name", "class Classifier", "class Sorter", ["no class 'Classifier'"]),
     ("data's other name", "class Moons", "class Moon", ["no class 'Moons'", "'Moon'"]),
     ("syntax", "class Moons(ZooData):", "class Moons(ZooData)", ["cannot import", "line "]),

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import warnings
 from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import refused
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from tasks.glue.benchmark import TASKS
@@ -21,6 +22,7 @@ from zoo.callbacks import Predictions
 from zoo.callbacks.predictions import WIDEST, columns, render
 from zoo.checkpoints import rebuild
 from zoo.errors import UserError
+from zoo.trainer import equip
 
 
 def table(path: Path) -> dict[str, list[str]]:
@@ -209,6 +211,28 @@ class TestAnyTask:
     def test_rows_are_numbered_as_they_come(self, place: Path) -> None:
         predict(lambda batch: batch * 10, DataLoader(NUMBERS, batch_size=2))
         assert table(Path("predictions.tsv")) == {"index": list("01234"), "prediction": ["30", "10", "20", "0", "40"]}
+
+    @pytest.mark.parametrize("shuffled", [{"shuffle": True}, {"sampler": [4, 0, 3, 1, 2]}, {"drop_last": True}])
+    def test_the_sampler_says_which_they_are(self, shuffled: dict[str, Any], place: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Lightning's, of shuffling
+            predict(lambda batch: batch * 10, DataLoader(NUMBERS, batch_size=2, **shuffled))
+        assert table(Path("predictions.tsv")) == {"index": list("01234"), "prediction": ["30", "10", "20", "0", "40"]}
+
+    def test_a_batch_size_by_its_place(self, place: Path) -> None:
+        class Data(LightningDataModule):
+            def predict_dataloader(self) -> DataLoader:
+                return DataLoader(NUMBERS, 2)
+
+        callback = Predictions()
+        trainer = Trainer(callbacks=[callback], logger=False, enable_progress_bar=False, accelerator="cpu")
+        equip(trainer, resume=False)
+        trainer.predict(Plain(lambda batch: batch), datamodule=Data())
+        assert table(Path("predictions.tsv"))["prediction"] == list("31204")
+
+    def test_rows_that_are_no_examples_after_some_that_are(self, place: Path) -> None:
+        with pytest.raises(UserError, match="1 rows for a batch of 2 examples, after one for each"):
+            predict(lambda batch: batch if 3 in batch else batch[:1], DataLoader(NUMBERS, batch_size=2))
 
     def test_an_index_says_which_they_are(self, place: Path) -> None:
         predict(lambda batch: {"x": batch * 10, "index": batch}, DataLoader(NUMBERS, batch_size=2))

@@ -1,5 +1,6 @@
 """What a task of the user's own must have, said in one line where it lacks it."""
 
+import json
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -59,11 +60,24 @@ def check_facts(data: ZooData) -> None:
     """Hold what a run is to say of its data against what can be written, before it trains.
 
     Raises:
-        UserError: naming the class.
+        UserError: naming the class, and of a dict the value.
     """
-    for method in ("facts", "settings"):
-        if not isinstance(found := getattr(data, method)(), Mapping):
-            raise UserError(f"{type(data).__name__}.{method} must return a dict, got {type(found).__name__}")
+    name = type(data).__name__
+    for method in ("facts", "identity", "settings"):
+        try:
+            found = getattr(data, method)()
+        except Exception as error:
+            if isinstance(error, UserError) or type(data).__module__.partition(".")[0] in OURS:
+                raise
+            raise UserError(f"{name}.{method} fails: {blame(error)}; correct that file") from error
+        if not isinstance(found, Mapping):
+            raise UserError(f"{name}.{method} must return a dict, got {type(found).__name__}")
+        for key, value in found.items() if method != "settings" else ():
+            try:
+                json.dumps({key: value})
+            except (TypeError, ValueError, RecursionError):
+                raise UserError(f"{name}.{method} gives {type(value).__name__} as {key!r}, which a summary cannot "
+                                "hold: give numbers, texts, and lists and dicts of them") from None
 
 
 def why_not_built(error: BaseException, classes: Sequence[type]) -> str | None:

@@ -12,9 +12,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
+from lightning.pytorch.trainer.connectors.data_connector import _DataConnector
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from zoo.callbacks import RunSummary
 from zoo.callbacks.progress import say
@@ -156,6 +158,22 @@ def _damaged(path: Any) -> Iterator[None]:
         raise UserError(f"checkpoint '{path}' is damaged ({reason}): use another copy") from error
 
 
+class DataConnector(_DataConnector):
+    """Lightning's connector, for which a loader's arguments are the same by place and by name.
+
+    It makes loaders anew for prediction, with arguments by name, and stumbles over a batch size that was given by its
+    place.
+    """
+
+    def _prepare_dataloader(self, dataloader: Any, shuffle: bool, mode: Any) -> Any:
+        values, names = getattr(dataloader, "__pl_saved_args", ()), getattr(dataloader, "__pl_saved_arg_names", ())
+        if len(values) == len(names) and isinstance(dataloader, DataLoader):
+            named = {**dict(zip(names, values, strict=True)), **getattr(dataloader, "__pl_saved_kwargs", {})}
+            for key, value in (("args", ()), ("arg_names", ()), ("kwargs", named)) if names else ():
+                object.__setattr__(dataloader, f"__pl_saved_{key}", value)
+        return super()._prepare_dataloader(dataloader, shuffle, mode)
+
+
 class SignalConnector(_SignalConnector):
     """No handlers of Lightning's: `zoo.callbacks.Stop` has the signals, and no job is requeued unasked."""
 
@@ -183,6 +201,7 @@ def equip(trainer: Trainer, resume: bool) -> None:
     """
     trainer.strategy.checkpoint_io = CheckpointFiles(resume)
     trainer._checkpoint_connector = CheckpointConnector(trainer)
+    trainer._data_connector = DataConnector(trainer)
     trainer._signal_connector = SignalConnector(trainer)
     old = trainer.fit_loop
     trainer.fit_loop = FitLoop(trainer, old.min_epochs, old.max_epochs)

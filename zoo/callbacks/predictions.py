@@ -36,8 +36,9 @@ class Predictions(Callback):
 
     Whatever `predict_step` gives becomes columns: a tensor (examples,) or (examples, values) is called `prediction`,
     and the parts of a mapping by their keys; `NamesColumns` is for tasks that have more to say. The first column,
-    `index`, is the example's number. Where `predict_step` gives it, rows are put in its order, which several processes
-    need to be right; otherwise rows are numbered as they come.
+    `index`, is the example's number, and rows are in its order. `predict_step` gives it, or else the sampler of the
+    loader, shuffled or not, where there is a row for each example that it drew; otherwise rows are numbered as they
+    come, of one process alone.
 
     A checkpoint that is in no run has its table beside it, and a task without any in the current folder. Of several
     loaders each has a table of its own, `predictions-NAME.tsv` by the `name` of its data set, or by its number.
@@ -47,6 +48,7 @@ class Predictions(Callback):
     def __init__(self) -> None:
         self.rows: dict[int, list[list[Any]]] = {}
         self.names: dict[int, list[str]] = {}
+        self.numbered: dict[int, bool] = {}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot be written, before the work is done.
@@ -54,7 +56,7 @@ class Predictions(Callback):
         Raises:
             UserError: if a table's place is taken by a file that is none, or cannot be written.
         """
-        self.rows, self.names = {}, {}
+        self.rows, self.names, self.numbered = {}, {}, {}
         for path in self.paths(trainer):
             check_writable(path.parent, "--ckpt_path", "predictions to ")
             if (path.exists() or path.is_symlink()) and not _is_table(path):
@@ -93,6 +95,12 @@ class Predictions(Callback):
         if (most := max(map(len, table.values()))) != min(map(len, table.values())):
             name = next(name for name, column in table.items() if len(column) != most)
             raise UserError(f"{what} {most} rows, but {len(table[name])} of {name!r}: give as many of each")
+        drawn = self._drawn(trainer, batch_idx, dataloader_idx) if INDEX not in table else None
+        if drawn is not None and len(drawn) == most and self.numbered.setdefault(dataloader_idx, True):
+            table = {INDEX: drawn, **table}
+        elif INDEX not in table and self.numbered.setdefault(dataloader_idx, False):
+            raise UserError(f"{what} {most} rows for a batch of {len(drawn or ())} examples, after one for each: "
+                            f"return an {INDEX!r}, the number of each example")
         if trainer.world_size > 1 and INDEX not in table:
             raise UserError(f"{what} no {INDEX!r}, the number of each example, which several processes need: "
                             "return one, or give --trainer.devices 1")
@@ -102,6 +110,15 @@ class Predictions(Callback):
         if names != [INDEX, *table]:
             raise UserError(f"{what} {', '.join(table)} after {', '.join(names[1:])}: give the same each time")
         rows += map(list, zip(index, *table.values(), strict=True))
+
+    def _drawn(self, trainer: Trainer, batch_idx: int, dataloader_idx: int) -> Sequence[int] | None:
+        """Which examples of its data set a loader has drawn for a batch, if they are known by number."""
+        loaders = trainer.predict_dataloaders
+        loader = loaders[dataloader_idx] if isinstance(loaders, list | tuple) else loaders
+        seen = getattr(getattr(loader, "batch_sampler", None), "seen_batch_indices", ())
+        numbers = seen[batch_idx] if batch_idx < len(seen) else None
+        plain = isinstance(numbers, list) and all(type(number) is int for number in numbers)
+        return numbers if plain else None
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the rows of all processes; write the tables, and print where they are."""
