@@ -5,9 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import Trainer
 from test_run import fit
 
+from tasks import CharData, CharLM
 from zoo.__main__ import main
+from zoo.identity import identity
 from zoo.lab.experiments import read
 
 
@@ -59,3 +62,16 @@ def test_what_went_on_with_other_settings_says_so(place, small):
     assert (rate, decay) == (0.007, 0.1)
     assert [found["conditions"][f"planned_steps_until_{step}"] for step in (2, 4)] == [2, 4]
     assert "planned_steps" not in found["conditions"]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*`lr_scheduler.step.*")
+def test_weights_that_were_loaded_begin_a_new_run(place, small, text):
+    """In Python, on other data; and it is no run that was trained from scratch on that."""
+    folder = fit(*small)
+    other = place / "other.txt"
+    other.write_text(text.read_text()[::-1])
+    module = CharLM.load_from_checkpoint(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    trainer = Trainer(max_steps=1, limit_val_batches=0, logger=False, enable_checkpointing=False, accelerator="cpu",
+                      enable_progress_bar=False, enable_model_summary=False)
+    trainer.fit(module, datamodule=CharData(str(other), batch_size=4, block_size=16))
+    assert "started_from" in identity(module)["method"] and "started_from" not in told(folder)["method"]

@@ -144,7 +144,12 @@ class ZooModule(LightningModule, ABC):
         return {}
 
     def on_fit_start(self) -> None:
-        """Refuse to go on with other data, or another global batch, than the checkpoint was trained on."""
+        """Refuse to go on with other data, or another global batch, than the checkpoint was trained on.
+
+        A task that was loaded from a checkpoint, and is fitted without one, begins a new run with its weights.
+        """
+        if self.origin is not None and self.trainer.ckpt_path is None:
+            self._starts_here()
         self._compare_origin()
         if (data := self.zoo_data()) is not None:
             self.trained_on = data.identity()
@@ -271,9 +276,13 @@ class ZooModule(LightningModule, ABC):
 
     def start_from(self, checkpoint: dict[str, Any]) -> None:
         """Begin a new run, of whatever data, with the weights of a checkpoint that was checked and made whole."""
-        trained = {name: tensor for name, tensor in checkpoint["state_dict"].items() if name in self.trained_state()}
-        self.started_from = identity.digest(*(trained[name] for name in sorted(trained)))
         self.load_state_dict(checkpoint["state_dict"])
+        self._starts_here()
+
+    def _starts_here(self) -> None:
+        """Say of the run that begins that it has started from these weights."""
+        trained = self.trained_state()
+        self.started_from = identity.digest(*(trained[name] for name in sorted(trained)))
         self.origin = None
 
     def peft_fields(self) -> dict[str, str]:
