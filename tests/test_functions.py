@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call, grad, jacrev, vmap
 
 from zoo import transforms
-from zoo.convert import convert
+from zoo.convert import convert, zoo_layers
 from zoo.parameterizations import DCT, BlockDCT, Dense, LoRA, RandLoRA, RandomOrthonormal, RowDCT, Sparse, Zigzag
 from zoo.testing import agree
 from zoo.together import build_together
@@ -86,3 +86,45 @@ def test_an_exported_program_has_the_gradients_of_its_network(kind, fft, monkeyp
     agree(results[0][0], results[1][0])
     for name, g in results[1][1].items():
         agree(results[0][1][name], g, what=name)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("start", ["random", "update"])
+@pytest.mark.parametrize("kind", FACTORIES)
+def test_an_ensemble_has_the_buffers_of_each_member(kind, start, training):
+    """`stack_module_state` stacks bases and positions too; members have other seeds, and so other ones.
+
+    But for blocks, whose positions are not all in buffers.
+    """
+    seeds = (0, 0) if kind in ("blocks", "products") else (0, 1)
+    members = [convert(nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 16, bias=False)),
+                       functools.partial(FACTORIES[kind], seed=seed), ["*"], start=start) for seed in seeds]
+    for member in members:
+        for layer in zoo_layers(member).values():
+            layer.parameterization.reset_parameters(0.2)
+        build_together(member.train(training))
+    state = torch.func.stack_module_state(members)
+    x = torch.randn(3, 16)
+
+    def outputs(parameters, buffers):
+        return torch.func.functional_call(members[0], (parameters, buffers), (x,))
+
+    y = torch.func.vmap(outputs)(*state)
+    gradients = torch.func.vmap(torch.func.grad(lambda *state: outputs(*state).square().sum()))(*state)
+    for i, member in enumerate(members):
+        agree(y[i].detach(), member(x).detach(), 1e-5)
+        member(x).square().sum().backward()
+        for name, p in member.named_parameters():
+            if p.requires_grad:
+                agree(gradients[name][i].detach(), p.grad, 1e-4)
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+@pytest.mark.parametrize("kind", ["dct", "randlora"])
+def test_an_exported_program_can_be_saved(kind, recompute, tmp_path):
+    """In training too, where weights would be built together or again."""
+    net = nn.Sequential(nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 12))
+    build_together(convert(net, FACTORIES[kind], ["*"], recompute=recompute).train())
+    x = torch.randn(3, 12)
+    torch.export.save(torch.export.export(net, (x,)), tmp_path / "program.pt2")
+    agree(torch.export.load(tmp_path / "program.pt2").module()(x).detach(), net(x).detach(), 1e-5)

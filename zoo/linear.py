@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_exporting
 from torch.utils.checkpoint import checkpoint
 
 from zoo.bases import autocast_dtype
@@ -99,7 +99,8 @@ class ZooLinear(nn.Module):
             self._kept = None
         # Where x needs no gradient, as that of a first layer, autograd keeps no W anyway.
         trained = self.recompute and x.requires_grad and torch.is_grad_enabled()
-        if trained and self.parameterization.builds_weight and not transforming():  # torch.func has no saved tensors
+        whole = transforming() or is_exporting()  # torch.func has no saved tensors, nor has an exported program
+        if trained and self.parameterization.builds_weight and not whole:
             return checkpoint(self._product, x, *self.parameters(), use_reentrant=False, preserve_rng_state=False)
         return self._product(x)
 

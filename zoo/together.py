@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from zoo.bases import autocast_dtype
 from zoo.convert import zoo_layers
 from zoo.parameterizations import OrthonormalSubspace
-from zoo.vmapped import Function
+from zoo.vmapped import Function, transforming
 
 LARGEST = 1 << 19
 """Most weights of a matrix that takes part; larger ones have work enough of their own."""
@@ -74,8 +74,9 @@ class Together:
         self.maps = [s for s in maps if isinstance(s, OrthonormalSubspace) and math.prod(s.shape) <= LARGEST]
 
     def before(self, network: nn.Module, args: object) -> None:
-        """The hook at the start."""
-        if not network.training or not torch.is_grad_enabled():
+        """The hook at the start. A transform may have a batch of buffers, and an exported program is no faster."""
+        skipped = transforming() or torch.compiler.is_exporting()
+        if skipped or not network.training or not torch.is_grad_enabled():
             return
         for group in batches(s for s in self.maps if s.coef.requires_grad):
             coefs = [s.coef for s in group]

@@ -69,11 +69,13 @@ class BlockDCT(OrthonormalSubspace):
         generator = bases.generator(self.seed, "support", self.layer)
         self.arrangement = blocks.block_layout(*self.shape, self.block, len(self.coef), generator)
         self._lr_mult: float | None = None
+        device = self.coef.device
+        p, q = self.arrangement.p, self.arrangement.q
+        self._cosines = bases.dct_matrix(p).to(device), bases.dct_matrix(q).to(device)  # torch.compile takes no cache
         self._kernel_tables: dict[tuple[torch.device, torch.dtype], Any] = {}
         if type(self).expand is OrthonormalSubspace.expand:  # of a subclass with a transform or positions of its own
             super().reset_buffers()
             return
-        device = self.coef.device
         self.register_buffer("places", blocks.block_positions(self.arrangement).to(device), persistent=False)
         tables = blocks.block_tables(self.arrangement, device, self.compute_dtype)
         for name, table in tables._asdict().items():
@@ -107,12 +109,12 @@ class BlockDCT(OrthonormalSubspace):
         return blocks.BlockTables(*(torch.stack(tables) for tables in of_each))
 
     def synthesize(self, plane: Tensor) -> Tensor:
-        p, q = self.arrangement.p, self.arrangement.q
-        return blocks.rotate_blocks(plane, bases.dct_matrix(p).to(plane).mT, bases.dct_matrix(q).to(plane).mT)
+        rows, columns = self._cosines
+        return blocks.rotate_blocks(plane, rows.to(plane).mT, columns.to(plane).mT)
 
     def analyze(self, weight: Tensor) -> Tensor:
-        p, q = self.arrangement.p, self.arrangement.q
-        return blocks.rotate_blocks(weight, bases.dct_matrix(p).to(weight), bases.dct_matrix(q).to(weight))
+        rows, columns = self._cosines
+        return blocks.rotate_blocks(weight, rows.to(weight), columns.to(weight))
 
     @property
     def builds_weight(self) -> bool:

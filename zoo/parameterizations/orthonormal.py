@@ -9,7 +9,8 @@ budget, the selection, initialisation, projection, the learning-rate multiplier,
 
 import math
 from abc import abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,42 +20,61 @@ from zoo import bases, transforms
 from zoo.budget import layer_budget
 from zoo.parameterizations.base import WeightParameterization, overtaken
 from zoo.selection import Selection, mask_norm, select
-from zoo.vmapped import Function
+from zoo.vmapped import Function, transforming
+
+
+@contextmanager
+def _swapped(subspace: "OrthonormalSubspace", buffers: Sequence[Tensor | None]) -> Iterator[None]:
+    before = dict(subspace._buffers)
+    subspace._buffers.update(zip(before, buffers, strict=True))
+    try:
+        yield
+    finally:
+        subspace._buffers.update(before)
+
+
+def _with_buffers(subspace: "OrthonormalSubspace", buffers: Sequence[Tensor | None]) -> AbstractContextManager[None]:
+    """The context in which a subspace has other buffers, all of its own in their order; or, given none, its own."""
+    return _swapped(subspace, buffers) if buffers else nullcontext()
 
 
 class _Synthesize(Function):
     """c -> W. The map is linear and isometric, so its backward pass is `_Analyze`, written out; nothing is kept."""
 
     @staticmethod
-    def forward(coef: Tensor, subspace: "OrthonormalSubspace") -> Tensor:
-        return subspace.expand(coef, subspace.places)
+    def forward(coef: Tensor, subspace: "OrthonormalSubspace", buffers: tuple[Tensor | None, ...]) -> Tensor:
+        with _with_buffers(subspace, buffers):
+            return subspace.expand(coef, subspace.places)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.subspace = inputs[1]
+        _, ctx.subspace, buffers = inputs
+        ctx.save_for_backward(*buffers)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Analyze.apply(grad, ctx.subspace), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _Analyze.apply(grad, ctx.subspace, ctx.saved_tensors), None, None
 
 
 class _Analyze(Function):
     """W -> c, the adjoint of `_Synthesize`; differentiable itself, so that second derivatives exist."""
 
     @staticmethod
-    def forward(weight: Tensor, subspace: "OrthonormalSubspace") -> Tensor:
-        return subspace.gather(weight, subspace.places)
+    def forward(weight: Tensor, subspace: "OrthonormalSubspace", buffers: tuple[Tensor | None, ...]) -> Tensor:
+        with _with_buffers(subspace, buffers):
+            return subspace.gather(weight, subspace.places)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.subspace = inputs[1]
+        _, ctx.subspace, buffers = inputs
+        ctx.save_for_backward(*buffers)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Synthesize.apply(grad, ctx.subspace), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _Synthesize.apply(grad, ctx.subspace, ctx.saved_tensors), None, None
 
 
-BUILT_FROM = ("weight", "expand", "gather", "synthesize", "analyze")
+BUILT_FROM = ("weight", "expand", "gather", "synthesize", "analyze", "tables")
 """What makes W of an orthonormal subspace."""
 
 
@@ -170,7 +190,11 @@ class OrthonormalSubspace(WeightParameterization):
         return plane.reshape(-1).index_select(0, places).to(weight.dtype)
 
     def weight(self) -> Tensor:
-        return _Synthesize.apply(self.coef, self) if self.ahead is None else self.ahead
+        if self.ahead is not None:
+            return self.ahead
+        # A transform may have a batch of buffers; asked for by name, those of the meta device are rebuilt.
+        buffers = tuple(getattr(self, name) for name in [*self._buffers]) if transforming() else ()
+        return _Synthesize.apply(self.coef, self, buffers)
 
     def spread(self, coef: Tensor) -> Tensor:
         """The matrix of coefficients up to rotations, P W Q with P and Q orthogonal; (K,) to (m, n). Here W itself."""

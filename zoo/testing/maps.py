@@ -3,7 +3,7 @@
 import copy
 import itertools
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -40,6 +40,13 @@ def agree_on_basis(p: WeightParameterization, q: WeightParameterization) -> None
     """Fail unless what is fixed is the same."""
     found, wanted = p.fingerprint(), q.fingerprint()
     assert found == wanted, f"the hash of what is fixed is {found}, and should be {wanted}"
+
+
+def x_of_every_shape(n: int, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """One row or many, none, a batch of batches, and one that is not contiguous; what it is, and x (..., n)."""
+    for batch in ((), (1,), (2, 3), (70,), (0,), (2, 0), (2, 1, 3, 2)):
+        yield str((*batch, n)), torch.randn(*batch, n, dtype=dtype)
+    yield f"{(2, 3, n)}, transposed", torch.randn(n, 3, 2, dtype=dtype).permute(2, 1, 0)
 
 
 def _by_hand(p: WeightParameterization, state: dict[str, Tensor]) -> None:
@@ -87,6 +94,27 @@ class MapContracts(Case):
         with torch.no_grad():
             agree(p.weight(), w, 0.0, "W in eval mode without gradients")
             agree(p.train().weight(), w, 0.0, "W in training without gradients")
+            for q in p.parameters():
+                q.mul_(1.5)
+            again = self.make(shape)
+            again.load_state_dict(p.state_dict())
+            agree(p.weight(), again.weight(), 0.0, "W without gradients, after the coefficients changed,")
+
+    def test_draws(self, shape: Shape) -> None:
+        """reset_parameters draws anew at each call; buffers and W leave torch's global random state as it was."""
+        p, before = self.make(shape), torch.get_rng_state()
+        self.make(shape)
+        again = torch.get_rng_state()
+        self.make(shape)
+        seeded = torch.equal(again, torch.get_rng_state()) and not torch.equal(again, before)
+        assert not seeded, "the constructor sets the global seed"
+        p.reset_parameters(1.0)
+        w, drawn = p.weight().detach().clone(), torch.get_rng_state()
+        p.for_layer("a").reset_buffers()
+        p.weight().sum().backward()
+        assert torch.equal(torch.get_rng_state(), drawn), "reset_buffers or weight() moved the global random state"
+        p.for_layer("").reset_parameters(1.0)
+        assert not torch.equal(p.weight(), w), "W is the same after two draws: reset_parameters sets the global seed"
 
     def test_forward_equals_weight(self, shape: Shape, dtype: torch.dtype) -> None:
         """forward(x, b) = x W^T + b."""
@@ -95,17 +123,28 @@ class MapContracts(Case):
         y = x.double() @ p.weight().double().T
         agree(p(x), y, TOLERANCE[dtype], "x W^T")
         agree(p(x, b), y + b.double(), TOLERANCE[dtype], "x W^T + b")
-        agree(p(x[0, 0], b), y[0, 0] + b.double(), TOLERANCE[dtype], "x W^T + b of one row")
+        for batch, rows in x_of_every_shape(shape[1], dtype):
+            y = rows.double() @ p.weight().double().T + b.double()
+            with on(f"x of {batch}"):
+                agree(p(rows, b), y, TOLERANCE[dtype], "x W^T + b")
 
     def test_forward_update(self, shape: Shape) -> None:
         """forward_update(x, W0, b, s) = x (W0 + s W)^T + b, with b and without, s = 1 or not."""
         p, base, b = self.make(shape), torch.randn(shape).double(), torch.randn(shape[0]).double()
-        for bias, scale, batch in itertools.product((b, None), (1.0, 0.7, -2.0), ((2, 3), ())):
-            x = torch.randn(*batch, shape[1]).double()
-            y = x @ (base + scale * p.weight()).mT + (0.0 if bias is None else bias)
-            which = f"s = {scale:g}, {'no bias' if bias is None else 'a bias'}, {'rows' if batch else 'one row'}"
-            with on(which):
-                agree(p.forward_update(x, base, bias, scale), y, what="y")
+        for bias, scale in itertools.product((b, None), (1.0, 0.7, -2.0)):
+            for batch, x in x_of_every_shape(shape[1], torch.float64):
+                y = x @ (base + scale * p.weight()).mT + (0.0 if bias is None else bias)
+                with on(f"s = {scale:g}, {'no bias' if bias is None else 'a bias'}, x of {batch}"):
+                    agree(p.forward_update(x, base, bias, scale), y, what="y")
+
+    def test_update_of_a_low_precision_base(self, shape: Shape) -> None:
+        """forward_update of float32 coefficients and a bfloat16 W0 and x is x (W0 + s W)^T to its roundings."""
+        p, base = self.make(shape, torch.float32), torch.randn(shape).bfloat16()
+        x, w = torch.randn(4, shape[1]).bfloat16(), 0.7 * p.weight().detach().double()
+        y = x.double() @ (base.double() + w).mT
+        limit = 2**-6 * (x.double().abs() @ (base.double().abs() + w.abs()).mT).max().item()
+        error = (p.forward_update(x, base, None, 0.7).double() - y).abs().max().item()
+        assert error <= limit, f"y is off by {error:.2e}, and may be by {limit:.2e}"
 
     def test_low_precision_rounds_once(self, shape: Shape) -> None:
         """W of bfloat16 coefficients is W of the same coefficients in float64, to the rounding of what is trained."""
@@ -133,12 +172,14 @@ class MapContracts(Case):
     def test_initial_std(self) -> None:
         """reset_parameters(std): E[W_ij^2] = std^2."""
         p = self.make((96, 64))
-        energies = []
-        for _ in range(20):
-            p.reset_parameters(0.3)
-            energies.append(p.weight().detach().square().mean())
-        ratio = torch.stack(energies).mean().sqrt().item() / 0.3
-        assert abs(ratio - 1) <= self.std_tolerance, f"the standard deviation is {ratio:.3f} times what it should be"
+        for std in (0.3, 0.02):
+            energies = []
+            for _ in range(20):
+                p.reset_parameters(std)
+                energies.append(p.weight().detach().square().mean())
+            ratio = torch.stack(energies).mean().sqrt().item() / std
+            what = f"the standard deviation is {ratio:.3f} times what it should be, {std}"
+            assert abs(ratio - 1) <= self.std_tolerance, what
 
     def test_zero_initialisation(self, shape: Shape) -> None:
         """reset_parameters(0): W = 0, and the gradient is not."""

@@ -1,6 +1,8 @@
 """Contracts of orthonormal subspaces, W = synthesize(scatter(c)), and of those with one orthogonal matrix a side."""
 
 import copy
+import inspect
+import itertools
 
 import torch
 from torch import Tensor
@@ -17,8 +19,10 @@ class OrthonormalTestCase(ParameterizationTestCase):
     parameterization: type[OrthonormalSubspace]
 
     def test_count_is_the_ratio(self, shape: Shape) -> None:
-        """num_trainable = ratio mn, rounded, where the arguments give a ratio."""
-        if (ratio := self.arguments.get("ratio")) is not None:
+        """num_trainable = ratio mn, rounded, where the arguments or their defaults give a ratio."""
+        default = getattr(inspect.signature(self.parameterization).parameters.get("ratio"), "default", None)
+        ratio = self.arguments.get("ratio", None if self.arguments else default)
+        if isinstance(ratio, int | float):
             found, wanted = self.make(shape).num_trainable, max(1, round(ratio * shape[0] * shape[1]))
             assert found == wanted, f"num_trainable is {found}, and {ratio} of {shape[0]} x {shape[1]} is {wanted}"
 
@@ -45,9 +49,16 @@ class OrthonormalTestCase(ParameterizationTestCase):
     def test_map_rank_is_count(self, shape: Shape) -> None:
         """The map from coefficients to W has rank num_trainable: none is redundant."""
         p = self.make(shape)
-        (jacobian,) = torch.autograd.functional.jacobian(function_of(p), tuple(p.parameters()))
-        rank = int(torch.linalg.matrix_rank(jacobian.reshape(p.weight().numel(), p.num_trainable)))
+        jacobians = torch.autograd.functional.jacobian(function_of(p), tuple(p.parameters()))
+        rank = int(torch.linalg.matrix_rank(torch.cat([j.reshape(p.weight().numel(), -1) for j in jacobians], 1)))
         assert rank == p.num_trainable, f"the rank is {rank}, with {p.num_trainable} coefficients"
+
+    def test_batches_are_of_one_shape(self) -> None:
+        """Maps of different shapes have different batch keys, or none."""
+        keys = [(self.make(shape).batch_key(), shape) for shape in self.shapes]
+        for (key, shape), (other, another) in itertools.combinations(keys, 2):
+            same = key is not None and key == other
+            assert not same, f"{shape} and {another} have one batch_key, {key}"
 
     def test_low_precision_is_one_rounding(self, shape: Shape) -> None:
         """W of bfloat16 coefficients is W of the same coefficients in float64 to 2^-7: it is built in float32."""

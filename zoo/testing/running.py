@@ -19,7 +19,7 @@ def case_for(parameterization: type[WeightParameterization], arguments: dict[str
     if issubclass(parameterization, OrthonormalSubspace):
         kind = OrthonormalTestCase
     if issubclass(parameterization, SeparableSubspace) and all(
-        getattr(parameterization, name) is getattr(SeparableSubspace, name) for name in BUILT_FROM
+        getattr(parameterization, name) is getattr(SeparableSubspace, name) for name in (*BUILT_FROM, "layout")
     ):
         kind = SeparableTestCase
     members = {"parameterization": parameterization, "arguments": arguments}
