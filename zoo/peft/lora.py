@@ -51,7 +51,8 @@ def read(
         if match := re.fullmatch(r"(.+)\.lora_([AB])\.weight", name):
             found.setdefault(match[1], {})[match[2]] = tensor
         elif ".lora_" in name or name.startswith("lora_"):
-            raise UserError(f"{where} has {name}, and only LoRA of linear layers can be read")
+            raise UserError(f"{where} has {name}, and only LoRA of linear layers can be read: merge it with peft "
+                            "instead")
         elif match := re.fullmatch(r"(.+)\.base_layer\.(weight|bias)", name):
             bases[f"{match[1]}.{match[2]}"] = tensor
         else:
