@@ -339,3 +339,25 @@ def test_sampling_builds_each_weight_once(built):
     built.clear()
     text = model.generate("a", 10)
     assert len(text) == 11 and len(built) == len(zoo_layers(model)) == 8
+
+
+@torch.no_grad()
+def test_a_map_within_a_map_is_watched():
+    """Its buffers and attributes, too, are what W follows from."""
+    class Outer(WeightParameterization):
+        def __init__(self, m, n):
+            super().__init__(m, n)
+            self.inner = DCT(m, n, ratio=0.5)
+
+        def weight(self):
+            return 2 * self.inner.weight()
+
+        def reset_parameters(self, std): ...
+
+        def project_(self, target): ...
+
+    layer, x = ZooLinear(Outer(6, 5)).eval(), torch.randn(3, 5)
+    before = layer(x)
+    layer.parameterization.inner.for_layer("another")
+    assert not torch.allclose(layer(x), before)
+    assert torch.allclose(layer(x), x @ layer.parameterization.weight().T, atol=1e-6)

@@ -28,7 +28,8 @@ class Kept(NamedTuple):
     low: torch.dtype | None  # of autocast
     device: str
     parameterization: WeightParameterization
-    revision: int
+    parts: list[WeightParameterization]  # it and maps within it
+    revisions: list[int]
     watch: Watch
 
 
@@ -176,12 +177,12 @@ class ZooLinear(nn.Module):
             self._kept, self._keeps = None, False  # someone trains in eval mode
             return None
         if self._kept is not None:
-            weight, scale, dtype, low, device, parameterization, revision, watch = self._kept
+            weight, scale, dtype, low, device, parameterization, parts, revisions, watch = self._kept
             if (
                 scale == self.scale and dtype is x.dtype
                 and low is (torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None)
                 and parameterization is self._modules["parameterization"]
-                and parameterization.revision == revision and watch.unchanged()
+                and [part.revision for part in parts] == revisions and watch.unchanged()
             ):
                 return weight
         self._kept = self._build(x)
@@ -200,7 +201,8 @@ class ZooLinear(nn.Module):
             weight = weight if self.base is None else weight.to(x.dtype)
             if low is not None and weight.dtype != torch.float64:  # which autocast leaves alone
                 weight = weight.to(low)
-        return Kept(weight, self.scale, x.dtype, low, device, p, p.revision, watch)
+        parts = [part for part in p.modules() if isinstance(part, WeightParameterization)]
+        return Kept(weight, self.scale, x.dtype, low, device, p, parts, [part.revision for part in parts], watch)
 
     def train(self, mode: bool = True) -> "ZooLinear":
         """As every module does, also for `eval`; a kept weight goes."""
