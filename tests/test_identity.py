@@ -115,7 +115,11 @@ def test_looking_at_other_data_takes_its_name(command, place, small, text, capsy
     line = said(capsys, 2, command, "--ckpt_path", str(folder), "--data.batch_size=2")
     assert "settings lead to other data" in line and "name the data to look at, as --data.corpus" in line
     assert files(place) == before
-    for option in ([f"--data.corpus={text}"], ["--data.corpus", str(text)]):
+    (place.parent / "no.yaml").write_text("trainer: {limit_val_batches: 2}\n")
+    (place.parent / "yes.yaml").write_text(f"base: {place.parent}/no.yaml\ndata: {{init_args: {{corpus: {text}}}}}\n")
+    silent = f"-c{place.parent}/no.yaml"
+    assert "name the data to look at" in said(capsys, 2, command, "--ckpt_path", str(folder), silent)
+    for option in ([f"--data.corpus={text}"], ["--data.corpus", str(text)], ["--config", f"{place.parent}/yes.yaml"]):
         assert "note: this is other data" in said(capsys, 0, command, "--ckpt_path", str(folder), *option)
     text.write_text(old)
     moved = shutil.move(text, place / "moved.txt")

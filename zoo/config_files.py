@@ -104,6 +104,38 @@ def after_configs(words: Sequence[str]) -> Sequence[str]:
     return words[places[-1] + 1 :] if places else words
 
 
+def configs_of(words: Sequence[str]) -> list[str]:
+    """The configs that a command line names."""
+    found = []
+    for i, word in enumerate(words):
+        key, equals, value = word.partition("=")
+        if i > 0 and words[i - 1] in WORDS:
+            found.append(word)
+        elif key in WORDS and equals:
+            found.append(value)
+        elif word.startswith("-c") and len(word) > 2:
+            found.append(word.removeprefix("-c"))
+    return found
+
+
+def given_settings(config: str, group: str) -> set[str]:
+    """The settings of the model or the data that a config gives, or one of its bases.
+
+    Args:
+        config: as it is typed; its settings are of no interest if it is none, which the parser says.
+        group: `model` or `data`.
+    """
+    found: set[str] = set()
+    with suppress(TypeError):
+        for layer in _layers(config):
+            part = layer.content.get(group)
+            if isinstance(part, str) and part.endswith((".yaml", ".yml")):
+                part = load(find(part, layer.folder))
+            settings = part.get("init_args", part) if isinstance(part, Mapping) else None
+            found |= {str(key) for key in settings} if isinstance(settings, Mapping) else set()
+    return found
+
+
 def written_out(words: Sequence[str]) -> list[str]:
     """A command line in which configs from pipes and from standard input, `-`, stand as what they hold.
 

@@ -19,6 +19,7 @@ from lightning.pytorch import Trainer
 
 from zoo import checkpoints
 from zoo.callbacks import Checkpoint, SpectralEnergy, StableRank
+from zoo.config_files import configs_of, given_settings
 from zoo.errors import UserError
 from zoo.files import read_yaml
 from zoo.identity import anchored
@@ -57,12 +58,14 @@ class Given(NamedTuple):
 
     def names(self, data: ZooData) -> bool:
         """Whether the other words say which data it is, by an option or in a config."""
-        words = ["-c" if word[:2] == "-c" else word.partition("=")[0] for word in self.rest]
-        settings = [word.removeprefix("--data.").removeprefix("init_args.").partition(".")[0] for word in words
-                    if word.startswith("--data.")]
+        words = [word.partition("=")[0] for word in self.rest]
+        settings = {word.removeprefix("--data.").removeprefix("init_args.").partition(".")[0] for word in words
+                    if word.startswith("--data.")}
+        for config in configs_of(self.rest):
+            settings |= given_settings(config, "data")
         places = data.places()
         named = [name for name in settings if name in places or not places and name not in data.neutral]
-        return bool(named or {"--config", "-c", "--data"} & set(words))
+        return bool(named) or "--data" in words
 
 
 def anchor(spec: Any) -> None:
