@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"zoo", "zoo.errors", "zoo.locks", "zoo.plain"},
-    {"zoo.files", "zoo.names", "zoo.machine"},
+    {"zoo.files", "zoo.names", "zoo.machine", "zoo.metrics"},
     {"zoo.trust"},
     {"zoo.tensors"},
     {"zoo.bases", "zoo.selection", "zoo.budget", "zoo.vmapped"},

@@ -17,7 +17,7 @@ from zoo.trainer_options import check_seed, follow_launcher
 
 T, O, P = "trainer", "model.optimizer", "model.parameterization"
 BAD = {
-    f"{T}.max_epochs": "-5 0 1.5", f"{T}.min_epochs": "-5", f"{T}.max_steps": "0 true inf", f"{T}.min_steps": "-5",
+    f"{T}.max_epochs": "-5 0 1.5", f"{T}.min_epochs": "-5", f"{T}.max_steps": "0 true inf null", f"{T}.min_steps": "-5",
     f"{T}.max_time": "x 00:00:00:00 -1:0:0:0 ''", f"{T}.limit_train_batches": "-1 0 0.0 nan",
     f"{T}.limit_val_batches": "-1 true", f"{T}.overfit_batches": "-1",
     f"{T}.val_check_interval": "-1 0 0.0 nan 1.5 true 00:00:00:00", f"{T}.check_val_every_n_epoch": "0",
@@ -33,10 +33,13 @@ BAD = {
     "spectral_energy.null_draws": "0", "checkpoint.every_n_steps": "-1 true",
     "checkpoint.monitor": "'' val/nope loss", "model.seed": "3", "data.seed": "3", "model.block_size": "4",
     f"{O}.name": "x ''", f"{O}.lr": "-1 nan -inf 1e400 -1e-3 ''", f"{O}.weight_decay": "-1 1e400",
-    f"{O}.beta1": "-1 1 nan", f"{O}.beta2": "1", f"{O}.momentum": "1", f"{O}.warmup": "-1 1e400",
+    f"{O}.beta1": "-1 1 nan null", f"{O}.beta2": "1", f"{O}.momentum": "1", f"{O}.warmup": "-1 1e400",
     f"{O}.final_lr": "-1 1.5", f"{O}.clip": "-1 0 nan 1e400 true", f"{P}.ratio": "1e-9 0 nan -1 '' true",
     "model.budget.coefficients": "0 -1 true", "model.width": "0 true 10000000000", "model.targets": "[] 3",
-    "model": "'' 3 CharData nowhere.Model", "data": "3 CharLM",
+    "model": "'' 3 CharData nowhere.Model", "data": "3 CharLM", "data.corpus": "null", "data.batch_size": "null",
+    "data.block_size": "null", "model.layers": "null", "model.dropout": "null", "model.recompute": "null",
+    f"{P}.selection": "null", f"{P}.seed": "null", P: "null", "checkpoint.mode": "x",
+    "stable_rank": "null",
 }
 """Of each option of `zoo fit`: negative, zero, fractions, no number, infinite, true, huge, of another type, empty."""
 COMMANDS = {

@@ -45,6 +45,7 @@ def test_readmes_task_works_in_every_command(mistake, capsys):
 
 
 INIT = "        super().__init__(**settings)\n        self.save_settings()\n"
+LOADER = "        random = torch.Generator().manual_seed(self.seed)\n"
 LACKING = [
     ("no save_settings", "        self.save_settings()\n", "", ["Classifier", "self.save_settings()"]),
     ("no parameterize", "self.parameterize(network)", "network", ["Classifier", "self.parameterize(network)"]),
@@ -63,6 +64,9 @@ LACKING = [
     ("no val loader", "def val_dataloader", "def loader", ["Moons", "val_dataloader", "define it"]),
     ("data's super", "        super().__init__()\n", "", ["Moons", "super().__init__()"]),
     ("data raises", "        super().__init__()\n", "        1 / 0\n", ["Moons cannot be built", "ZeroDivisionError"]),
+    ("loader is none", LOADER, "        return None\n", ["Moons.train_dataloader", "None"]),
+    ("loader is empty", LOADER, "        return []\n", ["Moons.train_dataloader has no batch", "batch_size"]),
+    ("val loader is empty", "return DataLoader(self.draw(2)", "return []  # (", ["Moons.val_dataloader has no batch"]),
     ("facts", "    def identity", "    facts = int\n\n    def identity", ["Moons.facts", "dict", "int"]),
     *((f"facts of {word}", "    def identity", f"    def facts(self):\n        return {value}\n\n    def identity",
        words)
@@ -82,6 +86,20 @@ def test_what_a_task_lacks_is_said_in_one_line(name, old, new, words, mistake: M
     config = write(f"my_{re.sub(r'[^a-z]', '_', name)}", old, new)
     mistake.small = []
     mistake(f"fit --config {config}", words)
+
+
+def test_a_loader_that_ends_for_good_ends_the_run(mistake, capsys):
+    """Steps alone would never end it."""
+    new = "        if not hasattr(self, 'once'):\n            self.once = iter([next(iter(self.val_dataloader()))])\n"
+    config = write("my_once", LOADER, f"{new}        return self.once\n")
+    assert main(["fit", "--config", config]) == 2
+    assert "Moons.train_dataloader gives no batch in epoch 1" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_loaders_are_made_after_setup(mistake, capsys):
+    """A parser writes the data into its log, for which Lightning would make every loader."""
+    config = write("my_setup", LOADER, f"        assert self.trainer is not None\n{LOADER}")
+    assert main(["fit", "--config", config, "--trainer.max_steps", "1"]) == 0
 
 
 def test_a_loss_that_trains_nothing(mistake, capsys):

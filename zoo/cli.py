@@ -30,7 +30,7 @@ from zoo.module import ZooData, ZooModule
 from zoo.names import check_name, run_name
 from zoo.own_tasks import check_facts, check_task, classes_of, why_not_built
 from zoo.params import params_json, params_table
-from zoo.parsing import Parser, check_classes, options_of
+from zoo.parsing import Parser, check_classes, check_nulls, options_of
 from zoo.run_config import Given, anchor, given
 from zoo.tensorboard import Logger, locked
 from zoo.trainer import environment, equip
@@ -41,6 +41,7 @@ LINKED = {
     **{source: (target,) for source, target in (tasks.LINKS | tasks.SETTINGS).items()}, "seed_everything": SEEDS,
 }
 """Options from which others are taken."""
+LINKED_KEYS = {target.replace(".init_args", "") for targets in LINKED.values() for target in targets}
 
 
 class ZooTrainer(Trainer):
@@ -162,6 +163,7 @@ class ZooCLI(LightningCLI):
             raise UserError(messages.NOTHING)
         for group in ("model", "data"):
             check_classes(self._get(self.config, group), group)
+            check_nulls(self._get(self.config, group), group, linked=LINKED_KEYS)
             anchor(self._get(self.config, group))
         if self.given is None and (path := self._get(self.config, "ckpt_path")) is not None:  # a config has it
             self.given = Given(checkpoints.resolve(str(path)), None, None, [], [])
@@ -252,6 +254,16 @@ class ZooCLI(LightningCLI):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Stop):
                 callback.trainer = self.trainer
+
+    def after_fit(self) -> None:
+        """Refuse a fit that had nothing to train on: Lightning skips it.
+
+        Raises:
+            UserError: naming the data.
+        """
+        if self.trainer.num_training_batches == 0:
+            raise UserError(f"{type(self.datamodule).__name__}.train_dataloader has no batch: give more data, or a "
+                            "smaller --data.batch_size")
 
     def _start(self, source: Given) -> None:
         """Let `fit` begin a new run, in a folder of its own, with the weights of a checkpoint."""

@@ -18,7 +18,7 @@ def complain(what: object) -> None:
 def quiet() -> None:
     """Turn off what Lightning says on every run and no user can act on."""
     for message in (".*LeafSpec.*", ".*LightningCLI's args parameter.*", ".*smaller than the logging interval.*",
-                    ".*does not have many workers.*", ".*exists and is not empty.*"):
+                    ".*does not have many workers.*", ".*exists and is not empty.*", ".*across ranks is zero.*"):
         warnings.filterwarnings("ignore", message=message)
     warnings.showwarning = lambda message, *_, **__: complain(message)
     for name in ("utilities.rank_zero", "accelerators.cuda", "trainer.connectors.checkpoint_connector"):

@@ -38,6 +38,10 @@ class ZooData(LightningDataModule, ABC):
         """The data in a few words."""
         return self.name
 
+    def __str__(self) -> str:
+        """Its class: Lightning would make every loader, before `setup`, and a parser writes this into its log."""
+        return type(self).__name__
+
     def facts(self) -> dict[str, object]:
         """What a run's summary says of the data: plain values, such as the corpus and its sha256."""
         return {}

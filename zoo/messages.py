@@ -269,9 +269,16 @@ def _value(match: re.Match[str], parser: ArgumentParser) -> str | None:
     legal = [name for name in legal if key != "seed_everything" or name != "bool"]  # zoo.trainer_options.check_seed
     hint = """; write a list as '["one", "two"]'""" if "list" in legal else ""
     shown = match[3] if len(match[3]) <= 60 else f"{match[3][:57]}..."
+    shown = "null" if shown == "None" else f"{shown!r}"
     if match[3].startswith("Namespace("):  # a class with its arguments, of which jsonargparse says nothing
         return f"{key} is given arguments that its class does not take: zoo fit --{key}.help CLASS lists them"
-    return f"{key} must be {' or '.join(legal)}, got {shown!r}{hint}" if legal else None
+    return f"{key} must be {' or '.join(legal)}, got {shown}{hint}" if legal else None
+
+
+@rule(r'Parser key "([^"]+)":\s*(?:-\s*)?Unable to load config "(.*?)"')
+def _group(match: re.Match[str], parser: ArgumentParser) -> str:
+    key, given = match.groups()
+    return f"{key} is a group of settings, got {given[:60]!r}: give each as --{key}.NAME, or a file of them"
 
 
 @rule(r"unrecognized arguments: (\S+)")

@@ -1,10 +1,13 @@
 """The parser of the commands that train and test: its errors in one line, and what it built held against its types."""
 
+import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from types import NoneType, UnionType
+from typing import Any, NoReturn, Optional, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import Namespace
 from jsonargparse import Path as ConfigPath
@@ -117,3 +120,55 @@ def check_classes(value: Any, where: str) -> None:
     elif callable(value) and not isinstance(value, type):
         raise UserError(f"{where} is given the function {getattr(value, '__name__', value)!r}: give a class, as "
                         "my_file.MyBasis")
+
+
+def check_nulls(value: Any, where: str, cls: type | None = None, linked: Iterable[str] = ()) -> None:
+    """Refuse null where a class takes none: jsonargparse hands it to the class, which fails with something else.
+
+    Args:
+        value: a group of settings, with classes in it by their paths.
+        where: it stands.
+        cls: whose settings it holds; None where `value` names the class.
+        linked: what is null until it is taken from elsewhere.
+
+    Raises:
+        UserError: naming the first, and what it must be.
+    """
+    if isinstance(value, list | tuple):
+        for each in value:
+            check_nulls(each, where, None, linked)
+    if not isinstance(value, Namespace | Mapping):
+        return
+    pairs = vars(value) if isinstance(value, Namespace) else value
+    if isinstance(path := pairs.get("class_path"), str):
+        found = trust.imported(path)
+        check_nulls(pairs.get("init_args"), where, found if isinstance(found, type) else None, linked)
+        return
+    known = {} if cls is None else _settings(cls)
+    for key, each in pairs.items():
+        kinds = _kinds(known.get(key, Any))
+        if each is None and f"{where}.{key}" not in linked and not any(kind in (Any, None, NoneType) for kind in kinds):
+            name = " or ".join(str(kind) if get_args(kind) else getattr(kind, "__name__", str(kind)) for kind in kinds)
+            raise UserError(f"{where}.{key} must be {name.replace('typing.Literal', '')}, got null")
+        plain = next((kind for kind in kinds if is_dataclass(kind)), None)
+        check_nulls(each, f"{where}.{key}", plain, linked)  # type: ignore[arg-type]
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """Of a union each, else the type itself."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _settings(cls: type) -> dict[str, Any]:
+    """The types that the constructor of a class and of those above it name, with null where it is the default."""
+    found: dict[str, Any] = {}
+    for each in reversed(cls.__mro__):
+        if (function := vars(each).get("__init__")) is None or each is object:
+            continue
+        try:
+            hints, parameters = get_type_hints(function), inspect.signature(function).parameters
+        except Exception:  # names of the user's own that are not there when it runs
+            continue
+        for key, one in parameters.items():
+            found[key] = Optional[hints.get(key, Any)] if one.default is None else hints.get(key, Any)  # noqa: UP045
+    return found

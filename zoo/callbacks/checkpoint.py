@@ -3,13 +3,14 @@
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from zoo.errors import UserError
+from zoo.metrics import less_is_better
 
 
 def validation_follows(trainer: Trainer) -> bool:
@@ -42,17 +43,22 @@ class Checkpoint(Callback):
 
     Args:
         every_n_steps: steps between two writes of `last.ckpt`; it is also written at the end. 0 keeps no checkpoint.
-        monitor: the metric whose best value makes `best.ckpt`; by default the task's. Of a loss the least is best, of
-            anything else the largest.
+        monitor: the metric whose best value makes `best.ckpt`; by default the task's.
+        mode: whether its least value is best, or its largest; by default as its name says (`zoo.metrics`).
     """
 
-    def __init__(self, every_n_steps: int = 250, monitor: str | None = None) -> None:
+    def __init__(
+        self, every_n_steps: int = 250, monitor: str | None = None, mode: Literal["min", "max"] | None = None,
+    ) -> None:
         if every_n_steps < 0:
             raise UserError(f"checkpoint.every_n_steps must be at least 0, which keeps none, got {every_n_steps}")
         if monitor is not None and not monitor.strip():
             raise UserError("checkpoint.monitor must be the name of a metric, or null for the task's, got ''")
         self.every_n_steps = every_n_steps
         self.monitor = monitor
+        self.mode = mode
+        self.of: list[Any] | None = None
+        """The metric that `best` is of, and whether less of it is better."""
         self.best: float | None = None
         self.best_step: int | None = None
 
@@ -68,6 +74,10 @@ class Checkpoint(Callback):
         Raises:
             UserError: if there is no validation to watch.
         """
+        of = [self.metric(pl_module), less_is_better(self.metric(pl_module), self._mode(pl_module))]
+        if self.of not in (None, of):  # what goes on was judged by another, whose values say nothing here
+            self.best = self.best_step = None
+        self.of = of
         watched = self._watched(trainer, pl_module)
         if self.monitor is not None and trainer.limit_val_batches == 0:
             raise UserError(f"checkpoint.monitor {self.monitor!r} is looked at after a validation, and "
@@ -79,13 +89,17 @@ class Checkpoint(Callback):
         """Refuse a metric that no validation logs, before the first step; one of training's is waited for.
 
         Raises:
-            UserError: naming what is logged.
+            UserError: naming what is logged; or if nothing says which of its values is best.
         """
         logged = trainer.callback_metrics
+        if not sum(trainer.num_sanity_val_batches):
+            data = type(trainer.datamodule).__name__  # type: ignore[attr-defined]
+            raise UserError(f"{data}.val_dataloader has no batch: give more data, or --trainer.limit_val_batches 0")
         for who, metric in self._watched(trainer, pl_module).items():
             is_of_validation = metric.partition("/")[0] in {"val", *(name.partition("/")[0] for name in logged)}
             if metric not in logged and (is_of_validation or _is_ours(pl_module) and metric != "train/loss"):
                 raise UserError(_not_logged(who, metric, pl_module, logged))
+        self.less_is_better(pl_module)
 
     def _watched(self, trainer: Trainer, module: LightningModule) -> dict[str, str]:
         """The metrics that somebody decides by: the task, this callback's setting, and other callbacks."""
@@ -121,7 +135,7 @@ class Checkpoint(Callback):
             who = "task" if self.monitor is None else "checkpoint.monitor"
             raise UserError(_not_logged(who, self.metric(pl_module), pl_module, trainer.callback_metrics))
         if value is not None and value.isfinite():
-            sign = 1 if self.metric(pl_module).endswith("loss") else -1
+            sign = 1 if self.less_is_better(pl_module) else -1
             if self.best is None or sign * value.item() < sign * self.best:
                 self.best, self.best_step = value.item(), trainer.global_step
                 self._save(trainer, "best.ckpt", weights_only=True)
@@ -151,6 +165,22 @@ class Checkpoint(Callback):
         """What decides."""
         return self.monitor or str(getattr(module, "monitor", "val/loss"))
 
+    def _mode(self, module: LightningModule) -> str | None:
+        """`min` or `max`, where somebody has said it: of its own metric, the task as `monitor_mode`."""
+        return self.mode or (getattr(module, "monitor_mode", None) if self.monitor is None else None)
+
+    def less_is_better(self, module: LightningModule) -> bool:
+        """Whether the least value of what decides is the best.
+
+        Raises:
+            UserError: if neither its name, nor this callback, nor the task says it.
+        """
+        if (less := less_is_better(self.metric(module), self._mode(module))) is None:
+            who = f"{type(module).__name__} decides by" if self.monitor is None else "checkpoint.monitor watches"
+            raise UserError(f"{who} {self.metric(module)!r}, whose name does not say whether its least or its largest "
+                            "value is best: give --checkpoint.mode min or max")
+        return less
+
     def _save(self, trainer: Trainer, name: str, weights_only: bool = False) -> None:
         folder = self.folder(trainer)
         if folder is None:
@@ -160,7 +190,7 @@ class Checkpoint(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far."""
-        return {"best": self.best, "best_step": self.best_step}
+        return {"best": self.best, "best_step": self.best_step, "of": self.of}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the best value so far.
@@ -171,4 +201,4 @@ class Checkpoint(Callback):
         best, step = state_dict["best"], state_dict["best_step"]
         if (best is None) != (step is None) or best is not None and not (isinstance(best, float) and type(step) is int):
             raise ValueError(f"a best value of {best} at step {step}")
-        self.best, self.best_step = best, step
+        self.best, self.best_step, self.of = best, step, state_dict.get("of")  # older checkpoints do not say

@@ -51,6 +51,16 @@ class RunSummary(Callback):
         self.before = self.seconds
         self.first_step = trainer.global_step
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse an epoch without a batch: where steps are what ends a run, it would have no end.
+
+        Raises:
+            UserError: naming the data.
+        """
+        if trainer.fit_loop.epoch_loop.batch_progress.current.ready == 0:
+            raise UserError(f"{type(trainer.datamodule).__name__}.train_dataloader gives no batch in epoch "  # type: ignore[attr-defined]
+                            f"{trainer.current_epoch}: return a loader that begins anew in each epoch")
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -117,6 +127,7 @@ class RunSummary(Callback):
             "loss": metrics.get("val/loss"),
             "score": metrics.get("val/score"),
             "monitor": checkpoint.metric(module) if checkpoint else module.monitor,
+            "mode": ("min" if checkpoint.less_is_better(module) else "max") if checkpoint else None,
             "best": checkpoint.best if checkpoint else None,
             "best_step": checkpoint.best_step if checkpoint else None,
             "metrics": metrics,

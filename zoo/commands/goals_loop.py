@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from tasks.char_lm.model import GPT
+from zoo.files import write_text
 from zoo.lab.goals import Goal, goal
 from zoo.lab.timing import Call, Ratio, quartiles
 
@@ -149,7 +150,7 @@ def ids(count: int = 200_000) -> Tensor:
 def corpus() -> Iterator[Path]:
     """A folder with a random text, for as long as it is needed."""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "text.txt").write_text("".join(CHARACTERS[i] for i in ids().tolist()))
+        write_text(Path(folder) / "text.txt", "".join(CHARACTERS[i] for i in ids().tolist()))
         yield Path(folder)
 
 

@@ -11,6 +11,7 @@ def main(argv: list[str]) -> int:
     import tasks
     import zoo.parameterizations as zoo
     from zoo.config_files import load, shipped
+    from zoo.files import read_text
     from zoo.module import ZooModule
 
     classes = [getattr(zoo, name) for name in zoo.__all__]
@@ -19,7 +20,7 @@ def main(argv: list[str]) -> int:
     kinds = [getattr(tasks, name) for name in tasks.__all__]
     section("tasks", {c.__name__: first_line(c) for c in kinds if issubclass(c, ZooModule)})
     section("data", {c.__name__: first_line(c) for c in kinds if not issubclass(c, ZooModule)})
-    about = {name: path.read_text().splitlines()[0].lstrip("# ") for name, path in shipped().items()}
+    about = {name: read_text(path).splitlines()[0].lstrip("# ") for name, path in shipped().items()}
     sweeps = {name for name, path in shipped().items() if "grid" in load(path)}
     section("configs", {name: line for name, line in about.items() if name not in sweeps})
     section("sweeps", {name: line for name, line in about.items() if name in sweeps})

@@ -29,6 +29,7 @@ from zoo.lab.journal import Journal
 from zoo.lab.masks import Kept, Order, keep, restore
 from zoo.lab.statistics import grouped, holm, paired, spread
 from zoo.lab.updates import Source
+from zoo.metrics import less_is_better
 from zoo.module import ZooModule
 from zoo.plain import parse_yaml
 
@@ -163,14 +164,14 @@ def mask_run(
     return {
         **{field: getattr(source, field) for field in fields}, "notes": list(source.notes),
         "metric": metric, "better": better(model), "unmasked": unmasked,
-        "reported": source.score if better(model) == "higher" else source.loss,
+        "reported": {"val/score": source.score, "val/loss": source.loss}.get(model.monitor),
         "bytes": {"dense": sum(4 * update.numel() for update in updates.values()), **size}, "points": points,
     }
 
 
 def better(model: ZooModule) -> str:
     """`higher` or `lower`: which values of the metric are better."""
-    return "higher" if model.monitor == "val/score" else "lower"
+    return "lower" if less_is_better(model.monitor, getattr(model, "monitor_mode", None)) else "higher"
 
 
 def _sizes(model: ZooModule) -> dict[str, int]:

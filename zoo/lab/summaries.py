@@ -89,7 +89,7 @@ NEEDED: dict[str, Kind] = {
 OPTIONAL: dict[str, Kind] = {
     **dict.fromkeys(("loss", "score", "best", "stable_rank", "seconds", "weight_decay"), is_number),
     **dict.fromkeys(("corpus", "corpus_sha256", "glue_task", "device", "date", "precision", "monitor"), _is_name),
-    "data_name": _is_name, "network": _is_name, "global_batch": is_size, "epoch_steps": is_size,
+    "mode": _is_name, "data_name": _is_name, "network": _is_name, "global_batch": is_size, "epoch_steps": is_size,
     "identity": lambda value: is_identity(value) and _is_whole(value),
     "data": _is_text, "command": _is_text, "devices": is_size, "updates": lambda value: isinstance(value, bool),
     "metrics": _each(lambda value: value is None or is_number(value), dict), "examples": _each(is_count, dict),

@@ -213,7 +213,7 @@ def _check_nodes(ray: Any, out: Path, there: str) -> None:
     def sees() -> str | None:
         if importlib.util.find_spec("zoo") is None:
             return "has no zoo: install it there"
-        if not token.is_file() or token.read_text() != str(pid):
+        if not token.is_file() or token.read_text(encoding="ascii", errors="replace") != str(pid):
             return f"does not see '{out}': give an --out in a folder that all nodes share"
         return None if os.path.isdir(there) else f"has no folder '{there}': start the sweep in one that all nodes share"
 
@@ -239,10 +239,11 @@ def silence() -> Iterator[tuple[TextIO, TextIO]]:
         for stream in saved:
             stack.callback(os.close, stream)
         ours = [
-            stack.enter_context(os.fdopen(os.dup(copy), "w")) if _is(stream, number) else stream
+            stack.enter_context(os.fdopen(os.dup(copy), "w", encoding=stream.encoding, errors=stream.errors))
+            if _is(stream, number) else stream
             for copy, number, stream in zip(saved, (1, 2), (sys.stdout, sys.stderr), strict=True)
         ]
-        nothing = stack.enter_context(open(os.devnull, "w"))
+        nothing = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
         for copy, number in zip(saved, (1, 2), strict=True):
             os.dup2(nothing.fileno(), number)
             stack.callback(os.dup2, copy, number)

@@ -24,6 +24,7 @@ from typing import IO, Any
 
 from zoo.errors import UserError
 from zoo.files import opened, read_json
+from zoo.metrics import MODES, less_is_better
 from zoo.sweep import stop
 from zoo.sweep.plan import Trial
 from zoo.trust import Trust
@@ -109,7 +110,9 @@ def outcome(out: Path, trial: Trial) -> Outcome | None:
         return None
     identity = summary.get("identity")
     data = json.dumps(identity.get("data"), sort_keys=True) if isinstance(identity, dict) else ""
-    return Outcome(value, metric.endswith("loss"), seconds, metric, data)
+    mode = summary.get("mode")
+    lower = less_is_better(metric, mode if mode in MODES else None)
+    return Outcome(value, bool(lower), seconds, metric, data)
 
 
 def run(out: Path, trial: Trial, there: str, threads: int | None, trust: Sequence[str] = ()) -> str | None:
