@@ -198,6 +198,9 @@ class ZooCLI(LightningCLI):
         self.datamodule.named = self.given is None or self.given.config is None or self.given.names(self.datamodule)
         if self.given is not None and self.given.imports:
             complain(f"the run imports {', '.join(self.given.imports)}")
+        if self.given is not None and self.checkpoint is not None and self.subcommand == "fit":
+            if checkpoints.is_start(self.given.path, self.checkpoint):
+                complain(f"a new run starts from the weights of '{self.given.path}', at step 0")
 
     @contextmanager
     def _of_the_run(self) -> Iterator[None]:
@@ -271,7 +274,6 @@ class ZooCLI(LightningCLI):
         self.config[self.subcommand].ckpt_path = None
         if self.lock is not None:
             self.lock.release()  # on the folder that the checkpoint is in
-        complain(f"a new run starts from the weights of '{source.path}', at step 0")
 
     def _check_resumable(self, path: Path, checkpoint: Mapping[str, Any]) -> None:
         """Raises UserError for a checkpoint without an optimizer's state, or of another seed."""
