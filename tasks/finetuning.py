@@ -128,7 +128,7 @@ class FineTuning(ZooModule, ABC):
         return {p: self.tuning.head_lr for p in self.net.parameters() if p not in base}
 
     def _frozen_names(self) -> set[str]:
-        """Without those of a classifier's head and of whatever else was drawn: no backbone has them to be read again."""
+        """Without those of a classifier's head and of what else was drawn: no backbone has them to be read again."""
         names, inside = super()._frozen_names(), f"net.{self.net.base_model_prefix}."
         return names if self.head == "CausalLM" else {name for name in names if name.startswith(inside)}
 

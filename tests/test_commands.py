@@ -111,7 +111,7 @@ def test_check_says_what_it_found(place, capsys):
     assert main(["check", "mine3.Idle"]) == 1
     text = capsys.readouterr().out
     assert "FAIL  forward update" in text and "AssertionError" not in text
-    assert "(16, 16): s = 0.7, a bias, rows: y is off by" in " ".join(text.split())
+    assert "(16, 16): s = 0.7, a bias, x of (16,): y is off by" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80 and "of the contracts do not hold" in text
 
 

@@ -53,7 +53,7 @@ COMMANDS = {
     "coordinates --steps": "0 -1 x", "coordinates --widths": "0 -1 x ''", "coordinates --seeds": "0 -1 x",
     "sweep --config char_lm_sweep --trials-per-device": "0 -1 x", "sweep --config char_lm_sweep --max-trials": "0 -1 x",
     "export run --to peft --rank": "0 -1 x", "analyze run --transform": "x ''", "mask run --order": "x ''",
-    "check DCT --set": "ratio=0 ratio=x ratio=1e-9 ratio",
+    "sweep --config": "-", "check DCT --set": "ratio=0 ratio=x ratio=1e-9 ratio",
 }
 
 

@@ -1,6 +1,7 @@
 """`zoo`: the front door. Answers what it can before anything heavy is imported."""
 
 import importlib
+import logging
 import os
 import sys
 import warnings
@@ -122,6 +123,7 @@ def prepare_process() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # without a HOME it tells of its temporary cache
     if "error" in os.environ.get("PYTHONWARNINGS", "") or any("error" in option for option in sys.warnoptions):
         os.environ.pop("PYTHONWARNINGS", None)  # of processes that are started, too
         warnings.resetwarnings()

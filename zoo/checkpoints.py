@@ -263,5 +263,7 @@ def check(path: Path, checkpoint: dict[str, Any], model: nn.Module) -> None:
         model.on_load_checkpoint(checkpoint)  # Lightning calls it too, but after the run's folder is there
 
 
-__all__ = ["START", "check", "check_sizes", "find", "is_start", "load", "rebuild", "resolve", "run_folder", "snapshot", "task_of",
-           "write_adapter"]
+__all__ = [
+    "START", "check", "check_sizes", "find", "is_start", "load", "rebuild", "resolve", "run_folder", "snapshot",
+    "task_of", "write_adapter",
+]

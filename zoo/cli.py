@@ -21,7 +21,7 @@ from tasks.text.corpus import kept
 from zoo import checkpoints, messages, trainer_options, trust
 from zoo.callbacks import Checkpoint, Predictions, Progress, RunSummary, SpectralEnergy, StableRank, Stop, Stopped
 from zoo.config_files import ConfigFile, after_configs, written_out
-from zoo.console import complain, is_first, quiet
+from zoo.console import complain, file_error, is_first, quiet
 from zoo.errors import UserError
 from zoo.files import check_writable, write_text
 from zoo.identity import as_json
@@ -198,9 +198,9 @@ class ZooCLI(LightningCLI):
         self.datamodule.named = self.given is None or self.given.config is None or self.given.names(self.datamodule)
         if self.given is not None and self.given.imports:
             complain(f"the run imports {', '.join(self.given.imports)}")
-        if self.given is not None and self.checkpoint is not None and self.subcommand == "fit":
-            if checkpoints.is_start(self.given.path, self.checkpoint):
-                complain(f"a new run starts from the weights of '{self.given.path}', at step 0")
+        starts = self.subcommand == "fit" and self.given is not None and self.checkpoint is not None
+        if starts and checkpoints.is_start(self.given.path, self.checkpoint):  # type: ignore[union-attr, arg-type]
+            complain(f"a new run starts from the weights of '{self.given.path}', at step 0")  # type: ignore[union-attr]
 
     @contextmanager
     def _of_the_run(self) -> Iterator[None]:
@@ -359,7 +359,8 @@ def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> int:
             return 130
         raise
     except OSError as error:
-        complain(f"{error.strerror or error}: {error.filename or 'no file'}")
+        logger = getattr(stop.trainer, "logger", None)
+        complain(file_error(error, logger.log_dir if stop.training and logger is not None else None))
         return 2
     except Exception as error:
         if mistake := messages.user_error(error):

@@ -149,7 +149,7 @@ def written_out(words: Sequence[str]) -> list[str]:
         key, equals, value = word.partition("=")
         is_value = i > 0 and words[i - 1] in WORDS
         name = word if is_value else value if key in WORDS and equals else ""
-        if name == "-" or _is_pipe(name):
+        if name == "-" or is_pipe(name):
             try:
                 raw = _content(read_typed(name), "from standard input" if name == "-" else f"'{name}'")
                 text = json.dumps(raw)
@@ -161,7 +161,8 @@ def written_out(words: Sequence[str]) -> list[str]:
     return found
 
 
-def _is_pipe(name: str) -> bool:
+def is_pipe(name: str) -> bool:
+    """Whether a name is that of a pipe, which can be read once only."""
     try:
         return bool(name) and stat.S_ISFIFO(os.stat(name).st_mode)
     except (OSError, ValueError):

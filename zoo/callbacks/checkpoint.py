@@ -1,6 +1,7 @@
 """Two checkpoints a run: `last.ckpt`, to resume from, and `best.ckpt`, what was trained at the best validation."""
 
 import difflib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -59,6 +60,7 @@ class Checkpoint(Callback):
         self.mode = mode
         self.of: list[Any] | None = None
         """The metric that `best` is of, and whether less of it is better."""
+        self._wrote = False
         self.best: float | None = None
         self.best_step: int | None = None
 
@@ -185,6 +187,10 @@ class Checkpoint(Callback):
         folder = self.folder(trainer)
         if folder is None:
             return
+        if self._wrote and trainer.is_global_zero and not folder.is_dir():
+            warnings.warn(f"'{folder}' was removed while the run trained: it is written anew, without what it held",
+                          stacklevel=2)
+        self._wrote = True
         if all(p.isfinite().all() for p in trainer.lightning_module.parameters() if p.requires_grad):
             trainer.save_checkpoint(folder / name, weights_only)  # a good one is never replaced by a bad one
 

@@ -217,7 +217,7 @@ def render(summary: dict[str, Any], folder: Path | None) -> str:
 def _relative(folder: Path) -> Path:
     try:
         return folder.resolve().relative_to(Path.cwd())
-    except ValueError:
+    except (ValueError, OSError):  # the current folder may be gone by now
         return folder
 
 

@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from zoo.config_files import find, load, shipped
+from zoo.config_files import find, is_pipe, load, shipped
 from zoo.errors import UserError
 from zoo.plain import DEEPEST
 from zoo.sweep.names import Point, config_names, label, short_names, shown, stem
@@ -34,6 +34,9 @@ def read(name: str, most: int = TRIALS) -> Sweep:
     Raises:
         UserError: if there is none, or it says nothing, something unknown, two things at once or too much.
     """
+    if name == "-" or is_pipe(name):
+        raise UserError(f"--config {name} can be read once only, and a sweep reads it again when it goes on: give a "
+                        "file")
     try:
         path = find(name)
         return parse(load(path), path.parent, most)
