@@ -1,0 +1,94 @@
+"""Times on a device, of calls in alternation, and what the device can do at most."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+
+Call = Callable[[], object]
+
+
+class Ceilings(NamedTuple):
+    """Measured rates that a time is set beside."""
+
+    bandwidth: float  # bytes a second that a copy reads and writes
+    products: float  # operations a second of a bfloat16 product, a multiply-add being two
+
+
+def captured(call: Call) -> Call:
+    """The replay of a call's kernels, as one CUDA graph, so that launches from Python cost nothing.
+
+    What the call reads and writes must stay where it is. Called three times before, on a stream
+    of its own, so that whatever is made or tuned at a first call is not in the graph.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def alternate(
+    calls: Mapping[str, Call], device: str, seconds: float = 0.2, least: int = 5, warmup: int = 3
+) -> dict[str, list[float]]:
+    """Seconds of each call, called in turn; a machine's drift then favours none.
+
+    Args:
+        calls: by name.
+        device: "cuda", timed by events on the device; or "cpu", by the clock.
+        seconds: that all rounds together take, about.
+        least: rounds, however long they take.
+        warmup: rounds before that do not count.
+
+    Returns:
+        By name; the i-th of each are neighbours.
+    """
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(warmup):
+        for call in calls.values():
+            call()
+    start = time.perf_counter()
+    rounds = 0
+    while rounds < least or time.perf_counter() - start < seconds:
+        for name in list(calls)[:: 1 if rounds % 2 else -1]:
+            found[name].append(_once(calls[name], device))
+        rounds += 1
+    return found
+
+
+def _once(call: Call, device: str) -> float:
+    if device == "cpu":
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    first.record()
+    call()
+    last.record()
+    last.synchronize()
+    return first.elapsed_time(last) / 1000
+
+
+def median(times: Mapping[str, list[float]]) -> dict[str, float]:
+    """The median of each."""
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+@lru_cache(maxsize=1)
+def ceilings(device: str) -> Ceilings:
+    """What this device does at most: a copy far larger than its caches, and a large product."""
+    gpu = device == "cuda"
+    source = torch.empty(2**31 if gpu else 2**24, dtype=torch.uint8, device=device)
+    target, n = torch.empty_like(source), 8192 if gpu else 256
+    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
+    calls: dict[str, Call] = {"copy": lambda: target.copy_(source), "product": lambda: a @ b}
+    times = median(alternate(calls, device, seconds=0.3 if gpu else 0.02))
+    return Ceilings(2 * len(source) / times["copy"], 2 * n**3 / times["product"])
