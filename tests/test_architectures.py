@@ -1,32 +1,21 @@
 """Every architecture, adapted, trained, evaluated, merged and exported, beside plain transformers in one process."""
 
-import functools
-
 import pytest
 import torch
 from architectures import ARCHITECTURES, DECODERS, build, configuration, outputs, plain
+from every import factories
 from torch import nn
 
 import zoo.parameterizations
-from zoo.convert import ParameterizationFactory, convert, is_conv1d, linear_layers, matches, merge, zoo_layers
-from zoo.parameterizations import DCT, BlockDCT, Dense, LoRA, RandLoRA, RandomOrthonormal, RowDCT, Sparse, Zigzag
+from zoo.convert import convert, is_conv1d, linear_layers, matches, merge, zoo_layers
+from zoo.parameterizations import Dense
 from zoo.presets import preset_targets
 from zoo.testing import agree
 from zoo.together import build_together
 
 transformers = pytest.importorskip("transformers")
 
-FACTORIES: dict[str, ParameterizationFactory] = {
-    "BlockDCT": functools.partial(BlockDCT, ratio=0.3, block=8),
-    "DCT": functools.partial(DCT, ratio=0.3),
-    "Dense": Dense,
-    "LoRA": functools.partial(LoRA, rank=2),
-    "RandLoRA": functools.partial(RandLoRA, rank=2),
-    "RandomOrthonormal": functools.partial(RandomOrthonormal, ratio=0.3),
-    "RowDCT": functools.partial(RowDCT, ratio=0.3),
-    "Sparse": functools.partial(Sparse, ratio=0.3),
-    "Zigzag": functools.partial(Zigzag, ratio=0.3),
-}
+FACTORIES = factories(BlockDCT={"ratio": 0.3, "block": 8}, RandLoRA={"rank": 2})
 EVERYWHERE = ("BlockDCT", "DCT", "LoRA", "RandLoRA")
 IN_FULL = ("bert", "gpt2", "llama")
 CASES = [(kind, name) for kind in ARCHITECTURES for name in FACTORIES if kind in IN_FULL or name in EVERYWHERE]

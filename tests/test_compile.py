@@ -4,22 +4,17 @@ import functools
 
 import pytest
 import torch
+from every import factories
 from torch import nn
 
 from tasks.char_lm.model import GPT
 from zoo import transforms
 from zoo.convert import convert
-from zoo.parameterizations import DCT, BlockDCT, Dense, LoRA, RandLoRA, RandomOrthonormal, RowDCT, Sparse, Zigzag
+from zoo.parameterizations import BlockDCT
 from zoo.testing import agree
 from zoo.together import build_together
 
-FACTORIES = {
-    "dense": Dense, "dct": functools.partial(DCT, ratio=0.3), "zigzag": functools.partial(Zigzag, ratio=0.3),
-    "rows": functools.partial(RowDCT, ratio=0.3), "sparse": functools.partial(Sparse, ratio=0.3),
-    "random": functools.partial(RandomOrthonormal, ratio=0.3), "lora": functools.partial(LoRA, rank=2),
-    "randlora": functools.partial(RandLoRA, ratio=0.3), "blocks": functools.partial(BlockDCT, ratio=0.1),
-    "many": functools.partial(BlockDCT, ratio=0.9),
-}
+FACTORIES = {**factories(BlockDCT={"ratio": 0.1}), "many": functools.partial(BlockDCT, ratio=0.9)}
 
 
 @pytest.mark.parametrize("kind", FACTORIES)
@@ -37,7 +32,7 @@ def test_compiled_layers_have_no_graph_break(kind, monkeypatch):
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch.compile looks, and says so
 def test_a_compiled_network_takes_weights_that_are_built_together():
     torch.manual_seed(0)
-    net = convert(GPT(11, 8, 2, 16, 2), FACTORIES["dct"], ["blocks.*"])
+    net = convert(GPT(11, 8, 2, 16, 2), FACTORIES["DCT"], ["blocks.*"])
     build_together(net)
     assert net._forward_pre_hooks
     compare(net, torch.arange(16).view(2, 8) % 11)

@@ -4,22 +4,17 @@ import functools
 
 import pytest
 import torch
+from every import factories
 from torch import nn
 from torch.func import functional_call, grad, jacrev, vmap
 
 from zoo import transforms
 from zoo.convert import convert, zoo_layers
-from zoo.parameterizations import DCT, BlockDCT, Dense, LoRA, RandLoRA, RandomOrthonormal, RowDCT, Sparse, Zigzag
+from zoo.parameterizations import BlockDCT
 from zoo.testing import agree
 from zoo.together import build_together
 
-FACTORIES = {
-    "dense": Dense, "dct": functools.partial(DCT, ratio=0.3), "zigzag": functools.partial(Zigzag, ratio=0.3),
-    "rows": functools.partial(RowDCT, ratio=0.3), "sparse": functools.partial(Sparse, ratio=0.3),
-    "random": functools.partial(RandomOrthonormal, ratio=0.3), "lora": functools.partial(LoRA, rank=2),
-    "randlora": functools.partial(RandLoRA, ratio=0.3), "blocks": functools.partial(BlockDCT, ratio=0.3),
-    "products": functools.partial(BlockDCT, ratio=0.1, block=16),  # never builds W
-}
+FACTORIES = {**factories(), "products": functools.partial(BlockDCT, ratio=0.1, block=16)}  # which never builds W
 
 
 def network(kind, start="random"):
@@ -54,7 +49,7 @@ def test_transforms_of_a_network(kind, together):
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["alone", "together"])
-@pytest.mark.parametrize("kind", ["dct", "randlora", "blocks"])
+@pytest.mark.parametrize("kind", ["DCT", "RandLoRA", "BlockDCT"])
 def test_second_derivatives(kind, together):
     """The Hessian of a loss in the coefficients is autograd's, alone and built together."""
     net, n = network(kind)
@@ -68,7 +63,7 @@ def test_second_derivatives(kind, together):
 
 
 @pytest.mark.parametrize("fft", ["", "blocked"])
-@pytest.mark.parametrize("kind", ["dct", "rows", "products", "randlora"])
+@pytest.mark.parametrize("kind", ["DCT", "RowDCT", "products", "RandLoRA"])
 def test_an_exported_program_has_the_gradients_of_its_network(kind, fft, monkeypatch):
     """As an update, for a number of rows that it was not made with; FFTs in pieces, too."""
     if fft:
@@ -96,7 +91,7 @@ def test_an_ensemble_has_the_buffers_of_each_member(kind, start, training):
 
     But for blocks, whose positions are not all in buffers.
     """
-    seeds = (0, 0) if kind in ("blocks", "products") else (0, 1)
+    seeds = (0, 0) if kind in ("BlockDCT", "products") else (0, 1)
     members = [convert(nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 16, bias=False)),
                        functools.partial(FACTORIES[kind], seed=seed), ["*"], start=start) for seed in seeds]
     for member in members:
@@ -120,7 +115,7 @@ def test_an_ensemble_has_the_buffers_of_each_member(kind, start, training):
 
 
 @pytest.mark.parametrize("recompute", [True, False])
-@pytest.mark.parametrize("kind", ["dct", "randlora"])
+@pytest.mark.parametrize("kind", ["DCT", "RandLoRA"])
 def test_an_exported_program_can_be_saved(kind, recompute, tmp_path):
     """In training too, where weights would be built together or again."""
     net = nn.Sequential(nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 12))

@@ -1,34 +1,18 @@
 """A network made on the meta device is, once it has coefficients, the one that they came from."""
 
 import copy
-import functools
 
 import pytest
 import torch
+from every import factories
 from torch import nn
 
 from zoo import bases
 from zoo.convert import convert
-from zoo.parameterizations import (
-    DCT,
-    BlockDCT,
-    Dense,
-    LoRA,
-    RandLoRA,
-    RandomOrthonormal,
-    RowDCT,
-    Sparse,
-    WeightParameterization,
-    Zigzag,
-)
+from zoo.parameterizations import DCT, WeightParameterization
 from zoo.testing import agree
 
-FACTORIES = {
-    "dense": Dense, "dct": functools.partial(DCT, ratio=0.3), "zigzag": functools.partial(Zigzag, ratio=0.3),
-    "rows": functools.partial(RowDCT, ratio=0.3), "sparse": functools.partial(Sparse, ratio=0.3),
-    "random": functools.partial(RandomOrthonormal, ratio=0.3), "lora": functools.partial(LoRA, rank=2),
-    "randlora": functools.partial(RandLoRA, ratio=0.3), "blocks": functools.partial(BlockDCT, ratio=0.3),
-}
+FACTORIES = factories()
 
 
 def network(kind, start):

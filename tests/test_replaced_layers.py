@@ -7,20 +7,17 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from every import factories
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-import zoo.parameterizations as zoo
 from zoo.convert import convert, counts, merge, zoo_layers
 from zoo.errors import UserError
 from zoo.parameterizations import DCT, LoRA
 from zoo.testing import agree
 
 HALF = functools.partial(DCT, ratio=0.5)
-CLASSES = {
-    name: functools.partial(cls, **{"LoRA": {"rank": 2}, "Dense": {}, "RandLoRA": {}}.get(name, {"ratio": 0.5}))
-    for name in zoo.__all__ if not getattr(cls := getattr(zoo, name), "__abstractmethods__", ())
-}
+CLASSES = factories(0.5, RandLoRA={})
 STARTS = ["update", "random", "project"]
 
 

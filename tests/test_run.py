@@ -116,7 +116,7 @@ def test_checkpoints_are_of_the_lowest_loss_and_of_finite_weights(tmp_path):
     module, saved = torch.nn.Linear(2, 2), []
     trainer = SimpleNamespace(
         logger=SimpleNamespace(log_dir=str(tmp_path)), lightning_module=module, global_step=0,
-        state=SimpleNamespace(fn="fit"), sanity_checking=False,
+        state=SimpleNamespace(fn="fit"), sanity_checking=False, is_global_zero=True,
         save_checkpoint=lambda path, weights_only: saved.append((path.name, step)),
         fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace()),
     )

@@ -178,7 +178,7 @@ class ZooCLI(LightningCLI):
             if self.given is not None:
                 path = self.given.path
                 self.checkpoint = checkpoints.load(path, resume=self.subcommand == "fit")
-                if self.subcommand == "fit" and checkpoints.is_start(path, self.checkpoint):
+                if self._starts:
                     self._start(self.given)
                 if "zoo_task" in self.checkpoint:
                     checkpoints.task_of(path, self.checkpoint, self.trust)
@@ -198,9 +198,8 @@ class ZooCLI(LightningCLI):
         self.datamodule.named = self.given is None or self.given.config is None or self.given.names(self.datamodule)
         if self.given is not None and self.given.imports:
             complain(f"the run imports {', '.join(self.given.imports)}")
-        starts = self.subcommand == "fit" and self.given is not None and self.checkpoint is not None
-        if starts and checkpoints.is_start(self.given.path, self.checkpoint):  # type: ignore[union-attr, arg-type]
-            complain(f"a new run starts from the weights of '{self.given.path}', at step 0")  # type: ignore[union-attr]
+        if self.given is not None and self._starts:
+            complain(f"a new run starts from the weights of '{self.given.path}', at step 0")
 
     @contextmanager
     def _of_the_run(self) -> Iterator[None]:
@@ -222,7 +221,7 @@ class ZooCLI(LightningCLI):
             path, checkpoint = self.given.path, self.checkpoint
             step = checkpoint["global_step"]
             checkpoints.check(path, checkpoint, self.model)
-            if checkpoints.is_start(path, checkpoint) and resume:
+            if self._starts:
                 step = 0
                 self.model.start_from(checkpoint)
             elif resume:
@@ -267,6 +266,13 @@ class ZooCLI(LightningCLI):
         if self.trainer.num_training_batches == 0:
             raise UserError(f"{type(self.datamodule).__name__}.train_dataloader has no batch: give more data, or a "
                             "smaller --data.batch_size")
+
+    @property
+    def _starts(self) -> bool:
+        """Whether a fit begins a new run with the weights of the checkpoint, in place of going on with it."""
+        if self.given is None or self.checkpoint is None:
+            return False
+        return self.subcommand == "fit" and checkpoints.is_start(self.given.path, self.checkpoint)
 
     def _start(self, source: Given) -> None:
         """Let `fit` begin a new run, in a folder of its own, with the weights of a checkpoint."""

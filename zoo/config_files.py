@@ -100,22 +100,25 @@ def _content(text: str, name: str) -> dict[str, Any]:
 
 def after_configs(words: Sequence[str]) -> Sequence[str]:
     """The words of a command line that stand behind its last config."""
-    places = [i for i, word in enumerate(words) if word.partition("=")[0] in WORDS]
-    return words[places[-1] + 1 :] if places else words
+    last = max((place for place, _, _ in _typed(words)), default=-1)
+    return words[last + 1 :]
 
 
 def configs_of(words: Sequence[str]) -> list[str]:
     """The configs that a command line names."""
-    found = []
+    return [config for _, _, config in _typed(words)]
+
+
+def _typed(words: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+    """Configs on a command line: the place of the word, what stands before the config in it, and the config."""
     for i, word in enumerate(words):
         key, equals, value = word.partition("=")
         if i > 0 and words[i - 1] in WORDS:
-            found.append(word)
+            yield i, "", word
         elif key in WORDS and equals:
-            found.append(value)
-        elif word.startswith("-c") and len(word) > 2:
-            found.append(word.removeprefix("-c"))
-    return found
+            yield i, f"{key}=", value
+        elif word.startswith("-c") and word != "-c":
+            yield i, "-c", word.removeprefix("-c")
 
 
 def given_settings(config: str, group: str) -> set[str]:
@@ -144,20 +147,15 @@ def written_out(words: Sequence[str]) -> list[str]:
     Raises:
         UserError: if one is no config.
     """
-    found: list[str] = []
-    for i, word in enumerate(words):
-        key, equals, value = word.partition("=")
-        is_value = i > 0 and words[i - 1] in WORDS
-        name = word if is_value else value if key in WORDS and equals else ""
+    found = list(words)
+    for i, before, name in _typed(words):
         if name == "-" or is_pipe(name):
             try:
                 raw = _content(read_typed(name), "from standard input" if name == "-" else f"'{name}'")
                 text = json.dumps(raw)
             except (TypeError, OSError) as error:
                 raise UserError(str(error)) from None
-            found.append(text if is_value else f"{key}={text}")
-        else:
-            found.append(word)
+            found[i] = before + text
     return found
 
 

@@ -28,8 +28,6 @@ class Kept(NamedTuple):
     low: torch.dtype | None  # of autocast
     device: str
     parameterization: WeightParameterization
-    parts: list[WeightParameterization]  # it and maps within it
-    revisions: list[int]
     watch: Watch
 
 
@@ -177,12 +175,12 @@ class ZooLinear(nn.Module):
             self._kept, self._keeps = None, False  # someone trains in eval mode
             return None
         if self._kept is not None:
-            weight, scale, dtype, low, device, parameterization, parts, revisions, watch = self._kept
+            weight, scale, dtype, low, device, parameterization, watch = self._kept
             if (
                 scale == self.scale and dtype is x.dtype
                 and low is (torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None)
                 and parameterization is self._modules["parameterization"]
-                and [part.revision for part in parts] == revisions and watch.unchanged()
+                and watch.unchanged()
             ):
                 return weight
         self._kept = self._build(x)
@@ -201,8 +199,7 @@ class ZooLinear(nn.Module):
             weight = weight if self.base is None else weight.to(x.dtype)
             if low is not None and weight.dtype != torch.float64:  # which autocast leaves alone
                 weight = weight.to(low)
-        parts = [part for part in p.modules() if isinstance(part, WeightParameterization)]
-        return Kept(weight, self.scale, x.dtype, low, device, p, parts, [part.revision for part in parts], watch)
+        return Kept(weight, self.scale, x.dtype, low, device, p, watch)
 
     def train(self, mode: bool = True) -> "ZooLinear":
         """As every module does, also for `eval`; a kept weight goes."""

@@ -1,12 +1,14 @@
-"""Whether parameters are what they were: a check of a fraction of a microsecond, for what is built from them."""
+"""Whether what a weight is built from is what it was: a check of a fraction of a microsecond."""
 
 from typing import Any
 
 from torch import Tensor, nn
 
+from zoo.parameterizations import WeightParameterization
+
 
 class Watch:
-    """The parameters of a module, to be asked later whether it still has them, and unchanged.
+    """The parameters of a module and the revisions of its maps, to be asked later whether they are unchanged.
 
     A parameter counts as changed where autograd's version counter says so, where it lies elsewhere in memory, or where
     it is another one.
@@ -23,7 +25,10 @@ class Watch:
     def __init__(self, module: nn.Module, skip: tuple[str, ...] = ()) -> None:
         self._watched: list[tuple[dict[str, Any], str, nn.Parameter, int, int]] = []
         self._aliases: list[Tensor] = []  # hold the memory, so that no other tensor can come to lie at an address
+        self._revisions: list[tuple[WeightParameterization, int]] = []
         for part in module.modules():
+            if isinstance(part, WeightParameterization):
+                self._revisions.append((part, part.revision))
             for name, p in part._parameters.items():
                 if p is None or (part is module and name in skip):
                     continue
@@ -37,6 +42,9 @@ class Watch:
         try:
             for slots, name, p, version, address in self._watched:
                 if slots[name] is not p or p._version != version or p.data_ptr() != address:
+                    return False
+            for part, revision in self._revisions:
+                if part.revision != revision:
                     return False
         except KeyError:  # it goes by another name now
             return False
