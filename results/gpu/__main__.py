@@ -1,6 +1,7 @@
 """`bash results/gpu.sh`: measure zoo on this machine's GPU, in the order of worth, within minutes."""
 
 import argparse
+import csv
 import hashlib
 import os
 import subprocess
@@ -31,10 +32,7 @@ def main(words: Sequence[str] | None = None) -> int:
             _complete(options.wheels, Path(site))
             source = _source(options)
             _check_device(options)
-            try:
-                options.out.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise Mistake(f"--out '{options.out}': {error.strerror}") from None
+            _open(options.out, source)
             return _measure(options, source, end)
     except Mistake as mistake:
         print(f"gpu.sh: {mistake}", file=sys.stderr)
@@ -126,6 +124,19 @@ def _source(options: argparse.Namespace) -> dict[str, str]:
     command = "bash results/gpu.sh" + " --small" * options.small
     return {"command": command, "commit": _commit(), "device": f"{device}, torch {torch.__version__}",
             "date": datetime.now(UTC).date().isoformat()}
+
+
+def _open(out: Path, source: dict[str, str]) -> None:
+    """The folder of the tables, whose rows must be of this commit and device if there are some."""
+    for path in sorted(out.glob("*.csv")) if out.is_dir() else []:
+        for row in csv.DictReader(path.read_text(encoding="utf-8", errors="replace").splitlines()):
+            for name in ("command", "commit", "device"):
+                if row.get(name) is not None and row[name] != source[name]:
+                    raise Mistake(f"--out '{out}' has rows of another {name}, '{row[name]}': give another folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Mistake(f"--out '{out}': {error.strerror}") from None
 
 
 def _commit() -> str:

@@ -1,12 +1,13 @@
 """The last table: what a person wants to know, in thirty lines."""
 
 import csv
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from results.gpu import PARTS
 
-LINES = 30
+LINES, WIDTH = 30, 80
 
 
 def summary(out: Path, failed: Mapping[str, str]) -> str:
@@ -20,6 +21,7 @@ def summary(out: Path, failed: Mapping[str, str]) -> str:
     for name in PARTS:
         path = out / f"{name}.csv"
         rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
-        lines.append(f"{name:12} {len(rows)} rows")
-    lines += [f"{name} failed: {why}"[:80] for name, why in failed.items()]
-    return "\n".join(lines[:LINES])
+        said = importlib.import_module(f"results.gpu.{name}").lines(rows)
+        lines += [f"{name}: {len(rows)} rows", *(f"  {line}" for line in said)]
+    lines += [f"{name} failed: {why}" " for name, why in failed.items()]
+    return "\n".join(line[:WIDTH].rstrip() for line in lines[:LINES])
