@@ -20,8 +20,8 @@ SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """As many processes as there are cores, up to four of a gigabyte each; none for tests that are named."""
-    return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else min(os.cpu_count() or 1, 4)
+    """One more than cores, as some tests wait, up to four of a gigabyte each; none for tests that are named."""
+    return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else min((os.cpu_count() or 1) + 1, 4)
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,9 @@
 
 import csv
 import importlib
-import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
 
 from results.gpu import PARTS, Part
 from results.gpu import __main__ as command

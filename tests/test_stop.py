@@ -188,8 +188,7 @@ TWO = ["--trainer.devices=2", "--trainer.accelerator=cpu"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("whole_group, strategy", [(False, "ddp"), (True, "ddp"), (True, "ddp_spawn"),
-                                                   (False, "ddp_fork")])
+@pytest.mark.parametrize("whole_group, strategy", [(False, "ddp"), (True, "ddp_spawn")])
 def test_two_processes_stop_together(whole_group, strategy, place, small):
     """And none hangs, wherever in a step the signal comes."""
     process = start("fit", "--config", "dct_half.yaml", *small, *TWO, f"--trainer.strategy={strategy}",
@@ -208,9 +207,8 @@ def test_two_processes_stop_together(whole_group, strategy, place, small):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork"])
-def test_launchers_that_hand_weights_back_end_well(strategy, place, small):
-    process = start("fit", "--config", "dct_half.yaml", *small, *TWO, f"--trainer.strategy={strategy}", "--name=two")
+def test_a_launcher_that_hands_weights_back_ends_well(place, small):
+    process = start("fit", "--config", "dct_half.yaml", *small, *TWO, "--trainer.strategy=ddp_fork", "--name=two")
     said = ended(process)
     assert process.returncode == 0, said
     assert json.loads(Path("runs/two/version_0/summary.json").read_text())["devices"] == 2

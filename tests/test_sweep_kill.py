@@ -41,9 +41,9 @@ def processes(folder):
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_a_sweep_killed_in_the_middle_goes_on(place, small):
     options = {**dict(word.removeprefix("--").split("=") for word in small), "checkpoint.every_n_steps": 20,
-               "trainer.max_steps": 800, "trainer.val_check_interval": 200}
+               "trainer.max_steps": 400, "trainer.val_check_interval": 100}
     sweep = {"config": "dct_half.yaml", "options": options, "grid": {"model.parameterization": ["DCT"]},
-             "search": {"model.optimizer.lr": [0.003, 0.01]}, "seeds": [1, 2]}
+             "search": {"model.optimizer.lr": [0.003, 0.01]}, "seeds": [1]}
     (place / "s.yaml").write_text(yaml.safe_dump(sweep))
     out = place / "runs" / "s"
     command = [sys.executable, "-P", "-m", "zoo", "sweep", "--config", "s.yaml"]
@@ -65,11 +65,11 @@ def test_a_sweep_killed_in_the_middle_goes_on(place, small):
     again = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)  # while the old ones die
     assert again.returncode == 0 and again.stderr == "", again.stderr
     first_line, *lines = again.stdout.splitlines()
-    assert first_line.startswith("4 trials, ") and lines[-1] == "report  zoo report runs/s"
+    assert first_line.startswith("3 trials, ") and lines[-1] == "report  zoo report runs/s"
     assert all("seed" in line or line.startswith("DCT") or not line for line in lines[:-1]), lines  # nothing of Ray's
     summaries = {path.parents[1].name: json.loads(path.read_text()) for path in out.glob("*/version_*/summary.json")}
-    assert len(summaries) == 4 and len(list(out.glob("*/version_*"))) == 4
-    assert {summary["steps"] for summary in summaries.values()} == {800}
+    assert len(summaries) == 3 and len(list(out.glob("*/version_*"))) == 3
+    assert {summary["steps"] for summary in summaries.values()} == {400}
     for name, when in before.items():
         assert (out / name / "version_0" / "summary.json").stat().st_mtime_ns == when
         assert (out / f"{name}.log").read_text().count("$ zoo fit") == 1
@@ -94,7 +94,7 @@ def test_a_sweep_killed_in_the_middle_goes_on(place, small):
 def test_a_sweep_that_is_told_to_stop_keeps_the_last_step(number, status, place, small):
     """Its trials write a checkpoint, which none had come to before, and go on from there."""
     options = {**dict(word.removeprefix("--").split("=") for word in small), "checkpoint.every_n_steps": 100_000,
-               "trainer.max_steps": 1500, "trainer.val_check_interval": 100_000, "trainer.log_every_n_steps": 10}
+               "trainer.max_steps": 900, "trainer.val_check_interval": 100_000, "trainer.log_every_n_steps": 10}
     grid = {"model.parameterization": ["DCT"]}
     sweep = {"config": "dct_half.yaml", "options": options, "grid": grid, "seeds": [1, 2]}
     (place / "s.yaml").write_text(yaml.safe_dump(sweep))
@@ -115,6 +115,6 @@ def test_a_sweep_that_is_told_to_stop_keeps_the_last_step(number, status, place,
     again = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert again.returncode == 0 and again.stderr == "", again.stderr
     summaries = [json.loads(path.read_text()) for path in out.glob("*/version_0/summary.json")]
-    assert [summary["steps"] for summary in summaries] == [1500] * 2
-    assert all(0 < summary["resumed_at"] < 1500 for summary in summaries)
+    assert [summary["steps"] for summary in summaries] == [900] * 2
+    assert all(0 < summary["resumed_at"] < 900 for summary in summaries)
     assert not list(out.glob("*.damaged*"))

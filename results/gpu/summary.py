@@ -23,5 +23,5 @@ def summary(out: Path, failed: Mapping[str, str]) -> str:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
         said = importlib.import_module(f"results.gpu.{name}").lines(rows)
         lines += [f"{name}: {len(rows)} rows", *(f"  {line}" for line in said)]
-    lines += [f"{name} failed: {why}" " for name, why in failed.items()]
+    lines += [f"{name} failed: {why}" for name, why in failed.items()]
     return "\n".join(line[:WIDTH].rstrip() for line in lines[:LINES])
