@@ -70,7 +70,7 @@ def measure(m: int, n: int, tokens: int, low: bool) -> list[dict[str, object]]:
                "ratio": share, "dense_ms": round(1000 * sorted(times["dense"])[len(times["dense"]) // 2], 3)}
         for way, r in found.items():
             row |= {f"{way}_to_dense": f"{r.median:.3f}", f"{way}_quartiles": f"{r.low:.3f}-{r.high:.3f}"}
-        rows.append({**row, "taken": "product" if product_pays(p.arrangement, dtype, tokens) else "built"})
+        rows.append({**row, "taken": "product" if product_pays(p.arrangement, dtype, "cpu", tokens) else "built"})
     return rows
 
 

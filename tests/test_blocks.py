@@ -100,7 +100,7 @@ def test_the_product_is_with_w(case, monkeypatch):
     """x W^T + b, its gradients and theirs, are those of a product with W; any strides, chunks that do not divide T."""
     layout = layout_of(*case)
     tables = blocks.block_tables(layout, "cpu", torch.float64)
-    monkeypatch.setattr(block_products, "CHUNK_BYTES", 3 * 8 * case[1])
+    monkeypatch.setitem(block_products.CHUNK_BYTES, "cpu", 3 * 8 * case[1])
     c, b = torch.randn(layout.coefficients).double().requires_grad_(), torch.randn(case[0]).double().requires_grad_()
     x, g = torch.randn(case[1], 7).double().mT.requires_grad_(), torch.randn(case[0], 7).double().mT
 
@@ -143,7 +143,7 @@ def test_nothing_dense_is_kept_for_backward():
 def test_precision_and_size_choose_the_path():
     """Products pay for few coefficients of large matrices, for fewer in half precision, for more with few tokens."""
     def pays(m, n, block, share, dtype=torch.float32, tokens=None):
-        return product_pays(layout_of(m, n, block, round(share * m * n)), dtype, tokens)
+        return product_pays(layout_of(m, n, block, round(share * m * n)), dtype, "cpu", tokens)
 
     assert pays(768, 768, 16, 0.5) and pays(4096, 4096, 16, 0.5) and pays(768, 768, 32, 0.1)
     assert not pays(768, 768, 16, 1.0) and not pays(64, 64, 16, 0.1) and not pays(128, 128, 16, 0.5)

@@ -68,8 +68,8 @@ def test_an_exported_program_has_the_gradients_of_its_network(kind, fft, monkeyp
     """As an update, for a number of rows that it was not made with; FFTs in pieces, too."""
     if fft:
         monkeypatch.setitem(transforms.FFT_FROM, "cpu", 0)
-        monkeypatch.setattr(transforms, "BLOCKED_FROM", 0)
-        monkeypatch.setattr(transforms, "BLOCK", 20)
+        monkeypatch.setitem(transforms.BLOCKED_FROM, "cpu", 0)
+        monkeypatch.setitem(transforms.BLOCK, "cpu", 20)
     net, n = network(kind, "update")
     shapes = {"input": {0: torch.export.Dim("rows")}}
     program = torch.export.export(net, (torch.randn(4, n).double(),), dynamic_shapes=shapes).module()

@@ -83,7 +83,7 @@ class TestBlockDCTByProducts(TestBlockDCTOfSmallBlocks):
 
     @pytest.fixture(autouse=True)
     def _never_built(self, monkeypatch):
-        monkeypatch.setattr(block_products, "product_pays", lambda layout, dtype, tokens=None: True)
+        monkeypatch.setattr(block_products, "product_pays", lambda *_: True)
 
 
 class TestSparse(SeparableTestCase):

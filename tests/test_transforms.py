@@ -42,8 +42,8 @@ def test_dct2_is_scipys(shape, always, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_packed_inverse(shape, blocked, rows_only, dtype, monkeypatch):
     """idct2_packed(dct2_packed(W)) = W for a batch, it is scipy's, and unused slots of the plane stay out of it."""
-    monkeypatch.setattr(transforms, "BLOCKED_FROM", 0 if blocked else 10**9)
-    monkeypatch.setattr(transforms, "BLOCK", 20)
+    monkeypatch.setitem(transforms.BLOCKED_FROM, "cpu", 0 if blocked else 10**9)
+    monkeypatch.setitem(transforms.BLOCK, "cpu", 20)
     w = torch.randn(3, *shape, dtype=dtype)
     expected = torch.from_numpy(scipy.fft.dctn(w.numpy(), axes=(2,) if rows_only else (1, 2), norm="ortho"))
     plan = cosine_plan(*shape, w.device, dtype, rows_only)

@@ -5,7 +5,7 @@ Everything is drawn on the CPU in float64 and rounded last, so that a basis is t
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar
@@ -49,6 +49,11 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     if device.type == "meta" or not torch.is_autocast_enabled(device.type):
         return None
     return torch.get_autocast_dtype(device.type)
+
+
+def of_device(constants: Mapping[str, T], device: torch.device | str) -> T:
+    """The constant of a type of device, "cpu" or "cuda"; other devices take a GPU's."""
+    return constants.get(torch.device(device).type, constants["cuda"])
 
 
 def stream_seed(seed: int, *labels: object) -> int:

@@ -8,35 +8,64 @@ K multiply-adds a row of x in place of mn. The positions are a circulant, so tha
 slice of x^, and what one a needs are neighbours in it: both are views, and nothing is gathered.
 """
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from zoo.bases import of_device
 from zoo.blocks import BlockLayout, split
 from zoo.vmapped import Function
 
-CHUNK_BYTES = 2 << 20
-"""Of x, worked on together on a CPU: a factor of 2 either way changes little."""
-FEW = 64
-"""Tokens."""
+CHUNK_BYTES = {"cpu": 2 << 20, "cuda": 1 << 40}
+"""Of x, worked on together, by type of device.
+
+On a CPU as much as stays in its caches, where a factor of 2 either way changes little. "cuda" is unmeasured: all.
+"""
+ONE_BY_ONE_ABOVE = {"cpu": 64, "cuda": math.inf}
+"""Most tokens in half precision for which all positions of a row are multiplied as one, by type of device.
+
+CPUs copy overlapping windows of half precision first, which few tokens bear. "cuda" is unmeasured: never t by t.
+"""
 
 
-def product_pays(layout: BlockLayout, dtype: torch.dtype, tokens: int | None = None) -> bool:
+class Costs(NamedTuple):
+    """Times of a layer without W and with it, a dense layer's being 1 (`product_pays`)."""
+
+    small: float  # a: how much slower arithmetic gets with the smallness s of its matrices
+    passes: float  # b: over x^ and y^, in blocks
+    ends: float  # c: over x and y
+    built: float  # d: with W built, for many tokens
+    few: float  # e: the tokens that building W takes as long as
+
+
+COSTS = {
+    "cpu": {2: Costs(20, 2.5, 60, 1.1, 200), 4: Costs(6, 4, 0, 1.1, 200)},
+    "cuda": {2: Costs(20, 2.5, 60, 1.1, 200), 4: Costs(6, 4, 0, 1.1, 200)},
+}
+"""By type of device and bytes of a number, 2 or more.
+
+"cpu" is fitted to forward and backward (results/block_products.csv); "cuda" is a CPU's, unmeasured.
+"""
+
+
+def product_pays(
+    layout: BlockLayout, dtype: torch.dtype, device: torch.device | str, tokens: int | None = None
+) -> bool:
     """Whether `BlockProduct` beats a product with W built, in training: its estimated time, a dense layer's being 1.
 
-        (1 + a s) K / mn + b s + c (1/m + 1/n) < 1.1 + 200 / T,    s = 1/I + 1/J
+        (1 + a s) K / mn + b s + c (1/m + 1/n) < d + e / T,    s = 1/I + 1/J
 
     The first term is arithmetic, slower as the matrices (J, I) get smaller; the others, passes over x^ and y^. To the
-    right is what it takes with W, which must be built, for few tokens T (None: many) as for many. Fitted to forward and
-    backward on a CPU (results/block_products.csv); taken for GPUs too, where it is unmeasured.
+    right is what it takes with W, which must be built, for few tokens T (None: many) as for many. `COSTS` holds a to e.
     """
-    a, b, c = (20, 2.5, 60) if dtype.itemsize == 2 else (6, 4, 0)
+    a, b, c, d, e = of_device(COSTS, device)[2 if dtype.itemsize == 2 else 4]
     (down, across), p, q = layout.grid, layout.p, layout.q
     s = 1 / down + 1 / across
     time = (1 + a * s) * layout.k / (p * q) + b * s + c * (1 / (down * p) + 1 / (across * q))
-    return time < 1.1 + (200 / tokens if tokens else 0)
+    return time < d + (e / tokens if tokens else 0)
 
 
 class BlockProduct(Function):
@@ -93,14 +122,14 @@ class BlockAdjoints(Function):
 
 
 def _chunks(x: Tensor) -> list[slice]:
-    """Rows of x that are worked on together: on a CPU as many as stay in its caches, elsewhere all."""
-    most = CHUNK_BYTES // (x.shape[1] * x.element_size()) if x.device.type == "cpu" else len(x)
+    """Rows of x that are worked on together."""
+    most = of_device(CHUNK_BYTES, x.device) // (x.shape[1] * x.element_size())
     return [slice(start, start + max(1, most)) for start in range(0, len(x), max(1, most))]
 
 
 def _one_by_one(x: Tensor) -> bool:
-    """Whether to multiply t by t: CPUs copy overlapping windows of half precision first, which few tokens bear."""
-    return x.device.type == "cpu" and x.element_size() == 2 and len(x) > FEW
+    """Whether to multiply t by t."""
+    return x.element_size() == 2 and len(x) > of_device(ONE_BY_ONE_ABOVE, x.device)
 
 
 def _parts(coef: Tensor, layout: BlockLayout, one_by_one: bool) -> list[Tensor]:

@@ -15,13 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.bases import autocast_dtype
+from zoo.bases import autocast_dtype, of_device
 from zoo.convert import zoo_layers
 from zoo.parameterizations import OrthonormalSubspace
 from zoo.vmapped import Function, transforming
 
-LARGEST = 1 << 19
-"""Most weights of a matrix that takes part; larger ones have work enough of their own."""
+LARGEST = {"cpu": 1 << 19, "cuda": 1 << 19}
+"""Most weights of a matrix that takes part, by type of device; larger ones have work enough of their own.
+
+"cuda" is a CPU's, unmeasured.
+"""
 
 
 class _Together(Function):
@@ -71,14 +74,16 @@ class Together:
     def __init__(self, network: nn.Module) -> None:
         layers = [layer for layer in zoo_layers(network).values() if layer.base is None and not layer.recompute]
         maps = [layer.parameterization for layer in layers]
-        self.maps = [s for s in maps if isinstance(s, OrthonormalSubspace) and math.prod(s.shape) <= LARGEST]
+        most = max(LARGEST.values())  # a network may move yet
+        self.maps = [s for s in maps if isinstance(s, OrthonormalSubspace) and math.prod(s.shape) <= most]
 
     def before(self, network: nn.Module, args: object) -> None:
         """The hook at the start. A transform may have a batch of buffers, and an exported program is no faster."""
         skipped = transforming() or torch.compiler.is_exporting()
         if skipped or not network.training or not torch.is_grad_enabled():
             return
-        for group in batches(s for s in self.maps if s.coef.requires_grad):
+        small = (s for s in self.maps if math.prod(s.shape) <= of_device(LARGEST, s.coef.device))
+        for group in batches(s for s in small if s.coef.requires_grad):
             coefs = [s.coef for s in group]
             dtype = autocast_dtype(coefs[0].device) or coefs[0].dtype
             for space, w in zip(group, _Together.apply(group, dtype, *coefs), strict=True):

@@ -15,15 +15,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.bases import cached, dct_matrix, without_autocast
+from zoo.bases import cached, dct_matrix, of_device, without_autocast
 
 FFT_FROM = {"cpu": 160 * 160, "cuda": 1024 * 1024}
-"""Fewest weights for which the FFT is used: "cpu" measured (results/transforms.csv), "cuda" a guess, unmeasured."""
+"""Fewest weights for which the FFT is used, by type of device.
+
+"cpu" is measured (results/transforms.csv); "cuda" is a guess, unmeasured: `python -m results.gpu.thresholds`.
+"""
 
 
 def fft_pays(m: int, n: int, device: torch.device | str) -> bool:
     """Whether the FFT beats matrix products for an (m, n) DCT on this device."""
-    return m * n >= FFT_FROM.get(torch.device(device).type, FFT_FROM["cuda"])
+    return m * n >= of_device(FFT_FROM, device)
 
 
 class Sides(NamedTuple):
@@ -85,11 +88,18 @@ def _slots(n: int) -> Tensor:
     return torch.where(k <= n // 2, 2 * k, 2 * (n - k) + 1)
 
 
-BLOCK = 1 << 18
-"""Numbers that are reordered at a time, so that what `flip` makes stays in the cache."""
+BLOCK = {"cpu": 1 << 18, "cuda": 1 << 40}
+"""Numbers that are reordered at a time, by type of device.
 
-BLOCKED_FROM = 1 << 19
-"""Fewest weights that are transposed in a pass of its own, for which torch has a blocked copy."""
+On a CPU so many that what `flip` makes stays in the cache. "cuda" is unmeasured: all at once, since a launch takes as
+long as reading some millions of numbers.
+"""
+
+BLOCKED_FROM = {"cpu": 1 << 19, "cuda": 1 << 19}
+"""Fewest weights that are transposed in a pass of its own, by type of device: torch has a blocked copy for CPUs.
+
+"cuda" is a CPU's, unmeasured.
+"""
 
 
 def _shuffle(w: Tensor, out: Tensor) -> Tensor:
@@ -112,14 +122,14 @@ def _unshuffle(v: Tensor, out: Tensor) -> Tensor:
 
 def _blocks(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Both in pieces of `BLOCK` numbers along the first axis."""
-    rows = max(1, BLOCK * len(a) // max(1, a.numel()))
+    rows = max(1, of_device(BLOCK, a.device) * len(a) // max(1, a.numel()))
     return ((a[i : i + rows], b[i : i + rows]) for i in range(0, len(a), rows))
 
 
 def _shuffle_transposed(y: Tensor) -> Tensor:
     """`_shuffle` of y^T; (..., m, n) to (..., n, m). May overwrite y."""
     out = y.new_empty(*y.shape[:-2], y.shape[-1], y.shape[-2])
-    if math.prod(y.shape[-2:]) < BLOCKED_FROM:
+    if math.prod(y.shape[-2:]) < of_device(BLOCKED_FROM, y.device):
         return _shuffle(y.mT, out)
     return _shuffle(_transpose(y, out), y.view_as(out))
 
@@ -127,7 +137,7 @@ def _shuffle_transposed(y: Tensor) -> Tensor:
 def _unshuffle_transposed(y: Tensor) -> Tensor:
     """`_unshuffle` of y, transposed; (..., m, n) to (..., n, m). May overwrite y."""
     shape = *y.shape[:-2], y.shape[-1], y.shape[-2]
-    if math.prod(y.shape[-2:]) < BLOCKED_FROM:
+    if math.prod(y.shape[-2:]) < of_device(BLOCKED_FROM, y.device):
         return _unshuffle(y, y.new_empty(shape).mT).mT
     return _transpose(_unshuffle(y, torch.empty_like(y)), y.view(shape))
 

@@ -8,6 +8,11 @@ import torch
 
 MAX_TOKENS, MAX_BLOCK = 64, 64
 """That a kernel takes."""
+TOKENS = {"cpu": 64, "cuda": 64}
+"""Most tokens for which the kernel is taken where products without W are, by type of device.
+
+"cpu" is Triton's interpreter; "cuda" is all that the kernel takes, unmeasured: `python -m results.gpu.thresholds`.
+"""
 
 @lru_cache(maxsize=1)
 def _installed() -> bool:

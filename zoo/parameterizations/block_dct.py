@@ -119,7 +119,7 @@ class BlockDCT(OrthonormalSubspace):
     @property
     def builds_weight(self) -> bool:
         """Whether W is built for products with many tokens, in the precision that holds now."""
-        return not block_products.product_pays(self.arrangement, self._precision(self.coef))
+        return not block_products.product_pays(self.arrangement, self._precision(self.coef), self.coef.device)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x W^T + b, without W unless that is slower; under autocast all products are of the lower precision."""
@@ -135,7 +135,7 @@ class BlockDCT(OrthonormalSubspace):
         if torch.compiler.is_exporting():  # opens Functions; and a program serves any number of tokens
             return False
         tokens = x.shape[:-1].numel()
-        return block_products.product_pays(self.arrangement, self._precision(x), tokens)
+        return block_products.product_pays(self.arrangement, self._precision(x), x.device, tokens)
 
     def _product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         dtype = self._precision(x)
@@ -150,7 +150,7 @@ class BlockDCT(OrthonormalSubspace):
 
     def _fused(self, rows: Tensor, bias: Tensor | None) -> Tensor | None:
         """The same by one kernel (`zoo.kernels`), for few tokens without gradients; None where it does not serve."""
-        layout, few = self.arrangement, 1 <= len(rows) <= kernels.MAX_TOKENS
+        layout, few = self.arrangement, 1 <= len(rows) <= bases.of_device(kernels.TOKENS, rows.device)
         if torch.is_grad_enabled() or not few or rows.dtype == torch.float64 or torch.compiler.is_compiling():
             return None
         if max(layout.p, layout.q) > kernels.MAX_BLOCK or not kernels.available(rows.device):

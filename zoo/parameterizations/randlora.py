@@ -11,11 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.bases import autocast_dtype, shared, uniform_matrix
+from zoo.bases import autocast_dtype, of_device, shared, uniform_matrix
 from zoo.budget import layer_budget
 from zoo.factors import add_product
 from zoo.parameterizations.base import WeightParameterization
 from zoo.vmapped import Function
+
+FACTORS_UP_TO = {"cpu": 1.0, "cuda": 1.0}
+"""How many times the operations of a product with W those with its factors may be and still take less time.
+
+By type of device. "cpu" as operations have it; "cuda" is unmeasured.
+"""
 
 
 class _Inner(Function):
@@ -122,13 +128,15 @@ class RandLoRA(WeightParameterization):
         return F.linear(x, self._weight(), bias)
 
     def forward_update(self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0) -> Tensor:
-        """x (W0 + s W)^T + b; of few rows without W, where that takes fewer operations, forward and backward.
+        """x (W0 + s W)^T + b; of few rows without W, where that pays by its operations (`FACTORS_UP_TO`).
 
-        4 M N r d + 2 rows M d with W, which is built and has a gradient; rows N r (4 M + 6 d) with its two factors.
+        Forward and backward, besides those with W0: 4 M N r d + 2 rows M d with W, which is built and has a gradient;
+        rows N r (4 M + 6 d) with its two factors.
         """
         rows, k, wide, d = x.numel() // self.in_features, self.num_bases * self.rank, max(self.shape), min(self.shape)
         builds = torch.compiler.is_exporting() or not torch.is_grad_enabled()  # a program serves any number of rows
-        if not builds and rows * k * (4 * wide + 6 * d) < 4 * wide * k * d + 2 * rows * wide * d:
+        factors, whole = rows * k * (4 * wide + 6 * d), 4 * wide * k * d + 2 * rows * wide * d
+        if not builds and factors < of_device(FACTORS_UP_TO, x.device) * whole:
             return add_product(x, base, bias, *self._factors(), scale)
         update = self._weight() if scale == 1 else scale * self._weight()  # inductor drops torch.add's alpha here
         return F.linear(x, (base + update).to(x.dtype), bias)
