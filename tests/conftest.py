@@ -19,6 +19,11 @@ from zoo.__main__ import main
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
+def configs(names: str) -> list[str]:
+    """Words of a command line that name configs: `"glue_rte lora_8"`."""
+    return [word for name in names.split() for word in ("--config", name)]
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One more than cores, as some tests wait, up to four of a gigabyte each; none for tests that are named."""
     return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else min((os.cpu_count() or 1) + 1, 4)
@@ -95,9 +100,9 @@ def tuning(backbone: Path, data: Path) -> dict[str, object]:
 
 @pytest.fixture
 def trained(place: Path) -> Callable[..., str]:
-    """Fits: `trained(name, config, *options)` gives the folder of the run."""
+    """Fits: `trained(name, configs, *options)` gives the folder of the run."""
     def fit(name: str, config: str, *options: str, seed: int = 0) -> str:
-        argv = ["fit", "--config", config, *options, "--name", name, "--seed_everything", str(seed)]
+        argv = ["fit", *configs(config), *options, "--name", name, "--seed_everything", str(seed)]
         assert main(argv) == 0
         return f"runs/{name}/version_0"
 
@@ -148,7 +153,7 @@ def classifiers(
     try:
         for seed in (0, 1):
             seeded = [f"--name=s{seed}", f"--seed_everything={seed}"]
-            assert main(["fit", "--config", "glue_rte_lora.yaml", *words, *seeded]) == 0
+            assert main(["fit", "--config", "glue_rte.yaml", "--config", "lora_8.yaml", *words, *seeded]) == 0
     finally:
         sys.argv = argv
     return [root / f"s{seed}" / "version_0" for seed in (0, 1)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import refused
+from conftest import configs, refused
 from safetensors.torch import save_file
 
 from zoo.__main__ import main
@@ -135,7 +135,7 @@ def test_updates_that_cannot_be_analysed(pair, capsys):
 
 
 def test_an_untrained_run_has_no_update(place, tune, capsys):
-    argv = ["fit", "--config", "glue_rte_lora.yaml", *tune, "--model.optimizer.lr", "0", "--name", "still"]
+    argv = ["fit", *configs("glue_rte lora_8"), *tune, "--model.optimizer.lr", "0", "--name", "still"]
     assert main(argv) == 0
     refused(capsys, ["analyze", "runs/still/version_0"], "no update to analyse", "was not trained")
 

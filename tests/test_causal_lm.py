@@ -126,7 +126,7 @@ def test_generate_continues_the_prompt_and_repeats(place, decode, capsys):
 
 
 def test_generate_refuses_a_classifier(place, tune, capsys):
-    folder = fit(*tune, config="glue_rte_lora.yaml")
+    folder = fit(*tune, config="glue_rte lora_8")
     assert main(["generate", "--ckpt_path", str(folder)]) == 2
     assert "is of a GlueClassifier, which writes no text" in capsys.readouterr().err.splitlines()[-1]
 

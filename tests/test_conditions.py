@@ -34,7 +34,7 @@ def test_a_number_of_batches_is_of_their_size(place, small):
 @pytest.mark.parametrize("words", [[], ["--trainer.limit_val_batches=2"], ["--trainer.limit_val_batches=0.5"]])
 def test_validation_by_other_batches(words, place, tune, trained):
     """GLUE's are scored one by one, whatever the batch, unless batches are counted."""
-    same = [told(Path(trained(f"of{size}", "glue_rte_lora.yaml", *tune, *words, f"--data.eval_batch_size={size}")))
+    same = [told(Path(trained(f"of{size}", "glue_rte lora_8", *tune, *words, f"--data.eval_batch_size={size}")))
             for size in (2, 4)]
     assert (same[0] == same[1]) == (not words)
 
@@ -42,7 +42,7 @@ def test_validation_by_other_batches(words, place, tune, trained):
 def test_the_plan_is_that_of_the_schedule(place, tune, trained):
     """However many steps are allowed, the schedule ends with the epochs; one that was cut short is told from it."""
     epochs, more, stopped = (told(Path(trained(
-        name, "glue_rte_lora.yaml", *tune, *words)))["conditions"] for name, words in {
+        name, "glue_rte lora_8", *tune, *words)))["conditions"] for name, words in {
             "epochs": [], "more": ["--trainer.max_steps=100"],
             "stopped": ["--trainer.max_epochs=3", "--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping",
                         "--trainer.callbacks.monitor=val/score", "--trainer.callbacks.stopping_threshold=2"]}.items())

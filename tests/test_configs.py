@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from conftest import configs
 
 from zoo.__main__ import main
 from zoo.config_files import shipped
@@ -23,13 +24,15 @@ CHARACTER = [
 SWEEPS = {"char_lm_sweep": 24 * (4 + 5), "char_lm_sweep_quick": 27 * (3 + 3)}
 """Methods, values searched, seeds reported."""
 GLUE = [
-    f"glue_{task}_{kind}"
-    for task in ("sst2", "mnli", "cola", "qqp", "rte") for kind in ("lora", "dct", "randlora", "dense")
+    f"glue_{task} {kind}" for task in ("sst2", "mnli", "cola", "qqp", "rte")
+    for kind in ("lora_8", "dct_8", "randlora_8", "full")
 ]
+"""A task's config, and that of a parameterization after it."""
 
 
 def test_all_of_them_ship():
-    assert set(shipped()) == {f"{name}.yaml" for name in [*CHARACTER, *GLUE, "glue", "causal_lm_lora", *SWEEPS]}
+    assert set(shipped()) == {
+        f"{name}.yaml" for names in [*CHARACTER, *GLUE, "glue", "causal_lm_lora", *SWEEPS] for name in names.split()}
 
 
 @pytest.mark.parametrize("name", CHARACTER)
@@ -57,22 +60,22 @@ def test_it_trains(name, place, small):
 @pytest.mark.parametrize("name", GLUE)
 def test_glue_counts_are_loras(name, place, tune, capsys):
     """On query and value of two layers, 32 wide: 8 (32 + 32) each, or at most; all of the network in full tuning."""
-    assert main(["params", "--config", name, *tune, "--json"]) == 0
+    assert main(["params", *configs(name), *tune, "--json"]) == 0
     counts = json.loads(capsys.readouterr().out)
     head = 33 * (3 if "mnli" in name else 2)
-    each = {"lora": 512, "dct": 512, "randlora": 14 * (3 + 32), "dense": 32 * 32}[name.split("_")[-1]]
+    each = {"lora_8": 512, "dct_8": 512, "randlora_8": 14 * (3 + 32), "full": 32 * 32}[name.split()[1]]
     assert {row["trainable"] for row in counts["layers"]} == {each} and len(counts["layers"]) == 4
     assert all(row["layer"].endswith(("query", "value")) for row in counts["layers"])
-    assert counts["trainable"] == (counts["total"] if "dense" in name else 4 * each + head)
+    assert counts["trainable"] == (counts["total"] if "full" in name else 4 * each + head)
 
 
-@pytest.mark.parametrize("name", [name for name in GLUE if name.endswith("lora") or "rte" in name])
+@pytest.mark.parametrize("name", [name for name in GLUE if name.endswith(" lora_8") or "rte" in name])
 def test_glue_trains(name, place, tune):
     """Every task, and every parameterization."""
-    assert main(["fit", "--config", name, *tune, "--trainer.max_steps=2"]) == 0
+    assert main(["fit", *configs(name), *tune, "--trainer.max_steps=2"]) == 0
     (summary,) = place.glob("runs/*/version_0/summary.json")
     facts = json.loads(summary.read_text())
-    assert facts["steps"] == 2 and facts["loss"] > 0 and facts["glue_task"] == name.split("_")[1]
+    assert facts["steps"] == 2 and facts["loss"] > 0 and facts["glue_task"] == name.split()[0].removeprefix("glue_")
 
 
 def test_each_is_a_few_lines():

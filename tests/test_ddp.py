@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from conftest import configs
 from lightning.pytorch.utilities import rank_zero_only
 from test_run import events, fit
 from tiny import save_glue
@@ -42,7 +43,7 @@ def fit_in_two(config: str, *words: str) -> tuple[Path, str, str]:
     Path("witness.py").write_text(WITNESS)
     two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.callbacks+=witness.Witness"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "zoo", "fit", "--config", config, *words, *two], text=True, start_new_session=True,
+        [sys.executable, "-m", "zoo", "fit", *configs(config), *words, *two], text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     try:
@@ -65,7 +66,7 @@ def test_two_processes_train_as_one(task, place, small, backbones, tmp_path):
         config = "dct_half.yaml"
         words += [*small, "--trainer.val_check_interval=3"]
     else:  # a correlation needs the predictions of both; of 15 examples, the second process has a batch less to score
-        config = "glue_rte_lora.yaml"
+        config = "glue_rte lora_8"
         backbone = shutil.copytree(backbones("bert"), tmp_path / "no_dropout")
         settings = json.loads((backbone / "config.json").read_text())
         settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

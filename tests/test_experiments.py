@@ -37,7 +37,7 @@ def test_a_run_of_zoo_fit(place, small):
 
 def test_scores_of_a_classifier(tune, place):
     """More is better, and the metric is called by its name; W's rank is that of the update."""
-    folder = fit(*tune, config="glue_rte_lora.yaml")
+    folder = fit(*tune, config="glue_rte lora_8")
     summary = json.loads((folder / "summary.json").read_text())
     run = only(folder)
     assert (run.value, run.higher, run.metrics) == (summary["score"], True, ["accuracy", "score"])

@@ -136,7 +136,7 @@ def test_a_matrix_of_two_layers_is_stored_once(tmp_path):
 
 def test_trained_run_is_exported_with_sizes_and_error(tune, place, capsys):
     folder = fit(*tune, "--model.parameterization", "DCT", "--model.parameterization.ratio", "0.5",
-                 config="glue_rte_lora.yaml")
+                 config="glue_rte lora_8")
     capsys.readouterr()
     assert main(["export", str(folder), "--to", "peft", "--rank", "2"]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.replace(" ", "_", 1).splitlines())
@@ -249,7 +249,7 @@ def test_a_checkpoint_without_its_optimizer_is_not_gone_on_from(place, small, ca
 def test_a_backbone_that_was_moved(backbones, place, tune, capsys):
     """A run whose backbone is elsewhere now says so, and is exported when told where."""
     shutil.copytree(backbones("bert"), "old")
-    folder = fit(*tune, "--model.backbone=old", config="glue_rte_lora.yaml")
+    folder = fit(*tune, "--model.backbone=old", config="glue_rte lora_8")
     Path("old").rename("new")
     capsys.readouterr()
     assert main(["export", str(folder), "--to", "peft", "--output", "out"]) == 2

@@ -21,7 +21,7 @@ from zoo.parameterizations import LoRA
 
 @pytest.fixture
 def lora_run(tune, place) -> Path:
-    return fit(*tune, config="glue_rte_lora.yaml")
+    return fit(*tune, config="glue_rte lora_8")
 
 
 def test_facts_are_those_of_the_summary(lora_run):
@@ -29,7 +29,8 @@ def test_facts_are_those_of_the_summary(lora_run):
     source = read(str(lora_run))
     assert (source.task, source.model, source.parameterization, source.seed) == ("rte", "bert", "LoRA", 0)
     assert (source.loss, source.score, source.metric) == (summary["loss"], summary["score"], "accuracy")
-    assert (source.name, source.path, source.group) == ("glue_rte_lora-rte", str(lora_run), "rte / bert / LoRA rank=8")
+    assert (source.name, source.path) == ("glue_rte+lora_8-rte", str(lora_run))
+    assert source.group == "rte / bert / LoRA rank=8"
     assert (source.what, source.notes, len(source.updates)) == ("dW", [], 4)
 
 
@@ -40,7 +41,7 @@ def test_results_are_those_of_the_checkpoints_step(lora_run):
     summary = json.loads(path.read_text()) | {"steps": 99, "best_step": content["global_step"], "best": 0.75}
     path.write_text(json.dumps(summary))
     source = read(str(best))
-    assert (source.loss, source.score, source.name) == (None, 0.75, "glue_rte_lora-rte-best")
+    assert (source.loss, source.score, source.name) == (None, 0.75, "glue_rte+lora_8-rte-best")
     path.write_text(json.dumps(summary | {"best_step": 98}))
     assert (read(str(best)).score, read(str(best)).metric) == (None, None)
 
@@ -58,7 +59,7 @@ def test_a_summary_that_cannot_be_used_is_named(content, lora_run):
 
 
 def test_the_mean_of_several_metrics_is_called_score(tune, place):
-    source = read(str(fit(*tune, config="glue_qqp_lora.yaml")))
+    source = read(str(fit(*tune, config="glue_qqp lora_8")))
     summary = json.loads((Path(source.path) / "summary.json").read_text())
     assert len({summary["metrics"][f"val/{name}"] for name in ("accuracy", "f1", "score")}) == 3
     assert (source.score, source.metric) == (summary["score"], "score")
@@ -67,8 +68,8 @@ def test_the_mean_of_several_metrics_is_called_score(tune, place):
 def test_runs_that_differ_in_their_seed_are_one_group(tune, place):
     options = ["--seed_everything=0", "--seed_everything=1", "--model.optimizer.lr=0.01",
                "--model.tuning.head_lr=0.02", "--trainer.max_epochs=2"]
-    folders = [fit(*tune, option, config="glue_rte_lora.yaml") for option in options]
-    folders.append(fit(*tune, "--model.parameterization.lora_rank=4", config="glue_rte_dct.yaml"))
+    folders = [fit(*tune, option, config="glue_rte lora_8") for option in options]
+    folders.append(fit(*tune, "--model.parameterization.lora_rank=4", config="glue_rte dct_8"))
     sources = label([read(str(folder)) for folder in folders])
     groups = [source.group for source in sources]
     assert groups[0] == groups[1]

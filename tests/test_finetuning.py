@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import configs
 from lightning.pytorch import Callback, Trainer
 from test_run import equal, fit, weights
 
@@ -140,7 +141,7 @@ def test_gradient_checkpointing_gives_equal_gradients(kind, backbones):
 def test_a_bfloat16_base_trains(kind, precision, backbones, tune, place):
     options = [word for word in tune if "precision" not in word and "backbone" not in word]
     folder = fit(*options, f"--model.backbone={backbones(kind)}", "--model.tuning.dtype=bfloat16",
-                 f"--trainer.precision={precision}", config="glue_sst2_dct.yaml")
+                 f"--trainer.precision={precision}", config="glue_sst2 dct_8")
     assert json.loads((folder / "summary.json").read_text())["loss"] < 2
     assert {value.dtype for value in weights(folder).values()} == {torch.float32}
     model = rebuild(folder / "checkpoints" / "best.ckpt")
@@ -180,9 +181,9 @@ def _weight(layer: torch.nn.Module) -> torch.Tensor:
     return layer.weight if isinstance(layer, torch.nn.Linear) else layer.weight.mT
 
 
-def params(capsys: pytest.CaptureFixture[str], *words: str, config: str = "glue_rte_lora.yaml") -> dict:
+def params(capsys: pytest.CaptureFixture[str], *words: str, config: str = "glue_rte lora_8") -> dict:
     capsys.readouterr()
-    assert main(["params", "--config", config, *words, "--json"]) == 0
+    assert main(["params", *configs(config), *words, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -200,7 +201,7 @@ def test_more_can_be_trained(tune, place, capsys):
     bare = params(capsys, *tune)["trainable"]
     norms = params(capsys, *tune, '--model.tuning.train=["*LayerNorm"]')["trainable"]
     assert norms - bare == (1 + 2 * 2) * 2 * 32
-    folder = fit(*tune, '--model.tuning.train=["*LayerNorm"]', config="glue_rte_lora.yaml")
+    folder = fit(*tune, '--model.tuning.train=["*LayerNorm"]', config="glue_rte lora_8")
     assert sum("LayerNorm" in key for key in weights(folder)) == 10
 
 
@@ -238,7 +239,7 @@ def test_budgets_of_all_layers(name, budget, total, tune, place, capsys):
         assert 0.4 * total < counts["coefficients"] <= total
 
 
-@pytest.mark.parametrize("config", ["glue_rte_lora.yaml", "glue_rte_dct.yaml", "glue_rte_randlora.yaml"])
+@pytest.mark.parametrize("config", ["glue_rte lora_8", "glue_rte dct_8", "glue_rte randlora_8"])
 def test_a_checkpoint_holds_what_is_trained(config, tune, place):
     folder = fit(*tune, config=config)
     trainable = json.loads((folder / "summary.json").read_text())["trainable"]
@@ -246,7 +247,8 @@ def test_a_checkpoint_holds_what_is_trained(config, tune, place):
         assert (folder / "checkpoints" / f"{name}.ckpt").stat().st_size <= 4 * trainable + 65_536
     leaves = {"lora": ["lora_A", "lora_B"], "dct": ["coef"], "randlora": ["randlora_gamma", "randlora_lambda"]}
     layers = [f"net.bert.encoder.layer.{i}.attention.self.{kind}" for i in (0, 1) for kind in ("query", "value")]
-    coefficients = [f"{layer}.parameterization.{leaf}" for layer in layers for leaf in leaves[Path(config).stem[9:]]]
+    kind = config.split()[1].removesuffix("_8")
+    coefficients = [f"{layer}.parameterization.{leaf}" for layer in layers for leaf in leaves[kind]]
     expected = sorted([*coefficients, "net.classifier.weight", "net.classifier.bias"])
     best, last = (torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last"))
     assert sorted(best["state_dict"]) == sorted(last["state_dict"]) == expected
@@ -273,11 +275,11 @@ class Stopper(Callback):
 def test_a_stopped_run_resumes_bit_equal(step, tune, place):
     """Dropout on, in the first epoch of 5 steps and in the second."""
     options = [*tune, "--trainer.max_epochs=2", "--checkpoint.every_n_steps=2"]
-    whole = fit(*options, "--name=whole", config="glue_rte_dct.yaml")
+    whole = fit(*options, "--name=whole", config="glue_rte dct_8")
     (place / "my_stopper.py").write_text(STOPPER)
     cut = ["--trainer.callbacks+=my_stopper.Stopper", f"--trainer.callbacks.step={step}", "--name=cut"]
     with pytest.raises(Exception, match="^$") as stop:
-        main(["fit", "--config", "glue_rte_dct.yaml", *options, *cut])
+        main(["fit", "--config", "glue_rte.yaml", "--config", "dct_8.yaml", *options, *cut])
     assert type(stop.value).__name__ == "PowerCut"
     folder = Path("runs/cut/version_0")
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == step - 1
@@ -306,7 +308,7 @@ def test_a_missing_pooler_is_float32_beside_a_bfloat16_base(poolerless):
 
 def test_a_missing_pooler_is_drawn_trained_and_kept(poolerless, tune, place):
     """What was drawn would be lost if it were frozen."""
-    run = fit(*tune, f"--model.backbone={poolerless}", config="glue_rte_lora.yaml")
+    run = fit(*tune, f"--model.backbone={poolerless}", config="glue_rte lora_8")
     assert "net.bert.pooler.dense.weight" in weights(run)
     assert equal(rebuild(run / "checkpoints" / "last.ckpt").trained_state(), weights(run))
 
@@ -314,7 +316,7 @@ def test_a_missing_pooler_is_drawn_trained_and_kept(poolerless, tune, place):
 def test_a_random_head_with_an_update_is_in_the_checkpoint(place, tune):
     """Its frozen weight was drawn at random, and is nowhere else."""
     targets = '["query", "classifier"]'
-    run = fit(*tune, "--model.targets", targets, "--model.parameterization.rank=1", config="glue_rte_lora.yaml")
+    run = fit(*tune, "--model.targets", targets, "--model.parameterization.rank=1", config="glue_rte lora_8")
     first, second = (rebuild(run / "checkpoints" / "last.ckpt") for _ in range(2))
     weight = first.net.classifier.base
     assert not weight.requires_grad

@@ -141,7 +141,7 @@ def test_it_learns_and_validate_repeats_it(tune, place, tmp_path, capsys):
 
     data = save_glue(tmp_path / "more", train=200, dev=50)
     options = [f"--data.data_dir={data}", "--model.optimizer.lr=0.003", "--trainer.max_epochs=6"]
-    folder = fit(*tune, *options, config="glue_sst2_dense.yaml")
+    folder = fit(*tune, *options, config="glue_sst2 full")
     score = json.loads((folder / "summary.json").read_text())["score"]
     assert score > 0.9
     capsys.readouterr()
@@ -181,7 +181,7 @@ def test_stray_quotes_train(tune, place, glue):
     rows = "".join(f"{text}\t{i % 2}\n" for i, text in enumerate(ODD))
     for split in ("train", "dev"):
         Path(f"data/SST-2/{split}.tsv").write_text("sentence\tlabel\n" + rows)
-    folder = fit(*tune, "--data.data_dir=data", config="glue_sst2_lora.yaml")
+    folder = fit(*tune, "--data.data_dir=data", config="glue_sst2 lora_8")
     assert json.loads((folder / "summary.json").read_text())["examples"] == {"train": len(ODD), "dev": len(ODD)}
 
 
@@ -289,15 +289,15 @@ def test_tokens_are_read_from_the_cache(backbones, place, monkeypatch):
 
 
 def test_a_second_run_reads_the_cache(tune, place, monkeypatch):
-    fit(*tune, config="glue_rte_lora.yaml")
+    fit(*tune, config="glue_rte lora_8")
     monkeypatch.setattr(tokens, "_keep", lambda *_: pytest.fail("tokenized again"))
-    fit(*tune, config="glue_rte_dct.yaml")
+    fit(*tune, config="glue_rte dct_8")
 
 
 def test_a_cache_that_cannot_be_written_is_no_reason_not_to_train(tune, place, tmp_path, monkeypatch):
     (tmp_path / "plain").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "plain"))
-    fit(*tune, config="glue_rte_lora.yaml")
+    fit(*tune, config="glue_rte lora_8")
 
 
 # ---- Batches ---------------------------------------------------------------------------------------------------------

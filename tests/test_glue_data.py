@@ -259,7 +259,7 @@ def test_more_processes_than_examples(loader: str, backbones, glue, place) -> No
 def test_status_of_a_broken_file(place, tune, glue, capsys) -> None:
     shutil.copytree(glue / "RTE", "data/RTE")
     Path("data/RTE/dev.tsv").write_text(RTE + "0\ta\tb\tc\tentailment\n")
-    assert main(["fit", "--config", "glue_rte_lora.yaml", *tune, "--data.data_dir", "data"]) == 2
+    assert main(["fit", "--config", "glue_rte.yaml", "--config", "lora_8.yaml", *tune, "--data.data_dir", "data"]) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith("zoo: '") and error.endswith("/dev.tsv', line 2: 5 fields instead of 4; correct that line")
     assert not Path("runs").exists()

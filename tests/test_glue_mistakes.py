@@ -21,8 +21,8 @@ from zoo.__main__ import main
 from zoo.errors import UserError
 
 transformers = pytest.importorskip("transformers")
-RTE, BASE = "fit --config glue_rte_lora.yaml", "fit --config glue.yaml"
-FULL = "fit --config glue_rte_dense.yaml"
+RTE, BASE = "fit --config glue_rte.yaml --config lora_8.yaml", "fit --config glue.yaml"
+FULL = "fit --config glue_rte.yaml --config full.yaml"
 SWAP = f"{BASE} --model.parameterization"
 
 COMMANDS = [

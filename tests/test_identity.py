@@ -169,7 +169,7 @@ def test_a_name_is_no_path(place, small, tune):
         Path(name).write_text(OTHER * 67)
     folder = fit(*small, "--data.corpus=pydoc", "--trainer.max_steps=1", "--trainer.limit_val_batches=1")
     assert json.loads((folder / "summary.json").read_text())["corpus"] == "pydoc"
-    assert json.loads((fit(*tune, config="glue_rte_lora.yaml") / "summary.json").read_text())["data_name"] == "rte"
+    assert json.loads((fit(*tune, config="glue_rte lora_8") / "summary.json").read_text())["data_name"] == "rte"
 
 
 @pytest.mark.parametrize("value", ["", "no such file", "a\0b", "x" * 5000, 3, None, ["text.txt"]])
@@ -206,7 +206,7 @@ def test_glue_files_that_were_edited(split, place, tune, tmp_path, capsys):
     """As many rows, one word of which is another."""
     data = shutil.copytree(save_glue(tmp_path / "mine"), tmp_path / "own")
     words = [*[word for word in tune if "data_dir" not in word], f"--data.data_dir={data}"]
-    first = fit(*words, "--seed_everything=1", config="glue_rte_lora.yaml")
+    first = fit(*words, "--seed_everything=1", config="glue_rte lora_8")
     file = data / "RTE" / f"{split}.tsv"
     rows = file.read_text().splitlines()
     rows[1] = rows[1].replace("\t", "\twhy ", 1)
@@ -218,7 +218,7 @@ def test_glue_files_that_were_edited(split, place, tune, tmp_path, capsys):
         assert "note: this is other data" in fine
     else:  # which validation does not read
         assert said(capsys, 0, "validate", "--ckpt_path", str(first)) == ""
-    second = fit(*words, "--seed_everything=2", config="glue_rte_lora.yaml")
+    second = fit(*words, "--seed_everything=2", config="glue_rte lora_8")
     runs, _ = read(["runs"])
     assert len(compare(runs)["comparisons"]) == 2
     groups = [source.group for source in label([read_updates(str(folder)) for folder in (first, second)])]
@@ -234,7 +234,7 @@ def test_a_backbone_that_was_edited(own_backbone, place, tune, capsys):
     """Its weights are in no checkpoint: every command would score another network."""
     from transformers import AutoModel
 
-    folder = fit(*tune, f"--model.backbone={own_backbone}", config="glue_rte_lora.yaml")
+    folder = fit(*tune, f"--model.backbone={own_backbone}", config="glue_rte lora_8")
     run = str(folder)
     network = AutoModel.from_pretrained(own_backbone)
     copy = own_backbone.parent / "again"
@@ -252,7 +252,7 @@ def test_a_backbone_that_was_edited(own_backbone, place, tune, capsys):
 
 
 def test_a_tokenizer_that_was_edited(own_backbone, place, tune, capsys):
-    folder = fit(*tune, f"--model.backbone={own_backbone}", config="glue_rte_lora.yaml")
+    folder = fit(*tune, f"--model.backbone={own_backbone}", config="glue_rte lora_8")
     file = own_backbone / "tokenizer.json"
     content = json.loads(file.read_text())
     vocabulary = content["model"]["vocab"]

@@ -209,7 +209,7 @@ def test_a_head_that_is_no_number(tuned, capsys):
 
 def test_a_backbone_in_bfloat16_is_evaluated_in_float32(trained, tune):
     """Or W0 + dW would be rounded, and little of dW be left."""
-    run = trained("half", "glue_rte_lora.yaml", *tune, "--model.tuning.dtype", "bfloat16")
+    run = trained("half", "glue_rte lora_8", *tune, "--model.tuning.dtype", "bfloat16")
     source, model = read(run), checkpoints.rebuild(checkpoints.resolve(run))
     network = MaskedNetwork(model, source)
     network.set_({name: update.matrix() for name, update in source.updates.items()})
@@ -259,7 +259,7 @@ def test_what_is_no_run(place, capsys):
 
 @pytest.mark.usefixtures("undrawn")
 def test_full_fine_tuning_is_masked_but_not_saved(trained, tune, capsys):
-    run = trained("full", "glue_rte_dense.yaml", *tune, "--model.optimizer.lr", "0.01")
+    run = trained("full", "glue_rte full", *tune, "--model.optimizer.lr", "0.01")
     refused(capsys, ["mask", run, "--budgets", "5", "--out", "out", "--save"], "--save", "full fine-tuning")
     assert main(["mask", run, "--budgets", "5,100", "--order", "magnitude", "--out", "out"]) == 0
     report = json.loads(Path("out/mask.json").read_text())["runs"][0]

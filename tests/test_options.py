@@ -85,9 +85,9 @@ GLUE = "config 'dct_half.yaml' makes the model a CharLM, and what stands before 
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    ("--config glue_rte_lora.yaml --config dct_half.yaml", GLUE),
-    ("--config glue_rte_lora.yaml --config dct_half.yaml --model CharLM", "--data CharData"),
-    ("--model CharLM --config glue_rte_lora.yaml", "makes the model a GlueClassifier"),
+    ("--config glue_rte.yaml --config lora_8.yaml --config dct_half.yaml", GLUE),
+    ("--config glue_rte.yaml --config lora_8.yaml --config dct_half.yaml --model CharLM", "--data CharData"),
+    ("--model CharLM --config glue_rte.yaml --config lora_8.yaml", "makes the model a GlueClassifier"),
     ("--config dct_half.yaml --config two.yaml", "'two.yaml' makes the data a GlueData"),
     ("--config both.yaml", GLUE), ("--config 'base: x'", "no config"),
     ("--config dct_half.yaml --config '{data: tasks.GlueData}'", "makes the data a GlueData"),
@@ -95,10 +95,18 @@ GLUE = "config 'dct_half.yaml' makes the model a CharLM, and what stands before 
     ("--config '{trainer: {max_steps: 1}, trainer: {}}'", "line 1: 'trainer' is given a second time"),
     ("--config dct_half.yaml --model.overrides '{a: {class_path: DCT}, a: {}}'", "'a' is given a second time"),
     ("--config dct_half.yaml --trainer part.yaml", "'max_steps' is given a second time"),
+    ("--config lora_8.yaml --config glue_rte.yaml", "config 'glue_rte.yaml' says which model it is, and what stands"),
+    ("--config late.yaml", "config 'late.yaml' says which model it is, and 'lora_8.yaml' sets something of it"),
+    ("--config lora_8.yaml", "nothing says what to train"),
+    ("--config glue_rte_lora.yaml", "is two now: glue_rte.yaml, and after it lora_8.yaml"),
+    ("--config glue_mnli_dense", "is two now: glue_mnli.yaml, and after it full.yaml"),
+    ("--config gone.yaml", "config 'glue_qqp_dct.yaml' is two now: glue_qqp.yaml, and after it dct_8.yaml"),
 ])
 def test_configs_that_say_two_things(words, said, place, small, capsys):
     Path("two.yaml").write_text("data: {class_path: tasks.glue.GlueData}\n")
-    Path("both.yaml").write_text("base: [glue_rte_lora.yaml, dct_half.yaml]\n")
+    Path("both.yaml").write_text("base: [glue_rte.yaml, dct_half.yaml]\n")
+    Path("late.yaml").write_text("base: [lora_8.yaml, glue_rte.yaml]\n")
+    Path("gone.yaml").write_text("base: glue_qqp_dct.yaml\n")
     Path("twice.yaml").write_text("trainer:\n  max_steps: 1\n  max_steps: 2\n")
     Path("part.yaml").write_text("max_steps: 1\nmax_steps: 2\n")
     refused(capsys, ["fit", *shlex.split(words)], said)
@@ -108,7 +116,7 @@ def test_a_config_of_the_same_task_merges(place, small, capsys):
     Path("same.yaml").write_text("model: {class_path: tasks.char_lm.CharLM, init_args: {dropout: 0.5}}\n")
     Path("none.yaml").write_text("model: {init_args: {layers: 1}}\n")
     for words in (["--config", "same.yaml", "--config", "none.yaml"], ["--config", "lora_48"],
-                  ["--config", "glue_rte_lora.yaml", "--model", "CharLM", "--data", "CharData"]):
+                  ["--config", "glue_rte.yaml", "--config", "lora_8.yaml", "--model", "CharLM", "--data", "CharData"]):
         assert main(["fit", "--config", "dct_half.yaml", *words, *small, "--print_config"]) == 0
         assert "tasks.char_lm" in capsys.readouterr().out or words
 

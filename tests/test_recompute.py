@@ -208,7 +208,7 @@ def test_convert_and_tasks_hand_it_on():
     assert task.parameterize(nn.Sequential(nn.Linear(8, 6)))[0].recompute
 
 
-@pytest.mark.parametrize("config", ["dct_half.yaml", "glue_rte_dct.yaml"])
+@pytest.mark.parametrize("config", ["dct_half.yaml", "glue_rte dct_8"])
 def test_an_option_of_every_task(config, trained, small, tune):
     """A run with it ends at the same coefficients, and its checkpoint says so."""
     options = small if config == "dct_half.yaml" else tune

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from conftest import configs
 
 from tasks import CharLM
 from zoo.__main__ import main
@@ -15,7 +16,7 @@ from zoo.__main__ import main
 def fit(*words: str, config: str = "dct_half.yaml") -> Path:
     """Run a fit in the current folder; returns its run's folder."""
     before = set(Path("runs").glob("*/version_*"))
-    assert main(["fit", "--config", config, *words]) == 0
+    assert main(["fit", *configs(config), *words]) == 0
     (folder,) = set(Path("runs").glob("*/version_*")) - before
     return folder
 
@@ -117,7 +118,7 @@ def test_checkpoints_are_of_the_lowest_loss_and_of_finite_weights(tmp_path):
     trainer = SimpleNamespace(
         logger=SimpleNamespace(log_dir=str(tmp_path)), lightning_module=module, global_step=0,
         state=SimpleNamespace(fn="fit"), sanity_checking=False, is_global_zero=True,
-        save_checkpoint=lambda path, weights_only: saved.append((path.name, step)),
+        save_checkpoint=lambda path, weights_only: (path.parent.mkdir(exist_ok=True), saved.append((path.name, step))),
         fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace()),
     )
     checkpoint = Checkpoint(every_n_steps=100)

@@ -19,6 +19,12 @@ from zoo.plain import parse_yaml
 PACKAGED = Path(__file__).parent / "_configs"
 """Where a wheel keeps the shipped configs; an editable install reads the repository's own folder."""
 WORDS = ("-c", "--config")
+NOW_TWO = {"lora": "lora_8", "dct": "dct_8", "randlora": "randlora_8", "dense": "full"}
+"""How shipped configs of a task and a parameterization once ended, and the second of the two configs in their place."""
+
+
+BASES = ("ZooModule", "ZooData")
+"""What the parser takes the model and the data for, as long as nothing says their class."""
 
 
 class Layer(NamedTuple):
@@ -58,6 +64,9 @@ def find(name: str, near: Path | None = None) -> Path:
     for candidate in (name, f"{name}.yaml"):
         if candidate in known:
             return known[candidate]
+    task, _, method = Path(name).stem.rpartition("_")
+    if f"{task}.yaml" in known and task.startswith("glue_") and method in NOW_TWO:
+        raise TypeError(f"config {Path(name).name!r} is two now: {task}.yaml, and after it {NOW_TWO[method]}.yaml")
     close = difflib.get_close_matches(Path(name).stem, [Path(k).stem for k in known], 3, 0.5)
     hint = f"did you mean {' or '.join(c + '.yaml' for c in close)}?" if close else "zoo list names the shipped ones"
     shown = name if len(name) <= 60 else f"{name[:57]}..."
@@ -180,13 +189,36 @@ class ConfigFile(ActionConfigFile):
         layers = list(_layers(str(value)))
         settled: set[str] = getattr(parser, "settled", set())
         for group in sorted({"model", "data"} - settled, reverse=True):
-            before, after = cfg.get(group), _last_class(layers, group)
-            before = before.get("class_path") if isinstance(before, Namespace) else None
-            _check_same(layers[-1].name, group, before, after)
+            given, after = cfg.get(group), _last_class(layers, group)
+            before = given.get("class_path") if isinstance(given, Namespace) else None
+            open_before = before is not None and before.rpartition(".")[2] in BASES
+            _check_order(layers, group, before is not None, open_before)
+            _check_same(layers[-1].name, group, None if open_before else before, after)
         for layer in layers:
             if layer.content:
                 with chdir(layer.folder or Path()):  # where configs that it names as parts of itself are looked for
                     ActionConfigFile.apply_config(parser, cfg, dest, _as_value(layer))
+
+
+def _check_order(layers: Sequence[Layer], group: str, settled: bool, loose: bool) -> None:
+    """Refuse a class that comes after settings which were given without one, as all of them would be lost.
+
+    Args:
+        layers: of configs, in the order in which they are merged.
+        group: `model` or `data`.
+        settled: whether something before the layers says the class, or that there are settings,
+        loose: whether these are settings without a class.
+    """
+    before = "what stands before it"
+    for layer in layers:
+        part = layer.content.get(group)
+        if _last_class([layer], group) is not None:
+            if loose:
+                raise TypeError(f"config {layers[-1].name} says which {group} it is, and {before} sets something "
+                                "of it: give the one that says which first")
+            settled = True
+        elif isinstance(part, Mapping) and part and not settled:
+            loose, before = True, layer.name
 
 
 def _as_value(layer: Layer) -> str:
