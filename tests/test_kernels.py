@@ -13,18 +13,15 @@ from test_blocks import reference
 pytest.importorskip("triton")
 
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, compile
 from triton.knobs import nvidia
-from triton.runtime import interpreter
+from triton.runtime import driver, interpreter
 
-from zoo.blocks import BlockLayout, block_layout
-from zoo.kernels import available, block_device, block_linear, tune
-from zoo.kernels.block_linear import Tiles, default_tiles, dense_work, kernel_tables, work
+from zoo.blocks import block_layout
+from zoo.kernels import available, block_device, block_linear, cases
+from zoo.kernels.block_linear import default_tiles, dense_work, kernel_tables, prepare, work
+from zoo.kernels.cases import CASES, Case
 from zoo.parameterizations import BlockDCT
 from zoo.testing import agree
-
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
-"""Of the largest output. The interpreter cuts bfloat16 off where a GPU rounds."""
 
 
 @pytest.fixture
@@ -40,76 +37,39 @@ def make(m, n, block, ratio, dtype=torch.float32):
     return layout, torch.randn(layout.coefficients, dtype=dtype)
 
 
-def dense(coef, layout: BlockLayout):
-    """W from scipy's transform of each block and the definition of the layout alone; float64."""
-    return torch.from_numpy(reference(layout, coef.double().numpy()))
-
-
-def check(layout, coef, x, bias=None, tiles=None, tables=None):
-    tables = tables or kernel_tables(layout, "cpu", x.dtype)
-    y = block_linear.block_linear(x, coef, layout, tables, bias, tiles)
-    expected = x.double() @ dense(coef.to(x.dtype), layout).T + (0 if bias is None else bias.double())
-    assert y.dtype == x.dtype
-    agree(y, expected, TOLERANCE[x.dtype])
-    assert not tables.counters.any()
-    return y
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize(
-    ("block", "ratio"),
-    [(4, 0.07), (4, 0.5), (8, 0.125), (8, 0.3), (16, 0.04), (16, 0.3), (16, 0.5), (16, 1.0), (32, 0.125), (64, 0.07)],
-)
-def test_y_is_x_w_t_plus_b(interpreted, block, ratio, dtype):
-    """Sizes that are multiples of no tile; rows with no position, with one more, with all."""
-    m, n, tokens = 3 * block, 5 * block, 3
-    layout, coef = make(m, n, block, ratio, dtype)
-    check(layout, coef, torch.randn(tokens, n, dtype=dtype), torch.randn(m, dtype=dtype))
-
-
-def test_more_positions_than_a_step_holds(interpreted):
-    layout, coef = make(64, 128, 64, 0.6)
-    check(layout, coef, torch.randn(2, 128))
-
-
-@pytest.mark.parametrize("tokens", [1, 2, 5, 16, 17, 33, 64])
-def test_numbers_of_tokens(interpreted, tokens):
-    layout, coef = make(80, 48, 16, 0.2)
-    check(layout, coef, torch.randn(tokens, 48))
-
-
-@pytest.mark.parametrize("shape", [(36, 60), (7, 24), (24, 7), (13, 1), (1, 11), (50, 40)], ids=str)
-def test_blocks_of_any_sides(interpreted, shape):
-    """Neither square nor powers of two: p and q are divisors of m and n."""
-    for ratio in (0.3, 1.0):
-        layout, coef = make(*shape, 16, ratio)
-        check(layout, coef, torch.randn(3, shape[1]))
-
-
-@pytest.mark.parametrize(
-    "tiles",
-    [Tiles(16, 16, 4, 1, 4, 1, True), Tiles(32, 8, 8, 3, 4, 3, True), Tiles(32, 4, 16, 5, 8, 2, False),
-     Tiles(64, 32, 2, 1, 4, 1, False)],
-)  # fmt: skip
-def test_tiles_do_not_matter(interpreted, tiles):
-    layout, coef = make(40 * 8, 19 * 8, 8, 0.42)
-    check(layout, coef, torch.randn(20, 19 * 8), torch.randn(40 * 8), tiles)
-
-
-@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.float32), (torch.float32, torch.float16)], ids=str)
-def test_coefficients_are_rounded_to_x(interpreted, dtypes):
-    layout, coef = make(64, 48, 16, 0.3, dtypes[1])
-    check(layout, coef, torch.randn(2, 3, 48, dtype=dtypes[0])[:, 1])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case} {case.dtype}")
+def test_y_is_x_w_t_plus_b(interpreted, case):
+    error, tolerance = cases.error(case, "cpu", calls=1)
+    assert error <= tolerance
 
 
 def test_calls_follow_each_other(interpreted):
     """Counters return to zero, sums have an order: the second call gives the same bits."""
-    layout, coef = make(96, 64, 16, 0.3)
-    tables, x = kernel_tables(layout, "cpu", torch.float32), torch.randn(2, 3, 64)[:, :2]
-    tiles = Tiles(16, 4, 4, 2, 4, 1, True)
-    first = block_linear.block_linear(x, coef, layout, tables, None, tiles)
-    assert first.shape == (2, 2, 96)
-    assert torch.equal(first, block_linear.block_linear(x, coef, layout, tables, None, tiles))
+    case = next(case for case in CASES if case.strided and case.tiles and case.tiles.splits > 1 and case.tiles.fused)
+    assert cases.error(case, "cpu", calls=2)[0] < 1e-5
+
+
+@pytest.mark.parametrize("case", [Case(36, 60, 16, 0.3), Case(48, 80, 16, 0.04), Case(24, 7, 16, 1.0)], ids=str)
+def test_the_cases_reference_is_scipys(case):
+    coef = torch.randn(case.layout.coefficients, dtype=torch.float64)
+    agree(cases.reference(case.layout, coef), torch.from_numpy(reference(case.layout, coef.numpy())), 1e-12)
+
+
+@pytest.mark.parametrize("broken", ["nothing", "y", "dtype", "bits", "counters", "nan"])
+def test_an_error_is_seen(interpreted, monkeypatch, broken):
+    """Whatever a kernel on a GPU may get wrong."""
+    calls = []
+
+    def wrong(x, coef, layout, tables, bias, tiles):
+        calls.append(0)
+        tables.counters.fill_(broken == "counters")
+        y = cases.expected(x, coef, layout, bias).to(torch.float64 if broken == "dtype" else x.dtype)
+        y[0, 0] += {"y": 1.0, "bits": 1e-5 * len(calls), "nan": torch.nan}.get(broken, 0.0)
+        return y
+
+    monkeypatch.setattr(cases, "block_linear", wrong)
+    error, tolerance = cases.error(Case(24, 40, 8, 0.3), "cpu")
+    assert (error <= tolerance) == (broken == "nothing")
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 20])
@@ -200,22 +160,7 @@ def test_a_compiled_graph_holds_it(interpreted):
     with torch.no_grad():
         compiled = torch.compile(lambda x: block_linear.block_linear(x, coef, layout, tables) + 1, fullgraph=True,
                                  backend="eager")  # fmt: skip
-        agree(compiled(x), x.double() @ dense(coef, layout).T + 1, 1e-5)
-
-
-def test_tune_measures_candidates_that_work(interpreted):
-    layout, coef = make(64, 128, 16, 0.25)
-    x, seen = torch.randn(2, 128), []
-
-    def measure(calls):
-        seen.append(calls[0]())
-        return float(len(seen) * 7 % 5)
-
-    times = tune.tune(x, coef, layout, measure)
-    assert [time for time, _ in times] == sorted(time for time, _ in times)
-    assert default_tiles(layout, 2, torch.float32) in {tiles for _, tiles in times}
-    for y in seen:
-        agree(y, x.double() @ dense(coef, layout).T, 1e-5)
+        agree(compiled(x), cases.expected(x, coef, layout, None) + 1, 1e-5)
 
 
 # ---- For a GPU, without one ------------------------------------------------------------------------------------------
@@ -223,31 +168,34 @@ def test_tune_measures_candidates_that_work(interpreted):
 DESIGN = [(16, 0.5, 1), (16, 0.125, 1), (16, 0.125, 16), (32, 0.5, 16), (16, 0.5, 64)]
 
 
-def compiled(kernel, constants, warps):
-    """For compute capability 9.0 and bfloat16, pointers aligned to 16 bytes."""
-    names, others = kernel.arg_names, {"left_ptr": "*fp32", "part_ptr": "*fp32", "counter_ptr": "*i32", "tokens": "i32"}
-    signature = {name: "constexpr" if name in constants else others.get(name, "*bf16") for name in names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name.endswith("_ptr")}
-    source = ASTSource(kernel, signature, constants, aligned)
-    return compile(source, GPUTarget("cuda", 90, 32), {"num_warps": warps, "enable_fp_fusion": True})
+class Hopper:
+    """What Triton asks a driver before it launches: compute capability 9.0."""
+
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return "an H100 that is not there"
+
+    def get_current_stream(self, device):
+        return None
 
 
 @pytest.mark.parametrize(("block", "ratio", "tokens"), DESIGN)
 def test_it_compiles_for_a_gpu(block, ratio, tokens, tmp_path, monkeypatch):
     """Loads are of 16 bytes, asynchronous in a loop; products run on tensor cores; registers do not spill."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    dtype = torch.bfloat16
-    layout = block_layout(4096, 4096, block, int(4096**2 * ratio), torch.Generator())
-    tiles = default_tiles(layout, tokens, dtype)
-    numbers = [layout.p, layout.q, *layout.grid, layout.r, layout.e, layout.step]
-    both, own = block_linear.constants(numbers, kernel_tables(layout, "cpu", dtype), tokens, tiles, dtype, True)
-    both |= {"tokens": 1} if tokens == 1 else {}  # as the launcher does
-    kernels = [compiled(block_device.product, {**both, **own}, tiles.warps)]
-    load = r"cp\.async\.cg\.shared\.global .*, 0x10" if own["STEPS"] > 1 else r"ld\.global\.v4\.b32"
+    monkeypatch.setattr(driver, "_active", Hopper())
+    case = Case(4096, 4096, block, ratio, tokens, torch.bfloat16)
+    tiles = default_tiles(case.layout, tokens, case.dtype)
+    x, coef = (torch.empty(n, dtype=case.dtype) for n in (tokens * 4096, case.layout.coefficients))
+    tables, bias = kernel_tables(case.layout, "cpu", case.dtype), torch.empty(4096, dtype=case.dtype)
+    kernels = prepare(x.view(tokens, 4096), coef, case.layout, tables, bias)
+    assert len(kernels) == 1 + (not tiles.fused)
+    loop = case.layout.grid[1] > tiles.depth * tiles.splits
+    load = r"cp\.async\.cg\.shared\.global .*, 0x10" if loop else r"ld\.global\.v4\.b32"
     assert re.search(load, kernels[0].asm["ptx"])
     assert re.search(r"mma\.sync|wgmma", kernels[0].asm["ptx"])
-    if not tiles.fused:
-        kernels.append(compiled(block_device.finish, both, tiles.warps))
     for i, kernel in enumerate(kernels):
         assert kernel.metadata.shared <= 227 * 1024
         (tmp_path / f"{i}.cubin").write_bytes(kernel.asm["cubin"])

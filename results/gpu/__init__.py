@@ -20,6 +20,18 @@ class Part(NamedTuple):
 GB = 10**9
 PARTS = {
     "kernels": Part(
-        60, 2 * GB, ("kernel", "case", "dtype"), ("error", "tolerance", "agrees", "seconds"),
+        60, 4 * GB, ("kernel", "case", "dtype"), ("error", "tolerance", "agrees", "seconds", "note"),
+    ),
+    "blocks": Part(
+        110, 8 * GB, ("rows", "columns", "share", "block", "tokens"),
+        ("dense_ms", "default_ms", "best_ms", "floor_ms", "dense_floor_ms", "floor_share", "ratio", "goal", "met",
+         "default_tiles", "best_tiles", "variants", "capability", "note"),
+    ),
+    "layers": Part(
+        90, 12 * GB, ("shape", "tokens", "start", "layer", "run"),
+        ("trained", "forward_ms", "forward_floor_ms", "forward_to_dense", "forward_to_dense_quartiles",
+         "both_ms", "both_floor_ms", "both_to_dense", "both_to_dense_quartiles", "forward_to_peft",
+         "forward_to_peft_quartiles", "both_to_peft", "both_to_peft_quartiles", "peak_gb", "eager_to_compiled",
+         "compile_seconds", "note"),
     ),
 }

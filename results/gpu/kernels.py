@@ -1,8 +1,219 @@
-"""Every case of the kernels' tests, compiled for the device."""
+"""Every case of the kernels' tests, compiled for the device, in every dtype.
 
+A row is a call: `error` is the largest difference from a reference in float64, as a share of the
+largest output, `tolerance` what it may be, and `agrees` whether it is; `seconds` are those of the
+case, but for compiling in threads. The part fails, after all rows, if one does not agree.
+
+    block_linear            `zoo.kernels.cases`: every edge, and sizes of language models
+    BlockDCT                its forward, which must take the kernel
+    BlockDCT, captured      replayed by a CUDA graph, on other numbers than it was captured with
+    BlockDCT, compiled      by torch.compile(fullgraph=True)
+    block_linear, compiled  likewise, in a graph that goes on after it
+
+The floor is compiling: by the counts all products together read 4 GB, a millisecond or two, while
+some 190 calls of a kernel of their own take a second of a core each, several at a time.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from results.gpu.clock import captured
+from results.gpu.compiling import THREADS, compile_all
+from results.gpu.failures import line, note
 from results.gpu.rows import Table
 from results.gpu.setting import Setting
 
+if TYPE_CHECKING:
+    from zoo.kernels.cases import Case
+
+Found = tuple[float, float]
+"""An error, and how large it may be."""
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+COMPILER = 25.0
+"""Seconds that torch.compile may take."""
+
+
+class Check(NamedTuple):
+    """What a row is of."""
+
+    kernel: str
+    case: str
+    dtype: torch.dtype
+    error: Callable[[], Found]
+    prepare: Callable[[], object] | None = None  # compiles what it calls
+    seconds: float = 2.0  # that it may take
+
+    @property
+    def key(self) -> dict[str, str]:
+        """The columns of the case."""
+        return {"kernel": self.kernel, "case": self.case, "dtype": str(self.dtype).removeprefix("torch.")}
+
 
 def measure(setting: Setting, table: Table) -> None:
-    """A row for each case."""
+    """A row for each case.
+
+    Raises:
+        RuntimeError: after all rows, if some do not agree.
+    """
+    left = [check for check in checks(setting) if not table.has(**check.key)]
+    late, batch = [], 1 if setting.small else 4 * THREADS
+    for i, check in enumerate(left):
+        if i % batch == 0 and not setting.small and setting.left() > check.seconds:
+            compile_all([each.prepare for each in left[i : i + batch] if each.prepare])
+        if setting.left() < check.seconds:
+            late.append(check)
+        else:
+            _measure(check, setting, table)
+    if late:
+        print(f"kernels: no time was left for {len(late)} of {len(left)} cases", file=sys.stderr)
+    if wrong := [row for row in table.rows if row["agrees"] != "True"]:
+        first = " ".join(str(wrong[0][name]) for name in ("kernel", "case", "dtype"))
+        raise RuntimeError(f"{len(wrong)} of {len(table.rows)} cases do not agree, the first being {first}")
+
+
+def _measure(check: Check, setting: Setting, table: Table) -> None:
+    """Write the row of a case, also if it raises an error; one that leaves the device unusable is raised again."""
+    start = time.time()
+    try:
+        error, tolerance = check.error()
+    except Exception as raised:
+        table.write(**check.key, agrees=False, seconds=time.time() - start, note=line(raised))
+        note(raised, setting.device)
+    else:
+        row = {"error": error, "tolerance": tolerance, "agrees": error <= tolerance}
+        table.write(**check.key, **row, seconds=time.time() - start)
+
+
+def checks(setting: Setting) -> list[Check]:
+    """All of them, in the order of worth; few in a rehearsal."""
+    from zoo.kernels.cases import CASES, LARGE
+
+    if setting.small:
+        return [*(_call(case, "cpu") for case in CASES[::5]), *_layer(DTYPES[:1], setting)]
+    given = [*CASES, *LARGE]
+    others = [
+        case._replace(dtype=dtype)
+        for case in given for dtype in DTYPES if dtype not in (case.dtype, case.coef_dtype)
+    ]  # fmt: skip
+    first, then = ([_call(case, setting.device) for case in each] for each in (given, others))
+    return [*first, *_layer(DTYPES, setting), *then]
+
+
+def _call(case: "Case", device: str) -> Check:
+    from zoo.kernels import cases
+    from zoo.kernels.block_linear import prepare
+
+    return Check(
+        "block_linear", str(case), case.dtype, partial(cases.error, case, device),
+        lambda: prepare(*cases.arguments(case, device)),
+    )
+
+
+# ---- The layer, and graphs -------------------------------------------------------------------------------------------
+
+
+def _layer(dtypes: Sequence[torch.dtype], setting: Setting) -> Iterator[Check]:
+    """What a user calls: eager, captured, and compiled, which takes longest and comes last."""
+    ways: dict[str, Callable[..., Found]] = {"BlockDCT": _eager}
+    if setting.device == "cuda":
+        ways["BlockDCT, captured"] = _captured
+    ways |= {"BlockDCT, compiled": _compiled, "block_linear, compiled": _compiled_call}
+    m, n = (32, 48) if setting.small else (768, 3072)
+    for kernel, way in ways.items():
+        for dtype in dtypes:
+            for tokens in (1,) if setting.small or "compiled" in kernel else (1, 20):
+                seconds = COMPILER if "compiled" in kernel and not setting.small else 2.0
+                error = partial(way, m, n, tokens, dtype, setting)
+                yield Check(kernel, f"{m}x{n} ratio 0.3 tokens {tokens} bias", dtype, error, None, seconds)
+
+
+class _Layer:
+    """A BlockDCT with random coefficients, x, bias, and what y is by the reference."""
+
+    def __init__(self, m: int, n: int, tokens: int, dtype: torch.dtype, device: str) -> None:
+        from zoo.kernels.cases import TOLERANCE
+        from zoo.parameterizations import BlockDCT
+
+        self.space = BlockDCT(m, n, ratio=0.3).to(device, dtype).requires_grad_(False)
+        self.space.coef.copy_(torch.randn(len(self.space.coef)))
+        self.x, self.bias = torch.randn(tokens, n).to(device, dtype), torch.randn(m).to(device, dtype)
+        self.tolerance = TOLERANCE[dtype]
+
+    def __call__(self) -> torch.Tensor:
+        """Return y."""
+        return self.space(self.x, self.bias)
+
+    def found(self, y: torch.Tensor) -> Found:
+        """How far y is from the reference."""
+        from zoo.kernels.cases import distance, expected
+
+        wanted = expected(self.x, self.space.coef, self.space.arrangement, self.bias)
+        return distance(y, wanted) if y.dtype == self.x.dtype else math.inf, self.tolerance
+
+    def found_by_kernel(self, y: torch.Tensor) -> Found:
+        """The same, and infinite where the layer has not taken the kernel."""
+        return self.found(y) if self.space._kernel_tables else (math.inf, self.tolerance)
+
+
+@torch.no_grad()
+def _eager(m: int, n: int, tokens: int, dtype: torch.dtype, setting: Setting) -> Found:
+    layer = _Layer(m, n, tokens, dtype, setting.device)
+    return layer.found_by_kernel(layer())
+
+
+@torch.no_grad()
+def _captured(m: int, n: int, tokens: int, dtype: torch.dtype, setting: Setting) -> Found:
+    layer, given = _Layer(m, n, tokens, dtype, setting.device), {}
+    replay = captured(lambda: given.update(y=layer()))
+    for numbers in (layer.x, layer.space.coef):
+        numbers.copy_(torch.randn(numbers.shape))
+    replay()
+    return layer.found_by_kernel(given["y"])
+
+
+@torch.no_grad()
+def _compiled(m: int, n: int, tokens: int, dtype: torch.dtype, setting: Setting) -> Found:
+    layer = _Layer(m, n, tokens, dtype, setting.device)
+    compiled = torch.compile(layer.space, fullgraph=True, dynamic=False, backend=_backend(setting))
+    return layer.found(compiled(layer.x, layer.bias))
+
+
+@torch.no_grad()
+def _compiled_call(m: int, n: int, tokens: int, dtype: torch.dtype, setting: Setting) -> Found:
+    from zoo.kernels.block_linear import block_linear, kernel_tables
+
+    layer = _Layer(m, n, tokens, dtype, setting.device)
+    layout = layer.space.arrangement
+    tables = kernel_tables(layout, setting.device, dtype)
+
+    def more(x: torch.Tensor) -> torch.Tensor:
+        return -block_linear(x, layer.space.coef, layout, tables, layer.bias)
+
+    compiled = torch.compile(more, fullgraph=True, dynamic=False, backend=_backend(setting))
+    return layer.found(-compiled(layer.x))
+
+
+def _backend(setting: Setting) -> str:
+    return "aot_eager" if setting.small else "inductor"
+
+
+def lines(rows: list[dict[str, str]]) -> list[str]:
+    """How many cases agree, and the largest error of each dtype."""
+    if not rows:
+        return []
+    wrong = [row for row in rows if row["agrees"] != "True"]
+    found = [f"{len(rows) - len(wrong)} of {len(rows)} cases agree with float64"]
+    largest = {}
+    for row in rows:
+        if row.get("error"):
+            largest[row["dtype"]] = max(largest.get(row["dtype"], (0.0, "")), (float(row["error"]), row["tolerance"]))
+    found.append("largest error: " + ", ".join(
+        f"{dtype} {error:.1e} (of {tolerance})" for dtype, (error, tolerance) in largest.items()
+    ))
+    return found + [f"not: {row['kernel']} {row['case']} {row['dtype']} {row.get('note', '')}" for row in wrong[:3]]

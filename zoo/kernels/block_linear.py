@@ -21,8 +21,8 @@ On chip, cosines and x^ are rounded to x's dtype, where a dense layer rounds W: 
 norm, and by 0.0023 from a W that was rounded once. float32 is multiplied as three tf32 products.
 
 Unmeasured: there was no GPU at hand. Tests check it against W in Triton's interpreter, and compile it for compute
-capability 9.0: 78 to 153 registers and no spills in bfloat16. `zoo.kernels.tune` measures it, on a GPU. A launch from
-Python takes longer than the product: a decoder should capture it in a CUDA graph.
+capability 9.0: 78 to 153 registers and no spills in bfloat16. `bash results/gpu.sh --only kernels,blocks` checks and
+measures it, on a GPU. A launch from Python takes longer than the product: a decoder should capture it in a CUDA graph.
 """
 
 from typing import Any, NamedTuple
@@ -34,25 +34,9 @@ from torch import Tensor
 
 from zoo.blocks import BlockLayout, block_tables
 from zoo.kernels import MAX_BLOCK, MAX_TOKENS, block_device
-
-SHARED_BYTES = 200 * 1024
-"""What a program may take on chip, of the 227 KB of an H100."""
-TILE_BYTES = 32 * 1024
-"""Of x, and of coefficients, in a step."""
+from zoo.kernels.tiles import H100, Device, Tiles, default_tiles, padded
 
 _DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
-
-
-class Tiles(NamedTuple):
-    """How the work is cut up; all but `splits` and `stages` are powers of two."""
-
-    rows: int  # block rows i of a program
-    depth: int  # blocks j of a step
-    positions: int  # positions t of a step
-    splits: int  # programs that share the j of one a and i
-    warps: int  # of 32 threads, of a program
-    stages: int  # steps whose loads are under way at a time
-    fused: bool  # one launch: the last program of an i transforms back
 
 
 class KernelTables(NamedTuple):
@@ -70,11 +54,6 @@ def kernel_tables(layout: BlockLayout, device: torch.device | str, dtype: torch.
     return KernelTables(tables.left.contiguous(), tables.right.to(dtype).contiguous(), counters)
 
 
-def _power(n: int) -> int:
-    """The least power of two from n on."""
-    return 1 << max(n - 1, 0).bit_length()
-
-
 def _compiled() -> bool:
     """False in the interpreter, which cannot multiply bfloat16: operands, rounded to it, are then float32."""
     return isinstance(block_device.product, triton.JITFunction)
@@ -85,25 +64,29 @@ def constants(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Compile-time arguments: those of both kernels, and those of the product alone."""
     p, q, down, across, r, e, step = layout
-    used, height = len(tables.left), max(16, _power(p))
+    used, height = len(tables.left), max(16, padded(p))
     both = {
-        "I": down, "P": p, "USED": used, "BA": max(16, _power(used)), "BP": height, "ROWS": 4096 // height,
+        "I": down, "P": p, "USED": used, "BA": max(16, padded(used)), "BP": height, "ROWS": 4096 // height,
         "SPLITS": tiles.splits, "BIAS": bias, "PRECISION": "tf32x3" if dtype == torch.float32 else "tf32",
     }
     return both, {
         "J": across, "Q": q, "R": r, "E": e, "WIDTH": r + (e > 0), "STEP": step, "WALK": len(tables.right),
-        "TX": _power(tokens), "BT": max(16, _power(tokens)), "BI": tiles.rows, "BJ": tiles.depth, "BU": tiles.positions,
-        "BQ": _power(q), "PACK": max(1, 16 // tiles.positions), "FUSED": tiles.fused, "STAGES": tiles.stages,
+        "TX": padded(tokens), "BT": max(16, padded(tokens)), "BI": tiles.rows, "BJ": tiles.depth, "BU": tiles.positions,
+        "BQ": padded(q), "PACK": max(1, 16 // tiles.positions), "FUSED": tiles.fused, "STAGES": tiles.stages,
         "STEPS": triton.cdiv(across, tiles.depth * tiles.splits),
         "DOT": _DTYPES[dtype] if _compiled() else tl.float32,
     }
 
 
-@torch.library.custom_op("zoo::block_linear", mutates_args=("counters",))
-def _launch(
+Launch = tuple[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]]
+"""A kernel, its grid, its arguments, and those at compile time."""
+
+
+def _launches(
     x: Tensor, coef: Tensor, left: Tensor, right: Tensor, counters: Tensor, bias: Tensor | None, layout: list[int],
     tiles: list[int],
-) -> Tensor:
+) -> tuple[Tensor, list[Launch]]:
+    """Where y will be, and what makes it."""
     tokens, down, cut = len(x), layout[2], Tiles._make(tiles)
     both, own = constants(layout, KernelTables(left, right, counters), tokens, cut, x.dtype, bias is not None)
     y = x.new_empty(tokens, down * layout[0])
@@ -111,9 +94,22 @@ def _launch(
     outputs = (left, x if bias is None else bias, y, parts)
     grid = (len(left), triton.cdiv(down, cut.rows), cut.splits)
     options = {"num_warps": cut.warps, "enable_fp_fusion": True}
-    block_device.product[grid](x, coef, right, *outputs, counters, tokens, **both, **own, **options)
+    product = x, coef, right, *outputs, counters, tokens
+    launches: list[Launch] = [(block_device.product, grid, product, {**both, **own, **options})]
     if not cut.fused:
-        block_device.finish[(triton.cdiv(tokens * down, both["ROWS"]),)](*outputs, tokens, **both, **options)
+        programs = (triton.cdiv(tokens * down, both["ROWS"]),)
+        launches.append((block_device.finish, programs, (*outputs, tokens), {**both, **options}))
+    return y, launches
+
+
+@torch.library.custom_op("zoo::block_linear", mutates_args=("counters",))
+def _launch(
+    x: Tensor, coef: Tensor, left: Tensor, right: Tensor, counters: Tensor, bias: Tensor | None, layout: list[int],
+    tiles: list[int],
+) -> Tensor:
+    y, launches = _launches(x, coef, left, right, counters, bias, layout, tiles)
+    for kernel, grid, arguments, options in launches:
+        kernel[grid](*arguments, **options)
     return y
 
 
@@ -123,24 +119,6 @@ def _(
     tiles: list[int],
 ) -> Tensor:
     return x.new_empty(len(x), layout[0] * layout[2])
-
-
-def default_tiles(layout: BlockLayout, tokens: int, dtype: torch.dtype, processors: int = 132) -> Tiles:
-    """Tiles by reasoning, not by measurement: two programs a processor, one for over 16 tokens, and 256 deep."""
-    down, across = layout.grid
-    size, height, length = dtype.itemsize, _power(tokens), _power(layout.q)
-    positions = max(min(16, _power(layout.r + (layout.e > 0))), length // 16)
-    rows = min(32 if height <= 16 else 128, max(16, _power(down)))
-    depth = min(512 // size, TILE_BYTES // (rows * size)) // positions
-    depth = min(depth, TILE_BYTES // (height * length * size), _power(across))
-    depth = max(depth, 16 // size, 16 // positions * max(1, 16 // height))
-    step = (height * depth * length + rows * depth * positions) * size
-    kept = 2 * max(16, height) * depth * positions * size
-    stages = max(1, min(3, (SHARED_BYTES - kept) // step))
-    used = layout.p if layout.r else layout.e
-    programs = used * triton.cdiv(down, rows)
-    splits = max(1, min((2 if height <= 16 else 1) * processors // programs, triton.cdiv(across, depth)))
-    return Tiles(rows, depth, positions, splits, 4 if height <= 16 else 8, stages, height <= 16)
 
 
 def block_linear(
@@ -163,6 +141,23 @@ def block_linear(
     Raises:
         ValueError: for anything else, and where a gradient is wanted.
     """
+    y = _launch(*_arguments(x, coef, layout, tables, bias, tiles))
+    return y.view(*x.shape[:-1], y.shape[-1])
+
+
+def prepare(
+    x: Tensor, coef: Tensor, layout: BlockLayout, tables: KernelTables, bias: Tensor | None = None,
+    tiles: Tiles | None = None,
+) -> list[Any]:
+    """Compile what `block_linear` of the same arguments launches: about a second, and threads may do so at a time."""
+    launches = _launches(*_arguments(x, coef, layout, tables, bias, tiles))[1]
+    return [kernel.warmup(*arguments, grid=grid, **options) for kernel, grid, arguments, options in launches]
+
+
+def _arguments(
+    x: Tensor, coef: Tensor, layout: BlockLayout, tables: KernelTables, bias: Tensor | None, tiles: Tiles | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, list[int], list[int]]:
+    """Those of `_launch`, checked."""
     tokens, n = x.shape[:-1].numel(), layout.grid[1] * layout.q
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, coef, bias)):
         raise ValueError("block_linear has no backward pass: call it under torch.no_grad()")
@@ -177,14 +172,17 @@ def block_linear(
     shapes = x.shape[-1:], coef.shape, expected[2] if bias is None else bias.shape
     if tuple(map(tuple, shapes)) != expected:
         raise ValueError(f"x, coef and bias must fit the layout, {expected}, got {tuple(map(tuple, shapes))}")
-    tiles = tiles or default_tiles(layout, tokens, x.dtype, _processors(x.device))
+    tiles = tiles or default_tiles(layout, tokens, x.dtype, device_of(x))
     numbers = [layout.p, layout.q, *layout.grid, layout.r, layout.e, layout.step]
-    y = _launch(x.reshape(tokens, n).contiguous(), coef.contiguous(), *tables, bias, numbers, list(tiles))
-    return y.view(*x.shape[:-1], y.shape[-1])
+    return x.reshape(tokens, n).contiguous(), coef.contiguous(), *tables, bias, numbers, list(tiles)
 
 
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+def device_of(x: Tensor) -> Device:
+    """Where x is; an H100 in the interpreter."""
+    if x.device.type != "cuda":
+        return H100
+    properties = torch.cuda.get_device_properties(x.device)
+    return Device(properties.multi_processor_count, (properties.major, properties.minor))
 
 
 # ---- Counted ---------------------------------------------------------------------------------------------------------
@@ -203,7 +201,7 @@ def work(layout: BlockLayout, tokens: int, dtype: torch.dtype, tiles: Tiles) -> 
     """Of `block_linear` without bias, coefficients being of x's dtype."""
     (down, across), size, used = layout.grid, dtype.itemsize, layout.p if layout.r else layout.e
     m, n, coefficients = down * layout.p, across * layout.q, layout.coefficients
-    height, length, back = _power(tokens), _power(layout.q), max(16, _power(layout.p))
+    height, length, back = padded(tokens), padded(layout.q), max(16, padded(layout.p))
     strips, chunks = triton.cdiv(down, tiles.rows), triton.cdiv(layout.r + (layout.e > 0), tiles.positions)
     steps = used * strips * chunks * tiles.splits * triton.cdiv(across, tiles.depth * tiles.splits)
     make_x_hat = height * tiles.depth * length * max(16, tiles.positions)
@@ -215,11 +213,11 @@ def work(layout: BlockLayout, tokens: int, dtype: torch.dtype, tiles: Tiles) -> 
         memory=(coefficients + tokens * (m + n)) * size,
         moved=(coefficients + used * strips * chunks * tokens * n + tokens * m) * size + 2 * parts,
         useful=tokens * coefficients,
-        multiply_adds=steps * (make_x_hat + product) + finishes * pairs * max(16, _power(used)) * back,
+        multiply_adds=steps * (make_x_hat + product) + finishes * pairs * max(16, padded(used)) * back,
     )
 
 
 def dense_work(m: int, n: int, tokens: int, dtype: torch.dtype) -> Work:
     """Of a dense layer, tokens padded to 16 as tensor cores do; each operand moved once."""
     memory = (m * n + tokens * (m + n)) * dtype.itemsize
-    return Work(memory, memory, tokens * m * n, max(16, _power(tokens)) * m * n)
+    return Work(memory, memory, tokens * m * n, max(16, padded(tokens)) * m * n)

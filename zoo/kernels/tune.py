@@ -1,95 +1,77 @@
-"""Measure the kernel on a GPU, beside a dense layer.
+"""Search for the fastest tiles of a call. `results/gpu/blocks.py` measures, and says how much time there is."""
 
->>> layout = block_layout(4096, 4096, 16, 4096 * 4096 // 2, generator(0))
->>> compare(layout, tokens=1)
-"""
-
-import itertools
-import statistics
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from triton.runtime.errors import OutOfResources
 
 from zoo.blocks import BlockLayout
-from zoo.kernels.block_linear import Tiles, block_linear, default_tiles, kernel_tables
+from zoo.kernels.tiles import Class, Tiles, fits
 
 FLUSH_BYTES = 256 * 2**20
 """Weights that a measurement goes through in turn: more than caches hold, as in a network."""
 
 
-class Measured(NamedTuple):
-    """Seconds of one layer."""
-
-    dense: float
-    kernel: float  # with `tiles`, the fastest
-    default: float  # with `default_tiles`
-    tiles: Tiles
+def copies(weight: Tensor, flush: int = FLUSH_BYTES) -> list[Tensor]:
+    """Copies of a weight, at least two, that take so many bytes."""
+    return [weight.clone() for _ in range(max(2, flush // weight.nbytes))]
 
 
-def seconds(calls: Sequence[Callable[[], object]], rounds: int = 20) -> float:
-    """Median time of one of the calls, all captured in one CUDA graph, as a decoder that is worth tuning runs them."""
-    for call in calls:
-        call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for call in calls:
-            call()
-    times = []
-    for _ in range(rounds):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) / 1000 / len(calls))
-    return statistics.median(times)
+def neighbours(tiles: Tiles, layout: BlockLayout, tokens: int, dtype: torch.dtype) -> list[Tiles]:
+    """Tiles that differ in one number by one step and fit, those first that most often matter."""
+    steps = {
+        "splits": (2 * tiles.splits, tiles.splits // 2, tiles.splits + 1, tiles.splits - 1),
+        "depth": (2 * tiles.depth, tiles.depth // 2),
+        "stages": (tiles.stages + 1, tiles.stages - 1),
+        "warps": (2 * tiles.warps, tiles.warps // 2),
+        "rows": (2 * tiles.rows, tiles.rows // 2),
+        "fused": (not tiles.fused,),
+        "positions": (2 * tiles.positions, tiles.positions // 2),
+    }
+    found = [tiles._replace(**{name: value}) for name, values in steps.items() for value in values]
+    return [each for each in dict.fromkeys(found) if each != tiles and fits(each, layout, tokens, dtype)]
 
 
-def candidates(layout: BlockLayout, tokens: int, dtype: torch.dtype) -> list[Tiles]:
-    """Tiles around the default, which comes first."""
-    default = default_tiles(layout, tokens, dtype)
-    found = [default]
-    sizes = ((32, 64, 128), (1, 2), (1, 2, 4, 8), (2, 3, 4), (True, False))
-    for rows, deeper, splits, stages, fused in itertools.product(*sizes):
-        depth = default.depth * deeper
-        if rows <= 2 * layout.grid[0] and splits * depth <= layout.grid[1]:
-            found.append(Tiles(rows, depth, default.positions, splits, 4 if rows <= 64 else 8, stages, fused))
-    return list(dict.fromkeys(found))
+def search(
+    start: Sequence[Tiles], near: Callable[[Tiles], Sequence[Tiles]],
+    measure: Callable[[Sequence[Tiles]], Mapping[Tiles, float]], until: float, at_once: int = 1,
+    clock: Callable[[], float] = time.time,
+) -> dict[Tiles, float]:
+    """Go from the fastest tiles to faster neighbours, until there are none or the time is up.
+
+    Args:
+        start: tiles that are measured whatever time there is.
+        near: neighbours of tiles.
+        measure: seconds of those of the tiles that work.
+        until: the time of `clock` by which to end. No batch is begun that would end later, if it
+            took as long as the longest did.
+        at_once: tiles of a batch.
+        clock: seconds.
+
+    Returns:
+        Seconds of all that were measured.
+    """
+    tried, found, longest, begun = set(start), {}, 0.0, clock()
+    found.update(measure(list(dict.fromkeys(start))))
+    longest = clock() - begun
+    while found:
+        batch = [each for each in near(min(found, key=lambda each: found[each])) if each not in tried][:at_once]
+        begun = clock()
+        if not batch or begun + longest > until:
+            break
+        tried.update(batch)
+        found.update(measure(batch))
+        longest = max(longest, clock() - begun)
+    return found
 
 
-def _copies(weight: Tensor) -> list[Tensor]:
-    return [weight.clone() for _ in range(max(2, FLUSH_BYTES // weight.nbytes))]
+def source(winners: Mapping[Class, Tiles], origin: str) -> str:
+    """The text of `zoo.kernels.tiles.MEASURED`, with its origin as a comment."""
+    lines = [f"    {_plain(each)}: {_plain(tiles)}," for each, tiles in sorted(winners.items())]
+    return "\n".join(["MEASURED: dict[Class, Tiles] = {", f"    # {origin}", *lines, "}\n"])
 
 
-@torch.no_grad()
-def tune(
-    x: Tensor, coef: Tensor, layout: BlockLayout, measure: Callable[[Sequence[Callable[[], object]]], float] = seconds
-) -> list[tuple[float, Tiles]]:
-    """Seconds of every candidate that fits on chip, the fastest first; the default's are among them."""
-    tables, coefs = kernel_tables(layout, x.device, x.dtype), _copies(coef)
-    found = []
-    for tiles in candidates(layout, x.shape[:-1].numel(), x.dtype):
-        try:
-            time = measure([partial(block_linear, x, c, layout, tables, None, tiles) for c in coefs])
-        except OutOfResources:
-            continue
-        found.append((time, tiles))
-    return sorted(found)
-
-
-@torch.no_grad()
-def compare(layout: BlockLayout, tokens: int, dtype: torch.dtype = torch.bfloat16, device: str = "cuda") -> Measured:
-    """The kernel, tuned, and a dense layer of the same shape."""
-    m, n = layout.grid[0] * layout.p, layout.grid[1] * layout.q
-    x = torch.randn(tokens, n, device=device, dtype=dtype)
-    coef, weight = (torch.randn(k, device=device, dtype=dtype) for k in (layout.coefficients, m * n))
-    times = tune(x, coef, layout)
-    default = default_tiles(layout, tokens, dtype)
-    dense = seconds([partial(F.linear, x, w) for w in _copies(weight.view(m, n))])
-    return Measured(dense, times[0][0], next(time for time, tiles in times if tiles == default), times[0][1])
+def _plain(values: Class | Tiles) -> str:
+    """Its constructor, without names."""
+    return f"{type(values).__name__}({', '.join(map(repr, values))})"

@@ -1,0 +1,221 @@
+"""The block kernel beside cuBLAS, for 1 to 64 tokens in bfloat16.
+
+`python -m results.gpu.blocks FOLDER` prints the winners of the rows in an --out, as zoo.kernels.tiles holds them.
+
+A row is a weight (m, n) of K = share mn coefficients in blocks of b, and a number of tokens T. All
+times are of one product, in milliseconds, from CUDA graphs that go through copies of the weight of
+`tune.FLUSH_BYTES` in turn, so that none is found in a cache; the three are measured in alternation:
+
+    dense_ms      F.linear
+    default_ms    the kernel with `default_tiles`
+    best_ms       with the fastest tiles of a search, whose y is that of the reference
+
+The floors are max(bytes / bandwidth, 2 multiply-adds / products), of `block_linear.work` and
+`dense_work`, over the rates of a copy and of a large bfloat16 product in this run. Goals: 1.5 times
+as fast as dense at mn / 2, 3 times at mn / 8, for 1 to 16 tokens.
+
+By the counts a 4096 x 4096 product moves 33.6 MB dense and 4.2 MB at mn / 8: 8 and 1 us of an
+H200's 4.2 TB/s. What takes time is to compile, about a second a variant; threads do so at a time,
+and how many variants there are follows from the seconds left. Rows come in the order of worth.
+"""
+
+import csv
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from results.gpu.block_cases import (
+    DTYPE,
+    FEW,
+    GOALS,
+    Case,
+    alike,
+    case_of,
+    cases,
+    judged,
+    layout_of,
+    measured,
+    winners_of,
+)
+from results.gpu.clock import Call, alternate, captured, ceilings, median
+from results.gpu.compiling import THREADS, compile_all
+from results.gpu.failures import note
+from results.gpu.rows import Table
+from results.gpu.setting import Setting
+from zoo.blocks import BlockLayout
+from zoo.kernels import tune
+from zoo.kernels.tiles import Tiles, default_tiles
+
+if TYPE_CHECKING:
+    from zoo.kernels.block_linear import KernelTables
+
+LEAST = 2.0
+"""Seconds without which no case is begun."""
+
+
+def measure(setting: Setting, table: Table) -> None:
+    """A row for each case, as long as there is time."""
+    peak, every = ceilings(setting.device), cases(setting.small)
+    left = [case for case in every if not table.has(**case._asdict())]
+    winners = winners_of(table.rows)
+    for i, case in enumerate(left):
+        if setting.left() < LEAST:
+            print(f"blocks: no time was left for {len(left) - i} of {len(every)} cases", file=sys.stderr)
+            return
+        if i % THREADS == 0 and not setting.small:
+            compile_all([_compiles(each, default(each), setting.device) for each in left[i : i + THREADS]])
+        share = 0.5 if setting.small else setting.left() * case.worth / sum(each.worth for each in left[i:])
+        try:
+            row = one(case, setting, [default(case), *alike(case, winners)], time.time() + share)
+        except Exception as error:
+            table.write(**case._asdict(), note=note(error, setting.device))
+            continue
+        winners[case] = row.pop("tiles")
+        table.write(**case._asdict(), **judged(case, row, winners[case], peak))
+
+
+def one(case: Case, setting: Setting, start: Sequence[Tiles], until: float) -> dict:
+    """Seconds of a case, and its fastest tiles."""
+    from zoo.kernels import cases as checks
+    from zoo.kernels.block_linear import block_linear, device_of
+
+    small, device = setting.small, setting.device
+    x, coefs, layout, tables = operands(case, device, small)
+    wanted = checks.expected(x, coefs[0], layout, None)
+    quick = {"seconds": 0.0, "least": 1, "warmup": 0} if small else {"seconds": 0.02, "warmup": 1}
+
+    def call(tiles: Tiles) -> Call:
+        every = [partial(block_linear, x, coef, layout, tables, None, tiles) for coef in coefs]
+        return _together(every) if small else captured(_together(every))
+
+    def times(batch: Sequence[Tiles]) -> Mapping[Tiles, float]:
+        if not small:
+            compile_all([_compiles(case, tiles, device) for tiles in batch])
+        found = {}
+        for tiles in batch:
+            try:
+                y = block_linear(x, coefs[0], layout, tables, None, tiles)
+                if checks.distance(y, wanted) <= checks.TOLERANCE[DTYPE]:
+                    found[tiles] = median(alternate({"": call(tiles)}, device, **quick))[""]
+            except Exception as error:  # too much for the chip, or for the compiler
+                print(f"blocks: {case}: {tiles}: {note(error, device)}", file=sys.stderr)
+        return found
+
+    with torch.no_grad():
+        near = partial(tune.neighbours, layout=layout, tokens=case.tokens, dtype=DTYPE)
+        found = tune.search(start, near, times, until, 1 if small else THREADS)
+        if not found:
+            raise RuntimeError("no tiles work")
+        usual = start[0]
+        best = min(found, key=lambda tiles: found[tiles])
+        dense = _together([partial(F.linear, x, w) for w in weights(case.rows, case.columns, device, small)])
+        calls = {"dense": dense if small else captured(dense)}
+        calls |= {name: call(tiles) for name, tiles in (("default", usual), ("best", best)) if tiles in found}
+        final = median(alternate(calls, device, **(quick if small else {"seconds": 0.1})))
+    number = {"dense": len(weights(case.rows, case.columns, device, small))}
+    each = {name: 1000 * seconds / number.get(name, len(coefs)) for name, seconds in final.items()}
+    if each.get("default", math.inf) <= each["best"]:
+        best, each["best"] = usual, each["default"]
+    capability = ".".join(map(str, device_of(x).capability))
+    return {**each, "tiles": best, "usual": usual, "variants": len(found), "capability": capability}
+
+
+def default(case: Case) -> Tiles:
+    """Those that a call would take here."""
+    from zoo.kernels.block_linear import device_of
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return default_tiles(layout_of(case), case.tokens, DTYPE, device_of(torch.empty(0, device=device)))
+
+
+def operands(
+    case: Case, device: str, small: bool
+) -> tuple[Tensor, Sequence[Tensor], BlockLayout, "KernelTables"]:
+    """What `x`, copies of the coefficients, layout and tables of a case are."""
+    from zoo.kernels.block_linear import kernel_tables
+
+    layout = layout_of(case)
+    x = torch.randn(case.tokens, case.columns, device=device, dtype=DTYPE)
+    return x, numbers(layout.coefficients, device, small), layout, kernel_tables(layout, device, DTYPE)
+
+
+@lru_cache(maxsize=16)  # of 256 MB each
+def numbers(count: int, device: str, small: bool) -> tuple[Tensor, ...]:
+    """Copies of a vector of random numbers."""
+    vector = torch.randn(count, device=device, dtype=DTYPE)
+    return tuple(tune.copies(vector, 0) if small else tune.copies(vector))
+
+
+def weights(rows: int, columns: int, device: str, small: bool) -> list[Tensor]:
+    """Copies of a dense weight."""
+    return [each.view(rows, columns) for each in numbers(rows * columns, device, small)]
+
+
+def _together(calls: Sequence[Call]) -> Call:
+    """All of the calls as one."""
+
+    def every() -> None:
+        for call in calls:
+            call()
+
+    return every
+
+
+def _compiles(case: Case, tiles: Tiles, device: str) -> Call:
+    """What compiles the kernel of a case."""
+
+    @torch.no_grad()
+    def job() -> None:
+        from zoo.kernels.block_linear import kernel_tables, prepare
+
+        layout = layout_of(case)
+        x = torch.empty(case.tokens, case.columns, device=device, dtype=DTYPE)
+        coef = torch.empty(layout.coefficients, device=device, dtype=DTYPE)
+        prepare(x, coef, layout, kernel_tables(layout, device, DTYPE), None, tiles)
+
+    return job
+
+
+def lines(rows: list[dict[str, str]]) -> list[str]:
+    """How many goals are met, and how much faster than dense the largest worth is."""
+    found = []
+    rows = [row for row in rows if row.get("ratio")]
+    for share, goal in GOALS.items():
+        mine = [row for row in rows if float(row["share"]) == share]
+        few = [row for row in mine if row.get("met")]
+        if not few:
+            continue
+        ratios = sorted(float(row["ratio"]) for row in few)
+        met = sum(row["met"] == "True" for row in few)
+        found.append(f"mn/{round(1 / share)}, 1 to {FEW} tokens: {ratios[0]:.2g} to {ratios[-1]:.2g} times as fast as "
+                     f"dense, {goal} in {met} of {len(few)}")
+        first = min(few, key=lambda row: case_of(row).place)
+        found.append(f"  {first['rows']}x{first['columns']}, blocks of {first['block']}, {first['tokens']} tokens: "
+                     f"{float(first['ratio']):.2f}, at {float(first['floor_share']):.0%} of its floor")
+    return found
+
+
+def main(words: Sequence[str]) -> int:
+    """Print the winners of a folder's rows as the text of `zoo.kernels.tiles.MEASURED`."""
+    path = Path(words[0] if len(words) == 1 else "") / "blocks.csv"
+    if len(words) != 1 or not path.is_file():
+        print(f"blocks: no '{path}': give the --out of results/gpu.sh", file=sys.stderr)
+        return 2
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    if any("--small" in row["command"] for row in rows) or not rows:
+        print(f"blocks: '{path}' has no rows of a GPU", file=sys.stderr)
+        return 2
+    print(tune.source(measured(rows), f"{rows[0]['device']}, commit {rows[0]['commit']}, {rows[0]['date']}"), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

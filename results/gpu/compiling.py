@@ -1,0 +1,25 @@
+"""Compiling of several kernels at a time."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+THREADS = min(16, os.cpu_count() or 1)
+"""That compile at a time."""
+
+
+def compile_all(jobs: Sequence[Callable[[], object]]) -> None:
+    """Run jobs that compile a kernel, several at a time, since most of it is done without Python's lock.
+
+    A job that fails does so in silence: the call that needs its kernel compiles again, and raises.
+    """
+
+    def attempt(job: Callable[[], object]) -> None:
+        with suppress(Exception):
+            job()
+
+    for job in jobs[:1]:
+        attempt(job)  # what Triton does once for a kernel, it does not do in several threads at a time
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(attempt, jobs[1:]))
