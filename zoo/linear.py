@@ -174,6 +174,9 @@ class ZooLinear(nn.Module):
         if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
             self._kept, self._keeps = None, False  # someone trains in eval mode
             return None
+        alone = self._parameters["weight"] is None and self.scale == 1.0
+        if alone and self._modules["parameterization"].needs_no_weight(x):  # type: ignore[operator, union-attr]
+            return None
         if self._kept is not None:
             weight, scale, dtype, low, device, parameterization, watch = self._kept
             if (

@@ -51,6 +51,7 @@ class WeightParameterization(nn.Module, ABC):
         "forward": ("weight",),
         "forward_update": ("weight",),
         "builds_weight": ("weight", "forward", "forward_update"),
+        "needs_no_weight": ("weight", "forward"),
     }
     """Methods and attributes that a class may speed up, each with what it must agree with.
 
@@ -117,6 +118,10 @@ class WeightParameterization(nn.Module, ABC):
         """
         mine = WeightParameterization
         return type(self).forward is mine.forward and type(self).forward_update is mine.forward_update
+
+    def needs_no_weight(self, x: Tensor) -> bool:
+        """Whether `forward(x)` is faster without W than a product with one that is kept; asked where no gradient is."""
+        return False
 
     @property
     def lr_mult(self) -> float:

@@ -3,12 +3,24 @@
 Between DCT and Sparse: a row of W, the weights of one output, is a sum of cosines over all inputs, and outputs are not
 mixed. Adam's step, which knows coordinates, then still knows each output; at a half, a tenth and a twentieth of the
 coefficients this trains better than mixing both sides (README, "Character model").
+
+x W^T = (S (C_n x^T))^T needs no W: on GPUs, `zoo.kernels` multiplies few tokens so, where few coefficients make it pay.
 """
 
+from typing import Any
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from zoo import bases, kernels
 from zoo.bases import dct_matrix
-from zoo.parameterizations.orthonormal import SeparableSubspace
+from zoo.kernels import floors
+from zoo.parameterizations.orthonormal import BUILT_FROM, SeparableSubspace
+from zoo.vmapped import transforming
+
+WHOLE = (*BUILT_FROM, "side", "support", "layout", "storage_order", "rows_only")
+"""What makes W = S C_n, row by row."""
 
 
 class RowDCT(SeparableSubspace):
@@ -17,7 +29,41 @@ class RowDCT(SeparableSubspace):
     Orthonormal, as in `scipy.fft.idct(S, axis=1, norm="ortho")`; K parameters.
     """
 
+    shortcuts = {
+        **SeparableSubspace.shortcuts,
+        "forward": WHOLE,
+        "needs_no_weight": (*WHOLE, "forward"),
+    }
     cosine = rows_only = True
 
     def side(self, n: int, axis: int) -> Tensor | None:
         return dct_matrix(n) if axis == 1 else None
+
+    def reset_buffers(self) -> None:
+        self._kernel_tables: dict[torch.device, Any] = {}
+        super().reset_buffers()
+
+    @property
+    def builds_weight(self) -> bool:
+        """W is built for products, but those of few tokens by a kernel."""
+        return True
+
+    def needs_no_weight(self, x: Tensor) -> bool:
+        """Whether a kernel serves, for 1 to 16 tokens on a GPU, and should be faster by `zoo.kernels.floors`."""
+        tokens = x.shape[:-1].numel()
+        if tokens > floors.ROW_TOKENS or torch.is_grad_enabled() or x.dtype == torch.float64:
+            return False
+        if torch.compiler.is_compiling() or transforming() or not kernels.available(x.device):
+            return False
+        return floors.rows_pay(*self.shape, len(self.coef), tokens)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x W^T + b, without W where that is faster."""
+        if not self.needs_no_weight(x):
+            return F.linear(x, self.weight(), bias)
+        from zoo.kernels import row_linear  # triton, only where it is used
+
+        if x.device not in self._kernel_tables:
+            self._kernel_tables[x.device] = row_linear.row_tables(self.support, *self.shape, x.device)
+        dtype = bases.autocast_dtype(x.device) or x.dtype
+        return row_linear.row_linear(x.to(dtype), self.coef, self._kernel_tables[x.device], bias)
