@@ -46,7 +46,9 @@ class Mistake(Exception):
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gpu.sh", description="Measure zoo on the GPU of this machine; run again, it goes on.",
-        epilog="parts: " + ", ".join(PARTS),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"parts: {', '.join(PARTS)}\nwheels, where torch, lightning, torchmetrics, transformers, peft, "
+               f"tensorboard, einops and triton\nare installed and no more: {wheels.DOWNLOAD}",
     )
     parser.add_argument("--data", type=Path, metavar="FOLDER", default=os.environ.get("ZOO_DATA"),
                         help="that holds tinyshakespeare/input.txt; by default $ZOO_DATA")
@@ -81,15 +83,15 @@ def _check(options: argparse.Namespace) -> None:
 def _complete(folder: Path | None, site: Path) -> None:
     """Add what this machine lacks to the path of this process and of those that it starts."""
     for _ in range(5):  # a wheel may ask for another
-        lacking = wheels.missing(wheels.needed())
+        lacking = wheels.missing(wheels.needed(), site)
         if not lacking:
             return
         if folder is None:
             names = " ".join(f"'{each}'" for each in lacking)
-            raise Mistake(f"not installed here: {names}; install them, or give --wheels FOLDER with their wheels")
+            raise Mistake(f"not installed here: {names}; install them, or give --wheels FOLDER, as --help says")
         try:
             wheels.install(lacking, folder, site)
-        except FileNotFoundError as error:
+        except (OSError, ValueError) as error:
             raise Mistake(str(error)) from None
         if str(site) not in sys.path:
             sys.path.insert(0, str(site))

@@ -1,17 +1,29 @@
-"""What zoo needs and this machine lacks, from a folder of wheels, without a network."""
+"""What zoo needs and this machine lacks, from a folder of wheels, without a network and without pip.
 
-import subprocess
-import sys
+What is installed is taken to work as it is. Beside torch, lightning, torchmetrics, transformers,
+peft, tensorboard, einops, numpy and triton that is jsonargparse and what it needs to read docstrings,
+`BROUGHT`. More wheels than are needed do no harm: bring those of whose version one is not sure.
+"""
+
+import importlib
+import struct
 import tomllib
+import zipfile
+import zlib
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.tags import sys_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent.parent
+BROUGHT = ("jsonargparse<5", "docstring-parser", "typeshed-client")
+"""The wheels, all of pure Python, that a machine with the packages above needs; PyYAML comes with those."""
+DOWNLOAD = "pip download --no-deps --only-binary :all: -d FOLDER " + " ".join(f"'{each}'" for each in BROUGHT)
+"""How to have them, where there is a network."""
 
 
 def needed() -> list[Requirement]:
@@ -24,8 +36,12 @@ def needed() -> list[Requirement]:
     return [requirement for line in lines if (requirement := Requirement(line)).name in wanted]
 
 
-def missing(requirements: list[Requirement]) -> list[Requirement]:
-    """Those of the requirements, and of what they require in turn, that are not installed or do not fit."""
+def missing(requirements: list[Requirement], site: Path) -> list[Requirement]:
+    """Those of the requirements that are not installed or do not fit.
+
+    So are those that they require in turn, of packages that have come from wheels into `site`, and
+    of extras: pip has not seen to these.
+    """
     found, seen, left = [], set(), list(requirements)
     while left:
         requirement = left.pop()
@@ -38,20 +54,17 @@ def missing(requirements: list[Requirement]) -> list[Requirement]:
         except PackageNotFoundError:
             found.append(requirement)
             continue
-        if not requirement.specifier.contains(installed.version, prereleases=True):
+        # A vendor's build of a version, as 2.11.0a0+abc, is that version.
+        if not requirement.specifier.contains(Version(installed.version).base_version):
             found.append(requirement)
-        elif requirement.extras or canonicalize_name(requirement.name) not in TRUSTED:
-            left += _in_turn(installed.requires or [], requirement.extras)
+        elif requirement.extras or Path(str(installed.locate_file(""))) == site:
+            left += _in_turn(installed, requirement.extras)
     return sorted(found, key=str)
 
 
-TRUSTED = {"torch", "transformers", "peft", "triton"}
-"""Of which what is installed is taken to work as it is: their own needs are many, and CUDA's among them."""
-
-
-def _in_turn(lines: list[str], extras: set[str]) -> Iterator[Requirement]:
+def _in_turn(installed: Distribution, extras: set[str]) -> Iterator[Requirement]:
     """What a package requires on this machine, with these extras."""
-    for line in lines:
+    for line in installed.requires or []:
         requirement = Requirement(line)
         marker = requirement.marker
         if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
@@ -63,18 +76,37 @@ def install(requirements: list[Requirement], wheels: Path, target: Path) -> None
     """Unpack the wheels of what is missing into a folder, without what they require in turn.
 
     Raises:
-        FileNotFoundError: if there is no wheel for one, in words for the user.
+        ValueError: if there is no wheel for one, or it is damaged, in words for the user.
     """
     files = [(requirement, find(requirement, wheels)) for requirement in requirements]
-    if lacking := sorted({requirement.name for requirement, file in files if file is None}):
-        raise FileNotFoundError(
-            f"'{wheels}' has no wheel that fits this Python for {', '.join(lacking)}: where there is a network, "
-            f"pip download --no-deps -d {wheels} {' '.join(lacking)}"
+    if lacking := sorted(str(requirement) for requirement, file in files if file is None):
+        names = " ".join(f"'{name}'" for name in lacking)
+        raise ValueError(
+            f"'{wheels}' has no wheel that fits this Python for {names}: where there is a network, "
+            f"pip download --no-deps --only-binary :all: -d {wheels} {names}"
         )
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile",
-               "--disable-pip-version-check", "--root-user-action=ignore", "--upgrade",
-               "--target", str(target)]
-    subprocess.run([*command, *{str(file) for _, file in files}], check=True)
+    for file in sorted({file for _, file in files if file is not None}):
+        unpack(file, target)
+    importlib.invalidate_caches()
+
+
+def unpack(wheel: Path, target: Path) -> None:
+    """Unpack a wheel's modules into a folder.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for member in archive.infolist():
+                top, _, rest = member.filename.partition("/")
+                if top.endswith(".data"):  # of which scripts and headers are not wanted
+                    kind, _, member.filename = rest.partition("/")
+                    if kind not in ("purelib", "platlib") or not member.filename:
+                        continue
+                archive.extract(member, target)  # which leads out of no folder
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, struct.error) as error:
+        raise ValueError(f"the wheel '{wheel}' is damaged, {error}: download it again") from None
 
 
 def find(requirement: Requirement, wheels: Path) -> Path | None:
