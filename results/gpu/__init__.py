@@ -34,4 +34,21 @@ PARTS = {
          "forward_to_peft_quartiles", "both_to_peft", "both_to_peft_quartiles", "peak_gb", "eager_to_compiled",
          "compile_seconds", "note"),
     ),
+    "thresholds": Part(
+        60, 12 * GB, ("threshold", "first", "second", "shape", "tokens", "share", "block", "dtype", "launch", "on"),
+        ("size", "first_ms", "second_ms", "ratio", "low", "high", "floor_ms", "note"),
+    ),
+    "step": Part(
+        60, 40 * GB, ("layers", "loop", "recompute"),
+        ("trainable", "step_ms", "floor_ms", "tokens_per_second", "share_of_peak", "peak_gb", "compile_seconds", "note"),
+    ),
+    "characters": Part(
+        130, 8 * GB, ("method", "seed", "steps"),
+        ("coefficients", "rate", "shipped_rate", "loss", "best_loss", "best_step", "stable_rank", "step_ms", "floor_ms",
+         "tokens_per_second", "loop", "agreement", "note"),
+    ),
+    "generate": Part(
+        25, 4 * GB, ("layers", "way", "loop"),
+        ("by_kernel", "token_ms", "floor_ms", "tokens_per_second", "note"),
+    ),
 }

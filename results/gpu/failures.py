@@ -1,0 +1,24 @@
+"""What becomes of a case that fails: a note in its row, so that the next one is measured."""
+
+import torch
+
+
+def note(error: Exception, device: str) -> str:
+    """An error in one line, what was allocated being let go.
+
+    Raises:
+        Exception: the error itself, if it has poisoned the device: nothing could be measured after it.
+    """
+    if device == "cuda":
+        try:
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+        except RuntimeError:
+            raise error from None
+    return line(error)
+
+
+def line(error: Exception) -> str:
+    """An error in one line."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:160]

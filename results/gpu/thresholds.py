@@ -1,0 +1,129 @@
+"""The thresholds by which zoo chooses between two ways, measured on both sides of each, and fitted.
+
+    python -m results.gpu.thresholds FOLDER    # the constants of FOLDER's table, as lines of source
+
+A row is one way beside another at one size, called in turn in one process; the ratio is a median over neighbours, with
+quartiles, and the floor the first way's, by counts. What is fitted, in the order of worth:
+
+    FFT_FROM           the DCT of a matrix and the transform of its gradient, by FFT or by products; 256^2 to 4096^2
+    COSTS              BlockDCT's products, and with W built, to a dense layer; 16, 256, 4096 tokens, 768 to 4096 wide
+    LARGEST            four weights and gradients as a batch, or one by one; 128^2 to 2048^2
+    FACTORS_UP_TO      RandLoRA by factors, or with W built; at 1/4 to 4 times the tokens of equal operations
+    TOKENS             inference of 1 to 64 tokens by the kernel, the product or a kept W, past the caches
+    BLOCK, BLOCKED_FROM, CHUNK_BYTES, ONE_BY_ONE_ABOVE    what was chosen for a CPU's caches
+
+and beside it, as comments: the FFT of rows alone, against products in TF32, and replayed as a CUDA graph; LoRA, which
+never builds W. Times called from Python hold the launches, as a small network's do; a graph's do not.
+
+By the counts, on an H200 with 4.3e12 bytes and 7.2e14 operations a second, no call takes over 4 ms, most take as long
+as 10 to 60 launches, 0.1 to 0.5 ms; 110 cases of 0.2 s are 25 s, what is drawn and sorted on the CPU some 10 s, and
+eight kernels compile in 10 s if `blocks` has not compiled them.
+"""
+
+import csv
+import statistics
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from results.gpu.clock import alternate, captured, ceilings
+from results.gpu.failures import note
+from results.gpu.fits import constants
+from results.gpu.rows import Table
+from results.gpu.setting import Setting
+from zoo.lab.timing import ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from results.gpu.pairs import Case, Pair
+
+LAST = 4.0
+"""Seconds that must be left to begin a case."""
+
+
+def measure(setting: Setting, table: Table) -> None:
+    """Rows of each case, most valuable first."""
+    from results.gpu.threshold_cases import cases
+
+    torch.manual_seed(0)
+    if setting.small:
+        torch.set_num_threads(1)  # tiny sizes wait for other threads longer than they work
+    for case in cases(setting.device, setting.small):
+        left = [pair for pair in case.pairs if not table.has(**_columns(case, pair, setting))]
+        if left and setting.left() < LAST:
+            return
+        if left:
+            _measure(case, left, setting, table)
+
+
+def _measure(case: "Case", left: "list[Pair]", setting: Setting, table: Table) -> None:
+    try:
+        with _precision(case.dtype):
+            calls = case.make()
+            if case.launch == "graph":
+                calls = {name: captured(call) for name, call in calls.items()}
+            options = {"seconds": 0.0, "least": 2, "warmup": 1} if setting.small else \
+                {"seconds": 0.06 * len(calls), "least": 7, "warmup": 2}
+            times = alternate(calls, setting.device, **options)  # type: ignore[arg-type]
+    except Exception as error:
+        why = note(error, setting.device)
+        print(f"{case.threshold}, {case.shape}, {case.tokens}: {why}", file=sys.stderr, flush=True)
+        for pair in left:
+            table.write(**_columns(case, pair, setting), size=float(pair.size), note=why)
+        return
+    for pair in left:
+        first, second = (times[key] for key in pair.keys)
+        found = ratio(first, second)
+        table.write(
+            **_columns(case, pair, setting), size=float(pair.size), first_ms=1e3 * statistics.median(first),
+            second_ms=1e3 * statistics.median(second), ratio=found.median, low=found.low, high=found.high,
+            floor_ms=1e3 * case.floor(pair, ceilings(setting.device)),
+        )
+
+
+@contextmanager
+def _precision(dtype: str) -> "Iterator[None]":
+    """In which products of float32 are in TF32, if that is what is asked for."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _columns(case: "Case", pair: "Pair", setting: Setting) -> dict[str, Any]:
+    return {
+        "threshold": case.threshold, "first": pair.first, "second": pair.second,
+        "shape": "x".join(map(str, case.shape)), "tokens": case.tokens,
+        "share": pair.share, "block": pair.block, "dtype": case.dtype, "launch": case.launch,
+        "on": setting.device,
+    }
+
+
+def lines(rows: list[dict[str, str]]) -> list[str]:
+    """The constants that were fitted, and how many were not; five at most."""
+    said = constants(rows)
+    fitted = [line.split("  # ")[0] for line in said if not line.startswith("#")]
+    return [*fitted[:4], f"{len(fitted)} constants fitted: python -m results.gpu.thresholds FOLDER"]
+
+
+def main(words: list[str], say: Callable[[str], object] = print) -> int:
+    """Print the constants of a folder's table; 2 if there is none."""
+    path = Path(words[0]) / "thresholds.csv" if len(words) == 1 else None
+    if path is None or not path.is_file():
+        print(f"thresholds: '{path}' is no file" if path else "thresholds: give one FOLDER of tables", file=sys.stderr)
+        return 2
+    with path.open(encoding="utf-8", newline="") as file:
+        for line in constants(list(csv.DictReader(file))):
+            say(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
