@@ -1,0 +1,180 @@
+"""The first paper's table: the character model for 4000 steps as shipped, at the rates that the searches found.
+
+Model, data, windows, optimizer, warm-up, decay and precision are those of `configs/char_lm.yaml`;
+`tests/test_gpu_characters.py` holds the first losses against those of a real `zoo fit`. Seeds 1 to 5 of
+one method train side by side, each a branch of one CUDA graph (`results.gpu.training`); where that
+fails, or its first 50 losses are not those of Lightning's loop on the same device, each is a graph of
+its own, and then the step is launched from Python: `loop` says which, and `agreement` is the largest
+relative difference of those losses, for the first seed.
+
+Validation is over the whole last tenth every 250 steps, all its windows as one batch; Lightning's
+batches of 32 give the same sum. `loss` is that of the last step, `best_loss` the least.
+
+A step's floor, by the counts: 6 N T = 20 Gflop and 32 bytes of AdamW for each of 0.4 to 0.8 million
+parameters, a fifth of a millisecond for five seeds. It is bound by its launches: 260 to 350
+operations a seed (counted by dispatch), so about 350 kernels, 1 microsecond at least for each node of a graph
+whatever it does, hence 1.8 ms for five seeds if the device starts one node at a time, and 0.9 ms if branches
+run side by side at 2.5 microseconds a node: 4 to 7 s for the 4000 steps of a method. With 16
+validations of 5 ms for each seed, the capture and Lightning's 50 steps, 7 to 11 s a method, and
+90 to 140 s for thirteen.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from results.gpu.character_methods import METHODS, Method, Training, shipped
+from results.gpu.failures import line, note
+from results.gpu.rows import Table
+from results.gpu.setting import Setting
+
+if TYPE_CHECKING:
+    from results.gpu.training import Run
+
+TOLERANCE = 0.02
+"""Relative difference of first losses, in bfloat16, up to which a loop is the same as Lightning's."""
+
+
+def measure(setting: Setting, table: Table) -> None:
+    """Rows of all seeds of each method, written together; a method that there is no time for is left to another run."""
+    from zoo.console import quiet
+
+    quiet()  # Lightning, at the start of each reference
+    took = 0.0
+    with shipped(setting) as training:
+        for name, method in METHODS.items():
+            cases = [{"method": name, "seed": seed, "steps": training.steps} for seed in training.seeds]
+            if all(table.has(**case) for case in cases):
+                continue
+            if setting.left() < took:
+                return
+            start = time.time()
+            try:
+                rows = train(method, training, setting.left)
+            except RuntimeError as error:  # out of memory too
+                rows = [{"note": note(error, setting.device)} for _ in cases]
+            if rows is None:
+                return
+            for case, row in zip(cases, rows, strict=True):
+                if not table.has(**case):
+                    table.write(**case, **row)
+            took = time.time() - start
+
+
+def train(method: Method, training: Training, left: Callable[[], float]) -> list[dict[str, Any]] | None:
+    """What is measured of each seed; None if there is not time enough.
+
+    Raises:
+        RuntimeError: if there is no loop that works.
+    """
+    from results.gpu import clock
+    from results.gpu import training as loops
+
+    datas = [training.data(seed) for seed in training.seeds]
+    vocabulary, device = datas[0].vocabulary, training.device
+    ids = datas[0].encoded[0][0]
+    seed, first = training.seeds[0], training.first
+    wanted = loops.lightning_losses(
+        training.model(method, seed, vocabulary), datas[0], training.steps, first, device
+    )
+    gpu = {"one graph, a branch for each seed": loops.one_graph, "a graph for each seed": loops.graph_each}
+    ways = {**(gpu if device == "cuda" else {}), "eager": loops.eager}
+    failed: list[str] = []
+    for loop, way in ways.items():
+        try:
+            runs = [
+                loops.Run(training.model(method, each, vocabulary).to(device), ids, loops.window_starts(
+                    len(ids), training.steps, training.batch_size, training.block_size, each
+                ), training.block_size)
+                for each in training.seeds
+            ]
+            step = way(runs)
+            for _ in range(first - runs[0].taken):
+                step()
+            agreement = ((runs[0].losses[:first].cpu() - wanted).abs() / wanted).max().item()
+            if not agreement <= TOLERANCE:  # nan neither
+                raise RuntimeError(f"losses differ by {agreement:.2g}")
+            break
+        except RuntimeError as error:
+            failed.append(f"{loop}: {line(error)}")
+    else:
+        raise RuntimeError("; ".join(failed))
+    windows = tuple(torch.stack(part).to(device) for part in zip(*datas[0].val_dataloader().dataset, strict=True))
+    found = _finish(runs, step, windows, training, left)
+    if found is None:
+        return None
+    losses, seconds = found
+    tokens = training.batch_size * training.block_size
+    floor = sum(_floor(run, tokens, training.block_size, clock.ceilings(device)) for run in runs)
+    return [
+        {
+            "coefficients": sum(p.numel() for p in run.model.parameters()), "rate": method.rate,
+            "shipped_rate": method.shipped, "loss": f"{each[-1]:.4f}", "best_loss": f"{min(each):.4f}",
+            "best_step": (1 + each.index(min(each))) * training.interval, "stable_rank": stable_rank(run),
+            "step_ms": 1000 * seconds, "floor_ms": 1000 * floor, "tokens_per_second": len(runs) * tokens / seconds,
+            "loop": loop, "agreement": agreement, "note": "; ".join(failed),
+        }
+        for run, each in zip(runs, losses, strict=True)
+    ]
+
+
+def _finish(
+    runs: "Sequence[Run]", step: Callable[[], object], windows: Any, training: Training, left: Callable[[], float]
+) -> tuple[list[list[float]], float] | None:
+    """Validation losses of each run, at every interval, and seconds of a step of all; None if time runs out."""
+    losses: list[list[float]] = [[] for _ in runs]
+    seconds, counted, start = 0.0, 0, time.perf_counter()
+    for done in range(training.first + 1, training.steps + 1):
+        step()
+        counted += 1
+        if done % training.interval == 0:
+            if training.device == "cuda":
+                torch.cuda.synchronize()
+            seconds += time.perf_counter() - start
+            for run, each in zip(runs, losses, strict=True):
+                each.append(run.validate(windows))
+            if (training.steps - done) * seconds / counted > left():
+                return None
+            start = time.perf_counter()
+    return losses, seconds / counted
+
+
+def _floor(run: "Run", tokens: int, context: int, most: Any) -> float:
+    """Seconds that a step of one run takes at least: its products, and what AdamW moves."""
+    from results.gpu.training import moved, operations
+
+    with run.precision():
+        return operations(run.model, tokens, context) / most.products + moved(run.model) / most.bandwidth
+
+
+@torch.no_grad()
+def stable_rank(run: "Run") -> float:
+    """The mean over the matrices, as a run's summary has it."""
+    from zoo.callbacks import StableRank
+    from zoo.convert import zoo_layers
+
+    look = StableRank()
+    look.looks[0] = look.measure(zoo_layers(run.model.net))
+    assert look.mean is not None
+    return look.mean
+
+
+def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Mean loss of each method with the mean stable rank, four to a line; and the loop."""
+    whole = [row for row in rows if row.get("loss")]
+    said, spreads = [], [0.0]
+    for name in METHODS:
+        if own := [row for row in whole if row["method"] == name]:
+            losses, ranks = ([float(row[key]) for row in own] for key in ("loss", "stable_rank"))
+            said.append(f"{name} {statistics.mean(losses):.3f} ({statistics.mean(ranks):.0f})")
+            spreads.append(statistics.stdev(losses) if len(losses) > 1 else 0.0)
+    if not whole:
+        return []
+    loops = ", ".join(sorted({row["loop"].split(",")[0] for row in whole}))
+    step = statistics.median(float(row["step_ms"]) for row in whole)
+    worst = max(float(row["agreement"]) for row in whole)
+    last = f"deviation <= {max(spreads):.3f}; {loops}: {step:.2f} ms a step, off eager by {worst:.0e}"
+    return [*(", ".join(said[i : i + 4]) for i in range(0, len(said), 4)), last]
