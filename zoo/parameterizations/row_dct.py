@@ -29,11 +29,7 @@ class RowDCT(SeparableSubspace):
     Orthonormal, as in `scipy.fft.idct(S, axis=1, norm="ortho")`; K parameters.
     """
 
-    shortcuts = {
-        **SeparableSubspace.shortcuts,
-        "forward": WHOLE,
-        "needs_no_weight": (*WHOLE, "forward"),
-    }
+    shortcuts = {**SeparableSubspace.shortcuts, "needs_no_weight": (*WHOLE, "forward")}
     cosine = rows_only = True
 
     def side(self, n: int, axis: int) -> Tensor | None:
@@ -50,10 +46,10 @@ class RowDCT(SeparableSubspace):
 
     def needs_no_weight(self, x: Tensor) -> bool:
         """Whether a kernel serves, for 1 to 16 tokens on a GPU, and should be faster by `zoo.kernels.floors`."""
-        tokens = x.shape[:-1].numel()
-        if tokens > floors.ROW_TOKENS or torch.is_grad_enabled() or x.dtype == torch.float64:
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or transforming():  # a graph takes any tokens
             return False
-        if torch.compiler.is_compiling() or transforming() or not kernels.available(x.device):
+        tokens = x.shape[:-1].numel()
+        if tokens > floors.ROW_TOKENS or x.dtype == torch.float64 or not kernels.available(x.device):
             return False
         return floors.rows_pay(*self.shape, len(self.coef), tokens)
 
