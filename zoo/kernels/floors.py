@@ -42,6 +42,8 @@ COEFFICIENT_SLOTS, TOKEN_SLOTS = 22, 4
 capability 9.0, a load counting four. There it takes 26 for 1 token, 35 for 4 and 86 for 16."""
 ROW_TOKENS = 16
 """Most that `zoo.kernels.row_linear` takes."""
+ROWS_PAY_FROM = 1.2
+"""How many times its kernel's floor a dense layer's must be: a guess; `python -m results.gpu.thresholds` fits it."""
 LONGEST_SIDE = 128
 """Of the two factors of a length whose transform is made on chip."""
 
@@ -211,10 +213,10 @@ def row_product(m: int, n: int, k: int, tokens: int, positions: Positions, trans
 
 @lru_cache(maxsize=1024)
 def rows_pay(m: int, n: int, k: int, tokens: int) -> bool:
-    """Whether `zoo.kernels.row_linear` takes it, and should beat a dense layer by a fifth, each at its floor."""
+    """Whether `zoo.kernels.row_linear` takes it, and should beat a dense layer: `ROWS_PAY_FROM`, each at its floor."""
     if not 1 <= tokens <= ROW_TOKENS or two_factors(n) is None or k >= 2**31:
         return False
-    return seconds(dense(m, n, tokens)) > 1.2 * seconds(row_product(m, n, k, tokens, "int16"))
+    return seconds(dense(m, n, tokens)) > ROWS_PAY_FROM * seconds(row_product(m, n, k, tokens, "int16"))
 
 
 def box_product(m: int, n: int, k: int, tokens: int) -> Cost:
