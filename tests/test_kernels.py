@@ -19,7 +19,7 @@ from triton.runtime import driver, interpreter
 from zoo.blocks import block_layout
 from zoo.kernels import available, block_device, block_linear, cases
 from zoo.kernels.block_linear import default_tiles, dense_work, kernel_tables, prepare, work
-from zoo.kernels.cases import CASES, Case
+from zoo.kernels.cases import CASES, LARGE, Case
 from zoo.parameterizations import BlockDCT
 from zoo.testing import agree
 
@@ -164,6 +164,19 @@ def test_a_compiled_graph_holds_it(interpreted):
 
 
 # ---- For a GPU, without one ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", cases.TOLERANCE, ids=str)
+def test_products_are_as_long_as_tensor_cores_need(dtype):
+    """The interpreter multiplies any matrices; a GPU sums 16 products at least, of each of the cases and defaults."""
+    for case in [*CASES, *LARGE]:
+        tables = kernel_tables(case.layout, "cpu", dtype)
+        tiles = case.tiles or default_tiles(case.layout, case.tokens, dtype)
+        numbers = [case.layout.p, case.layout.q, *case.layout.grid, case.layout.r, case.layout.e, case.layout.step]
+        both, own = block_linear.constants(numbers, tables, case.tokens, tiles, dtype, case.bias)
+        assert min(both["BA"], own["PACK"] * own["BQ"], own["BU"] * own["BJ"]) >= 16, case
+        assert own["BJ"] >= own["PACK"], case
+
 
 DESIGN = [(16, 0.5, 1), (16, 0.125, 1), (16, 0.125, 16), (32, 0.5, 16), (16, 0.5, 64)]
 

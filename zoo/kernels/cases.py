@@ -63,7 +63,7 @@ CASES = [
     # Tiles that end within the grid, programs that share a row or have none of it left, one launch and two.
     Case(320, 152, 8, 0.42, 20, bias=True, tiles=Tiles(16, 16, 4, 1, 4, 1, True)),
     Case(320, 152, 8, 0.42, 20, F16, bias=True, tiles=Tiles(32, 8, 8, 3, 4, 3, True)),
-    Case(320, 152, 8, 0.42, 20, BF16, tiles=Tiles(32, 4, 16, 5, 8, 2, False)),
+    Case(320, 152, 8, 0.42, 20, BF16, tiles=Tiles(32, 4, 8, 5, 8, 2, False)),
     Case(320, 152, 8, 0.42, 20, bias=True, tiles=Tiles(64, 32, 2, 1, 4, 1, False)),
     Case(96, 64, 16, 0.3, 4, strided=True, tiles=Tiles(16, 4, 4, 2, 4, 1, True)),
     # x that is not contiguous; coefficients of another dtype, which are rounded to x's.
