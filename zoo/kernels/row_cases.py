@@ -10,7 +10,7 @@ import torch
 
 from zoo.bases import generator
 from zoo.kernels.cases import BF16, F16, F32, TOLERANCE, cosines, distance
-from zoo.kernels.row_linear import row_linear, row_tables
+from zoo.kernels.row_linear import RowTables, row_linear, row_tables
 from zoo.selection import random_support
 
 
@@ -31,6 +31,11 @@ class Case(NamedTuple):
         parts = [f"{self.m}x{self.n}", f"ratio {self.ratio}", f"tokens {self.tokens}"]
         parts += [f"coef {str(self.coef_dtype).removeprefix('torch.')}"] * (self.coef_dtype is not None)
         return " ".join(parts + ["bias"] * self.bias + ["strided"] * self.strided)
+
+    @property
+    def support(self) -> torch.Tensor:
+        """Where its coefficients stand."""
+        return random_support(self.m, self.n, max(1, int(self.m * self.n * self.ratio)), generator(1))
 
 
 CASES = [
@@ -53,26 +58,40 @@ LARGE = [
 """Of a language model's sizes, for a GPU alone."""
 
 
+class Arguments(NamedTuple):
+    """Those of `row_linear`."""
+
+    x: torch.Tensor
+    coef: torch.Tensor
+    tables: RowTables
+    bias: torch.Tensor | None
+
+
+def arguments(case: Case, device: torch.device | str) -> Arguments:
+    """The arguments of a case, always the same ones."""
+    random = generator(0)
+
+    def draw(*shape: int, dtype: torch.dtype = case.dtype) -> torch.Tensor:
+        return torch.randn(*shape, generator=random).to(device, dtype)
+
+    support = case.support
+    coef = draw(len(support), dtype=case.coef_dtype or case.dtype)
+    x = draw(2, case.tokens // 2 + 1, case.n)[:, :-1] if case.strided else draw(case.tokens, case.n)
+    return Arguments(x, coef, row_tables(support, case.m, case.n, device), draw(case.m) if case.bias else None)
+
+
 @torch.no_grad()
 def error(case: Case, device: torch.device | str, calls: int = 2) -> tuple[float, float]:
     """How far y is from the reference, and how far it may be, both as shares of the largest output.
 
     It is infinitely far where its shape or dtype is wrong, or a later call gives other bits.
     """
-    m, n, tokens, random = case.m, case.n, case.tokens, generator(0)
-
-    def draw(*shape: int, dtype: torch.dtype = case.dtype) -> torch.Tensor:
-        return torch.randn(*shape, generator=random).to(device, dtype)
-
-    support = random_support(m, n, max(1, int(m * n * case.ratio)), random)
-    coef = draw(len(support), dtype=case.coef_dtype or case.dtype)
-    x = draw(2, tokens // 2 + 1, n)[:, :-1] if case.strided else draw(tokens, n)
-    bias = draw(m) if case.bias else None
-    tables = row_tables(support, m, n, device)
-    y, *later = (row_linear(x, coef, tables, bias) for _ in range(calls))
+    m, n = case.m, case.n
+    x, coef, _, bias = given = arguments(case, device)
+    y, *later = (row_linear(*given) for _ in range(calls))
     if y.dtype != case.dtype or y.shape != (*x.shape[:-1], m) or not all(torch.equal(y, each) for each in later):
         return math.inf, TOLERANCE[case.dtype]
     plane = coef.new_zeros(m * n, dtype=torch.float64)
-    plane[support.to(device)] = coef.to(case.dtype).double()
+    plane[case.support.to(device)] = coef.to(case.dtype).double()
     wanted = x.double() @ (plane.view(m, n) @ cosines(n, plane.device)).T
     return distance(y, wanted if bias is None else wanted + bias.double()), TOLERANCE[case.dtype]

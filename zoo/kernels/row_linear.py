@@ -27,6 +27,7 @@ import triton
 from torch import Tensor
 
 from zoo.kernels import row_device
+from zoo.kernels.block_linear import Launch
 from zoo.kernels.floors import ROW_TOKENS, two_factors
 
 ROWS = 4
@@ -88,21 +89,32 @@ def product_constants(tokens: int, columns: int, bias: bool) -> dict[str, Any]:
     return {"TX": _power(tokens), "ROWS": ROWS, "DEPTH": depth, "BIAS": bias}
 
 
+def _launches(
+    x: Tensor, coef: Tensor, starts: Tensor, columns: Tensor, first: Tensor, twiddle: Tensor, last: Tensor,
+    bias: Tensor | None,
+) -> tuple[Tensor, list[Launch]]:
+    """Where y will be, and what makes it."""
+    (tokens, n), m, (a, b) = x.shape, len(starts) - 1, twiddle.shape[1:]
+    padded = _power(tokens)
+    hat, y = x.new_empty(n, padded), x.new_empty(tokens, m)
+    transform = transform_constants(a, b, tokens, x.dtype)
+    product = product_constants(tokens, len(coef) // m, bias is not None)
+    inputs = hat, coef, columns, starts, x if bias is None else bias, y, m, tokens
+    tables, grid = (x, first, twiddle, last, hat), (tokens, triton.cdiv(b, transform["WIDTH"]))
+    return y, [
+        (row_device.cosine_transform, grid, tables, {**transform, "num_warps": TRANSFORM_WARPS}),
+        (row_device.row_product, (triton.cdiv(m, ROWS),), inputs, {**product, "num_warps": WARPS}),
+    ]
+
+
 @torch.library.custom_op("zoo::row_linear", mutates_args=())
 def _launch(
     x: Tensor, coef: Tensor, starts: Tensor, columns: Tensor, first: Tensor, twiddle: Tensor, last: Tensor,
     bias: Tensor | None,
 ) -> Tensor:
-    (tokens, n), m, (a, b) = x.shape, len(starts) - 1, twiddle.shape[1:]
-    padded = _power(tokens)
-    hat, y = x.new_empty(n, padded), x.new_empty(tokens, m)
-    transform = transform_constants(a, b, tokens, x.dtype)
-    row_device.cosine_transform[(tokens, triton.cdiv(b, transform["WIDTH"]))](
-        x, first, twiddle, last, hat, **transform, num_warps=TRANSFORM_WARPS
-    )
-    product = product_constants(tokens, len(coef) // m, bias is not None)
-    inputs = hat, coef, columns, starts, x if bias is None else bias
-    row_device.row_product[(triton.cdiv(m, ROWS),)](*inputs, y, m, tokens, **product, num_warps=WARPS)
+    y, launches = _launches(x, coef, starts, columns, first, twiddle, last, bias)
+    for kernel, grid, arguments, options in launches:
+        kernel[grid](*arguments, **options)
     return y
 
 
@@ -129,6 +141,20 @@ def row_linear(x: Tensor, coef: Tensor, tables: RowTables, bias: Tensor | None =
     Raises:
         ValueError: for anything else, and where a gradient is wanted.
     """
+    y = _launch(*_arguments(x, coef, tables, bias))
+    return y.view(*x.shape[:-1], y.shape[-1])
+
+
+def prepare(x: Tensor, coef: Tensor, tables: RowTables, bias: Tensor | None = None) -> list[Any]:
+    """Compile what `row_linear` of the same arguments launches: about a second, and threads may do so at a time."""
+    launches = _launches(*_arguments(x, coef, tables, bias))[1]
+    return [kernel.warmup(*arguments, grid=grid, **options) for kernel, grid, arguments, options in launches]
+
+
+def _arguments(
+    x: Tensor, coef: Tensor, tables: RowTables, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Those of `_launch`, checked."""
     tokens, n, m = x.shape[:-1].numel(), tables.twiddle[0].numel(), len(tables.starts) - 1
     dtypes = (torch.float32, torch.bfloat16, torch.float16)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, coef, bias)):
@@ -141,5 +167,4 @@ def row_linear(x: Tensor, coef: Tensor, tables: RowTables, bias: Tensor | None =
     expected = (n,), (len(tables.columns),), (m,)
     if shapes != expected:
         raise ValueError(f"x, coef and bias must fit the tables, {expected}, got {shapes}")
-    y = _launch(x.reshape(tokens, n).contiguous(), coef.contiguous(), *tables, bias)
-    return y.view(*x.shape[:-1], m)
+    return x.reshape(tokens, n).contiguous(), coef.contiguous(), *tables, bias
