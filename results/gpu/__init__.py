@@ -40,7 +40,8 @@ PARTS = {
     ),
     "step": Part(
         60, 40 * GB, ("layers", "loop", "recompute"),
-        ("trainable", "step_ms", "floor_ms", "tokens_per_second", "share_of_peak", "peak_gb", "compile_seconds", "note"),
+        ("trainable", "step_ms", "floor_ms", "tokens_per_second", "share_of_peak", "peak_gb", "compile_seconds",
+         "note"),
     ),
     "characters": Part(
         130, 8 * GB, ("method", "seed", "steps"),
@@ -48,7 +49,7 @@ PARTS = {
          "tokens_per_second", "loop", "agreement", "note"),
     ),
     "generate": Part(
-        25, 4 * GB, ("layers", "way", "loop"),
+        25, 4 * GB, ("layers", "way", "window", "loop"),
         ("by_kernel", "token_ms", "floor_ms", "tokens_per_second", "note"),
     ),
 }

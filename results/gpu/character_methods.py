@@ -56,7 +56,7 @@ class Training(NamedTuple):
     data_dir: str | None
     batch_size: int
     block_size: int
-    network: dict[str, int]
+    network: dict[str, Any]
     """Sizes other than the task's own."""
     optimizer: dict[str, Any]
     steps: int

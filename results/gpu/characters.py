@@ -20,6 +20,7 @@ validations of 5 ms for each seed, the capture and Lightning's 50 steps, 7 to 11
 """
 
 import statistics
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ from results.gpu.setting import Setting
 if TYPE_CHECKING:
     from results.gpu.training import Run
 
+WIDTH = 78
+"""Of a line of the summary."""
 TOLERANCE = 0.02
 """Relative difference of first losses, in bfloat16, up to which a loop is the same as Lightning's."""
 
@@ -46,7 +49,9 @@ def measure(setting: Setting, table: Table) -> None:
     took = 0.0
     with shipped(setting) as training:
         for name, method in METHODS.items():
-            cases = [{"method": name, "seed": seed, "steps": training.steps} for seed in training.seeds]
+            cases: list[dict[str, Any]] = [
+                {"method": name, "seed": seed, "steps": training.steps} for seed in training.seeds
+            ]
             if all(table.has(**case) for case in cases):
                 continue
             if setting.left() < took:
@@ -80,10 +85,10 @@ def train(method: Method, training: Training, left: Callable[[], float]) -> list
     wanted = loops.lightning_losses(
         training.model(method, seed, vocabulary), datas[0], training.steps, first, device
     )
-    gpu = {"one graph, a branch for each seed": loops.one_graph, "a graph for each seed": loops.graph_each}
-    ways = {**(gpu if device == "cuda" else {}), "eager": loops.eager}
     failed: list[str] = []
-    for loop, way in ways.items():
+    for loop, way in loops.LOOPS.items():
+        if device == "cpu" and loop in loops.GRAPHS:
+            continue
         try:
             runs = [
                 loops.Run(training.model(method, each, vocabulary).to(device), ids, loops.window_starts(
@@ -102,7 +107,9 @@ def train(method: Method, training: Training, left: Callable[[], float]) -> list
             failed.append(f"{loop}: {line(error)}")
     else:
         raise RuntimeError("; ".join(failed))
-    windows = tuple(torch.stack(part).to(device) for part in zip(*datas[0].val_dataloader().dataset, strict=True))
+    windows = tuple(
+        torch.stack(part).to(device) for part in zip(*datas[0].val_dataloader().dataset, strict=True)  # type: ignore[misc]
+    )
     found = _finish(runs, step, windows, training, left)
     if found is None:
         return None
@@ -163,18 +170,18 @@ def stable_rank(run: "Run") -> float:
 
 
 def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Mean loss of each method with the mean stable rank, four to a line; and the loop."""
+    """Mean loss of each method over the mean stable rank; then the largest deviation over seeds, and the loop."""
     whole = [row for row in rows if row.get("loss")]
     said, spreads = [], [0.0]
     for name in METHODS:
         if own := [row for row in whole if row["method"] == name]:
             losses, ranks = ([float(row[key]) for row in own] for key in ("loss", "stable_rank"))
-            said.append(f"{name} {statistics.mean(losses):.3f} ({statistics.mean(ranks):.0f})")
+            said.append(f"{name} {statistics.mean(losses):.3f}/{statistics.mean(ranks):.0f}".replace(" ", "\0"))
             spreads.append(statistics.stdev(losses) if len(losses) > 1 else 0.0)
     if not whole:
         return []
     loops = ", ".join(sorted({row["loop"].split(",")[0] for row in whole}))
     step = statistics.median(float(row["step_ms"]) for row in whole)
     worst = max(float(row["agreement"]) for row in whole)
-    last = f"deviation <= {max(spreads):.3f}; {loops}: {step:.2f} ms a step, off eager by {worst:.0e}"
-    return [*(", ".join(said[i : i + 4]) for i in range(0, len(said), 4)), last]
+    text = [line.replace("\0", " ") for line in textwrap.wrap(", ".join(said), WIDTH)]
+    return [*text, f"(loss/rank, +-{max(spreads):.3f}) {loops}: {step:.2f} ms a step, off eager by {worst:.0e}"]

@@ -109,7 +109,7 @@ def _measured(
     seconds: dict[str, Any] = {}
     if case["loop"] == "compiled":
         start = time.perf_counter()
-        for block in run.model.net.blocks:
+        for block in run.model.net.blocks:  # type: ignore[union-attr]
             block.compile(dynamic=False, backend="eager" if setting.small else "inductor")
         run.step()
         run.step()
@@ -158,11 +158,11 @@ def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
         if eager is None:
             continue
         rate, share = float(eager["tokens_per_second"]) / 1e3, float(eager["share_of_peak"])
-        text = f"{name}: {rate:.0f}k tokens/s, {share:.0%} of peak"
+        text = f"{name}: {rate:.0f}k tokens/s ({share:.0%})"
         if fast is not None:
             text += f", compiled {float(fast['tokens_per_second']) / 1e3:.0f}k"
         if eager.get("peak_gb"):
             text += f", {float(eager['peak_gb']):.1f} GB"
-            text += f" ({float(again['peak_gb']):.1f} recomputed)" if again is not None and again.get("peak_gb") else ""
+            text += f", recomputed {float(again['peak_gb']):.1f}" if again is not None and again.get("peak_gb") else ""
         said.append(text)
     return said
