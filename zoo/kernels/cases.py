@@ -113,10 +113,10 @@ class Arguments(NamedTuple):
 
 def arguments(case: Case, device: torch.device | str) -> Arguments:
     """The arguments of a case, always the same ones."""
-    random, layout = torch.Generator().manual_seed(0), case.layout
+    random, layout = torch.Generator(device).manual_seed(0), case.layout
 
     def draw(*shape: int, dtype: torch.dtype = case.dtype) -> Tensor:
-        return torch.randn(*shape, generator=random).to(device, dtype)
+        return torch.randn(*shape, generator=random, device=device).to(dtype)
 
     coef = draw(layout.coefficients, dtype=case.coef_dtype or case.dtype)
     x = draw(2, case.tokens // 2 + 1, case.n)[:, :-1] if case.strided else draw(case.tokens, case.n)

@@ -65,7 +65,7 @@ def _cosine_tables(n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor
 def row_tables(support: Tensor, m: int, n: int, device: torch.device | str) -> RowTables:
     """The tables of coefficients at flat positions of the (m, n) plane, ascending; (K,)."""
     assert two_factors(n) is not None
-    starts = torch.searchsorted(support, torch.arange(m + 1) * n)
+    starts = torch.searchsorted(support, torch.arange(m + 1, device=support.device) * n)
     places = starts.to(device, torch.int32), (support % n).to(device, torch.int16)
     return RowTables(*places, *_cosine_tables(n, torch.device(device)))
 
@@ -96,7 +96,8 @@ def _launches(
     """Where y will be, and what makes it."""
     (tokens, n), m, (a, b) = x.shape, len(starts) - 1, twiddle.shape[1:]
     padded = _power(tokens)
-    hat, y = x.new_empty(n, padded), x.new_empty(tokens, m)
+    # Copies of no token are multiplied too: by zero, not by whatever was there, which may overflow.
+    hat, y = (x.new_empty if padded == tokens else x.new_zeros)(n, padded), x.new_empty(tokens, m)
     transform = transform_constants(a, b, tokens, x.dtype)
     product = product_constants(tokens, len(coef) // m, bias is not None)
     inputs = hat, coef, columns, starts, x if bias is None else bias, y, m, tokens
