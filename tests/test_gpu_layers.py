@@ -17,6 +17,7 @@ from zoo.convert import convert
 from zoo.parameterizations import DCT, BlockDCT, LoRA, RandLoRA
 
 M, N, T = 48, 32, 5
+ALL = [spec.label for spec in (*ALONE, *UPDATES)]
 RATES = Ceilings(1e12, 1e15)
 
 
@@ -97,6 +98,17 @@ def test_layers_of_equal_count_stand_beside_pefts_where_it_is_there(monkeypatch)
 def test_names_choose():
     found = list(layers_of((32, 32), "alone", "cpu", ("BlockDCT 0.5",)))
     assert [each.name for each in found if isinstance(each, Layer)] == [DENSE, "BlockDCT 0.5"]
+
+
+@pytest.mark.parametrize("start", ["alone", "update"])
+def test_layers_are_drawn_and_start_as_converted_ones(start):
+    """Nothing is left on the meta device; W has a dense layer's size from scratch, and is 0 as an update."""
+    for each in layers_of((64, 64), start, "cpu", ALL):
+        if each.name != DENSE:
+            w, layer = each.module.update().detach(), each.module
+            assert not any(t.is_meta for t in (*layer.parameters(), *layer.buffers()))
+            assert (layer.base is None, layer.bias.requires_grad) == ((start == "alone"),) * 2
+            assert w.square().mean().sqrt().item() == pytest.approx(0.125 if start == "alone" else 0, rel=0.3)
 
 
 def test_calls_give_the_gradients_of_the_layer():

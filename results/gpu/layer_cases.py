@@ -8,7 +8,8 @@ from torch import nn
 
 from results.gpu.failures import note
 from results.gpu.layer_floors import Counts
-from zoo.lab.bench import Contender, Spec, contenders, linear, peft_layer, rival
+from zoo.lab.bench import Spec, frozen_bias, linear, peft_layer, rival
+from zoo.linear import ZooLinear
 from zoo.parameterizations import DCT, BlockDCT, Dense, LoRA, RandLoRA, WeightParameterization
 
 DENSE = "nn.Linear"
@@ -52,30 +53,39 @@ def layers_of(
         if names and spec.label not in names:
             continue
         try:
-            (own,) = contenders([spec], shape, update, (), where)
+            own = _zoo(spec, shape, where, update)
         except Exception as error:
             yield spec.label, note(error, device)
             continue
-        if not isinstance(own, Contender):
-            yield spec.label, own
-            continue
-        layer = Layer(own.name, own.layer, counts(own.layer, update))
+        layer = Layer(spec.label, own, counts(own, update))
         if not update or names or spec.cls is Dense:
             yield layer
         elif spec.cls is BlockDCT:  # it has the DCT's count, rounded down to whole blocks
             yield layer._replace(rival=fourier)
         else:
-            theirs = _peft(own, layer, device)
+            theirs = _peft(layer, device)
             fourier = theirs.name if isinstance(theirs, Layer) else None
             yield layer._replace(rival=fourier)
             yield theirs
 
 
-def _peft(own: Contender, layer: Layer, device: str) -> Layer | tuple[str, str]:
+def _zoo(spec: Spec, shape: tuple[int, int], device: torch.device, update: bool) -> ZooLinear:
+    """A layer as `convert` makes it, but that positions and bases are drawn once, where they stay: it takes seconds."""
+    with torch.device("meta"):
+        p = spec.cls(*shape, **spec.arguments)
+    p.to_empty(device=device)
+    p.reset_parameters(0.0 if update else shape[1] ** -0.5)
+    plain = linear(shape, device)
+    layer = ZooLinear(p, plain.bias, plain.weight.detach() if update else None)
+    frozen_bias(layer, update)
+    return layer
+
+
+def _peft(layer: Layer, device: str) -> Layer | tuple[str, str]:
     """Peft's layer of the same kind and count."""
-    name = f"peft for {own.name}"
+    name = f"peft for {layer.name}"
     try:
-        name, config = rival(own)
+        name, config = rival(layer.module)
         module = peft_layer(config, layer.counts.shape, torch.device(device))
     except Exception as error:  # peft may be missing, or its tuners have other arguments
         return name, note(error, device)

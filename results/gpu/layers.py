@@ -42,8 +42,9 @@ COMPILED = (
     ((4096, 4096), 4096, "update", ("LoRA rank=8", "BlockDCT lora_rank=8")),
     ((768, 768), 4096, "alone", ("DCT 0.5", "BlockDCT 0.5")),
 )
-GROUP, COLD, WARM = 4.0, 35.0, 15.0
-"""Seconds that must be left to begin: a group of eager layers, the first compiled layer, and each after it."""
+GROUP, BUILD, COLD, WARM = 4.0, 12.0, 35.0, 15.0
+"""Seconds that must be left to begin: a group of eager layers, the building of 4096 x 4096 ones, the first compiled
+layer, and each after it."""
 
 
 def measure(setting: Setting, table: Table) -> None:
@@ -112,7 +113,9 @@ def _shape(shape: tuple[int, int], tokens: Sequence[int], setting: Setting, tabl
     for start in ("alone", "update"):
         left = [count for count in tokens if not table.has(**_case(shape, count, start, DENSE, "eager"))]
         layers = []
-        for each in layers_of(shape, start, setting.device) if left and setting.left() > GROUP else ():
+        if left and setting.left() < GROUP + BUILD * shape[0] * shape[1] / 4096**2:
+            continue
+        for each in layers_of(shape, start, setting.device) if left else ():
             if isinstance(each, Layer):
                 layers.append(each)
             else:

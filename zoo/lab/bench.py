@@ -90,7 +90,7 @@ def contenders(
         if "peft" not in against:
             yield own
             continue
-        name, config = rival(own)
+        name, config = rival(own.layer)
         yield own._replace(rival=name)
         if name not in rivals:
             rivals.add(name)
@@ -115,19 +115,20 @@ def contender(name: str, library: str, spec: Spec | None, layer: nn.Module) -> C
     return Contender(name, library, spec, layer, torch.optim.AdamW(trained, lr=SMALL_LR, fused=True))
 
 
-def rival(own: Contender) -> tuple[str, Any]:
-    """Peft's layer of the same kind and count, FourierFT if it has none of the kind: a name, and peft's config."""
+def rival(layer: nn.Module) -> tuple[str, Any]:
+    """Peft's layer of a layer's kind and count, FourierFT if it has none of the kind: a name, and peft's config."""
     import peft
 
-    parameterization = own.layer.parameterization
+    parameterization = layer.parameterization
     if isinstance(parameterization, LoRA):
         r = len(parameterization.lora_A)
         return f"peft LoRA r={r}", peft.LoraConfig(r=r, lora_alpha=r, target_modules=["layer"])
     if isinstance(parameterization, RandLoRA):
         r = parameterization.rank
         return f"peft RandLoRA r={r}", peft.RandLoraConfig(r=r, randlora_alpha=20 * r, target_modules=["layer"])
-    fourier = peft.FourierFTConfig(n_frequency=own.trainable, init_weights=True, target_modules=["layer"])
-    return f"peft FourierFT {own.trainable}", fourier
+    count = sum(p.numel() for p in layer.parameters() if p.requires_grad)
+    fourier = peft.FourierFTConfig(n_frequency=count, init_weights=True, target_modules=["layer"])
+    return f"peft FourierFT {count}", fourier
 
 
 def peft_layer(config: Any, shape: tuple[int, int], device: torch.device) -> nn.Module:
