@@ -222,6 +222,18 @@ def test_a_search_starts_from_what_won_nearby():
     assert alike(CASE._replace(tokens=2), {CASE: here._replace(rows=4096)}) == []
 
 
+@pytest.mark.parametrize("seconds", [0, 30, 100, 1000])
+def test_the_seconds_are_shared_by_worth(seconds):
+    """All cases have their turn, and if each takes its share all is spent; the first has the most."""
+    left, shares, now = cases(small=False), [], float(seconds)
+    while left:
+        shares.append(blocks.share(left, now))
+        now, left = now - shares[-1], left[1:]
+    needed = blocks.LEAST + blocks.EACH * len(shares)
+    assert sum(shares) == pytest.approx(max(seconds, needed) - blocks.LEAST)
+    assert all(a > b - 1e-9 for a, b in zip(shares, [*shares[1:], blocks.EACH], strict=True))
+
+
 def test_lines_are_few_and_narrow(tmp_path):
     rows = written(tmp_path / "blocks.csv", [
         row(case, reasoned_tiles(layout_of(case), case.tokens, BF16)) for case in cases(small=False)[:20]

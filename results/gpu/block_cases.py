@@ -22,7 +22,7 @@ SHAPES = ((4096, 4096), (11008, 4096), (2048, 2048))
 SHARES = (0.125, 0.5)
 BLOCKS = (16, 32)
 """All in the order of worth."""
-REHEARSED = ((32, 128), (1, 17))
+REHEARSED = ((16, 64), (1, 17))
 """A shape and tokens, for the CPU."""
 
 

@@ -6,7 +6,7 @@ A row is a weight (m, n) of K = share mn coefficients in blocks of b, and a numb
 times are of one product, in milliseconds, from CUDA graphs that go through copies of the weight of
 `tune.FLUSH_BYTES` in turn, so that none is found in a cache; the three are measured in alternation:
 
-    dense_ms      F.linear
+    dense_ms      F.linear, which is cuBLAS
     default_ms    the kernel with `default_tiles`
     best_ms       with the fastest tiles of a search, whose y is that of the reference
 
@@ -57,8 +57,10 @@ from zoo.kernels.tiles import Tiles, default_tiles
 if TYPE_CHECKING:
     from zoo.kernels.block_linear import KernelTables
 
-LEAST = 2.0
-"""Seconds without which no case is begun."""
+PRODUCTS = 128
+"""Of a graph, at least: to launch one takes about as long as a few of them."""
+LEAST, EACH = 2.0, 0.7
+"""Seconds without which no case is begun, and those that one takes without a search."""
 
 
 def measure(setting: Setting, table: Table) -> None:
@@ -72,14 +74,20 @@ def measure(setting: Setting, table: Table) -> None:
             return
         if i % THREADS == 0 and not setting.small:
             compile_all([_compiles(each, default(each), setting.device) for each in left[i : i + THREADS]])
-        share = 0.5 if setting.small else setting.left() * case.worth / sum(each.worth for each in left[i:])
         try:
-            row = one(case, setting, [default(case), *alike(case, winners)], time.time() + share)
+            until = time.time() + (1.5 if setting.small else share(left[i:], setting.left()))
+            row = one(case, setting, [default(case), *alike(case, winners)], until)
         except Exception as error:
             table.write(**case._asdict(), note=note(error, setting.device))
             continue
         winners[case] = row.pop("tiles")
         table.write(**case._asdict(), **judged(case, row, winners[case], peak))
+
+
+def share(left: Sequence[Case], seconds: float) -> float:
+    """Seconds for the first of the cases that are left: what all need, and by its worth of what is to spare."""
+    spare = max(0.0, seconds - LEAST - EACH * len(left))
+    return EACH + spare * left[0].worth / sum(case.worth for case in left)
 
 
 def one(case: Case, setting: Setting, start: Sequence[Tiles], until: float) -> dict:
@@ -93,8 +101,10 @@ def one(case: Case, setting: Setting, start: Sequence[Tiles], until: float) -> d
     quick = {"seconds": 0.0, "least": 1, "warmup": 0} if small else {"seconds": 0.02, "warmup": 1}
 
     def call(tiles: Tiles) -> Call:
-        every = [partial(block_linear, x, coef, layout, tables, None, tiles) for coef in coefs]
-        return _together(every) if small else captured(_together(every))
+        return graph([partial(block_linear, x, coef, layout, tables, None, tiles) for coef in coefs])
+
+    def graph(calls: Sequence[Call]) -> Call:
+        return _together(calls) if small else captured(_together([*calls] * _rounds(len(calls))))
 
     def times(batch: Sequence[Tiles]) -> Mapping[Tiles, float]:
         if not small:
@@ -116,13 +126,16 @@ def one(case: Case, setting: Setting, start: Sequence[Tiles], until: float) -> d
             raise RuntimeError("no tiles work")
         usual = start[0]
         best = min(found, key=lambda tiles: found[tiles])
-        dense = _together([partial(F.linear, x, w) for w in weights(case.rows, case.columns, device, small)])
-        calls = {"dense": dense if small else captured(dense)}
-        calls |= {name: call(tiles) for name, tiles in (("default", usual), ("best", best)) if tiles in found}
+        dense = weights(case.rows, case.columns, device, small)
+        calls = {"dense": graph([partial(F.linear, x, weight) for weight in dense])}
+        calls |= {"default": call(usual)} if usual in found else {}
+        calls |= {"best": call(best)} if best != usual else {}
         final = median(alternate(calls, device, **(quick if small else {"seconds": 0.1})))
-    number = {"dense": len(weights(case.rows, case.columns, device, small))}
-    each = {name: 1000 * seconds / number.get(name, len(coefs)) for name, seconds in final.items()}
-    if each.get("default", math.inf) <= each["best"]:
+    products = {"dense": len(dense), "default": len(coefs), "best": len(coefs)}
+    if not small:
+        products = {name: number * _rounds(number) for name, number in products.items()}
+    each = {name: 1000 * seconds / products[name] for name, seconds in final.items()}
+    if each.get("default", math.inf) <= each.get("best", math.inf):
         best, each["best"] = usual, each["default"]
     capability = ".".join(map(str, device_of(x).capability))
     return {**each, "tiles": best, "usual": usual, "variants": len(found), "capability": capability}
@@ -157,6 +170,11 @@ def numbers(count: int, device: str, small: bool) -> tuple[Tensor, ...]:
 def weights(rows: int, columns: int, device: str, small: bool) -> list[Tensor]:
     """Copies of a dense weight."""
     return [each.view(rows, columns) for each in numbers(rows * columns, device, small)]
+
+
+def _rounds(copies: int) -> int:
+    """How often a graph goes through the copies, so that to launch it takes little of its time."""
+    return -(-PRODUCTS // copies)
 
 
 def _together(calls: Sequence[Call]) -> Call:

@@ -37,7 +37,7 @@ def text(tiles: Tiles) -> str:
 def read(numbers: str) -> Tiles:
     """Tiles of what `text` gives."""
     *others, fused = map(int, numbers.split())
-    return Tiles(*others, fused=bool(fused))
+    return Tiles._make([*others, bool(fused)])
 
 
 class Device(NamedTuple):

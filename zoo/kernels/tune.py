@@ -29,7 +29,7 @@ def neighbours(tiles: Tiles, layout: BlockLayout, tokens: int, dtype: torch.dtyp
         "fused": (not tiles.fused,),
         "positions": (2 * tiles.positions, tiles.positions // 2),
     }
-    found = [tiles._replace(**{name: value}) for name, values in steps.items() for value in values]
+    found = [Tiles(**{**tiles._asdict(), name: value}) for name, values in steps.items() for value in values]
     return [each for each in dict.fromkeys(found) if each != tiles and fits(each, layout, tokens, dtype)]
 
 
@@ -52,8 +52,8 @@ def search(
     Returns:
         Seconds of all that were measured.
     """
-    tried, found, longest, begun = set(start), {}, 0.0, clock()
-    found.update(measure(list(dict.fromkeys(start))))
+    tried, begun = set(start), clock()
+    found = dict(measure(list(dict.fromkeys(start))))
     longest = clock() - begun
     while found:
         batch = [each for each in near(min(found, key=lambda each: found[each])) if each not in tried][:at_once]
