@@ -149,6 +149,14 @@ def test_constants_are_lines_of_source():
     assert "# FACTORS_UP_TO: not measured" in comments
 
 
+def test_the_summary_has_what_was_fitted_for_the_device():
+    rows = [row("fft", "fft", "products", size, (size / 1e6) ** -0.5) for size in SIZES]
+    rows += [row("row kernel", "kernel", "kept", size, (1.5 / size), launch="graph") for size in (1, 2, 3)]
+    assert thresholds.lines(rows) == [
+        "FFT_FROM 1000000, ROWS_PAY_FROM 1.5",
+        "2 fitted: python -m results.gpu.thresholds FOLDER prints them as source"]
+
+
 @pytest.mark.parametrize("rows", [[], [{"threshold": "fft", "note": "OutOfMemoryError: 1"}]])
 def test_rows_may_be_few(rows):
     assert constants(rows) == ["# no rows"]

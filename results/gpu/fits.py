@@ -27,6 +27,7 @@ THRESHOLDS = (
     Threshold("together", "alone", "zoo.together", "LARGEST", False),
     Threshold("factors", "built", "zoo.parameterizations.randlora", "FACTORS_UP_TO", False, whole=False),
     Threshold("kernel", "product", "zoo.kernels", "TOKENS", False),
+    Threshold("row kernel", "kept", "zoo.kernels.floors", "ROWS_PAY_FROM", True, whole=False),
     Threshold("transpose", "strided", "zoo.transforms", "BLOCKED_FROM", True),
     Threshold("one by one", "as one", "zoo.block_products", "ONE_BY_ONE_ABOVE", True),
 )
@@ -58,8 +59,8 @@ def _point(row: Row) -> Point:
 
 
 def _usual(row: Row) -> bool:
-    """Whether a row is what the constants are for: called from Python, in the usual precision."""
-    return row["launch"] == ("graph" if row["threshold"] == "kernel" and row["on"] == "cuda" else "called") and \
+    """Whether a row is what the constants are for: called from Python, kernels in a graph, in the usual precision."""
+    return row["launch"] == ("graph" if "kernel" in row["threshold"] and row["on"] == "cuda" else "called") and \
         row["dtype"] != "tf32"
 
 
@@ -155,8 +156,11 @@ def _comments(rows: Sequence[Row]) -> list[str]:
 
 
 def _dictionary(module: str, name: str, device: str, value: float | str) -> str:
-    """The assignment with one device's value replaced; the others' as they are."""
-    values = {**getattr(importlib.import_module(module), name), device: value}
+    """The assignment with one device's value replaced; the others' as they are. One constant may be of GPUs alone."""
+    held = getattr(importlib.import_module(module), name)
+    if not isinstance(held, dict):
+        return f"{name} = {_number(value)}"
+    values = {**held, device: value}
     inside = ", ".join(f'"{each}": {_number(of_each)}' for each, of_each in values.items())
     return f"{name} = {{{inside}}}"
 

@@ -12,9 +12,10 @@ of rank 32, DCT and BlockDCT with LoRA's count; and peft's LoRA, RandLoRA and Fo
 peft lacks, or has under other arguments, is a row with a note.
 
 The floor of each is in `results.gpu.layer_floors`. By the counts, with 4.3e12 bytes and 7.2e14 operations a second, a
-dense layer of 4096 x 4096 takes 2.3 ms for both passes of 16,384 tokens, 0.6 ms for 4096, and below 256 tokens some
-0.06 ms, less than its launches; 24 groups of some ten layers, ten rounds each, take 25 s, building them on the CPU and
-importing peft 20 s, and eleven graphs, compiled, 5 s each; the part goes on until its time is over.
+dense layer of 4096 x 4096 takes 2.3 ms for both passes of 16,384 tokens, 0.6 ms for 4096, and up to 256 tokens some
+0.09 ms, W cast and moved; 24 groups of some ten layers, ten rounds each, take 25 s, imports, peft's among
+them, 12 s, and what is drawn on the CPU 15 s. What is left is for ten layers compiled, some 5 s each and the first more
+like 15, and for eight groups of 3072 x 768; the part goes on until its time is over, and when it is run again.
 """
 
 import statistics
@@ -42,7 +43,7 @@ COMPILED = (
     ((4096, 4096), 4096, "update", ("LoRA rank=8", "BlockDCT lora_rank=8")),
     ((768, 768), 4096, "alone", ("DCT 0.5", "BlockDCT 0.5")),
 )
-GROUP, BUILD, COLD, WARM = 4.0, 12.0, 35.0, 15.0
+GROUP, BUILD, COLD, WARM = 4.0, 12.0, 25.0, 12.0
 """Seconds that must be left to begin: a group of eager layers, the building of 4096 x 4096 ones, the first compiled
 layer, and each after it."""
 
@@ -151,7 +152,7 @@ def _group(
         except Exception as error:
             _failed(layer.name, note(error, setting.device), shape, [tokens], start, table)
     times = [{layer.name: calls[layer.name][which] for layer in working} for which in (0, 1)]
-    seconds = 0.01 if setting.small else 0.3
+    seconds = 0.01 if setting.small else 0.2
     taken = [alternate(each, setting.device, seconds, least=5, warmup=2) for each in times]
     for layer in sorted(working, key=lambda each: each.name == DENSE):
         case = _case(shape, tokens, start, layer.name, "eager")
@@ -222,28 +223,28 @@ def _compiled(
 
 
 def lines(rows: list[dict[str, str]]) -> list[str]:
-    """At most five: both passes to dense, alone and as updates, to peft's and compiled; and memory."""
-    done = [row for row in rows if row.get("both_ms") and row.get("layer") != DENSE]
+    """At most five: both passes to dense, alone, as updates and compiled; and to peft's."""
+    done = [row for row in rows if row.get("both_ms") and row.get("layer") not in (DENSE, "Dense")]
     if not done:
         return []
     shape, tokens = done[0]["shape"], done[0]["tokens"]
     here = [row for row in done if (row["shape"], row["tokens"]) == (shape, tokens)]
-    said = []
+    own = [row for row in here if not row["layer"].startswith("peft")]
+    said = [f"both passes, {shape}, {tokens} tokens, as times of a dense layer's or peft's"]
     for start, run in (("alone", "eager"), ("update", "eager"), ("alone", "compiled")):
-        some = [row for row in here if (row["start"], row["run"]) == (start, run) and row.get("both_to_dense")]
-        if some:
-            said.append(f"{start}, {run}, to dense: {_listed(some, 'both_to_dense')}")
-    if some := [row for row in here if row.get("both_to_peft")]:
-        said.append(f"to peft's: {_listed(some, 'both_to_peft')}")
-    return [f"both passes, {shape}, {tokens} tokens", *said][:5]
+        some = [row for row in own if (row["start"], row["run"]) == (start, run)]
+        said += _listed(start if run == "eager" else run, some, "both_to_dense")
+    return said + _listed("to peft's", own, "both_to_peft")
 
 
-def _listed(rows: Sequence[dict[str, str]], column: str) -> str:
-    short = {"peft ": "peft", "lora_rank=8": "8", "rank=": "", "ratio=": "", " 0.5": " 1/2", " 0.1": " 1/10"}
-    texts = []
+def _listed(what: str, rows: Sequence[dict[str, str]], column: str) -> list[str]:
+    """One line of as many layers as fit, or none."""
+    short = {"BlockDCT": "Block", "lora_rank=8": "8", "rank=": "", " 0.5": " 1/2", " 0.1": " 1/10"}
+    line = f"{what}:"
     for row in rows:
         name = row["layer"]
         for long, brief in short.items():
             name = name.replace(long, brief)
-        texts.append(f"{name} {float(row[column]):.2f}")
-    return ", ".join(texts)
+        if row.get(column) and len(longer := f"{line} {name} {float(row[column]):.2f},") < 80:
+            line = longer
+    return [line.rstrip(",")] if line.endswith(",") else []

@@ -12,6 +12,7 @@ from results.gpu.layer_floors import Counts, floor
 from results.gpu.pairs import Case, Inputs, Pair, Shape, with_constant
 from zoo import block_products
 from zoo.factors import add_product
+from zoo.kernels import floors
 from zoo.parameterizations import BlockDCT, LoRA, RandLoRA
 
 SHARES, BLOCKS = (0.5, 0.1), (16, 32)
@@ -125,7 +126,7 @@ def kernel(shape: Shape, share: float, tokens: int, launch: str, device: str) ->
         tables = block_linear.kernel_tables(layout, x.device, x.dtype)
         left, right = p.tables.left.to(x.dtype), p.tables.right.to(x.dtype)
         coefs = [p.coef.detach().clone() for _ in range(layers)]
-        weights = [torch.randn(m, n, device=device, dtype=x.dtype) for _ in range(layers)]
+        weights = _weights(shape, layers, device)
         ways: dict[str, list[Call]] = {
             "kernel": [partial(block_linear.block_linear, x, coef, layout, tables) for coef in coefs],
             "product": [partial(block_products.BlockProduct.apply, x, coef, None, left, right, layout)
@@ -139,6 +140,38 @@ def kernel(shape: Shape, share: float, tokens: int, launch: str, device: str) ->
 
     pairs = [Pair("kernel", other, tokens, str(share)) for other in ("product", "kept")]
     return Case("kernel", shape, tokens, "bfloat16", launch, pairs, make, least)
+
+
+def row_kernel(shape: Shape, share: float, tokens: int, launch: str, device: str) -> Case:
+    """The same of RowDCT, by its kernel and with W kept; the size is how many times the kernel's floor W's is."""
+    (m, n), k = shape, int(share * shape[0] * shape[1])
+    layers = 1 if device == "cpu" else FLUSH_BYTES // (4 * k)
+
+    def make() -> dict[str, Call]:
+        from zoo.kernels.row_linear import row_linear, row_tables
+
+        support = torch.randperm(m * n, device=device)[:k].sort().values.cpu()
+        tables, x = row_tables(support, m, n, device), torch.randn(tokens, n, device=device, dtype=torch.bfloat16)
+        coefs = [torch.randn(k, device=device, dtype=x.dtype) for _ in range(layers)]
+        ways: dict[str, list[Call]] = {
+            "kernel": [partial(row_linear, x, coef, tables) for coef in coefs],
+            "kept": [partial(F.linear, x, weight) for weight in _weights(shape, layers, device)],
+        }
+        return {name: partial(_all, calls) for name, calls in ways.items()}
+
+    def least(pair: Pair, rates: Ceilings) -> float:
+        return layers * max((4 * k + 2 * tokens * (m + n)) / rates.bandwidth, 2 * tokens * k / rates.products)
+
+    dense, rows = floors.dense(m, n, tokens), floors.row_product(m, n, k, tokens, "int16")
+    pair = Pair("kernel", "kept", floors.seconds(dense) / floors.seconds(rows), str(share))
+    return Case("row kernel", shape, tokens, "bfloat16", launch, [pair], make, least)
+
+
+def _weights(shape: Shape, layers: int, device: str) -> list[torch.Tensor]:
+    """One for each layer, no more different ones than caches do not hold."""
+    different = [torch.randn(shape, device=device, dtype=torch.bfloat16)
+                 for _ in range(min(layers, max(2, FLUSH_BYTES // (2 * shape[0] * shape[1]))))]
+    return [different[i % len(different)] for i in range(layers)]
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from results.gpu.clock import Call, Ceilings
 from results.gpu.pairs import Case, Pair, Shape, with_constant
-from results.gpu.pairs_products import chunks, factors, kernel, lora, one_by_one, product
+from results.gpu.pairs_products import chunks, factors, kernel, lora, one_by_one, product, row_kernel
 from zoo import together, transforms
 from zoo.bases import dct_matrix
 from zoo.parameterizations import DCT, BlockDCT, OrthonormalSubspace
@@ -28,16 +28,19 @@ def cases(device: str, small: bool) -> Iterator[Case]:
             yield _together(kind, n, device)
     for shape in shapes[:1] if small else [(768, 768), (2048, 2048), (4096, 4096)]:
         yield from (factors(shape, times, device) for times in (0.25, 0.5, 1, 2, 4))
-    for launch in ("called",) if small else ("graph", "called"):
-        for share in (0.125,) if small else (0.5, 0.125):
-            for tokens in (1,) if small else (1, 4, 16, 64):
-                yield kernel((32, 32) if small else (4096, 4096), share, tokens, launch, device)
+    launch = "called" if small else "graph"
+    for share in (0.125,) if small else (0.5, 0.125):
+        for tokens in (1,) if small else (1, 4, 16, 64):
+            yield kernel((32, 32) if small else (4096, 4096), share, tokens, launch, device)
     for shape in shapes[:1] if small else [(1024, 1024), (2048, 2048), (4096, 4096)]:
         yield _pieces(shape, device)
     yield from (_transpose(shape, device) for shape in (shapes[:1] if small else shapes[1:]))
     wide = 32 if small else 4096
     yield from (chunks((wide, wide), tokens, device) for tokens in ((8,) if small else (4096, 16384)))
     yield from (one_by_one((wide, wide), tokens, device) for tokens in ((8,) if small else (64, 1024, 8192)))
+    for share in (0.125,) if small else (0.125, 0.02):
+        for tokens in (1,) if small else (1, 4, 16):
+            yield row_kernel((32, 32) if small else (4096, 4096), share, tokens, launch, device)
     yield from (_fft(shape, device, rows_only=True) for shape in (shapes[:1] if small else shapes[::2]))
     if small:
         return

@@ -9,20 +9,23 @@ quartiles, and the floor the first way's, by counts. What is fitted, in the orde
     COSTS              BlockDCT's products, and with W built, to a dense layer; 16, 256, 4096 tokens, 768 to 4096 wide
     LARGEST            four weights and gradients as a batch, or one by one; 128^2 to 2048^2
     FACTORS_UP_TO      RandLoRA by factors, or with W built; at 1/4 to 4 times the tokens of equal operations
-    TOKENS             inference of 1 to 64 tokens by the kernel, the product or a kept W, past the caches
+    TOKENS             inference of 1 to 64 tokens by the kernel, the product or a kept W, past the caches, as a graph
     BLOCK, BLOCKED_FROM, CHUNK_BYTES, ONE_BY_ONE_ABOVE    what was chosen for a CPU's caches
+    ROWS_PAY_FROM      inference of 1 to 16 tokens by RowDCT's kernel, or with W kept, by the ratio of their floors
 
 and beside it, as comments: the FFT of rows alone, against products in TF32, and replayed as a CUDA graph; LoRA, which
 never builds W. Times called from Python hold the launches, as a small network's do; a graph's do not.
 
 By the counts, on an H200 with 4.3e12 bytes and 7.2e14 operations a second, no call takes over 4 ms, most take as long
-as 10 to 60 launches, 0.1 to 0.5 ms; 110 cases of 0.2 s are 25 s, what is drawn and sorted on the CPU some 10 s, and
-eight kernels compile in 10 s if `blocks` has not compiled them.
+as 10 to 60 launches, 0.1 to 0.5 ms; 91 cases, of 0.15 to 0.6 s, are 25 s. Imports take 8 s, what is drawn and sorted on
+the CPU some 15 s, and fourteen kernels compile in 20 s, those that `blocks` has compiled in none.
 """
 
 import csv
+import re
 import statistics
 import sys
+import textwrap
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,10 +110,18 @@ def _columns(case: "Case", pair: "Pair", setting: Setting) -> dict[str, Any]:
 
 
 def lines(rows: list[dict[str, str]]) -> list[str]:
-    """The constants that were fitted, and how many were not; five at most."""
-    said = constants(rows)
-    fitted = [line.split("  # ")[0] for line in said if not line.startswith("#")]
-    return [*fitted[:4], f"{len(fitted)} constants fitted: python -m results.gpu.thresholds FOLDER"]
+    """What was fitted for this device; five at most."""
+    said, device = constants(rows), rows[0].get("on", "") if rows else ""
+    fitted = [line for line in said if not line.startswith("#")]
+    values = []
+    for line in fitted:
+        name, value = line.split("  # ")[0].split(" = ")
+        if name != "COSTS":
+            held = re.search(f'"{device}": ([^,}}]*)', value)
+            values.append(f"{name} {held[1] if held else value}")
+    costs = [line.removeprefix("# ") for line in said if line.startswith("# COSTS") and "decided" in line]
+    last = f"{len(fitted)} fitted: python -m results.gpu.thresholds FOLDER prints them as source"
+    return [*textwrap.wrap(", ".join(values), 78)[:2], *costs, last][:5]
 
 
 def main(words: list[str], say: Callable[[str], object] = print) -> int:
