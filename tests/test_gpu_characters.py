@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from results.gpu.character_methods import METHODS, Training
 from results.gpu.rows import Table
 from results.gpu.setting import Setting
 from tasks import CharLM
+from zoo import parameterizations
 from zoo.callbacks import StableRank
 from zoo.commands import goals_loop
 from zoo.optimizers import OptimizerConfig
@@ -198,6 +200,19 @@ def test_branches_fork_from_the_graph_and_join_it(monkeypatch):
     monkeypatch.setattr(training, "captured", lambda call: call)
     training.one_graph([Run(), Run()])()
     assert said == ["s2 after s1", "on s2", "step", "s3 after s1", "on s3", "step", "s1 after s2", "s1 after s3"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_reads_nothing_back(name, monkeypatch):
+    """On the meta device a number cannot be asked for, nor can an operand be on the CPU: a graph bears neither."""
+    monkeypatch.setattr(training.optimizers, "build", lambda model, *rest: torch.optim.SGD(model.parameters()))
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: None)  # AdamW's kernel is of a GPU or a CPU
+    method = METHODS[name]
+    factory = partial(getattr(parameterizations, method.parameterization), **method.arguments)
+    model = CharLM("abcdefgh", factory, block_size=8, layers=2, width=64, heads=2).to("meta")
+    run = training.Run(model, torch.arange(8).repeat(9), torch.zeros(1, 2, dtype=torch.int64), 8, autocast=False)
+    run.step()
+    assert all(p.grad is not None and p.grad.is_meta for p in model.parameters())
 
 
 # ---- Counts and words ------------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def test_steps_come_in_the_order_of_worth_and_a_second_run_goes_on(tmp_path, mon
     monkeypatch.setattr(step, "built", lambda name, size, device: name)
     monkeypatch.setattr(step, "_measured", lambda run, case, size, setting, most: {"note": f"{run} measured"})
     monkeypatch.setattr(step, "ceilings", lambda device: None)
-    found, setting = table(tmp_path, "step"), Setting("cuda", False, time.time() + 20, "", None, {})
+    found, setting = table(tmp_path, "step"), Setting("cuda", False, time.time() + 15, "", None, {})
     step.measure(setting, found)  # too little time to compile
     done = [tuple(row[key] for key in ("layers", "loop", "recompute")) for row in found.rows]
     eager = [(name, "eager", "no") for name in step.METHODS]
@@ -131,15 +131,12 @@ def test_ways_to_generate_agree_and_are_written(tmp_path, monkeypatch):
     found = table(tmp_path, "generate")
     generate.measure(Setting("cpu", True, time.time() + 60, "", None, {}), found)
     assert [(row["way"], row["by_kernel"], row.get("note")) for row in found.rows] == [
-        ("merged", "0", None), ("kept", "0", None)
+        ("kept", "0", None), ("merged", "0", None)
     ]
-    torch.manual_seed(0)
-    merged = generate.prepared("DCT 1/2", "merged", TINY, "cpu")
-    torch.manual_seed(0)
-    kept = generate.prepared("DCT 1/2", "kept", TINY, "cpu")
-    ids = torch.randint(32, (1, 16))
+    model, ids = generate.prepared("DCT 1/2", "kept", TINY, "cpu"), torch.randint(32, (1, 16))
     with torch.no_grad():
-        assert torch.allclose(merged(ids), kept(ids), rtol=0.05, atol=0.02)
+        kept = model(ids)
+        assert torch.equal(generate.prepared("DCT 1/2", "merged", TINY, "cpu", model)(ids), kept)
 
 
 def test_what_is_said_of_generating_fits():
@@ -147,6 +144,6 @@ def test_what_is_said_of_generating_fits():
              "tokens_per_second": "12345"}
             for layers, way in generate.WAYS for window in generate.WINDOWS for loop in ("python", "graph")]
     found = generate.lines(rows)
-    assert found[3] == "16 graph, tokens/s: merged 12,345, kept 12,345, fused 1/8 12,345, 1/2 12,345"
+    assert found[3] == "16 graph, tokens/s: kept 12,345, merged 12,345, fused 1/8 12,345, 1/2 12,345"
     assert len(found) == 4 and max(map(len, found)) <= 78
     assert generate.lines([]) == []

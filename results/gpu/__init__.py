@@ -49,7 +49,7 @@ PARTS = {
          "tokens_per_second", "loop", "agreement", "note"),
     ),
     "generate": Part(
-        25, 4 * GB, ("layers", "way", "window", "loop"),
+        25, 8 * GB, ("layers", "way", "window", "loop"),
         ("by_kernel", "token_ms", "floor_ms", "tokens_per_second", "note"),
     ),
 }

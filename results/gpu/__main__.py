@@ -190,7 +190,7 @@ def _part(name: str, seconds: float, options: argparse.Namespace, source: dict[s
     )
     environment = setting.environment()
     if options.small:
-        environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+        environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # all is tiny
     command = [sys.executable, "-m", "results.gpu.part", name]
     try:
         ended = subprocess.run(command, env=environment, timeout=seconds + GRACE, stderr=subprocess.PIPE, text=True)

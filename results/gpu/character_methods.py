@@ -98,7 +98,7 @@ def shipped(setting: Setting) -> Iterator[Training]:
         return
     from zoo.commands import goals_loop
 
-    network = {"layers": 1, "width": 64, "heads": 2}
+    network = {"layers": 1, "width": 48, "heads": 2}
     with goals_loop.corpus() as folder:
         place = str(folder / "text.txt") if setting.data is None else corpus
-        yield Training(place, setting.data, 2, 16, network, optimizer, 6, 3, 4, (1, 2), setting.device)
+        yield Training(place, setting.data, 2, 16, network, optimizer, 4, 2, 2, (1, 2), setting.device)

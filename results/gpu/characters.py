@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from results.gpu.character_methods import METHODS, Method, Training, shipped
+from results.gpu.clock import ceilings, synchronize
 from results.gpu.failures import line, note
 from results.gpu.rows import Table
 from results.gpu.setting import Setting
@@ -59,7 +60,7 @@ def measure(setting: Setting, table: Table) -> None:
             start = time.time()
             try:
                 rows = train(method, training, setting.left)
-            except RuntimeError as error:  # out of memory too
+            except Exception as error:  # of whatever kind, the next method is measured
                 rows = [{"note": note(error, setting.device)} for _ in cases]
             if rows is None:
                 return
@@ -75,7 +76,6 @@ def train(method: Method, training: Training, left: Callable[[], float]) -> list
     Raises:
         RuntimeError: if there is no loop that works.
     """
-    from results.gpu import clock
     from results.gpu import training as loops
 
     datas = [training.data(seed) for seed in training.seeds]
@@ -99,6 +99,7 @@ def train(method: Method, training: Training, left: Callable[[], float]) -> list
             step = way(runs)
             for _ in range(first - runs[0].taken):
                 step()
+            synchronize(device)
             agreement = ((runs[0].losses[:first].cpu() - wanted).abs() / wanted).max().item()
             if not agreement <= TOLERANCE:  # nan neither
                 raise RuntimeError(f"losses differ by {agreement:.2g}")
@@ -115,7 +116,7 @@ def train(method: Method, training: Training, left: Callable[[], float]) -> list
         return None
     losses, seconds = found
     tokens = training.batch_size * training.block_size
-    floor = sum(_floor(run, tokens, training.block_size, clock.ceilings(device)) for run in runs)
+    floor = sum(_floor(run, tokens, training.block_size, ceilings(device)) for run in runs)
     return [
         {
             "coefficients": sum(p.numel() for p in run.model.parameters()), "rate": method.rate,
@@ -138,8 +139,7 @@ def _finish(
         step()
         counted += 1
         if done % training.interval == 0:
-            if training.device == "cuda":
-                torch.cuda.synchronize()
+            synchronize(training.device)
             seconds += time.perf_counter() - start
             for run, each in zip(runs, losses, strict=True):
                 each.append(run.validate(windows))

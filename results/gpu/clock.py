@@ -77,6 +77,12 @@ def _once(call: Call, device: str) -> float:
     return first.elapsed_time(last) / 1000
 
 
+def synchronize(device: str) -> None:
+    """Wait for all that was launched."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
 def median(times: Mapping[str, list[float]]) -> dict[str, float]:
     """The median of each."""
     return {name: statistics.median(each) for name, each in times.items()}

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from results.gpu.clock import Ceilings, alternate, ceilings, median
+from results.gpu.clock import Ceilings, alternate, ceilings, median, synchronize
 from results.gpu.failures import note
 from results.gpu.gpt2 import GPT2, SMALL, Size, made
 from results.gpu.rows import Table
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from results.gpu.training import Run
 
 GB = 1e9
-COLD, WARM = 25.0, 15.0
+COLD, WARM = 18.0, 12.0
 """Seconds that must be left to compile: the first, and each after it."""
 
 
@@ -113,7 +113,7 @@ def _measured(
             block.compile(dynamic=False, backend="eager" if setting.small else "inductor")
         run.step()
         run.step()
-        _synchronize(setting.device)
+        synchronize(setting.device)
         seconds = {"compile_seconds": time.perf_counter() - start}
     took = median(alternate({"step": run.step}, setting.device, 0.02 if setting.small else 1.0, 3, 2))["step"]
     tokens = WINDOWS * size.context
@@ -125,11 +125,6 @@ def _measured(
         "tokens_per_second": tokens / took, "share_of_peak": counted / most.products / took,
         **({} if setting.device == "cpu" else {"peak_gb": _peak(run) / GB}), **seconds,
     }
-
-
-def _synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def _peak(run: "Run") -> int:
