@@ -31,6 +31,8 @@ class RowDCT(SeparableSubspace):
 
     shortcuts = {**SeparableSubspace.shortcuts, "needs_no_weight": (*WHOLE, "forward")}
     cosine = rows_only = True
+    # Kept, though `reset_buffers` is redefined: what it adds is of the kernel, and W is what it was.
+    batch_key, spread, collect = SeparableSubspace.batch_key, SeparableSubspace.spread, SeparableSubspace.collect
 
     def side(self, n: int, axis: int) -> Tensor | None:
         return dct_matrix(n) if axis == 1 else None
