@@ -45,7 +45,7 @@ PARTS = {
     ),
     "characters": Part(
         130, 8 * GB, ("method", "seed", "steps"),
-        ("coefficients", "rate", "shipped_rate", "loss", "best_loss", "best_step", "stable_rank", "step_ms", "floor_ms",
+        ("trainable", "rate", "shipped_rate", "loss", "best_loss", "best_step", "stable_rank", "step_ms", "floor_ms",
          "tokens_per_second", "loop", "agreement", "note"),
     ),
     "generate": Part(

@@ -38,8 +38,12 @@ if TYPE_CHECKING:
 
 WIDTH = 78
 """Of a line of the summary."""
-TOLERANCE = 0.02
-"""Relative difference of first losses, in bfloat16, up to which a loop is the same as Lightning's."""
+TOLERANCE = 0.05
+"""Relative difference of first losses up to which a loop is the same as Lightning's.
+
+In bfloat16 rounding grows: rates in float32 and one layer's start moved by 1e-6 change a loss by up to 1e-3 in 50
+steps (on a CPU). A step that works on others' memory is off by far more.
+"""
 
 
 def measure(setting: Setting, table: Table) -> None:
@@ -74,7 +78,7 @@ def train(method: Method, training: Training, left: Callable[[], float]) -> list
     """What is measured of each seed; None if there is not time enough.
 
     Raises:
-        RuntimeError: if there is no loop that works.
+        RuntimeError: if there is no loop that works, or only one for which there is not time enough.
     """
     from results.gpu import training as loops
 
@@ -112,6 +116,8 @@ def train(method: Method, training: Training, left: Callable[[], float]) -> list
         torch.stack(part).to(device) for part in zip(*datas[0].val_dataloader().dataset, strict=True)  # type: ignore[misc]
     )
     found = _finish(runs, step, windows, training, left)
+    if found is None and failed:  # it would be so in another run too
+        raise RuntimeError("; ".join([*failed, f"{loop}: too slow"]))
     if found is None:
         return None
     losses, seconds = found
@@ -119,7 +125,7 @@ def train(method: Method, training: Training, left: Callable[[], float]) -> list
     floor = sum(_floor(run, tokens, training.block_size, ceilings(device)) for run in runs)
     return [
         {
-            "coefficients": sum(p.numel() for p in run.model.parameters()), "rate": method.rate,
+            "trainable": sum(p.numel() for p in run.model.parameters()), "rate": method.rate,
             "shipped_rate": method.shipped, "loss": f"{each[-1]:.4f}", "best_loss": f"{min(each):.4f}",
             "best_step": (1 + each.index(min(each))) * training.interval, "stable_rank": stable_rank(run),
             "step_ms": 1000 * seconds, "floor_ms": 1000 * floor, "tokens_per_second": len(runs) * tokens / seconds,

@@ -109,6 +109,7 @@ def _measured(
     seconds: dict[str, Any] = {}
     if case["loop"] == "compiled":
         start = time.perf_counter()
+        torch.compiler.reset()  # one method's graphs are not tried for another's blocks
         for block in run.model.net.blocks:  # type: ignore[union-attr]
             block.compile(dynamic=False, backend="eager" if setting.small else "inductor")
         run.step()
