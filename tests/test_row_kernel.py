@@ -161,7 +161,7 @@ def test_the_transform_compiles_without_spills(n, dtype, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("tokens", [1, 16])
 def test_the_product_compiles_to_the_slots_that_are_counted(tokens, tmp_path, monkeypatch):
-    """Instructions of the loop for a coefficient, a load as four: `row_product`'s, within a tenth."""
+    """Instructions of the loop for a coefficient, a load as four: `row_product`'s, within an eighth."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     constants = row_linear.product_constants(tokens, 512, bias=True)
     options = ["-res-usage", "-sass"]
@@ -173,4 +173,4 @@ def test_the_product_compiles_to_the_slots_that_are_counted(tokens, tmp_path, mo
     loop = [line for at, line in code if first <= at <= last]
     slots = len(loop) + 3 * sum("LDG" in line for line in loop)
     each = slots * 32 * row_linear.WARPS / (constants["ROWS"] * constants["DEPTH"])
-    assert each == pytest.approx(floors.COEFFICIENT_SLOTS + tokens * floors.TOKEN_SLOTS, rel=0.1)
+    assert each == pytest.approx(floors.COEFFICIENT_SLOTS + tokens * floors.TOKEN_SLOTS, rel=0.125)

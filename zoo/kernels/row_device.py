@@ -11,14 +11,8 @@ import triton.language as tl
 
 
 @triton.jit
-def larger(a, b):
-    """The larger of two; unlike `tl.max`, interpreted by whoever interprets a kernel that uses it."""
-    return tl.maximum(a, b)
-
-
-@triton.jit
 def added(a, b):
-    """Their sum."""
+    """Their sum; unlike `tl.sum`, interpreted by whoever interprets a kernel that uses it."""
     return a + b
 
 
@@ -53,15 +47,18 @@ def cosine_transform(
 @triton.jit
 def row_product(
     hat_ptr, coef_ptr, column_ptr, start_ptr, bias_ptr, y_ptr, m, tokens,
-    TX: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr, BIAS: tl.constexpr,
+    TX: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr, LONGEST: tl.constexpr, BIAS: tl.constexpr,
 ):
-    """y (T, m) of x^ (n, TX): ROWS rows of coefficients a program, DEPTH of each at a time, sums in float32."""
+    """y (T, m) of x^ (n, TX): ROWS rows of coefficients a program, DEPTH of each at a time, sums in float32.
+
+    LONGEST is of all rows: the interpreter takes no bound that a program has loaded.
+    """
     dtype = hat_ptr.dtype.element_ty
     i, t, k = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, TX), tl.arange(0, DEPTH)
     start = tl.load(start_ptr + i, mask=i < m, other=0)
     count = tl.load(start_ptr + i + 1, mask=i < m, other=0) - start
     sums = tl.full((ROWS, DEPTH, TX), 0.0, tl.float32)
-    for first in range(0, tl.reduce(count, 0, larger), DEPTH):
+    for first in range(0, LONGEST, DEPTH):
         mask = (first + k)[None, :] < count[:, None]
         place = start[:, None] + (first + k)[None, :]
         column = tl.load(column_ptr + place, mask=mask, other=0).to(tl.int32)

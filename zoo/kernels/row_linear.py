@@ -44,6 +44,7 @@ class RowTables(NamedTuple):
     first: Tensor  # (2, B, B) float32: real and imaginary part of w_B^(b d), [b, d]
     twiddle: Tensor  # (2, A, B): of sqrt(2 / n) w_n^(a d) t^d, [a, d]
     last: Tensor  # (2, A, A): of w_A^(a e) u^e, [e, a]
+    longest: int  # coefficients of the row that has most
 
 
 @lru_cache(maxsize=32)
@@ -67,7 +68,7 @@ def row_tables(support: Tensor, m: int, n: int, device: torch.device | str) -> R
     assert two_factors(n) is not None
     starts = torch.searchsorted(support, torch.arange(m + 1, device=support.device) * n)
     places = starts.to(device, torch.int32), (support % n).to(device, torch.int16)
-    return RowTables(*places, *_cosine_tables(n, torch.device(device)))
+    return RowTables(*places, *_cosine_tables(n, torch.device(device)), int(starts.diff().max()))
 
 
 def _power(n: int) -> int:
@@ -83,15 +84,15 @@ def transform_constants(a: int, b: int, tokens: int, dtype: torch.dtype) -> dict
     }
 
 
-def product_constants(tokens: int, columns: int, bias: bool) -> dict[str, Any]:
+def product_constants(tokens: int, longest: int, bias: bool) -> dict[str, Any]:
     """Compile-time arguments of the product: no deeper than a row is long, and 4096 products at a time in all."""
-    depth = min(256, 4096 // (ROWS * _power(tokens)), max(16, _power(columns)))
-    return {"TX": _power(tokens), "ROWS": ROWS, "DEPTH": depth, "BIAS": bias}
+    depth = min(256, 4096 // (ROWS * _power(tokens)), max(16, _power(longest)))
+    return {"TX": _power(tokens), "ROWS": ROWS, "DEPTH": depth, "LONGEST": depth * triton.cdiv(longest, depth), "BIAS": bias}
 
 
 def _launches(
     x: Tensor, coef: Tensor, starts: Tensor, columns: Tensor, first: Tensor, twiddle: Tensor, last: Tensor,
-    bias: Tensor | None,
+    longest: int, bias: Tensor | None,
 ) -> tuple[Tensor, list[Launch]]:
     """Where y will be, and what makes it."""
     (tokens, n), m, (a, b) = x.shape, len(starts) - 1, twiddle.shape[1:]
@@ -99,7 +100,7 @@ def _launches(
     # Copies of no token are multiplied too: by zero, not by whatever was there, which may overflow.
     hat, y = (x.new_empty if padded == tokens else x.new_zeros)(n, padded), x.new_empty(tokens, m)
     transform = transform_constants(a, b, tokens, x.dtype)
-    product = product_constants(tokens, len(coef) // m, bias is not None)
+    product = product_constants(tokens, longest, bias is not None)
     inputs = hat, coef, columns, starts, x if bias is None else bias, y, m, tokens
     tables, grid = (x, first, twiddle, last, hat), (tokens, triton.cdiv(b, transform["WIDTH"]))
     return y, [
@@ -111,9 +112,9 @@ def _launches(
 @torch.library.custom_op("zoo::row_linear", mutates_args=())
 def _launch(
     x: Tensor, coef: Tensor, starts: Tensor, columns: Tensor, first: Tensor, twiddle: Tensor, last: Tensor,
-    bias: Tensor | None,
+    longest: int, bias: Tensor | None,
 ) -> Tensor:
-    y, launches = _launches(x, coef, starts, columns, first, twiddle, last, bias)
+    y, launches = _launches(x, coef, starts, columns, first, twiddle, last, longest, bias)
     for kernel, grid, arguments, options in launches:
         kernel[grid](*arguments, **options)
     return y
@@ -122,7 +123,7 @@ def _launch(
 @_launch.register_fake
 def _(
     x: Tensor, coef: Tensor, starts: Tensor, columns: Tensor, first: Tensor, twiddle: Tensor, last: Tensor,
-    bias: Tensor | None,
+    longest: int, bias: Tensor | None,
 ) -> Tensor:
     return x.new_empty(len(x), len(starts) - 1)
 
@@ -154,7 +155,7 @@ def prepare(x: Tensor, coef: Tensor, tables: RowTables, bias: Tensor | None = No
 
 def _arguments(
     x: Tensor, coef: Tensor, tables: RowTables, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int, Tensor | None]:
     """Those of `_launch`, checked."""
     tokens, n, m = x.shape[:-1].numel(), tables.twiddle[0].numel(), len(tables.starts) - 1
     dtypes = (torch.float32, torch.bfloat16, torch.float16)
