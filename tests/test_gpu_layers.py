@@ -183,7 +183,7 @@ def test_the_summary_is_five_lines_at_most():
     rows = [row("DCT 0.5"), row("BlockDCT 0.1"), row(DENSE), row("DCT 0.5", run="compiled"),
             row("LoRA rank=8", "update", both_to_peft="0.9"), {"layer": "x", "note": "failed"}]
     said = layers.lines(rows)
-    assert said == ["both passes, 8x8, 4 tokens, as times of a dense layer's or peft's",
+    assert said == ["both passes, 8x8, 4 tokens, in a dense layer's times",
                     "alone: DCT 1/2 1.23, Block 1/10 1.23", "update: LoRA 8 1.23", "compiled: DCT 1/2 1.23",
                     "to peft's: LoRA 8 0.90"]
     assert max(map(len, layers.lines([row(f"{'x' * 30} {i}") for i in range(9)]))) < 80

@@ -154,7 +154,7 @@ def test_the_summary_has_what_was_fitted_for_the_device():
     rows += [row("row kernel", "kernel", "kept", size, (1.5 / size), launch="graph") for size in (1, 2, 3)]
     assert thresholds.lines(rows) == [
         "FFT_FROM 1000000, ROWS_PAY_FROM 1.5",
-        "2 fitted: python -m results.gpu.thresholds FOLDER prints them as source"]
+        "2 fitted; python -m results.gpu.thresholds prints the source"]
 
 
 @pytest.mark.parametrize("rows", [[], [{"threshold": "fft", "note": "OutOfMemoryError: 1"}]])

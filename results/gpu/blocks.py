@@ -213,8 +213,8 @@ def lines(rows: list[dict[str, str]]) -> list[str]:
             continue
         ratios = sorted(float(row["ratio"]) for row in few)
         met = sum(row["met"] == "True" for row in few)
-        found.append(f"mn/{round(1 / share)}, 1 to {FEW} tokens: {ratios[0]:.2g} to {ratios[-1]:.2g} times as fast as "
-                     f"dense, {goal} in {met} of {len(few)}")
+        found.append(f"mn/{round(1 / share)}, to {FEW} tokens: {ratios[0]:.2g} to {ratios[-1]:.2g} times dense's speed, "
+                     f"{goal} in {met} of {len(few)}")
         first = min(few, key=lambda row: case_of(row).place)
         found.append(f"  {first['rows']}x{first['columns']}, blocks of {first['block']}, {first['tokens']} tokens: "
                      f"{float(first['ratio']):.2f}, at {float(first['floor_share']):.0%} of its floor")

@@ -230,7 +230,7 @@ def lines(rows: list[dict[str, str]]) -> list[str]:
     shape, tokens = done[0]["shape"], done[0]["tokens"]
     here = [row for row in done if (row["shape"], row["tokens"]) == (shape, tokens)]
     own = [row for row in here if not row["layer"].startswith("peft")]
-    said = [f"both passes, {shape}, {tokens} tokens, as times of a dense layer's or peft's"]
+    said = [f"both passes, {shape}, {tokens} tokens, in a dense layer's times"]
     for start, run in (("alone", "eager"), ("update", "eager"), ("alone", "compiled")):
         some = [row for row in own if (row["start"], row["run"]) == (start, run)]
         said += _listed(start if run == "eager" else run, some, "both_to_dense")

@@ -3,11 +3,12 @@
 import csv
 import importlib
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 
 from results.gpu import PARTS
 
-LINES, WIDTH = 30, 80
+LINES, WIDTH, NAME = 30, 80, 11
 
 
 def summary(out: Path, failed: Mapping[str, str]) -> str:
@@ -22,6 +23,6 @@ def summary(out: Path, failed: Mapping[str, str]) -> str:
         path = out / f"{name}.csv"
         rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
         said = importlib.import_module(f"results.gpu.{name}").lines(rows)
-        lines += [f"{name}: {len(rows)} rows", *(f"  {line}" for line in said)]
+        lines += [f"{part:{NAME}}{line}" for part, line in zip_longest([name], said or ["no rows"], fillvalue="")]
     lines += [f"{name} failed: {why}" for name, why in failed.items()]
     return "\n".join(line[:WIDTH].rstrip() for line in lines[:LINES])

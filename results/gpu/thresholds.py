@@ -119,9 +119,9 @@ def lines(rows: list[dict[str, str]]) -> list[str]:
         if name != "COSTS":
             held = re.search(f'"{device}": ([^,}}]*)', value)
             values.append(f"{name} {held[1] if held else value}")
-    costs = [line.removeprefix("# ") for line in said if line.startswith("# COSTS") and "decided" in line]
-    last = f"{len(fitted)} fitted: python -m results.gpu.thresholds FOLDER prints them as source"
-    return [*textwrap.wrap(", ".join(values), 78)[:2], *costs, last][:5]
+    costs = [line.removeprefix("# ").partition(", in ")[0] for line in said if line.startswith("# COSTS") and "decided" in line]
+    last = f"{len(fitted)} fitted; python -m results.gpu.thresholds prints the source"
+    return [*textwrap.wrap(", ".join(values), 66)[:2], *costs, last][:5]
 
 
 def main(words: list[str], say: Callable[[str], object] = print) -> int:
