@@ -144,6 +144,6 @@ def test_what_is_said_of_generating_fits():
              "tokens_per_second": "12345"}
             for layers, way in generate.WAYS for window in generate.WINDOWS for loop in ("python", "graph")]
     found = generate.lines(rows)
-    assert found[3] == "16 graph, tokens/s: kept 12,345, merged 12,345, fused 1/8 12,345, 1/2 12,345"
+    assert found[3] == "16 graph: kept 12,345, merged 12,345, fused 1/8 12,345, 1/2 12,345/s"
     assert len(found) == 4 and max(map(len, found)) <= 78
     assert generate.lines([]) == []

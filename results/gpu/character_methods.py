@@ -101,4 +101,4 @@ def shipped(setting: Setting) -> Iterator[Training]:
     network = {"layers": 1, "width": 48, "heads": 2}
     with goals_loop.corpus() as folder:
         place = str(folder / "text.txt") if setting.data is None else corpus
-        yield Training(place, setting.data, 2, 16, network, optimizer, 6, 3, 2, (1, 2), setting.device)
+        yield Training(place, setting.data, 2, 16, network, optimizer, 4, 4, 2, (1, 2), setting.device)

@@ -36,7 +36,7 @@ from results.gpu.setting import Setting
 if TYPE_CHECKING:
     from results.gpu.training import Run
 
-WIDTH = 78
+WIDTH = 68
 """Of a line of the summary."""
 TOLERANCE = 0.05
 """Relative difference of first losses up to which a loop is the same as Lightning's.
@@ -176,7 +176,7 @@ def stable_rank(run: "Run") -> float:
 
 
 def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Mean loss of each method over the mean stable rank; then the largest deviation over seeds, and the loop."""
+    """The largest deviation over seeds, and the loop; then mean loss and mean stable rank of each method."""
     whole = [row for row in rows if row.get("loss")]
     said, spreads = [], [0.0]
     for name in METHODS:
@@ -190,4 +190,4 @@ def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
     step = statistics.median(float(row["step_ms"]) for row in whole)
     worst = max(float(row["agreement"]) for row in whole)
     text = [line.replace("\0", " ") for line in textwrap.wrap(", ".join(said), WIDTH)]
-    return [*text, f"(loss/rank, +-{max(spreads):.3f}) {loops}: {step:.2f} ms a step, off eager by {worst:.0e}"]
+    return [f"loss/rank, +-{max(spreads):.3f}; {loops}, {step:.2f} ms a step, off by {worst:.0e}", *text]

@@ -165,5 +165,5 @@ def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
             for row in own if row["way"] != "default"
         ]
         if rates:
-            said.append(f"{window} {loop}, tokens/s: " + ", ".join(rates))
+            said.append(f"{window} {loop}: " + ", ".join(rates) + "/s")
     return said
