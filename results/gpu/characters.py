@@ -189,5 +189,5 @@ def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
     loops = ", ".join(sorted({row["loop"].split(",")[0] for row in whole}))
     step = statistics.median(float(row["step_ms"]) for row in whole)
     worst = max(float(row["agreement"]) for row in whole)
-    text = [line.replace("\0", " ") for line in textwrap.wrap(", ".join(said), WIDTH)]
+    text = [line.replace("\0", " ") for line in textwrap.wrap(" ".join(said), WIDTH)]
     return [f"loss/rank, +-{max(spreads):.3f}; {loops}, {step:.2f} ms a step, off by {worst:.0e}", *text]

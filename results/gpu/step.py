@@ -154,7 +154,7 @@ def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
         if eager is None:
             continue
         rate, share = float(eager["tokens_per_second"]) / 1e3, float(eager["share_of_peak"])
-        text = f"{name}: {rate:.0f}k tokens/s ({share:.0%})"
+        text = f"{name}: {rate:.0f}k/s ({share:.0%})"
         if fast is not None:
             text += f", compiled {float(fast['tokens_per_second']) / 1e3:.0f}k"
         if eager.get("peak_gb"):
