@@ -1,4 +1,4 @@
-"""Measures what the README and zoo/transforms.py state, and prints it as CSV rows.
+"""Measures what the README and zoo/bases/transforms.py state, and prints it as CSV rows.
 
     python results/measure.py transforms >> results/transforms.csv   # rebuilding W: matrix products against FFT
     python results/measure.py muon >> results/muon.csv               # a training step with Muon against AdamW
@@ -6,8 +6,8 @@
     python results/measure.py analysis DIR >> results/analysis.csv   # a report of zoo analyze
     python results/measure.py mask DIR >> results/mask.csv           # a report of zoo mask
 
-Alternatives are timed in turn (`zoo.lab.timing`). What zoo costs beside dense weights, a plain loop
-and peft is measured by `zoo bench --goals`.
+Alternatives are timed in turn (`zoo.studies.bench.timing`). What zoo costs beside dense weights, a plain loop
+and peft is measured by `python -m results.goals`.
 """
 
 import csv
@@ -24,11 +24,11 @@ from typing import Any
 
 import torch
 
-from zoo import transforms
-from zoo.bases import dct_matrix
-from zoo.commands.goals import trained_step
-from zoo.lab.timing import alternate, ratio
+from results.goals.rows import trained_step
+from zoo.bases import transforms
+from zoo.bases.seeds import dct_matrix
 from zoo.parameterizations import DCT, Dense, RandomOrthonormal, RowDCT
+from zoo.studies.bench.timing import alternate, ratio
 
 
 def main(argv: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Measures what `zoo.block_products.product_pays` was fitted to, and prints it as CSV rows.
+"""Measures what `zoo.bases.block_products.product_pays` was fitted to, and prints it as CSV rows.
 
     python results/measure_blocks.py 768x768 4096,512,16 >> results/block_products.csv
 
@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.block_products import product_pays
-from zoo.lab.timing import alternate, ratio
-from zoo.machine import device_name
+from zoo.bases.block_products import product_pays
 from zoo.parameterizations import BlockDCT
+from zoo.provenance import device_name
+from zoo.studies.bench.timing import alternate, ratio
 
 RATIOS, BLOCKS, SECONDS = (0.5, 0.1, 0.05), (8, 16, 32), 0.3
 

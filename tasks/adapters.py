@@ -11,11 +11,11 @@ from tasks.causal_lm import CausalLM
 from tasks.finetuning import PEFT_TASKS, FineTuning, Tuning
 from tasks.glue import GlueClassifier
 from tasks.hub import load_skeleton
-from zoo.convert import ParameterizationFactory, dense_weight, linear_layers, summary, zoo_layers
 from zoo.errors import UserError
-from zoo.linear import ZooLinear
+from zoo.layers.convert import ParameterizationFactory, dense_weight, linear_layers, summary, zoo_layers
+from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import Dense, LoRA, RandLoRA
-from zoo.peft import Adapter, Diagonals, Factors, Update
+from zoo.runs.peft import Adapter, Diagonals, Factors, Update
 
 TIED = ("embed_tokens", "lm_head")
 """Names by which peft knows modules that `ensure_weight_tying` is about."""

@@ -9,14 +9,14 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from tasks.hub import Head, load_network, load_tokenizer
-from zoo.budget import Budget
-from zoo.convert import ParameterizationFactory, matches, merge
 from zoo.errors import UserError
-from zoo.identity import digest_of_weights
-from zoo.lab.names import nickname
-from zoo.module import ZooModule
-from zoo.optimizers import OptimizerConfig
-from zoo.presets import Preset, preset_targets
+from zoo.files.paths import nickname
+from zoo.layers.convert import ParameterizationFactory, matches, merge
+from zoo.layers.presets import Preset, preset_targets
+from zoo.parameterizations.budget import Budget
+from zoo.training.identity import digest_of_weights
+from zoo.training.module import ZooModule
+from zoo.training.optimizers import OptimizerConfig
 
 PEFT_TASKS: dict[Head, str] = {"SequenceClassification": "SEQ_CLS", "CausalLM": "CAUSAL_LM"}
 
@@ -26,7 +26,7 @@ class Tuning:
     """What of a pretrained network is trained, and how the rest is held.
 
     Args:
-        preset: the layers that get an update, if `targets` does not name them (`zoo.presets`).
+        preset: the layers that get an update, if `targets` does not name them (`zoo.layers.presets`).
         scale: s of y = x (W0 + s W)^T + b; LoRA's alpha / r.
         head_lr: peak learning rate of a new head, which needs a larger one than what was trained before; by default the
             optimizer's `lr`.

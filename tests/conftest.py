@@ -175,7 +175,7 @@ def seeds(classifiers: list[Path], place: Path) -> list[str]:
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports have no figures, which take most of the time of making one."""
     for kind in ("analysis", "mask"):
-        monkeypatch.setattr(f"zoo.lab.figures.{kind}_figures", lambda report: {})
+        monkeypatch.setattr(f"zoo.studies.figures.{kind}_figures", lambda report: {})
 
 
 def files(folder: Path) -> dict[Path, tuple[int, int]]:

@@ -50,11 +50,13 @@ FIT = ("fit --config dct_half.yaml --name run --data.corpus text.txt --data.batc
        "--model.width 16 --model.layers 2 --model.heads 2 --trainer.limit_val_batches 5 --trainer.max_steps 30 "
        "--trainer.val_check_interval 10 --checkpoint.every_n_steps 5 --stable_rank.every_n_steps 10 "
        "--trainer.precision 32-true")
-TUNE = ("fit --config glue_rte.yaml --config lora_8.yaml --name run --model.backbone bert --data.data_dir glue --data.batch_size 8 "
-        "--data.max_length 32 --trainer.precision 32-true --trainer.max_epochs 1 --model.optimizer.lr 0.05")
+TUNE = ("fit --config glue_rte.yaml --config lora_8.yaml --name run --model.backbone bert --data.data_dir glue "
+        "--data.batch_size 8 --data.max_length 32 --trainer.precision 32-true --trainer.max_epochs 1 "
+        "--model.optimizer.lr 0.05")
 REPORT = "report runs --out report"
-IMPORTS = {"": ["zoo.cli"], "export": ["transformers.models.bert.modeling_bert"],
-           "report": ["matplotlib.pyplot", "zoo.lab.comparison", "zoo.lab.report_figures", "zoo.lab.report_page"]}
+IMPORTS = {"": ["zoo.cli.fit.command"], "export": ["transformers.models.bert.modeling_bert"],
+           "report": ["matplotlib.pyplot", "zoo.studies.report.comparison", "zoo.studies.report.figures",
+                      "zoo.studies.report.page"]}
 """What commands import late, by what their names begin with."""
 
 

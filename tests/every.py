@@ -4,7 +4,7 @@ import functools
 from typing import Any
 
 import zoo.parameterizations as zoo
-from zoo.convert import ParameterizationFactory
+from zoo.layers.convert import ParameterizationFactory
 
 BUDGETS: dict[str, dict[str, Any]] = {"Dense": {}, "LoRA": {"rank": 2}}
 """Arguments of classes that a ratio does not suit."""

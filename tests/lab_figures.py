@@ -2,7 +2,7 @@
 
 import matplotlib
 
-from zoo.lab import style
+from zoo.pages import style
 
 
 def lines(ax, label):

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.frequencies import TRANSFORMS, transform
-from zoo.lab.analysis import analyze
-from zoo.lab.looks import MEASURES, gaussian_spectrum, look
-from zoo.lab.updates import Source, Update
-from zoo.lab.verdicts import LEVEL, verdicts
+from zoo.bases.frequencies import TRANSFORMS, transform
+from zoo.runs.updates import Source, Update
 from zoo.spectrum import GAUSSIAN, spectral_energy
+from zoo.studies.analyze.analysis import analyze
+from zoo.studies.looks import MEASURES, gaussian_spectrum, look
+from zoo.studies.verdicts import LEVEL, verdicts
 
 NAMES = ["encoder.layer.0.query", "encoder.layer.0.value", "encoder.layer.1.query", "encoder.layer.1.value"]
 

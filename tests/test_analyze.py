@@ -11,7 +11,7 @@ from conftest import configs, refused
 from safetensors.torch import save_file
 
 from zoo.__main__ import main
-from zoo.lab.updates import read
+from zoo.runs.updates import read
 
 
 @pytest.fixture

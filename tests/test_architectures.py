@@ -7,11 +7,11 @@ from every import factories
 from torch import nn
 
 import zoo.parameterizations
-from zoo.convert import convert, is_conv1d, linear_layers, matches, merge, zoo_layers
+from zoo.layers.batched import build_together
+from zoo.layers.convert import convert, is_conv1d, linear_layers, matches, merge, zoo_layers
+from zoo.layers.presets import preset_targets
 from zoo.parameterizations import Dense
-from zoo.presets import preset_targets
 from zoo.testing import agree
-from zoo.together import build_together
 
 transformers = pytest.importorskip("transformers")
 

@@ -11,17 +11,17 @@ from lab_figures import axes, inside, lines, words
 from torch import nn
 
 from zoo.__main__ import main
-from zoo.commands import bench_options, goals
-from zoo.commands.bench_options import dotted, shapes_of, specs
-from zoo.commands.bench_text import number, spread
 from zoo.errors import UserError
-from zoo.lab import bench, bench_floor
-from zoo.lab.bench import PASSES, Spec, contender, contenders, measure
-from zoo.lab.bench_figures import bench_figure
-from zoo.lab.bench_floor import Case, Rates, floor, operations, too_long
-from zoo.lab.bench_rows import CASES, Results
-from zoo.lab.goals import Goal
 from zoo.parameterizations import DCT, LoRA, RandLoRA
+from zoo.studies.bench import floor as bench_floor
+from zoo.studies.bench import layers as bench
+from zoo.studies.bench import options as bench_options
+from zoo.studies.bench.figures import bench_figure
+from zoo.studies.bench.floor import Case, Rates, floor, operations, too_long
+from zoo.studies.bench.layers import PASSES, Spec, contender, contenders, measure
+from zoo.studies.bench.options import dotted, shapes_of, specs
+from zoo.studies.bench.rows import CASES, Results
+from zoo.studies.bench.terminal import number, spread
 
 CPU = torch.device("cpu")
 TINY = ["bench", "--shape", "12x8,8x8", "--tokens", "1,3", "--seconds", "0.001", "--parameterization", "DCT"]
@@ -259,7 +259,6 @@ def test_what_cannot_be_measured_is_said(place, still, capsys):
     ("--figure fig.png", ["'fig.png' is there already"]),
     ("--json b.json", ["'b.json' is there already"]),
     ("--json half.json", ["other settings"]),
-    ("--goals --tokens 1", ["--goals", "drop --tokens"]),
     ("--tokens 999999999 --shape 8x8 --seconds 1e-9", ["nothing was measured"]),
     ("--sope 12x8", ["did you mean '--shape'"]),
 ])
@@ -298,30 +297,6 @@ def test_numbers_have_three_digits_and_spreads_as_many():
     assert [number(x) for x in (0.0123, 0.123, 1.234, 12.34, 123.4)] == ["0.012", "0.12", "1.23", "12.3", "123"]
     assert spread({"median": 1.5, "low": 1.4, "high": 1.5}) == "1.50 +-0.05"
     assert spread({"median": 0.0625, "low": 0.05, "high": 0.076}) == ".062 +-.013"
-
-
-def test_goals_stand_beside_what_is_measured(place, capsys, monkeypatch):
-    """`zoo.commands.goals` measures; here are its rows."""
-    found = [Goal("a layer", 1.1, 1.05, 1.04, 1.08, ""),
-             Goal("a layer with a long name " * 4, 1.25, 1.5, 1.4, 1.6, "n " * 60),
-             Goal("tokens per second", 0.95, 0.97, 0.96, 0.98, "", at_least=True)]
-    project = {goal.case: lambda say, goal=goal: [goal] for goal in found}
-    monkeypatch.setattr(goals, "ROWS", project)
-    assert main(["bench", "--goals", "--json", "g.json", "--csv", "g.csv"]) == 0
-    printed = capsys.readouterr().out
-    assert max(map(len, printed.splitlines())) <= 80
-    assert [line.split()[-1] for line in printed.splitlines() if "+-" in line] == ["yes", "NO", "yes"]
-    assert ">= 0.95" in printed and "1.05 +-0.02" in printed
-    rows = json.loads(Path("g.json").read_text())["rows"]
-    assert [row["met"] for row in rows] == [True, False, True]
-    with Path("g.csv").open() as file:
-        assert [row["goal"] for row in csv.DictReader(file)] == ["<= 1.1", "<= 1.25", ">= 0.95"]
-    assert main(["bench", "--goals", "a layer"]) == 0
-    assert "tokens" not in capsys.readouterr().out
-    monkeypatch.setitem(project, "tokens per second", lambda say: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        main(["bench", "--goals", "--json", "broken.json"])
-    assert len(json.loads(Path("broken.json").read_text())["rows"]) == 2  # what was measured before is there
 
 
 # ---- The figure ------------------------------------------------------------------------------------------------------

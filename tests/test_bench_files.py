@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from results.goals.__main__ import GOALS
 from zoo.errors import UserError
-from zoo.lab.bench_rows import GOALS, SOURCE, Results
+from zoo.studies.bench.rows import SOURCE, Results
 
 FACTS = {"command": '=zoo, "bench"', "commit": None, "device": "CPU", "threads": 1, "torch": "2", "date": "2026-11-22T"}
 ROW = {"case": "-c", "at_least": True, "goal": 1.0, "met": True, "note": "x", "median": 1.0, "low": 0.5, "high": 2.0}

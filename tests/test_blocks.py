@@ -5,10 +5,10 @@ import pytest
 import scipy.fft
 import torch
 
-from zoo import block_products, blocks
-from zoo.bases import generator
-from zoo.block_products import BlockProduct, product_pays
-from zoo.linear import ZooLinear
+from zoo.bases import block_products, blocks
+from zoo.bases.block_products import BlockProduct, product_pays
+from zoo.bases.seeds import generator
+from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import BlockDCT
 from zoo.testing import agree
 
@@ -33,7 +33,7 @@ def mask_of(layout):
 
 
 def reference(layout, coef):
-    """W block by block, by scipy; the coefficients in the order that `zoo.blocks` states."""
+    """W block by block, by scipy; the coefficients in the order that `zoo.bases.blocks` states."""
     (down, across), p, q, r = layout.grid, layout.p, layout.q, layout.r
     main = coef[: p * down * r * across].reshape(p, down, r, across)
     extra = coef[p * down * r * across :].reshape(layout.e, down, across)

@@ -5,10 +5,10 @@ import functools
 import pytest
 from torch import nn
 
-from zoo.budget import Budget, layer_budget
-from zoo.convert import convert, counts, table
 from zoo.errors import UserError
+from zoo.layers.convert import convert, counts, table
 from zoo.parameterizations import DCT, LoRA, RandLoRA, RandomOrthonormal, Zigzag
+from zoo.parameterizations.budget import Budget, layer_budget
 
 SHAPES = {"a": (40, 30), "b": (7, 50), "c": (64, 64)}
 

@@ -14,11 +14,11 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 import zoo.parameterizations
 from tasks.char_lm.module import CharLM
-from zoo.convert import zoo_layers
-from zoo.linear import ZooLinear
+from zoo.layers.convert import zoo_layers
+from zoo.layers.linear import ZooLinear
+from zoo.layers.watch import Watch
 from zoo.parameterizations import DCT, Dense, LoRA, OrthonormalSubspace, RandLoRA, WeightParameterization
 from zoo.testing import agree
-from zoo.watch import Watch
 
 ARGUMENTS = {"LoRA": {"rank": 2}, "RandLoRA": {}, "Dense": {}}
 CLASSES = [cls for name in zoo.parameterizations.__all__ if (cls := getattr(zoo.parameterizations, name)).__module__

@@ -8,10 +8,10 @@ import torch
 from test_run import events, fit
 
 from tasks import CharLM
-from zoo import tensorboard
-from zoo.callbacks.spectra import spread
-from zoo.convert import zoo_layers
+from zoo.layers.convert import zoo_layers
 from zoo.spectrum import stable_rank
+from zoo.training import tensorboard
+from zoo.training.callbacks.spectra import spread
 
 LAYERS = [f"blocks.{i}.{part}" for i in (0, 1) for part in ("attn.qkv", "attn.proj", "mlp.fc", "mlp.proj")]
 
@@ -140,9 +140,9 @@ def test_spread_is_over_layers_and_kinds():
 
 
 def test_the_update_is_watched_where_there_is_a_base():
-    from zoo.callbacks import StableRank
-    from zoo.convert import convert
+    from zoo.layers.convert import convert
     from zoo.parameterizations import LoRA
+    from zoo.training.callbacks import StableRank
 
     net = convert(torch.nn.Sequential(torch.nn.Linear(8, 6)), lambda m, n: LoRA(m, n, rank=1), ["*"], start="update")
     (layer,) = zoo_layers(net).values()
@@ -154,9 +154,9 @@ def test_the_update_is_watched_where_there_is_a_base():
 
 def test_spectral_energy_is_the_updates_where_there_is_a_base():
     """A rank-1 update of constant rows and columns has all its energy in one DCT coefficient; its base has not."""
-    from zoo.callbacks import SpectralEnergy
-    from zoo.convert import convert
+    from zoo.layers.convert import convert
     from zoo.parameterizations import Dense
+    from zoo.training.callbacks import SpectralEnergy
 
     net = convert(torch.nn.Sequential(torch.nn.Linear(8, 6)), Dense, ["*"], start="update")
     torch.nn.init.constant_(zoo_layers(net)["0"].parameterization.coef, 0.5)

@@ -16,8 +16,8 @@ from tasks.char_lm.model import GPT, Attention, causal_attention
 from tasks.text import corpus
 from tasks.text.module import LanguageScore
 from tasks.text.windows import IGNORE, WindowLoader, scored_once
-from zoo.convert import convert, counts
 from zoo.errors import UserError
+from zoo.layers.convert import convert, counts
 from zoo.parameterizations import DCT, Dense
 from zoo.testing import agree
 

@@ -51,7 +51,7 @@ def test_an_interruption_is_no_traceback(capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("zoo.commands.list.main", interrupt)
+    monkeypatch.setattr("zoo.cli.list.main", interrupt)
     assert main(["list"]) == 130
     assert capsys.readouterr().err == "zoo: stopped\n"
 

@@ -8,11 +8,11 @@ from every import factories
 from torch import nn
 
 from tasks.char_lm.model import GPT
-from zoo import transforms
-from zoo.convert import convert
+from zoo.bases import transforms
+from zoo.layers.batched import build_together
+from zoo.layers.convert import convert
 from zoo.parameterizations import BlockDCT
 from zoo.testing import agree
-from zoo.together import build_together
 
 FACTORIES = {**factories(BlockDCT={"ratio": 0.1}), "many": functools.partial(BlockDCT, ratio=0.9)}
 

@@ -10,8 +10,8 @@ from test_run import fit
 
 from tasks import CharData, CharLM
 from zoo.__main__ import main
-from zoo.identity import identity
-from zoo.lab.experiments import read
+from zoo.runs.experiments import read
+from zoo.training.identity import identity
 
 
 def told(folder: Path) -> dict[str, dict[str, object]]:

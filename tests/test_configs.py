@@ -6,7 +6,7 @@ import pytest
 from conftest import configs
 
 from zoo.__main__ import main
-from zoo.config_files import shipped
+from zoo.cli.fit.config_files import shipped
 from zoo.sweep.read import read
 
 BUDGETS = {

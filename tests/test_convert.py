@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from tasks.char_lm.model import GPT
-from zoo.convert import convert, counts, kind, matches, merge, table, zoo_layers
 from zoo.errors import UserError
-from zoo.linear import ZooLinear
+from zoo.layers.convert import convert, counts, kind, matches, merge, table, zoo_layers
+from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import DCT, Dense, LoRA, RandomOrthonormal
 from zoo.testing import agree
 

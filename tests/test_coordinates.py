@@ -14,15 +14,15 @@ from conftest import refused
 from lightning.pytorch import Callback
 
 from zoo.__main__ import main
-from zoo.commands.coordinates import GROUPS, numbers
-from zoo.commands.coordinates_networks import Cell, built, train
-from zoo.commands.coordinates_text import parts
-from zoo.commands.laboratory import split
-from zoo.convert import merge, zoo_layers
 from zoo.errors import UserError
-from zoo.lab import coordinates
-from zoo.lab.coordinates import FLAT, exponent, reading, slopes, summarize
-from zoo.together import Together
+from zoo.layers.batched import Together
+from zoo.layers.convert import merge, zoo_layers
+from zoo.studies.coordinates import sizes as coordinates
+from zoo.studies.coordinates.command import GROUPS, numbers
+from zoo.studies.coordinates.networks import Cell, built, train
+from zoo.studies.coordinates.sizes import FLAT, exponent, reading, slopes, summarize
+from zoo.studies.coordinates.terminal import parts
+from zoo.studies.terminal import split
 
 LR = 1e-3
 

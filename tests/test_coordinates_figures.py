@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from lab_figures import axes, inside, lines
 
-from zoo.lab.coordinates import BLOCKS, LAYERS, LOGITS, MEASURES, OUTPUTS, WEIGHTS, slopes
-from zoo.lab.coordinates_figures import SHOWN, STEPS, coordinates_figures
-from zoo.lab.coordinates_page import coordinates_page
-from zoo.lab.page import finite
-from zoo.lab.rebuild import PATHS
-from zoo.lab.style import svg
+from zoo.pages.page import finite
+from zoo.pages.style import svg
+from zoo.studies.coordinates.figures import SHOWN, STEPS, coordinates_figures
+from zoo.studies.coordinates.page import coordinates_page
+from zoo.studies.coordinates.rebuild import PATHS
+from zoo.studies.coordinates.sizes import BLOCKS, LAYERS, LOGITS, MEASURES, OUTPUTS, WEIGHTS, slopes
 
 NAMES = ["Dense", "DCT", "my_file.MyBasis"]
 

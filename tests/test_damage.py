@@ -20,12 +20,12 @@ from conftest import refused
 from safetensors.torch import save_file
 
 from tasks import CharLM
-from zoo import checkpoints
 from zoo.__main__ import main
-from zoo.checkpoint_files import OF, CheckpointFiles, load
 from zoo.errors import UserError
+from zoo.files.tensors import ADAPTER, read_tensors, write_tensors
 from zoo.parameterizations import DCT
-from zoo.tensors import ADAPTER, read_tensors, write_tensors
+from zoo.runs import checkpoints
+from zoo.training.checkpoint_files import OF, CheckpointFiles, load
 
 LAST = Path("run/checkpoints/last.ckpt")
 

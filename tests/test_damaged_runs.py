@@ -12,16 +12,16 @@ import yaml
 from report_runs import write_events, write_run
 
 from zoo.__main__ import main
-from zoo.commands.report import describe
-from zoo.lab import curves
-from zoo.lab.comparison import compare, usable
-from zoo.lab.experiments import read
-from zoo.lab.page import finite
-from zoo.lab.report_figures import figures
-from zoo.lab.report_page import page
-from zoo.lab.report_tables import markdown, rows
-from zoo.lab.style import svg
-from zoo.trust import Trust
+from zoo.files.trust import Trust
+from zoo.pages.page import finite
+from zoo.pages.style import svg
+from zoo.runs import curves
+from zoo.runs.experiments import read
+from zoo.studies.report.command import describe
+from zoo.studies.report.comparison import compare, usable
+from zoo.studies.report.figures import figures
+from zoo.studies.report.page import page
+from zoo.studies.report.tables import markdown, rows
 
 VALUES: list[Any] = [
     None, [], {}, "x", -1, 1e400, True, [[[]]], {"a": {}}, float("nan"), 10**30, "", 0, 1e300, ["x"],
@@ -152,7 +152,7 @@ def test_what_the_checks_miss_is_left_out_alone(tmp_path, monkeypatch, capsys):
     """A run that raises by itself is damaged, at any step of the way."""
     for name in ("good", "bad"):
         write_run(tmp_path / name)
-    for place in ("zoo.lab.experiments._told", "zoo.lab.experiments._run", "zoo.lab.comparison._row"):
+    for place in ("zoo.runs.experiments._told", "zoo.runs.experiments._run", "zoo.studies.report.comparison._row"):
         module, _, function = place.rpartition(".")
         real = getattr(sys.modules[module], function)
 

@@ -17,10 +17,10 @@ from tiny import save_glue
 
 from tasks import GlueData
 from zoo.__main__ import main
-from zoo.cli import keep_buffers
+from zoo.cli.fit.command import keep_buffers
 from zoo.errors import UserError
-from zoo.lab.comparison import compare
-from zoo.lab.experiments import read
+from zoo.runs.experiments import read
+from zoo.studies.report.comparison import compare
 
 WITNESS = '''
 from pathlib import Path

@@ -7,8 +7,8 @@ import torch
 from test_run import fit
 
 from zoo.__main__ import main
-from zoo.checkpoints import rebuild, resolve
-from zoo.convert import zoo_layers
+from zoo.layers.convert import zoo_layers
+from zoo.runs.checkpoints import rebuild, resolve
 from zoo.testing import agree
 
 transformers = pytest.importorskip("transformers")

@@ -16,12 +16,12 @@ from torch import nn
 from tasks import GlueClassifier
 from tasks.finetuning import Tuning
 from tasks.hub import load_skeleton
-from zoo import checkpoints
 from zoo.__main__ import main
-from zoo.convert import linear_layers
 from zoo.errors import UserError
-from zoo.module import ZooModule
+from zoo.layers.convert import linear_layers
 from zoo.parameterizations import LoRA, RandLoRA
+from zoo.runs import checkpoints
+from zoo.training.module import ZooModule
 
 transformers: Any = pytest.importorskip("transformers")
 theirs: Any = pytest.importorskip("peft")

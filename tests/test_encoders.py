@@ -9,11 +9,11 @@ from architectures import CLASSIFIERS, VOCABULARY, configuration, ids
 from tasks import GlueClassifier
 from tasks.finetuning import Tuning
 from tasks.hub import PADDED_POSITIONS, check_length
-from zoo import checkpoints
-from zoo.convert import zoo_layers
 from zoo.errors import UserError
+from zoo.layers.convert import zoo_layers
+from zoo.layers.presets import PRESETS
 from zoo.parameterizations import DCT
-from zoo.presets import PRESETS
+from zoo.runs import checkpoints
 
 transformers = pytest.importorskip("transformers")
 

@@ -8,10 +8,10 @@ from report_runs import write_events, write_run
 from test_run import events, fit
 
 from zoo.errors import UserError
-from zoo.lab import curves
-from zoo.lab.comparison import compare
-from zoo.lab.experiments import read
-from zoo.lab.settings import filled, flatten
+from zoo.runs import curves
+from zoo.runs.experiments import read
+from zoo.runs.settings import filled, flatten
+from zoo.studies.report.comparison import compare
 
 
 def only(folder: Path):

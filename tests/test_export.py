@@ -15,16 +15,16 @@ from test_run import fit
 
 from tasks import CharLM, GlueClassifier
 from tasks.finetuning import Tuning
-from zoo import checkpoints
 from zoo.__main__ import main
-from zoo.convert import merge
-from zoo.files import new_folder
-from zoo.locks import hold
-from zoo.module import ZooModule
+from zoo.cli.fit.run_config import given
+from zoo.files.access import new_folder
+from zoo.files.locks import hold
+from zoo.files.tensors import read_tensors, write_tensors
+from zoo.files.trust import NOBODY
+from zoo.layers.convert import merge
 from zoo.parameterizations import DCT, Dense, LoRA, RandLoRA
-from zoo.run_config import given
-from zoo.tensors import read_tensors, write_tensors
-from zoo.trust import NOBODY
+from zoo.runs import checkpoints
+from zoo.training.module import ZooModule
 
 transformers: Any = pytest.importorskip("transformers")
 safetensors: Any = pytest.importorskip("safetensors.torch")
@@ -217,7 +217,7 @@ def test_adapter_of_another_task_or_basis(char_run, capsys):
 
     refused(capsys, with_settings(zoo_task="nowhere.Task"), "nowhere.Task", "not zoo's own", "--trust nowhere.Task")
     refused(capsys, with_settings(zoo_task="os.getcwd"), "os.getcwd", "not zoo's own")
-    refused(capsys, with_settings(zoo_task="zoo.files.size"), "no class")
+    refused(capsys, with_settings(zoo_task="zoo.files.access.size"), "no class")
     refused(capsys, with_settings(zoo_task="tasks.CharData"), "no ZooModule")
     refused(capsys, with_settings(zoo_fingerprints={"blocks.0.mlp.fc": "0" * 16}), "blocks.0.mlp.fc", "another basis")
     hyper = settings["hyper_parameters"] | {"_instantiator": "os.system"}

@@ -13,10 +13,10 @@ from test_updates import classifier, run
 from tasks import CharLM
 from zoo.__main__ import main
 from zoo.errors import UserError
-from zoo.lab.facts import Facts, label, run_facts
-from zoo.lab.names import nickname
-from zoo.lab.updates import read
+from zoo.files.paths import nickname
 from zoo.parameterizations import LoRA
+from zoo.runs.facts import Facts, label, run_facts
+from zoo.runs.updates import read
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import pytest
 from lab_data import KINDS, analysis
 from lab_figures import axes, inside, lines, words
 
-from zoo.lab.figures import analysis_figures, slug
 from zoo.spectrum import GAUSSIAN
+from zoo.studies.analyze.figures import analysis_figures
+from zoo.studies.figures import slug
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.checkpoint_files import read_file, write_file
 from zoo.errors import UserError
-from zoo.files import new_folder, opened, read_json, read_text, read_yaml, replacing
-from zoo.files import write_text as write
-from zoo.locks import Lock, hold
-from zoo.plain import DEEPEST, parse_json, parse_yaml
+from zoo.files.access import new_folder, opened, read_json, read_text, read_yaml, replacing
+from zoo.files.access import write_text as write
+from zoo.files.locks import Lock, hold
+from zoo.files.plain import DEEPEST, parse_json, parse_yaml
+from zoo.training.checkpoint_files import read_file, write_file
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)
@@ -113,7 +113,7 @@ def test_a_full_disk_is_named_by_the_file_that_was_to_be_written(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from zoo.files import new_folder, replacing
+from zoo.files.access import new_folder, replacing
 path = Path(sys.argv[2])
 def kill(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -182,7 +182,8 @@ def test_a_lock_has_one_holder_who_is_named(tmp_path):
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path):
-    code = ("import sys, time; from pathlib import Path; from zoo.locks import Lock; lock = Lock(Path(sys.argv[1])); "
+    code = ("import sys, time; from pathlib import Path; from zoo.files.locks import Lock; "
+            "lock = Lock(Path(sys.argv[1])); "
             "assert lock.acquire(); print('held', flush=True); time.sleep(100)")
     with subprocess.Popen([sys.executable, "-c", code, tmp_path / "lock"], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"held\n"
@@ -198,7 +199,7 @@ def test_many_processes_hold_a_lock_one_after_the_other(tmp_path):
     code = """
 import sys, time
 from pathlib import Path
-from zoo.locks import Lock
+from zoo.files.locks import Lock
 folder, lock = Path(sys.argv[1]), Lock(Path(sys.argv[1]) / "lock")
 for _ in range(200):
     while not lock.acquire():

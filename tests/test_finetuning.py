@@ -13,9 +13,9 @@ from test_run import equal, fit, weights
 from tasks import GlueClassifier, GlueData
 from tasks.finetuning import Tuning
 from zoo.__main__ import main
-from zoo.checkpoints import rebuild
-from zoo.convert import zoo_layers
+from zoo.layers.convert import zoo_layers
 from zoo.parameterizations import DCT, Dense, LoRA, RandLoRA, RandomOrthonormal, Zigzag
+from zoo.runs.checkpoints import rebuild
 
 transformers = pytest.importorskip("transformers")
 FACTORIES = {

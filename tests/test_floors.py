@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.bases import dct_matrix, generator
-from zoo.blocks import block_layout
-from zoo.kernels import floors
-from zoo.selection import lowpass_order, random_support
+from zoo.bases.blocks import block_layout
+from zoo.bases.kernels import floors
+from zoo.bases.seeds import dct_matrix, generator
+from zoo.bases.selection import lowpass_order, random_support
 
 M, N, P, Q = 24, 36, 8, 12
 ROOT = Path(__file__).parent.parent
@@ -85,7 +85,7 @@ def test_a_transform_takes_what_the_interpreter_counts(monkeypatch):
     pytest.importorskip("triton")
     from triton.runtime import interpreter
 
-    from zoo.kernels import row_device, row_linear
+    from zoo.bases.kernels import row_device, row_linear
 
     n, tokens, counted, dot = 512, 2, [0], interpreter.interpreter_builder.create_dot
     for name in ("cosine_transform", "row_product"):
@@ -105,7 +105,7 @@ def test_a_transform_takes_what_the_interpreter_counts(monkeypatch):
 
 def test_blocks_are_counted_as_the_kernel_counts_itself():
     pytest.importorskip("triton")
-    from zoo.kernels.block_linear import default_tiles, work
+    from zoo.bases.kernels.block_linear import default_tiles, work
 
     layout = block_layout(4096, 4096, 16, 4096**2 // 8, generator(0))
     counted = work(layout, 4, torch.bfloat16, default_tiles(layout, 4, torch.bfloat16))
@@ -158,4 +158,4 @@ def test_findings_of_the_page():
     whole = floors.tile(512, 128, 512 * 128 // 2, "random", 512, 128)  # of the paper's model, on one of 132 processors
     assert 1e6 * whole.products / (floors.PRODUCTS / 132) == pytest.approx(8.4, abs=0.05)
     assert 1e6 * floors.seconds(floors.dense(512, 128, 4096)) == pytest.approx(3.2, abs=0.05)
-    assert 2 / floors.BANDWIDTH * floors.SLOTS == pytest.approx(14, abs=0.5)  # of a dense weight
+    assert pytest.approx(14, abs=0.5) == 2 / floors.BANDWIDTH * floors.SLOTS  # of a dense weight

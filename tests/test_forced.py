@@ -8,8 +8,8 @@ from conftest import refused
 from report_runs import write_run
 
 from zoo.__main__ import main
-from zoo.commands import laboratory
-from zoo.lab.journal import is_journal
+from zoo.studies import terminal as laboratory
+from zoo.studies.journal import is_journal
 
 ARGV = ["report", "runs", "--out", "out"]
 FORMS = {"analysis": ["analyze"], "mask": ["mask", "--budgets", "50", "--order", "frequency", "--save"]}
@@ -20,8 +20,8 @@ def reported(place, monkeypatch):
     """A report with one figure, quickly drawn."""
     from matplotlib.figure import Figure
 
-    monkeypatch.setattr("zoo.lab.report_figures.figures", lambda data: {"gaps": Figure((1, 1))})
-    monkeypatch.setattr("zoo.lab.report_page.captioned", lambda drawings, captions: [])
+    monkeypatch.setattr("zoo.studies.report.figures.figures", lambda data: {"gaps": Figure((1, 1))})
+    monkeypatch.setattr("zoo.studies.report.page.captioned", lambda drawings, captions: [])
     write_run(Path("runs/a"))
     assert main(ARGV) == 0
     return Path("out")
@@ -86,7 +86,7 @@ def test_a_file_that_comes_meanwhile_is_kept(reported, monkeypatch):
         (reported / "figures" / "mine.png").write_text("mine")
         return real(*args)
 
-    monkeypatch.setattr("zoo.commands.report.facts", later)
+    monkeypatch.setattr("zoo.studies.report.command.facts", later)
     main([*ARGV, "--force"])
     assert (reported / "figures" / "mine.png").read_text() == "mine"
 

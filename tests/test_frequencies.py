@@ -9,9 +9,9 @@ import scipy.fft
 import scipy.linalg
 import torch
 
-from zoo.bases import dct_matrix, haar_matrix
-from zoo.frequencies import TRANSFORMS, Haar, haar_wavelets, hadamard_matrix, hadamard_size, transform
-from zoo.selection import zigzag_order
+from zoo.bases.frequencies import TRANSFORMS, Haar, haar_wavelets, hadamard_matrix, hadamard_size, transform
+from zoo.bases.seeds import dct_matrix, haar_matrix
+from zoo.bases.selection import zigzag_order
 from zoo.testing import agree
 
 NAMES = list(TRANSFORMS)

@@ -8,11 +8,11 @@ from every import factories
 from torch import nn
 from torch.func import functional_call, grad, jacrev, vmap
 
-from zoo import transforms
-from zoo.convert import convert, zoo_layers
+from zoo.bases import transforms
+from zoo.layers.batched import build_together
+from zoo.layers.convert import convert, zoo_layers
 from zoo.parameterizations import BlockDCT
 from zoo.testing import agree
-from zoo.together import build_together
 
 FACTORIES = {**factories(), "products": functools.partial(BlockDCT, ratio=0.1, block=16)}  # which never builds W
 

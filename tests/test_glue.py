@@ -20,7 +20,7 @@ from tasks.glue.files import load_examples, read_tsv
 from tasks.glue.module import Scores
 from tasks.glue.tokens import Tokenized, tokenize
 from zoo.__main__ import main
-from zoo.checkpoints import rebuild
+from zoo.runs.checkpoints import rebuild
 
 transformers = pytest.importorskip("transformers")
 

@@ -1,22 +1,27 @@
-"""The rows of `zoo bench --goals`: known answers from times that are given, real ones on tiny stand-ins."""
+"""The rows of `python -m results.goals`: known answers from times that are given, real ones on tiny stand-ins."""
 
+import csv
+import json
 import math
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from zoo.commands import goals, goals_loop
+from results.goals import goals as lab
+from results.goals import loop as goals_loop
+from results.goals import peft as goals_peft
+from results.goals import rows as goals
+from results.goals.__main__ import main as command
+from results.goals.goals import Goal, training_bytes
+from results.goals.peft import Batch
 from zoo.errors import UserError
-from zoo.lab import goals as lab
-from zoo.lab import goals_peft
-from zoo.lab.bench import Spec, contenders
-from zoo.lab.bench_floor import Case
-from zoo.lab.goals import Goal, training_bytes
-from zoo.lab.goals_peft import Batch
-from zoo.lab.timing import Ratio
 from zoo.parameterizations import DCT
+from zoo.studies.bench.floor import Case
+from zoo.studies.bench.layers import Spec, contenders
+from zoo.studies.bench.timing import Ratio
 
 BERT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50}
 
@@ -240,3 +245,27 @@ def test_what_matters_most_stays(row, limit):
     """Generous: a machine that is busy is no regression, twice the time is."""
     found = row()
     assert found.measured <= limit, found
+
+
+def test_goals_stand_beside_what_is_measured(place, capsys, monkeypatch):
+    """`results.goals.rows` measures; here are its rows."""
+    found = [Goal("a layer", 1.1, 1.05, 1.04, 1.08, ""),
+             Goal("a layer with a long name " * 4, 1.25, 1.5, 1.4, 1.6, "n " * 60),
+             Goal("tokens per second", 0.95, 0.97, 0.96, 0.98, "", at_least=True)]
+    project = {goal.case: lambda say, goal=goal: [goal] for goal in found}
+    monkeypatch.setattr(goals, "ROWS", project)
+    assert command(["--json", "g.json", "--csv", "g.csv"]) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert [line.split()[-1] for line in printed.splitlines() if "+-" in line] == ["yes", "NO", "yes"]
+    assert ">= 0.95" in printed and "1.05 +-0.02" in printed
+    rows = json.loads(Path("g.json").read_text())["rows"]
+    assert [row["met"] for row in rows] == [True, False, True]
+    with Path("g.csv").open() as file:
+        assert [row["goal"] for row in csv.DictReader(file)] == ["<= 1.1", "<= 1.25", ">= 0.95"]
+    assert command(["a layer"]) == 0
+    assert "tokens" not in capsys.readouterr().out
+    monkeypatch.setitem(project, "tokens per second", lambda say: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command(["--json", "broken.json"])
+    assert len(json.loads(Path("broken.json").read_text())["rows"]) == 2  # what was measured before is there

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Callback
 
-from zoo import cli
-from zoo.console import file_error
+from zoo.cli.console import file_error
+from zoo.cli.fit import command as cli
 
 
 class At(Callback):

@@ -8,9 +8,9 @@ import pytest
 
 from results.gpu import PARTS, Part
 from results.gpu import __main__ as command
-from results.gpu.rows import Table
-from results.gpu.setting import Setting
-from results.gpu.summary import summary
+from results.gpu.frame.rows import Table
+from results.gpu.frame.setting import Setting
+from results.gpu.frame.summary import summary
 
 SOURCE = {"command": "bash results/gpu.sh", "commit": "abc", "device": "none, really", "date": "2026-11-29"}
 
@@ -82,7 +82,7 @@ def test_a_part_that_fails_is_named_and_the_next_one_runs(place, capsys, monkeyp
     (place / "results").mkdir()
     monkeypatch.setattr("results.gpu.PARTS", parts)
     monkeypatch.setattr(command, "PARTS", parts)
-    monkeypatch.setattr("results.gpu.summary.PARTS", {})
+    monkeypatch.setattr("results.gpu.frame.summary.PARTS", {})
     started = []
 
     def part(name, seconds, options, source):

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from results.gpu import PARTS, blocks
-from results.gpu.block_cases import Case, alike, cases, judged, layout_of, measured, winners_of
-from results.gpu.clock import Ceilings
-from results.gpu.rows import Table
-from zoo.blocks import block_layout
-from zoo.kernels import tiles as table_of_tiles
-from zoo.kernels import tune
-from zoo.kernels.tiles import Class, Device, Tiles, class_of, default_tiles, fits, read, reasoned_tiles, text
+from results.gpu.cases.blocks import Case, alike, cases, judged, layout_of, measured, winners_of
+from results.gpu.frame.clock import Ceilings
+from results.gpu.frame.rows import Table
+from zoo.bases.blocks import block_layout
+from zoo.bases.kernels import tiles as table_of_tiles
+from zoo.bases.kernels import tune
+from zoo.bases.kernels.tiles import Class, Device, Tiles, class_of, default_tiles, fits, read, reasoned_tiles, text
 
 BF16 = torch.bfloat16
 CASE = Case(4096, 4096, 0.125, 16, 1)

@@ -11,16 +11,17 @@ import torch
 import yaml
 from lightning.pytorch import Callback
 
-from results.gpu import PARTS, characters, training
-from results.gpu.character_methods import METHODS, Training
-from results.gpu.rows import Table
-from results.gpu.setting import Setting
+from results.goals import loop as goals_loop
+from results.gpu import PARTS, characters
+from results.gpu.cases.methods import METHODS, Training
+from results.gpu.frame.rows import Table
+from results.gpu.frame.setting import Setting
+from results.gpu.training import steps as training
 from tasks import CharLM
 from zoo import parameterizations
-from zoo.callbacks import StableRank
-from zoo.commands import goals_loop
-from zoo.optimizers import OptimizerConfig
 from zoo.parameterizations import LoRA
+from zoo.training.callbacks import StableRank
+from zoo.training.optimizers import OptimizerConfig
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = {

@@ -11,10 +11,10 @@ import torch
 pytest.importorskip("triton")
 
 from results.gpu import PARTS, kernels
+from results.gpu.frame.rows import Table
+from results.gpu.frame.setting import Setting
 from results.gpu.kernels import Check
-from results.gpu.rows import Table
-from results.gpu.setting import Setting
-from zoo.kernels import cases, row_cases
+from zoo.bases.kernels import cases, row_cases
 
 SOURCE = {"command": "bash results/gpu.sh", "commit": "abc", "device": "X", "date": "d"}
 

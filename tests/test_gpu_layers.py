@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from results.gpu import PARTS, layers
-from results.gpu.clock import Ceilings
-from results.gpu.failures import note
-from results.gpu.layer_cases import ALONE, DENSE, UPDATES, Layer, counts, layers_of
-from results.gpu.layer_floors import Counts, Work, floor, ways
-from results.gpu.rows import Table
-from results.gpu.setting import Setting
-from zoo.convert import convert
+from results.gpu.cases.floors import Counts, Work, floor, ways
+from results.gpu.cases.layers import ALONE, DENSE, UPDATES, Layer, counts, layers_of
+from results.gpu.frame.clock import Ceilings
+from results.gpu.frame.failures import note
+from results.gpu.frame.rows import Table
+from results.gpu.frame.setting import Setting
+from zoo.layers.convert import convert
 from zoo.parameterizations import DCT, BlockDCT, LoRA, RandLoRA
 
 M, N, T = 48, 32, 5

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from results.gpu import PARTS, generate, step
-from results.gpu.gpt2 import GPT2, SMALL, Size, made
-from results.gpu.rows import Table
-from results.gpu.setting import Setting
-from results.gpu.training import moved, operations
+from results.gpu.frame.rows import Table
+from results.gpu.frame.setting import Setting
+from results.gpu.training.gpt2 import GPT2, SMALL, Size, made
+from results.gpu.training.steps import moved, operations
 from tasks import CharLM
-from zoo import optimizers
 from zoo.parameterizations import DCT, BlockDCT, Dense, LoRA
+from zoo.training import optimizers
 
 TINY = Size(32, 1, 16, 2, 16)
 
@@ -57,7 +57,7 @@ def test_operations_follow_the_way_that_a_layer_multiplies(monkeypatch):
     """A matrix where W is built, coefficients where it is not."""
     counted = {}
     for pays in (False, True):
-        monkeypatch.setattr("zoo.block_products.product_pays", lambda *rest, pays=pays: pays)
+        monkeypatch.setattr("zoo.bases.block_products.product_pays", lambda *rest, pays=pays: pays)
         counted[pays] = operations(made(BlockDCT, {"ratio": 0.5}, TINY, "cpu"), 1, 16)
     weights, others = 12 * 16**2, 16 * 32 + 16 * 16
     assert counted == {False: 6 * (weights + others), True: 6 * (weights / 2 + others)}

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from results.gpu import PARTS, thresholds
-from results.gpu.crossings import Layer, Point, costs, crossing, faster
-from results.gpu.fits import THRESHOLDS, constants
-from results.gpu.pairs import Case, Pair, with_constant
-from results.gpu.rows import Table
-from results.gpu.setting import Setting
-from results.gpu.threshold_cases import cases
-from zoo import block_products, transforms
-from zoo.blocks import block_layout
+from results.gpu.cases.pairs import Case, Pair, with_constant
+from results.gpu.cases.thresholds import cases
+from results.gpu.fitting.constants import THRESHOLDS, constants
+from results.gpu.fitting.crossings import Layer, Point, costs, crossing, faster
+from results.gpu.frame.rows import Table
+from results.gpu.frame.setting import Setting
+from zoo.bases import block_products, transforms
+from zoo.bases.blocks import block_layout
 from zoo.testing import agree
 
 SIZES = [2.0**i for i in range(16, 25)]
@@ -165,7 +165,7 @@ def test_rows_may_be_few(rows):
 
 def test_every_case_has_columns_and_a_floor():
     """On a GPU, without one: cases are counted, none is made; no two have the same row."""
-    from results.gpu.clock import Ceilings
+    from results.gpu.frame.clock import Ceilings
 
     setting = Setting("cuda", False, 0.0, "", None, {})
     found = list(cases("cuda", small=False))
@@ -186,7 +186,7 @@ def test_a_case_that_fails_is_a_row_and_the_next_is_measured(tmp_path, monkeypat
         return Case(name, (8, 8), "", "float32", "called", [Pair("a", "b", 64)], make, lambda pair, rates: 1.0)
 
     works = {"a": lambda: None, "b": lambda: None}
-    monkeypatch.setattr("results.gpu.threshold_cases.cases", lambda *_: [case("x", make), case("y", lambda: works)])
+    monkeypatch.setattr("results.gpu.cases.thresholds.cases", lambda *_: [case("x", make), case("y", lambda: works)])
     part = PARTS["thresholds"]
     table = Table(tmp_path / "thresholds.csv", part.case, part.measured, {})
     threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""`results.gpu.wheels`: what is missing is unpacked from wheels that fit, without pip; a damaged one is said."""
+"""`results.gpu.frame.wheels`: what is missing is unpacked from wheels that fit, without pip; a damaged one is said."""
 
 import sys
 import zipfile
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from results.gpu import wheels
+from results.gpu.frame import wheels
 
 
 def wheel(folder: Path, name: str, tag: str = "py3-none-any", requires: tuple[str, ...] = (), **files: str) -> Path:

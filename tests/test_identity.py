@@ -11,12 +11,12 @@ from test_run import equal, fit, weights
 from tiny import save_glue
 
 from zoo.__main__ import main
-from zoo.identity import KEY, anchored, as_json, digest_of_weights
-from zoo.lab.comparison import compare
-from zoo.lab.experiments import read
-from zoo.lab.facts import label
-from zoo.lab.updates import read as read_updates
-from zoo.trust import Trust
+from zoo.files.trust import Trust
+from zoo.runs.experiments import read
+from zoo.runs.facts import label
+from zoo.runs.updates import read as read_updates
+from zoo.studies.report.comparison import compare
+from zoo.training.identity import KEY, anchored, as_json, digest_of_weights
 
 TASK = '''
 import hashlib
@@ -25,8 +25,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zoo.convert import ParameterizationFactory
-from zoo.module import ZooData, ZooModule
+from zoo.layers.convert import ParameterizationFactory
+from zoo.training.module import ZooData, ZooModule
 
 
 class Numbers(ZooData):

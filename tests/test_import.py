@@ -12,9 +12,9 @@ from test_peft import IDS, base, classifier, close, disturb, run, safetensors, t
 from torch import Tensor
 
 from tasks.finetuning import Tuning
-from zoo import checkpoints, peft
 from zoo.__main__ import main
-from zoo.convert import zoo_layers
+from zoo.layers.convert import zoo_layers
+from zoo.runs import checkpoints, peft
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft calls it
 

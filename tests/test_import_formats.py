@@ -17,12 +17,12 @@ from torch import Tensor
 
 from tasks import CausalLM, GlueClassifier
 from tasks.finetuning import Tuning
-from zoo import checkpoints, peft
 from zoo.__main__ import main
-from zoo.convert import zoo_layers
-from zoo.lab.updates import read
-from zoo.module import ZooModule
+from zoo.layers.convert import zoo_layers
 from zoo.parameterizations import DCT, LoRA, RandLoRA
+from zoo.runs import checkpoints, peft
+from zoo.runs.updates import read
+from zoo.training.module import ZooModule
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),  # peft calls it

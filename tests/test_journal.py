@@ -5,7 +5,7 @@ import os
 import pytest
 
 from zoo.errors import UserError
-from zoo.lab.journal import Journal
+from zoo.studies.journal import Journal
 
 
 def test_journal_goes_on(tmp_path):

@@ -16,10 +16,10 @@ from triton.backends.compiler import GPUTarget
 from triton.knobs import nvidia
 from triton.runtime import driver, interpreter
 
-from zoo.blocks import block_layout
-from zoo.kernels import available, block_device, block_linear, cases
-from zoo.kernels.block_linear import default_tiles, dense_work, kernel_tables, prepare, work
-from zoo.kernels.cases import CASES, LARGE, Case
+from zoo.bases.blocks import block_layout
+from zoo.bases.kernels import available, block_device, block_linear, cases
+from zoo.bases.kernels.block_linear import default_tiles, dense_work, kernel_tables, prepare, work
+from zoo.bases.kernels.cases import CASES, LARGE, Case
 from zoo.parameterizations import BlockDCT
 from zoo.testing import agree
 
@@ -124,7 +124,7 @@ def test_memory_is_k_of_mn(ratio):
 def test_block_dct_takes_it_for_few_tokens_without_gradients(interpreted, monkeypatch):
     """forward(x) = x W^T + b, by the kernel for 1 to 64 tokens where no gradient is asked for."""
     calls, before = [], block_linear.block_linear
-    monkeypatch.setattr("zoo.kernels.available", lambda device: True)
+    monkeypatch.setattr("zoo.bases.kernels.available", lambda device: True)
     monkeypatch.setattr(block_linear, "block_linear", lambda x, *rest: calls.append(len(x)) or before(x, *rest))
     space, bias = BlockDCT(32, 48, ratio=0.3), torch.randn(32)
     for tokens in (1, 8, 65):
@@ -226,17 +226,17 @@ def run(code, **environment):
 
 
 def test_zoo_works_without_triton():
-    code = "import sys; sys.modules['triton'] = None; import zoo.parameterizations, zoo.kernels as k;"
+    code = "import sys; sys.modules['triton'] = None; import zoo.parameterizations, zoo.bases.kernels as k;"
     assert run(code + "print(k.available('cpu'), k.available('cuda'))", TRITON_INTERPRET="1").stdout == "False False\n"
 
 
 def test_the_environment_turns_the_interpreter_on():
     code = """
 import torch
-from zoo.blocks import block_layout, block_tables, build
-from zoo.kernels import available
+from zoo.bases.blocks import block_layout, block_tables, build
+from zoo.bases.kernels import available
 assert available("cpu")
-from zoo.kernels.block_linear import block_linear, kernel_tables
+from zoo.bases.kernels.block_linear import block_linear, kernel_tables
 layout = block_layout(32, 48, 16, 500, torch.Generator())
 coef, x = torch.randn(layout.coefficients), torch.randn(2, 48)
 y = block_linear(x, coef, layout, kernel_tables(layout, "cpu", x.dtype))

@@ -10,30 +10,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"zoo", "zoo.errors", "zoo.locks", "zoo.plain"},
-    {"zoo.files", "zoo.names", "zoo.machine", "zoo.metrics"},
-    {"zoo.trust"},
-    {"zoo.tensors"},
-    {"zoo.bases", "zoo.selection", "zoo.budget", "zoo.vmapped"},
-    {"zoo.transforms"},
-    {"zoo.spectrum", "zoo.frequencies", "zoo.blocks", "zoo.block_products", "zoo.factors"},
-    {"zoo.kernels"},
-    {"zoo.parameterizations"},
-    {"zoo.watch", "zoo.linear_layers", "zoo.weight_view"},
-    {"zoo.linear"},
-    {"zoo.convert"},
-    {"zoo.together", "zoo.presets"},
-    {"zoo.loader", "zoo.optimizers", "zoo.muon", "zoo.lab.places", "zoo.lab.masks", "zoo.lab.names"},
-    {"zoo.testing", "zoo.identity", "zoo.data", "zoo.module", "zoo.tensorboard",
-     "zoo.checkpoint_files", "zoo.checkpoints", "zoo.peft"},
-    {"zoo.callbacks"},
-    {"zoo.trainer"},
-    {"zoo.lab"},
+    {"zoo", "zoo.errors", "zoo.provenance"},
+    {"zoo.files"},
+    {"zoo.bases"},
+    {"zoo.parameterizations", "zoo.spectrum", "zoo.pages"},
+    {"zoo.layers"},
+    {"zoo.training", "zoo.testing"},
+    {"zoo.runs"},
     {"tasks"},
-    {"zoo.config_files", "zoo.console", "zoo.messages", "zoo.own_tasks", "zoo.params", "zoo.parsing", "zoo.run_config",
-     "zoo.trainer_options"},
-    {"zoo.cli", "zoo.runs", "zoo.commands", "zoo.sweep"},
+    {"zoo.cli"},
+    {"zoo.studies", "zoo.sweep"},
     {"zoo.__main__"},
+    {"results"},
 ]
 """Each may import from its own layer and those above."""
 
@@ -55,10 +43,10 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             package = (ROOT / node.module.replace(".", "/")).is_dir()
             found |= {f"{node.module}.{alias.name}" if package else node.module for alias in node.names}
-    return {name for name in found if name.split(".")[0] in ("zoo", "tasks")}
+    return {name for name in found if name.split(".")[0] in ("zoo", "tasks", "results")}
 
 
-FILES = [path for folder in ("zoo", "tasks") for path in sorted((ROOT / folder).rglob("*.py"))]
+FILES = [path for folder in ("zoo", "tasks", "results") for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -70,7 +58,7 @@ def test_imports_run_one_way(path):
 
 def test_implementations_do_not_import_each_other():
     folder = ROOT / "zoo" / "parameterizations"
-    shared = {"zoo.parameterizations.base", "zoo.parameterizations.orthonormal"}
+    shared = {f"zoo.parameterizations.{name}" for name in ("base", "budget", "low_rank", "orthonormal")}
     for path in folder.glob("*.py"):
         if path.name != "__init__.py":
             siblings = {name for name in imports(path) if name.startswith("zoo.parameterizations")}
@@ -78,7 +66,7 @@ def test_implementations_do_not_import_each_other():
 
 
 def test_parameterizations_load_no_lightning():
-    code = "import sys, zoo.parameterizations, zoo.convert, zoo.spectrum; print('lightning' in sys.modules)"
+    code = "import sys, zoo.parameterizations, zoo.layers.convert, zoo.spectrum; print('lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

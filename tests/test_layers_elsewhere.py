@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.convert import convert, zoo_layers
 from zoo.errors import UserError
+from zoo.layers.convert import convert, zoo_layers
 from zoo.parameterizations import DCT
 
 HALF = functools.partial(DCT, ratio=0.5)

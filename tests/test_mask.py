@@ -9,15 +9,15 @@ import pytest
 import torch
 from conftest import refused
 
-from zoo import checkpoints
 from zoo.__main__ import main
-from zoo.commands.mask import describe
-from zoo.convert import zoo_layers
+from zoo.bases.frequencies import transform
+from zoo.cli.open_run import open_run
 from zoo.errors import UserError
-from zoo.frequencies import transform
-from zoo.lab.masking import Journal, MaskedFiles, MaskedNetwork
-from zoo.lab.updates import read
-from zoo.runs import open_run
+from zoo.layers.convert import zoo_layers
+from zoo.runs import checkpoints
+from zoo.runs.updates import read
+from zoo.studies.mask.command import describe
+from zoo.studies.mask.masking import Journal, MaskedFiles, MaskedNetwork
 
 
 def test_a_run_is_opened_in_float32_as_it_was_trained(char):

@@ -6,7 +6,7 @@ import pytest
 from lab_data import mask
 from lab_figures import axes, inside, lines
 
-from zoo.lab.figures import mask_figures
+from zoo.studies.mask.figures import mask_figures
 
 
 @pytest.fixture(scope="module")

@@ -15,15 +15,15 @@ from test_updates import QUERY, classifier, disturb, run
 
 from tasks import CharLM
 from tasks.finetuning import Tuning
-from zoo import checkpoints
-from zoo.convert import zoo_layers
+from zoo.bases.frequencies import transform
+from zoo.bases.masks import keep, restore
 from zoo.errors import UserError
-from zoo.frequencies import transform
-from zoo.lab import masking
-from zoo.lab.masking import Journal, MaskedFiles, MaskedNetwork, Plan, groups, mask_run
-from zoo.lab.masks import keep, restore
-from zoo.lab.updates import read
+from zoo.layers.convert import zoo_layers
 from zoo.parameterizations import DCT, LoRA
+from zoo.runs import checkpoints
+from zoo.runs.updates import read
+from zoo.studies.mask import masking
+from zoo.studies.mask.masking import Journal, MaskedFiles, MaskedNetwork, Plan, groups, mask_run
 
 
 def test_plan():

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from zoo.frequencies import TRANSFORMS, transform
-from zoo.lab.masks import ORDERS, count, keep, pack, restore, unpack
+from zoo.bases.frequencies import TRANSFORMS, transform
+from zoo.bases.masks import ORDERS, count, keep, pack, restore, unpack
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import torch
 from every import factories
 from torch import nn
 
-from zoo import bases
-from zoo.convert import convert
+from zoo.bases import seeds as bases
+from zoo.layers.convert import convert
 from zoo.parameterizations import DCT, WeightParameterization
 from zoo.testing import agree
 

@@ -8,10 +8,10 @@ from conftest import Mistake
 from test_run import fit
 from test_sweep_trials import TRIAL, finished
 
-from zoo.callbacks import Checkpoint
 from zoo.errors import UserError
-from zoo.metrics import less_is_better
 from zoo.sweep.trials import outcome
+from zoo.training.callbacks import Checkpoint
+from zoo.training.metrics import less_is_better
 
 LESS = "val/loss val_loss val/my-loss val/valLoss val/loss_mismatched val/perplexity val/bits_per_char val/error_rate"
 MORE = "val/score val/accuracy val/accuracy_mismatched val/f1 val/matthews val/pearson val/spearman"

@@ -9,12 +9,12 @@ from conftest import refused
 from test_run import fit
 
 from tasks.char_lm.model import GPT
-from zoo import checkpoints
-from zoo.bases import haar_matrix
-from zoo.convert import convert
-from zoo.muon import SubspaceMuon, newton_schulz
-from zoo.optimizers import OptimizerConfig, build
+from zoo.bases.seeds import haar_matrix
+from zoo.layers.convert import convert
 from zoo.parameterizations import DCT, Dense, OrthonormalSubspace, RandomOrthonormal, RowDCT, Sparse
+from zoo.runs import checkpoints
+from zoo.training.muon import SubspaceMuon, newton_schulz
+from zoo.training.optimizers import OptimizerConfig, build
 
 SHAPES = [(12, 12), (24, 10), (10, 24)]
 

@@ -11,9 +11,9 @@ import pytest
 from conftest import Mistake, refused
 
 from zoo.__main__ import main, prepare_process
-from zoo.config_files import written_out
+from zoo.cli.fit.config_files import written_out
+from zoo.cli.fit.trainer_options import check_seed, follow_launcher
 from zoo.errors import UserError
-from zoo.trainer_options import check_seed, follow_launcher
 
 T, O, P = "trainer", "model.optimizer", "model.parameterization"
 BAD = {

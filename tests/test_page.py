@@ -8,12 +8,12 @@ from html.parser import HTMLParser
 import pytest
 from lab_data import analysis, mask
 
-from zoo.lab import style
-from zoo.lab.analysis_page import analysis_page
-from zoo.lab.figures import analysis_figures, mask_figures
-from zoo.lab.markup import Html, drawing, table, text
-from zoo.lab.mask_page import mask_page
-from zoo.lab.page import decimals, finite, p_value, plus_minus, write_report
+from zoo.pages import style
+from zoo.pages.markup import Html, drawing, table, text
+from zoo.pages.page import decimals, finite, p_value, plus_minus, write_report
+from zoo.studies.analyze.figures import analysis_figures, mask_figures
+from zoo.studies.analyze.page import analysis_page
+from zoo.studies.mask.page import mask_page
 
 VOID = {"meta", "br"}
 LOADING = {"src", "srcset", "poster", "data", "background", "action"}

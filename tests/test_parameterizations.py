@@ -12,7 +12,8 @@ import scipy.fft
 import torch
 
 import zoo.testing
-from zoo import block_products, parameterizations, transforms
+from zoo import parameterizations
+from zoo.bases import block_products, transforms
 from zoo.parameterizations import (
     DCT,
     BlockDCT,

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from tasks import CausalLM, GlueClassifier
 from tasks.finetuning import Tuning
-from zoo import checkpoints, peft
 from zoo.__main__ import main
-from zoo.convert import convert
 from zoo.errors import UserError
-from zoo.files import read_json
-from zoo.linear import ZooLinear
-from zoo.module import ZooModule
+from zoo.files.access import read_json
+from zoo.layers.convert import convert
+from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import DCT, LoRA, RandLoRA
+from zoo.runs import checkpoints, peft
+from zoo.training.module import ZooModule
 
 theirs: Any = pytest.importorskip("peft")
 transformers: Any = pytest.importorskip("transformers")
@@ -104,7 +104,7 @@ def test_randlora_is_that_of_peft(which):
 @pytest.fixture(autouse=True)
 def _bases_of_this_test_only():
     """Bases are shared copies: one that a test writes into must not reach another."""
-    from zoo import bases
+    from zoo.bases import seeds as bases
 
     bases.uniform_matrix.cache_clear()
     yield

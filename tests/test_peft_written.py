@@ -11,12 +11,12 @@ from test_peft import close, disturb, run, safetensors, theirs
 from torch import Tensor, nn
 
 from tasks import CausalLM, GlueClassifier
-from zoo import peft
-from zoo.convert import convert
 from zoo.errors import UserError
-from zoo.files import read_json
+from zoo.files.access import read_json
+from zoo.layers.convert import convert
 from zoo.parameterizations import DCT, LoRA, RandLoRA
-from zoo.peft import lora, writing
+from zoo.runs import peft
+from zoo.runs.peft import lora, writing
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),  # peft calls it

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.lab.places import Places, decode, encode, random_places, seeded
-from zoo.selection import zigzag_order
+from zoo.bases.encoding import Places, decode, encode, random_places, seeded
+from zoo.bases.selection import zigzag_order
 
 DENSITIES = [0.001, 0.01, 0.02, 0.05, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 0.99, 0.999]
 COUNT = 384 * 384

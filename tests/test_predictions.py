@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader
 from tasks.glue.benchmark import TASKS
 from tasks.glue.files import read_tsv
 from zoo.__main__ import main
-from zoo.callbacks import Predictions
-from zoo.callbacks.predictions import WIDEST, columns, render
-from zoo.checkpoints import rebuild
 from zoo.errors import UserError
-from zoo.trainer import equip
+from zoo.runs.checkpoints import rebuild
+from zoo.training.callbacks import Predictions
+from zoo.training.callbacks.predictions import WIDEST, columns, render
+from zoo.training.trainer import equip
 
 
 def table(path: Path) -> dict[str, list[str]]:

@@ -8,9 +8,9 @@ import torch
 from architectures import configuration
 from torch import nn
 
-from zoo.convert import linear_layers, matches
 from zoo.errors import UserError
-from zoo.presets import PRESETS, preset_targets
+from zoo.layers.convert import linear_layers, matches
+from zoo.layers.presets import PRESETS, preset_targets
 
 transformers = pytest.importorskip("transformers")
 
@@ -82,5 +82,5 @@ def test_an_architecture_without_presets_is_named_with_its_layers():
 
 
 def test_presets_need_neither_tasks_nor_what_tasks_need():
-    code = "import sys, zoo.presets; print({'tasks', 'transformers', 'lightning'} & set(sys.modules))"
+    code = "import sys, zoo.layers.presets; print({'tasks', 'transformers', 'lightning'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

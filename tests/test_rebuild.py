@@ -8,9 +8,9 @@ import scipy.fft
 import torch
 from scipy import integrate, stats
 
-from zoo.lab.coordinates_figures import ROUNDING
-from zoo.lab.rebuild import PATHS, rebuild_errors
 from zoo.parameterizations import DCT, Dense, LoRA, RandomOrthonormal, RowDCT, Zigzag
+from zoo.studies.coordinates.figures import ROUNDING
+from zoo.studies.coordinates.rebuild import PATHS, rebuild_errors
 
 
 def rounding(std: float) -> float:

@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from tasks.char_lm.module import CharLM
-from zoo import checkpoints
-from zoo.convert import convert, zoo_layers
-from zoo.linear import ZooLinear
+from zoo.layers.convert import convert, zoo_layers
+from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import DCT, Dense, LoRA, RandLoRA, RowDCT, Sparse
+from zoo.runs import checkpoints
 from zoo.testing import agree
 
 M, N, T = 200, 168, 5  # large enough for the fast transform

@@ -11,8 +11,8 @@ from every import factories
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from zoo.convert import convert, counts, merge, zoo_layers
 from zoo.errors import UserError
+from zoo.layers.convert import convert, counts, merge, zoo_layers
 from zoo.parameterizations import DCT, LoRA
 from zoo.testing import agree
 

@@ -100,7 +100,7 @@ def test_the_files(runs, capsys):
 
 
 def test_an_earlier_report_is_replaced_with_force_only(runs, capsys, monkeypatch):
-    monkeypatch.setattr("zoo.lab.report_figures.figures", lambda data: {})
+    monkeypatch.setattr("zoo.studies.report.figures.figures", lambda data: {})
     printed(capsys, "runs", "--out", "there")
     before = (runs.parent / "there" / "report.json").read_bytes()
     assert main(["report", "runs", "--out", "there"]) == 2
@@ -115,8 +115,8 @@ def test_an_earlier_report_is_replaced_with_force_only(runs, capsys, monkeypatch
 
 
 def test_a_report_that_fails_leaves_nothing(runs, monkeypatch):
-    monkeypatch.setattr("zoo.lab.report_figures.figures", lambda data: {})
-    monkeypatch.setattr("zoo.lab.report_tables.markdown", lambda data: 1 / 0)
+    monkeypatch.setattr("zoo.studies.report.figures.figures", lambda data: {})
+    monkeypatch.setattr("zoo.studies.report.tables.markdown", lambda data: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["report", "runs", "--out", "there"])
     assert [path.name for path in runs.parent.iterdir()] == ["runs"]

@@ -8,9 +8,9 @@ import pytest
 from lab_figures import axes, inside, lines, words
 from report_data import BUDGETS, report
 
-from zoo.lab import style
-from zoo.lab.report_families import CURVE, families, limits, mean_curve
-from zoo.lab.report_figures import BESIDE, figures
+from zoo.pages import style
+from zoo.studies.report.families import CURVE, families, limits, mean_curve
+from zoo.studies.report.figures import BESIDE, figures
 
 NAMES = ["loss_by_parameters", "gaps", "loss_by_stable_rank", "rank_over_training", "loss_over_training",
          "rate_sensitivity"]  # fmt: skip

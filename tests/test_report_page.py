@@ -7,11 +7,11 @@ import pytest
 from report_data import report
 from test_page import read
 
-from zoo.lab import style
-from zoo.lab.page import decimals, plus_minus
-from zoo.lab.report_figures import figures
-from zoo.lab.report_page import page
-from zoo.lab.report_tables import answers, columns, legend, markdown, notes, ordered, rows, search, settings
+from zoo.pages import style
+from zoo.pages.page import decimals, plus_minus
+from zoo.studies.report.figures import figures
+from zoo.studies.report.page import page
+from zoo.studies.report.tables import answers, columns, legend, markdown, notes, ordered, rows, search, settings
 
 FIELDS = [
     "comparison", "method", "parameterization", "optimizer", "budget", "coefficients", "trainable", "count_off", "lr",

@@ -13,9 +13,10 @@ import torch
 import yaml
 from test_run import equal, events, fit, weights
 
-from zoo import checkpoint_files, checkpoints
 from zoo.__main__ import main
-from zoo.checkpoint_files import CheckpointFiles
+from zoo.runs import checkpoints
+from zoo.training import checkpoint_files
+from zoo.training.checkpoint_files import CheckpointFiles
 
 KILLER = '''
 import os, signal

@@ -14,8 +14,8 @@ from triton.compiler import ASTSource, compile
 from triton.knobs import nvidia
 from triton.runtime import interpreter
 
-from zoo.kernels import floors, row_cases, row_device, row_linear
-from zoo.linear import ZooLinear
+from zoo.bases.kernels import floors, row_cases, row_device, row_linear
+from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import RowDCT
 from zoo.testing import agree
 
@@ -68,7 +68,7 @@ def test_every_coefficient_is_read_once(interpreted, monkeypatch):
 def test_row_dct_takes_it_for_few_tokens_without_gradients(interpreted, monkeypatch):
     """In training, for many tokens, float64, a scale, a base, a graph or a class that redefines something: W itself."""
     calls, before = [], row_linear.row_linear
-    monkeypatch.setattr("zoo.kernels.available", lambda device: True)
+    monkeypatch.setattr("zoo.bases.kernels.available", lambda device: True)
     monkeypatch.setattr(floors, "rows_pay", lambda m, n, k, tokens: tokens in (1, 6))
     monkeypatch.setattr(row_linear, "row_linear", lambda x, *rest: calls.append(len(x)) or before(x, *rest))
 

@@ -112,7 +112,7 @@ def test_null_unsets_a_nested_setting(place, small):
 def test_checkpoints_are_of_the_lowest_loss_and_of_finite_weights(tmp_path):
     from types import SimpleNamespace
 
-    from zoo.callbacks import Checkpoint
+    from zoo.training.callbacks import Checkpoint
 
     module, saved = torch.nn.Linear(2, 2), []
     trainer = SimpleNamespace(
@@ -168,8 +168,8 @@ def test_weight_decay_and_rates_follow_the_owner(place):
     """lr lr_mult and lr decay: equal shrinkage of W in every parameterization, none of biases and embeddings."""
     import functools
 
-    from zoo.optimizers import parameter_groups
     from zoo.parameterizations import DCT
+    from zoo.training.optimizers import parameter_groups
 
     model = CharLM("abc", functools.partial(DCT, ratio=0.25), block_size=4, width=8, heads=2, layers=1)
     groups = parameter_groups(model, 0.01, 0.1)
@@ -184,7 +184,7 @@ def test_weight_decay_and_rates_follow_the_owner(place):
 
 
 def test_schedule_warms_up_and_decays():
-    from zoo.optimizers import warmup_cosine
+    from zoo.training.optimizers import warmup_cosine
 
     shares = [warmup_cosine(step, 100, 10, 0.1) for step in range(101)]
     assert shares[0] == 0.1 and shares[9] == shares[10] == 1.0

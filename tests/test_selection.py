@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from zoo.bases import generator
-from zoo.selection import lowpass_order, mask_norm, select, zigzag_order
+from zoo.bases.seeds import generator
+from zoo.bases.selection import lowpass_order, mask_norm, select, zigzag_order
 
 # ITU-T T.81, figure A.6: the place of each coefficient of an 8 x 8 block in the zigzag sequence.
 JPEG = [

@@ -6,9 +6,9 @@ import weakref
 
 import torch
 
-from zoo.bases import shared
+from zoo.bases.seeds import shared
+from zoo.layers.batched import batches
 from zoo.parameterizations import RandomOrthonormal, SeparableSubspace
-from zoo.together import batches
 
 
 def test_equal_sides_are_one_tensor_whoever_makes_them():

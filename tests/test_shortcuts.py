@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from zoo import block_products, transforms
-from zoo.bases import generator, haar_matrix
-from zoo.muon import SubspaceMuon
+from zoo.bases import block_products, transforms
+from zoo.bases.seeds import generator, haar_matrix
+from zoo.layers.batched import batches
 from zoo.parameterizations import (
     DCT,
     BlockDCT,
@@ -22,7 +22,7 @@ from zoo.parameterizations import (
 )
 from zoo.testing import agree, case_for, conformance
 from zoo.testing.running import failure
-from zoo.together import batches
+from zoo.training.muon import SubspaceMuon
 
 
 class Signs:

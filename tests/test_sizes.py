@@ -16,8 +16,8 @@ from test_run import fit
 from tasks import CharData, CharLM
 from tasks.char_lm.model import GPT, parameters
 from tasks.text import corpus
-from zoo import messages
 from zoo.__main__ import main
+from zoo.cli.fit import messages
 from zoo.errors import UserError
 
 CONFIG = ["fit", "--config", "dct_half.yaml"]

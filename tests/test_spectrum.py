@@ -8,7 +8,8 @@ import torch
 from scipy.optimize import brentq
 from scipy.stats import entropy, norm
 
-from zoo.bases import dct_matrix
+from zoo.bases.seeds import dct_matrix
+from zoo.bases.transforms import Sides, rotate, unrotate
 from zoo.spectrum import (
     GAUSSIAN,
     SHARES,
@@ -23,7 +24,6 @@ from zoo.spectrum import (
     spectral_energy,
     stable_rank,
 )
-from zoo.transforms import Sides, rotate, unrotate
 
 
 def exact(w):

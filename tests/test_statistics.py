@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from zoo.lab.statistics import (
+from zoo.studies.statistics import (
     against_null,
     correlations,
     grouped,

@@ -13,9 +13,9 @@ from conftest import refused
 from test_damage import same
 
 from zoo.__main__ import main
-from zoo.checkpoint_files import load
 from zoo.errors import UserError
-from zoo.tensorboard import LOCK, Logger, locked
+from zoo.training.checkpoint_files import load
+from zoo.training.tensorboard import LOCK, Logger, locked
 
 TELLER = '''
 import os

@@ -14,9 +14,9 @@ from test_run import fit
 from test_updates import classifier, close, disturb, refuse, run
 
 from tasks import CharLM
-from zoo.convert import zoo_layers
-from zoo.lab.updates import read
+from zoo.layers.convert import zoo_layers
 from zoo.parameterizations import LoRA
+from zoo.runs.updates import read
 
 safetensors: Any = pytest.importorskip("safetensors.torch")
 

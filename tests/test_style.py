@@ -7,8 +7,8 @@ import matplotlib
 import pytest
 from lab_data import analysis, mask
 
-from zoo.lab import style
-from zoo.lab.figures import analysis_figures, mask_figures
+from zoo.pages import style
+from zoo.studies.analyze.figures import analysis_figures, mask_figures
 
 
 @pytest.fixture(scope="module")

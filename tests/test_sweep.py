@@ -16,10 +16,10 @@ from conftest import refused
 from test_sweep_trials import finished
 
 from zoo.__main__ import main
-from zoo.cli import command_line
-from zoo.config_files import shipped
-from zoo.convert import counts
+from zoo.cli.fit.command import command_line
+from zoo.cli.fit.config_files import shipped
 from zoo.errors import UserError
+from zoo.layers.convert import counts
 from zoo.sweep import cluster, trials
 from zoo.sweep.read import parse, read
 from zoo.sweep.schedule import Schedule

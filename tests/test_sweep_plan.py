@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 import yaml
 
-from zoo.config_files import shipped
+from zoo.cli.fit.config_files import shipped
 from zoo.errors import UserError
 from zoo.sweep.names import label, short_names
 from zoo.sweep.plan import planned_steps

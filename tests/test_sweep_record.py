@@ -55,7 +55,7 @@ def test_classes_are_what_stands_where_a_class_belongs():
         "model.parameterization": "mine.Basis", "model.init_args.overrides": '{"mlp.*": "mine.Other", "a.b": DCT}',
         "data.class_path": "mine.Data", "trainer.callbacks+": '{"class_path": "mine.Callback"}',
         "trainer.strategy": "torch.x.Y", "model.width": "a.b", "data.init_args.transform.class_path": "mine.Transform",
-        "trainer.plugins": "{", "trainer.logger": ["zoo.tensorboard.Logger", "zoology.Logger"],
+        "trainer.plugins": "{", "trainer.logger": ["zoo.training.tensorboard.Logger", "zoology.Logger"],
     }) == ["mine.Basis", "mine.Other", "mine.Data", "mine.Callback", "mine.Transform", "zoology.Logger"]
 
 

@@ -114,6 +114,6 @@ def test_a_trial_is_told_to_stop_and_none_starts_then(tmp_path, monkeypatch):
 
 def test_sigterm_before_anything_has_started_is_one_line(place, sweeping, capsys, monkeypatch):
     sweeping.write()
-    monkeypatch.setattr("zoo.commands.sweep.build", lambda *args: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr("zoo.sweep.command.build", lambda *args: signal.raise_signal(signal.SIGTERM))
     assert main(["sweep", "--config", "s.yaml"]) == 143
     assert capsys.readouterr().err == "zoo: stopped\n" and not (place / "runs").exists()

@@ -8,8 +8,8 @@ import pytest
 from report_runs import write_run
 
 from zoo.__main__ import main
-from zoo.lab.markup import text
-from zoo.lab.texts import cell, clean, code, lines, markdown, printable, table
+from zoo.pages.markup import text
+from zoo.pages.texts import cell, clean, code, lines, markdown, printable, table
 
 PLAIN = ["DCT ratio=0.5", "tiny / CharLM, steps=400", "BlockDCT ratio=0.5 lora_rank=8", "glue_rte_lora-s0 (2)", "a+b",
          "±1 − 3 %", "3 runs of 2 methods, all with block size 128", "runs/x/version_0", "R&D", "loss: lower.",

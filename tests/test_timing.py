@@ -8,7 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zoo.lab.timing import Held, alternate, checkpoint_bytes, held_bytes, kept_for_backward, peak_memory, ratio
+from zoo.studies.bench.timing import (
+    Held,
+    alternate,
+    checkpoint_bytes,
+    held_bytes,
+    kept_for_backward,
+    peak_memory,
+    ratio,
+)
 
 
 class Clock:

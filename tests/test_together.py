@@ -11,11 +11,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tasks.char_lm.model import GPT
-from zoo import transforms
-from zoo.convert import convert, zoo_layers
+from zoo.bases import transforms
+from zoo.layers.batched import batches, build_together
+from zoo.layers.convert import convert, zoo_layers
 from zoo.parameterizations import DCT, BlockDCT, RandomOrthonormal, RowDCT, Zigzag
 from zoo.testing import agree
-from zoo.together import batches, build_together
 
 FACTORIES = {
     "dct": functools.partial(DCT, ratio=0.3), "rows": functools.partial(RowDCT, ratio=0.3),
@@ -64,7 +64,7 @@ def count_batches(monkeypatch) -> list[int]:
         calls.extend(map(len, groups))
         return groups
 
-    monkeypatch.setattr("zoo.together.batches", counted)
+    monkeypatch.setattr("zoo.layers.batched.batches", counted)
     return calls
 
 
@@ -106,7 +106,7 @@ def test_a_weight_serves_one_forward_pass():
 def test_eval_mode_and_no_grad_build_nothing_ahead(monkeypatch):
     net = network()
     build_together(net)
-    monkeypatch.setattr("zoo.together._Together.apply", None)
+    monkeypatch.setattr("zoo.layers.batched._Together.apply", None)
     net.eval()(torch.zeros(1, 8, dtype=torch.long))
     with torch.no_grad():
         net.train()(torch.zeros(1, 8, dtype=torch.long))

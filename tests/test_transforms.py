@@ -4,10 +4,9 @@ import pytest
 import scipy.fft
 import torch
 
-from zoo import transforms
-from zoo.bases import dct_matrix, generator, haar_matrix, uniform_matrix
-from zoo.testing import agree
-from zoo.transforms import (
+from zoo.bases import transforms
+from zoo.bases.seeds import dct_matrix, generator, haar_matrix, uniform_matrix
+from zoo.bases.transforms import (
     Sides,
     cosine_plan,
     dct2,
@@ -18,6 +17,7 @@ from zoo.transforms import (
     rotate,
     unrotate,
 )
+from zoo.testing import agree
 
 SHAPES = [(1, 1), (1, 8), (8, 1), (2, 2), (7, 5), (16, 12), (33, 64), (96, 97)]
 

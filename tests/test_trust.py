@@ -15,22 +15,22 @@ from safetensors.torch import save_file
 
 from tasks import CharLM
 from zoo.__main__ import main
-from zoo.checkpoint_files import OF
 from zoo.errors import UserError
-from zoo.module import ZooData, ZooModule
+from zoo.files.tensors import ADAPTER, read_tensors
+from zoo.files.trust import NOBODY, Trust, Untrusted, split
 from zoo.parameterizations import DCT, WeightParameterization
-from zoo.tensors import ADAPTER, read_tensors
-from zoo.trust import NOBODY, Trust, Untrusted, split
+from zoo.training.checkpoint_files import OF
+from zoo.training.module import ZooData, ZooModule
 
 SHELL = {"class_path": "os.system", "init_args": {"command": "touch OWNED"}}
 EVIL: dict[str, Any] = {
-    "a function": SHELL, "its name": "os.system", "by attributes": "zoo.files.os.system",
+    "a function": SHELL, "its name": "os.system", "by attributes": "zoo.files.access.os.system",
     "a strangers class": {"class_path": "stranger.Basis"},
     "inside arguments": {"class_path": "zoo.parameterizations.DCT", "init_args": {"ratio": SHELL}},
     "yaml in a string": "{class_path: os.system, init_args: {command: touch OWNED}}",
-    "a path of a config": "evil.yaml", "zoo's, and no class": "zoo.files.size",
+    "a path of a config": "evil.yaml", "zoo's, and no class": "zoo.files.access.size",
     "zoo's, and no parameterization": {"class_path": "tasks.CharLM"},
-    "a class that zoo imports": {"class_path": "zoo.cli.LightningCLI"}, "a list": [SHELL], "a number": 3,
+    "a class that zoo imports": {"class_path": "zoo.cli.fit.command.LightningCLI"}, "a list": [SHELL], "a number": 3,
     "arguments alone": {"init_args": {"ratio": 0.5}},
 }
 COMMANDS = ["validate --ckpt_path {}", "test --ckpt_path {}", "predict --ckpt_path {}", "fit --ckpt_path {}",
@@ -105,7 +105,7 @@ def test_no_spelling_is_obeyed(kind, command, run, capsys):
     assert not Path("OWNED").exists() and "stranger" not in sys.modules
 
 
-@pytest.mark.parametrize("word", ["os.system", "subprocess.Popen", json.dumps(SHELL), "zoo.files.size"])
+@pytest.mark.parametrize("word", ["os.system", "subprocess.Popen", json.dumps(SHELL), "zoo.files.access.size"])
 def test_what_the_user_types_must_be_a_class_of_the_right_kind_too(word, place, small, capsys):
     refused(capsys, ["fit", "--config", "dct_half.yaml", *small, "--model.parameterization", word])
     assert not Path("OWNED").exists()

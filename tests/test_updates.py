@@ -12,13 +12,13 @@ from torch import nn
 
 from tasks import CharLM, GlueClassifier
 from tasks.finetuning import Tuning
-from zoo import checkpoints
 from zoo.__main__ import main
-from zoo.convert import merge, zoo_layers
 from zoo.errors import UserError
-from zoo.lab.updates import Source, Update, read
-from zoo.module import ZooModule
+from zoo.layers.convert import merge, zoo_layers
 from zoo.parameterizations import DCT, Dense, LoRA, RandLoRA
+from zoo.runs import checkpoints
+from zoo.runs.updates import Source, Update, read
+from zoo.training.module import ZooModule
 
 transformers: Any = pytest.importorskip("transformers")
 safetensors: Any = pytest.importorskip("safetensors.torch")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from every import factories
 from torch import nn
 
-from zoo.convert import convert, merge, zoo_layers
+from zoo.layers.convert import convert, merge, zoo_layers
 from zoo.parameterizations import DCT, BlockDCT, Dense, LoRA, RandLoRA
 from zoo.testing import agree
 

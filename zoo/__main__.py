@@ -41,14 +41,11 @@ Every command explains itself (zoo fit --help), a parameterization too:
 """
 
 COMMANDS = {
-    **dict.fromkeys(("fit", "validate", "test", "predict", "params"), "zoo.cli:run"),
-    **{
-        name: f"zoo.commands.{name}:main"
-        for name in (
-            "list", "check", "generate", "export", "analyze", "mask", "sweep", "report", "coordinates", "bench"
-        )
-    },
-    "import": "zoo.commands.import_:main",
+    **dict.fromkeys(("fit", "validate", "test", "predict", "params"), "zoo.cli.fit.command:run"),
+    **{name: f"zoo.cli.{name}:main" for name in ("list", "check", "generate", "export")},
+    "import": "zoo.cli.import_:main",
+    "sweep": "zoo.sweep.command:main",
+    **{name: f"zoo.studies.{name}.command:main" for name in ("analyze", "mask", "report", "coordinates", "bench")},
 }
 
 
@@ -131,7 +128,7 @@ def prepare_process() -> None:
 
 
 def _said(mistake: object) -> int:
-    from zoo.lab.texts import printable
+    from zoo.pages.texts import printable
 
     print(f"zoo: {printable(mistake)}", file=sys.stderr)
     return 2

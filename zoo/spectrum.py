@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from zoo.bases import haar_matrix, shared
-from zoo.selection import zigzag_order
-from zoo.transforms import Sides, dct2, rotate
+from zoo.bases.seeds import haar_matrix, shared
+from zoo.bases.selection import zigzag_order
+from zoo.bases.transforms import Sides, dct2, rotate
 
 SHARES = (0.5, 0.9, 0.99)
 """Parts of the energy whose cost in coefficients is measured: k50, k90 and k99."""

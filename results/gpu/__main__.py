@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from results.gpu import PARTS, wheels
-from results.gpu.setting import Setting
+from results.gpu import PARTS
+from results.gpu.frame import wheels
+from results.gpu.frame.setting import Setting
 
 ROOT = Path(__file__).parent.parent.parent
 LAST = 10.0
@@ -120,7 +121,7 @@ def _source(options: argparse.Namespace) -> dict[str, str]:
     """The columns that tell where a row comes from."""
     import torch
 
-    from zoo.machine import device_name
+    from zoo.provenance import device_name
 
     device = device_name(torch.device("cpu" if options.small else "cuda" if torch.cuda.is_available() else "cpu"))
     command = "bash results/gpu.sh" + " --small" * options.small
@@ -169,7 +170,7 @@ def _measure(options: argparse.Namespace, source: dict[str, str], end: float) ->
             failed[name] = _part(name, seconds, options, source)
         if failed[name]:
             print(f"{name} failed: {failed[name]}", flush=True)
-    from results.gpu.summary import summary
+    from results.gpu.frame.summary import summary
 
     text = summary(options.out, {name: why for name, why in failed.items() if why})
     (options.out / "summary.txt").write_text(text, encoding="utf-8")
@@ -191,7 +192,7 @@ def _part(name: str, seconds: float, options: argparse.Namespace, source: dict[s
     environment = setting.environment()
     if options.small:
         environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # all is tiny
-    command = [sys.executable, "-m", "results.gpu.part", name]
+    command = [sys.executable, "-m", "results.gpu.frame.part", name]
     try:
         ended = subprocess.run(command, env=environment, timeout=seconds + GRACE, stderr=subprocess.PIPE, text=True)
     except subprocess.TimeoutExpired:

@@ -1,6 +1,6 @@
 """The block kernel beside cuBLAS, for 1 to 64 tokens in bfloat16.
 
-`python -m results.gpu.blocks FOLDER` prints the winners of the rows in an --out, as zoo.kernels.tiles holds them.
+`python -m results.gpu.blocks FOLDER` prints the winners of the rows in an --out, as zoo.bases.kernels.tiles holds them.
 
 A row is a weight (m, n) of K = share mn coefficients in blocks of b, and a number of tokens T. All
 times are of one product, in milliseconds, from CUDA graphs that go through copies of the weight of
@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from results.gpu.block_cases import (
+from results.gpu.cases.blocks import (
     DTYPE,
     FEW,
     GOALS,
@@ -45,17 +45,17 @@ from results.gpu.block_cases import (
     measured,
     winners_of,
 )
-from results.gpu.clock import Call, alternate, captured, ceilings, median
-from results.gpu.compiling import THREADS, compile_all
-from results.gpu.failures import note
-from results.gpu.rows import Table
-from results.gpu.setting import Setting
-from zoo.blocks import BlockLayout
-from zoo.kernels import tune
-from zoo.kernels.tiles import Tiles, default_tiles
+from results.gpu.frame.clock import Call, alternate, captured, ceilings, median
+from results.gpu.frame.compiling import THREADS, compile_all
+from results.gpu.frame.failures import note
+from results.gpu.frame.rows import Table
+from results.gpu.frame.setting import Setting
+from zoo.bases.blocks import BlockLayout
+from zoo.bases.kernels import tune
+from zoo.bases.kernels.tiles import Tiles, default_tiles
 
 if TYPE_CHECKING:
-    from zoo.kernels.block_linear import KernelTables
+    from zoo.bases.kernels.block_linear import KernelTables
 
 PRODUCTS = 128
 """Of a graph, at least: to launch one takes about as long as a few of them."""
@@ -92,8 +92,8 @@ def share(left: Sequence[Case], seconds: float) -> float:
 
 def one(case: Case, setting: Setting, start: Sequence[Tiles], until: float) -> dict:
     """Seconds of a case, and its fastest tiles."""
-    from zoo.kernels import cases as checks
-    from zoo.kernels.block_linear import block_linear, device_of
+    from zoo.bases.kernels import cases as checks
+    from zoo.bases.kernels.block_linear import block_linear, device_of
 
     small, device = setting.small, setting.device
     x, coefs, layout, tables = operands(case, device, small)
@@ -143,7 +143,7 @@ def one(case: Case, setting: Setting, start: Sequence[Tiles], until: float) -> d
 
 def default(case: Case) -> Tiles:
     """Those that a call would take here."""
-    from zoo.kernels.block_linear import device_of
+    from zoo.bases.kernels.block_linear import device_of
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return default_tiles(layout_of(case), case.tokens, DTYPE, device_of(torch.empty(0, device=device)))
@@ -153,7 +153,7 @@ def operands(
     case: Case, device: str, small: bool
 ) -> tuple[Tensor, Sequence[Tensor], BlockLayout, "KernelTables"]:
     """What `x`, copies of the coefficients, layout and tables of a case are."""
-    from zoo.kernels.block_linear import kernel_tables
+    from zoo.bases.kernels.block_linear import kernel_tables
 
     layout = layout_of(case)
     x = torch.randn(case.tokens, case.columns, device=device, dtype=DTYPE)
@@ -192,7 +192,7 @@ def _compiles(case: Case, tiles: Tiles, device: str) -> Call:
 
     @torch.no_grad()
     def job() -> None:
-        from zoo.kernels.block_linear import kernel_tables, prepare
+        from zoo.bases.kernels.block_linear import kernel_tables, prepare
 
         layout = layout_of(case)
         x = torch.empty(case.tokens, case.columns, device=device, dtype=DTYPE)
@@ -213,8 +213,8 @@ def lines(rows: list[dict[str, str]]) -> list[str]:
             continue
         ratios = sorted(float(row["ratio"]) for row in few)
         met = sum(row["met"] == "True" for row in few)
-        found.append(f"mn/{round(1 / share)}, to {FEW} tokens: {ratios[0]:.2g} to {ratios[-1]:.2g} times dense's speed, "
-                     f"{goal} in {met} of {len(few)}")
+        speeds = f"{ratios[0]:.2g} to {ratios[-1]:.2g} times dense's speed"
+        found.append(f"mn/{round(1 / share)}, to {FEW} tokens: {speeds}, {goal} in {met} of {len(few)}")
         first = min(few, key=lambda row: case_of(row).place)
         found.append(f"  {first['rows']}x{first['columns']}, blocks of {first['block']}, {first['tokens']} tokens: "
                      f"{float(first['ratio']):.2f}, at {float(first['floor_share']):.0%} of its floor")
@@ -222,7 +222,7 @@ def lines(rows: list[dict[str, str]]) -> list[str]:
 
 
 def main(words: Sequence[str]) -> int:
-    """Print the winners of a folder's rows as the text of `zoo.kernels.tiles.MEASURED`."""
+    """Print the winners of a folder's rows as the text of `zoo.bases.kernels.tiles.MEASURED`."""
     path = Path(words[0] if len(words) == 1 else "") / "blocks.csv"
     if len(words) != 1 or not path.is_file():
         print(f"blocks: no '{path}': give the --out of results/gpu.sh", file=sys.stderr)

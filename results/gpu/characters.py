@@ -2,7 +2,7 @@
 
 Model, data, windows, optimizer, warm-up, decay and precision are those of `configs/char_lm.yaml`;
 `tests/test_gpu_characters.py` holds the first losses against those of a real `zoo fit`. Seeds 1 to 5 of
-one method train side by side, each a branch of one CUDA graph (`results.gpu.training`); where that
+one method train side by side, each a branch of one CUDA graph (`results.gpu.training.steps`); where that
 fails, or its first 50 losses are not those of Lightning's loop on the same device, each is a graph of
 its own, and then the step is launched from Python: `loop` says which, and `agreement` is the largest
 relative difference of those losses, for the first seed.
@@ -27,14 +27,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from results.gpu.character_methods import METHODS, Method, Training, shipped
-from results.gpu.clock import ceilings, synchronize
-from results.gpu.failures import line, note
-from results.gpu.rows import Table
-from results.gpu.setting import Setting
+from results.gpu.cases.methods import METHODS, Method, Training, shipped
+from results.gpu.frame.clock import ceilings, synchronize
+from results.gpu.frame.failures import line, note
+from results.gpu.frame.rows import Table
+from results.gpu.frame.setting import Setting
 
 if TYPE_CHECKING:
-    from results.gpu.training import Run
+    from results.gpu.training.steps import Run
 
 WIDTH = 68
 """Of a line of the summary."""
@@ -48,7 +48,7 @@ steps (on a CPU). A step that works on others' memory is off by far more.
 
 def measure(setting: Setting, table: Table) -> None:
     """Rows of all seeds of each method, written together; a method that there is no time for is left to another run."""
-    from zoo.console import quiet
+    from zoo.cli.console import quiet
 
     quiet()  # Lightning, at the start of each reference
     took = 0.0
@@ -80,7 +80,7 @@ def train(method: Method, training: Training, left: Callable[[], float]) -> list
     Raises:
         RuntimeError: if there is no loop that works, or only one for which there is not time enough.
     """
-    from results.gpu import training as loops
+    from results.gpu.training import steps as loops
 
     datas = [training.data(seed) for seed in training.seeds]
     vocabulary, device = datas[0].vocabulary, training.device
@@ -157,7 +157,7 @@ def _finish(
 
 def _floor(run: "Run", tokens: int, context: int, most: Any) -> float:
     """Seconds that a step of one run takes at least: its products, and what AdamW moves."""
-    from results.gpu.training import moved, operations
+    from results.gpu.training.steps import moved, operations
 
     with run.precision():
         return operations(run.model, tokens, context) / most.products + moved(run.model) / most.bandwidth
@@ -166,8 +166,8 @@ def _floor(run: "Run", tokens: int, context: int, most: Any) -> float:
 @torch.no_grad()
 def stable_rank(run: "Run") -> float:
     """The mean over the matrices, as a run's summary has it."""
-    from zoo.callbacks import StableRank
-    from zoo.convert import zoo_layers
+    from zoo.layers.convert import zoo_layers
+    from zoo.training.callbacks import StableRank
 
     look = StableRank()
     look.looks[0] = look.measure(zoo_layers(run.model.net))

@@ -5,9 +5,9 @@ What `zoo generate` does for a token, `LanguageModel.sample`, on the device in b
 ids at each token: 1, what a decoder with a cache would multiply for a token, and 16.
 (The network is that of `results.gpu.step`; from-scratch tasks are the ones that zoo gives a size to.)
 
-    merged    plain layers (`zoo.convert.merge`)
-    kept      W is built once and kept (`zoo.linear`), so it must take as long as merged
-    fused     every layer by the kernel for blocks, which reads coefficients only (`zoo.kernels`)
+    merged    plain layers (`zoo.layers.convert.merge`)
+    kept      W is built once and kept (`zoo.layers.linear`), so it must take as long as merged
+    fused     every layer by the kernel for blocks, which reads coefficients only (`zoo.bases.kernels`)
     default   as zoo chooses for each layer; `by_kernel` says for how many it is the kernel
 
 The floor is the bytes of weights, or of coefficients, and of the head, over the measured bandwidth: by the
@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from results.gpu.clock import alternate, captured, ceilings, median
-from results.gpu.failures import note
-from results.gpu.gpt2 import GPT2, Size, made
-from results.gpu.rows import Table
-from results.gpu.setting import Setting
+from results.gpu.frame.clock import alternate, captured, ceilings, median
+from results.gpu.frame.failures import note
+from results.gpu.frame.rows import Table
+from results.gpu.frame.setting import Setting
+from results.gpu.training.gpt2 import GPT2, Size, made
 from zoo.parameterizations import DCT, BlockDCT
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def cases(small: bool) -> Iterator[dict[str, Any]]:
 
 def prepared(layers: str, way: str, size: Size, device: str, before: "CharLM | None" = None) -> "CharLM":
     """A network, ready to generate; made of the one before, if that is given."""
-    from zoo.convert import merge
+    from zoo.layers.convert import merge
 
     name, ratio = layers.split()
     kind = {"DCT": DCT, "BlockDCT": Fused if way == "fused" else BlockDCT}[name]
@@ -100,9 +100,9 @@ def prepared(layers: str, way: str, size: Size, device: str, before: "CharLM | N
 
 def _compile(model: "CharLM") -> None:
     """Compile the kernels of all layers, several at a time."""
-    from results.gpu.compiling import compile_all
-    from zoo.convert import zoo_layers
-    from zoo.kernels import block_linear
+    from results.gpu.frame.compiling import compile_all
+    from zoo.bases.kernels import block_linear
+    from zoo.layers.convert import zoo_layers
 
     maps = {layer.parameterization.shape: layer.parameterization for layer in zoo_layers(model.net).values()}
 
@@ -139,7 +139,7 @@ def _measured(model: "CharLM", case: Mapping[str, Any], setting: Setting) -> dic
 @torch.no_grad()
 def bytes_read(model: "CharLM", window: int) -> tuple[int, int]:
     """Bytes of weights that a token needs: what each layer multiplies by, and the head; and layers by the kernel."""
-    from zoo.convert import zoo_layers
+    from zoo.layers.convert import zoo_layers
 
     net, total, by_kernel = model.net, 0, 0
     linear = [module for module in net.modules() if isinstance(module, torch.nn.Linear)]

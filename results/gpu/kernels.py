@@ -4,8 +4,8 @@ A row is a call: `error` is the largest difference from a reference in float64, 
 largest output, `tolerance` what it may be, and `agrees` whether it is; `seconds` are those of the
 case, but for compiling in threads. The part fails, after all rows, if one does not agree.
 
-    block_linear            `zoo.kernels.cases`: every edge, and sizes of language models
-    row_linear              `zoo.kernels.row_cases`, likewise
+    block_linear            `zoo.bases.kernels.cases`: every edge, and sizes of language models
+    row_linear              `zoo.bases.kernels.row_cases`, likewise
     BlockDCT                its forward, which must take the kernel
     BlockDCT, captured      replayed by a CUDA graph, on other numbers than it was captured with
     BlockDCT, compiled      by torch.compile(fullgraph=True)
@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from results.gpu.clock import captured
-from results.gpu.compiling import THREADS, compile_all
-from results.gpu.failures import line, note
-from results.gpu.rows import Table
-from results.gpu.setting import Setting
+from results.gpu.frame.clock import captured
+from results.gpu.frame.compiling import THREADS, compile_all
+from results.gpu.frame.failures import line, note
+from results.gpu.frame.rows import Table
+from results.gpu.frame.setting import Setting
 
 if TYPE_CHECKING:
-    from zoo.kernels.cases import Case
-    from zoo.kernels.row_cases import Case as RowCase
+    from zoo.bases.kernels.cases import Case
+    from zoo.bases.kernels.row_cases import Case as RowCase
 
 Found = tuple[float, float]
 """An error, and how large it may be."""
@@ -94,7 +94,7 @@ def _measure(check: Check, setting: Setting, table: Table) -> None:
 
 def checks(setting: Setting) -> list[Check]:
     """All of them, in the order of worth; few in a rehearsal."""
-    from zoo.kernels import cases, row_cases
+    from zoo.bases.kernels import cases, row_cases
 
     kernels = {"block_linear": cases, "row_linear": row_cases}
     if setting.small:
@@ -111,7 +111,7 @@ def checks(setting: Setting) -> list[Check]:
 
 
 def _call(kernel: str, case: "Case | RowCase", device: str) -> Check:
-    from zoo.kernels import block_linear, cases, row_cases, row_linear
+    from zoo.bases.kernels import block_linear, cases, row_cases, row_linear
 
     module, call = {"block_linear": (cases, block_linear), "row_linear": (row_cases, row_linear)}[kernel]
     return Check(
@@ -142,7 +142,7 @@ class _Layer:
     """A BlockDCT with random coefficients, x, bias, and what y is by the reference."""
 
     def __init__(self, m: int, n: int, tokens: int, dtype: torch.dtype, device: str) -> None:
-        from zoo.kernels.cases import TOLERANCE
+        from zoo.bases.kernels.cases import TOLERANCE
         from zoo.parameterizations import BlockDCT
 
         self.space = BlockDCT(m, n, ratio=0.3).to(device, dtype).requires_grad_(False)
@@ -156,7 +156,7 @@ class _Layer:
 
     def found(self, y: torch.Tensor) -> Found:
         """How far y is from the reference."""
-        from zoo.kernels.cases import distance, expected
+        from zoo.bases.kernels.cases import distance, expected
 
         wanted = expected(self.x, self.space.coef, self.space.arrangement, self.bias)
         return distance(y, wanted) if y.dtype == self.x.dtype else math.inf, self.tolerance
@@ -191,7 +191,7 @@ def _compiled(m: int, n: int, tokens: int, dtype: torch.dtype, setting: Setting)
 
 @torch.no_grad()
 def _compiled_call(m: int, n: int, tokens: int, dtype: torch.dtype, setting: Setting) -> Found:
-    from zoo.kernels.block_linear import block_linear, kernel_tables
+    from zoo.bases.kernels.block_linear import block_linear, kernel_tables
 
     layer = _Layer(m, n, tokens, dtype, setting.device)
     layout = layer.space.arrangement

@@ -2,8 +2,8 @@
 
 A row is one layer at one shape and number of tokens, alone or as an update of a frozen W0: a forward pass as training
 has it, and both passes, with gradients to x and to all that is trained. Coefficients, x and W0 are float32 under
-bfloat16 autocast, as zoo trains. All layers of a group are called in turn in one process (`results.gpu.clock`), and
-ratios are medians over neighbours, with quartiles. One layer in a loop finds its W in the cache where a network would
+bfloat16 autocast, as zoo trains. All layers of a group are called in turn in one process (`results.gpu.frame.clock`),
+and ratios are medians over neighbours, with quartiles. A layer in a loop finds its W in the cache where a network would
 not: at 2048 x 2048 and below, the bytes of W count for less than in training. Memory is the peak of both passes beyond
 parameters, buffers, inputs and the gradient of y.
 
@@ -11,7 +11,7 @@ Alone: dense, DCT 1/2, BlockDCT 1/2 and 1/10, LoRA and RandLoRA 1/2. As updates:
 of rank 32, DCT and BlockDCT with LoRA's count; and peft's LoRA, RandLoRA and FourierFT at the same counts. A tuner that
 peft lacks, or has under other arguments, is a row with a note.
 
-The floor of each is in `results.gpu.layer_floors`. By the counts, with 4.3e12 bytes and 7.2e14 operations a second, a
+The floor of each is in `results.gpu.cases.floors`. By the counts, with 4.3e12 bytes and 7.2e14 operations a second, a
 dense layer of 4096 x 4096 takes 2.3 ms for both passes of 16,384 tokens, 0.6 ms for 4096, and up to 256 tokens some
 0.09 ms, W cast and moved; 24 groups of some ten layers, ten rounds each, take 25 s, imports, peft's among
 them, 12 s, and what is drawn on the CPU 15 s. What is left is for ten layers compiled, some 5 s each and the first more
@@ -27,13 +27,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from results.gpu.clock import alternate, ceilings
-from results.gpu.failures import note
-from results.gpu.layer_cases import DENSE, Layer, layers_of
-from results.gpu.layer_floors import floor
-from results.gpu.rows import Table
-from results.gpu.setting import Setting
-from zoo.lab.timing import peak_memory, ratio
+from results.gpu.cases.floors import floor
+from results.gpu.cases.layers import DENSE, Layer, layers_of
+from results.gpu.frame.clock import alternate, ceilings
+from results.gpu.frame.failures import note
+from results.gpu.frame.rows import Table
+from results.gpu.frame.setting import Setting
+from zoo.studies.bench.timing import peak_memory, ratio
 
 GB = 1e9
 SHAPES = ((4096, 4096), (768, 768), (2048, 2048), (3072, 768))

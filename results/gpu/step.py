@@ -3,7 +3,7 @@
 The network is the character task's GPT, zoo's own way to train from scratch, at GPT-2's sizes: 12
 blocks of width 768, 12 heads, 50,304 ids (GPT-2's 50,257, padded to a multiple of 64), 8 windows of
 1024 random ids. Its head is untied, so it has 38.6 million parameters more than GPT-2's 124 million;
-what it multiplies by is the same 123.6 million. The step is `zoo fit`'s (`results.gpu.training`):
+what it multiplies by is the same 123.6 million. The step is `zoo fit`'s (`results.gpu.training.steps`):
 bfloat16 autocast, clipping, AdamW in one kernel. In the 48 matrices of the blocks: dense, DCT 1/2,
 BlockDCT 1/2 and 1/10, LoRA at half of the numbers.
 
@@ -11,7 +11,7 @@ All five run from Python first, then those that build W with `recompute` (W is n
 backward), then compiled, while there is time: each block is compiled by itself, and twelve alike share one
 graph, which takes a twelfth of the time; embedding, head and loss are not.
 
-    operations = 6 N T + 6 L T C w      (results.gpu.training.operations: N as the method has it)
+    operations = 6 N T + 6 L T C w      (results.gpu.training.steps.operations: N as the method has it)
     floor      = operations / (measured products a second) + 32 bytes a parameter / (measured bandwidth)
 
 `share_of_peak` is operations / (time x measured products a second). By the counts, at 7.2e14 operations and
@@ -28,14 +28,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from results.gpu.clock import Ceilings, alternate, ceilings, median, synchronize
-from results.gpu.failures import note
-from results.gpu.gpt2 import GPT2, SMALL, Size, made
-from results.gpu.rows import Table
-from results.gpu.setting import Setting
+from results.gpu.frame.clock import Ceilings, alternate, ceilings, median, synchronize
+from results.gpu.frame.failures import note
+from results.gpu.frame.rows import Table
+from results.gpu.frame.setting import Setting
+from results.gpu.training.gpt2 import GPT2, SMALL, Size, made
 
 if TYPE_CHECKING:
-    from results.gpu.training import Run
+    from results.gpu.training.steps import Run
 
 GB = 1e9
 COLD, WARM = 18.0, 12.0
@@ -86,7 +86,7 @@ def cases() -> Iterator[dict[str, str]]:
 
 def built(name: str, size: Size, device: str) -> "Run":
     """The training of one method, on the device."""
-    from results.gpu.training import Run
+    from results.gpu.training.steps import Run
     from zoo import parameterizations
 
     kind, arguments = METHODS[name]
@@ -101,8 +101,8 @@ def _measured(
     run: "Run", case: Mapping[str, str], size: Size, setting: Setting, most: Ceilings
 ) -> dict[str, Any]:
     """One row: of a step, called again and again."""
-    from results.gpu.training import moved, operations
-    from zoo.convert import zoo_layers
+    from results.gpu.training.steps import moved, operations
+    from zoo.layers.convert import zoo_layers
 
     for layer in zoo_layers(run.model.net).values():
         layer.recompute = case["recompute"] == "yes"

@@ -33,17 +33,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from results.gpu.clock import alternate, captured, ceilings
-from results.gpu.failures import note
-from results.gpu.fits import constants
-from results.gpu.rows import Table
-from results.gpu.setting import Setting
-from zoo.lab.timing import ratio
+from results.gpu.fitting.constants import constants
+from results.gpu.frame.clock import alternate, captured, ceilings
+from results.gpu.frame.failures import note
+from results.gpu.frame.rows import Table
+from results.gpu.frame.setting import Setting
+from zoo.studies.bench.timing import ratio
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from results.gpu.pairs import Case, Pair
+    from results.gpu.cases.pairs import Case, Pair
 
 LAST = 4.0
 """Seconds that must be left to begin a case."""
@@ -51,7 +51,7 @@ LAST = 4.0
 
 def measure(setting: Setting, table: Table) -> None:
     """Rows of each case, most valuable first."""
-    from results.gpu.threshold_cases import cases
+    from results.gpu.cases.thresholds import cases
 
     torch.manual_seed(0)
     if setting.small:
@@ -119,7 +119,8 @@ def lines(rows: list[dict[str, str]]) -> list[str]:
         if name != "COSTS":
             held = re.search(f'"{device}": ([^,}}]*)', value)
             values.append(f"{name} {held[1] if held else value}")
-    costs = [line.removeprefix("# ").partition(", in ")[0] for line in said if line.startswith("# COSTS") and "decided" in line]
+    decided = [line for line in said if line.startswith("# COSTS") and "decided" in line]
+    costs = [line.removeprefix("# ").partition(", in ")[0] for line in decided]
     last = f"{len(fitted)} fitted; python -m results.gpu.thresholds prints the source"
     return [*textwrap.wrap(", ".join(values), 66)[:2], *costs, last][:5]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from tasks.hub import check_length, load_tokenizer
 from tasks.text.data import TextData
 from zoo.errors import UserError
-from zoo.identity import digest
+from zoo.training.identity import digest
 
 
 class TokenData(TextData):

@@ -9,11 +9,11 @@ from torch import Tensor
 from tasks.finetuning import FineTuning, Tuning
 from tasks.hub import load_tokenizer
 from tasks.text.module import LanguageModel, LanguageScore
-from zoo.budget import Budget
-from zoo.convert import ParameterizationFactory
 from zoo.errors import UserError
-from zoo.optimizers import OptimizerConfig
+from zoo.layers.convert import ParameterizationFactory
 from zoo.parameterizations import Dense
+from zoo.parameterizations.budget import Budget
+from zoo.training.optimizers import OptimizerConfig
 
 
 def sees_ahead(network: Any) -> bool:

@@ -5,10 +5,10 @@ from torch import Tensor
 
 from tasks.char_lm.model import GPT
 from tasks.text.module import LanguageModel, LanguageScore
-from zoo.convert import ParameterizationFactory
 from zoo.errors import UserError
-from zoo.optimizers import OptimizerConfig
+from zoo.layers.convert import ParameterizationFactory
 from zoo.parameterizations import Dense
+from zoo.training.optimizers import OptimizerConfig
 
 
 class CharLM(LanguageModel):

@@ -13,11 +13,11 @@ from tasks.glue.benchmark import glue_task
 from tasks.glue.files import HUB, Contents, Examples, load_examples
 from tasks.glue.tokens import Batch, Tokenized, fingerprint, tokenize
 from tasks.hub import check_length, load_config, load_tokenizer, padding
-from zoo.bases import generator
-from zoo.callbacks.progress import say
+from zoo.bases.seeds import generator
 from zoo.errors import UserError
-from zoo.loader import LARGEST_BATCH, LONGEST, StepLoader, check_size
-from zoo.module import ZooData
+from zoo.training.callbacks.progress import say
+from zoo.training.loader import LARGEST_BATCH, LONGEST, StepLoader, check_size
+from zoo.training.module import ZooData
 
 BUCKET = 32
 """Training batches whose examples are sorted by length together: less padding, and still random enough."""

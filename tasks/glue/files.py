@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tasks.glue.benchmark import GlueTask
 from tasks.hub import fetch, library
 from zoo.errors import UserError
-from zoo.files import opened
+from zoo.files.access import opened
 
 HUB = "nyu-mll/glue"
 

@@ -12,10 +12,10 @@ from torchmetrics.classification import BinaryAccuracy, BinaryF1Score, BinaryMat
 from tasks.finetuning import FineTuning, Tuning
 from tasks.glue.benchmark import GlueTask, glue_task
 from tasks.glue.tokens import Batch
-from zoo.budget import Budget
-from zoo.convert import ParameterizationFactory
-from zoo.optimizers import OptimizerConfig
+from zoo.layers.convert import ParameterizationFactory
 from zoo.parameterizations import Dense
+from zoo.parameterizations.budget import Budget
+from zoo.training.optimizers import OptimizerConfig
 
 BESIDE = ("labels", "weight", "index")
 """What a batch has beside the network's inputs."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tasks.cache import cache
-from zoo.checkpoint_files import read_file, write_file
 from zoo.errors import UserError
+from zoo.training.checkpoint_files import read_file, write_file
 
 Batch = dict[str, Tensor]
 

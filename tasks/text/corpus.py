@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tasks.cache import cache
 from zoo.errors import UserError
-from zoo.files import replacing, write_text
+from zoo.files.access import replacing, write_text
 
 TINYSHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 from tasks.text.corpus import Corpus, load_corpus
 from tasks.text.windows import WindowLoader, numbered, scored_once
 from zoo.errors import UserError
-from zoo.loader import LARGEST_BATCH, LONGEST, StepLoader, check_size
-from zoo.module import ZooData
+from zoo.training.loader import LARGEST_BATCH, LONGEST, StepLoader, check_size
+from zoo.training.module import ZooData
 
 
 class TextData(ZooData, ABC):

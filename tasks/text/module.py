@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 from tasks.text.windows import IGNORE
 from zoo.errors import UserError
-from zoo.module import ZooModule
+from zoo.training.module import ZooModule
 
 
 class LanguageScore(Metric):

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from zoo.bases import generator
-from zoo.loader import StepLoader
+from zoo.bases.seeds import generator
+from zoo.training.loader import StepLoader
 
 IGNORE = -100
 """Target of a position that is not scored."""

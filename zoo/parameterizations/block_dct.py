@@ -1,7 +1,7 @@
 """Blocks of cosine coefficients, W_ij = C^T S_ij C with the same few positions in every block; K parameters.
 
 Between RowDCT and DCT: transforms of b numbers in place of n. W costs 4 b operations a weight to build and no index is
-stored; at small budgets y = x W^T needs no W at all (`zoo.block_products`), and K multiply-adds a row of x, as many as
+stored; at small budgets y = x W^T needs no W (`bases.block_products`), and K multiply-adds a row of x, as many as
 low-rank factors take. W can have full rank as soon as every row of a block has a coefficient, K / mn >= 1 / b.
 """
 
@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo import bases, block_products, blocks, kernels
-from zoo.budget import layer_budget
+from zoo.bases import block_products, blocks, kernels
+from zoo.bases import seeds as bases
+from zoo.parameterizations.budget import layer_budget
 from zoo.parameterizations.orthonormal import BUILT_FROM, OrthonormalSubspace
 
 
@@ -149,13 +150,13 @@ class BlockDCT(OrthonormalSubspace):
         return y.view(*x.shape[:-1], self.out_features)
 
     def _fused(self, rows: Tensor, bias: Tensor | None) -> Tensor | None:
-        """The same by one kernel (`zoo.kernels`), for few tokens without gradients; None where it does not serve."""
+        """The same by one kernel (`bases.kernels`), for few tokens without gradients; None where it does not serve."""
         layout, few = self.arrangement, 1 <= len(rows) <= bases.of_device(kernels.TOKENS, rows.device)
         if torch.is_grad_enabled() or not few or rows.dtype == torch.float64 or torch.compiler.is_compiling():
             return None
         if max(layout.p, layout.q) > kernels.MAX_BLOCK or not kernels.available(rows.device):
             return None
-        from zoo.kernels import block_linear  # triton, only where it is used
+        from zoo.bases.kernels import block_linear  # triton, only where it is used
 
         key = rows.device, rows.dtype
         if key not in self._kernel_tables:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from zoo.bases import dct_matrix
+from zoo.bases.seeds import dct_matrix
 from zoo.parameterizations.orthonormal import SeparableSubspace
 
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.factors import add_product
 from zoo.parameterizations.base import WeightParameterization
+from zoo.parameterizations.low_rank import add_product
 
 
 class LoRA(WeightParameterization):

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo import bases, transforms
-from zoo.budget import layer_budget
+from zoo.bases import seeds as bases
+from zoo.bases import transforms
+from zoo.bases.selection import Selection, mask_norm, select
+from zoo.bases.vmapped import Function, transforming
 from zoo.parameterizations.base import WeightParameterization, overtaken
-from zoo.selection import Selection, mask_norm, select
-from zoo.vmapped import Function, transforming
+from zoo.parameterizations.budget import layer_budget
 
 
 @contextmanager
@@ -106,7 +107,7 @@ class OrthonormalSubspace(WeightParameterization):
     }
     places: Tensor
     ahead: Tensor | None = None
-    """W, if it has been built already (`zoo.together`)."""
+    """W, if it has been built already (`zoo.layers.batched`)."""
 
     def __init__(
         self, out_features: int, in_features: int, ratio: float | None = None, coefficients: int | None = None,
@@ -143,7 +144,7 @@ class OrthonormalSubspace(WeightParameterization):
         return None
 
     def batch_key(self) -> Hashable:
-        """What maps have in common that can be built as one batch (`zoo.together`); None: W is built alone.
+        """What maps have in common that can be built as one batch (`zoo.layers.batched`); None: W is built alone.
 
         Whoever returns a key says that `expand_batch` and `gather_batch` of maps with equal keys are the `expand` and
         `gather` of each.

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.bases import autocast_dtype, of_device, shared, uniform_matrix
-from zoo.budget import layer_budget
-from zoo.factors import add_product
+from zoo.bases.seeds import autocast_dtype, of_device, shared, uniform_matrix
+from zoo.bases.vmapped import Function
 from zoo.parameterizations.base import WeightParameterization
-from zoo.vmapped import Function
+from zoo.parameterizations.budget import layer_budget
+from zoo.parameterizations.low_rank import add_product
 
 FACTORS_UP_TO = {"cpu": 1.0, "cuda": 1.0}
 """How many times the operations of a product with W those with its factors may be and still take less time.

@@ -5,7 +5,7 @@ The control for DCT in arXiv 2604.04440: the same number of directions and the s
 
 from torch import Tensor
 
-from zoo.bases import haar_matrix
+from zoo.bases.seeds import haar_matrix
 from zoo.parameterizations.orthonormal import SeparableSubspace
 
 

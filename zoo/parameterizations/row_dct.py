@@ -4,7 +4,7 @@ Between DCT and Sparse: a row of W, the weights of one output, is a sum of cosin
 mixed. Adam's step, which knows coordinates, then still knows each output; at a half, a tenth and a twentieth of the
 coefficients this trains better than mixing both sides (README, "Character model").
 
-x W^T = (S (C_n x^T))^T needs no W: on GPUs, `zoo.kernels` multiplies few tokens so, where few coefficients make it pay.
+x W^T = (S (C_n x^T))^T needs no W: on GPUs, a kernel multiplies few tokens so, where few coefficients make it pay.
 """
 
 from typing import Any
@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo import bases, kernels
-from zoo.bases import dct_matrix
-from zoo.kernels import floors
+from zoo.bases import kernels
+from zoo.bases import seeds as bases
+from zoo.bases.kernels import floors
+from zoo.bases.seeds import dct_matrix
+from zoo.bases.vmapped import transforming
 from zoo.parameterizations.orthonormal import BUILT_FROM, SeparableSubspace
-from zoo.vmapped import transforming
 
 WHOLE = (*BUILT_FROM, "side", "support", "layout", "storage_order", "rows_only")
 """What makes W = S C_n, row by row."""
@@ -47,7 +48,7 @@ class RowDCT(SeparableSubspace):
         return True
 
     def needs_no_weight(self, x: Tensor) -> bool:
-        """Whether a kernel serves, for 1 to 16 tokens on a GPU, and should be faster by `zoo.kernels.floors`."""
+        """Whether a kernel serves, for 1 to 16 tokens on a GPU, and should be faster by `zoo.bases.kernels.floors`."""
         if torch.compiler.is_compiling() or torch.is_grad_enabled() or transforming():  # a graph takes any tokens
             return False
         tokens = x.shape[:-1].numel()
@@ -59,7 +60,7 @@ class RowDCT(SeparableSubspace):
         """x W^T + b, without W where that is faster."""
         if not self.needs_no_weight(x):
             return F.linear(x, self.weight(), bias)
-        from zoo.kernels import row_linear  # triton, only where it is used
+        from zoo.bases.kernels import row_linear  # triton, only where it is used
 
         if x.device not in self._kernel_tables:
             self._kernel_tables[x.device] = row_linear.row_tables(self.support, *self.shape, x.device)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from zoo.bases import dct_matrix, haar_matrix
+from zoo.bases.seeds import dct_matrix, haar_matrix
 from zoo.parameterizations.orthonormal import SeparableSubspace
 
 

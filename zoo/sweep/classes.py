@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from zoo.plain import parse_yaml
-from zoo.trust import DOTTED, LIBRARIES, OURS, PLACES
+from zoo.files.plain import parse_yaml
+from zoo.files.trust import DOTTED, LIBRARIES, OURS, PLACES
 
 OVERRIDES = "model.overrides"
 """An option whose value has classes by pattern."""

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from zoo.errors import UserError
-from zoo.files import write_text
-from zoo.locks import hold
+from zoo.files.access import write_text
+from zoo.files.locks import hold
 from zoo.sweep.stop import kept
 
 QUIET = {

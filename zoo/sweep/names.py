@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.lab.texts import printable
+from zoo.pages.texts import printable
 
 PARAMETERIZATION = "model.parameterization"
 LONGEST = 120

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from zoo.files.trust import OPTION
 from zoo.sweep.classes import classes
 from zoo.sweep.names import Point, stem, word
-from zoo.trust import OPTION
 
 ENDS = ("trainer.callbacks", "trainer.max_epochs", "trainer.max_time")
 """What else than `trainer.max_steps` can end a run."""

@@ -10,9 +10,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from zoo.config_files import find, is_pipe, load, shipped
+from zoo.cli.fit.config_files import find, is_pipe, load, shipped
 from zoo.errors import UserError
-from zoo.plain import DEEPEST
+from zoo.files.plain import DEEPEST
 from zoo.sweep.names import Point, config_names, label, short_names, shown, stem
 from zoo.sweep.plan import Method, Sweep, count, digest
 

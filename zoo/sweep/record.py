@@ -9,8 +9,8 @@ from typing import Any
 
 from zoo import __version__
 from zoo.errors import UserError
-from zoo.files import read_json, write_text
-from zoo.locks import Lock
+from zoo.files.access import read_json, write_text
+from zoo.files.locks import Lock
 from zoo.sweep.names import cut, shown
 from zoo.sweep.plan import Trial
 

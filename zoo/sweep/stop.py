@@ -15,8 +15,8 @@ from types import FrameType
 from typing import Any
 
 from zoo.errors import UserError
-from zoo.files import write_text
-from zoo.locks import hold
+from zoo.files.access import write_text
+from zoo.files.locks import hold
 
 NAME = "sweep.stop"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

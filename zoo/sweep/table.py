@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TextIO
 
-from zoo.commands.laboratory import columns
+from zoo.studies.terminal import columns
 from zoo.sweep.schedule import Schedule
 from zoo.sweep.trials import Outcome, Progress, progress
 

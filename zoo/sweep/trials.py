@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from zoo.errors import UserError
-from zoo.files import opened, read_json
-from zoo.metrics import MODES, less_is_better
+from zoo.files.access import opened, read_json
+from zoo.files.trust import Trust
 from zoo.sweep import stop
 from zoo.sweep.plan import Trial
-from zoo.trust import Trust
+from zoo.training.metrics import MODES, less_is_better
 
 LINES = 6
 """How many lines of a failed trial are shown."""
@@ -36,7 +36,7 @@ TAIL = 64_000
 LOOK = 0.5
 """Seconds between two looks at whether the sweep is stopping."""
 STEP = re.compile(r"step +(\d+)/(\d+)  (?:loss (\S+?))?(?:, )?(?:val (\S+))?  ([\d.]+) steps/s")
-"""A line of `zoo.callbacks.Progress`."""
+"""A line of `zoo.training.callbacks.Progress`."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _why_not_on(out: Path, trial: Trial) -> str | None:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    from zoo import checkpoints
+    from zoo.runs import checkpoints
 
     return checkpoints.load(path)
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vmap
 
-from zoo.linear import ZooLinear
+from zoo.layers.batched import build_together
+from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import WeightParameterization
 from zoo.testing.case import Shape, agree, on
 from zoo.testing.maps import MapContracts
-from zoo.together import build_together
 
 
 class Parallel(nn.Module):
@@ -104,7 +104,7 @@ class ParameterizationTestCase(MapContracts):
                     assert error <= 2**-6 * size, f"y is off by {error:.2e}, and may be by {2**-6 * size:.2e}"
 
     def test_together_is_alone(self, shape: Shape) -> None:
-        """Layers of one shape, built as one batch, have the y and dL/dc that each has alone (`zoo.together`)."""
+        """Layers of one shape, built as one batch, have the y and dL/dc that each has alone (`zoo.layers.batched`)."""
         maps = [self.make(shape).for_layer(name) for name in "abc"]
         biases = torch.randn(3, shape[0]).double()
         net = Parallel(*(ZooLinear(p, bias) for p, bias in zip(maps, biases, strict=True)))

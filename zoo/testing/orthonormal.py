@@ -66,7 +66,7 @@ class OrthonormalTestCase(ParameterizationTestCase):
         agree(p.weight(), copy.deepcopy(p).double().weight(), 2**-7, "W of bfloat16 coefficients")
 
     def test_spread_is_weight_up_to_rotations(self, shape: Shape) -> None:
-        """With X = spread(c): collect(X X^T X) = gather(W W^T W), and collect(X) = c; `zoo.muon` takes the former."""
+        """With X = spread(c): collect(X X^T X) = gather(W W^T W), and collect(X) = c; Muon takes the former."""
         p = self.make(shape)
         c = torch.randn_like(p.coef)
         x, w = p.spread(c), p.expand(c, p.places)

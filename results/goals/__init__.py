@@ -1,0 +1,1 @@
+"""The goals of the project beside what is measured: `python -m results.goals`."""

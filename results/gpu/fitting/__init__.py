@@ -1,0 +1,1 @@
+"""Constants from what was measured."""

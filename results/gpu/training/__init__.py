@@ -1,0 +1,1 @@
+"""Networks, and steps of them, as a device can take them."""

@@ -1,0 +1,316 @@
+"""The least that a GPU must do for y = x W^T, W = C_m^T S C_n (m, n) with K coefficients in S, counted.
+
+    python -m zoo.bases.kernels.floors          # the tables of docs/kernels.md
+
+A count is a `Cost`: bytes, multiply-adds and instructions, and `seconds` is the longest of the times that an H200
+takes for each, at full rate, and a start for each kernel: most kernels are slower. Numbers are of two bytes.
+
+Supports, by where the coefficients are: `random` in the plane; `rows`, random where each row of W is transformed alone
+(RowDCT, W = S C_n); a `box` of low frequencies k1 x k2 with k1 / m = k2 / n; and `block` (BlockDCT), of which
+`zoo.bases.kernels.block_linear.work` counts the kernel that there is, with its padding. For the bytes of `random` and
+`rows` it makes no difference whether all rows have as many coefficients; 4 (m + 1) of them would then be none.
+"""
+
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+Support = Literal["random", "rows", "box", "block"]
+Positions = Literal["int32", "int16", "bitmask"]
+
+BANDWIDTH = 4.3e12
+"""Bytes a second of an H200's device memory, measured."""
+PRODUCTS = 790e12 / 2
+"""Multiply-adds a second on its tensor cores in bfloat16, measured."""
+SLOTS = 132 * 128 * 1.755e9
+"""Instructions of one lane that it can issue a second: processors, lanes, clock, from the data sheet."""
+CACHE = 132 * 64 * 1.755e9
+"""Bytes a second that its processors can take from the second-level cache, 64 a clock each, a ceiling."""
+LAUNCH = 2e-6
+"""Seconds from the end of a kernel to the start of the next in a CUDA graph: assumed, not measured."""
+CHIP_BYTES = 227 * 1024
+"""Of shared memory that one program can have."""
+
+NUMBER = 2
+"""Bytes of a coefficient, a weight, a cosine and an activation."""
+DECODE_SLOTS = 17
+"""Issue slots to find one position's coefficient by a bitmask: two tests, two masks of the word, a count of its bits
+at a quarter of the rate of other integers (8), a sum, and a load at a quarter of the rate of arithmetic (4)."""
+COEFFICIENT_SLOTS, TOKEN_SLOTS = 22, 4
+"""Issue slots for a coefficient at a known column, and for each token of it more: as `row_product` compiles for compute
+capability 9.0, a load counting four. There it takes 26 for 1 token, 35 for 4 and 86 for 16."""
+ROW_TOKENS = 16
+"""Most that `zoo.bases.kernels.row_linear` takes."""
+ROWS_PAY_FROM = 1.2
+"""How many times its kernel's floor a dense layer's must be: a guess; `python -m results.gpu.thresholds` fits it."""
+LONGEST_SIDE = 128
+"""Of the two factors of a length whose transform is made on chip."""
+
+
+class Cost(NamedTuple):
+    """What must be done."""
+
+    memory: float = 0  # bytes from and to device memory
+    cache: float = 0  # bytes that programs load, from the second-level cache or through it
+    products: float = 0  # multiply-adds that tensor cores can do
+    slots: float = 0  # instructions of a lane, on all else
+    launches: int = 1  # kernels one after the other
+
+    def plus(self, other: "Cost") -> "Cost":
+        """Both, in as many kernels as both together."""
+        *parts, launches = (a + b for a, b in zip(self, other, strict=True))
+        return Cost(parts[0], parts[1], parts[2], parts[3], int(launches))
+
+    def times(self, count: float) -> "Cost":
+        """It `count` times in the same kernels."""
+        return Cost(self.memory * count, self.cache * count, self.products * count, self.slots * count, self.launches)
+
+
+def seconds(cost: Cost) -> float:
+    """max(memory / BANDWIDTH, cache / CACHE, products / PRODUCTS, slots / SLOTS) + launches LAUNCH."""
+    rates = BANDWIDTH, CACHE, PRODUCTS, SLOTS
+    return max(a / b for a, b in zip(cost[:4], rates, strict=True)) + cost.launches * LAUNCH
+
+
+def dense(m: int, n: int, tokens: int) -> Cost:
+    """A dense layer: 2 (mn + T (m + n)) bytes, T mn multiply-adds."""
+    size = NUMBER * (m * n + tokens * (m + n))
+    return Cost(size, size, tokens * m * n)
+
+
+def position_bytes(m: int, n: int, k: int, positions: Positions) -> float:
+    """4 K for int32 in the plane, 2 K for int16 within rows, mn / 8 for a bit each; for the last two 4 (m + 1) more.
+
+    That is where the coefficients of each row begin.
+    """
+    starts = 4 * (m + 1)
+    return {"int32": 4 * k, "int16": 2 * k + starts, "bitmask": m * n / 8 + starts}[positions]
+
+
+def best_positions(m: int, n: int, k: int) -> Positions:
+    """The kind that takes the fewest bytes: a bitmask from about K = mn / 16 on, int16 below."""
+    kinds: tuple[Positions, ...] = ("bitmask", "int16", "int32")
+    return min(kinds, key=lambda kind: position_bytes(m, n, k, kind))
+
+
+def box(m: int, n: int, k: int) -> tuple[int, int]:
+    """k1 x k2, the box of about K coefficients of the matrix's own proportions."""
+    share = math.sqrt(k / (m * n))
+    return max(1, round(m * share)), max(1, round(n * share))
+
+
+def coefficient_bytes(m: int, n: int, k: int, support: Support) -> float:
+    """Bytes of all coefficients, with their positions where a support is random."""
+    scattered = support in ("random", "rows")
+    return NUMBER * k + (position_bytes(m, n, k, best_positions(m, n, k)) if scattered else 0)
+
+
+# ---- W, built on chip ------------------------------------------------------------------------------------------------
+
+
+def tile(m: int, n: int, k: int, support: Support, p: int = 64, q: int = 64) -> Cost:
+    """What a p x q tile of W needs, from coefficients and cosines alone.
+
+    random  all of S and p + q columns of cosines:  bytes(S) + 2 (m p + n q),     K p + p n q       multiply-adds
+    rows    p rows of S and q columns of cosines:   bytes(S) p / m + 2 n q,        K p q / m
+    box     all of S and parts of p + q columns:    2 (K + k1 p + k2 q),           K p + p k2 q, or K q + p k1 q
+    block   its own coefficients, tables of 16:     2 K p q / mn,                  p q (16 + 16)
+
+    Multiply-adds with S are counted where it has a coefficient, fewer than tensor cores can do: they need the zeros.
+    """
+    size = coefficient_bytes(m, n, k, support)
+    if support == "random":
+        return Cost(cache=size + NUMBER * (m * p + n * q), products=min(k * p + p * n * q, k * q + p * m * q))
+    if support == "rows":
+        return Cost(cache=size * p / m + NUMBER * n * q, products=k * p * q / m)
+    if support == "box":
+        k1, k2 = box(m, n, k)
+        return Cost(cache=size + NUMBER * (k1 * p + k2 * q), products=min(k * p + p * k2 * q, k * q + p * k1 * q))
+    return Cost(cache=size * p * q / (m * n), products=p * q * 32)
+
+
+def every_tile(m: int, n: int, k: int, tokens: int, support: Support, p: int = 64, q: int = 64) -> Cost:
+    """y with each tile of W built once on chip from all that it needs, for any number of tokens: mn / pq of `tile`.
+
+    A favour to it: a product of many tokens builds a tile again for every few hundred of them.
+    """
+    once = Cost(memory=coefficient_bytes(m, n, k, support) + NUMBER * tokens * (m + n), products=tokens * m * n)
+    return tile(m, n, k, support, p, q).times(m * n / (p * q)).plus(once)._replace(launches=1)
+
+
+def strip_rows(n: int) -> int:
+    """The most rows of T = C_m^T S, 2 n bytes each, that one program can hold: CHIP_BYTES / 2n, a power of two."""
+    return 1 << (max(1, CHIP_BYTES // (NUMBER * n)).bit_length() - 1)
+
+
+def strips(m: int, n: int, k: int, tokens: int) -> Cost:
+    """y with p rows of T = C_m^T S kept on chip at a time, a random support: S and C_n are read m / p times.
+
+    bytes(S) m / p + 2 mn n / p of the cache, K m + m n n multiply-adds.
+    """
+    p = strip_rows(n)
+    size = coefficient_bytes(m, n, k, "random")
+    work = k * m + m * n * n + tokens * m * n
+    return Cost(size + NUMBER * tokens * (m + n), m / p * (size + NUMBER * n * n), work)
+
+
+def partial_transform(m: int, n: int, k: int, tokens: int) -> Cost:
+    """y with T = S C_n written to memory once and read once, a random support: as many bytes as W itself, twice.
+
+    bytes(S) + 4 mn; of transforms by a fast algorithm, `transform_products` each.
+    """
+    size = coefficient_bytes(m, n, k, "random") + 2 * NUMBER * m * n + NUMBER * tokens * (m + n)
+    work = m * transform_products(n) + n * transform_products(m) + tokens * m * n
+    return Cost(size, size, work, launches=2)
+
+
+def row_strips(m: int, n: int, k: int, tokens: int) -> Cost:
+    """y with rows of W kept on chip at a time, W = S C_n: each from its own coefficients alone, so that S is read once.
+
+    bytes(S), m transforms of length n, and the slots of what `row_product` takes for no token.
+    """
+    size = coefficient_bytes(m, n, k, "rows") + NUMBER * tokens * (m + n)
+    scatter = min(DECODE_SLOTS * m * n, COEFFICIENT_SLOTS * k)
+    return Cost(size, size, m * transform_products(n) + tokens * m * n, scatter)
+
+
+# ---- W never built ---------------------------------------------------------------------------------------------------
+
+
+def two_factors(n: int) -> tuple[int, int] | None:
+    """a b = n, a <= b <= LONGEST_SIDE, a as large as can be; None if there are none."""
+    found = [(a, n // a) for a in range(1, math.isqrt(n) + 1) if n % a == 0 and n // a <= LONGEST_SIDE]
+    return found[-1] if found else None
+
+
+def transform_products(n: int) -> float:
+    """Multiply-adds of a DCT of length n = a b in two stages of tables, 2 n (a + b), as `row_linear` does it.
+
+    A Fourier transform of b real numbers, a times, and the real part of one of a complex numbers, b times; 4 n sqrt(n)
+    where n has no two such factors, as if it were a square.
+    """
+    a, b = two_factors(n) or (math.sqrt(n), math.sqrt(n))
+    return 2 * n * (a + b)
+
+
+def row_product(m: int, n: int, k: int, tokens: int, positions: Positions, transforms: int = 1) -> Cost:
+    """y = S x^ by the rows of a scattered S, and transforms of x (1), or of x and y (2), on chip, a kernel each.
+
+    2 K + `position_bytes` + 2 T (m + n) bytes; x^ and y^, written and read, besides. By int16 columns a coefficient
+    takes COEFFICIENT_SLOTS + T TOKEN_SLOTS. By a bitmask S is made dense on chip, for tensor cores: mn DECODE_SLOTS,
+    and T mn multiply-adds.
+    """
+    lengths = (n, m)[:transforms]
+    between = 2 * NUMBER * tokens * sum(lengths)
+    size = NUMBER * k + position_bytes(m, n, k, positions) + NUMBER * tokens * (m + n) + between
+    work = tokens * sum(map(transform_products, lengths))
+    if positions == "bitmask":
+        return Cost(size, size, work + tokens * m * n, DECODE_SLOTS * m * n, 1 + transforms)
+    slots = k * (COEFFICIENT_SLOTS + TOKEN_SLOTS * tokens)
+    return Cost(size, size, work, slots, 1 + transforms)
+
+
+@lru_cache(maxsize=1024)
+def rows_pay(m: int, n: int, k: int, tokens: int) -> bool:
+    """Whether `row_linear` takes it, and should beat a dense layer: by `ROWS_PAY_FROM`, each at its floor."""
+    if not 1 <= tokens <= ROW_TOKENS or two_factors(n) is None or k >= 2**31:
+        return False
+    return seconds(dense(m, n, tokens)) > ROWS_PAY_FROM * seconds(row_product(m, n, k, tokens, "int16"))
+
+
+def box_product(m: int, n: int, k: int, tokens: int) -> Cost:
+    """y = ((x C_n'^T) S^T) C_m', three dense products with the first k2 and k1 rows of cosines.
+
+    2 (k2 n + k1 k2 + k1 m) bytes, T times as many multiply-adds; x^ and y^ besides. As K / mn = r, it is
+    2 sqrt(r) + r of a dense layer where m = n: below one for r < 0.17.
+    """
+    k1, k2 = box(m, n, k)
+    work = k2 * n + k1 * k2 + k1 * m
+    size = NUMBER * (work + tokens * (m + n + 2 * (k1 + k2)))
+    return Cost(size, size, tokens * work, launches=3)
+
+
+def box_transformed(m: int, n: int, k: int, tokens: int) -> Cost:
+    """y = C_m'^T (S (C_n' x)) with transforms on chip in place of the tables: 2 (k1 k2 + T (m + n)) bytes, x^, y^."""
+    k1, k2 = box(m, n, k)
+    size = NUMBER * (k1 * k2 + tokens * (m + n + 2 * (k1 + k2)))
+    return Cost(size, size, tokens * (k1 * k2 + transform_products(n) + transform_products(m)), launches=3)
+
+
+def block_product(m: int, n: int, k: int, tokens: int) -> Cost:
+    """y by coefficients of blocks of 16, without positions: 2 (K + T (m + n)) bytes, T (K + 16 (m + n))."""
+    size = NUMBER * (k + tokens * (m + n))
+    return Cost(size, size, tokens * (k + 16 * (m + n)))
+
+
+# ---- Printed ---------------------------------------------------------------------------------------------------------
+
+SHAPES = ((2048, 2048), (4096, 4096), (11008, 4096))
+SHARES = (2, 8, 20)
+TOKENS = (1, 4, 16, 64, 256, 4096)
+
+LAYERS = {
+    "DCT, every tile": lambda m, n, k, t: every_tile(m, n, k, t, "random"),
+    "DCT, strips": strips,
+    "DCT, T in memory": partial_transform,
+    "DCT, int16": lambda m, n, k, t: row_product(m, n, k, t, "int16", 2),
+    "DCT, bitmask": lambda m, n, k, t: row_product(m, n, k, t, "bitmask", 2),
+    "RowDCT, strips": row_strips,
+    "RowDCT, int16": lambda m, n, k, t: row_product(m, n, k, t, "int16"),
+    "RowDCT, bitmask": lambda m, n, k, t: row_product(m, n, k, t, "bitmask"),
+    "box, three products": box_product,
+    "box, transforms": box_transformed,
+    "BlockDCT": block_product,
+}
+"""Ways to y, by support."""
+
+
+def speedup(way: str, m: int, n: int, k: int, tokens: int) -> float:
+    """Time of a dense layer at its floor over that of a way of `LAYERS` at its own."""
+    return seconds(dense(m, n, tokens)) / seconds(LAYERS[way](m, n, k, tokens))
+
+
+def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ("---",) * len(head), *rows))
+
+
+def tile_table(m: int = 4096, n: int = 4096) -> str:
+    """KB and millions of multiply-adds of a 64 x 64 tile, and GB and 10^9 of all, for K = mn / 2 and mn / 8."""
+    head = ("support", "K", "tile, KB", "tile, M", "all, GB", "all, G", "all, us")
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        supports: tuple[Support, ...] = ("random", "rows", "box", "block")
+        for support in supports:
+            for share in SHARES[:2]:
+                one = tile(m, n, m * n // share, support)
+                whole = one.times(m * n / 64**2)
+                numbers = one.cache / 1e3, one.products / 1e6, whole.cache / 1e9, whole.products / 1e9
+                time = 1e6 * (seconds(whole) - LAUNCH)
+                yield support, f"mn / {share}", *(f"{a:.3g}" for a in numbers), f"{time:,.0f}"
+
+    return _table(head, rows())
+
+
+def speed_table(m: int, n: int) -> str:
+    """`speedup` of each way at each number of tokens, for K = mn / 2, mn / 8 and mn / 20; the dense layer's time."""
+    head = (f"{m} x {n}", *(f"T = {tokens}" for tokens in TOKENS))
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        yield "dense, us", *(f"{1e6 * seconds(dense(m, n, tokens)):.1f}" for tokens in TOKENS)
+        for way in LAYERS:
+            cells = []
+            for tokens in TOKENS:
+                cells.append(" ".join(f"{speedup(way, m, n, m * n // share, tokens):.2f}" for share in SHARES))
+            yield way, *cells
+
+    return _table(head, rows())
+
+
+def main() -> None:
+    """Print the tables."""
+    print("\n\n".join([tile_table(), *(speed_table(*shape) for shape in SHAPES)]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""`zoo export`: a trained run as a plain model, as one small file, or as an adapter for Hugging Face's peft."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from zoo.cli.arguments import TRUST, parse
+from zoo.errors import UserError
+from zoo.files.trust import Trust
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "run": {"help": "a run's folder, a checkpoint or an adapter.safetensors"},
+    "--to": {"required": True, "choices": ("dense", "safetensors", "peft"), "help": "what to write"},
+    "--output": {"default": None, "help": "a new folder; by default export-<what> in the run's"},
+    "--backbone": {"default": None, "help": "where the pretrained network is now, if it was moved"},
+    "--rank": {"type": int, "default": None, "help": "with --to peft: truncate updates of a higher rank to this one; "
+               "what is neither LoRA nor RandLoRA has 8 by default"},
+    **TRUST,
+}
+
+
+def main(argv: list[str]) -> int:
+    """Write it, and print where and how large it is."""
+    options = vars(parse("export", __doc__ or "", argv, OPTIONS))
+    print(export(**options | {"trust": Trust.of(argv)}))
+    return 0
+
+
+def export(run: str, to: str, output: str | None, backbone: str | None, rank: int | None, trust: Trust) -> str:
+    """Write an export, whole or not at all; where it is, and bytes beside those of the dense update.
+
+    Raises:
+        UserError: if the run cannot be rebuilt here, the output is there already, or peft cannot hold the update.
+    """
+    if rank is not None and (rank < 1 or to != "peft"):
+        raise UserError(f"--rank must be at least 1, and goes with --to peft; got --rank {rank} --to {to}")
+    from zoo.files.access import new_folder, read_text, size
+    from zoo.files.tensors import ADAPTER
+    from zoo.layers.convert import zoo_layers
+    from zoo.runs import checkpoints, peft
+
+    path = checkpoints.resolve(run)
+    here = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    target = Path(output) if output else here / f"export-{to}"
+    errors: dict[str, float] = {}
+    with new_folder(target) as part:
+        model = checkpoints.rebuild(path, backbone, trust=trust)
+        if to == "dense":
+            model.export_dense(part)
+        elif to == "peft":
+            errors = peft.write(part, model.net, model.peft_fields(), rank, model.backbone_state())
+        else:
+            checkpoint, folder = checkpoints.load(path, resume=False), checkpoints.run_folder(path)
+            config = read_text(folder / "config.yaml") if folder else checkpoint.get("config", "")
+            checkpoints.write_adapter(part / ADAPTER, checkpoint, config)
+    layers = zoo_layers(model.net).values()
+    dense = sum(4 * math.prod(layer.parameterization.shape) for layer in layers)
+    coefficients = sum(4 * layer.parameterization.num_trainable for layer in layers)
+    lines = [
+        f"written to      {target}",
+        f"on disk         {size(target):,} bytes, with all that is trained",
+        f"dense update    {dense:,} bytes in float32, {len(layers)} layers",
+        f"coefficients    {coefficients:,} bytes",
+    ]
+    if any(errors.values()):
+        worst = max(errors, key=errors.__getitem__)
+        mean = sum(errors.values()) / len(errors)
+        lines.append(f"relative error  mean {mean:.3g}, max {errors[worst]:.3g} ({worst}), of dW in the Frobenius norm")
+    return "\n".join(lines)

@@ -1,0 +1,70 @@
+"""`zoo import`: an adapter of Hugging Face's peft, or of the LoRA authors' loralib, as a run.
+
+It is validated, looked into and exported as any other; `zoo fit --ckpt_path` starts a new run from it.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from zoo.cli.arguments import parse
+from zoo.errors import UserError
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "adapter": {"help": "a folder with adapter_config.json and adapter_model.safetensors or .bin, or a folder around "
+                "it; or a state dict that loralib saved"},
+    "--backbone": {"default": None, "help": "a folder or name; by default the one that the adapter names"},
+    "--task": {"default": None, "help": "of GLUE, for a sequence classifier"},
+    "--alpha": {"type": float, "default": None, "help": "of loralib's, which no file says"},
+    "--output": {"default": None, "help": "a new folder; by default runs/<name of the adapter's>"},
+}
+
+
+def main(argv: list[str]) -> int:
+    """Write the run, and print where it is."""
+    options = parse("import", __doc__ or "", argv, OPTIONS)
+    folder = import_adapter(**vars(options))
+    print(f"run             {folder}")
+    print(f"look            zoo validate --ckpt_path {folder}")
+    print(f"train on        zoo fit --ckpt_path {folder}")
+    return 0
+
+
+def import_adapter(
+    adapter: str, backbone: str | None, task: str | None, alpha: float | None, output: str | None
+) -> Path:
+    """Write a run with the adapter's updates and head, whole or not at all; its folder.
+
+    Raises:
+        UserError: if there is no adapter, or one of another kind, backbone or task.
+    """
+    import torch
+    import yaml
+
+    import tasks
+    from tasks.adapters import build, fill_
+    from zoo.files.access import new_folder
+    from zoo.runs import checkpoints
+    from zoo.runs.peft import read
+
+    found = read(Path(adapter), alpha)
+    backbone = backbone or found.config.get("base_model_name_or_path")
+    if not backbone:
+        raise UserError(f"adapter {adapter!r} names no backbone: give one as --backbone")
+    path = Path(os.path.abspath(adapter))
+    target = Path(output) if output else Path("runs") / (path.stem if path.is_file() else path.name)
+    with new_folder(target) as part:
+        try:
+            model, data = build(found, str(backbone), task)
+        except UserError as error:  # names the options of fit
+            raise UserError(re.sub(r"--(model|data)\.(backbone|task)\b", r"--\2", str(error))) from error
+        fill_(model, found)
+        linked = {target.rpartition(".")[2] for target in tasks.LINKS.values()}  # the command line takes them from data
+        init_args = {k: v for k, v in model.hparams.items() if k not in {"_instantiator", "seed", *linked}}
+        class_path = f"tasks.{type(model).__name__}"
+        config = {"model": {"class_path": class_path, "init_args": init_args}, "data": data}
+        (part / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        (part / "checkpoints").mkdir()
+        torch.save({**checkpoints.snapshot(model), checkpoints.START: True}, part / "checkpoints" / "last.ckpt")
+    return target

@@ -1,0 +1,30 @@
+"""Paths in short."""
+
+import re
+from pathlib import Path
+
+from zoo.files.tensors import ADAPTER
+
+SUFFIXES = (".ckpt", ".safetensors", ".bin", ".pt")
+SILENT = re.compile(r"checkpoints|snapshots|version_0|last|model|(adapter|pytorch)_model|[0-9a-f]{40}").fullmatch
+"""Names of files and folders that say nothing,"""
+WEAK = re.compile(r"best|adapter|version_\d+|checkpoint-\d+|export-(dense|peft|safetensors)").fullmatch
+"""and those that say something of what they are in."""
+
+
+def nickname(path: str, parts: int = 1) -> str:
+    """The last parts of a path that say something, joined: `rte-lora` of `rte-lora/version_0/checkpoints/last.ckpt`.
+
+    Args:
+        path: of a run, a checkpoint or a network; or a network's name on a hub.
+        parts: how many, besides those that need the one before, such as `version_1`.
+    """
+    whole = Path(path).absolute()
+    whole = whole.parent if whole.name == ADAPTER else whole
+    names = [part.split("--")[-1] if part.startswith("models--") else part for part in whole.parent.parts[1:]]
+    names = [name for name in [*names, whole.stem if whole.suffix in SUFFIXES else whole.name] if not SILENT(name)]
+    names = names or [whole.name]
+    first = len(names) - parts
+    while first > 0 and WEAK(names[first]):
+        first -= 1
+    return "-".join(names[max(first, 0) :])

@@ -1,0 +1,362 @@
+"""Which classes a file may name: zoo's own, and those that the user has named on this command line.
+
+A checkpoint, an adapter, a run's config.yaml or a sweep's folder may come from anyone. What it names is compared with
+this list before anything is imported, let alone called; afterwards the class itself is: it must be a class, defined in
+a file of the package that it was looked up in, and a subclass of what its place takes. Strings prove nothing:
+`zoo.x.os.system` begins with `zoo`, and a folder called `tasks` may be anybody's.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import shlex
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import UserError
+from zoo.files.plain import parse_yaml
+from zoo.provenance import PACKAGE
+
+OPTION = "--trust"
+HELP = "a module or class of your own that files which were handed over may name; repeatable"
+OURS = ("zoo", "tasks")
+ARGUMENTS = ("init_args", "dict_kwargs")
+"""Where a config has the arguments of a class."""
+LIBRARIES = ("lightning", "torch")
+"""Whose classes a run's trainer may have when training goes on."""
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+PLACES = re.compile(r"--(model|data|model\.(parameterization|overrides)|"
+                    r"trainer\.(callbacks|logger|strategy|plugins|profiler))(\.class_path|\+)?")
+"""Options that take a class."""
+WORD = re.compile(r"[\w-]+(:\d+)?")
+"""What a strategy, an accelerator or a profiler is called that needs no class."""
+NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?\.?(inf|nan)", re.IGNORECASE)
+PATHLIKE = re.compile(r"(^|_)(dir|dirpath|path|file|filename|folder|root)(_|$)|dir$|path$")
+"""What an argument is called that takes a path."""
+
+
+class Untrusted(UserError):
+    """A file names a class that is not on the list."""
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What a command may import for a file.
+
+    Args:
+        names: modules and classes that the user has named with `--trust`.
+        typed: classes that the user has given as an option.
+        argv: the command after `zoo`, to be repeated with more of them.
+    """
+
+    names: tuple[str, ...] = ()
+    typed: tuple[str, ...] = ()
+    argv: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, argv: Sequence[str]) -> "Trust":
+        """What a command line opts into: by `--trust NAME`, or as the value of an option that takes a class."""
+        rest, names = split(argv)
+        typed = []
+        for word, after in zip(rest, [*rest[1:], ""], strict=True):
+            key, equals, value = word.partition("=")
+            if PLACES.fullmatch(key):
+                typed += [text for text in _strings(_parsed(value if equals else after)) if DOTTED.fullmatch(text)]
+        return cls(tuple(names), tuple(typed), tuple(argv))
+
+    def words(self) -> list[str]:
+        """The same as options, for a command that is started by this one."""
+        return [word for name in dict.fromkeys([*self.names, *self.typed]) for word in (OPTION, name)]
+
+    def find(self, path: str, wanted: type | tuple[type, ...], where: str, libraries: bool = False) -> type:
+        """The class that a file names.
+
+        Args:
+            path: of the class, as the file has it.
+            wanted: what it must inherit from.
+            where: the file, for the user.
+            libraries: whether it may be one of `LIBRARIES`.
+
+        Raises:
+            Untrusted: if it is not on the list; nothing was imported then.
+            UserError: if it is not there, no class, or none that is wanted.
+        """
+        if isinstance(path, str) and path.isidentifier():
+            path = _full(path, wanted)
+        if not (isinstance(path, str) and DOTTED.fullmatch(path)):
+            raise UserError(f"{where} names {_shown(path)}, which is no path of a class: use another one")
+        top, (module, _, name) = path.partition(".")[0], path.rpartition(".")
+        known = (*OURS, *LIBRARIES) if libraries else OURS
+        opted = self._opted(path)
+        if opted is None and not (top in known and _is_genuine(top)):
+            raise self.refusal(path, where)
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except UserError:
+            raise
+        except Exception as error:  # a module of the user's own can raise anything
+            why = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(f"{where} names the class {path}, which cannot be imported here ({why[0][:100]}): run it "
+                            "where it is found") from error
+        if not isinstance(found, type):
+            raise UserError(f"{where} names {path}, which is no class: use another one")
+        home = found.__module__
+        within = opted is not None and (path == opted or home == opted or home.startswith(f"{opted}."))
+        if not within and not (home.partition(".")[0] in known and _is_genuine(home.partition(".")[0], home)):
+            raise UserError(f"{where} names {path}, which is not defined there, but in {home}: use another one")
+        if not issubclass(found, wanted):
+            kinds = wanted if isinstance(wanted, tuple) else (wanted,)
+            raise UserError(f"{where} names {path}, which is no {' or '.join(kind.__name__ for kind in kinds)}: use "
+                            "another one")
+        return found
+
+    def _opted(self, path: str) -> str | None:
+        """The name by which the user has let a class in."""
+        known = (given for given in self.names if path == given or path.startswith(f"{given}."))
+        return next(known, path if path in self.typed else None)
+
+    def refusal(self, path: str, where: str) -> Untrusted:
+        """What to say of a class that is not on the list."""
+        said = f"{where} names {path}, which is not zoo's own: nothing of it was imported"
+        if not self.argv:
+            return Untrusted(f"{said}; if you trust it, add {OPTION} {path}")
+        return Untrusted(f"{said}; if you trust it: {shlex.join(['zoo', *self.argv, OPTION, path])}")
+
+    def check(self, spec: Any, wanted: type | tuple[type, ...], where: str, inside: Path | None = None) -> type:
+        """Check a class with its arguments, `path` or `{class_path: path, init_args: {...}}`, and all in them.
+
+        Args:
+            spec: from a file.
+            wanted: what the class must inherit from.
+            where: the file, for the user.
+            inside: the folder in which paths must lie; with it, classes of `LIBRARIES` are taken too.
+
+        Returns:
+            The class.
+
+        Raises:
+            UserError: if it is none of these, or names anything that is not on the list.
+        """
+        path, arguments = (spec, {}) if isinstance(spec, str) else _parts(spec, where)
+        cls = self.find(path, wanted, where, inside is not None)
+        loose = cls.__module__.partition(".")[0] not in LIBRARIES or self._opted(path) is not None
+        for key, value in () if loose else arguments.items():
+            if outside := _leads_outside(str(key), value, inside):
+                said = f"{where} gives {path} the {key} {_shown(outside)}, which leads out of the run"
+                raise Untrusted(f"{said}; {str(self.refusal(path, where)).partition('; ')[2]}")
+        self.check_arguments(cls, arguments, where, inside)
+        return cls
+
+    def check_arguments(self, cls: type, arguments: Mapping[str, Any], where: str, inside: Path | None = None) -> None:
+        """Check the arguments of a class, by name; otherwise as `check`."""
+        hints = _hints(cls)
+        for key, value in arguments.items():
+            if not (isinstance(key, str) and key.isidentifier()):
+                raise UserError(f"{where} gives {cls.__name__} an argument {_shown(key)}: use another one")
+            self._check_value(value, hints.get(key, Any), f"{where}: {key}", inside)
+
+    def _check_text(self, text: str, where: str, inside: Path | None) -> None:
+        """Check a text that stands where anything may: jsonargparse reads it as YAML, and makes the classes in it."""
+        value = _parsed(text)
+        if isinstance(value, Mapping | list):
+            self._check_value(value, Any, where, inside)
+
+    def _check_value(self, value: Any, hint: Any, where: str, inside: Path | None) -> None:
+        """Check a value for a type: wherever that takes a class, a string is the name of one."""
+        kinds = list(_alternatives(hint))
+        classes = tuple(kind for kind in map(_class_of, kinds) if kind is not None)
+        if isinstance(value, str):
+            takes_text = any(kind in (str, bytes) or typing.get_origin(kind) is typing.Literal
+                             or isinstance(kind, type) and issubclass(kind, Path) for kind in kinds)
+            literals = [kind for kind in kinds if typing.get_origin(kind) is typing.Literal]
+            legal = [str(each) for kind in literals for each in typing.get_args(kind)]
+            if legal and not classes and str not in kinds and value not in legal and not NUMBER.fullmatch(value):
+                raise UserError(f"{where} is {_shown(value)}, and must be {' or '.join(legal)}: use another one")
+            if classes and os.path.lexists(value):  # jsonargparse would read it as a config
+                raise UserError(f"{where} is {_shown(value)}, and a file here is called so, too: go to another folder")
+            if classes and not (takes_text and WORD.fullmatch(value)):
+                self.check(value, classes, where, inside)
+            elif any(kind in (Any, object) for kind in kinds):
+                self._check_text(value, where, inside)
+            elif not classes and not takes_text and not NUMBER.fullmatch(value):
+                raise UserError(f"{where} is the text {_shown(value)}: use another one")
+        elif isinstance(value, Mapping):
+            fields = next((kind for kind in kinds if dataclasses.is_dataclass(kind) and isinstance(kind, type)), None)
+            if "class_path" in value:
+                self.check(value, classes or (object,), where, inside)
+            elif fields is not None:
+                self.check_arguments(fields, value, where, inside)
+            elif classes and not any(kind in (dict, Any, object) or typing.get_origin(kind) is dict for kind in kinds):
+                raise UserError(f"{where} is {_shown(value)}, which names no class: use another one")
+            else:
+                items = next((typing.get_args(kind)[1] for kind in kinds if len(typing.get_args(kind)) == 2), Any)
+                for key, each in value.items():
+                    if not isinstance(key, str):
+                        raise UserError(f"{where} has the key {_shown(key)}: use another one")
+                    self._check_value(each, items, f"{where}.{key}", inside)
+        elif isinstance(value, list | tuple):
+            items = next((args[0] for kind in kinds if typing.get_origin(kind) is not typing.Literal
+                          and (args := typing.get_args(kind))), Any)
+            for each in value:
+                self._check_value(each, items, where, inside)
+        elif not isinstance(value, bool | int | float | types.NoneType):
+            raise UserError(f"{where} is {_shown(value)}: use another one")
+
+
+NOBODY = Trust()
+"""Zoo's own classes only."""
+
+
+def imported(path: str) -> Any:
+    """What a path stands for that was imported already; None if it was not."""
+    module, _, name = path.rpartition(".")
+    return getattr(sys.modules.get(module), name, None)
+
+
+def split(argv: Iterable[str]) -> tuple[list[str], list[str]]:
+    """A command line without `--trust`, and what that names.
+
+    Raises:
+        UserError: if a name is missing.
+    """
+    rest, names, words = [], [], iter(argv)
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key != OPTION:
+            rest.append(word)
+            continue
+        name = value if equals else next(words, "")
+        if not name or name.startswith("-"):
+            raise UserError(f"{OPTION} takes the name of a module or class, as in {OPTION} my_basis")
+        names.append(name)
+    return rest, names
+
+
+def _is_genuine(top: str, module: str | None = None) -> bool:
+    """Whether a package is the one that zoo itself came with, and a module of it lies in its folder.
+
+    `tasks` is the one beside `zoo`, wherever a folder of that name lies that would be found first.
+    """
+    if top in OURS:
+        home = PACKAGE.parent / top
+    else:
+        spec = importlib.util.find_spec(top)
+        if spec is None or not spec.origin:
+            return False
+        home = Path(spec.origin).parent
+    package = sys.modules.get(top)
+    origin = getattr(package, "__file__", None) if package else getattr(importlib.util.find_spec(top), "origin", None)
+    if origin is None or Path(origin).resolve().parent != home.resolve():
+        return False
+    if module is None:
+        return True
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return file is not None and Path(file).resolve().is_relative_to(home.resolve())
+
+
+def _full(name: str, wanted: type | tuple[type, ...]) -> str:
+    """The path of one of zoo's classes that is called by its name alone; the name, if none is."""
+    todo = list(wanted if isinstance(wanted, tuple) else (wanted,))
+    while todo:
+        cls = todo.pop()
+        if cls.__name__ == name and cls.__module__.partition(".")[0] in OURS:
+            return f"{cls.__module__}.{name}"
+        todo += cls.__subclasses__() if cls is not object else []
+    return name
+
+
+def _parts(spec: Any, where: str) -> tuple[Any, Mapping[str, Any]]:
+    if not isinstance(spec, Mapping) or "class_path" not in spec or set(spec) - {"class_path", *ARGUMENTS}:
+        raise UserError(f"{where} holds {_shown(spec)} where a class with its arguments belongs: use another one")
+    arguments: dict[str, Any] = {}
+    for key in ARGUMENTS:
+        part = spec.get(key) or {}
+        if not isinstance(part, Mapping):
+            raise UserError(f"{where} has the {key} {_shown(part)}, which are no mapping: use another one")
+        if twice := next((name for name in part if name in arguments), None):
+            raise UserError(f"{where} gives {_shown(twice)} twice, in {' and in '.join(ARGUMENTS)}: use another one")
+        arguments |= part
+    return spec["class_path"], arguments
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """Types of the arguments of a class, those that it hands on to its parents too."""
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        if "__init__" in vars(base) and base is not object:
+            try:
+                hints = typing.get_type_hints(base.__init__)  # type: ignore[misc]
+            except Exception:  # names that are imported for type checkers only
+                hints = {}
+            names = inspect.signature(base.__init__).parameters  # type: ignore[misc]
+            found |= {name: hints.get(name, Any) for name in names}
+    return found
+
+
+def _alternatives(hint: Any) -> Iterable[Any]:
+    """The members of a union, or the type itself."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        for each in typing.get_args(hint):
+            yield from _alternatives(each)
+    else:
+        yield hint
+
+
+def _class_of(kind: Any) -> type | None:
+    """What a class must inherit from to stand in a place of this type; None where no class can."""
+    origin = typing.get_origin(kind)
+    if origin is Callable or kind is Callable:
+        returned = typing.get_args(kind)[-1:]
+        return returned[0] if returned and isinstance(returned[0], type) else object
+    if origin is type or kind is type:
+        return object
+    if not isinstance(kind, type) or dataclasses.is_dataclass(kind) or origin is not None:
+        return None
+    if kind in (object, Any):  # the latter is a class, too
+        return None
+    plain = (str, bytes, int, float, bool, types.NoneType, dict, list, tuple, set, Path, complex)
+    return None if issubclass(kind, plain) else kind
+
+
+def _leads_outside(key: str, value: Any, inside: Path | None) -> str | None:
+    """The first string in an argument that may be a path outside a folder."""
+    for text in _strings(value):
+        if inside is not None and Path(os.path.realpath(text)).is_relative_to(os.path.realpath(inside)):
+            continue
+        bare = key in ("filename", "file_name") and os.path.basename(text) == text  # in a folder that is named apart
+        looks = text.startswith(("/", "~", "\\")) or ".." in Path(text).parts or re.search(r"://|\$", text)
+        if looks or PATHLIKE.search(key) and not bare:
+            return text
+    return None
+
+
+def _parsed(text: str) -> Any:
+    """What a text is as YAML; itself, if it is none."""
+    try:
+        return parse_yaml(text)
+    except ValueError:
+        return text
+
+
+def _strings(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _strings(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _strings(each)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

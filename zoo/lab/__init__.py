@@ -1,1 +1,0 @@
-"""The spectral laboratory: what is in a trained update, and how far it compresses."""

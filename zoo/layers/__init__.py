@@ -1,0 +1,1 @@
+"""Layers whose weight is parameterized, and how a network gets them."""

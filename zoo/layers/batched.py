@@ -1,0 +1,107 @@
+"""Weights of equal shape built as one batch, before a network's forward pass.
+
+Small transforms are bound by what each call costs, not by arithmetic: the sixteen matrices of the character model are
+four batches, built in half the time of sixteen calls (results/goals.csv).
+
+    build_together(network)   # from then on, in every forward pass with gradients
+
+Layers from scratch whose maps share a `batch_key` take part; all others build W as they are called.
+"""
+
+import math
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.bases.seeds import autocast_dtype, of_device
+from zoo.bases.vmapped import Function, transforming
+from zoo.layers.convert import zoo_layers
+from zoo.parameterizations import OrthonormalSubspace
+
+LARGEST = {"cpu": 1 << 19, "cuda": 1 << 19}
+"""Most weights of a matrix that takes part, by type of device; larger ones have work enough of their own.
+
+"cuda" is a CPU's, unmeasured.
+"""
+
+
+class _Together(Function):
+    """(c_1, c_2, ...) -> (W_1, W_2, ...), each as its own map has it: one batch."""
+
+    @staticmethod
+    def forward(maps: list[OrthonormalSubspace], dtype: torch.dtype, *coefs: Tensor) -> tuple[Tensor, ...]:
+        return maps[0].expand_batch(maps, coefs).to(dtype).unbind()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.maps, ctx.dtype = inputs[0], inputs[2].dtype
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        return None, None, *_Apart.apply(ctx.maps, ctx.dtype, torch.stack(grads))
+
+
+class _Apart(Function):
+    """(W_1, W_2, ...) -> (c_1, c_2, ...), the adjoint of `_Together`; the weights stacked, (B, m, n)."""
+
+    @staticmethod
+    def forward(maps: list[OrthonormalSubspace], dtype: torch.dtype, weights: Tensor) -> tuple[Tensor, ...]:
+        return tuple(coef.to(dtype) for coef in maps[0].gather_batch(maps, weights))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.maps, ctx.dtype = inputs[0], inputs[2].dtype
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, Tensor]:
+        return None, None, torch.stack(_Together.apply(ctx.maps, ctx.dtype, *grads))
+
+
+def batches(maps: Iterable[OrthonormalSubspace]) -> list[list[OrthonormalSubspace]]:
+    """Maps of equal `batch_key`, two or more at a time."""
+    groups: dict[Hashable, list[OrthonormalSubspace]] = {}
+    for space in maps:
+        if (key := space.batch_key()) is not None:
+            groups.setdefault(key, []).append(space)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+class Together:
+    """Builds the small weights of a network at the start of a forward pass, and forgets them at its end."""
+
+    def __init__(self, network: nn.Module) -> None:
+        layers = [layer for layer in zoo_layers(network).values() if layer.base is None and not layer.recompute]
+        maps = [layer.parameterization for layer in layers]
+        most = max(LARGEST.values())  # a network may move yet
+        self.maps = [s for s in maps if isinstance(s, OrthonormalSubspace) and math.prod(s.shape) <= most]
+
+    def before(self, network: nn.Module, args: object) -> None:
+        """The hook at the start. A transform may have a batch of buffers, and an exported program is no faster."""
+        skipped = transforming() or torch.compiler.is_exporting()
+        if skipped or not network.training or not torch.is_grad_enabled():
+            return
+        small = (s for s in self.maps if math.prod(s.shape) <= of_device(LARGEST, s.coef.device))
+        for group in batches(s for s in small if s.coef.requires_grad):
+            coefs = [s.coef for s in group]
+            dtype = autocast_dtype(coefs[0].device) or coefs[0].dtype
+            for space, w in zip(group, _Together.apply(group, dtype, *coefs), strict=True):
+                space.ahead = w
+
+    def after(self, network: nn.Module, args: object, output: object) -> None:
+        """The hook at the end, also after an error."""
+        for space in self.maps:
+            space.ahead = None
+
+
+def build_together(network: nn.Module) -> None:
+    """Have a network build its small weights in batches, at the start of each forward pass in training.
+
+    W and its gradient are what they are without, up to rounding. Under autocast W comes in the lower precision, in
+    which the layer multiplies.
+    """
+    together = Together(network)
+    if together.maps:
+        network.register_forward_pre_hook(together.before)
+        network.register_forward_hook(together.after, always_call=True)

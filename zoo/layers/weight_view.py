@@ -1,0 +1,106 @@
+"""What other code reads as the `weight` of a parameterized layer: W0 + s W, built when a number of it is asked for.
+
+Modules read the weights of layers that they hold: `nn.MultiheadAttention` that of its output projection, Mamba that of
+`dt_proj`, T5 the dtype of `wo` in every forward pass. They get a tensor without memory. Shape, dtype and device cost
+nothing; any operation is done with the matrix itself, built for it, through which gradients reach the coefficients.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+OF_A_TENSOR = (
+    "shape", "dtype", "device", "layout", "ndim", "requires_grad", "grad", "is_cuda", "is_cpu", "is_meta", "is_sparse",
+    "is_quantized", "is_nested", "itemsize", "nbytes",
+)
+CALLED = (
+    "size", "dim", "numel", "nelement", "element_size", "get_device", "is_floating_point", "is_complex", "__len__",
+    "ndimension", "is_inference",
+)
+FREE = {getattr(Tensor, name).__get__ for name in OF_A_TENSOR} | {getattr(Tensor, name) for name in CALLED}
+"""What is known of a matrix without any of its numbers."""
+FREE |= {torch.numel, torch.is_floating_point, torch.is_complex}
+
+META = torch.device("meta")
+IN_PLACE = {"__set__", "__setitem__", "__delitem__"} | {
+    f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor",
+                                "lshift", "rshift", "matmul", "div")
+}
+"""Special methods that change what they are of."""
+
+
+class WeightView(Tensor):
+    """The weight of a layer as it is whenever it is asked for; it cannot be written, not through `data` either.
+
+    Args:
+        layer: whose it is, a `zoo.layers.linear.ZooLinear`.
+        detached: whether no gradient goes through it.
+
+    Raises:
+        RuntimeError: by whatever would change it.
+    """
+
+    layer: Any
+    detached: bool
+    real_device: torch.device
+
+    @staticmethod
+    def __new__(cls: type["WeightView"], layer: Any, detached: bool = False) -> "WeightView":
+        like = next(layer.parameterization.parameters()) if layer.base is None else layer.base
+        trained = not detached and torch.is_grad_enabled() and (
+            like.requires_grad or any(p.requires_grad for p in layer.parameterization.parameters())
+        )
+        # On the meta device for whoever gets around Python: `p.data = view` then fails, and p shares no missing memory.
+        view: WeightView = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, layer.parameterization.shape, dtype=like.dtype, device=META, dispatch_device=True,
+            requires_grad=trained,
+        )
+        view.layer, view.detached, view.real_device = layer, detached, like.device
+        return view
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """`func` of the matrix in place of each view."""
+        kwargs = kwargs or {}
+        if func in FREE:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
+        if func in (Tensor.detach, Tensor.data.__get__):  # type: ignore[attr-defined]
+            return cls(args[0].layer, detached=True)
+        written = [kwargs.get("out")]
+        if _writes(func):
+            written.append(args[0] if args else next(iter(kwargs.values()), None))
+        if any(isinstance(part, WeightView) for part in tree_leaves(written)):
+            raise RuntimeError(
+                "the weight of a parameterized layer follows from its coefficients and cannot be written: "
+                "use layer.parameterization.project_"
+            )
+        args, kwargs = tree_map(_built, (tuple(args), dict(kwargs)))
+        return func(*args, **kwargs)
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        """Reached for the device, and where `__torch_function__` was passed by and gradients would be lost."""
+        if func is torch.ops.prim.device.default:
+            return args[0].real_device
+        raise RuntimeError(f"{func} reads the weight of a parameterized layer in a way that zoo cannot follow")
+
+
+def _writes(func: Callable[..., Any]) -> bool:
+    """Whether a function changes its first argument: `add_`, `__iadd__`, `__setitem__`, `.data = ...`."""
+    name = getattr(func, "__name__", "")
+    special = name.startswith("__") and name.endswith("__")
+    return name in IN_PLACE if special else name.endswith("_")
+
+
+def _built(value: Any) -> Any:
+    if not isinstance(value, WeightView):
+        return value
+    weight = value.layer.built()
+    return weight.detach() if value.detached else weight

@@ -1,0 +1,1 @@
+"""How anything is shown: figures, pages of HTML, words."""

@@ -1,0 +1,139 @@
+"""Adapters read from a folder or a file: peft's LoRA and RandLoRA, and what the LoRA authors' loralib saves.
+
+Nothing in a file is executed: a config is JSON within bounds, tensors come from safetensors or from torch's format with
+`weights_only=True`, each no larger than what its file holds of it.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from zoo.errors import UserError
+from zoo.files.access import read_json
+from zoo.files.tensors import ADAPTER, read_tensors
+from zoo.runs.peft import lora, loralib, randlora
+from zoo.runs.peft.adapter import BINARY, CONFIG, PREFIX, TENSORS, Adapter, Update, finite
+from zoo.training.checkpoint_files import read_file
+
+EXPECTED = f"give a folder with {CONFIG}"
+READERS = {"LORA": lora, "RANDLORA": randlora}
+"""By `peft_type`; each has `unsupported(config)` and `read(where, config, tensors)`."""
+
+
+def find(path: Path) -> Path | None:
+    """The folder of a peft adapter that a path stands for: itself, that of its tensors, or the only one right inside.
+
+    Raises:
+        UserError: if there are several inside.
+    """
+    if path.name in (TENSORS, BINARY, CONFIG) and path.is_file():
+        path = path.parent
+    if (path / CONFIG).is_file():
+        return path
+    search = path.is_dir() and not _is_run(path)  # a run has its own exports inside
+    inside = sorted(each.parent for each in path.glob(f"*/{CONFIG}")) if search else []
+    if len(inside) > 1:
+        names = ", ".join(f"'{each}'" for each in inside[:4])
+        raise UserError(f"'{path}' has {len(inside)} adapters inside: give one of {names}")
+    return inside[0] if inside else None
+
+
+def read(path: Path, alpha: float | None = None) -> Adapter:
+    """An adapter that peft wrote, or `write`; or a file of loralib's.
+
+    Args:
+        path: of its folder, the folder around that, or a file of loralib's.
+        alpha: of a file of loralib's, which does not say it.
+
+    Raises:
+        UserError: if there is no adapter, a damaged one, or one whose update is of another kind.
+    """
+    folder = find(path)
+    if folder is None:
+        if path.is_file() and path.name not in (TENSORS, BINARY):
+            return checked(f"'{path}'", loralib.read(path, _tensors(path), alpha))
+        raise UserError(_nothing(path))
+    if alpha is not None:
+        raise UserError(f"--alpha is for a file of loralib's; '{folder}' has a {CONFIG}, which says it: drop --alpha")
+    file = next((folder / name for name in (TENSORS, BINARY) if (folder / name).is_file()), None)
+    if file is None:
+        raise UserError(f"'{folder}' is no peft adapter: it has no {TENSORS} and no {BINARY}; {EXPECTED} and one")
+    config = read_json(folder / CONFIG)
+    where = f"adapter '{folder}'"
+    reader = READERS.get(config["peft_type"]) if isinstance(config.get("peft_type"), str) else None
+    if config.get("bias", "none") != "none":
+        reason: str | None = f"bias {config['bias']!r}, which trains biases of the backbone"
+    else:
+        reason = reader.unsupported(config) if reader else f"peft_type {config.get('peft_type')}"
+    if reason or reader is None:
+        readable = "only plain LoRA and RandLoRA can be read"
+        raise UserError(f"{where} has {reason}, and {readable}: merge it with peft instead")
+    updates, saved, bases = reader.read(where, config, _peft_names(where, _tensors(file)))
+    return checked(where, Adapter(config, updates, saved, bases))
+
+
+def checked(where: str, adapter: Adapter) -> Adapter:
+    """An adapter that has layers, and numbers in them.
+
+    Raises:
+        UserError: if it has not.
+    """
+    if not adapter.updates:
+        raise UserError(f"{where} has no layers: use another one")
+    whole: dict[str, Update | Tensor] = {**adapter.updates, **adapter.saved}
+    for name, value in whole.items():
+        if not (value.isfinite().all() if isinstance(value, Tensor) else finite(value)):
+            raise UserError(f"{where}: {name} holds NaN or infinite values: use another one")
+    return adapter
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    if file.suffix == ".safetensors":
+        tensors, metadata = read_tensors(file)
+        if "zoo" in metadata:
+            raise UserError(_ours(file))
+        return tensors
+    content = read_file(file)
+    if isinstance(content, Mapping) and "zoo_task" in content:
+        raise UserError(_ours(file))
+    for key in ("model_state_dict", "state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor)
+                                                   for k, v in content.items()):
+        raise UserError(f"'{file}' holds no tensors by name: use another one")
+    return dict(content)
+
+
+def _peft_names(where: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without what peft puts around the names of the backbone; what it keeps of a module beside its copy is dropped."""
+    found = {}
+    for key, tensor in tensors.items():
+        if ".original_module." in key:
+            continue
+        name = re.sub(r"\.modules_to_save(\.default)?\.", ".", key.removeprefix(PREFIX))
+        if name in found:
+            raise UserError(f"{where} has {name} twice: use another one")
+        found[name] = tensor
+    return found
+
+
+def _is_run(path: Path) -> bool:
+    return (path / ADAPTER).is_file() or (path / "checkpoints").is_dir()
+
+
+def _ours(path: Path) -> str:
+    return f"'{path}' is a run or adapter of zoo's, which needs no import: every command takes it as it is"
+
+
+def _nothing(path: Path) -> str:
+    """Why there is no adapter at a path."""
+    if path.name in (TENSORS, BINARY) and path.is_file():
+        return f"'{path.parent}' is no peft adapter: it has no {CONFIG}; {EXPECTED}"
+    if not path.exists():
+        return f"no adapter '{path}': {EXPECTED}"
+    if _is_run(path):
+        return _ours(path)
+    return f"'{path}' is no peft adapter: it has no {CONFIG}; {EXPECTED}"

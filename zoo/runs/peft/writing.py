@@ -1,0 +1,152 @@
+"""A network's updates as a peft adapter, held against the network before it is kept."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import UserError
+from zoo.files.tensors import write_tensors
+from zoo.layers.convert import is_conv1d, zoo_layers
+from zoo.layers.linear import ZooLinear
+from zoo.runs.peft import lora, randlora
+from zoo.runs.peft.adapter import CONFIG, PREFIX, TENSORS, same
+from zoo.runs.peft.verifying import verify
+
+HEADS = ("classifier", "score")
+"""Modules whose names end so are always stored whole for a sequence classifier, whatever the config says."""
+
+
+@torch.no_grad()
+def write(
+    folder: Path, net: nn.Module, fields: dict[str, str], rank: int | None = None,
+    backbone: Mapping[str, Tensor] | None = None,
+) -> dict[str, float]:
+    """Write the updates of a network's layers, and what else of it is trained or drawn, as a peft adapter.
+
+    LoRA and RandLoRA become themselves; anything else, layers of RandLoRA that share no bases, and with `rank` any
+    update of a higher rank becomes LoRA by truncated singular value decomposition. A module with a parameter that is
+    trained besides, or that is not what the backbone has, is stored whole. What was written is read again, and what
+    peft makes of it and the backbone is compared with the network (`verify`).
+
+    Args:
+        folder: an empty one.
+        net: a converted network.
+        fields: `task_type` and `base_model_name_or_path` of the config.
+        rank: of the truncation; 8 by default.
+        backbone: what the files of the pretrained network hold, by name before conversion; by default all that is
+            frozen in `net`.
+
+    Returns:
+        By layer, |dW - s B A|_F / |dW|_F.
+
+    Raises:
+        UserError: if a layer has no frozen weight that its W is an update of, all are trained otherwise as well, or
+            peft would make another network of it.
+    """
+    for name, layer in zoo_layers(net).items():
+        if layer.base is None:
+            raise UserError(f"{name} has no frozen weight that a peft adapter could be added to: export --to dense")
+    always = HEADS if fields.get("task_type") == "SEQ_CLS" else ()
+    plain = plain_state(net)
+    saved = _matched(net, [*_saved(net, always, _changed(net, plain, backbone))], always)
+    inside = tuple(f"{name}." for name in saved)
+    layers = {name: layer for name, layer in zoo_layers(net).items() if not f"{name}.".startswith(inside)}
+    if not layers:
+        raise UserError("no layer has an update alone: what is trained besides leaves no adapter; export --to dense")
+    if rank is None and randlora.shares_bases(layers):
+        config, tensors = randlora.write(layers)
+        errors = dict.fromkeys(layers, 0.0)
+    else:
+        config, tensors, errors = lora.write(layers, rank)
+    tensors |= {f"{PREFIX}{name}": tensor for name, tensor in plain.items() if name.startswith(inside)}
+    config |= {
+        **fields, "inference_mode": True, "bias": "none", "target_modules": _targets(net, layers, saved),
+        "modules_to_save": saved or None,
+        "fan_in_fan_out": any(is_conv1d(layer.replaced) for layer in layers.values()),
+    }
+    write_tensors(folder / TENSORS, tensors)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    verify(folder, net, plain, backbone, errors)
+    return errors
+
+
+def plain_state(net: nn.Module) -> "Plain":
+    """The state dict of the network with plain layers, of which no more than one matrix is built at a time."""
+    return Plain(net)
+
+
+class Plain(Mapping[str, Tensor]):
+    """The state dict that `zoo.layers.convert.merge` gives a network, built tensor by tensor when asked for."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.layers = zoo_layers(net)
+        inside = tuple(f"{name}.parameterization." for name in self.layers)
+        self.state = {name: tensor for name, tensor in net.state_dict().items() if not name.startswith(inside)}
+
+    def __getitem__(self, name: str) -> Tensor:
+        owner, _, leaf = name.rpartition(".")
+        if leaf != "weight" or owner not in self.layers:
+            return self.state[name]
+        layer = self.layers[owner]
+        weight = layer.built().detach()
+        return weight.mT if is_conv1d(layer.replaced) else weight
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.state)
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+
+def _changed(net: nn.Module, plain: Plain, backbone: Mapping[str, Tensor] | None) -> set[str]:
+    """Names in the state dict of what is trained as it is, and of what the backbone lacks or has otherwise."""
+    changed = {name for name, p in net.named_parameters(remove_duplicate=False) if p.requires_grad}
+    if backbone is not None:
+        for name, tensor in plain.state.items():
+            owner = plain.layers.get(name.rpartition(".")[0])
+            turned = owner is not None and name.endswith(".weight") and is_conv1d(owner.replaced)
+            if name not in backbone or not same(tensor.mT if turned else tensor, backbone[name]):
+                changed.add(name)
+    return changed & plain.state.keys()
+
+
+def _saved(module: nn.Module, always: tuple[str, ...], changed: set[str], prefix: str = "") -> Iterator[str]:
+    """The outermost modules with parameters or buffers of their own among `changed`; and those `always`."""
+    for name, child in module.named_children():
+        where = f"{prefix}{name}."
+        own = {where + key for each in (child.named_parameters, child.named_buffers) for key, _ in each(recurse=False)}
+        inner = [where + key in changed for key, _ in child.named_parameters()]
+        whole = all(inner) and not zoo_layers(child) if inner else False
+        if (always and name.endswith(always)) or own & changed or whole:
+            yield prefix + name
+        elif not isinstance(child, ZooLinear):
+            yield from _saved(child, always, changed, where)
+
+
+def _matched(net: nn.Module, saved: list[str], always: tuple[str, ...]) -> list[str]:
+    """These modules and whatever else peft would store whole, because its name ends as one of theirs.
+
+    Raises:
+        UserError: if that is inside of one of them, which peft cannot store twice.
+    """
+    names = [name for name, _ in net.named_modules(remove_duplicate=False) if name]
+    while more := [name for name in names if name not in saved and name.endswith((*saved, *always))]:
+        saved = [name for name in names if name in saved or name in more]
+    for name in saved:
+        if any(name.startswith(f"{other}.") for other in saved):
+            raise UserError(f"peft would store {name} twice, by the end of its name: export --to dense")
+    return saved
+
+
+def _targets(net: nn.Module, layers: Iterable[str], saved: list[str]) -> list[str] | str:
+    """Names of the layers; as a pattern, where peft would take others for them, whose names end as theirs."""
+    layers = list(layers)
+    inside = tuple(f"{name}." for name in saved)
+    others = [name for name, _ in net.named_modules() if name not in layers and not f"{name}.".startswith(inside)]
+    if any(other.endswith(f".{name}") for other in others for name in layers):
+        return "|".join(re.escape(name) for name in layers)
+    return layers

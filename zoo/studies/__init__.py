@@ -1,0 +1,1 @@
+"""Commands that look at runs and layers, a room each."""

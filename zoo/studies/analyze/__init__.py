@@ -1,0 +1,1 @@
+"""`zoo analyze`: what is in a trained update, beside its nulls."""

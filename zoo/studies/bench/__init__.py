@@ -1,0 +1,1 @@
+"""`zoo bench`: what layers cost."""

@@ -1,0 +1,1 @@
+"""`zoo coordinates`: how sizes grow with width and depth."""

@@ -1,0 +1,122 @@
+"""The networks of `zoo coordinates`: built as `zoo fit` builds them, and trained in silence."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from zoo.cli.console import quiet
+from zoo.cli.fit import messages
+from zoo.cli.fit.command import ZooCLI, command_line
+from zoo.errors import UserError
+from zoo.layers.convert import ParameterizationFactory
+from zoo.studies.coordinates.rebuild import rebuild_errors
+from zoo.studies.coordinates.sizes import Coordinates
+from zoo.training.module import plain
+
+
+class Cell(NamedTuple):
+    """A network that is trained."""
+
+    name: str
+    width: int
+    depth: int
+    seed: int
+
+
+class Base(NamedTuple):
+    """What the config says."""
+
+    width: int
+    depth: int
+    head: int
+    """Features of an attention head."""
+
+
+def built(options: Sequence[str]) -> ZooCLI:
+    """Task, data and a silent trainer.
+
+    Raises:
+        UserError: if the config or an option will not do.
+    """
+    quiet()
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    silent = ("--trainer.logger=false", "--trainer.callbacks=null", "--trainer.enable_progress_bar=false",
+              "--trainer.limit_val_batches=0", "--trainer.devices=1", "--trainer.precision=32-true")
+    try:
+        return command_line([], [*options[:2], *silent, *options[2:]])
+    except Exception as error:
+        if mistake := messages.user_error(error):
+            raise UserError(mistake) from error
+        raise
+
+
+def base_of(cli: ZooCLI) -> Base:
+    """Width, depth and heads of the config's network.
+
+    Raises:
+        UserError: if the task has no such settings.
+    """
+    have = cli.model.hparams
+    if lacking := [key for key in ("width", "layers", "heads") if key not in have]:
+        raise UserError(f"{type(cli.model).__name__} has no setting {lacking[0]!r}: give the config of a task with "
+                        "width, layers and heads, as char_lm.yaml")
+    return Base(have["width"], have["layers"], have["width"] // have["heads"])
+
+
+def data_of(cli: ZooCLI) -> list[str]:
+    """What the data decided otherwise than the config, as options; so that it is decided, and said, once.
+
+    Raises:
+        UserError: if it will not do.
+    """
+    cli.datamodule.setup("fit")
+    return [f"--data.{key}={value}" for key, value in cli.datamodule.settings().items()]
+
+
+def settings(cli: ZooCLI) -> dict[str, Any]:
+    """What all networks share: task, data and optimizer."""
+    return {"task": type(cli.model).__name__, "data": cli.datamodule.headline(), 
+            "optimizer": plain(cli.model.optimizer_config), "precision": str(cli.trainer.precision)}
+
+
+def sizes_of(cell: Cell, base: Base) -> list[str]:
+    """The options of a cell."""
+    return [f"--model.width={cell.width}", f"--model.layers={cell.depth}", f"--model.heads={cell.width // base.head}",
+            f"--seed_everything={cell.seed}"]
+
+
+def train(cli: ZooCLI, cell: Cell) -> list[dict[str, Any]]:
+    """The rows of one network.
+
+    Raises:
+        UserError: if it diverges, or its data will not do.
+    """
+    record = Coordinates()
+    cli.trainer.callbacks = [record]  # type: ignore[attr-defined]  # nothing else: no checkpoints, no spectra
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    except SystemExit as stop:  # what Lightning makes of an interruption
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    except Exception as error:
+        if mistake := messages.user_error(error):
+            raise UserError(f"{cell.name}, width {cell.width}, {cell.depth} blocks: {mistake}") from error
+        raise
+    about = {"parameterization": cell.name, "width": cell.width, "depth": cell.depth, "seed": cell.seed}
+    return [about | row for row in record.rows]
+
+
+def rebuild(
+    factory: ParameterizationFactory, sizes: Sequence[int], done: Callable[[], object]
+) -> Iterator[dict[str, Any]]:
+    """A row for each size, if it is a parameterization with something to rebuild."""
+    for size in sizes:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            errors = rebuild_errors(factory(size, size))
+        done()
+        if errors is not None:
+            yield {"size": size, **errors}

@@ -1,0 +1,81 @@
+"""Evaluations that are kept as they come, so that an interrupted command goes on."""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from zoo.errors import UserError
+from zoo.files.access import opened
+from zoo.files.plain import parse_json
+
+
+class Journal:
+    """Evaluations by what they are of, in a file that grows with each.
+
+    Args:
+        path: of the file, a line of JSON for each; or None, to keep them in memory.
+
+    Raises:
+        UserError: if there is something that is no file.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.done: dict[str, float] = {}
+        if path is not None and os.path.lexists(path):
+            for line in _lines(path):
+                if (pair := _pair(line)) is not None:
+                    self.done[pair[0]] = pair[1]
+
+    def __call__(self, key: str, evaluate: Callable[[], float]) -> float:
+        """The value that is known, or a new one."""
+        if key not in self.done:
+            self._write(key, evaluate())
+        return self.done[key]
+
+    def reference(self, model: str, value: float) -> None:
+        """Forget what is known of a model whose reference is another than it was: its data has changed.
+
+        Args:
+            model: what all keys of the model begin with.
+            value: the metric of all coefficients, evaluated now.
+        """
+        key = f"{model} unmasked"
+        if not math.isclose(self.done.get(key, value), value, rel_tol=1e-6, abs_tol=1e-9):
+            self.done = {known: found for known, found in self.done.items() if not known.startswith(f"{model} ")}
+        if key not in self.done:
+            self._write(key, value)
+
+    def _write(self, key: str, value: float) -> None:
+        self.done[key] = value
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(f"\n{json.dumps([key, value])}")  # the line end first, since the last line may be cut short
+
+
+def is_journal(path: Path) -> bool:
+    """Whether a file is a journal, if there is one: its first line is an evaluation, or was cut short as one."""
+    if not os.path.lexists(path):
+        return True
+    try:
+        written = [line for line in _lines(path) if line.strip()]
+    except UserError:
+        return False
+    return not written or _pair(written[0]) is not None or (len(written) == 1 and '["'.startswith(written[0][:2]))
+
+
+def _lines(path: Path) -> list[str]:
+    with opened(path) as file:
+        return file.read().decode("utf-8", "replace").splitlines()
+
+
+def _pair(line: str) -> tuple[str, float] | None:
+    """What an evaluation is of, and its value; None for a line that was being written."""
+    try:
+        key, value = parse_json(line)
+        return (key, float(value)) if isinstance(key, str) and type(value) in (int, float) else None
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -1,0 +1,151 @@
+"""Matrices under transforms, each beside its rotation null and its shuffled rows and columns.
+
+Factors stay factors: for dW = B A the coefficients are (L B)(A R^T), and the singular values those of a small matrix.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.bases.frequencies import Transform, transform
+from zoo.bases.seeds import generator
+from zoo.runs.updates import Update
+from zoo.spectrum import measures, numerical_rank, random_sides, running_sums
+from zoo.studies.statistics import pearson, spearman
+
+MEASURES = ("k50", "k90", "k99", "k50_frequency", "k90_frequency", "k99_frequency", "low_10", "low_25", "low_50")
+"""Of `zoo.spectrum.spectral_energy`."""
+
+
+class Look(NamedTuple):
+    """One matrix under one transform, B draws of its rotation null and B of it with rows and columns shuffled."""
+
+    values: np.ndarray  # (9,) the MEASURES
+    null: np.ndarray  # (B, 9)
+    shuffled: np.ndarray  # (B, 9)
+    zeros: float  # share of coefficients below a thousandth of their root mean square
+    curves: dict[str, list[float]]  # (101,) each
+    energies: np.ndarray  # (2,) Pearson's and Spearman's correlation of singular-value and coefficient energies
+    null_energies: np.ndarray  # (B, 2)
+
+
+def look(
+    updates: Sequence[Update], transforms: Sequence[str], draws: int, seed: int = 0,
+    done: Callable[[], object] = lambda: None,
+) -> list[dict[str, Look]]:
+    """Each update under each transform, beside two nulls.
+
+    A draw of the rotation null is Q dW P with Haar-random Q and P: the same singular values in random directions. A
+    draw of the other shuffles rows and columns: what is beyond the rotation null and as large after that is no matter
+    of frequency, which is in their order. A draw turns, or shuffles, all updates alike, so that directions which
+    layers or runs share, such as those of the residual stream, stay shared, and draws of a mean over updates vary as
+    much as the mean does. A transform that rotates both sides leaves Haar measure as it is: the draw is then its own
+    plane.
+
+    Args:
+        updates: dW of some matrices.
+        transforms: names of `zoo.bases.frequencies.TRANSFORMS`.
+        draws: B, at least 2.
+        seed: of both nulls.
+        done: called after each draw of each update.
+
+    Returns:
+        For each update, by transform.
+    """
+    chosen = {key: transform(key) for key in transforms}
+    spectra = [update.singular_values() for update in updates]
+    ranks = [numerical_rank(s, update.shape) for s, update in zip(spectra, updates, strict=True)]
+    energies = [s[:rank].double().square().numpy() for s, rank in zip(spectra, ranks, strict=True)]
+    # Room for all results at once: between large planes, small ones that stay would keep memory from being given back.
+    room = (len(updates), len(chosen), draws)
+    null, shuffled, null_energies = np.empty((*room, 9)), np.empty((*room, 9)), np.empty((*room, 2))
+    null_curves = np.zeros((*room[:2], 2, 101))
+    for draw in range(draws):
+        for i, update in enumerate(updates):
+            turned, mixed = _turn(update, draw, seed), _shuffle(update, draw, seed)
+            for j, t in enumerate(chosen.values()):
+                plane = turned.matrix() if t.rotates(*update.shape) else _plane(turned, t)
+                null[i, j, draw], curves, null_energies[i, j, draw] = _measure(plane, t, update.shape, energies[i])
+                null_curves[i, j] += curves / draws
+                shuffled[i, j, draw] = _values(running_sums(_plane(mixed, t), t.order(*update.shape)))
+            done()
+    looks: list[dict[str, Look]] = [{} for _ in updates]
+    for i, update in enumerate(updates):
+        for j, (key, t) in enumerate(chosen.items()):
+            plane = _plane(update, t)
+            values, curves, correlation = _measure(plane, t, update.shape, energies[i])
+            lines = np.round([*curves, *null_curves[i, j]], 5).tolist()
+            looks[i][key] = Look(
+                values, null[i, j], shuffled[i, j],
+                (plane.abs() < 1e-3 * plane.square().mean().sqrt()).double().mean().item(),
+                dict(zip(("magnitude", "frequency", "null_magnitude", "null_frequency"), lines, strict=True)),
+                correlation, null_energies[i, j],
+            )
+    return looks
+
+
+def _plane(update: Update, t: Transform) -> Tensor:
+    return t.forward(update.left) if update.right is None else t.forward_product(update.left, update.right)
+
+
+def _turn(update: Update, draw: int, seed: int) -> Update:
+    """Q dW P, the same Q and P for all of one shape."""
+    sides = random_sides(*update.shape, draw, seed, update.left)
+    if update.right is None:
+        return Update(sides.left @ update.left @ sides.right.mT)
+    return Update(sides.left @ update.left, update.right @ sides.right.mT)
+
+
+def _shuffle(update: Update, draw: int, seed: int) -> Update:
+    """Rows and columns in random order, the same for all of one shape."""
+    rows, columns = (
+        torch.randperm(n, generator=generator(seed, "shuffle", n, draw, side)) for side, n in enumerate(update.shape)
+    )
+    if update.right is None:
+        return Update(update.left[rows][:, columns])
+    return Update(update.left[rows], update.right[:, columns])
+
+
+def _values(sums: tuple[Tensor, Tensor]) -> np.ndarray:
+    """The MEASURES; (9,)."""
+    found = measures(*sums)
+    return np.array([found[key] for key in MEASURES])
+
+
+def _measure(
+    plane: Tensor, t: Transform, shape: tuple[int, int], energies: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The MEASURES (9,), both curves (2, 101) and both correlations of energies (2,) of a plane."""
+    sums = running_sums(plane, t.order(*shape))
+    counts = (torch.arange(1, 101) * len(sums[0]) / 100).round().long()
+    curves = np.stack([np.append(0, line[(counts - 1).clamp_min(0)] * (counts > 0) / line[-1]) for line in sums])
+    largest = sums[0][: len(energies)].diff(prepend=torch.zeros(1)).numpy()
+    correlation = np.array([f(energies, largest) if len(energies) > 2 else np.nan for f in (pearson, spearman)])
+    return _values(sums), curves, correlation
+
+
+@lru_cache(maxsize=256)
+def gaussian_spectrum(shape: tuple[int, int], rank: int, draws: int, seed: int) -> tuple[list[float], list[float]]:
+    """Singular values, mean and standard deviation, of a Gaussian matrix of norm 1, or a product of Gaussian factors.
+
+    Args:
+        shape: (m, n).
+        rank: below min(m, n), of the product of (m, rank) and (rank, n).
+        draws: at least 2.
+        seed: of the draws.
+    """
+    (m, n), values = shape, []
+    for draw in range(draws):
+        stream = generator(seed, "gaussian", m, n, rank, draw)
+        if rank < min(m, n):
+            made = Update(torch.randn(m, rank, generator=stream), torch.randn(rank, n, generator=stream))
+        else:
+            made = Update(torch.randn(m, n, generator=stream), None)
+        s = made.singular_values().double()
+        values.append(s / s.norm())
+    spectra = torch.stack(values)
+    return spectra.mean(0).tolist(), spectra.std(0).tolist()

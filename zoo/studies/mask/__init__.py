@@ -1,0 +1,1 @@
+"""`zoo mask`: how far an update compresses."""

@@ -1,0 +1,188 @@
+"""`zoo mask`: keep a share of an update's coefficients, rebuild the network, and evaluate it on its validation data.
+
+Options of the data are those of `zoo fit`, as in --data.data_dir FOLDER, for data that was moved.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from itertools import compress
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+from zoo.cli.arguments import parse
+from zoo.errors import UserError
+from zoo.files.trust import NOBODY, Trust
+from zoo.pages.texts import lines as printable_lines
+from zoo.studies.terminal import (
+    JOURNAL,
+    SHARED,
+    Bar,
+    check_out,
+    columns,
+    facts,
+    is_ours,
+    need_extra,
+    read_all,
+    split,
+    words,
+)
+
+if TYPE_CHECKING:
+    from zoo.training.module import ZooModule
+
+BUDGETS, ORDERS = "1,2,5,10,25,50,75,100", "magnitude,frequency,random"
+OPTIONS: dict[str, dict[str, Any]] = {
+    "runs": {"nargs": "+", "metavar": "RUN", "help": "a run's folder, a checkpoint in one, or an adapter.safetensors"},
+    "--budgets": {"default": BUDGETS, "metavar": "PERCENTS", "help": f"kept, in (0, 100]; by default {BUDGETS}"},
+    "--order": {"default": ORDERS, "metavar": "NAMES", "help": "which are kept: the largest, those of the lowest "
+                f"frequencies, some at random; by default {ORDERS}"},
+    "--draws": {"type": int, "default": 3, "metavar": "N", "help": "of random masks; by default 3"},
+    **SHARED,
+    "--out": {"default": None, "metavar": "DIR", "help": "a new folder for mask.json, mask.html and figures; the same "
+              "one again goes on after an interruption"},
+    "--save": {"action": "store_true", "help": "write each masked run to --out too, as a file taken like a run"},
+}
+
+
+def main(argv: list[str]) -> int:
+    """Print the scores, and write them if asked to."""
+    own, data = split(argv, ("--data.",))
+    options = vars(parse("mask", __doc__ or "", own, OPTIONS)) | {"trust": Trust.of(argv)}
+    print(printable_lines(mask(argv=argv[1:], data=data, **options)))
+    return 0
+
+
+def mask(
+    runs: list[str], budgets: str, order: str, transform: str, draws: int, backbone: str | None, out: str | None,
+    save: bool, force: bool, data: list[str], argv: list[str], trust: Trust = NOBODY,
+) -> str:
+    """Evaluate and write; what is to be printed.
+
+    Raises:
+        UserError: for an option out of range, a folder that holds something, or a run that cannot be evaluated.
+    """
+    start = time.perf_counter()
+    shares = percents(budgets)
+    if draws < 1:
+        raise UserError(f"--draws must be at least 1, got {draws}")
+    if save and out is None:
+        raise UserError("--save writes into a folder: give one as --out")
+    folder = check_out(out, "mask", force)
+    need_extra(*["safetensors"] * save)
+    from zoo.bases import masks
+    from zoo.bases.frequencies import TRANSFORMS
+
+    transforms = words("--transform", transform, list(TRANSFORMS))
+    wanted = words("--order", order, masks.ORDERS)
+    orders = [each for each in masks.ORDERS if each in wanted]
+    from zoo.files.access import new_folder
+    from zoo.runs import checkpoints
+    from zoo.studies.journal import Journal
+    from zoo.studies.mask import masking
+
+    plan = masking.Plan(transforms, orders, shares, draws)
+    for run in runs:
+        checkpoints.load(checkpoints.resolve(run), resume=False)  # or a peft adapter or plain checkpoint would be read
+    sources = read_all(runs, backbone=backbone, trust=trust)
+    journal = Journal(folder / JOURNAL if folder else None)
+    bar = Bar("evaluations")
+    done = bar.expect(len(sources) * plan.evaluations())
+    with new_folder(folder, "--out", is_ours(folder, "mask"), force=True) if folder else nullcontext() as part:
+        try:
+            found, saved = [], []
+            for source in sources:
+                model, evaluate = opened(source.path, backbone, data, trust)
+                files = masking.MaskedFiles(part / "masked", source, model) if part and save else None
+                found.append(masking.mask_run(source, model, evaluate, plan, journal, done, files))
+                saved += files.written if files else []
+        except KeyboardInterrupt:
+            if journal.path is not None and journal.done:
+                print(f"zoo: {len(journal.done)} evaluations are kept; the same command goes on", file=sys.stderr)
+            raise
+        finally:
+            bar.close()
+        report = {
+            **facts("mask", argv, start), "transforms": transforms, "orders": orders, "budgets": shares,
+            "draws": draws, "runs": found, "groups": masking.groups(found),
+        }
+        lines = [describe(group, report) for group in report["groups"]]
+        if part is not None:
+            from zoo.pages.page import write_report
+            from zoo.studies.mask.figures import mask_figures
+            from zoo.studies.mask.page import mask_page
+
+            write_report(part, "mask", report, mask_figures(report), mask_page, saved)
+            lines.append(f"written to  {folder}\nlook        {folder}/mask.html")
+    return "\n\n".join(lines)
+
+
+def opened(
+    path: str, backbone: str | None, data: list[str], trust: Trust = NOBODY
+) -> tuple["ZooModule", Callable[[], float]]:
+    """A run's task, and what evaluates it as it is."""
+    from zoo.cli.open_run import open_run
+
+    model, datamodule, trainer = open_run(path, backbone, data, trust)
+
+    def evaluate() -> float:
+        try:
+            trainer.validate(model, datamodule=datamodule, verbose=False)
+        except SystemExit as stop:  # what Lightning makes of it
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            raise
+        return trainer.callback_metrics[model.monitor].item()
+
+    return model, evaluate
+
+
+def percents(text: str) -> list[float]:
+    """Budgets, ascending, each once.
+
+    Raises:
+        UserError: naming one that is no number in (0, 100].
+    """
+    found = set()
+    for word in text.split(","):
+        try:
+            value = float(word)
+        except ValueError:
+            value = -1.0
+        if not 0 < value <= 100:
+            raise UserError(f"--budgets takes percents in (0, 100], as in 1,10,100, got {word.strip()!r}")
+        found.add(value)
+    return sorted(found)
+
+
+def describe(group: dict[str, Any], report: dict[str, Any]) -> str:
+    """Scores and bytes of a group of runs, within 80 columns; bytes are those of the first order, means over runs."""
+    from zoo.studies.verdicts import LEVEL
+
+    same = [run for run in report["runs"] if run["group"] == group["group"]]
+    n, orders = group["n"], report["orders"]
+    lines = [group["group"], f"{group['metric']} of {n} run{'s' * (n > 1)}, unmasked {plus_minus(group['unmasked'])}"]
+    lines += [f"note: {run['name']} is {run['unmasked']:.4f} in float32, and was {run['reported']:.4f} as it trained"
+              for run in same if run["reported"] is not None and abs(run["unmasked"] - run["reported"]) > 5e-5]
+    lines += [f"note: {run['name']} {note}" for run in same for note in run["notes"]]
+    for transform in report["transforms"]:
+        rows: list[tuple[str, ...]] = [(transform, *(f"{order} " for order in orders), "bytes")]
+        for budget in report["budgets"]:
+            place = [(p["transform"], p["budget"]) == (transform, budget) for p in group["points"]]
+            points = list(compress(group["points"], place))
+            sizes = [next(compress(run["points"], place))["bytes"] for run in same]
+            cells = [plus_minus(p) + (" " if p["p_holm"] is None or p["p_holm"] >= LEVEL else "*") for p in points]
+            rows.append((f"{budget:g} %", *cells, f"{mean(s['values'] + s['places'] for s in sizes):,.0f}"))
+        lines += ["", *columns(rows, 1)]
+    size = same[0]["bytes"]
+    lines += ["", f"bytes  of values and their places, by {orders[0]}; dense {size['dense']:,},",
+              f"       as trained {size['trained']:,}, the head and what else is trained {size['other']:,}"]
+    if n > 1:
+        lines.append(f"*      differs from unmasked: paired t-test, Holm-corrected p < {LEVEL}")
+    return "\n".join(lines)
+
+
+def plus_minus(value: dict[str, Any]) -> str:
+    """A mean, and its standard deviation if there is one."""
+    return f"{value['mean']:.4f}" if value["sd"] is None else f"{value['mean']:.3f} +- {value['sd']:.3f}"

@@ -1,0 +1,276 @@
+"""How far does an update compress: keep a share of its coefficients, rebuild the network, and evaluate it.
+
+A mask is chosen for each matrix by itself, of the same share in all. The network is evaluated with plain weights,
+W0 + masked dW, and the reference, all coefficients, is evaluated in the same way. Shares are of the coefficients of the
+transform, of which a padded Hadamard plane has more than the matrix has entries.
+"""
+
+import copy
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from zoo.bases.frequencies import transform
+from zoo.bases.masks import Kept, Order, keep, restore
+from zoo.bases.seeds import stream_seed
+from zoo.errors import UserError
+from zoo.files.access import read_yaml
+from zoo.files.plain import parse_yaml
+from zoo.layers.convert import dense_weight, zoo_layers
+from zoo.runs import checkpoints
+from zoo.runs.updates import Source
+from zoo.studies.journal import Journal
+from zoo.studies.statistics import grouped, holm, paired, spread
+from zoo.training.identity import KEY
+from zoo.training.metrics import less_is_better
+from zoo.training.module import ZooModule
+
+DENSE = {"class_path": "zoo.parameterizations.Dense", "init_args": {}}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which masks to try.
+
+    Args:
+        transforms: names of `zoo.bases.frequencies.TRANSFORMS`.
+        orders: of `zoo.bases.masks.ORDERS`.
+        budgets: shares of the coefficients in percent, in (0, 100].
+        draws: of random masks.
+    """
+
+    transforms: Sequence[str]
+    orders: Sequence[Order]
+    budgets: Sequence[float]
+    draws: int
+
+    def masks(self) -> Iterator[tuple[str, Order, float, int]]:
+        """(transform, order, budget, how many draws)."""
+        for name in self.transforms:
+            for order in self.orders:
+                for budget in self.budgets:
+                    yield name, order, budget, self.draws if order == "random" and budget < 100 else 1
+
+    def evaluations(self) -> int:
+        """Of one run, at most: the reference, and every mask that leaves something out."""
+        return 1 + sum(draws for _, _, budget, draws in self.masks() if budget < 100)
+
+
+class MaskedNetwork:
+    """A trained network whose updates can be replaced.
+
+    Args:
+        model: the task, with what was trained; its parameterized layers become plain ones, in place.
+        source: its updates.
+    """
+
+    def __init__(self, model: ZooModule, source: Source) -> None:
+        self.layers: dict[str, nn.Module] = {}
+        self.base: dict[str, Tensor] = {}
+        found = zoo_layers(model.net)
+        with torch.no_grad():
+            model.net.float()  # a frozen backbone may be in bfloat16, which would round W0 + dW
+            for name, update in source.updates.items():
+                self.layers[name] = found[name].merge().requires_grad_(False)
+                self.base[name] = (found[name].effective_weight() - update.matrix()).detach()
+                model.net.set_submodule(name, self.layers[name])
+
+    @torch.no_grad()
+    def set_(self, updates: Mapping[str, Tensor]) -> None:
+        """From now on W = W0 + update, for every layer."""
+        for name, layer in self.layers.items():
+            weight = dense_weight(layer)
+            weight.copy_(self.base[name] + updates[name].to(weight.device))
+
+
+def mask_run(
+    source: Source, model: ZooModule, evaluate: Callable[[], float], plan: Plan, journal: Journal,
+    done: Callable[[], object] = lambda: None, files: "MaskedFiles | None" = None,
+) -> dict[str, Any]:
+    """Evaluate a run under every mask of a plan.
+
+    Args:
+        source: the run's updates.
+        model: the run's task; what it holds is changed.
+        evaluate: the metric of `model` as it is.
+        plan: the masks.
+        journal: of evaluations.
+        done: called after each evaluation.
+        files: writes each masked run, with the first draw of random masks.
+
+    Returns:
+        One of `runs` in mask.json.
+
+    Raises:
+        UserError: if the metric is not finite with all coefficients.
+    """
+    size, metric = _sizes(model), source.metric or model.monitor.removeprefix("val/")
+    mark = f"{_fingerprint(model)} {metric}"
+    updates = {name: update.matrix() for name, update in source.updates.items()}
+    energy = sum(float(update.square().sum()) for update in updates.values())
+    network = MaskedNetwork(model, source)
+
+    def measure(masked: Mapping[str, Kept]) -> float:
+        network.set_({layer: restore(each) for layer, each in masked.items()})
+        return evaluate()
+
+    network.set_(updates)
+    unmasked = evaluate()
+    if not math.isfinite(unmasked):
+        raise UserError(f"{source.path!r}: the {metric} of the run is {unmasked}: use a checkpoint from before that")
+    journal.reference(mark, unmasked)
+    done()
+    points = []
+    planes: dict[str, Tensor] = {}
+    transformed = None
+    for name, order, budget, draws in plan.masks():
+        if name != transformed:
+            t, transformed = transform(name), name
+            planes = {layer: t.forward(update) for layer, update in updates.items()}
+        values = []
+        for draw in range(draws):
+            kept = {
+                layer: keep(plane, source.updates[layer].shape, name, order, budget / 100, stream_seed(draw, layer))
+                for layer, plane in planes.items()
+            }
+            if draw == 0:
+                first = kept
+            if budget == 100:
+                values.append(unmasked)
+            else:
+                values.append(journal(f"{mark} {name} {order} {budget!r} {draw}", partial(measure, kept)))
+                done()
+        point = {
+            "transform": name, "order": order, "budget": budget, "kept": sum(len(k.values) for k in first.values()),
+            "energy": sum(float(k.values.square().sum()) for k in first.values()) / energy,
+            "value": sum(values) / draws, "values": values,
+            "bytes": {
+                "values": sum(4 * len(k.values) for k in first.values()),
+                "places": sum(len(k.places.data) for k in first.values()),
+                "encoding": "+".join(sorted({k.places.encoding for k in first.values()})),
+                "file": files.write(f"{name}-{order}-{budget:g}", first) if files else None,
+            },
+        }
+        points.append(point)
+    fields = ("name", "path", "group", "task", "model", "parameterization", "seed", "what")
+    return {
+        **{field: getattr(source, field) for field in fields}, "notes": list(source.notes),
+        "metric": metric, "better": better(model), "unmasked": unmasked,
+        "reported": {"val/score": source.score, "val/loss": source.loss}.get(model.monitor),
+        "bytes": {"dense": sum(4 * update.numel() for update in updates.values()), **size}, "points": points,
+    }
+
+
+def better(model: ZooModule) -> str:
+    """`higher` or `lower`: which values of the metric are better."""
+    return "lower" if less_is_better(model.monitor, getattr(model, "monitor_mode", None)) else "higher"
+
+
+def _sizes(model: ZooModule) -> dict[str, int]:
+    """Bytes of the coefficients, and of what else is trained, as they are stored."""
+    sizes = {name: t.numel() * t.element_size() for name, t in model.trained_state().items()}
+    own = sum(size for name, size in sizes.items() if ".parameterization." in name)
+    return {"trained": own, "other": sum(sizes.values()) - own}
+
+
+def _fingerprint(model: ZooModule) -> str:
+    """Of all that the network holds, the backbone included."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.net.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+# ---- Groups ----------------------------------------------------------------------------------------------------------
+
+
+def groups(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Runs that differ only in their seed: mean, standard deviation and a paired t-test against the unmasked model.
+
+    The p-values of a group are corrected (Holm) for the number of its masks.
+    """
+    found = []
+    for same in grouped(runs, "group").values():
+        unmasked = [run["unmasked"] for run in same]
+        points = []
+        for i, point in enumerate(same[0]["points"]):
+            values = [run["points"][i]["value"] for run in same]
+            test = paired(values, unmasked)
+            keys = {key: point[key] for key in ("transform", "order", "budget")}
+            points.append({**keys, **spread(values), **test._asdict(), "p_holm": None})
+        tested = [point for point in points if point["p"] is not None]
+        for point, p in zip(tested, holm([point["p"] for point in tested]), strict=True):
+            point["p_holm"] = p
+        fields = ("group", "task", "model", "parameterization", "metric", "better")
+        found.append({
+            **{field: same[0][field] for field in fields}, "runs": [run["name"] for run in same], "n": len(same),
+            "unmasked": spread(unmasked), "points": points,
+        })
+    return found
+
+
+# ---- Files -----------------------------------------------------------------------------------------------------------
+
+
+class MaskedFiles:
+    """Writes a run's masks as files that are taken wherever a run's adapter is; its updates are then `Dense`.
+
+    Args:
+        folder: of the files, made when needed.
+        source: the run.
+        model: its task, before it is masked.
+
+    Attributes:
+        written: the files, as they come.
+
+    Raises:
+        UserError: if the run neither has frozen weights nor is from scratch: the file would lack W0; or if its config
+            is damaged.
+    """
+
+    def __init__(self, folder: Path, source: Source, model: ZooModule) -> None:
+        if model.start == "project":
+            raise UserError("--save needs updates of frozen weights, and full fine-tuning has none: drop --save")
+        self.folder, self.name, self.written = folder, source.name, list[Path]()
+        file = checkpoints.resolve(source.path)
+        self.checkpoint, run = checkpoints.load(file, resume=False), checkpoints.run_folder(file)
+        try:
+            self.config = read_yaml(run / "config.yaml") if run else parse_yaml(self.checkpoint.get("config", ""))
+            if not isinstance(self.config["model"]["init_args"], dict):
+                raise TypeError
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise UserError(f"{source.path!r} has a config without a model, which --save needs: drop --save") from None
+        layers = zoo_layers(model.net).items()
+        self.layers = {name: (layer.parameterization.shape, layer.scale) for name, layer in layers}
+
+    def write(self, mask: str, kept: Mapping[str, Kept]) -> int:
+        """One file, named by run and mask; its bytes. A layer of which nothing is kept has one coefficient, 0."""
+        matrices = {}
+        for name, (shape, scale) in self.layers.items():
+            nothing = keep(torch.zeros(shape), shape, "dct", "frequency", 1 / math.prod(shape))
+            left = kept.get(name, nothing)
+            matrices[f"net.{name}.parameterization.coef"] = left._replace(values=left.values / scale)
+        others = {key: t for key, t in self.checkpoint["state_dict"].items() if ".parameterization." not in key}
+        settings, config = dict(self.checkpoint["hyper_parameters"]), copy.deepcopy(self.config)
+        dense = {"parameterization": DENSE, "overrides": None, "budget": None}
+        for arguments in (settings, config["model"]["init_args"]):
+            arguments.update({key: value for key, value in dense.items() if key in arguments})
+        content = {**self.checkpoint, "state_dict": others, "hyper_parameters": settings, "zoo_fingerprints": {}}
+        if (known := copy.deepcopy(content.get(KEY))) is not None:
+            known["identity"]["method"]["masked"] = mask  # another method than the run's
+            content[KEY] = known
+        self.folder.mkdir(exist_ok=True)
+        path = self.folder / f"{self.name}-{mask}.safetensors"
+        checkpoints.write_adapter(path, content, yaml.safe_dump(config, sort_keys=False), matrices)
+        self.written.append(path)
+        return path.stat().st_size

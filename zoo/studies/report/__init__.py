@@ -1,0 +1,1 @@
+"""`zoo report`: runs side by side."""

@@ -1,0 +1,1 @@
+"""A task as Lightning trains it: module, data, optimizers, trainer and what watches a run."""

@@ -1,0 +1,10 @@
+"""What watches a run: rank, spectrum, checkpoints, progress, signals, and what it leaves at its end."""
+
+from zoo.training.callbacks.checkpoint import Checkpoint
+from zoo.training.callbacks.predictions import Predictions
+from zoo.training.callbacks.progress import Progress
+from zoo.training.callbacks.spectra import SpectralEnergy, StableRank
+from zoo.training.callbacks.stop import Stop, Stopped
+from zoo.training.callbacks.summary import RunSummary
+
+__all__ = ["Checkpoint", "Predictions", "Progress", "RunSummary", "SpectralEnergy", "StableRank", "Stop", "Stopped"]

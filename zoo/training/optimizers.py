@@ -1,0 +1,152 @@
+"""How a task is optimized: settings, schedule, parameter groups by rate and decay, and the optimizer of them."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from zoo.errors import UserError
+from zoo.layers.convert import is_linear, zoo_layers
+from zoo.layers.linear import ZooLinear
+from zoo.parameterizations import Dense, OrthonormalSubspace, WeightParameterization
+from zoo.training.muon import Subspace, SubspaceMuon
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW or subspace Muon, with linear warm-up and cosine decay.
+
+    Args:
+        name: `adamw`, or `muon` for the coefficients of dense and orthonormal weights and AdamW for the rest.
+        lr: the peak rate of a dense weight; a parameterization's coefficients get `lr * lr_mult` from AdamW.
+        weight_decay: shrinks W by `lr * weight_decay` a step, whatever the parameterization.
+        beta1: AdamW's decay of the first moment.
+        beta2: AdamW's decay of the second moment.
+        momentum: Muon's.
+        warmup: steps from 0 to `lr`; below 1, a share of all steps.
+        final_lr: share of `lr` at the last step.
+        clip: largest global gradient norm, or null.
+    """
+
+    name: Literal["adamw", "muon"] = "adamw"
+    lr: float = 6e-3
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.99
+    momentum: float = 0.95
+    warmup: float = 100
+    final_lr: float = 0.1
+    clip: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a value out of range."""
+        for name in ("lr", "weight_decay", "warmup", "final_lr"):
+            value = getattr(self, name)
+            if not (0 <= value <= 1 if name == "final_lr" else 0 <= value < math.inf):
+                legal = "lie in [0, 1]" if name == "final_lr" else "be at least 0 and finite"
+                raise UserError(f"optimizer.{name} must {legal}, got {value}")
+        for name in ("beta1", "beta2", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"optimizer.{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise UserError(f"optimizer.clip must be above 0 and finite, or null, got {self.clip}")
+
+    def warmup_steps(self, steps: int) -> int:
+        """Of a run of `steps`."""
+        return round(self.warmup * steps if self.warmup < 1 else self.warmup)
+
+    def settings(self) -> dict[str, object]:
+        """Those that matter to this optimizer, by name."""
+        settings = dataclasses.asdict(self)
+        if self.name == "adamw":
+            del settings["momentum"]
+        return settings
+
+
+def warmup_cosine(step: int, steps: int, warmup: int, final: float) -> float:
+    """The learning rate's share of its peak: (step + 1) / warmup rising, then a half cosine from 1 to `final`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def parameter_groups(
+    model: nn.Module, lr: float, weight_decay: float, own: Mapping[nn.Parameter, float] | None = None,
+    muon: Mapping[nn.Parameter, Subspace] | None = None,
+) -> list[dict[str, Any]]:
+    """Trained parameters by learning rate and decay.
+
+    Decided by the module that owns a parameter, not by its number of dimensions: coefficients and the weights of
+    linear layers decay; biases, norms and embeddings do not. AdamW multiplies W by 1 - lr lr_mult decay, so a group's
+    decay is divided by its lr_mult, and every parameterization shrinks W by the same lr decay. `own` has the rates of
+    parameters that are not trained at `lr`. Those in `muon` are groups with `"muon": True` and need no lr_mult, since
+    Muon's step is scaled in W.
+    """
+    muon = muon or {}
+    decayed: dict[int, float] = {}
+    mult: float | None
+    for module in model.modules():
+        if isinstance(module, WeightParameterization):
+            mult = float(f"{module.lr_mult:.2g}")  # two digits, so that layers alike share a group
+            decayed.update((id(p), 1.0 if p in muon else mult) for p in module.parameters())
+        elif is_linear(module):
+            decayed[id(module.weight)] = 1.0
+        elif isinstance(module, ZooLinear) and module.base is not None:
+            decayed[id(module.base)] = 1.0
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    for p in model.parameters():
+        if p.requires_grad:
+            mult, rate = decayed.get(id(p)), lr if own is None else own.get(p, lr)
+            key = (rate, 0.0, False) if mult is None else (rate * mult, weight_decay / mult, p in muon)
+            groups.setdefault(key, []).append(p)
+    return [
+        {"params": ps, "lr": rate, "weight_decay": decay, "muon": is_muon}
+        for (rate, decay, is_muon), ps in groups.items()
+    ]
+
+
+def muon_subspaces(model: nn.Module) -> dict[nn.Parameter, Subspace]:
+    """Coefficients that Muon can train, and what they are of."""
+    maps = [layer.parameterization for layer in zoo_layers(model).values()]
+    return {
+        space.coef: space for space in maps
+        if isinstance(space, Dense | OrthonormalSubspace) and space.coef.requires_grad
+    }
+
+
+def groups_of(
+    model: nn.Module, config: OptimizerConfig, own: Mapping[nn.Parameter, float] | None = None
+) -> list[dict[str, Any]]:
+    """The parameter groups of a network, as its optimizer has them."""
+    muon = muon_subspaces(model) if config.name == "muon" else None
+    return parameter_groups(model, config.lr, config.weight_decay, own, muon)
+
+
+def build(
+    model: nn.Module, config: OptimizerConfig, own: Mapping[nn.Parameter, float] | None = None, fused: bool = True
+) -> torch.optim.AdamW:
+    """The optimizer of a network.
+
+    Args:
+        model: whose trained parameters it moves.
+        config: the settings.
+        own: rates of parameters that are not trained at the config's.
+        fused: AdamW in one kernel.
+
+    Raises:
+        UserError: for Muon on a network that has neither dense nor orthonormal coefficients.
+    """
+    groups, betas = groups_of(model, config, own), (config.beta1, config.beta2)
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=fused)
+    subspaces = muon_subspaces(model)
+    if not subspaces:
+        kinds = "+".join({type(layer.parameterization).__name__ for layer in zoo_layers(model).values()})
+        raise UserError(f"muon trains dense and orthonormal weights, and this network has only {kinds}: "
+                        "--model.optimizer.name adamw")
+    return SubspaceMuon(groups, subspaces, config.lr, betas, config.momentum, fused)
