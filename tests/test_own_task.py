@@ -1,4 +1,4 @@
-"""A task of the user's own: README's example in every command, and what one that lacks something hears."""
+"""A task of the user's own: the guide's example in every command, and what one that lacks something hears."""
 
 import json
 import re
@@ -10,16 +10,16 @@ from conftest import Mistake, refused
 
 from zoo.__main__ import main
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parent.parent / "docs" / "guide.md").read_text(encoding="utf-8")
 
 
 def block(name: str) -> str:
-    """A file that README shows."""
-    return re.search(rf"```\w+\n# {re.escape(name)}\n(.*?)```", README, re.DOTALL)[1]
+    """A file that the guide shows."""
+    return re.search(rf"```\w+\n# {re.escape(name)}\n(.*?)```", GUIDE, re.DOTALL)[1]
 
 
 def write(module: str, old: str = "", new: str = "") -> str:
-    """README's task as a module of this name, with something replaced; returns its config."""
+    """The guide's task as a module of this name, with something replaced; returns its config."""
     source = block("my_task.py")
     assert old in source
     Path(f"{module}.py").write_text(source.replace(old, new) if old else source)

@@ -2,7 +2,7 @@
 
 Between DCT and Sparse: a row of W, the weights of one output, is a sum of cosines over all inputs, and outputs are not
 mixed. Adam's step, which knows coordinates, then still knows each output; at a half, a tenth and a twentieth of the
-coefficients this trains better than mixing both sides (README, "Character model").
+coefficients this trains better than mixing both sides (results/README.md).
 
 x W^T = (S (C_n x^T))^T needs no W: on GPUs, a kernel multiplies few tokens so, where few coefficients make it pay.
 """
