@@ -1,14 +1,25 @@
 """`results/gpu.sh`: rows are whole whatever cuts them, a mistake is one line, a part that fails ends alone."""
 
 import csv
+import errno
+import fcntl
 import importlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from results.gpu import PARTS, Part
 from results.gpu import __main__ as command
+from results.gpu.frame import process
 from results.gpu.frame.rows import Table
+from results.gpu.frame.rows import read as rows_of
 from results.gpu.frame.setting import Setting
 from results.gpu.frame.summary import summary
 
@@ -74,7 +85,173 @@ def test_rows_of_another_commit_or_device_are_not_gone_on_with(place, capsys):
     (place / "gpu").mkdir()
     table(place / "gpu" / "kernels.csv", commit="older").write(size=1, way="x", ms=1.0)
     assert command.main(["--small", "--only", "kernels"]) == 2
-    assert "other" in capsys.readouterr().err
+    assert "other columns" in capsys.readouterr().err
+    (place / "gpu" / "kernels.csv").unlink()
+    part = PARTS["blocks"]
+    source = {**SOURCE, "command": "bash results/gpu.sh --small"}
+    Table(place / "gpu" / "blocks.csv", part.case, part.measured, source).write(**dict.fromkeys(part.case, 1))
+    assert command.main(["--small", "--only", "kernels"]) == 2
+    assert "rows of another commit, 'abc'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", [
+    lambda whole: whole.replace(b"2,x", b"2,\0"), lambda whole: whole.replace(b"2,x,", b"2,"),
+    lambda whole: whole.replace(b"2,x", b'2,"x'), lambda whole: whole.replace(b"2,x", b"2,\xff"),
+    lambda whole: whole.decode().encode("utf-16"), lambda whole: whole[5:],
+])
+def test_a_damaged_table_is_a_mistake_and_stays_as_it_is(place, capsys, monkeypatch, damage):
+    monkeypatch.setattr(command, "PARTS", {"kernels": Part(1, 0, ("size", "way"), ("ms",))})
+    path = place / "kernels.csv"
+    for size in (1, 2, 3):
+        table(path).write(size=size, way="x", ms=1.0)
+    damaged = damage(path.read_bytes())
+    path.write_bytes(damaged)
+    assert command.main(["--small", "--out", ".", "--only", "kernels"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("gpu.sh: --out: 'kernels.csv' ") and said.count("\n") == 1
+    assert path.read_bytes() == damaged and [each.name for each in place.iterdir()] == ["kernels.csv"]
+
+
+def test_a_row_that_does_not_fit_the_disk_leaves_none_of_it(tmp_path, monkeypatch):
+    path = tmp_path / "t.csv"
+    table(path).write(size=1, way="x", ms=1.0)
+    opened = Path.open
+
+    class Full(io.FileIO):
+        def write(self, line):
+            return super().write(line[:9])
+
+    monkeypatch.setattr(Path, "open", lambda self, *a, **k: Full(self, "ab") if "ab" in a else opened(self, *a, **k))
+    whole = table(path)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        whole.write(size=2, way="x", ms=1.0)
+    assert [row["size"] for row in rows_of(path, whole.columns)] == ["1"]
+    assert path.read_bytes().endswith(b"\n")
+
+
+def test_a_text_of_several_lines_is_one_row(tmp_path):
+    table(tmp_path / "t.csv").write(size=1, way="a\nb\x85\0", ms=1.0)
+    assert read(tmp_path / "t.csv")[0]["way"] == "a b  "
+    assert table(tmp_path / "t.csv").has(size=1, way="a\nb\x85\0")
+
+
+def test_two_runs_do_not_write_into_one_folder(place, capsys):
+    (place / "gpu").mkdir()
+    number = os.open(place / "gpu", os.O_RDONLY)
+    fcntl.flock(number, fcntl.LOCK_EX)
+    assert command.main(["--small", "--only", "kernels"]) == 2
+    assert "is being written by another run" in capsys.readouterr().err
+    os.close(number)
+
+
+@pytest.mark.parametrize("content", [b"", b"To be", "To be".encode("utf-16")])
+def test_a_corpus_that_is_another_is_said_before_anything_starts(place, capsys, content):
+    (place / "tinyshakespeare").mkdir()
+    (place / "tinyshakespeare" / "input.txt").write_bytes(content)
+    assert command.main(["--small", "--data", "."]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("gpu.sh: --data: ") and said.count("\n") == 1
+    assert not (place / "gpu").exists()
+
+
+# ---- Processes -------------------------------------------------------------------------------------------------------
+
+
+def alive(number: int) -> bool:
+    """Whether a process runs; one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def gone(number: int) -> bool:
+    """Whether a process ends within some seconds."""
+    end = time.monotonic() + 5
+    while alive(number) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not alive(number)
+
+
+def shell(text: str, seconds: float = 20.0) -> process.Ended:
+    return process.run(["sh", "-c", text], os.environ, seconds)
+
+
+def test_what_a_part_says_is_read_while_it_runs():
+    status, said = shell("head -c 3000000 /dev/zero | tr '\\0' x >&2; printf '\\377 last'; exit 3")
+    assert status == 3 and said.endswith("\ufffd last") and len(said) <= process.KEPT
+
+
+def test_a_part_that_hangs_is_killed_with_what_it_started():
+    start = time.monotonic()
+    status, said = shell("trap '' TERM; sleep 60 & echo $!; wait; sleep 60", 0.3)
+    assert status is None and time.monotonic() - start < 5 and gone(int(said))
+
+
+def test_what_a_part_leaves_behind_is_killed():
+    status, said = shell("sleep 60 & echo $!")
+    assert status == 0 and gone(int(said))
+    assert shell("kill -9 $$").status == -signal.SIGKILL
+
+
+def test_a_part_ends_with_the_process_that_started_it(tmp_path):
+    code = f"import os; from results.gpu.frame import process; process.run(['sh', '-c', " \
+           f"'sleep 60 & echo $! > {tmp_path}/n; wait'], os.environ, 60)"
+    root = Path(__file__).parent.parent
+    with subprocess.Popen([sys.executable, "-c", code], cwd=root) as parent:
+        number, end = "", time.monotonic() + 10
+        while not number.endswith("\n") and time.monotonic() < end:
+            time.sleep(0.02)
+            with suppress(OSError):
+                number = (tmp_path / "n").read_text()
+        assert alive(int(number))
+        parent.kill()
+    assert gone(int(number))
+
+
+def test_a_signal_ends_the_run_in_one_line(place, capsys, monkeypatch):
+    monkeypatch.setattr(command, "_check", lambda options: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    assert command.main(["--small"]) == 128 + signal.SIGTERM
+    said = capsys.readouterr().err
+    assert said.startswith("gpu.sh: stopped by SIGTERM") and said.count("\n") == 1
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_reader_that_goes_does_not_end_the_run(tmp_path):
+    code = "from results.gpu.__main__ import _say\nfor _ in range(3): _say('x' * 99)\nopen('end', 'w')"
+    reader, writer = os.pipe()
+    os.close(reader)
+    root = Path(__file__).parent.parent
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE,
+                           env={**os.environ, "PYTHONPATH": str(root)})
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, b"") and (tmp_path / "end").exists()
+
+
+@pytest.mark.parametrize(("words", "place_of"), [("--only x", "link"), ("--only x", "a folder/link")])
+def test_it_may_be_called_through_a_link_beside_other_modules(place, words, place_of):
+    """Those of the current folder are not imported."""
+    for name in ("results/__init__.py", "packaging.py", "argparse.py", "zoo.py"):
+        path = place / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("raise SystemExit('not this one')")
+    link = place / place_of
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(Path(__file__).parent.parent / "results" / "gpu.sh")
+    ended = subprocess.run(["bash", str(link), *words.split()], capture_output=True, text=True,
+                           env={**os.environ, "PYTHON": sys.executable})
+    assert ended.returncode == 2 and ended.stderr.startswith("gpu.sh: --only has no part 'x'"), ended.stderr
+
+
+def test_a_python_that_lacks_everything_is_one_line(place):
+    script = Path(__file__).parent.parent / "results" / "gpu.sh"
+    ended = subprocess.run(["bash", script], capture_output=True, text=True, env={**os.environ, "PYTHON": "false"})
+    assert ended.returncode == 2 and ended.stderr.startswith("gpu.sh: 'false' is no Python")
+    assert ended.stderr.count("\n") == 1
+
+
+# ---- Parts -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_part_that_fails_is_named_and_the_next_one_runs(place, capsys, monkeypatch):
@@ -85,12 +262,12 @@ def test_a_part_that_fails_is_named_and_the_next_one_runs(place, capsys, monkeyp
     monkeypatch.setattr("results.gpu.frame.summary.PARTS", {})
     started = []
 
-    def part(name, seconds, options, source):
+    def part(name, seconds, most, options, source):
         started.append(name)
         return "RuntimeError: an illegal memory access" if name == "fails" else ""
 
     monkeypatch.setattr(command, "_part", part)
-    assert command.main(["--small", "--only", "fails,ends"]) == 1
+    assert command.main(["--small", "--only", "fails, ends,fails,"]) == 1
     assert started == ["fails", "ends"]
     assert "fails failed: RuntimeError: an illegal memory access" in capsys.readouterr().out
 
@@ -99,8 +276,18 @@ def test_every_part_has_a_module_that_measures_and_says_lines(tmp_path):
     for name in PARTS:
         module = importlib.import_module(f"results.gpu.{name}")
         assert callable(module.measure) and module.lines([]) is not None
-    said = summary(tmp_path, {"kernels": "x" * 200})
+    said = summary(tmp_path, {"kernels": "x" * 200}, SOURCE)
     assert all(len(line) <= 80 for line in said.splitlines())
+
+
+def test_the_summary_has_thirty_lines_at_most_and_always_what_failed(tmp_path, monkeypatch):
+    for name in PARTS:
+        monkeypatch.setattr(f"results.gpu.{name}.lines", lambda rows: [f"line {i}" for i in range(9)])
+    monkeypatch.setattr("results.gpu.blocks.lines", lambda rows: float("of a row that was changed"))
+    said = summary(tmp_path, dict.fromkeys(PARTS, "x" * 200), SOURCE).splitlines()
+    assert len(said) <= 30 and said[0].startswith("none, really")
+    assert [line.split()[0] for line in said[-7:]] == list(PARTS)
+    assert [line for line in said if line.startswith("blocks     its rows cannot be read: ")]
 
 
 def test_a_setting_comes_through_the_environment(monkeypatch, tmp_path):

@@ -1,47 +1,122 @@
 """`bash results/gpu.sh`: measure zoo on this machine's GPU, in the order of worth, within minutes."""
 
 import argparse
-import csv
+import fcntl
 import hashlib
+import io
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 
 from results.gpu import PARTS
-from results.gpu.frame import wheels
+from results.gpu.frame import process, wheels
+from results.gpu.frame.part import AGAIN
+from results.gpu.frame.rows import read
 from results.gpu.frame.setting import Setting
 
 ROOT = Path(__file__).parent.parent.parent
 LAST = 10.0
-"""Seconds kept for the last table."""
+"""Seconds kept for the last table, half of them against all odds."""
 GRACE = 15.0
 """Seconds after its time at which a part that has not ended is killed."""
+RESTART = 12.0
+"""Seconds that must be left for a part to go on in another process, once an error has poisoned the device."""
+LONGEST = 10_000
+"""Minutes that a run may take, a week."""
+ROOM = 1 << 21
+"""Bytes that must be free where the tables are: more than all of them take."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""That end a run."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measure; 0 if every part ended well, 1 if one failed, 2 for a mistake of the user's."""
+    """Measure.
+
+    Returns:
+        0 if every part ended well, 1 if one failed, 2 for a mistake of the user's, and as a shell
+        says it, 128 and its number, for a signal.
+    """
     options = _parser().parse_args(words)
     end = time.time() + 60 * options.minutes
     try:
-        _check(options)
-        with tempfile.TemporaryDirectory() as site:
-            _complete(options.wheels, Path(site))
-            source = _source(options)
-            _check_device(options)
-            _open(options.out, source)
-            return _measure(options, source, end)
+        with _stoppable():
+            _check(options)
+            with _folder() as site:
+                _complete(options.wheels, site)
+                _import_torch()
+                source = _source(options)
+                _check_device(options)
+                _check_corpus(options)
+                with _open(options.out, source):
+                    return _measure(options, source, end)
     except Mistake as mistake:
-        print(f"gpu.sh: {mistake}", file=sys.stderr)
+        _say(f"gpu.sh: {mistake}", error=True)
         return 2
+    except Stopped as stopped:
+        _say(f"gpu.sh: stopped by {stopped}; its rows are whole: run it again to go on", error=True)
+        return 128 + stopped.number
 
 
 class Mistake(Exception):
     """What a user has to mend, in one line."""
+
+
+class Stopped(BaseException):
+    """A signal that ends the run: no handler of errors may take it for one."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """In which a signal raises `Stopped`, once, so that parts and folders go; one that is ignored stays so."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(number)
+
+    before = {each: held for each in SIGNALS if (held := signal.getsignal(each)) != signal.SIG_IGN}
+    for each in before:
+        signal.signal(each, stop)
+    try:
+        yield
+    finally:
+        for each, held in before.items():
+            signal.signal(each, held)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for what comes from wheels."""
+    try:
+        folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    except OSError as error:
+        raise Mistake(f"no folder can be made for what is temporary, {error.strerror}: set TMPDIR") from None
+    with folder as name:
+        yield Path(name)
+
+
+def _say(text: str, error: bool = False) -> None:
+    """Print at once; if nobody reads it any more, the run goes on, since its tables are what it is for."""
+    stream = sys.stderr if error else sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # else what is left in it raises again at exit
+        os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"parts: {', '.join(PARTS)}\nwheels, where torch, lightning, torchmetrics, transformers, peft, "
                f"tensorboard, einops and triton\nare installed and no more: {wheels.DOWNLOAD}",
     )
-    parser.add_argument("--data", type=Path, metavar="FOLDER", default=os.environ.get("ZOO_DATA"),
+    parser.add_argument("--data", type=Path, metavar="FOLDER", default=os.environ.get("ZOO_DATA") or None,
                         help="that holds tinyshakespeare/input.txt; by default $ZOO_DATA")
     parser.add_argument("--wheels", type=Path, metavar="FOLDER", help="of wheels for what is not installed")
     parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("gpu"), help="of the tables; by default gpu")
@@ -63,13 +138,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(options: argparse.Namespace) -> None:
     """What can be said before torch is imported."""
-    options.only = [name.strip() for name in options.only.split(",") if name.strip()]
+    options.only = list(dict.fromkeys(name.strip() for name in options.only.split(",") if name.strip()))
     if unknown := [name for name in options.only if name not in PARTS]:
         raise Mistake(f"--only has no part '{unknown[0]}': there are {', '.join(PARTS)}")
     if not options.only:
         raise Mistake(f"--only names no part: there are {', '.join(PARTS)}")
-    if not 0 < options.minutes < 1e4:
-        raise Mistake(f"--minutes must be above 0, got {options.minutes}")
+    if not 0 < options.minutes <= LONGEST:
+        raise Mistake(f"--minutes must be above 0 and at most {LONGEST}, got {options.minutes}")
     for name in ("data", "wheels"):
         folder = getattr(options, name)
         if folder is not None and not Path(folder).is_dir():
@@ -98,6 +173,27 @@ def _complete(folder: Path | None, site: Path) -> None:
             sys.path.insert(0, str(site))
             os.environ["PYTHONPATH"] = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", str(ROOT))])
     raise Mistake(f"the wheels of '{folder}' do not fit each other: {', '.join(map(str, lacking))} is still missing")
+
+
+def _import_torch() -> None:
+    """It is there; whether it works is another question."""
+    try:
+        import torch  # noqa: F401
+    except (ImportError, OSError) as error:
+        raise Mistake(f"torch cannot be imported: {(str(error).splitlines() or [''])[0]}") from None
+
+
+def _check_corpus(options: argparse.Namespace) -> None:
+    """That the corpus is what it is called."""
+    if options.data is None or "characters" not in options.only:
+        return
+    from tasks.text.corpus import tinyshakespeare
+    from zoo.errors import UserError
+
+    try:
+        tinyshakespeare(str(options.data))
+    except UserError as error:
+        raise Mistake(f"--data: {error}") from None
 
 
 def _check_device(options: argparse.Namespace) -> None:
@@ -129,57 +225,85 @@ def _source(options: argparse.Namespace) -> dict[str, str]:
             "date": datetime.now(UTC).date().isoformat()}
 
 
-def _open(out: Path, source: dict[str, str]) -> None:
-    """The folder of the tables, whose rows must be of this commit and device if there are some."""
-    for path in sorted(out.glob("*.csv")) if out.is_dir() else []:
-        for row in csv.DictReader(path.read_text(encoding="utf-8", errors="replace").splitlines()):
-            for name in ("command", "commit", "device"):
-                if row.get(name) is not None and row[name] != source[name]:
-                    raise Mistake(f"--out '{out}' has rows of another {name}, '{row[name]}': give another folder")
+@contextmanager
+def _open(out: Path, source: dict[str, str]) -> Iterator[None]:
+    """The folder of the tables, held for this run; its rows must be of this commit and device if there are some."""
+    for name, part in PARTS.items():
+        try:
+            rows = read(out / f"{name}.csv", [*part.case, *part.measured, *source])
+        except ValueError as error:
+            raise Mistake(f"--out: {error}: move it away, or give another folder") from None
+        for row in rows:
+            for column in ("command", "commit", "device"):
+                if row[column] != source[column]:
+                    raise Mistake(f"--out '{out}' has rows of another {column}, '{row[column]}': give another folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
+        number = os.open(out, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise Mistake(f"--out '{out}': {error.strerror}") from None
+    try:
+        if not os.access(out, os.W_OK | os.X_OK):
+            raise Mistake(f"--out '{out}' cannot be written: give another folder")
+        if shutil.disk_usage(out).free < ROOM:
+            raise Mistake(f"--out '{out}' is on a full disk: give another folder")
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the folder: no file of it is more than a table
+        except BlockingIOError:
+            raise Mistake(f"--out '{out}' is being written by another run: give another folder") from None
+        except OSError:
+            pass  # no locks on this file system
+        yield
+    finally:
+        os.close(number)
 
 
 def _commit() -> str:
-    """The commit; where there is no git, the hash of the sources, since a copy may travel without its history."""
+    """The commit; where there is none or the tree has changed, the hash of the sources tells one tree from another."""
+    digest = hashlib.sha256()
+    for folder, names in (("zoo", "*.py"), ("tasks", "*.py"), ("results/gpu", "*.py"), ("configs", "*.yaml")):
+        for path in sorted((ROOT / folder).rglob(names)):
+            digest.update(path.read_bytes())
+    sources = digest.hexdigest()[:7]
     command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
     try:
-        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        return found.stdout.strip()
+        if not (ROOT / ".git").exists():  # else it may be another repository's, in which a copy lies
+            return f"sources {sources}"
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        digest = hashlib.sha256()
-        for folder in ("zoo", "tasks", "results/gpu"):
-            for path in sorted((ROOT / folder).rglob("*.py")):
-                digest.update(path.read_bytes())
-        return f"sources {digest.hexdigest()[:7]}"
+        return f"sources {sources}"
+    return f"{found} {sources}" if found.endswith("-dirty") else found
 
 
 def _measure(options: argparse.Namespace, source: dict[str, str], end: float) -> int:
     """Each part in its process, and then the last table."""
     failed = {}
+    _say(f"{source['device']}, commit {source['commit']}; tables in {options.out}")
     for place, name in enumerate(options.only):
         shares = [PARTS[each].seconds for each in options.only[place:]]
-        seconds = (end - time.time() - LAST) * shares[0] / sum(shares)
-        if place == 0:
-            print(f"{source['device']}, commit {source['commit']}; tables in {options.out}", flush=True)
+        left = end - time.time() - LAST
+        seconds = left * shares[0] / sum(shares)
         if seconds < 1:
-            failed[name] = "no time was left"
+            why = "no time was left"
         else:
-            failed[name] = _part(name, seconds, options, source)
-        if failed[name]:
-            print(f"{name} failed: {failed[name]}", flush=True)
+            why = _part(name, seconds, min(seconds + GRACE, left + LAST / 2), options, source)
+        if why:
+            failed[name] = why
+            _say(f"{name} failed: {why}")
     from results.gpu.frame.summary import summary
 
-    text = summary(options.out, {name: why for name, why in failed.items() if why})
-    (options.out / "summary.txt").write_text(text, encoding="utf-8")
-    print(text)
-    return int(any(failed.values()))
+    text = summary(options.out, failed, source)
+    _say(text)
+    try:
+        (options.out / "summary.txt").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        _say(f"gpu.sh: '{options.out / 'summary.txt'}': {error.strerror}", error=True)
+        return 1
+    return int(bool(failed))
 
 
-def _part(name: str, seconds: float, options: argparse.Namespace, source: dict[str, str]) -> str:
-    """Measure one part.
+def _part(name: str, seconds: float, most: float, options: argparse.Namespace, source: dict[str, str]) -> str:
+    """Measure one part in `seconds`, and kill it after `most`.
 
     Returns:
         Why it failed, or nothing.
@@ -193,17 +317,28 @@ def _part(name: str, seconds: float, options: argparse.Namespace, source: dict[s
     if options.small:
         environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # all is tiny
     command = [sys.executable, "-m", "results.gpu.frame.part", name]
-    try:
-        ended = subprocess.run(command, env=environment, timeout=seconds + GRACE, stderr=subprocess.PIPE, text=True)
-    except subprocess.TimeoutExpired:
-        return f"killed, not having ended {GRACE:.0f} s after its {seconds:.0f} s"
-    print(f"{name}: {time.time() - start:.0f} s of {seconds:.0f}", flush=True)
-    if ended.returncode == 0:
+    while True:
+        status, said = process.run(command, environment, start + most - time.time())
+        lines = [line for line in said.splitlines() if line.strip()]
+        if status != AGAIN or setting.left() < RESTART:
+            break
+        _say(f"{name}: {lines[-1] if lines else ''}; another process goes on")
+    _say(f"{name}: {time.time() - start:.0f} s of {seconds:.0f}")
+    if status == 0:
+        for line in lines:
+            if line.startswith(f"{name}: "):  # what a part says itself: that it had no time for all
+                _say(line)
         return ""
-    print(ended.stderr, file=sys.stderr, flush=True)
-    lines = [line for line in ended.stderr.splitlines() if line.strip()]
-    return lines[-1] if lines else f"status {ended.returncode}"
+    _say(said, error=True)
+    if status is None:
+        return f"killed, not having ended {most - seconds:.0f} s after its {seconds:.0f} s"
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    return lines[-1] if lines else f"status {status}"
 
 
 if __name__ == "__main__":
+    for each in (sys.stdout, sys.stderr):
+        if isinstance(each, io.TextIOWrapper):
+            each.reconfigure(errors="backslashreplace")  # a name of a folder may be any bytes
     sys.exit(main())

@@ -1,5 +1,6 @@
 """Times on a device, of calls in alternation, and what the device can do at most."""
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -18,22 +19,33 @@ class Ceilings(NamedTuple):
     products: float  # operations a second of a bfloat16 product, a multiply-add being two
 
 
-def captured(call: Call) -> Call:
+def captured(call: Call, warmup: int = 3) -> Call:
     """The replay of a call's kernels, as one CUDA graph, so that launches from Python cost nothing.
 
-    What the call reads and writes must stay where it is. Called three times before, on a stream
-    of its own, so that whatever is made or tuned at a first call is not in the graph.
+    What the call reads and writes must stay where it is: the replay holds the call, and with it what it is of. Called
+    some times before, on a stream of its own, so that whatever is made or tuned at a first call is not in the graph.
+    The garbage collector waits: what it would let go of meanwhile may be of the device, and end the capture.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(3):
+        for _ in range(warmup):
             call()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with torch.cuda.graph(graph):
+            call()
+    finally:
+        if collecting:
+            gc.enable()
+
+    def replay(held: Call = call) -> None:
+        graph.replay()
+
+    return replay
 
 
 def alternate(

@@ -4,20 +4,22 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 
 THREADS = min(16, os.cpu_count() or 1)
 """That compile at a time."""
 
 
-def compile_all(jobs: Sequence[Callable[[], object]]) -> None:
-    """Run jobs that compile a kernel, several at a time, since most of it is done without Python's lock.
+def compile_all(jobs: Sequence[Callable[[], Sequence[Any] | None]]) -> None:
+    """Run jobs that compile kernels, several at a time, since most of it is done without Python's lock.
 
-    A job that fails does so in silence: the call that needs its kernel compiles again, and raises.
+    Of the compiled kernels that a job returns the launchers are made too, each by a run of the C compiler. A job that fails does so in silence: the call that needs its kernel compiles again, and raises.
     """
 
     def attempt(job: Callable[[], object]) -> None:
         with suppress(Exception):
-            job()
+            for kernel in job() or ():
+                _ = kernel.run
 
     for job in jobs[:1]:
         attempt(job)  # what Triton does once for a kernel, it does not do in several threads at a time

@@ -2,19 +2,21 @@
 
 import torch
 
+from results.gpu.frame.rows import Last
+
 
 def note(error: Exception, device: str) -> str:
     """An error in one line, what was allocated being let go.
 
-    Raises:
-        Exception: the error itself, if it has poisoned the device: nothing could be measured after it.
+    It is the process' last one if the error has poisoned the device, or left a graph unfinished: nothing could be
+    measured after it.
     """
     if device == "cuda":
         try:
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
         except RuntimeError:
-            raise error from None
+            return Last(line(error))
     return line(error)
 
 

@@ -5,16 +5,25 @@ import sys
 from pathlib import Path
 
 from results.gpu import PARTS
-from results.gpu.frame.rows import Table
+from results.gpu.frame.rows import Poisoned, Table
 from results.gpu.frame.setting import Setting
 
 
-def main(name: str) -> None:
+AGAIN = 75
+"""The exit status of a process that has written why it can measure no more: another one goes on from there."""
+
+
+def main(name: str) -> int:
     """Measure the part that a command line names, in the setting that the environment holds."""
     setting, part = Setting.given(), PARTS[name]
     table = Table(Path(setting.out) / f"{name}.csv", part.case, part.measured, setting.source)
-    importlib.import_module(f"results.gpu.{name}").measure(setting, table)
+    try:
+        importlib.import_module(f"results.gpu.{name}").measure(setting, table)
+    except Poisoned as error:
+        print(error, file=sys.stderr)
+        return AGAIN
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    sys.exit(main(sys.argv[1]))

@@ -1,13 +1,51 @@
 """Tables whose rows are whole whenever a run is cut, and that say what need not be measured again."""
 
 import csv
+import errno
 import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+class Last(str):
+    """A note on an error after which this process can measure no more."""
+
+
+class Poisoned(RuntimeError):
+    """Said once such a note is written: another process goes on."""
+
+
 Value = str | int | float | bool
 Row = Mapping[str, Value]
+
+
+def read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The whole rows of a table, without an unfinished last line; none if there is no file.
+
+    Raises:
+        ValueError: if it has other columns, is damaged or cannot be read, in words for the user.
+    """
+    if not path.exists():
+        return []
+    if not path.is_file():
+        raise ValueError(f"'{path}' is no file")
+    try:
+        whole = _finished(path.read_bytes()).decode()
+        lines = list(csv.reader(io.StringIO(whole, newline=""), strict=True))
+    except OSError as error:
+        raise ValueError(f"'{path}': {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise ValueError(f"'{path}' is damaged, no text of rows") from None
+    if lines and lines[0] != list(columns):
+        raise ValueError(f"'{path}' has other columns")
+    for number, cells in enumerate(lines, 1):
+        if len(cells) != len(columns) or any("\0" in cell for cell in cells):
+            raise ValueError(f"'{path}' is damaged in line {number}")
+    return [dict(zip(columns, cells, strict=True)) for cells in lines[1:]]
+
+
+def _finished(content: bytes) -> bytes:
+    return content[: content.rfind(b"\n") + 1]
 
 
 class Table:
@@ -20,7 +58,7 @@ class Table:
         source: columns that are the same in all rows of this run.
 
     Raises:
-        ValueError: if the file has other columns.
+        ValueError: if the file has other columns or is damaged.
     """
 
     def __init__(
@@ -28,15 +66,12 @@ class Table:
     ) -> None:
         self.path, self.case, self.source = path, tuple(case), dict(source)
         self.columns = [*case, *measured, *source]
-        whole = path.read_bytes() if path.exists() else b""
-        if whole and not whole.endswith(b"\n"):
-            whole = whole[: whole.rfind(b"\n") + 1]
-            os.truncate(path, len(whole))
-        self.rows = list(csv.DictReader(io.StringIO(whole.decode())))
-        if not whole:
+        self.rows = read(path, self.columns)
+        size = len(_finished(path.read_bytes())) if path.exists() else 0
+        if path.exists():
+            os.truncate(path, size)
+        if not size:
             self._append(self.columns)
-        elif whole.decode().splitlines()[0].split(",") != self.columns:
-            raise ValueError(f"'{path}' has other columns: give another --out")
         self._done = {self._key(row) for row in self.rows}
 
     def has(self, **case: Value) -> bool:
@@ -44,10 +79,12 @@ class Table:
         return self._key(case) in self._done
 
     def write(self, **row: Value) -> None:
-        """Add a row; floats get four digits. A column without a value is empty.
+        """Add a row; floats get four digits, and a text is of one line. A column without a value is empty.
 
         Raises:
             ValueError: for a column that the table does not have.
+            OSError: if it cannot be written, as on a full disk; the table is then as it was.
+            Poisoned: after the row, if a value of it is a `Last` note.
         """
         if unknown := set(row) - set(self.columns):
             raise ValueError(f"no columns {sorted(unknown)} in '{self.path}'")
@@ -55,17 +92,30 @@ class Table:
         self._append([texts.get(name, "") for name in self.columns])
         self.rows.append(texts)
         self._done.add(self._key(texts))
+        for value in row.values():
+            if isinstance(value, Last):
+                raise Poisoned(value)
 
     def _key(self, row: Row) -> tuple[str, ...]:
         return tuple(_text(row[name]) for name in self.case)
 
     def _append(self, values: Sequence[str]) -> None:
-        line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(values)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(values)
+        line = text.getvalue().encode(errors="backslashreplace")
         with self.path.open("ab", buffering=0) as file:
-            file.write(line.getvalue().encode())  # one call, so that a row is there or is not
-            os.fsync(file.fileno())
+            before = file.tell()
+            try:
+                if file.write(line) != len(line):  # one call, so that a row is there or is not
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(before)
+                raise
 
 
 def _text(value: Value) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = str(value)
+    return text if text.isprintable() else "".join(each if each.isprintable() else " " for each in text)

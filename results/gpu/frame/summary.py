@@ -1,28 +1,40 @@
 """The last table: what a person wants to know, in thirty lines."""
 
-import csv
 import importlib
 from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
 
 from results.gpu import PARTS
+from results.gpu.frame.rows import read
 
 LINES, WIDTH, NAME = 30, 80, 11
 
 
-def summary(out: Path, failed: Mapping[str, str]) -> str:
+def summary(out: Path, failed: Mapping[str, str], source: Mapping[str, str]) -> str:
     """Thirty lines at most, of 80 columns, on what the tables of a folder hold.
+
+    Where there are more, those parts say less that say most; that one failed is always said.
 
     Args:
         out: the folder.
         failed: why a part failed, by its name.
+        source: the columns that all rows have.
     """
-    lines = []
-    for name in PARTS:
-        path = out / f"{name}.csv"
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
-        said = importlib.import_module(f"results.gpu.{name}").lines(rows)
-        lines += [f"{part:{NAME}}{line}" for part, line in zip_longest([name], said or ["no rows"], fillvalue="")]
-    lines += [f"{name} failed: {why}" for name, why in failed.items()]
-    return "\n".join(line[:WIDTH].rstrip() for line in lines[:LINES])
+    said = {name: _said(name, out, source) or ["no rows"] for name in PARTS}
+    head = [f"{source['device']}, commit {source['commit']}"]
+    foot = [f"{name} failed: {why}" for name, why in failed.items()]
+    while sum(map(len, said.values())) > LINES - len(head) - len(foot):
+        max(said.values(), key=len).pop()
+    lines = [f"{first:{NAME}}{line}" for name, each in said.items()
+             for first, line in zip_longest([name], each, fillvalue="")]
+    return "\n".join(line[:WIDTH].rstrip() for line in [*head, *lines, *foot])
+
+
+def _said(name: str, out: Path, source: Mapping[str, str]) -> list[str]:
+    part = PARTS[name]
+    try:
+        rows = read(out / f"{name}.csv", [*part.case, *part.measured, *source])
+        return importlib.import_module(f"results.gpu.{name}").lines(rows)
+    except (ValueError, KeyError, IndexError, ArithmeticError) as error:  # of rows that somebody has changed
+        return [f"its rows cannot be read: {error}"]
