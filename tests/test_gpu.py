@@ -66,6 +66,10 @@ def test_a_column_that_no_table_has_is_refused(tmp_path):
     (["--only", ","], "--only names no part"),
     (["--minutes", "0"], "--minutes must be above 0"),
     (["--minutes", "nan"], "--minutes must be above 0"),
+    (["--minutes", "1e9"], "--minutes must be above 0 and at most"),
+    (["--minutes", "nine"], "invalid float value: 'nine'"),
+    (["--smal", "--out"], "argument --out: expected one argument"),
+    (["kernels"], "unrecognized arguments: kernels"),
     (["--data", "nowhere"], "--data 'nowhere' is no folder"),
     (["--data", "."], "--data '.' has no tinyshakespeare/input.txt"),
     (["--wheels", "nowhere"], "--wheels 'nowhere' is no folder"),
@@ -152,6 +156,22 @@ def test_a_corpus_that_is_another_is_said_before_anything_starts(place, capsys, 
     said = capsys.readouterr().err
     assert said.startswith("gpu.sh: --data: ") and said.count("\n") == 1
     assert not (place / "gpu").exists()
+
+
+@pytest.mark.parametrize("name", ["thresholds", "blocks"])
+def test_a_folder_without_rows_is_one_line_to_who_prints_constants(place, capsys, name):
+    """None, several, one that is missing or empty, and tables that are damaged."""
+    module, part = importlib.import_module(f"results.gpu.{name}"), PARTS[name]
+    path = place / f"{name}.csv"
+    head = ",".join([*part.case, *part.measured, *SOURCE]) + "\n"
+    assert module.main([]) == module.main(["a", "b"]) == module.main(["nowhere"]) == module.main(["."]) == 2
+    changed = ["fft" if column in ("threshold", "first") else "x" for column in [*part.case, *part.measured, *SOURCE]]
+    for content in ("size,ms\n1,2\n", head + "1,2\n", head + ",".join(changed) + "\n", head + "\0"):
+        path.write_text(content)
+        if "\0" not in content or name == "blocks":  # no row is whole
+            assert module.main(["."]) == 2, content
+    said = capsys.readouterr().err.splitlines()
+    assert all(line.startswith(f"{name}: ") for line in said) and len(said) >= 7
 
 
 # ---- Processes -------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import torch
 from results.gpu import PARTS, blocks
 from results.gpu.cases.blocks import Case, alike, cases, judged, layout_of, measured, winners_of
 from results.gpu.frame.clock import Ceilings
-from results.gpu.frame.rows import Table
+from results.gpu.frame.rows import SOURCE, Table
 from zoo.bases.blocks import block_layout
 from zoo.bases.kernels import tiles as table_of_tiles
 from zoo.bases.kernels import tune
@@ -178,7 +178,9 @@ def test_a_folder_without_rows_is_one_line(place, capsys, words):
 
 
 def test_a_rehearsal_has_no_winners(place, capsys):
-    (place / "blocks.csv").write_text("rows,command\n64,bash results/gpu.sh --small\n")
+    part = PARTS["blocks"]
+    source = {**dict.fromkeys(SOURCE, "x"), "command": "bash results/gpu.sh --small"}
+    Table(place / "blocks.csv", part.case, part.measured, source).write(**dict.fromkeys(part.case, 1))
     assert blocks.main([str(place)]) == 2
     assert "no rows of a GPU" in capsys.readouterr().err
 

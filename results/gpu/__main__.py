@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from results.gpu import PARTS
 from results.gpu.frame import process, wheels
 from results.gpu.frame.part import AGAIN
-from results.gpu.frame.rows import read
+from results.gpu.frame.rows import SOURCE, read
 from results.gpu.frame.setting import Setting
 
 ROOT = Path(__file__).parent.parent.parent
@@ -45,10 +46,10 @@ def main(words: Sequence[str] | None = None) -> int:
         0 if every part ended well, 1 if one failed, 2 for a mistake of the user's, and as a shell
         says it, 128 and its number, for a signal.
     """
-    options = _parser().parse_args(words)
-    end = time.time() + 60 * options.minutes
+    start = time.time()
     try:
         with _stoppable():
+            options = _parser().parse_args(words)
             _check(options)
             with _folder() as site:
                 _complete(options.wheels, site)
@@ -57,7 +58,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 _check_device(options)
                 _check_corpus(options)
                 with _open(options.out, source):
-                    return _measure(options, source, end)
+                    return _measure(options, source, start + 60 * options.minutes)
     except Mistake as mistake:
         _say(f"gpu.sh: {mistake}", error=True)
         return 2
@@ -119,8 +120,13 @@ def _say(text: str, error: bool = False) -> None:
         os.close(nowhere)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Mistake(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="gpu.sh", description="Measure zoo on the GPU of this machine; run again, it goes on.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"parts: {', '.join(PARTS)}\nwheels, where torch, lightning, torchmetrics, transformers, peft, "
@@ -230,7 +236,7 @@ def _open(out: Path, source: dict[str, str]) -> Iterator[None]:
     """The folder of the tables, held for this run; its rows must be of this commit and device if there are some."""
     for name, part in PARTS.items():
         try:
-            rows = read(out / f"{name}.csv", [*part.case, *part.measured, *source])
+            rows = read(out / f"{name}.csv", [*part.case, *part.measured, *SOURCE])
         except ValueError as error:
             raise Mistake(f"--out: {error}: move it away, or give another folder") from None
         for row in rows:

@@ -19,14 +19,12 @@ H200's 4.2 TB/s. What takes time is to compile, about a second a variant; thread
 and how many variants there are follows from the seconds left. Rows come in the order of worth.
 """
 
-import csv
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +46,7 @@ from results.gpu.cases.blocks import (
 from results.gpu.frame.clock import Call, alternate, captured, ceilings, median
 from results.gpu.frame.compiling import THREADS, compile_all
 from results.gpu.frame.failures import note
-from results.gpu.frame.rows import Table
+from results.gpu.frame.rows import Last, Table, of_folder
 from results.gpu.frame.setting import Setting
 from zoo.bases.blocks import BlockLayout
 from zoo.bases.kernels import tune
@@ -104,7 +102,7 @@ def one(case: Case, setting: Setting, start: Sequence[Tiles], until: float) -> d
         return graph([partial(block_linear, x, coef, layout, tables, None, tiles) for coef in coefs])
 
     def graph(calls: Sequence[Call]) -> Call:
-        return _together(calls) if small else captured(_together([*calls] * _rounds(len(calls))))
+        return _together(calls) if small else captured(_together([*calls] * _rounds(len(calls))), warmup=1)
 
     def times(batch: Sequence[Tiles]) -> Mapping[Tiles, float]:
         if not small:
@@ -116,7 +114,10 @@ def one(case: Case, setting: Setting, start: Sequence[Tiles], until: float) -> d
                 if checks.distance(y, wanted) <= checks.TOLERANCE[DTYPE]:
                     found[tiles] = median(alternate({"": call(tiles)}, device, **quick))[""]
             except Exception as error:  # too much for the chip, or for the compiler
-                print(f"blocks: {case}: {tiles}: {note(error, device)}", file=sys.stderr)
+                why = note(error, device)
+                print(f"{case}: {tiles}: {why}", file=sys.stderr)
+                if isinstance(why, Last):
+                    raise
         return found
 
     with torch.no_grad():
@@ -187,17 +188,17 @@ def _together(calls: Sequence[Call]) -> Call:
     return every
 
 
-def _compiles(case: Case, tiles: Tiles, device: str) -> Call:
+def _compiles(case: Case, tiles: Tiles, device: str) -> Callable[[], Sequence[Any]]:
     """What compiles the kernel of a case."""
 
     @torch.no_grad()
-    def job() -> None:
+    def job() -> Sequence[Any]:
         from zoo.bases.kernels.block_linear import kernel_tables, prepare
 
         layout = layout_of(case)
         x = torch.empty(case.tokens, case.columns, device=device, dtype=DTYPE)
         coef = torch.empty(layout.coefficients, device=device, dtype=DTYPE)
-        prepare(x, coef, layout, kernel_tables(layout, device, DTYPE), None, tiles)
+        return prepare(x, coef, layout, kernel_tables(layout, device, DTYPE), None, tiles)
 
     return job
 
@@ -223,15 +224,15 @@ def lines(rows: list[dict[str, str]]) -> list[str]:
 
 def main(words: Sequence[str]) -> int:
     """Print the winners of a folder's rows as the text of `zoo.bases.kernels.tiles.MEASURED`."""
-    path = Path(words[0] if len(words) == 1 else "") / "blocks.csv"
-    if len(words) != 1 or not path.is_file():
-        print(f"blocks: no '{path}': give the --out of results/gpu.sh", file=sys.stderr)
+    try:
+        rows = of_folder(words, "blocks")
+        if any("--small" in row["command"] for row in rows) or not rows:
+            raise ValueError(f"'{words[0]}' has no rows of a GPU")
+        text = tune.source(measured(rows), f"{rows[0]['device']}, commit {rows[0]['commit']}, {rows[0]['date']}")
+    except (ValueError, KeyError, TypeError, ArithmeticError) as error:
+        print(f"blocks: {error}", file=sys.stderr)
         return 2
-    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-    if any("--small" in row["command"] for row in rows) or not rows:
-        print(f"blocks: '{path}' has no rows of a GPU", file=sys.stderr)
-        return 2
-    print(tune.source(measured(rows), f"{rows[0]['device']}, commit {rows[0]['commit']}, {rows[0]['date']}"), end="")
+    print(text, end="")
     return 0
 
 

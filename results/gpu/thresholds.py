@@ -21,14 +21,12 @@ as 10 to 60 launches, 0.1 to 0.5 ms; 91 cases, of 0.15 to 0.6 s, are 25 s. Impor
 the CPU some 15 s, and fourteen kernels compile in 20 s, those that `blocks` has compiled in none.
 """
 
-import csv
 import re
 import statistics
 import sys
 import textwrap
 from collections.abc import Callable
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,7 +34,7 @@ import torch
 from results.gpu.fitting.constants import constants
 from results.gpu.frame.clock import alternate, captured, ceilings
 from results.gpu.frame.failures import note
-from results.gpu.frame.rows import Table
+from results.gpu.frame.rows import Table, of_folder
 from results.gpu.frame.setting import Setting
 from zoo.studies.bench.timing import ratio
 
@@ -110,7 +108,7 @@ def _columns(case: "Case", pair: "Pair", setting: Setting) -> dict[str, Any]:
 
 
 def lines(rows: list[dict[str, str]]) -> list[str]:
-    """What was fitted for this device; five at most."""
+    """What was fitted for this device; four at most."""
     said, device = constants(rows), rows[0].get("on", "") if rows else ""
     fitted = [line for line in said if not line.startswith("#")]
     values = []
@@ -118,22 +116,24 @@ def lines(rows: list[dict[str, str]]) -> list[str]:
         name, value = line.split("  # ")[0].split(" = ")
         if name != "COSTS":
             held = re.search(f'"{device}": ([^,}}]*)', value)
-            values.append(f"{name} {held[1] if held else value}")
-    decided = [line for line in said if line.startswith("# COSTS") and "decided" in line]
-    costs = [line.removeprefix("# ").partition(", in ")[0] for line in decided]
+            values.append(f"{name} {held[1] if held else value}".replace(" ", "\0"))
+    decided = [found for line in said if (found := re.match(r"# COSTS of (\w+): (\d+ of \d+) decided", line))]
+    right = ", ".join(f"{each[2]} of {each[1]}" for each in decided)
+    costs = [f"COSTS: {right} decided as measured"] if right else []
     last = f"{len(fitted)} fitted; python -m results.gpu.thresholds prints the source"
-    return [*textwrap.wrap(", ".join(values), 66)[:2], *costs, last][:5]
+    wrapped = [line.replace("\0", " ") for line in textwrap.wrap(", ".join(values), 66)]
+    return [*wrapped[: 4 - len(costs) - 1], *costs, last]
 
 
 def main(words: list[str], say: Callable[[str], object] = print) -> int:
     """Print the constants of a folder's table; 2 if there is none."""
-    path = Path(words[0]) / "thresholds.csv" if len(words) == 1 else None
-    if path is None or not path.is_file():
-        print(f"thresholds: '{path}' is no file" if path else "thresholds: give one FOLDER of tables", file=sys.stderr)
+    try:
+        said = constants(of_folder(words, "thresholds"))
+    except (ValueError, KeyError, TypeError, ArithmeticError) as error:
+        print(f"thresholds: {error}", file=sys.stderr)
         return 2
-    with path.open(encoding="utf-8", newline="") as file:
-        for line in constants(list(csv.DictReader(file))):
-            say(line)
+    for line in said:
+        say(line)
     return 0
 
 

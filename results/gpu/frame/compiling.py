@@ -13,10 +13,11 @@ THREADS = min(16, os.cpu_count() or 1)
 def compile_all(jobs: Sequence[Callable[[], Sequence[Any] | None]]) -> None:
     """Run jobs that compile kernels, several at a time, since most of it is done without Python's lock.
 
-    Of the compiled kernels that a job returns the launchers are made too, each by a run of the C compiler. A job that fails does so in silence: the call that needs its kernel compiles again, and raises.
+    Of the compiled kernels that a job returns the launchers are made too, each by a run of the C compiler. A job that
+    fails does so in silence: the call that needs its kernel compiles again, and raises.
     """
 
-    def attempt(job: Callable[[], object]) -> None:
+    def attempt(job: Callable[[], Sequence[Any] | None]) -> None:
         with suppress(Exception):
             for kernel in job() or ():
                 _ = kernel.run

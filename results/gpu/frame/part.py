@@ -8,7 +8,6 @@ from results.gpu import PARTS
 from results.gpu.frame.rows import Poisoned, Table
 from results.gpu.frame.setting import Setting
 
-
 AGAIN = 75
 """The exit status of a process that has written why it can measure no more: another one goes on from there."""
 

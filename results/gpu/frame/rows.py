@@ -7,6 +7,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from results.gpu import PARTS
+
+
 class Last(str):
     """A note on an error after which this process can measure no more."""
 
@@ -17,6 +20,8 @@ class Poisoned(RuntimeError):
 
 Value = str | int | float | bool
 Row = Mapping[str, Value]
+SOURCE = ("command", "commit", "device", "date")
+"""The columns that are the same in all rows of a run."""
 
 
 def read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -42,6 +47,20 @@ def read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         if len(cells) != len(columns) or any("\0" in cell for cell in cells):
             raise ValueError(f"'{path}' is damaged in line {number}")
     return [dict(zip(columns, cells, strict=True)) for cells in lines[1:]]
+
+
+def of_folder(words: Sequence[str], name: str) -> list[dict[str, str]]:
+    """The rows of a part's table, in the folder that a command line names.
+
+    Raises:
+        ValueError: if it names no folder or several, there is no such table, or it is damaged, in words for the user.
+    """
+    if len(words) != 1:
+        raise ValueError("give one FOLDER, the --out of results/gpu.sh")
+    path, part = Path(words[0]) / f"{name}.csv", PARTS[name]
+    if not path.exists():
+        raise ValueError(f"no '{path}': give the --out of results/gpu.sh")
+    return read(path, [*part.case, *part.measured, *SOURCE])
 
 
 def _finished(content: bytes) -> bytes:

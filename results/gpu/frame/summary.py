@@ -6,7 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from results.gpu import PARTS
-from results.gpu.frame.rows import read
+from results.gpu.frame.rows import SOURCE, read
 
 LINES, WIDTH, NAME = 30, 80, 11
 
@@ -34,7 +34,7 @@ def summary(out: Path, failed: Mapping[str, str], source: Mapping[str, str]) -> 
 def _said(name: str, out: Path, source: Mapping[str, str]) -> list[str]:
     part = PARTS[name]
     try:
-        rows = read(out / f"{name}.csv", [*part.case, *part.measured, *source])
+        rows = read(out / f"{name}.csv", [*part.case, *part.measured, *SOURCE])
         return importlib.import_module(f"results.gpu.{name}").lines(rows)
-    except (ValueError, KeyError, IndexError, ArithmeticError) as error:  # of rows that somebody has changed
+    except (ValueError, KeyError, IndexError, TypeError, ArithmeticError) as error:  # of rows that somebody has changed
         return [f"its rows cannot be read: {error}"]
