@@ -14,7 +14,7 @@ from lightning.pytorch import Callback
 from results.goals import loop as goals_loop
 from results.gpu import PARTS, characters
 from results.gpu.cases.methods import METHODS, Training
-from results.gpu.frame.rows import Table
+from results.gpu.frame.rows import Last, Table
 from results.gpu.frame.setting import Setting
 from results.gpu.training import steps as training
 from tasks import CharLM
@@ -187,6 +187,26 @@ def test_a_method_whose_graphs_fail_and_whose_steps_are_too_slow_is_noted(table,
     characters.measure(setting(), table)
     said = "RuntimeError: graph: RuntimeError: capture failed; eager: too slow"
     assert [row["note"] for row in table.rows] == 4 * [said]
+
+
+def test_a_graph_that_failed_is_not_tried_again(table, monkeypatch):
+    """For no other method, nor in the process that goes on after one that it has ended; rows know it."""
+    tried = []
+
+    def graph(runs):
+        tried.append(0)
+        raise RuntimeError("capture failed")
+
+    monkeypatch.setattr(training, "LOOPS", {"graph": graph, "eager": training.eager})
+    monkeypatch.setattr(characters, "GRAPHS", ())
+    characters.METHODS.pop("DCT 1/2")
+    first, method = next(iter(characters.METHODS.items()))
+    with characters.shipped(setting()) as training_:
+        rows = characters.train(method, training_, lambda: 100.0, {"graph"})
+        assert not tried and rows[0]["loop"] == "eager"
+        monkeypatch.setattr(characters, "note", lambda error, device: Last("RuntimeError: capture failed"))
+        with pytest.raises(RuntimeError, match="^graph: RuntimeError: capture failed$"):  # the eager loop is not begun
+            characters.train(method, training_, lambda: 100.0)
 
 
 def test_branches_fork_from_the_graph_and_join_it(monkeypatch):

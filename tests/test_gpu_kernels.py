@@ -11,7 +11,8 @@ import torch
 pytest.importorskip("triton")
 
 from results.gpu import PARTS, kernels
-from results.gpu.frame.rows import Table
+from results.gpu.frame.compiling import compile_all
+from results.gpu.frame.rows import Last, Table
 from results.gpu.frame.setting import Setting
 from results.gpu.kernels import Check
 from zoo.bases.kernels import cases, row_cases
@@ -63,7 +64,7 @@ def test_an_error_is_a_row_and_the_next_case_runs(measured):
 
 def test_an_error_that_poisons_the_device_is_the_last_row(measured, monkeypatch):
     """A second run goes on after it."""
-    monkeypatch.setattr(kernels, "note", lambda error, device: raises(error))
+    monkeypatch.setattr(kernels, "note", lambda error, device: Last(error))
     errors = lambda: raises(RuntimeError("CUDA error: an illegal memory access")), lambda: (1e-7, 1e-5)
     said, rows = measured(*errors)
     assert said == "CUDA error: an illegal memory access" and [row["agrees"] for row in rows] == ["False"]
@@ -74,6 +75,24 @@ def test_an_error_that_poisons_the_device_is_the_last_row(measured, monkeypatch)
 def test_it_ends_in_time(measured, capsys):
     said, rows = measured(*[lambda: (1e-7, 1e-5)] * 3, seconds=1.0)
     assert not said and not rows and "no time was left for 3 of 3 cases" in capsys.readouterr().err
+
+
+def test_what_torch_compiles_comes_last():
+    found = kernels.checks(Setting("cuda", False, 0.0, "", None, SOURCE))
+    late = ["compiled" in check.kernel for check in found]
+    assert late == sorted(late) and 0 < sum(late) < len(late)
+
+
+def test_launchers_are_made_with_kernels():
+    """In the same threads: each is a run of the C compiler."""
+    class Kernel:
+        @property
+        def run(self):
+            made.append(0)
+
+    made = []
+    compile_all([lambda: [Kernel(), Kernel()], lambda: None, lambda: raises(OSError()), lambda: [Kernel()]])
+    assert len(made) == 3
 
 
 def test_what_is_to_be_compiled_is_compiled_first(measured):

@@ -11,7 +11,7 @@ from results.gpu.cases.floors import Counts, Work, floor, ways
 from results.gpu.cases.layers import ALONE, DENSE, UPDATES, Layer, counts, layers_of
 from results.gpu.frame.clock import Ceilings
 from results.gpu.frame.failures import note
-from results.gpu.frame.rows import Table
+from results.gpu.frame.rows import Last, Poisoned, Table
 from results.gpu.frame.setting import Setting
 from zoo.layers.convert import convert
 from zoo.parameterizations import DCT, BlockDCT, LoRA, RandLoRA
@@ -158,7 +158,7 @@ def test_a_part_ends_by_itself(tmp_path):
     assert not rows.rows
 
 
-def test_a_device_that_is_poisoned_ends_the_part(monkeypatch):
+def test_a_device_that_is_poisoned_ends_the_process(monkeypatch, tmp_path):
     """Else the caches are emptied, and the note is one line."""
     error, emptied = RuntimeError("first\nsecond"), []
 
@@ -169,8 +169,11 @@ def test_a_device_that_is_poisoned_ends_the_part(monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     assert note(error, "cuda") == "RuntimeError: first" and emptied
     monkeypatch.setattr(torch.cuda, "synchronize", poisoned)
-    with pytest.raises(RuntimeError, match="first"):
-        note(error, "cuda")
+    assert isinstance(note(error, "cuda"), Last)
+    rows = Table(tmp_path / "t.csv", ("case",), ("note",), {})
+    with pytest.raises(Poisoned, match="first"):
+        rows.write(case=1, note=note(error, "cuda"))
+    assert rows.has(case=1) and (tmp_path / "t.csv").read_text() == "case,note\n1,RuntimeError: first\n"
     assert note(error, "cpu") == "RuntimeError: first"
     assert note(ValueError(), "cpu") == "ValueError: "
 

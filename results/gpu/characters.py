@@ -22,20 +22,22 @@ validations of 5 ms for each seed, the capture and Lightning's 50 steps, 7 to 11
 import statistics
 import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from results.gpu.cases.methods import METHODS, Method, Training, shipped
 from results.gpu.frame.clock import ceilings, synchronize
-from results.gpu.frame.failures import line, note
-from results.gpu.frame.rows import Table
+from results.gpu.frame.failures import note
+from results.gpu.frame.rows import Last, Table
 from results.gpu.frame.setting import Setting
 
 if TYPE_CHECKING:
     from results.gpu.training.steps import Run
 
+GRAPHS = ("one graph, a branch for each seed", "a graph for each seed")
+"""Loops of `results.gpu.training.steps` that are CUDA graphs."""
 WIDTH = 68
 """Of a line of the summary."""
 TOLERANCE = 0.05
@@ -63,7 +65,8 @@ def measure(setting: Setting, table: Table) -> None:
                 return
             start = time.time()
             try:
-                rows = train(method, training, setting.left)
+                broken = {loop for loop in GRAPHS if any(f"{loop}: " in row.get("note", "") for row in table.rows)}
+                rows = train(method, training, setting.left, broken)
             except Exception as error:  # of whatever kind, the next method is measured
                 rows = [{"note": note(error, setting.device)} for _ in cases]
             if rows is None:
@@ -74,11 +77,20 @@ def measure(setting: Setting, table: Table) -> None:
             took = time.time() - start
 
 
-def train(method: Method, training: Training, left: Callable[[], float]) -> list[dict[str, Any]] | None:
+def train(
+    method: Method, training: Training, left: Callable[[], float], broken: Collection[str] = ()
+) -> list[dict[str, Any]] | None:
     """What is measured of each seed; None if there is not time enough.
 
+    Args:
+        method: that is trained.
+        training: how.
+        left: seconds that are left.
+        broken: loops that have failed before, for another method or in a process that they ended.
+
     Raises:
-        RuntimeError: if there is no loop that works, or only one for which there is not time enough.
+        RuntimeError: if there is no loop that works, or only one for which there is not time enough; or one has failed
+            so that another process must go on.
     """
     from results.gpu.training import steps as loops
 
@@ -90,8 +102,9 @@ def train(method: Method, training: Training, left: Callable[[], float]) -> list
         training.model(method, seed, vocabulary), datas[0], training.steps, first, device
     )
     failed: list[str] = []
+    step: Callable[[], object] | None = None
     for loop, way in loops.LOOPS.items():
-        if device == "cpu" and loop in loops.GRAPHS:
+        if (device == "cpu" and loop in GRAPHS) or loop in broken:
             continue
         try:
             runs = [
@@ -100,17 +113,20 @@ def train(method: Method, training: Training, left: Callable[[], float]) -> list
                 ), training.block_size)
                 for each in training.seeds
             ]
-            step = way(runs)
+            replay = way(runs)
             for _ in range(first - runs[0].taken):
-                step()
+                replay()
             synchronize(device)
             agreement = ((runs[0].losses[:first].cpu() - wanted).abs() / wanted).max().item()
             if not agreement <= TOLERANCE:  # nan neither
                 raise RuntimeError(f"losses differ by {agreement:.2g}")
+            step = replay
             break
         except RuntimeError as error:
-            failed.append(f"{loop}: {line(error)}")
-    else:
+            failed.append(f"{loop}: {(why := note(error, device))}")
+            if isinstance(why, Last):
+                break
+    if step is None:
         raise RuntimeError("; ".join(failed))
     windows = tuple(
         torch.stack(part).to(device) for part in zip(*datas[0].val_dataloader().dataset, strict=True)  # type: ignore[misc]

@@ -106,12 +106,12 @@ def _compile(model: "CharLM") -> None:
 
     maps = {layer.parameterization.shape: layer.parameterization for layer in zoo_layers(model.net).values()}
 
-    def job(space: Any, window: int) -> None:
+    def job(space: Any, window: int) -> Sequence[Any]:
         with torch.no_grad():
             x = torch.zeros(window, space.in_features, device=space.coef.device, dtype=DTYPE)
             bias = x.new_zeros(space.out_features)
             tables = block_linear.kernel_tables(space.arrangement, x.device, DTYPE)
-            block_linear.prepare(x, space.coef, space.arrangement, tables, bias)
+            return block_linear.prepare(x, space.coef, space.arrangement, tables, bias)
 
     compile_all([lambda s=space, w=window: job(s, w) for space in maps.values() for window in WINDOWS])  # type: ignore[misc]
 

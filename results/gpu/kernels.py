@@ -12,7 +12,8 @@ case, but for compiling in threads. The part fails, after all rows, if one does 
     block_linear, compiled  likewise, in a graph that goes on after it
 
 The floor is compiling: by the counts all products together read 4 GB, a millisecond or two, while
-some 270 calls of kernels of their own take a second or two of a core each, several at a time.
+some 270 calls of kernels of their own take a second or two of a core each, several at a time, and
+thirty launchers, of which each is for arguments of some types, as long. torch.compile comes last.
 """
 
 import math
@@ -20,13 +21,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from results.gpu.frame.clock import captured
 from results.gpu.frame.compiling import THREADS, compile_all
-from results.gpu.frame.failures import line, note
+from results.gpu.frame.failures import note
 from results.gpu.frame.rows import Table
 from results.gpu.frame.setting import Setting
 
@@ -48,7 +49,7 @@ class Check(NamedTuple):
     case: str
     dtype: torch.dtype
     error: Callable[[], Found]
-    prepare: Callable[[], object] | None = None  # compiles what it calls
+    prepare: Callable[[], Sequence[Any] | None] | None = None  # compiles what it calls
     seconds: float = 2.0  # that it may take
 
     @property
@@ -80,13 +81,12 @@ def measure(setting: Setting, table: Table) -> None:
 
 
 def _measure(check: Check, setting: Setting, table: Table) -> None:
-    """Write the row of a case, also if it raises an error; one that leaves the device unusable is raised again."""
+    """Write the row of a case, also if it raises an error."""
     start = time.time()
     try:
         error, tolerance = check.error()
     except Exception as raised:
-        table.write(**check.key, agrees=False, seconds=time.time() - start, note=line(raised))
-        note(raised, setting.device)
+        table.write(**check.key, agrees=False, seconds=time.time() - start, note=note(raised, setting.device))
     else:
         row = {"error": error, "tolerance": tolerance, "agrees": error <= tolerance}
         table.write(**check.key, **row, seconds=time.time() - start)
@@ -107,7 +107,9 @@ def checks(setting: Setting) -> list[Check]:
             for dtype in DTYPES:
                 if dtype not in (case.dtype, case.coef_dtype):
                     others.append(_call(kernel, case._replace(dtype=dtype), setting.device))
-    return [*first, *_layer(DTYPES, setting), *others]
+    layer = list(_layer(DTYPES, setting))
+    quick, compiled = ([check for check in layer if (check.seconds == COMPILER) == late] for late in (False, True))
+    return [*first, *quick, *others, *compiled]
 
 
 def _call(kernel: str, case: "Case | RowCase", device: str) -> Check:

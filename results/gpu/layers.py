@@ -31,7 +31,7 @@ from results.gpu.cases.floors import floor
 from results.gpu.cases.layers import DENSE, Layer, layers_of
 from results.gpu.frame.clock import alternate, ceilings
 from results.gpu.frame.failures import note
-from results.gpu.frame.rows import Table
+from results.gpu.frame.rows import Last, Table
 from results.gpu.frame.setting import Setting
 from zoo.studies.bench.timing import peak_memory, ratio
 
@@ -127,7 +127,10 @@ def _shape(shape: tuple[int, int], tokens: Sequence[int], setting: Setting, tabl
             try:
                 _group(layers, shape, count, start, setting, table)
             except Exception as error:  # a group of which no row is written: too little memory, say
-                print(f"{shape}, {count} tokens, {start}: {note(error, setting.device)}", file=sys.stderr, flush=True)
+                why = note(error, setting.device)
+                print(f"{shape}, {count} tokens, {start}: {why}", file=sys.stderr, flush=True)
+                if isinstance(why, Last):
+                    raise
 
 
 def _failed(
@@ -145,6 +148,8 @@ def _group(
     """Times in turn of all layers, and a row of each; the dense one's last, which says that the group is done."""
     data, calls, working, peaks = _Data(shape, tokens, setting.device), {}, [], {}
     for layer in layers:
+        if layer.name != DENSE and table.has(**_case(shape, tokens, start, layer.name, "eager")):
+            continue
         calls[layer.name] = data.calls(layer.module, layer.parameters)
         try:
             peaks[layer.name] = _peak(calls[layer.name], setting.device)

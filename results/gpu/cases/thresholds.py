@@ -1,6 +1,7 @@
 """The pairs of ways between which zoo chooses by size, on both sides of each threshold; `results.gpu.thresholds`."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -108,8 +109,16 @@ def _transpose(shape: Shape, device: str) -> Case:
 
 def _together(kind: type[OrthonormalSubspace], n: int, device: str) -> Case:
     """Four weights and the gradients of their coefficients, as a batch or one by one."""
+    def drawn(seed: int) -> OrthonormalSubspace:  # places once, where they stay: of 2048 x 2048 they take seconds
+        with torch.device("meta"):
+            p = kind(n, n, ratio=0.5, seed=seed)
+        p.to_empty(device=device)
+        p.reset_parameters(n**-0.5)
+        return p
+
     def make() -> dict[str, Call]:
-        maps: list[OrthonormalSubspace] = [kind(n, n, ratio=0.5, seed=i).to(device) for i in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            maps = list(pool.map(drawn, range(4)))
         coefs = [p.coef for p in maps]
         grads = [torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in maps]
 

@@ -164,9 +164,7 @@ def eager(runs: Sequence[Run]) -> Call:
     return step
 
 
-GRAPHS = {"one graph, a branch for each seed": one_graph, "a graph for each seed": graph_each}
-"""On a GPU."""
-LOOPS = {**GRAPHS, "eager": eager}
+LOOPS = {"one graph, a branch for each seed": one_graph, "a graph for each seed": graph_each, "eager": eager}
 """In the order in which they are tried."""
 
 
