@@ -174,8 +174,8 @@ def seeds(classifiers: list[Path], place: Path) -> list[str]:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports have no figures, which take most of the time of making one."""
-    for kind in ("analysis", "mask"):
-        monkeypatch.setattr(f"zoo.studies.figures.{kind}_figures", lambda report: {})
+    for name in ("analyze.figures.analysis_figures", "mask.figures.mask_figures"):
+        monkeypatch.setattr(f"zoo.studies.{name}", lambda report: {})
 
 
 def files(folder: Path) -> dict[Path, tuple[int, int]]:

@@ -1,9 +1,12 @@
 """Imports run one way, and what must be quick imports nothing heavy."""
 
 import ast
+import functools
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,7 @@ def layer(module: str) -> int:
     raise AssertionError(f"{module} stands in no layer: add it to LAYERS")
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -63,6 +67,88 @@ def test_implementations_do_not_import_each_other():
         if path.name != "__init__.py":
             siblings = {name for name in imports(path) if name.startswith("zoo.parameterizations")}
             assert {".".join(name.split(".")[:3]) for name in siblings} <= shared, path.name
+
+
+@pytest.mark.parametrize("study", sorted(path.parent.name for path in (ROOT / "zoo/studies").glob("*/command.py")))
+def test_a_study_can_be_deleted(study):
+    """What is left of the package without its room and its word in `zoo/__main__.py` imports nothing of it."""
+    room, taken = ROOT / "zoo" / "studies" / study, f"zoo.studies.{study}"
+    others = [path for path in FILES if not path.is_relative_to(room) and not path.is_relative_to(ROOT / "results")]
+    for path in [*others, ROOT / "tests" / "conftest.py"]:
+        assert not [name for name in imports(path) if f"{name}.".startswith(f"{taken}.")], path
+        assert taken not in path.read_text(), f"{path} names {taken}"
+
+
+# ---- Names that are said ---------------------------------------------------------------------------------------------
+
+NAME = re.compile(r"(?<![\w./-])(?:zoo|tasks|results)(?:\.[A-Za-z_]\w*)+(?![\w/])")
+PATH = re.compile(
+    r"(?<![\w./-])(?:zoo|tasks|results|tests|docs|configs)/[\w/]+(?:\.(?:py|sh|md|csv|yaml)|/(?=[\s`),;:]))"
+)
+TEXTS = [path for pattern in ("README.md", "docs/*.md", "results/*.md", "results/*.sh", "configs/*.yaml", ".ci/run",
+                              "pyproject.toml") for path in sorted(ROOT.glob(pattern))]
+INVENTED = {"zoo.x.os.system"}
+"""Examples of what nobody has."""
+
+
+def said(path: Path) -> str:
+    """A text; of Python, its strings without what is put into them, and its comments."""
+    text = path.read_text()
+    if path.suffix != ".py":
+        return text
+    strings = [node.value for node in ast.walk(ast.parse(text))
+               if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return "\n".join([*strings, *re.findall(r"(?:^|\s)#.*", text)])
+
+
+@functools.cache
+def defined(file: Path) -> dict[str, ast.AST]:
+    """What a module, as a file, defines or imports on its top level."""
+    return dict(bound(ast.parse(file.read_text()).body))
+
+
+def bound(body: list[ast.stmt]) -> Iterator[tuple[str, ast.AST]]:
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name, node
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from ((alias.asname or alias.name, node) for alias in node.names)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found = [each for target in targets for each in ast.walk(target)]
+            yield from ((each.id, node) for each in found if isinstance(each, ast.Name))
+        elif isinstance(node, ast.If | ast.Try):
+            yield from bound(node.body)
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name is a module, what a module has, or what a class in it has."""
+    parts, place = name.split("."), ROOT
+    while parts and (place / parts[0]).is_dir():
+        place /= parts.pop(0)
+    if parts and (place / f"{parts[0]}.py").is_file():
+        place /= f"{parts.pop(0)}.py"
+    elif place.is_dir():
+        place /= "__init__.py"
+    if not parts:
+        return place.parent.is_dir()
+    found = defined(place).get(parts[0]) if place.is_file() else None
+    inside = dict(bound(found.body)) if isinstance(found, ast.ClassDef) else {}
+    return found is not None and (len(parts) == 1 or not inside or parts[1] in inside)
+
+
+@pytest.mark.parametrize("path", [*FILES, *TEXTS], ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_is_named_is_there(path):
+    text = said(path)
+    names = [name for name in NAME.findall(text) if not re.search(r"\.(?:py|csv|yaml|sh|md|json)$", name)]
+    assert [name for name in names if name not in INVENTED and not is_there(name)] == []
+    assert [name for name in PATH.findall(text) if not (ROOT / name).exists()] == []
+
+
+def test_a_name_that_is_not_there_is_found():
+    assert is_there("zoo.layers.convert.convert") and is_there("zoo.runs.peft") and is_there("tasks.CharLM")
+    for name in ("zoo.convert", "zoo.lab.analysis", "zoo.layers.convert.merged", "zoo.runs.peft.nothing"):
+        assert not is_there(name)
 
 
 def test_parameterizations_load_no_lightning():

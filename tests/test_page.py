@@ -11,8 +11,9 @@ from lab_data import analysis, mask
 from zoo.pages import style
 from zoo.pages.markup import Html, drawing, table, text
 from zoo.pages.page import decimals, finite, p_value, plus_minus, write_report
-from zoo.studies.analyze.figures import analysis_figures, mask_figures
+from zoo.studies.analyze.figures import analysis_figures
 from zoo.studies.analyze.page import analysis_page
+from zoo.studies.mask.figures import mask_figures
 from zoo.studies.mask.page import mask_page
 
 VOID = {"meta", "br"}

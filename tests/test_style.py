@@ -8,7 +8,8 @@ import pytest
 from lab_data import analysis, mask
 
 from zoo.pages import style
-from zoo.studies.analyze.figures import analysis_figures, mask_figures
+from zoo.studies.analyze.figures import analysis_figures
+from zoo.studies.mask.figures import mask_figures
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,30 @@
 """zoo: train any network in any parameterization of its weights."""
 
+import sys
+from collections.abc import Sequence
+
 __version__ = "0.1.0"
+
+MOVED = {
+    "callbacks": "training.callbacks", "convert": "layers.convert", "data": "training.data",
+    "frequencies": "bases.frequencies", "lab": "studies, and what reads a run in zoo.runs", "linear": "layers.linear",
+    "loader": "training.loader", "module": "training.module", "optimizers": "training.optimizers",
+}
+"""Where modules are now that files of a user's own may import from their earlier place."""
+
+
+class Moved:
+    """Finds nothing, and says of a module that has moved where it is."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: object = None) -> None:
+        """Never a spec.
+
+        Raises:
+            ModuleNotFoundError: naming the new place of a module that has moved.
+        """
+        package, _, name = fullname.partition(".")
+        if package == "zoo" and name in MOVED:
+            raise ModuleNotFoundError(f"{fullname} is zoo.{MOVED[name]} now", name=fullname)
+
+
+sys.meta_path.append(Moved())  # last: whatever is there is found before

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
@@ -93,8 +93,13 @@ def main(argv: list[str] | None = None) -> int:
         return _said("the current folder was deleted: go to another one")
     sys.path[:] = [*(folder for folder in sys.path if folder not in ("", here)), here]
     module, function = COMMANDS[command].split(":")
+    return guarded(lambda: getattr(importlib.import_module(module), function)(argv))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command; returns its exit status, 2 for what a user can be told in one line."""
     try:
-        return getattr(importlib.import_module(module), function)(argv)
+        return command()
     except BrokenPipeError:  # `zoo list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

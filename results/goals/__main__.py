@@ -10,8 +10,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from results.goals import rows as project
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch is imported: its profiler announces itself
+
+from results.goals import rows
 from results.goals.goals import Goal
+from zoo.__main__ import guarded, prepare_process
 from zoo.cli.arguments import OneLineParser
 from zoo.errors import UserError
 from zoo.studies.bench.command import about
@@ -23,27 +26,23 @@ from zoo.studies.terminal import Bar, columns
 
 def main(argv: Sequence[str]) -> int:
     """Measure the project's goals and print each beside what is measured; 2 for a mistake of the user's."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch is imported: its profiler announces itself
     parser = OneLineParser(prog="python -m results.goals", description=__doc__, allow_abbrev=False)
-    parser.add_argument("names", nargs="?", help=f"some of {','.join(project.ROWS)}; by default all")
+    parser.add_argument("names", nargs="?", help=f"some of {','.join(rows.ROWS)}; by default all")
     parser.add_argument("--threads", type=int, help="of the processor; by default as many as torch takes")
     parser.add_argument("--json", metavar="FILE", help="all that is measured")
     parser.add_argument("--csv", metavar="FILE", help="a line for each goal, added to those that are there")
     parser.add_argument("--force", action="store_true", help="replace an earlier --json")
-    try:
-        measure(vars(parser.parse_args(argv)), argv, time.perf_counter())
-    except UserError as mistake:
-        print(f"zoo: {mistake}", file=sys.stderr)
-        return 2
-    return 0
+    return guarded(lambda: measure(vars(parser.parse_args(argv)), argv, time.perf_counter()))
 
 
-def measure(options: dict[str, Any], argv: Sequence[str], start: float) -> None:
-    """Measure what the options say.
+def measure(options: dict[str, Any], argv: Sequence[str], start: float) -> int:
+    """Measure what the options say; returns 0.
 
     Raises:
         UserError: for an option that will not do, before anything is measured.
     """
+    if options["threads"] is not None and options["threads"] < 1:
+        raise UserError(f"--threads must be at least 1, got {options['threads']}")
     names = [name.strip() for name in (options["names"] or "").split(",") if name.strip()] or None
     device = device_of("cpu", options["threads"])
     results = Results(path(options["json"]), path(options["csv"]), GOALS, {"goals": names, "device": str(device)},
@@ -52,13 +51,14 @@ def measure(options: dict[str, Any], argv: Sequence[str], start: float) -> None:
     results.rows.clear()  # ratios of one run, so an interrupted one starts again
     bar = Bar("goals")
     try:
-        project.measure(names, bar.bar.set_description, lambda found: results.add([goal_row(goal) for goal in found]))
+        rows.measure(names, bar.bar.set_description, lambda found: results.add([goal_row(goal) for goal in found]))
     finally:
         bar.close()
     results.write(finished=True)
     print(table(results.rows))
     if written := [str(file) for file in (results.path, results.csv_path) if file is not None]:
         print(f"\nwritten to  {', '.join(written)}")
+    return 0
 
 
 def goal_row(goal: Goal) -> Row:
@@ -96,4 +96,5 @@ def table(rows: Sequence[Row]) -> str:
 
 
 if __name__ == "__main__":
+    prepare_process()
     sys.exit(main(sys.argv[1:]))

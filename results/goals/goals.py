@@ -67,7 +67,7 @@ def measure(
     """
     wanted = list(rows) if names is None else list(dict.fromkeys(names))
     if unknown := [name for name in wanted if name not in rows]:
-        raise UserError(f"--goals takes some of {','.join(rows)}, got {unknown[0]!r}")
+        raise UserError(f"the goals are some of {','.join(rows)}, got {unknown[0]!r}")
     found = []
     for name in wanted:
         say(name)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
-from results.goals import goals as lab
+from results.goals import goals
 from results.goals.goals import BLOCK, Goal, Row, goal
 from results.goals.loop import BLOCK_SIZE, CHARACTERS, STEPS, WINDOWS, corpus, ids, loops, options
 from results.goals.peft import peft_pairs
@@ -33,10 +33,10 @@ sys.exit(run(sys.argv[1:], [Stop()]) or "no step was made")
 
 
 def measure(
-    names: Sequence[str] | None, say: Callable[[str], None], done: Callable[[list[Goal]], None] = lambda goals: None
+    names: Sequence[str] | None, say: Callable[[str], None], done: Callable[[list[Goal]], None] = lambda found: None
 ) -> list[Goal]:
     """The goals of some rows, or of all (`results.goals.goals.measure`)."""
-    return lab.measure(names, say, ROWS, done)
+    return goals.measure(names, say, ROWS, done)
 
 
 # ---- A training step -------------------------------------------------------------------------------------------------
@@ -101,6 +101,6 @@ def _process(code: str, *words: str) -> None:
 
 
 ROWS: dict[str, Row] = {
-    "step": steps, **lab.ROWS, "peft": peft_pairs, "loop": loops, "import": imports,
+    "step": steps, **goals.ROWS, "peft": peft_pairs, "loop": loops, "import": imports,
 }
 """By the names that `python -m results.goals` takes."""

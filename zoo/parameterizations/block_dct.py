@@ -1,7 +1,7 @@
 """Blocks of cosine coefficients, W_ij = C^T S_ij C with the same few positions in every block; K parameters.
 
 Between RowDCT and DCT: transforms of b numbers in place of n. W costs 4 b operations a weight to build and no index is
-stored; at small budgets y = x W^T needs no W (`bases.block_products`), and K multiply-adds a row of x, as many as
+stored; at small budgets y = x W^T needs no W (`zoo.bases.block_products`), and K multiply-adds a row of x, as many as
 low-rank factors take. W can have full rank as soon as every row of a block has a coefficient, K / mn >= 1 / b.
 """
 
@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.bases import block_products, blocks, kernels
-from zoo.bases import seeds as bases
+from zoo.bases import block_products, blocks, kernels, seeds
 from zoo.parameterizations.budget import layer_budget
 from zoo.parameterizations.orthonormal import BUILT_FROM, OrthonormalSubspace
 
@@ -55,7 +54,7 @@ class BlockDCT(OrthonormalSubspace):
             budget = layer_budget(out_features, in_features, ratio, coefficients, lora_rank)
             if block is None:
                 block = 16 if 16 * budget >= out_features * in_features else 32
-            layout = blocks.block_layout(out_features, in_features, block, budget, bases.generator(seed))
+            layout = blocks.block_layout(out_features, in_features, block, budget, seeds.generator(seed))
             ratio, coefficients, lora_rank = None, layout.coefficients, None
             self.block = block  # before super(), which builds the buffers
         super().__init__(out_features, in_features, ratio, coefficients, "random", seed, lora_rank)
@@ -67,12 +66,12 @@ class BlockDCT(OrthonormalSubspace):
     def reset_buffers(self) -> None:
         self._buffers.clear()
         self.compute_dtype = torch.promote_types(self.coef.dtype, torch.float32)  # W is built in it and rounded once
-        generator = bases.generator(self.seed, "support", self.layer)
+        generator = seeds.generator(self.seed, "support", self.layer)
         self.arrangement = blocks.block_layout(*self.shape, self.block, len(self.coef), generator)
         self._lr_mult: float | None = None
         device = self.coef.device
         p, q = self.arrangement.p, self.arrangement.q
-        self._cosines = bases.dct_matrix(p).to(device), bases.dct_matrix(q).to(device)  # torch.compile takes no cache
+        self._cosines = seeds.dct_matrix(p).to(device), seeds.dct_matrix(q).to(device)  # torch.compile takes no cache
         self._kernel_tables: dict[tuple[torch.device, torch.dtype], Any] = {}
         if type(self).expand is OrthonormalSubspace.expand:  # of a subclass with a transform or positions of its own
             super().reset_buffers()
@@ -140,7 +139,7 @@ class BlockDCT(OrthonormalSubspace):
 
     def _product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         dtype = self._precision(x)
-        with bases.without_autocast(x.device):
+        with seeds.without_autocast(x.device):
             rows, bias = x.reshape(-1, self.in_features).to(dtype), None if bias is None else bias.to(dtype)
             y = self._fused(rows, bias)
             if y is None:
@@ -150,8 +149,8 @@ class BlockDCT(OrthonormalSubspace):
         return y.view(*x.shape[:-1], self.out_features)
 
     def _fused(self, rows: Tensor, bias: Tensor | None) -> Tensor | None:
-        """The same by one kernel (`bases.kernels`), for few tokens without gradients; None where it does not serve."""
-        layout, few = self.arrangement, 1 <= len(rows) <= bases.of_device(kernels.TOKENS, rows.device)
+        """The same by a kernel of `zoo.bases.kernels`, for few tokens without gradients; None where none serves."""
+        layout, few = self.arrangement, 1 <= len(rows) <= seeds.of_device(kernels.TOKENS, rows.device)
         if torch.is_grad_enabled() or not few or rows.dtype == torch.float64 or torch.compiler.is_compiling():
             return None
         if max(layout.p, layout.q) > kernels.MAX_BLOCK or not kernels.available(rows.device):
@@ -166,7 +165,7 @@ class BlockDCT(OrthonormalSubspace):
     @staticmethod
     def _precision(x: Tensor) -> torch.dtype:
         """Of a product with x: its own, or autocast's, which leaves float64 alone."""
-        lower = bases.autocast_dtype(x.device)
+        lower = seeds.autocast_dtype(x.device)
         return x.dtype if lower is None or x.dtype == torch.float64 else lower
 
     @property

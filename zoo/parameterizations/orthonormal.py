@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.bases import seeds as bases
-from zoo.bases import transforms
+from zoo.bases import seeds, transforms
 from zoo.bases.selection import Selection, mask_norm, select
 from zoo.bases.vmapped import Function, transforming
 from zoo.parameterizations.base import WeightParameterization, overtaken
@@ -166,7 +165,7 @@ class OrthonormalSubspace(WeightParameterization):
     @property
     def support(self) -> Tensor:
         """Flat positions in the (m, n) plane of the trained coefficients, in the order of `coef`; (K,), on the CPU."""
-        generator = bases.generator(self.seed, "support", self.layer)
+        generator = seeds.generator(self.seed, "support", self.layer)
         support = select(self.selection, *self.shape, len(self.coef), generator)
         order = self.storage_order()
         return support if order is None else support[order.flatten()[support].argsort()]
@@ -292,7 +291,7 @@ class SeparableSubspace(OrthonormalSubspace):
         return [plane.index_select(0, space.places) for plane, space in zip(planes, maps, strict=True)]
 
     def _shared(self, side: Tensor | None) -> Tensor | None:
-        return None if side is None else bases.shared(side, self.coef.device, self.compute_dtype)
+        return None if side is None else seeds.shared(side, self.coef.device, self.compute_dtype)
 
     @property
     def tables(self) -> transforms.SomeSides | transforms.CosinePlan:

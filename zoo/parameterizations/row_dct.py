@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.bases import kernels
-from zoo.bases import seeds as bases
 from zoo.bases.kernels import floors
-from zoo.bases.seeds import dct_matrix
+from zoo.bases.seeds import autocast_dtype, dct_matrix
 from zoo.bases.vmapped import transforming
 from zoo.parameterizations.orthonormal import BUILT_FROM, SeparableSubspace
 
@@ -64,5 +63,5 @@ class RowDCT(SeparableSubspace):
 
         if x.device not in self._kernel_tables:
             self._kernel_tables[x.device] = row_linear.row_tables(self.support, *self.shape, x.device)
-        dtype = bases.autocast_dtype(x.device) or x.dtype
+        dtype = autocast_dtype(x.device) or x.dtype
         return row_linear.row_linear(x.to(dtype), self.coef, self._kernel_tables[x.device], bias)

@@ -61,6 +61,8 @@ def main(argv: list[str]) -> int:
     """Print a table for each shape as it is done, and write what is asked for."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch is imported: its profiler announces itself
     start = time.perf_counter()
+    if any(word.partition("=")[0] == "--goals" for word in argv):
+        raise UserError("the project's goals are measured by python -m results.goals, in a clone of zoo")
     options = vars(parse("bench", __doc__ or "", argv[:1] + dotted(argv[1:]), OPTIONS))
     if options["threads"] is not None and options["threads"] < 1:
         raise UserError(f"--threads must be at least 1, got {options['threads']}")
@@ -74,7 +76,7 @@ def bench(options: dict[str, Any], argv: Sequence[str], start: float) -> None:
     Raises:
         UserError: for an option that will not do, before anything is measured.
     """
-    from zoo.studies.bench import floor as bench_floor
+    from zoo.studies.bench import floor
     from zoo.studies.bench.layers import PRECISIONS
     from zoo.studies.bench.rows import CASES, Results
 
@@ -99,10 +101,10 @@ def bench(options: dict[str, Any], argv: Sequence[str], start: float) -> None:
     }
     results = Results(path(options["json"]), path(options["csv"]), CASES, settings,
                       lambda: about(argv, start, device), options["force"])
-    rates = bench_floor.Rates(device)
+    rates = floor.Rates(device)
     try:
         for shape in shapes:
-            cases = [bench_floor.Case(precision, shape, count) for precision in precisions for count in tokens]
+            cases = [floor.Case(precision, shape, count) for precision in precisions for count in tokens]
             measure_shape(cases, chosen, results, rates, settings)
     except KeyboardInterrupt:
         if results.path is not None and results.rows:
