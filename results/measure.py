@@ -1,10 +1,10 @@
-"""Measures what the README and zoo/bases/transforms.py state, and prints it as CSV rows.
+"""Measures what results/README.md and zoo/bases/transforms.py state, and prints it as CSV rows.
 
-    python results/measure.py transforms >> results/transforms.csv   # rebuilding W: matrix products against FFT
-    python results/measure.py muon >> results/muon.csv               # a training step with Muon against AdamW
-    python results/measure.py table RUNS >> results/glue.csv         # summaries of runs, one row each
-    python results/measure.py analysis DIR >> results/analysis.csv   # a report of zoo analyze
-    python results/measure.py mask DIR >> results/mask.csv           # a report of zoo mask
+    python -m results.measure transforms >> results/transforms.csv   # rebuilding W: matrix products against FFT
+    python -m results.measure muon >> results/muon.csv               # a training step with Muon against AdamW
+    python -m results.measure table RUNS >> results/glue.csv         # summaries of runs, one row each
+    python -m results.measure analysis DIR >> results/analysis.csv   # a report of zoo analyze
+    python -m results.measure mask DIR >> results/mask.csv           # a report of zoo mask
 
 Alternatives are timed in turn (`zoo.studies.bench.timing`). What zoo costs beside dense weights, a plain loop
 and peft is measured by `python -m results.goals`.
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     }
     rows = measurements[argv[0]](*argv[1:])
     source = {
-        "command": "python results/measure.py " + " ".join(argv[:1]), "commit": commit(), "device": device(),
+        "command": "python -m results.measure " + " ".join(argv[:1]), "commit": commit(), "device": device(),
         "date": datetime.now(UTC).date().isoformat(),
     }
     writer = csv.DictWriter(sys.stdout, [*rows[0], *(k for k in source if k not in rows[0])], lineterminator="\n")

@@ -1,6 +1,6 @@
 """Measures what `zoo.bases.block_products.product_pays` was fitted to, and prints it as CSV rows.
 
-    python results/measure_blocks.py 768x768 4096,512,16 >> results/block_products.csv
+    python -m results.measure_blocks 768x768 4096,512,16 >> results/block_products.csv
 
 A layer's forward and backward pass, to x and to the coefficients, beside that of a dense layer: with W built, and by
 products that never build it. Ratios to dense are medians over neighbours in one process, with quartiles.
@@ -32,7 +32,7 @@ def main(shape: str, tokens: str) -> None:
     root = Path(__file__).parent
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True)
     source = {
-        "command": f"python results/measure_blocks.py {shape} {tokens}", "commit": commit.stdout.strip(),
+        "command": f"python -m results.measure_blocks {shape} {tokens}", "commit": commit.stdout.strip(),
         "device": device_name(torch.device("cpu")), "date": datetime.now(UTC).date().isoformat(),
     }
     writer = None

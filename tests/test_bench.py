@@ -13,13 +13,10 @@ from torch import nn
 from zoo.__main__ import main
 from zoo.errors import UserError
 from zoo.parameterizations import DCT, LoRA, RandLoRA
-from zoo.studies.bench import floor as bench_floor
-from zoo.studies.bench import layers as bench
-from zoo.studies.bench import options as bench_options
 from zoo.studies.bench.figures import bench_figure
 from zoo.studies.bench.floor import Case, Rates, floor, operations, too_long
-from zoo.studies.bench.layers import PASSES, Spec, contender, contenders, measure
-from zoo.studies.bench.options import dotted, shapes_of, specs
+from zoo.studies.bench.layers import PASSES, ROUNDS, Spec, contender, contenders, measure
+from zoo.studies.bench.options import DEFAULT, UPDATE, default, dotted, shapes_of, specs
 from zoo.studies.bench.rows import CASES, Results
 from zoo.studies.bench.terminal import number, spread
 
@@ -60,7 +57,7 @@ class Waits(nn.Linear):
 @pytest.fixture
 def still(monkeypatch):
     """Rates that are not measured, in place of the machine's."""
-    monkeypatch.setattr(bench_floor, "Rates", Still)
+    monkeypatch.setattr("zoo.studies.bench.floor.Rates", Still)
 
 
 # ---- Measuring -------------------------------------------------------------------------------------------------------
@@ -168,7 +165,7 @@ def test_bench_prints_writes_and_goes_on(place, still, capsys, monkeypatch):
     """Interrupted in the third of four cases: two are in the file, and the same command measures the others."""
     argv = [*TINY, "ratio=0.5", "--parameterization", "LoRA", "--parameterization.rank", "2", "--precision",
             "float32,bfloat16", "--json", "b.json", "--csv", "b.csv"]
-    measured, real = [], bench.measure
+    measured, real = [], measure
 
     def interrupted(layers, case, *rest):
         if len(measured) == 6:
@@ -176,14 +173,14 @@ def test_bench_prints_writes_and_goes_on(place, still, capsys, monkeypatch):
         measured.append(case)
         return real(layers, case, *rest)
 
-    monkeypatch.setattr(bench, "measure", interrupted)
+    monkeypatch.setattr("zoo.studies.bench.layers.measure", interrupted)
     assert main(argv) == 130
     report = json.loads(Path("b.json").read_text())
     assert (report["finished"], len(report["rows"])) == (False, 6 * 3)
     printed = capsys.readouterr()
     assert "18 rows are in 'b.json'; the same command goes on" in printed.err
     assert "8 x 8, float32" in printed.out and "8 x 8, bfloat16" not in printed.out
-    monkeypatch.setattr(bench, "measure", lambda *given: measured.append(given[1]) or real(*given))
+    monkeypatch.setattr("zoo.studies.bench.layers.measure", lambda *given: measured.append(given[1]) or real(*given))
     assert main(argv) == 0
     assert len(measured) == len(set(measured)) == 8
     report = json.loads(Path("b.json").read_text())
@@ -193,7 +190,7 @@ def test_bench_prints_writes_and_goes_on(place, still, capsys, monkeypatch):
     for row in report["rows"]:
         assert set(row) == {"name", "library", "parameterization", "arguments", "shape", "tokens", "precision",
                             "trainable", "ms", "ratio", "bytes", "floor"}
-        assert all(row["ms"][name]["rounds"] >= bench.ROUNDS for name in PASSES)
+        assert all(row["ms"][name]["rounds"] >= ROUNDS for name in PASSES)
         for ratios in row["ratio"].values():
             assert all(ratios[name]["low"] <= ratios[name]["median"] <= ratios[name]["high"] for name in PASSES)
     printed = capsys.readouterr().out
@@ -266,7 +263,7 @@ def test_mistakes_are_one_line_and_measure_nothing(place, still, capsys, monkeyp
     for name, text in (("other.csv", "a,b\n"), ("fig.png", ""), ("b.json", '{"finished": true, "rows": []}'),
                        ("half.json", '{"finished": false, "rows": [], "settings": {}}')):
         Path(name).write_text(text)
-    monkeypatch.setattr(bench, "measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("zoo.studies.bench.layers.measure", lambda *_: pytest.fail("measured"))
     refused(capsys, ["bench", *argv.split()], *said)
 
 
@@ -288,8 +285,8 @@ def test_arguments_belong_to_the_parameterization_before_them():
 
 
 def test_defaults_are_parameterizations_that_can_be_built():
-    for text, update in ((bench_options.DEFAULT, False), (bench_options.UPDATE, True)):
-        found = list(contenders(specs(bench_options.default(text)), (64, 64), update, [], CPU))
+    for text, update in ((DEFAULT, False), (UPDATE, True)):
+        found = list(contenders(specs(default(text)), (64, 64), update, [], CPU))
         assert not [each for each in found if isinstance(each, str)] and len(found) >= 4
 
 

@@ -17,10 +17,18 @@ from zoo.__main__ import main
 from zoo.errors import UserError
 from zoo.layers.batched import Together
 from zoo.layers.convert import merge, zoo_layers
-from zoo.studies.coordinates import sizes as coordinates
 from zoo.studies.coordinates.command import GROUPS, numbers
 from zoo.studies.coordinates.networks import Cell, built, train
-from zoo.studies.coordinates.sizes import FLAT, exponent, reading, slopes, summarize
+from zoo.studies.coordinates.sizes import (
+    FLAT,
+    OUTPUTS,
+    WEIGHTS,
+    Coordinates,
+    exponent,
+    reading,
+    slopes,
+    summarize,
+)
 from zoo.studies.coordinates.terminal import parts
 from zoo.studies.terminal import split
 
@@ -71,7 +79,7 @@ def watched(corpus):
     found = {}
     for name, ratio in (("Dense", None), ("DCT", 1.0), ("RandomOrthonormal", 0.3), ("LoRA", 0.3)):
         cli = tiny(corpus, name, *([f"--model.parameterization.ratio={ratio}"] if ratio else []))
-        record, watch = coordinates.Coordinates(), Watch()
+        record, watch = Coordinates(), Watch()
         cli.trainer.callbacks = [record, watch]
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
         found[name] = record.rows, watch, cli.model
@@ -201,7 +209,7 @@ def test_exponents():
 
 
 def test_means_are_geometric_over_layers_and_seeds():
-    blank = dict.fromkeys((*coordinates.WEIGHTS, *coordinates.OUTPUTS))
+    blank = dict.fromkeys((*WEIGHTS, *OUTPUTS))
     at = {"parameterization": "Dense", "width": 16, "depth": 2, "step": 1, "group": "layers"}
     rows = [at | blank | {"seed": seed, "layer": layer, "update": value} for seed, layer, value in
             ((0, "blocks.0.attn.qkv", 1.0), (0, "blocks.1.attn.qkv", 2.0), (0, "blocks.0.mlp.fc", 4.0),

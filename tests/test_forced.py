@@ -8,7 +8,7 @@ from conftest import refused
 from report_runs import write_run
 
 from zoo.__main__ import main
-from zoo.studies import terminal as laboratory
+from zoo.studies import terminal
 from zoo.studies.journal import is_journal
 
 ARGV = ["report", "runs", "--out", "out"]
@@ -80,7 +80,7 @@ def test_a_page_without_a_report_is_anybodys(place, capsys):
 
 def test_a_file_that_comes_meanwhile_is_kept(reported, monkeypatch):
     """While the report is made."""
-    real = laboratory.facts
+    real = terminal.facts
 
     def later(*args):
         (reported / "figures" / "mine.png").write_text("mine")

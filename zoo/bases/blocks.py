@@ -1,6 +1,6 @@
 """Weights in blocks, each the inverse DCT of its own few coefficients. Pure functions of torch.
 
-W (m, n) lies in I x J blocks of p x q. Block (i, j) is W_ij = C_p^T S_ij C_q, with C the cosines (`bases.dct_matrix`)
+W (m, n) lies in I x J blocks of p x q. Block (i, j) is W_ij = C_p^T S_ij C_q, with C the cosines (`dct_matrix`)
 and S_ij zero but at k of its pq positions, the same for all blocks: K = k I J coefficients, and no index is stored.
 
 The positions are a random circulant. With k = p r + e, row rows[a] of a block has r positions, and one more if a < e:

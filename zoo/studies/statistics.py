@@ -1,4 +1,4 @@
-"""Tests and intervals of the laboratory: numbers in, plain numbers out. What is undefined is None."""
+"""Tests and intervals: numbers in, plain numbers out. What is undefined is None."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar

@@ -62,7 +62,7 @@ def need_extra(*more: str) -> None:
     """Raises UserError naming the extra, if scipy, matplotlib or one of `more` is not installed."""
     for name in ("scipy", "matplotlib", *more):
         if importlib.util.find_spec(name) is None:
-            raise UserError(f'the laboratory needs {name}, which is not installed: pip install -e ".[lab]"')
+            raise UserError(f'this command needs {name}, which is not installed: pip install -e ".[lab]"')
 
 
 def is_ours(folder: Path, name: str) -> Callable[[Path], bool]:
