@@ -86,10 +86,13 @@ def test_a_step_that_fails_leaves_a_note_and_the_next_one_runs(tmp_path, monkeyp
     step.measure(Setting("cpu", True, time.time() + 60, "", None, {}), found)
     assert len(found.rows) > 5 and all("out of memory" in row["note"] for row in found.rows)
     assert step.lines(found.rows) == []
+    rows = len(found.rows)
+    step.measure(Setting("cpu", True, time.time() + 60, "", None, {}), found)
+    assert len(found.rows) == rows
 
 
 def test_a_step_in_small(tmp_path, monkeypatch):
-    monkeypatch.setattr(step, "cases", lambda: iter([{"layers": "LoRA 1/2", "loop": "eager", "recompute": "no"}]))
+    monkeypatch.setattr(step, "cases", lambda small: iter([{"layers": "LoRA 1/2", "loop": "eager", "recompute": "no"}]))
     found = table(tmp_path, "step")
     step.measure(Setting("cpu", True, time.time() + 60, "", None, {}), found)
     (row,) = found.rows

@@ -20,6 +20,7 @@ validations of 5 ms for each seed, the capture and Lightning's 50 steps, 7 to 11
 """
 
 import statistics
+import sys
 import textwrap
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -62,6 +63,7 @@ def measure(setting: Setting, table: Table) -> None:
             if all(table.has(**case) for case in cases):
                 continue
             if setting.left() < took:
+                print(f"characters: no time was left from {name} on", file=sys.stderr)
                 return
             start = time.time()
             try:
@@ -70,6 +72,7 @@ def measure(setting: Setting, table: Table) -> None:
             except Exception as error:  # of whatever kind, the next method is measured
                 rows = [{"note": note(error, setting.device)} for _ in cases]
             if rows is None:
+                print(f"characters: no time was left from {name} on", file=sys.stderr)
                 return
             for case, row in zip(cases, rows, strict=True):
                 if not table.has(**case):

@@ -19,6 +19,7 @@ graph is the same forward pass as one CUDA graph, without sampling: what the way
 By the counts, 20 s: imports, five networks of 2 to 4 s, sixteen kernels of a second, compiled at a time.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,7 @@ def measure(setting: Setting, table: Table) -> None:
         if table.has(**case):
             continue
         if setting.left() < 3:
+            print(f"generate: no time was left from {case} on", file=sys.stderr)
             return
         try:
             key = case["layers"], case["way"]

@@ -57,6 +57,7 @@ def measure(setting: Setting, table: Table) -> None:
     for case in cases(setting.device, setting.small):
         left = [pair for pair in case.pairs if not table.has(**_columns(case, pair, setting))]
         if left and setting.left() < LAST:
+            print(f"thresholds: no time was left from {case.threshold} of {case.shape} on", file=sys.stderr)
             return
         if left:
             _measure(case, left, setting, table)
