@@ -18,6 +18,7 @@ import pytest
 from results.gpu import PARTS, Part
 from results.gpu import __main__ as command
 from results.gpu.frame import process
+from results.gpu.frame.part import AGAIN
 from results.gpu.frame.rows import Table
 from results.gpu.frame.rows import read as rows_of
 from results.gpu.frame.setting import Setting
@@ -290,6 +291,16 @@ def test_a_part_that_fails_is_named_and_the_next_one_runs(place, capsys, monkeyp
     assert command.main(["--small", "--only", "fails, ends,fails,"]) == 1
     assert started == ["fails", "ends"]
     assert "fails failed: RuntimeError: an illegal memory access" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("left", "runs"), [(100.0, 2), (5.0, 1)])
+def test_a_poisoned_process_is_followed_by_another_while_there_is_time(tmp_path, capsys, monkeypatch, left, runs):
+    ends = [process.Ended(AGAIN, "RuntimeError: an illegal memory access"), process.Ended(0, "")]
+    monkeypatch.setattr(command.process, "run", lambda *rest: ends.pop(0))
+    options = command._parser().parse_args(["--small", "--out", str(tmp_path)])
+    why = command._part("kernels", left, left + 15, options, dict.fromkeys(SOURCE, "x"))
+    assert len(ends) == 2 - runs and why == ("" if runs == 2 else "RuntimeError: an illegal memory access")
+    assert ("another process goes on" in capsys.readouterr().out) == (runs == 2)
 
 
 def test_every_part_has_a_module_that_measures_and_says_lines(tmp_path):

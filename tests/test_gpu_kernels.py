@@ -1,9 +1,13 @@
 """`results.gpu.kernels`: each case is a row whatever becomes of it, and what does not agree is counted at the end."""
 
+import contextlib
 import csv
+import gc
 import itertools
 import math
 import time
+import weakref
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ import torch
 pytest.importorskip("triton")
 
 from results.gpu import PARTS, kernels
+from results.gpu.frame.clock import captured
 from results.gpu.frame.compiling import compile_all
 from results.gpu.frame.rows import Last, Table
 from results.gpu.frame.setting import Setting
@@ -75,6 +80,28 @@ def test_an_error_that_poisons_the_device_is_the_last_row(measured, monkeypatch)
 def test_it_ends_in_time(measured, capsys):
     said, rows = measured(*[lambda: (1e-7, 1e-5)] * 3, seconds=1.0)
     assert not said and not rows and "no time was left for 3 of 3 cases" in capsys.readouterr().err
+
+
+def test_a_replay_holds_what_it_reads(monkeypatch):
+    """And nothing is collected while a graph is captured, which what is let go of may end."""
+    class Graph:
+        def replay(self):
+            replayed.append(0)
+
+    class Thing:
+        def call(self):
+            collecting.append(gc.isenabled())
+
+    replayed, collecting, thing = [], [], Thing()
+    stands = {"Stream": Mock, "current_stream": Mock, "CUDAGraph": Graph}
+    for name in ("stream", "graph"):
+        stands[name] = lambda *rest: contextlib.nullcontext()
+    for name, value in stands.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    replay, alive = captured(thing.call, warmup=1), weakref.ref(thing)
+    del thing
+    replay()
+    assert alive() is not None and collecting == [True, False] and gc.isenabled() and replayed == [0]
 
 
 def test_what_torch_compiles_comes_last():
