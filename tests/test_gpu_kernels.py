@@ -104,6 +104,25 @@ def test_a_replay_holds_what_it_reads(monkeypatch):
     assert alive() is not None and collecting == [True, False] and gc.isenabled() and replayed == [0]
 
 
+def test_a_capture_that_fails_says_why_and_leaves_its_stream(monkeypatch):
+    """PyTorch's context does neither: it raises at its end, where it goes back to the stream that was."""
+    @contextlib.contextmanager
+    def graph(of):
+        try:
+            yield
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    main, back = Mock(), []
+    stands = {"Stream": Mock, "current_stream": lambda: main, "CUDAGraph": Mock, "graph": graph}
+    stands |= {"set_stream": back.append, "stream": lambda stream: contextlib.nullcontext()}
+    for name, value in stands.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    with pytest.raises(RuntimeError, match="^read back$"):
+        captured(lambda: raises(RuntimeError("read back")), warmup=0)
+    assert back == [main] and gc.isenabled()
+
+
 def test_what_torch_compiles_comes_last():
     found = kernels.checks(Setting("cuda", False, 0.0, "", None, SOURCE))
     late = ["compiled" in check.kernel for check in found]

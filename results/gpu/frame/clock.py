@@ -25,8 +25,11 @@ def captured(call: Call, warmup: int = 3) -> Call:
     What the call reads and writes must stay where it is: the replay holds the call, and with it what it is of. Called
     some times before, on a stream of its own, so that whatever is made or tuned at a first call is not in the graph.
     The garbage collector waits: what it would let go of meanwhile may be of the device, and end the capture.
+
+    Raises:
+        RuntimeError: if it cannot be captured; it says what the call met with, not that the capture could not be ended.
     """
-    stream = torch.cuda.Stream()
+    before, stream = torch.cuda.current_stream(), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(warmup):
@@ -38,6 +41,9 @@ def captured(call: Call, warmup: int = 3) -> Call:
     try:
         with torch.cuda.graph(graph):
             call()
+    except RuntimeError as error:
+        torch.cuda.set_stream(before)  # a capture that fails leaves its own
+        raise RuntimeError(str(error.__context__ or error)) from error
     finally:
         if collecting:
             gc.enable()
