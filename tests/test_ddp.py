@@ -47,7 +47,7 @@ def fit_in_two(config: str, *words: str) -> tuple[Path, str, str]:
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     try:
-        out, err = process.communicate(timeout=150)
+        out, err = process.communicate(timeout=600)
     finally:
         if process.poll() is None:  # it hangs, and so does its other process
             os.killpg(process.pid, signal.SIGKILL)

@@ -206,7 +206,7 @@ def test_what_a_part_says_is_read_while_it_runs():
 def test_a_part_that_hangs_is_killed_with_what_it_started():
     start = time.monotonic()
     status, said = shell("trap '' TERM; sleep 60 & echo $!; wait; sleep 60", 0.3)
-    assert status is None and time.monotonic() - start < 5 and gone(int(said))
+    assert status is None and time.monotonic() - start < 40 and gone(int(said))
 
 
 def test_what_a_part_leaves_behind_is_killed():

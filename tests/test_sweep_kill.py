@@ -105,9 +105,9 @@ def test_a_sweep_that_is_told_to_stop_keeps_the_last_step(number, status, place,
         time.sleep(1)
         start = time.monotonic()
         first.send_signal(number)
-        said, wrong = first.communicate(timeout=60)
+        said, wrong = first.communicate(timeout=300)
         seconds = time.monotonic() - start
-    assert first.returncode == status and seconds < 30, (said, wrong)
+    assert first.returncode == status and seconds < 150, (said, wrong)
     assert wrong == "zoo: stopped; 0 of 2 trials are done, and the same command goes on\n"
     assert said.splitlines() == ["2 trials, 0 done already, 2 at a time"]
     assert len(list(out.glob("*/version_0/checkpoints/last.ckpt"))) == 2
