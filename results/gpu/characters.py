@@ -95,23 +95,23 @@ def train(
         RuntimeError: if there is no loop that works, or only one for which there is not time enough; or one has failed
             so that another process must go on.
     """
-    from results.gpu.training import steps as loops
+    from results.gpu.training import steps
 
     datas = [training.data(seed) for seed in training.seeds]
     vocabulary, device = datas[0].vocabulary, training.device
     ids = datas[0].encoded[0][0]
     seed, first = training.seeds[0], training.first
-    wanted = loops.lightning_losses(
+    wanted = steps.lightning_losses(
         training.model(method, seed, vocabulary), datas[0], training.steps, first, device
     )
     failed: list[str] = []
     step: Callable[[], object] | None = None
-    for loop, way in loops.LOOPS.items():
+    for loop, way in steps.LOOPS.items():
         if (device == "cpu" and loop in GRAPHS) or loop in broken:
             continue
         try:
             runs = [
-                loops.Run(training.model(method, each, vocabulary).to(device), ids, loops.window_starts(
+                steps.Run(training.model(method, each, vocabulary).to(device), ids, steps.window_starts(
                     len(ids), training.steps, training.batch_size, training.block_size, each
                 ), training.block_size)
                 for each in training.seeds

@@ -7,7 +7,6 @@ transform that exists for some sizes only says what it does with the others. Pur
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,8 +24,6 @@ from zoo.bases.transforms import (
     rotate,
     unrotate,
 )
-
-TransformName = Literal["dct", "fourier", "hadamard", "haar", "random"]
 
 
 def _precise(weight: Tensor) -> Tensor:

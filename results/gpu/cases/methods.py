@@ -96,9 +96,9 @@ def shipped(setting: Setting) -> Iterator[Training]:
         yield Training(corpus, setting.data, data["batch_size"], data["block_size"], {}, optimizer,
                        trainer["max_steps"], trainer["val_check_interval"], 50, (1, 2, 3, 4, 5), setting.device)
         return
-    from results.goals import loop as goals_loop
+    from results.goals import loop
 
     network = {"layers": 1, "width": 48, "heads": 2}
-    with goals_loop.corpus() as folder:
+    with loop.corpus() as folder:
         place = str(folder / "text.txt") if setting.data is None else corpus
         yield Training(place, setting.data, 2, 16, network, optimizer, 4, 4, 2, (1, 2), setting.device)

@@ -13,7 +13,7 @@ from results.gpu.cases.products import chunks, factors, kernel, lora, one_by_one
 from results.gpu.frame.clock import Call, Ceilings
 from zoo.bases import transforms
 from zoo.bases.seeds import dct_matrix
-from zoo.layers import batched as together
+from zoo.layers import batched
 from zoo.parameterizations import DCT, BlockDCT, OrthonormalSubspace
 
 
@@ -125,7 +125,7 @@ def _together(kind: type[OrthonormalSubspace], n: int, device: str) -> Case:
         def back(weights: Any) -> None:
             torch.autograd.grad(weights, coefs, grads)
 
-        return {"batch": lambda: back(together._Together.apply(maps, torch.bfloat16, *coefs)),
+        return {"batch": lambda: back(batched._Together.apply(maps, torch.bfloat16, *coefs)),
                 "alone": lambda: back([p.weight().to(torch.bfloat16) for p in maps])}
 
     pairs = [Pair("batch", "alone", n * n)]
