@@ -2,7 +2,8 @@
 
 After `zoo fit --config NAME.yaml --trainer.max_steps 600` of lora_48 and dct_half:
 
-    python docs/ranks.py runs/lora_48-tinyshakespeare/version_0 runs/dct_half-tinyshakespeare/version_0
+    python docs/ranks.py runs/lora_48-tinyshakespeare/version_0
+    runs/dct_half-tinyshakespeare/version_0
 """
 
 import sys
@@ -12,7 +13,10 @@ from zoo.pages.style import PALETTE, key, legend, panels, svg, tidy
 from zoo.runs.curves import mean_over_layers, read
 
 START = "stable_rank/"
-NAMES = {"dct_half": "half of the cosine coefficients", "lora_48": "rank-48 factors, as many numbers"}
+NAMES = {
+    "dct_half": "half of the cosine coefficients",
+    "lora_48": "rank-48 factors, as many numbers",
+}
 
 
 def main(folders: list[str]) -> None:

@@ -1,13 +1,14 @@
 """Measures what results/README.md and zoo/bases/transforms.py state, and prints it as CSV rows.
 
-    python -m results.measure transforms >> results/transforms.csv   # rebuilding W: matrix products against FFT
-    python -m results.measure muon >> results/muon.csv               # a training step with Muon against AdamW
-    python -m results.measure table RUNS >> results/glue.csv         # summaries of runs, one row each
-    python -m results.measure analysis DIR >> results/analysis.csv   # a report of zoo analyze
-    python -m results.measure mask DIR >> results/mask.csv           # a report of zoo mask
+    python -m results.measure transforms >> results/transforms.csv   # rebuilding W: matrix products
+    against FFT python -m results.measure muon >> results/muon.csv               # a training step
+    with Muon against AdamW python -m results.measure table RUNS >> results/glue.csv         #
+    summaries of runs, one row each python -m results.measure analysis DIR >> results/analysis.csv
+    # a report of zoo analyze python -m results.measure mask DIR >> results/mask.csv           # a
+    report of zoo mask
 
-Alternatives are timed in turn (`zoo.studies.bench.timing`). What zoo costs beside dense weights, a plain loop
-and peft is measured by `python -m results.goals`.
+Alternatives are timed in turn (`zoo.studies.bench.timing`). What zoo costs beside dense weights, a
+plain loop and peft is measured by `python -m results.goals`.
 """
 
 import csv
@@ -34,14 +35,22 @@ from zoo.studies.bench.timing import alternate, ratio
 def main(argv: list[str]) -> None:
     """Print the rows of one measurement."""
     measurements = {
-        "transforms": measure_transforms, "muon": measure_muon, "table": table, "analysis": analysis, "mask": mask,
+        "transforms": measure_transforms,
+        "muon": measure_muon,
+        "table": table,
+        "analysis": analysis,
+        "mask": mask,
     }
     rows = measurements[argv[0]](*argv[1:])
     source = {
-        "command": "python -m results.measure " + " ".join(argv[:1]), "commit": commit(), "device": device(),
+        "command": "python -m results.measure " + " ".join(argv[:1]),
+        "commit": commit(),
+        "device": device(),
         "date": datetime.now(UTC).date().isoformat(),
     }
-    writer = csv.DictWriter(sys.stdout, [*rows[0], *(k for k in source if k not in rows[0])], lineterminator="\n")
+    writer = csv.DictWriter(
+        sys.stdout, [*rows[0], *(k for k in source if k not in rows[0])], lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows({**source, **row} for row in rows)
 
@@ -49,7 +58,9 @@ def main(argv: list[str]) -> None:
 def commit() -> str:
     """The commit that is measured."""
     command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        command, cwd=Path(__file__).parent, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def device() -> str:
@@ -84,15 +95,24 @@ def measure_transforms() -> list[dict[str, object]]:
 
 def measure_muon() -> list[dict[str, object]]:
     """A training step with subspace Muon against the same with AdamW, 32 windows."""
-    factories = {"dense": Dense, "dct_half": functools.partial(DCT, ratio=0.5),
-                 "dct_tenth": functools.partial(DCT, ratio=0.1), "row_dct_tenth": functools.partial(RowDCT, ratio=0.1),
-                 "random_orthonormal_half": functools.partial(RandomOrthonormal, ratio=0.5)}
+    factories = {
+        "dense": Dense,
+        "dct_half": functools.partial(DCT, ratio=0.5),
+        "dct_tenth": functools.partial(DCT, ratio=0.1),
+        "row_dct_tenth": functools.partial(RowDCT, ratio=0.1),
+        "random_orthonormal_half": functools.partial(RandomOrthonormal, ratio=0.5),
+    }
     rows = []
     for config, factory in factories.items():
         steps = {name: trained_step(factory, name) for name in ("adamw", "muon")}
         seconds = alternate(steps, rounds=60, warmup=8)
-        rows.append({"config": config, **{f"{name}_ms": f"{1e3 * median(s):.1f}" for name, s in seconds.items()},
-                     **spread(seconds["muon"], seconds["adamw"])})
+        rows.append(
+            {
+                "config": config,
+                **{f"{name}_ms": f"{1e3 * median(s):.1f}" for name, s in seconds.items()},
+                **spread(seconds["muon"], seconds["adamw"]),
+            }
+        )
     return rows
 
 
@@ -101,14 +121,27 @@ def table(folder: str) -> list[dict[str, object]]:
     rows = []
     for path in sorted(Path(folder).glob("**/summary.json")):
         s = json.loads(path.read_text())
-        score = {} if s["score"] is None else {"score": f"{s['score']:.4f}", "best": f"{s['best']:.4f}"}
-        rows.append({
-            "run": path.parent.parent.name, "data": s["data"], "parameterization": s["parameterization"],
-            "steps": s["steps"], "seed": s["seed"], "lr": s["lr"], **score, "loss": f"{s['loss']:.4f}",
-            "trainable": s["trainable"], "stable_rank": f"{s['stable_rank']:.2f}", "seconds": f"{s['seconds']:.0f}",
-            "device": f"{s['device']}, {s['threads']} threads",
-            "command": without_folders(s["command"]), "date": s["date"][:10],
-        })
+        score = (
+            {} if s["score"] is None else {"score": f"{s['score']:.4f}", "best": f"{s['best']:.4f}"}
+        )
+        rows.append(
+            {
+                "run": path.parent.parent.name,
+                "data": s["data"],
+                "parameterization": s["parameterization"],
+                "steps": s["steps"],
+                "seed": s["seed"],
+                "lr": s["lr"],
+                **score,
+                "loss": f"{s['loss']:.4f}",
+                "trainable": s["trainable"],
+                "stable_rank": f"{s['stable_rank']:.2f}",
+                "seconds": f"{s['seconds']:.0f}",
+                "device": f"{s['device']}, {s['threads']} threads",
+                "command": without_folders(s["command"]),
+                "date": s["date"][:10],
+            }
+        )
     return rows
 
 
@@ -126,13 +159,21 @@ def analysis(folder: str) -> list[dict[str, object]]:
             spectra = group["spectra"][transform]
             found = {
                 f"{measure}_{field}".removesuffix("_mean"): "" if value is None else f"{value:.4f}"
-                for measure in ("k90", "low_25") for field, value in spectra[measure].items()
+                for measure in ("k90", "low_25")
+                for field, value in spectra[measure].items()
             }
-            rows.append({
-                "group": group["group"], "runs": len(group["runs"]), "transform": transform, **found,
-                "p": f"{verdict['p']:.2g}", "shuffled_p": f"{verdict['shuffled_p']:.2g}",
-                "stable_rank": f"{group['stable_rank']['mean']:.2f}", **origin(report),
-            })
+            rows.append(
+                {
+                    "group": group["group"],
+                    "runs": len(group["runs"]),
+                    "transform": transform,
+                    **found,
+                    "p": f"{verdict['p']:.2g}",
+                    "shuffled_p": f"{verdict['shuffled_p']:.2g}",
+                    "stable_rank": f"{group['stable_rank']['mean']:.2f}",
+                    **origin(report),
+                }
+            )
     return rows
 
 
@@ -142,21 +183,35 @@ def mask(folder: str) -> list[dict[str, object]]:
     rows = []
     for group in report["groups"]:
         first = next(run for run in report["runs"] if run["group"] == group["group"])
-        for point, bytes_ in zip(group["points"], (p["bytes"] for p in first["points"]), strict=True):
-            p = {key: "" if point[key] is None else f"{point[key]:.4f}" for key in ("sd", "p", "p_holm")}
-            rows.append({
-                "group": group["group"], "runs": group["n"], "metric": group["metric"],
-                **{key: point[key] for key in ("transform", "order", "budget")}, "score": f"{point['mean']:.4f}", **p,
-                "difference": f"{point['difference']:.4f}", "bytes": bytes_["values"] + bytes_["places"],
-                "trained_bytes": first["bytes"]["trained"], **origin(report),
-            })
+        for point, bytes_ in zip(
+            group["points"], (p["bytes"] for p in first["points"]), strict=True
+        ):
+            p = {
+                key: "" if point[key] is None else f"{point[key]:.4f}"
+                for key in ("sd", "p", "p_holm")
+            }
+            rows.append(
+                {
+                    "group": group["group"],
+                    "runs": group["n"],
+                    "metric": group["metric"],
+                    **{key: point[key] for key in ("transform", "order", "budget")},
+                    "score": f"{point['mean']:.4f}",
+                    **p,
+                    "difference": f"{point['difference']:.4f}",
+                    "bytes": bytes_["values"] + bytes_["places"],
+                    "trained_bytes": first["bytes"]["trained"],
+                    **origin(report),
+                }
+            )
     return rows
 
 
 def origin(report: dict[str, Any]) -> dict[str, object]:
     """Of a report's rows."""
     return {
-        "command": without_folders(report["command"]), "device": f"{report['device']}, {report['threads']} threads",
+        "command": without_folders(report["command"]),
+        "device": f"{report['device']}, {report['threads']} threads",
         "date": report["date"][:10],
     }
 

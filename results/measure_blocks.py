@@ -2,8 +2,9 @@
 
     python -m results.measure_blocks 768x768 4096,512,16 >> results/block_products.csv
 
-A layer's forward and backward pass, to x and to the coefficients, beside that of a dense layer: with W built, and by
-products that never build it. Ratios to dense are medians over neighbours in one process, with quartiles.
+A layer's forward and backward pass, to x and to the coefficients, beside that of a dense layer:
+with W built, and by products that never build it. Ratios to dense are medians over neighbours in
+one process, with quartiles.
 """
 
 import csv
@@ -30,10 +31,14 @@ def main(shape: str, tokens: str) -> None:
     """Print the rows of one shape."""
     m, n = map(int, shape.split("x"))
     root = Path(__file__).parent
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True
+    )
     source = {
-        "command": f"python -m results.measure_blocks {shape} {tokens}", "commit": commit.stdout.strip(),
-        "device": device_name(torch.device("cpu")), "date": datetime.now(UTC).date().isoformat(),
+        "command": f"python -m results.measure_blocks {shape} {tokens}",
+        "commit": commit.stdout.strip(),
+        "device": device_name(torch.device("cpu")),
+        "date": datetime.now(UTC).date().isoformat(),
     }
     writer = None
     for count, low in product(map(int, tokens.split(",")), (False, True)):
@@ -55,9 +60,13 @@ def measure(m: int, n: int, tokens: int, low: bool) -> list[dict[str, object]]:
             with torch.autocast("cpu", torch.bfloat16, enabled=low):
                 y = forward(x)
             return torch.autograd.grad(y, [x, weight], grad)
+
         return run
 
-    maps = {(share, block): BlockDCT(m, n, ratio=share, block=block) for share, block in product(RATIOS, BLOCKS)}
+    maps = {
+        (share, block): BlockDCT(m, n, ratio=share, block=block)
+        for share, block in product(RATIOS, BLOCKS)
+    }
     calls = {"dense": step(dense, dense.weight)}
     for key, p in maps.items():
         calls[f"{key} product"] = step(p._product, p.coef)
@@ -65,12 +74,31 @@ def measure(m: int, n: int, tokens: int, low: bool) -> list[dict[str, object]]:
     times = alternate(calls, seconds=SECONDS)
     rows: list[dict[str, object]] = []
     for (share, block), p in maps.items():
-        found = {way: ratio(times[f"{(share, block)} {way}"], times["dense"]) for way in ("product", "built")}
-        row = {"shape": f"{m}x{n}", "tokens": tokens, "precision": str(dtype).removeprefix("torch."), "block": block,
-               "ratio": share, "dense_ms": round(1000 * sorted(times["dense"])[len(times["dense"]) // 2], 3)}
+        found = {
+            way: ratio(times[f"{(share, block)} {way}"], times["dense"])
+            for way in ("product", "built")
+        }
+        row = {
+            "shape": f"{m}x{n}",
+            "tokens": tokens,
+            "precision": str(dtype).removeprefix("torch."),
+            "block": block,
+            "ratio": share,
+            "dense_ms": round(1000 * sorted(times["dense"])[len(times["dense"]) // 2], 3),
+        }
         for way, r in found.items():
-            row |= {f"{way}_to_dense": f"{r.median:.3f}", f"{way}_quartiles": f"{r.low:.3f}-{r.high:.3f}"}
-        rows.append({**row, "taken": "product" if product_pays(p.arrangement, dtype, "cpu", tokens) else "built"})
+            row |= {
+                f"{way}_to_dense": f"{r.median:.3f}",
+                f"{way}_quartiles": f"{r.low:.3f}-{r.high:.3f}",
+            }
+        rows.append(
+            {
+                **row,
+                "taken": "product"
+                if product_pays(p.arrangement, dtype, "cpu", tokens)
+                else "built",
+            }
+        )
     return rows
 
 

@@ -12,7 +12,13 @@ from tasks.finetuning import PEFT_TASKS, FineTuning, Tuning
 from tasks.glue import GlueClassifier
 from tasks.hub import load_skeleton
 from zoo.errors import UserError
-from zoo.layers.convert import ParameterizationFactory, dense_weight, linear_layers, summary, zoo_layers
+from zoo.layers.convert import (
+    ParameterizationFactory,
+    dense_weight,
+    linear_layers,
+    summary,
+    zoo_layers,
+)
 from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import Dense, LoRA, RandLoRA
 from zoo.runs.peft import Adapter, Diagonals, Factors, Update
@@ -25,35 +31,51 @@ def build(adapter: Adapter, backbone: str, task: str | None) -> tuple[FineTuning
     """The task that an adapter is of, with an update of each of its layers; and what the config says of its data.
 
     Raises:
-        UserError: if there is no such task, or a layer of the adapter is not in the backbone, or of another shape.
+        UserError: if there is no such task, or a layer of the adapter is not in the backbone, or of
+            another shape.
     """
     heads = {name: head for head, name in PEFT_TASKS.items()}
     kind = adapter.config.get("task_type", "CAUSAL_LM" if task is None else "SEQ_CLS")
     if kind not in list(heads):  # a list has no hash
-        raise UserError(f"the adapter's task_type is {kind}, and zoo has tasks for {' and '.join(heads)}")
+        raise UserError(
+            f"the adapter's task_type is {kind}, and zoo has tasks for {' and '.join(heads)}"
+        )
     if (task is None) == (kind == "SEQ_CLS"):
         remedy = "say of which task of GLUE, as in --task rte" if task is None else "drop --task"
         raise UserError(f"the adapter's task_type is {kind}: {remedy}")
     skeleton = load_skeleton(backbone, heads[kind])
     check_shapes(adapter, skeleton, backbone)
     apart = untied(adapter, skeleton)
-    factories = {name: _factory(update) for name, update in adapter.updates.items()} | dict.fromkeys(apart, Dense)
+    factories = {
+        name: _factory(update) for name, update in adapter.updates.items()
+    } | dict.fromkeys(apart, Dense)
     usual = Counter(map(_key, factories.values())).most_common(1)[0][0]
-    scale = Counter(u.scale for u in adapter.updates.values() if isinstance(u, Factors)).most_common(1)
+    scale = Counter(
+        u.scale for u in adapter.updates.values() if isinstance(u, Factors)
+    ).most_common(1)
     frozen = f"{skeleton.base_model_prefix}." if kind == "SEQ_CLS" else ""
     settings: dict[str, Any] = {
         "backbone": backbone,
-        "parameterization": next(factory for factory in factories.values() if _key(factory) == usual),
+        "parameterization": next(
+            factory for factory in factories.values() if _key(factory) == usual
+        ),
         "targets": list(factories),
-        "overrides": {name: factory for name, factory in factories.items() if _key(factory) != usual},
+        "overrides": {
+            name: factory for name, factory in factories.items() if _key(factory) != usual
+        },
         "tuning": Tuning(
             scale=scale[0][0] if scale else 1.0,
-            train=sorted({n.rpartition(".")[0] for n in adapter.saved if n.startswith(frozen)} - apart),
+            train=sorted(
+                {n.rpartition(".")[0] for n in adapter.saved if n.startswith(frozen)} - apart
+            ),
         ),
     }
     if kind == "CAUSAL_LM":
         return CausalLM(**settings), {"class_path": "tasks.TokenData", "init_args": {}}
-    return GlueClassifier(task=str(task), **settings), {"class_path": "tasks.GlueData", "init_args": {"task": task}}
+    return GlueClassifier(task=str(task), **settings), {
+        "class_path": "tasks.GlueData",
+        "init_args": {"task": task},
+    }
 
 
 def _factory(update: Update) -> ParameterizationFactory:
@@ -64,7 +86,11 @@ def _factory(update: Update) -> ParameterizationFactory:
         return Dense
     lam, _ = update.for_zoo()
     return functools.partial(
-        RandLoRA, rank=lam.shape[1], num_bases=len(lam), alpha=update.scale * lam.shape[1], seed=update.seed
+        RandLoRA,
+        rank=lam.shape[1],
+        num_bases=len(lam),
+        alpha=update.scale * lam.shape[1],
+        seed=update.seed,
     )
 
 
@@ -76,13 +102,16 @@ def _key(factory: ParameterizationFactory) -> str:
 def untied(adapter: Adapter, network: nn.Module) -> set[str]:
     """Linear layers whose weight the adapter has apart from one that it is tied to in the network.
 
-    peft trains copies of modules: of an embedding, while the head that was tied to it stays, or the other way round.
-    Here the two stay one matrix, and the layer gets a dense update, which is the difference.
+    peft trains copies of modules: of an embedding, while the head that was tied to it stays, or the
+    other way round. Here the two stay one matrix, and the layer gets a dense update, which is the
+    difference.
 
     Raises:
         UserError: if none of the two is a linear layer.
     """
-    modules = adapter.config.get("modules_to_save") if adapter.config.get("ensure_weight_tying") else None
+    modules = (
+        adapter.config.get("modules_to_save") if adapter.config.get("ensure_weight_tying") else None
+    )
     if isinstance(modules, list) and any(str(name).rpartition(".")[2] in TIED for name in modules):
         return set()
     layers, found = linear_layers(network), set()
@@ -94,12 +123,16 @@ def untied(adapter: Adapter, network: nn.Module) -> set[str]:
         first = values[0]
         if all(value is None for value in values):
             continue
-        if first is not None and all(value is not None and torch.equal(value, first) for value in values):
+        if first is not None and all(
+            value is not None and torch.equal(value, first) for value in values
+        ):
             continue
         owners = [name.removesuffix(".weight") for name in names]
         if len(names) != 2 or not (inside := [owner for owner in owners if owner in layers]):
-            raise UserError(f"the adapter trains {names[0]} apart from {names[1]}, and here they are one matrix: merge "
-                            "it with peft instead")
+            raise UserError(
+                f"the adapter trains {names[0]} apart from {names[1]}, and here they are one matrix: merge "
+                "it with peft instead"
+            )
         found.add(inside[-1])
     return found
 
@@ -112,7 +145,11 @@ def check_shapes(adapter: Adapter, network: Any, backbone: str) -> None:
     """
     layers, state = linear_layers(network), network.state_dict()
     for name, tensor in [*adapter.saved.items(), *adapter.bases.items()]:
-        rows = state[name].shape[0] if name in state and tensor.ndim == state[name].ndim == 2 else len(tensor)
+        rows = (
+            state[name].shape[0]
+            if name in state and tensor.ndim == state[name].ndim == 2
+            else len(tensor)
+        )
         if rows != len(tensor) and rows == getattr(network.config, "vocab_size", None):
             raise UserError(
                 f"the adapter was trained with {len(tensor)} tokens, and {backbone!r} has {rows}: have transformers do "
@@ -122,7 +159,9 @@ def check_shapes(adapter: Adapter, network: Any, backbone: str) -> None:
     for name, update in adapter.updates.items():
         if name not in layers:
             there = summary(layers)
-            raise UserError(f"the adapter is for another backbone than {backbone!r}: no {name} in it, but {there}")
+            raise UserError(
+                f"the adapter is for another backbone than {backbone!r}: no {name} in it, but {there}"
+            )
         out_features, in_features = here = tuple(dense_weight(layers[name]).shape)
         if not update.fits((out_features, in_features)):
             raise UserError(
@@ -134,27 +173,41 @@ def fill_(model: FineTuning, adapter: Adapter) -> None:
     """Copy updates and other parameters into a model; a scale other than the layer's goes into B.
 
     Raises:
-        UserError: if a parameter is not there, or of another shape: a head of another task; if one that is trained, or
-            that the backbone lacks, is not in the adapter; if the adapter was trained on another weight than the
-            backbone has.
+        UserError: if a parameter is not there, or of another shape: a head of another task; if one
+            that is trained, or that the backbone lacks, is not in the adapter; if the adapter was
+            trained on another weight than the backbone has.
     """
     layers, state = zoo_layers(model.net), model.net.state_dict()
     whole: dict[str, Tensor] = {}  # of layers that are no longer tied
     with torch.no_grad():
         for name, base in adapter.bases.items():
             if name not in state or not torch.equal(state[name].float(), base.float()):
-                raise UserError(f"the adapter was trained on another {name} than {model.backbone!r} has: give the "
-                                "backbone that it was trained on as --backbone")
+                raise UserError(
+                    f"the adapter was trained on another {name} than {model.backbone!r} has: give the "
+                    "backbone that it was trained on as --backbone"
+                )
         for name, tensor in adapter.saved.items():
             if name not in state or state[name].shape != tensor.shape:
                 here = tuple(state[name].shape) if name in state else "none"
-                remedy = "give its own --task" if isinstance(model, GlueClassifier) else "give its own --backbone"
-                raise UserError(f"the adapter's {name} is {tuple(tensor.shape)}, here {here}: {remedy}")
+                remedy = (
+                    "give its own --task"
+                    if isinstance(model, GlueClassifier)
+                    else "give its own --backbone"
+                )
+                raise UserError(
+                    f"the adapter's {name} is {tuple(tensor.shape)}, here {here}: {remedy}"
+                )
         for name, layer in layers.items():
             update = adapter.updates.get(name)
             if isinstance(layer.parameterization, Dense) and not isinstance(update, Diagonals):
-                weight = adapter.saved.get(f"{name}.weight", state[f"{name}.weight"]).float().clone()
-                whole[name] = weight if update is None else weight + update.matrix(layer.parameterization.shape)
+                weight = (
+                    adapter.saved.get(f"{name}.weight", state[f"{name}.weight"]).float().clone()
+                )
+                whole[name] = (
+                    weight
+                    if update is None
+                    else weight + update.matrix(layer.parameterization.shape)
+                )
             elif update is not None:  # else it is called as one of the adapter's ends
                 _set(layer, update)
         for name, tensor in adapter.saved.items():
@@ -164,12 +217,22 @@ def fill_(model: FineTuning, adapter: Adapter) -> None:
             coef: Any = layers[name].parameterization.coef
             coef.copy_((weight - state[f"{name}.weight"]) / layers[name].scale)
     trained = {id(p): name for name, p in model.net.named_parameters() if p.requires_grad}
-    given = {id(p) for name, p in model.net.named_parameters(remove_duplicate=False) if name in adapter.saved}
-    needed = [name for key, name in trained.items() if ".parameterization." not in name and key not in given]
+    given = {
+        id(p)
+        for name, p in model.net.named_parameters(remove_duplicate=False)
+        if name in adapter.saved
+    }
+    needed = [
+        name
+        for key, name in trained.items()
+        if ".parameterization." not in name and key not in given
+    ]
     drawn = sorted(name.removeprefix("net.") for name in model.drawn)
     for name in (*needed, *(name for name in drawn if name in state)):
         if name not in adapter.saved:
-            raise UserError(f"the adapter has no {name}, nor has the backbone: it would be random; use another one")
+            raise UserError(
+                f"the adapter has no {name}, nor has the backbone: it would be random; use another one"
+            )
 
 
 def _set(layer: ZooLinear, update: Update) -> None:
@@ -184,4 +247,3 @@ def _set(layer: ZooLinear, update: Update) -> None:
         p.randlora_gamma.copy_(gamma)
     else:
         p.coef.copy_(update.matrix(p.shape) / layer.scale)
-

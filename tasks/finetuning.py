@@ -26,13 +26,14 @@ class Tuning:
     """What of a pretrained network is trained, and how the rest is held.
 
     Args:
-        preset: the layers that get an update, if `targets` does not name them (`zoo.layers.presets`).
+        preset: the layers that get an update, if `targets` does not name them
+            (`zoo.layers.presets`).
         scale: s of y = x (W0 + s W)^T + b; LoRA's alpha / r.
-        head_lr: peak learning rate of a new head, which needs a larger one than what was trained before; by default the
-            optimizer's `lr`.
+        head_lr: peak learning rate of a new head, which needs a larger one than what was trained
+            before; by default the optimizer's `lr`.
         train: globs of modules that are trained as they are, such as `*LayerNorm`.
-        full: train every parameter; W then starts as near to W0 as its parameterization allows, with no W0 beside it.
-            With `Dense` that is ordinary full fine-tuning.
+        full: train every parameter; W then starts as near to W0 as its parameterization allows,
+            with no W0 beside it. With `Dense` that is ordinary full fine-tuning.
         gradient_checkpointing: keep no activations within a block, and compute them again.
         dtype: of what is frozen. Coefficients and a classifier's head are float32.
     """
@@ -49,9 +50,13 @@ class Tuning:
         """Raises UserError for settings that exclude each other."""
         for name in ("full", "train"):
             if getattr(self, name) and self.dtype != "float32":
-                raise UserError(f"tuning.{name} trains weights as they are, which takes float32: drop tuning.dtype")
+                raise UserError(
+                    f"tuning.{name} trains weights as they are, which takes float32: drop tuning.dtype"
+                )
         if self.full and self.scale != 1.0:
-            raise UserError("tuning.full has no W0 that an update could be scaled beside: drop --model.tuning.scale")
+            raise UserError(
+                "tuning.full has no W0 that an update could be scaled beside: drop --model.tuning.scale"
+            )
         if not math.isfinite(self.scale) or self.scale == 0:
             raise UserError(f"tuning.scale must be a finite number other than 0, got {self.scale}")
         if self.head_lr is not None and not 0 <= self.head_lr < math.inf:
@@ -80,9 +85,16 @@ class FineTuning(ZooModule, ABC):
     backbone_sha256: str | None = None
 
     def __init__(
-        self, backbone: str, parameterization: ParameterizationFactory, targets: list[str] | None,
-        overrides: dict[str, ParameterizationFactory] | None, budget: Budget | None, tuning: Tuning | None,
-        optimizer: OptimizerConfig | None, seed: int, recompute: bool,
+        self,
+        backbone: str,
+        parameterization: ParameterizationFactory,
+        targets: list[str] | None,
+        overrides: dict[str, ParameterizationFactory] | None,
+        budget: Budget | None,
+        tuning: Tuning | None,
+        optimizer: OptimizerConfig | None,
+        seed: int,
+        recompute: bool,
     ) -> None:
         super().__init__(parameterization, targets, overrides, optimizer, seed, budget, recompute)
         self.backbone = backbone
@@ -92,20 +104,34 @@ class FineTuning(ZooModule, ABC):
         """Load the network, freeze it and give it its updates; call it after `save_settings`.
 
         Raises:
-            UserError: if the network cannot be had, a pattern matches nothing, or its architecture has no preset.
+            UserError: if the network cannot be had, a pattern matches nothing, or its architecture
+                has no preset.
         """
         tuning = self.tuning
         self.head = head
         self.settings = settings
-        network, drawn = load_network(self.backbone, head, tuning.dtype, not tuning.full, **settings)
+        network, drawn = load_network(
+            self.backbone, head, tuning.dtype, not tuning.full, **settings
+        )
         read = [p for name, p in network.named_parameters() if name not in drawn]
         self.backbone_sha256 = None if any(p.is_meta for p in read) else digest_of_weights(read)
         self.drawn = frozenset(f"net.{name}" for name in drawn)
         for pattern in tuning.train:
-            found = [module for name, module in network.named_modules() if name and matches(name, pattern)]
+            found = [
+                module
+                for name, module in network.named_modules()
+                if name and matches(name, pattern)
+            ]
             if not found:
-                have = ", ".join(sorted({last for name, _ in network.named_modules()
-                                         if not (last := name.rpartition(".")[2]).isdigit() and last}))
+                have = ", ".join(
+                    sorted(
+                        {
+                            last
+                            for name, _ in network.named_modules()
+                            if not (last := name.rpartition(".")[2]).isdigit() and last
+                        }
+                    )
+                )
                 raise UserError(f"tuning.train: {pattern!r} matches no module; there are: {have}")
             for module in found:
                 module.requires_grad_(True)
@@ -114,8 +140,10 @@ class FineTuning(ZooModule, ABC):
         self.parameterize(network, "project" if tuning.full else "update", tuning.scale)
         if tuning.gradient_checkpointing:
             if not network.supports_gradient_checkpointing:
-                raise UserError(f"{network.config.model_type} networks cannot compute their activations again: "
-                                "drop --model.tuning.gradient_checkpointing")
+                raise UserError(
+                    f"{network.config.model_type} networks cannot compute their activations again: "
+                    "drop --model.tuning.gradient_checkpointing"
+                )
             old = network.gradient_checkpointing_enable  # what transformers 5 called it at first
             getattr(network, "activation_checkpointing_enable", old)({"use_reentrant": False})
         return network
@@ -130,11 +158,17 @@ class FineTuning(ZooModule, ABC):
     def _frozen_names(self) -> set[str]:
         """Without those of a classifier's head and of what else was drawn: no backbone has them to be read again."""
         names, inside = super()._frozen_names(), f"net.{self.net.base_model_prefix}."
-        return names if self.head == "CausalLM" else {name for name in names if name.startswith(inside)}
+        return (
+            names
+            if self.head == "CausalLM"
+            else {name for name in names if name.startswith(inside)}
+        )
 
     def backbone_state(self) -> dict[str, Tensor]:
         """What the backbone's files hold, read again; by the names that the network had before conversion."""
-        network, drawn = load_network(self.backbone, self.head, self.tuning.dtype, True, **self.settings)
+        network, drawn = load_network(
+            self.backbone, self.head, self.tuning.dtype, True, **self.settings
+        )
         return {name: tensor for name, tensor in network.state_dict().items() if name not in drawn}
 
     def export_dense(self, folder: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch comes, and for the processes that tests start
 
@@ -25,8 +26,14 @@ def configs(names: str) -> list[str]:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than cores, as some tests wait, up to four of a gigabyte each; none for tests that are named."""
-    return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else min((os.cpu_count() or 1) + 1, 4)
+    """One more than cores, as some tests wait, up to four of a gigabyte each; none for tests that
+    are named.
+    """
+    return (
+        0
+        if config.args_source is pytest.Config.ArgsSource.ARGS
+        else min((os.cpu_count() or 1) + 1, 4)
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -66,8 +73,14 @@ def _no_network(*args: object, **kwargs: object) -> None:
 def small(text: Path) -> list[str]:
     """Options that make a fit of the character task take a second."""
     options = {
-        "data.corpus": text, "data.batch_size": 4, "data.block_size": 16, "model.width": 16,
-        "model.heads": 2, "model.layers": 2, "trainer.precision": "32-true", "trainer.max_steps": 6,
+        "data.corpus": text,
+        "data.batch_size": 4,
+        "data.block_size": 16,
+        "model.width": 16,
+        "model.heads": 2,
+        "model.layers": 2,
+        "trainer.precision": "32-true",
+        "trainer.max_steps": 6,
     }
     return [f"--{key}={value}" for key, value in options.items()]
 
@@ -94,13 +107,20 @@ def tune(backbones: Callable[[str], Path], glue: Path) -> list[str]:
 
 def tuning(backbone: Path, data: Path) -> dict[str, object]:
     """Settings with which a fit of a GLUE task takes a second."""
-    return {"model.backbone": backbone, "data.data_dir": data, "data.batch_size": 8, "data.max_length": 32,
-            "trainer.precision": "32-true", "trainer.max_epochs": 1}
+    return {
+        "model.backbone": backbone,
+        "data.data_dir": data,
+        "data.batch_size": 8,
+        "data.max_length": 32,
+        "trainer.precision": "32-true",
+        "trainer.max_epochs": 1,
+    }
 
 
 @pytest.fixture
 def trained(place: Path) -> Callable[..., str]:
     """Fits: `trained(name, configs, *options)` gives the folder of the run."""
+
     def fit(name: str, config: str, *options: str, seed: int = 0) -> str:
         argv = ["fit", *configs(config), *options, "--name", name, "--seed_everything", str(seed)]
         assert main(argv) == 0
@@ -115,14 +135,35 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("material")
     text = folder / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog, and runs away.\n" * 67)
-    options = {"data.corpus": text, "data.batch_size": 4, "data.block_size": 16, "model.width": 16, "model.heads": 2,
-               "model.layers": 2, "trainer.precision": "32-true", "trainer.max_steps": 6, "name": "made",
-               "trainer.default_root_dir": folder}
+    options = {
+        "data.corpus": text,
+        "data.batch_size": 4,
+        "data.block_size": 16,
+        "model.width": 16,
+        "model.heads": 2,
+        "model.layers": 2,
+        "trainer.precision": "32-true",
+        "trainer.max_steps": 6,
+        "name": "made",
+        "trainer.default_root_dir": folder,
+    }
     words, argv = [f"--{key}={value}" for key, value in options.items()], sys.argv
     try:
         assert main(["fit", "--config", "dct_half.yaml", *words]) == 0
         shutil.move(folder / "made" / "version_0", folder / "run")
-        assert main(["export", str(folder / "run"), "--to", "safetensors", "--output", str(folder / "adapter")]) == 0
+        assert (
+            main(
+                [
+                    "export",
+                    str(folder / "run"),
+                    "--to",
+                    "safetensors",
+                    "--output",
+                    str(folder / "adapter"),
+                ]
+            )
+            == 0
+        )
     finally:
         sys.argv = argv
     return folder
@@ -130,7 +171,9 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def handed(material: Path, place: Path) -> Path:
-    """The current folder, in which somebody's run lies in `run`, and its adapter as `adapter.safetensors`."""
+    """The current folder, in which somebody's run lies in `run`, and its adapter as
+    `adapter.safetensors`.
+    """
     shutil.copytree(material / "run", "run")
     shutil.copy(material / "adapter" / "adapter.safetensors", "adapter.safetensors")
     return place
@@ -146,14 +189,25 @@ def char(material: Path, place: Path) -> str:
 def classifiers(
     backbones: Callable[[str], Path], glue: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> list[Path]:
-    """Two runs of a classifier with LoRA that differ in their seed alone, at a rate at which it changes."""
+    """Two runs of a classifier with LoRA that differ in their seed alone, at a rate at which it
+    changes.
+    """
     root, argv = tmp_path_factory.mktemp("classifiers"), sys.argv
-    options = {**tuning(backbones("bert"), glue), "model.optimizer.lr": 0.05, "trainer.default_root_dir": root}
+    options = {
+        **tuning(backbones("bert"), glue),
+        "model.optimizer.lr": 0.05,
+        "trainer.default_root_dir": root,
+    }
     words = [f"--{key}={value}" for key, value in options.items()]
     try:
         for seed in (0, 1):
             seeded = [f"--name=s{seed}", f"--seed_everything={seed}"]
-            assert main(["fit", "--config", "glue_rte.yaml", "--config", "lora_8.yaml", *words, *seeded]) == 0
+            assert (
+                main(
+                    ["fit", "--config", "glue_rte.yaml", "--config", "lora_8.yaml", *words, *seeded]
+                )
+                == 0
+            )
     finally:
         sys.argv = argv
     return [root / f"s{seed}" / "version_0" for seed in (0, 1)]
@@ -180,7 +234,9 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def files(folder: Path) -> dict[Path, tuple[int, int]]:
     """Everything in and beside a folder, with what changes when it is written."""
-    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.parent.rglob("*")}
+    return {
+        path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.parent.rglob("*")
+    }
 
 
 def refused(capsys: pytest.CaptureFixture[str], argv: list[str], *words: str) -> None:
@@ -196,8 +252,15 @@ def refused(capsys: pytest.CaptureFixture[str], argv: list[str], *words: str) ->
     assert sorted(Path().rglob("*")) == before
 
 
+def cases(table: list[tuple[str, Any, list[str]]]) -> list[Any]:
+    """One test for each row of a table."""
+    return [pytest.param(what, words, id=name) for name, what, words in table]
+
+
 class Mistake:
-    """Runs a command that must fail as a mistake does, and touch nothing in or beside the current folder."""
+    """Runs a command that must fail as a mistake does, and touch nothing in or beside the current
+    folder.
+    """
 
     def __init__(self, small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         self.small, self.capsys = small, capsys
@@ -215,7 +278,10 @@ class Mistake:
 
 @pytest.fixture
 def mistake(
-    place: Path, small: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    place: Path,
+    small: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Mistake]:
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield Mistake(small, capsys)

@@ -1,4 +1,6 @@
-"""Every parameterization that is exported, so that a new class stands in all matrices of tests by itself."""
+"""Every parameterization that is exported, so that a new class stands in all matrices of tests by
+itself.
+"""
 
 import functools
 from typing import Any
@@ -10,7 +12,9 @@ BUDGETS: dict[str, dict[str, Any]] = {"Dense": {}, "LoRA": {"rank": 2}}
 """Arguments of classes that a ratio does not suit."""
 
 
-def factories(ratio: float = 0.3, **arguments: dict[str, Any]) -> dict[str, ParameterizationFactory]:
+def factories(
+    ratio: float = 0.3, **arguments: dict[str, Any]
+) -> dict[str, ParameterizationFactory]:
     """By name a factory of each class that is not abstract.
 
     Args:
@@ -20,5 +24,6 @@ def factories(ratio: float = 0.3, **arguments: dict[str, Any]) -> dict[str, Para
     classes = {name: getattr(zoo, name) for name in zoo.__all__}
     return {
         name: functools.partial(cls, **({**BUDGETS, **arguments}.get(name, {"ratio": ratio})))
-        for name, cls in classes.items() if not getattr(cls, "__abstractmethods__", ())
+        for name, cls in classes.items()
+        if not getattr(cls, "__abstractmethods__", ())
     }

@@ -24,7 +24,12 @@ def inside(name, figure):
     for ax in figure.axes:
         tight = ax.get_tightbbox()
         if tight is not None:
-            assert tight.x0 >= -1 and tight.y0 >= -1 and tight.x1 <= box.x1 + 1 and tight.y1 <= box.y1 + 1, name
+            assert (
+                tight.x0 >= -1
+                and tight.y0 >= -1
+                and tight.x1 <= box.x1 + 1
+                and tight.y1 <= box.y1 + 1
+            ), name
     (legend,) = figure.legends or [None]
     if legend is not None:
         bottom = min(tight.y0 for ax in figure.axes if (tight := ax.get_tightbbox()) is not None)

@@ -14,32 +14,89 @@ REPLACED = 10_000
 
 
 def write_run(
-    folder: Path, loss: float | None = 1.5, seed: int = 0, lr: float = 0.01, name: str = "DCT", ratio: float = 0.5,
-    arguments: dict[str, Any] | None = None, optimizer: dict[str, Any] | None = None, steps: int = 400,
-    coefficients: int | None = None, config: dict[str, Any] | None = None,
-    events: dict[str, Sequence[Any]] | None = None, **summary: Any,
+    folder: Path,
+    loss: float | None = 1.5,
+    seed: int = 0,
+    lr: float = 0.01,
+    name: str = "DCT",
+    ratio: float = 0.5,
+    arguments: dict[str, Any] | None = None,
+    optimizer: dict[str, Any] | None = None,
+    steps: int = 400,
+    coefficients: int | None = None,
+    config: dict[str, Any] | None = None,
+    events: dict[str, Sequence[Any]] | None = None,
+    **summary: Any,
 ) -> Path:
-    """One run; `config` has settings by dotted name, `events` curves by tag, anything else goes into the summary."""
+    """One run; `config` has settings by dotted name, `events` curves by tag, anything else goes
+    into the summary.
+    """
     given = ({} if name == "Dense" else {"ratio": ratio}) | (arguments or {})
-    settings = {"name": "adamw", "lr": lr, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.99} | (optimizer or {})
+    settings = {"name": "adamw", "lr": lr, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.99} | (
+        optimizer or {}
+    )
     count = coefficients or (REPLACED if name == "Dense" else round(REPLACED * ratio))
     written = {
-        "task": "CharLM", "corpus": "tiny", "corpus_sha256": "a" * 64, "train_characters": 40_960, "batch_size": 32,
-        "validation_characters": 4_096, "block_size": 128, "parameterization": name, "trainable": count + 100,
-        "coefficients": count, "replaced": REPLACED, "total": count + 100, "arguments": given, "targets": ["blocks.*"],
-        "loss": loss, "score": None, "metrics": {"val/loss": loss}, "stable_rank": 10.0, "updates": False, "seed": seed,
-        "steps": steps, "lr": lr, "precision": "32-true", "optimizer": settings, "seconds": 3.0, "device": "CPU",
-        "command": "zoo fit", "date": "2026-11-22T05:54:02+00:00",
-    }  # fmt: skip
+        "task": "CharLM",
+        "corpus": "tiny",
+        "corpus_sha256": "a" * 64,
+        "train_characters": 40_960,
+        "batch_size": 32,
+        "validation_characters": 4_096,
+        "block_size": 128,
+        "parameterization": name,
+        "trainable": count + 100,
+        "coefficients": count,
+        "replaced": REPLACED,
+        "total": count + 100,
+        "arguments": given,
+        "targets": ["blocks.*"],
+        "loss": loss,
+        "score": None,
+        "metrics": {"val/loss": loss},
+        "stable_rank": 10.0,
+        "updates": False,
+        "seed": seed,
+        "steps": steps,
+        "lr": lr,
+        "precision": "32-true",
+        "optimizer": settings,
+        "seconds": 3.0,
+        "device": "CPU",
+        "command": "zoo fit",
+        "date": "2026-11-22T05:54:02+00:00",
+    }
     resolved: dict[str, Any] = {
-        "seed_everything": seed, "name": None,
-        "model": {"class_path": "tasks.CharLM", "init_args": {
-            "parameterization": {"class_path": f"zoo.parameterizations.{name}", "init_args": given},
-            "targets": None, "overrides": None, "width": 128, "optimizer": settings}},
-        "data": {"class_path": "tasks.CharData", "init_args": {
-            "corpus": "tiny", "data_dir": str(folder), "batch_size": 32, "block_size": 128}},
-        "trainer": {"max_steps": steps, "default_root_dir": str(folder), "accumulate_grad_batches": 1},
-    }  # fmt: skip
+        "seed_everything": seed,
+        "name": None,
+        "model": {
+            "class_path": "tasks.CharLM",
+            "init_args": {
+                "parameterization": {
+                    "class_path": f"zoo.parameterizations.{name}",
+                    "init_args": given,
+                },
+                "targets": None,
+                "overrides": None,
+                "width": 128,
+                "optimizer": settings,
+            },
+        },
+        "data": {
+            "class_path": "tasks.CharData",
+            "init_args": {
+                "corpus": "tiny",
+                "data_dir": str(folder),
+                "batch_size": 32,
+                "block_size": 128,
+            },
+        },
+        "trainer": {
+            "max_steps": steps,
+            "default_root_dir": str(folder),
+            "accumulate_grad_batches": 1,
+        },
+    }
     for key, value in (config or {}).items():
         *path, last = key.split(".")
         node = resolved

@@ -1,4 +1,6 @@
-"""Every command that README and docs show runs, shortened by options that stand here; their links lead somewhere."""
+"""Every command that README and docs show runs, shortened by options that stand here; their links
+lead somewhere.
+"""
 
 import re
 import shlex
@@ -10,14 +12,25 @@ from conftest import tuning
 
 from zoo.__main__ import main
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "results" / "README.md"]
-COMMANDS = list(dict.fromkeys(
-    line.partition("  #")[0].strip() for page in PAGES for line in page.read_text().splitlines()
-    if line.startswith("    zoo ")
-))
-TINY = {"data.batch_size": 4, "data.block_size": 16, "model.width": 16, "model.heads": 2, "model.layers": 2,
-        "trainer.max_steps": 4, "trainer.precision": "32-true"}
+COMMANDS = list(
+    dict.fromkeys(
+        line.partition("  #")[0].strip()
+        for page in PAGES
+        for line in page.read_text().splitlines()
+        if line.startswith("    zoo ")
+    )
+)
+TINY = {
+    "data.batch_size": 4,
+    "data.block_size": 16,
+    "model.width": 16,
+    "model.heads": 2,
+    "model.layers": 2,
+    "trainer.max_steps": 4,
+    "trainer.precision": "32-true",
+}
 SHORT = {
     "coordinates": "--parameterization DCT --widths 32,64 --depths 1 --steps 1 --sizes 16 --data.corpus my_text.txt",
     "bench": "--shape 32x32 --tokens 2 --seconds 0.01",
@@ -44,7 +57,9 @@ def site(material, classifiers, tmp_path_factory):
     shutil.copytree(classifiers[0], folder / TUNED)
     for seed in (1, 2):
         shutil.copytree(material / "run", folder / f"runs/char_lm_sweep/DCT-seed={seed}/version_0")
-    (folder / "my_text.txt").write_text("the quick brown fox jumps over the lazy dog, and runs away.\n" * 67)
+    (folder / "my_text.txt").write_text(
+        "the quick brown fox jumps over the lazy dog, and runs away.\n" * 67
+    )
     for name in ("my_basis.py", "my_task.py", "my_task.yaml", "my_sweep.yaml"):
         (folder / name).write_text(shown(name))
     return folder
@@ -53,6 +68,7 @@ def site(material, classifiers, tmp_path_factory):
 @pytest.fixture
 def named(backbones, glue):
     """What stands for the capitals in a command: made when it is asked for."""
+
     def make(word: str, before: str) -> list[str]:
         if word == "FOLDER":
             return [str(backbones("bert") if before == "--model.backbone" else glue)]
@@ -66,7 +82,10 @@ def named(backbones, glue):
                 return [str(backbones("bert"))]
             assert main(["export", TUNED, "--to", "dense", "--output", "after"]) == 0
             return ["after"]
-        return ["my_sweep.yaml" if word == "char_lm_sweep.yaml" else word]  # which has 6 methods in place of 27
+        return [
+            "my_sweep.yaml" if word == "char_lm_sweep.yaml" else word
+        ]  # which has 6 methods in place of 27
+
     return make
 
 
@@ -82,8 +101,12 @@ def test_it_runs(command, site, place, named, backbones, glue, capsys):
         if "glue_" in command:
             options = tuning(backbones("bert"), glue)
         elif "causal" in command:
-            options = {"model.backbone": backbones("gpt2"), "data.block_size": 16, "trainer.max_steps": 2,
-                       "trainer.precision": "32-true"}
+            options = {
+                "model.backbone": backbones("gpt2"),
+                "data.block_size": 16,
+                "trainer.max_steps": 2,
+                "trainer.precision": "32-true",
+            }
         if "glue_" not in command and "--data.corpus" not in words:
             options["data.corpus"] = "my_text.txt"
         words += [f"--{key}={value}" for key, value in options.items() if f"--{key}" not in words]
@@ -103,8 +126,12 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", text):
         assert target.startswith("https://") or (page.parent / target).exists(), target
     for target, anchor in re.findall(r"\]\(([^)#]*)#([\w-]+)\)", text):
-        heads = re.findall(r"^#+ (.*)$", ((page.parent / target) if target else page).read_text(), re.MULTILINE)
-        assert anchor in [re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads], anchor
+        heads = re.findall(
+            r"^#+ (.*)$", ((page.parent / target) if target else page).read_text(), re.MULTILINE
+        )
+        assert anchor in [
+            re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads
+        ], anchor
 
 
 def test_readme_can_be_read_at_once():

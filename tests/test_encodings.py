@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 FILES = [path for folder in ("zoo", "tasks") for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
@@ -18,9 +18,18 @@ def unsaid(source: str) -> list[int]:
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
         of_os = getattr(getattr(node.func, "value", None), "id", "") == "os" and name == "open"
         method = isinstance(node.func, ast.Attribute)
-        modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
-        text = (method and name in ("read_text", "write_text")
-                or name in ("open", "fdopen") and not of_os and not any("b" in mode for mode in modes[-1:]))
+        modes = [
+            arg.value
+            for arg in node.args
+            if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
+        ]
+        text = (
+            method
+            and name in ("read_text", "write_text")
+            or name in ("open", "fdopen")
+            and not of_os
+            and not any("b" in mode for mode in modes[-1:])
+        )
         if text and not any(keyword.arg == "encoding" for keyword in node.keywords):
             found.append(node.lineno)
     return found
@@ -28,7 +37,11 @@ def unsaid(source: str) -> list[int]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_text_says_its_encoding(path):
-    lines = [line for line in unsaid(path.read_text(encoding="utf-8")) if "safe_open" not in line_of(path, line)]
+    lines = [
+        line
+        for line in unsaid(path.read_text(encoding="utf-8"))
+        if "safe_open" not in line_of(path, line)
+    ]
     assert not lines, f"{path}: {lines}"
 
 
@@ -37,5 +50,13 @@ def line_of(path: Path, number: int) -> str:
 
 
 def test_what_is_found():
-    assert unsaid("p.read_text()\np.write_text(a)\nopen(p)\np.open('w')\nos.fdopen(3)") == [1, 2, 3, 4, 5]
-    assert not unsaid("p.read_text(encoding='x')\nopen(p, 'rb')\nos.open(p, 3)\nread_text(p)\np.open('ab')")
+    assert unsaid("p.read_text()\np.write_text(a)\nopen(p)\np.open('w')\nos.fdopen(3)") == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
+    assert not unsaid(
+        "p.read_text(encoding='x')\nopen(p, 'rb')\nos.open(p, 3)\nread_text(p)\np.open('ab')"
+    )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"zoo", "zoo.errors", "zoo.provenance"},
     {"zoo.files"},
@@ -46,11 +46,15 @@ def imports(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             package = (ROOT / node.module.replace(".", "/")).is_dir()
-            found |= {f"{node.module}.{alias.name}" if package else node.module for alias in node.names}
+            found |= {
+                f"{node.module}.{alias.name}" if package else node.module for alias in node.names
+            }
     return {name for name in found if name.split(".")[0] in ("zoo", "tasks", "results")}
 
 
-FILES = [path for folder in ("zoo", "tasks", "results") for path in sorted((ROOT / folder).rglob("*.py"))]
+FILES = [
+    path for folder in ("zoo", "tasks", "results") for path in sorted((ROOT / folder).rglob("*.py"))
+]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -62,31 +66,52 @@ def test_imports_run_one_way(path):
 
 def test_implementations_do_not_import_each_other():
     folder = ROOT / "zoo" / "parameterizations"
-    shared = {f"zoo.parameterizations.{name}" for name in ("base", "budget", "low_rank", "orthonormal")}
+    shared = {
+        f"zoo.parameterizations.{name}" for name in ("base", "budget", "low_rank", "orthonormal")
+    }
     for path in folder.glob("*.py"):
         if path.name != "__init__.py":
             siblings = {name for name in imports(path) if name.startswith("zoo.parameterizations")}
             assert {".".join(name.split(".")[:3]) for name in siblings} <= shared, path.name
 
 
-@pytest.mark.parametrize("study", sorted(path.parent.name for path in (ROOT / "zoo/studies").glob("*/command.py")))
+@pytest.mark.parametrize(
+    "study", sorted(path.parent.name for path in (ROOT / "zoo/studies").glob("*/command.py"))
+)
 def test_a_study_can_be_deleted(study):
-    """What is left of the package without its room and its word in `zoo/__main__.py` imports nothing of it."""
+    """What is left of the package without its room and its word in `zoo/__main__.py` imports
+    nothing of it.
+    """
     room, taken = ROOT / "zoo" / "studies" / study, f"zoo.studies.{study}"
-    others = [path for path in FILES if not path.is_relative_to(room) and not path.is_relative_to(ROOT / "results")]
+    others = [
+        path
+        for path in FILES
+        if not path.is_relative_to(room) and not path.is_relative_to(ROOT / "results")
+    ]
     for path in [*others, ROOT / "tests" / "conftest.py"]:
         assert not [name for name in imports(path) if f"{name}.".startswith(f"{taken}.")], path
         assert taken not in path.read_text(), f"{path} names {taken}"
 
 
-# ---- Names that are said ---------------------------------------------------------------------------------------------
+# ---- Names that are said -------------------------------------------------------------------------
 
 NAME = re.compile(r"(?<![\w./-])(?:zoo|tasks|results)(?:\.[A-Za-z_]\w*)+(?![\w/])")
 PATH = re.compile(
     r"(?<![\w./-])(?:zoo|tasks|results|tests|docs|configs)/[\w/]+(?:\.(?:py|sh|md|csv|yaml)|/(?=[\s`),;:]))"
 )
-TEXTS = [path for pattern in ("README.md", "docs/*.md", "results/*.md", "results/*.sh", "configs/*.yaml", ".ci/run",
-                              "pyproject.toml") for path in sorted(ROOT.glob(pattern))]
+TEXTS = [
+    path
+    for pattern in (
+        "README.md",
+        "docs/*.md",
+        "results/*.md",
+        "results/*.sh",
+        "configs/*.yaml",
+        ".ci/run",
+        "pyproject.toml",
+    )
+    for path in sorted(ROOT.glob(pattern))
+]
 INVENTED = {"zoo.x.os.system"}
 """Examples of what nobody has."""
 
@@ -96,8 +121,11 @@ def said(path: Path) -> str:
     text = path.read_text()
     if path.suffix != ".py":
         return text
-    strings = [node.value for node in ast.walk(ast.parse(text))
-               if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    strings = [
+        node.value
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
     return "\n".join([*strings, *re.findall(r"(?:^|\s)#.*", text)])
 
 
@@ -140,27 +168,45 @@ def is_there(name: str) -> bool:
 @pytest.mark.parametrize("path", [*FILES, *TEXTS], ids=lambda p: str(p.relative_to(ROOT)))
 def test_what_is_named_is_there(path):
     text = said(path)
-    names = [name for name in NAME.findall(text) if not re.search(r"\.(?:py|csv|yaml|sh|md|json)$", name)]
+    names = [
+        name for name in NAME.findall(text) if not re.search(r"\.(?:py|csv|yaml|sh|md|json)$", name)
+    ]
     assert [name for name in names if name not in INVENTED and not is_there(name)] == []
     assert [name for name in PATH.findall(text) if not (ROOT / name).exists()] == []
 
 
 def test_a_name_that_is_not_there_is_found():
-    assert is_there("zoo.layers.convert.convert") and is_there("zoo.runs.peft") and is_there("tasks.CharLM")
-    for name in ("zoo.convert", "zoo.lab.analysis", "zoo.layers.convert.merged", "zoo.runs.peft.nothing"):
+    assert (
+        is_there("zoo.layers.convert.convert")
+        and is_there("zoo.runs.peft")
+        and is_there("tasks.CharLM")
+    )
+    for name in (
+        "zoo.convert",
+        "zoo.lab.analysis",
+        "zoo.layers.convert.merged",
+        "zoo.runs.peft.nothing",
+    ):
         assert not is_there(name)
 
 
 def test_parameterizations_load_no_lightning():
     code = "import sys, zoo.parameterizations, zoo.layers.convert, zoo.spectrum; print('lightning' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "False\n"
+    )
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["fti"]])
 def test_the_front_door_imports_nothing_heavy(words):
     code = f"import sys; from zoo.__main__ import main; main({words!r}); print('torch' in sys.modules, file=sys.stderr)"
     start = os.times()
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stderr.splitlines()[-1] == "False"
     assert os.times().children_user - start.children_user < 3  # it takes 0.05 s
 

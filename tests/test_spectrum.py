@@ -65,10 +65,21 @@ def test_energy_share():
 
 def test_spectral_energy_of_a_known_plane():
     plane = torch.zeros(8, 8)
-    plane[0, 0], plane[7, 7] = 3.0, 1.0  # 90 % and 10 % of the energy, first and last in zigzag order
+    plane[0, 0], plane[7, 7] = (
+        3.0,
+        1.0,
+    )  # 90 % and 10 % of the energy, first and last in zigzag order
     found = spectral_energy(plane)
-    assert {key: found[key] for key in ("k50", "k90", "k99")} == {"k50": 1 / 64, "k90": 1 / 64, "k99": 2 / 64}
-    assert {key: found[f"{key}_frequency"] for key in ("k50", "k90", "k99")} == {"k50": 1 / 64, "k90": 1 / 64, "k99": 1}
+    assert {key: found[key] for key in ("k50", "k90", "k99")} == {
+        "k50": 1 / 64,
+        "k90": 1 / 64,
+        "k99": 2 / 64,
+    }
+    assert {key: found[f"{key}_frequency"] for key in ("k50", "k90", "k99")} == {
+        "k50": 1 / 64,
+        "k90": 1 / 64,
+        "k99": 1,
+    }
     assert [found[f"low_{part}"] for part in (10, 25, 50)] == pytest.approx([0.9] * 3)
     backwards = spectral_energy(plane.flip(0, 1))
     assert (backwards["k90_frequency"], backwards["k90"]) == (1.0, 1 / 64)
@@ -78,7 +89,11 @@ def test_spectral_energy_of_a_known_plane():
 def test_spectral_energy_in_a_given_order():
     plane = torch.arange(1.0, 5.0).view(2, 2)  # energies 1, 4, 9, 16 of 30
     found = spectral_energy(plane, torch.tensor([3, 2, 1, 0]))
-    assert (found["low_50"], found["k50_frequency"], found["k90_frequency"]) == (pytest.approx(25 / 30), 0.25, 0.75)
+    assert (found["low_50"], found["k50_frequency"], found["k90_frequency"]) == (
+        pytest.approx(25 / 30),
+        0.25,
+        0.75,
+    )
     assert (found["low_25"], found["low_10"]) == (pytest.approx(16 / 30), 0.0)
 
 
@@ -95,7 +110,9 @@ def test_descending_equals_sort():
 
 @pytest.mark.parametrize(("rank", "k90"), [(768, 0.444), (8, 0.41), (1, 0.26)])
 def test_k90_of_random_matrices(rank, k90):
-    """A Gaussian matrix, whatever the basis: a chi-squared sorted by size; and products of Gaussian factors."""
+    """A Gaussian matrix, whatever the basis: a chi-squared sorted by size; and products of Gaussian
+    factors.
+    """
     w = torch.randn(768, 768) if rank == 768 else torch.randn(768, rank) @ torch.randn(rank, 768)
     assert dct_energy(w)["k90"] == pytest.approx(k90, abs=3e-3 if rank == 768 else 1e-2)
 
@@ -116,7 +133,9 @@ def test_low_frequency_structure_shows_against_its_null_and_a_rotation_does_not(
     q, _ = torch.linalg.qr(torch.randn(m, m, dtype=torch.float64))
     p, _ = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64))
     rotated = q @ planted @ p
-    assert dct_energy(rotated)["k90"] == pytest.approx(rotation_null(rotated, draws=5)["k90"], rel=0.1)
+    assert dct_energy(rotated)["k90"] == pytest.approx(
+        rotation_null(rotated, draws=5)["k90"], rel=0.1
+    )
 
 
 def test_random_sides_are_rotations_and_depend_on_length_draw_and_seed_alone():
@@ -153,17 +172,28 @@ def test_rotation_null_is_a_mean_over_draws():
 def test_effective_rank_is_the_exponential_of_the_entropy():
     assert effective_rank(torch.ones(5)) == pytest.approx(5)
     assert effective_rank(torch.tensor([3.0, 0.0])) == pytest.approx(1)
-    assert effective_rank(torch.tensor([2.0, 1.0])) == pytest.approx(math.exp(entropy([2 / 3, 1 / 3])))
+    assert effective_rank(torch.tensor([2.0, 1.0])) == pytest.approx(
+        math.exp(entropy([2 / 3, 1 / 3]))
+    )
     assert effective_rank(torch.zeros(3)) == 0.0
 
 
 @pytest.mark.parametrize("rank", [1, 5, 20])
 def test_numerical_rank_is_numpys(rank):
     w = torch.randn(30, rank) @ torch.randn(rank, 20)
-    assert numerical_rank(torch.linalg.svdvals(w), (30, 20)) == np.linalg.matrix_rank(w.numpy()) == rank
+    assert (
+        numerical_rank(torch.linalg.svdvals(w), (30, 20))
+        == np.linalg.matrix_rank(w.numpy())
+        == rank
+    )
     assert numerical_rank(torch.zeros(4), (4, 4)) == 0
     eps = torch.finfo(torch.float32).eps
-    assert numerical_rank(torch.tensor([0.9 * 30 * eps, 1.0, 1.1 * 30 * eps], dtype=torch.float64), (20, 30)) == 2
+    assert (
+        numerical_rank(
+            torch.tensor([0.9 * 30 * eps, 1.0, 1.1 * 30 * eps], dtype=torch.float64), (20, 30)
+        )
+        == 2
+    )
 
 
 def test_ranks_agree_with_power_iteration():

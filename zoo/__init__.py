@@ -6,9 +6,15 @@ from collections.abc import Sequence
 __version__ = "0.1.0"
 
 MOVED = {
-    "callbacks": "training.callbacks", "convert": "layers.convert", "data": "training.data",
-    "frequencies": "bases.frequencies", "lab": "studies, and what reads a run in zoo.runs", "linear": "layers.linear",
-    "loader": "training.loader", "module": "training.module", "optimizers": "training.optimizers",
+    "callbacks": "training.callbacks",
+    "convert": "layers.convert",
+    "data": "training.data",
+    "frequencies": "bases.frequencies",
+    "lab": "studies, and what reads a run in zoo.runs",
+    "linear": "layers.linear",
+    "loader": "training.loader",
+    "module": "training.module",
+    "optimizers": "training.optimizers",
 }
 """Where modules are now that files of a user's own may import from their earlier place."""
 
@@ -16,7 +22,9 @@ MOVED = {
 class Moved:
     """Finds nothing, and says of a module that has moved where it is."""
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: object = None) -> None:
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: object = None
+    ) -> None:
         """Never a spec.
 
         Raises:

@@ -45,14 +45,18 @@ COMMANDS = {
     **{name: f"zoo.cli.{name}:main" for name in ("list", "check", "generate", "export")},
     "import": "zoo.cli.import_:main",
     "sweep": "zoo.sweep.command:main",
-    **{name: f"zoo.studies.{name}.command:main" for name in ("analyze", "mask", "report", "coordinates", "bench")},
+    **{
+        name: f"zoo.studies.{name}.command:main"
+        for name in ("analyze", "mask", "report", "coordinates", "bench")
+    },
 }
 
 
 class OwnTasks(MetaPathFinder):
     """Finds zoo's own `tasks` beside it, whatever else of that name lies in the current folder or on the path.
 
-    It is there from the import of this module on, so that it is in processes too that are started for other ranks.
+    It is there from the import of this module on, so that it is in processes too that are started
+    for other ranks.
     """
 
     home = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tasks")
@@ -88,7 +92,9 @@ def main(argv: list[str] | None = None) -> int:
     if command not in COMMANDS:
         return _unknown(argv)
     try:
-        here = os.getcwd()  # last, so that ./my_basis.py is found and a ./yaml.py does not hide another
+        here = (
+            os.getcwd()
+        )  # last, so that ./my_basis.py is found and a ./yaml.py does not hide another
     except OSError:
         return _said("the current folder was deleted: go to another one")
     sys.path[:] = [*(folder for folder in sys.path if folder not in ("", here)), here]
@@ -125,8 +131,12 @@ def prepare_process() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # without a HOME it tells of its temporary cache
-    if "error" in os.environ.get("PYTHONWARNINGS", "") or any("error" in option for option in sys.warnoptions):
+    logging.getLogger("matplotlib").setLevel(
+        logging.ERROR
+    )  # without a HOME it tells of its temporary cache
+    if "error" in os.environ.get("PYTHONWARNINGS", "") or any(
+        "error" in option for option in sys.warnoptions
+    ):
         os.environ.pop("PYTHONWARNINGS", None)  # of processes that are started, too
         warnings.resetwarnings()
         warnings.simplefilter("ignore", DeprecationWarning)

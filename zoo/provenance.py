@@ -28,10 +28,17 @@ def device_name(device: "torch.device") -> str:
 
 def commit() -> str | None:
     """The commit of zoo's own source, with a + if it has changed since; None outside of a repository."""
-    commands = (["git", "rev-parse", "--short", "HEAD"], ["git", "status", "--porcelain", "--", "."])
+    commands = (
+        ["git", "rev-parse", "--short", "HEAD"],
+        ["git", "status", "--porcelain", "--", "."],
+    )
     try:
-        found = [subprocess.run(words, cwd=PACKAGE, capture_output=True, text=True, check=True).stdout.strip()
-                 for words in commands]
+        found = [
+            subprocess.run(
+                words, cwd=PACKAGE, capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for words in commands
+        ]
     except (OSError, subprocess.CalledProcessError):
         return None
     return found[0] + ("+" if found[1] else "")

@@ -15,15 +15,15 @@ GAUSSIAN = {"k50": 0.1240, "k90": 0.4446, "k99": 0.7347}
 """Of a large matrix of independent normal entries, in any orthonormal basis: the share P(|x| > t) of its coefficients,
 where t phi(t) + Q(t) is half of 0.5, 0.9 or 0.99."""
 
-# ---- Rank ------------------------------------------------------------------------------------------------------------
+# ---- Rank ----------------------------------------------------------------------------------------
 
 
 def stable_rank(weight: Tensor, tolerance: float = 1e-5, max_iterations: int = 200) -> Tensor:
     """|W|_F^2 / |W|_2^2, the squared norm in units of the largest squared singular value; between 1 and the rank.
 
-    The spectral norm comes from power iteration on W^T W, which approaches it from below, so that a result errs
-    upwards; it stops when no estimate moved by more than `tolerance`, relatively. Rudelson and Vershynin,
-    J. ACM 54(4), 2007.
+    The spectral norm comes from power iteration on W^T W, which approaches it from below, so that a
+    result errs upwards; it stops when no estimate moved by more than `tolerance`, relatively.
+    Rudelson and Vershynin, J. ACM 54(4), 2007.
 
     Args:
         weight: (..., m, n), a matrix or a batch of them.
@@ -37,8 +37,12 @@ def stable_rank(weight: Tensor, tolerance: float = 1e-5, max_iterations: int = 2
     if w.shape[-1] > w.shape[-2]:
         w = w.mT
     gram = w.mT @ w  # (..., n, n): every iteration then costs n^2 instead of 2 mn
-    # A fixed start with a component along everything, rather than a random one: the result is a function of W.
-    start = gram @ torch.cos(torch.arange(1, w.shape[-1] + 1, device=w.device, dtype=w.dtype) ** 2)[:, None]
+    # A fixed start with a component along everything, rather than a random one: the result is a
+    # function of W.
+    start = (
+        gram
+        @ torch.cos(torch.arange(1, w.shape[-1] + 1, device=w.device, dtype=w.dtype) ** 2)[:, None]
+    )
     v = start / start.norm(dim=-2, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
     norm = torch.zeros(w.shape[:-2], device=w.device, dtype=w.dtype)
     for _ in range(max_iterations):
@@ -49,7 +53,9 @@ def stable_rank(weight: Tensor, tolerance: float = 1e-5, max_iterations: int = 2
             norm = new
             break
         norm = new
-    return torch.where(norm > 0, w.square().sum((-2, -1)) / norm.clamp_min(torch.finfo(w.dtype).tiny), norm)
+    return torch.where(
+        norm > 0, w.square().sum((-2, -1)) / norm.clamp_min(torch.finfo(w.dtype).tiny), norm
+    )
 
 
 def effective_rank(singular_values: Tensor) -> float:
@@ -88,7 +94,7 @@ def ranks(singular_values: Tensor, shape: tuple[int, int]) -> dict[str, float]:
     }
 
 
-# ---- Energy ----------------------------------------------------------------------------------------------------------
+# ---- Energy --------------------------------------------------------------------------------------
 
 
 def descending(energy: Tensor) -> Tensor:
@@ -124,9 +130,16 @@ def running_sums(coefficients: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         coefficients: (M, N) or (K,).
         order: (K,) flat positions, lowest frequency first.
     """
-    energy = coefficients.detach().flatten().to(torch.promote_types(coefficients.dtype, torch.float32)).square()
+    energy = (
+        coefficients.detach()
+        .flatten()
+        .to(torch.promote_types(coefficients.dtype, torch.float32))
+        .square()
+    )
     by_frequency = energy.index_select(0, order.to(energy.device))
-    return descending(energy).cumsum(0, dtype=torch.float64), by_frequency.cumsum(0, dtype=torch.float64)
+    return descending(energy).cumsum(0, dtype=torch.float64), by_frequency.cumsum(
+        0, dtype=torch.float64
+    )
 
 
 def spectral_energy(coefficients: Tensor, order: Tensor | None = None) -> dict[str, float]:
@@ -134,14 +147,18 @@ def spectral_energy(coefficients: Tensor, order: Tensor | None = None) -> dict[s
 
     Args:
         coefficients: of any orthonormal transform.
-        order: (MN,) flat positions, lowest frequency first; by default in zigzag order, as for a DCT.
+        order: (MN,) flat positions, lowest frequency first; by default in zigzag order, as for a
+            DCT.
 
     Returns:
-        k50, k90, k99: share of the coefficients, largest first, that holds 50, 90, 99 % of the energy (SpectralLoRA,
-            arXiv 2604.10649); k50_frequency, ...: the same, lowest frequencies first; low_10, low_25, low_50: share
-            of the energy in the first 10, 25, 50 % of the coefficients, lowest frequencies first.
+        k50, k90, k99: share of the coefficients, largest first, that holds 50, 90, 99 % of the
+            energy (SpectralLoRA, arXiv 2604.10649); k50_frequency, ...: the same, lowest
+            frequencies first; low_10, low_25, low_50: share of the energy in the first 10, 25, 50 %
+            of the coefficients, lowest frequencies first.
     """
-    return measures(*running_sums(coefficients, zigzag_order(*coefficients.shape) if order is None else order))
+    return measures(
+        *running_sums(coefficients, zigzag_order(*coefficients.shape) if order is None else order)
+    )
 
 
 def measures(magnitude: Tensor, frequency: Tensor) -> dict[str, float]:
@@ -150,7 +167,9 @@ def measures(magnitude: Tensor, frequency: Tensor) -> dict[str, float]:
     values |= {f"k{share * 100:.0f}_frequency": _needed(frequency, share) for share in SHARES}
     for low in LOW:
         first = round(low * len(frequency))
-        held = frequency[first - 1] / frequency[-1] if first and frequency[-1] > 0 else torch.zeros(())
+        held = (
+            frequency[first - 1] / frequency[-1] if first and frequency[-1] > 0 else torch.zeros(())
+        )
         values[f"low_{low * 100:.0f}"] = float(held)
     return values
 
@@ -160,13 +179,14 @@ def dct_energy(weight: Tensor) -> dict[str, float]:
     return spectral_energy(dct2(weight.detach()))
 
 
-# ---- The rotation null -----------------------------------------------------------------------------------------------
+# ---- The rotation null ---------------------------------------------------------------------------
 
 
 def random_sides(m: int, n: int, draw: int, seed: int, like: Tensor) -> Sides:
     """Haar-random rotations of the rows and the columns of (m, n) matrices, on the device and in the dtype of `like`.
 
-    A function of the lengths, the draw and the seed: all matrices with as many rows have the same for these.
+    A function of the lengths, the draw and the seed: all matrices with as many rows have the same
+    for these.
     """
     q, p = haar_matrix(m, seed, "null", draw, 0), haar_matrix(n, seed, "null", draw, 1)
     return Sides(shared(q, like.device, like.dtype), shared(p, like.device, like.dtype))
@@ -175,10 +195,14 @@ def random_sides(m: int, n: int, draw: int, seed: int, like: Tensor) -> Sides:
 def rotation_null(weight: Tensor, draws: int = 1, seed: int = 0) -> dict[str, float]:
     """`dct_energy` of a matrix with W's singular values between Haar-random singular vectors; mean over draws.
 
-    What W's spectrum forces by itself: a k90 below it is frequency structure, one beside it is none. The ranks need no
-    null, since they depend on the singular values alone. Q W P with Q and P Haar has such singular vectors, and so has
-    its DCT, since Haar measure does not see a fixed rotation; so the null is W's energy in a random separable basis.
+    What W's spectrum forces by itself: a k90 below it is frequency structure, one beside it is
+    none. The ranks need no null, since they depend on the singular values alone. Q W P with Q and P
+    Haar has such singular vectors, and so has its DCT, since Haar measure does not see a fixed
+    rotation; so the null is W's energy in a random separable basis.
     """
     w = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
-    results = [spectral_energy(rotate(w, random_sides(w.shape[0], w.shape[1], draw, seed, w))) for draw in range(draws)]
+    results = [
+        spectral_energy(rotate(w, random_sides(w.shape[0], w.shape[1], draw, seed, w)))
+        for draw in range(draws)
+    ]
     return {key: sum(r[key] for r in results) / draws for key in results[0]}

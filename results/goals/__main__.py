@@ -10,7 +10,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch is imported: its profiler announces itself
+os.environ.setdefault(
+    "KINETO_LOG_LEVEL", "99"
+)  # before torch is imported: its profiler announces itself
 
 from results.goals import rows
 from results.goals.goals import Goal
@@ -28,9 +30,13 @@ def main(argv: Sequence[str]) -> int:
     """Measure the project's goals and print each beside what is measured; 2 for a mistake of the user's."""
     parser = OneLineParser(prog="python -m results.goals", description=__doc__, allow_abbrev=False)
     parser.add_argument("names", nargs="?", help=f"some of {','.join(rows.ROWS)}; by default all")
-    parser.add_argument("--threads", type=int, help="of the processor; by default as many as torch takes")
+    parser.add_argument(
+        "--threads", type=int, help="of the processor; by default as many as torch takes"
+    )
     parser.add_argument("--json", metavar="FILE", help="all that is measured")
-    parser.add_argument("--csv", metavar="FILE", help="a line for each goal, added to those that are there")
+    parser.add_argument(
+        "--csv", metavar="FILE", help="a line for each goal, added to those that are there"
+    )
     parser.add_argument("--force", action="store_true", help="replace an earlier --json")
     return guarded(lambda: measure(vars(parser.parse_args(argv)), argv, time.perf_counter()))
 
@@ -45,13 +51,25 @@ def measure(options: dict[str, Any], argv: Sequence[str], start: float) -> int:
         raise UserError(f"--threads must be at least 1, got {options['threads']}")
     names = [name.strip() for name in (options["names"] or "").split(",") if name.strip()] or None
     device = device_of("cpu", options["threads"])
-    results = Results(path(options["json"]), path(options["csv"]), GOALS, {"goals": names, "device": str(device)},
-                      lambda: {**about(argv, start, device), "command": f"python -m results.goals {' '.join(argv)}"},
-                      options["force"])
+    results = Results(
+        path(options["json"]),
+        path(options["csv"]),
+        GOALS,
+        {"goals": names, "device": str(device)},
+        lambda: {
+            **about(argv, start, device),
+            "command": f"python -m results.goals {' '.join(argv)}",
+        },
+        options["force"],
+    )
     results.rows.clear()  # ratios of one run, so an interrupted one starts again
     bar = Bar("goals")
     try:
-        rows.measure(names, bar.bar.set_description, lambda found: results.add([goal_row(goal) for goal in found]))
+        rows.measure(
+            names,
+            bar.bar.set_description,
+            lambda found: results.add([goal_row(goal) for goal in found]),
+        )
     finally:
         bar.close()
     results.write(finished=True)
@@ -82,17 +100,24 @@ def table(rows: Sequence[Row]) -> str:
     notes = [""]
     for row in rows:
         sign = ">=" if row["at_least"] else "<="
-        cells.append((row["case"], f"{sign} {row['goal']:g}", spread(row), "yes" if row["met"] else "NO"))
+        cells.append(
+            (row["case"], f"{sign} {row['goal']:g}", spread(row), "yes" if row["met"] else "NO")
+        )
         notes.append(row["note"])
     wide = max(len(row[0]) for row in cells)
-    room = WIDTH - max(len(line) - wide for line in columns([(" " * wide, *row[1:]) for row in cells], 1))
+    room = WIDTH - max(
+        len(line) - wide for line in columns([(" " * wide, *row[1:]) for row in cells], 1)
+    )
     lines = []
     for (case, *values), note in zip(cells, notes, strict=True):
         first, *others = textwrap.wrap(case, room, break_on_hyphens=False)
         lines.append((first, values, [*others, *textwrap.wrap(note, WIDTH - 4)]))
     heads = columns([(first, *values) for first, values, _ in lines], 1)
-    return "\n".join(line for row, (_, _, more) in zip(heads, lines, strict=True)
-                     for line in (row, *(f"  {other}" for other in more)))
+    return "\n".join(
+        line
+        for row, (_, _, more) in zip(heads, lines, strict=True)
+        for line in (row, *(f"  {other}" for other in more))
+    )
 
 
 if __name__ == "__main__":

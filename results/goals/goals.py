@@ -1,7 +1,7 @@
 """The project's goals beside what is measured: each a ratio of two things measured side by side in one run.
 
-Here are those of layers; what needs a task or the command line is in `results.goals.rows`, peft's in
-`results.goals.peft`.
+Here are those of layers; what needs a task or the command line is in `results.goals.rows`, peft's
+in `results.goals.peft`.
 """
 
 import math
@@ -17,7 +17,16 @@ from zoo.layers.convert import convert
 from zoo.parameterizations import DCT, BlockDCT
 from zoo.studies.bench.floor import Case
 from zoo.studies.bench.layers import Contender, Spec, contenders, passes
-from zoo.studies.bench.timing import CPU, Ratio, alternate, held_bytes, kept_for_backward, peak_memory, quartiles, ratio
+from zoo.studies.bench.timing import (
+    CPU,
+    Ratio,
+    alternate,
+    held_bytes,
+    kept_for_backward,
+    peak_memory,
+    quartiles,
+    ratio,
+)
 
 TOKENS = 4096
 LAYERS = {(768, 768): 1.10, (3072, 768): 1.10, (4096, 4096): 1.25}
@@ -51,7 +60,9 @@ Row = Callable[[Callable[[str], None]], list[Goal]]
 
 
 def measure(
-    names: Sequence[str] | None, say: Callable[[str], None], rows: Mapping[str, Row],
+    names: Sequence[str] | None,
+    say: Callable[[str], None],
+    rows: Mapping[str, Row],
     done: Callable[[list[Goal]], None] = lambda goals: None,
 ) -> list[Goal]:
     """The goals of some rows.
@@ -87,11 +98,13 @@ def exact(value: float) -> Ratio:
     return Ratio(value, value, value)
 
 
-# ---- Layers ----------------------------------------------------------------------------------------------------------
+# ---- Layers --------------------------------------------------------------------------------------
 
 
 def layers(
-    say: Callable[[str], None], shapes: Mapping[tuple[int, int], float] | None = None, tokens: int = TOKENS,
+    say: Callable[[str], None],
+    shapes: Mapping[tuple[int, int], float] | None = None,
+    tokens: int = TOKENS,
     seconds: float = 4.0,
 ) -> list[Goal]:
     """Forward and backward pass beside a dense layer's, float32.
@@ -105,8 +118,16 @@ def layers(
     found = []
     for shape, limit in (LAYERS if shapes is None else shapes).items():
         say(f"layer {shape[0]}x{shape[1]}")
-        specs = [Spec(DCT, {"ratio": 0.5}), Spec(BlockDCT, {"ratio": 0.5}), Spec(BlockDCT, {"ratio": 0.1})]
-        measured = [each for each in contenders(specs, shape, False, ["dense"], CPU) if isinstance(each, Contender)]
+        specs = [
+            Spec(DCT, {"ratio": 0.5}),
+            Spec(BlockDCT, {"ratio": 0.5}),
+            Spec(BlockDCT, {"ratio": 0.1}),
+        ]
+        measured = [
+            each
+            for each in contenders(specs, shape, False, ["dense"], CPU)
+            if isinstance(each, Contender)
+        ]
         times = _passes(measured, Case("float32", shape, tokens), "forward_backward", seconds)
         for each in measured[1:]:
             assert each.spec is not None
@@ -117,7 +138,9 @@ def layers(
     return found
 
 
-def _passes(layers: Sequence[Contender], case: Case, name: str, seconds: float) -> dict[str, list[float]]:
+def _passes(
+    layers: Sequence[Contender], case: Case, name: str, seconds: float
+) -> dict[str, list[float]]:
     """Seconds of one of a layer's passes, by contender."""
     calls = {}
     for each in layers:
@@ -131,10 +154,12 @@ def _times(own: Sequence[float], other: Sequence[float]) -> str:
     return f"{a:.3g} ms to {b:.3g} ms"
 
 
-# ---- Growth ----------------------------------------------------------------------------------------------------------
+# ---- Growth --------------------------------------------------------------------------------------
 
 
-def growth(say: Callable[[str], None], sizes: Sequence[int] = SIZES, seconds: float = 1.0) -> list[Goal]:
+def growth(
+    say: Callable[[str], None], sizes: Sequence[int] = SIZES, seconds: float = 1.0
+) -> list[Goal]:
     """Time to rebuild W, (n, n), over n^2 log n, to what it is at the least n; of the n where that is largest.
 
     Args:
@@ -159,11 +184,15 @@ def growth(say: Callable[[str], None], sizes: Sequence[int] = SIZES, seconds: fl
     return found
 
 
-# ---- Memory ----------------------------------------------------------------------------------------------------------
+# ---- Memory --------------------------------------------------------------------------------------
 
 
 def memory(
-    say: Callable[[str], None], size: int = 2048, depth: int = 12, tokens: int = 32, ratio: float = 0.1
+    say: Callable[[str], None],
+    size: int = 2048,
+    depth: int = 12,
+    tokens: int = 32,
+    ratio: float = 0.1,
 ) -> list[Goal]:
     """Bytes of training beside dense AdamW: what stays from step to step, and what a forward pass keeps for backward.
 
@@ -196,7 +225,8 @@ def training_bytes(network: nn.Module, size: int, tokens: int) -> dict[str, int]
     """Of AdamW on (tokens, size) inputs.
 
     Returns:
-        `held` from step to step, gradients too; `kept` for backward; and the `peak` of a step beyond what is held.
+        `held` from step to step, gradients too; `kept` for backward; and the `peak` of a step
+        beyond what is held.
     """
     x = torch.randn(tokens, size)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-6, fused=True)
@@ -219,11 +249,13 @@ def _network(size: int, depth: int) -> nn.Module:
     return nn.Sequential(*(nn.Linear(size, size) for _ in range(depth)))
 
 
-# ---- Evaluation ------------------------------------------------------------------------------------------------------
+# ---- Evaluation ----------------------------------------------------------------------------------
 
 
 def cache(
-    say: Callable[[str], None], shape: tuple[int, int] = (768, 768), tokens: Sequence[int] = (1, 16, 512),
+    say: Callable[[str], None],
+    shape: tuple[int, int] = (768, 768),
+    tokens: Sequence[int] = (1, 16, 512),
     seconds: float = 2.0,
 ) -> list[Goal]:
     """A forward pass in evaluation mode, again and again, beside a dense layer's.
@@ -235,8 +267,11 @@ def cache(
         seconds: of a number of tokens.
     """
     found = []
-    dense, own = (each for each in contenders([Spec(DCT, {"ratio": 0.5})], shape, False, ["dense"], CPU)
-                    if isinstance(each, Contender))
+    dense, own = (
+        each
+        for each in contenders([Spec(DCT, {"ratio": 0.5})], shape, False, ["dense"], CPU)
+        if isinstance(each, Contender)
+    )
     for count in tokens:
         say(f"cache {count} tokens")
         times = _passes([dense, own], Case("float32", shape, count), "evaluation", seconds)

@@ -40,19 +40,37 @@ def loops(say: Callable[[str], None], count: int = 150) -> list[Goal]:
     found = []
     for config, limit in LOOP.items():
         say(f"loop {config}")
-        turns = Turns({"nanoGPT's loop": plain_step(fused=False), "the same, AdamW fused": plain_step(fused=True)})
+        turns = Turns(
+            {
+                "nanoGPT's loop": plain_step(fused=False),
+                "the same, AdamW fused": plain_step(fused=True),
+            }
+        )
         with corpus() as folder:
-            fit(["--config", config, *options(folder), f"--trainer.max_steps={count}",
-                 "--trainer.limit_val_batches=0"], [turns])
+            fit(
+                [
+                    "--config",
+                    config,
+                    *options(folder),
+                    f"--trainer.max_steps={count}",
+                    "--trainer.limit_val_batches=0",
+                ],
+                [turns],
+            )
         for name in turns.others:
             own, other = turns.own[1:], turns.seconds[name][1:]  # the first are slow
             spread = quartiles([b / a for a, b in zip(own, other, strict=True)])
-            rates = " to ".join(f"{WINDOWS * BLOCK_SIZE * CHUNK / quartiles(s).median:,.0f}" for s in (own, other))
+            rates = " to ".join(
+                f"{WINDOWS * BLOCK_SIZE * CHUNK / quartiles(s).median:,.0f}" for s in (own, other)
+            )
             note = f"chunks of {CHUNK} steps, {rates} tokens a second; no validation"
             case = f"zoo fit {config}, tokens a second to {name}"
-            # Whole time of the fit, in some of whose chunks callbacks run; a slow chunk of the other is no merit of it.
+            # Whole time of the fit, in some of whose chunks callbacks run; a slow chunk of the
+            # other is no merit of it.
             total = len(own) * quartiles(other).median / sum(own)
-            found.append(goal(case, limit, Ratio(total, spread.low, spread.high), note, at_least=True))
+            found.append(
+                goal(case, limit, Ratio(total, spread.low, spread.high), note, at_least=True)
+            )
     return found
 
 
@@ -92,8 +110,9 @@ class Turns(Callback):
 def plain_step(fused: bool) -> Call:
     """A step of nanoGPT's train.py (github.com/karpathy/nanoGPT) on the paper's model with `nn.Linear` layers.
 
-    As published: batches stacked from a numpy array, the rate set by hand, AdamW in two groups with betas (0.9, 0.99),
-    clipping, gradients set to None, a loss read every tenth step. Autocast, which it has on a GPU only, is given here.
+    As published: batches stacked from a numpy array, the rate set by hand, AdamW in two groups with
+    betas (0.9, 0.99), clipping, gradients set to None, a loss read every tenth step. Autocast,
+    which it has on a GPU only, is given here.
 
     Args:
         fused: AdamW's kernel too, which it has on a GPU only.
@@ -108,8 +127,12 @@ def plain_step(fused: bool) -> Call:
 
     def batch() -> tuple[Tensor, Tensor]:
         starts = torch.randint(len(data) - BLOCK_SIZE, (WINDOWS,))
-        x = torch.stack([torch.from_numpy(data[i : i + BLOCK_SIZE].astype(np.int64)) for i in starts])
-        y = torch.stack([torch.from_numpy(data[i + 1 : i + 1 + BLOCK_SIZE].astype(np.int64)) for i in starts])
+        x = torch.stack(
+            [torch.from_numpy(data[i : i + BLOCK_SIZE].astype(np.int64)) for i in starts]
+        )
+        y = torch.stack(
+            [torch.from_numpy(data[i + 1 : i + 1 + BLOCK_SIZE].astype(np.int64)) for i in starts]
+        )
         return x, y
 
     def rate(step: int) -> float:
@@ -138,12 +161,14 @@ def plain_step(fused: bool) -> Call:
     return step
 
 
-# ---- A run on a random text ------------------------------------------------------------------------------------------
+# ---- A run on a random text ----------------------------------------------------------------------
 
 
 def ids(count: int = 200_000) -> Tensor:
     """A random text in ids."""
-    return torch.randint(len(CHARACTERS), (count,), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+    return torch.randint(
+        len(CHARACTERS), (count,), generator=torch.Generator().manual_seed(0), dtype=torch.int32
+    )
 
 
 @contextlib.contextmanager

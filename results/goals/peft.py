@@ -1,8 +1,8 @@
 """Training steps and memory beside peft's, on an encoder of BERT-base's size with random weights.
 
-Pairs have equal trainable counts: LoRA (r = 8), RandLoRA (r = 32) and, as the DCT's neighbour, FourierFT with as many
-coefficients. Both sides have the same backbone, batch, precision, head and optimizer, and take a whole step: forward,
-backward, AdamW.
+Pairs have equal trainable counts: LoRA (r = 8), RandLoRA (r = 32) and, as the DCT's neighbour,
+FourierFT with as many coefficients. Both sides have the same backbone, batch, precision, head and
+optimizer, and take a whole step: forward, backward, AdamW.
 """
 
 import importlib.util
@@ -60,8 +60,13 @@ def pairs(width: int, every: bool) -> list[Pair]:
     fourier = {"n_frequency": count, "init_weights": True}
     chosen = [
         Pair("LoRA", partial(LoRA, rank=RANK), "LoraConfig", {"r": RANK, "lora_alpha": RANK}, 1.0),
-        Pair("RandLoRA", partial(RandLoRA, rank=BASIS_RANK), "RandLoraConfig",
-             {"r": BASIS_RANK, "randlora_alpha": 20 * BASIS_RANK}, 0.7),
+        Pair(
+            "RandLoRA",
+            partial(RandLoRA, rank=BASIS_RANK),
+            "RandLoraConfig",
+            {"r": BASIS_RANK, "randlora_alpha": 20 * BASIS_RANK},
+            0.7,
+        ),
         Pair("DCT", partial(DCT, coefficients=count), "FourierFTConfig", fourier, 0.5),
         Pair("BlockDCT", partial(BlockDCT, coefficients=count), "FourierFTConfig", fourier, 0.5),
     ]
@@ -70,7 +75,9 @@ def pairs(width: int, every: bool) -> list[Pair]:
 
 
 def peft_pairs(
-    say: Callable[[str], None], batches: Sequence[Batch] = BATCHES, sizes: Mapping[str, int] | None = None,
+    say: Callable[[str], None],
+    batches: Sequence[Batch] = BATCHES,
+    sizes: Mapping[str, int] | None = None,
     rounds: int = 6,
 ) -> list[Goal]:
     """Time and peak memory of a step, to peft's, under bfloat16 autocast.
@@ -81,7 +88,9 @@ def peft_pairs(
         sizes: of transformers' `BertConfig`, where they are not BERT-base's.
         rounds: of steps.
     """
-    if missing := [name for name in ("transformers", "peft") if importlib.util.find_spec(name) is None]:
+    if missing := [
+        name for name in ("transformers", "peft") if importlib.util.find_spec(name) is None
+    ]:
         say(f'peft left out: {missing[0]} is not installed: pip install -e ".[test]"')
         return []
     found = []
@@ -100,10 +109,14 @@ def peft_pairs(
             theirs = config.removesuffix("Config").replace("Lora", "LoRA")
             for pair in group:
                 case = f"{pair.name} to peft {theirs}, {batch}"
-                counts = " to ".join(f"{_count(model):,}" for _, model in (own[pair.name], peers["peft"]))
+                counts = " to ".join(
+                    f"{_count(model):,}" for _, model in (own[pair.name], peers["peft"])
+                )
                 a, b = (1e3 * quartiles(times[name]).median for name in (pair.name, "peft"))
                 note = f"bfloat16 autocast, {a:.0f} ms to {b:.0f} ms, {counts} trained"
-                found.append(goal(f"step, {case}", pair.limit, ratio(times[pair.name], times["peft"]), note))
+                found.append(
+                    goal(f"step, {case}", pair.limit, ratio(times[pair.name], times["peft"]), note)
+                )
                 memory = f"beyond weights and moments, MiB: {mib(peaks[pair.name])} to {mib(peaks['peft'])}"
                 share = exact(peaks[pair.name] / peaks["peft"])
                 found.append(goal(f"peak memory, {case}", pair.limit, share, memory))
@@ -142,7 +155,9 @@ def _stepper(model: nn.Module, batch: Batch) -> tuple[Call, nn.Module]:
     ids = torch.randint(10, model.config.vocab_size, shape, generator=generator)  # type: ignore[union-attr, arg-type]
     inputs: dict[str, Tensor] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     labels = torch.arange(batch.sentences) % 2
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True
+    )
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16):

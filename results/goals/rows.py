@@ -33,19 +33,23 @@ sys.exit(run(sys.argv[1:], [Stop()]) or "no step was made")
 
 
 def measure(
-    names: Sequence[str] | None, say: Callable[[str], None], done: Callable[[list[Goal]], None] = lambda found: None
+    names: Sequence[str] | None,
+    say: Callable[[str], None],
+    done: Callable[[list[Goal]], None] = lambda found: None,
 ) -> list[Goal]:
     """The goals of some rows, or of all (`results.goals.goals.measure`)."""
     return goals.measure(names, say, ROWS, done)
 
 
-# ---- A training step -------------------------------------------------------------------------------------------------
+# ---- A training step -----------------------------------------------------------------------------
 
 
 def steps(say: Callable[[str], None], rounds: int = 40) -> list[Goal]:
     """A training step of the paper's model, beside that of dense weights."""
     factories = {
-        "dense": Dense, "dct_half": partial(DCT, ratio=0.5), "block_dct 1/2": partial(BlockDCT, ratio=0.5),
+        "dense": Dense,
+        "dct_half": partial(DCT, ratio=0.5),
+        "block_dct 1/2": partial(BlockDCT, ratio=0.5),
         "block_dct 1/10": partial(BlockDCT, ratio=0.1),
     }
     calls = {name: trained_step(factory) for name, factory in factories.items()}
@@ -53,19 +57,27 @@ def steps(say: Callable[[str], None], rounds: int = 40) -> list[Goal]:
     found = []
     for name in list(factories)[1:]:
         own, dense = (1e3 * quartiles(times[key]).median for key in (name, "dense"))
-        note = f"paper's model, {WINDOWS} windows, bfloat16 autocast, {own:.1f} ms to {dense:.1f} ms"
+        note = (
+            f"paper's model, {WINDOWS} windows, bfloat16 autocast, {own:.1f} ms to {dense:.1f} ms"
+        )
         limit = 1.04 if name == "dct_half" else BLOCK
-        found.append(goal(f"training step, {name} to dense", limit, ratio(times[name], times["dense"]), note))
+        found.append(
+            goal(f"training step, {name} to dense", limit, ratio(times[name], times["dense"]), note)
+        )
     return found
 
 
-def trained_step(parameterization: Any, optimizer: Literal["adamw", "muon"] = "adamw", windows: int = WINDOWS) -> Call:
+def trained_step(
+    parameterization: Any, optimizer: Literal["adamw", "muon"] = "adamw", windows: int = WINDOWS
+) -> Call:
     """A training step of the paper's model in a plain loop: bfloat16 autocast, AdamW or Muon, clipping."""
     torch.manual_seed(0)
     model = CharLM(CHARACTERS, parameterization)
     batches = iter(WindowLoader(ids(), STEPS, windows, BLOCK_SIZE, seed=0))
     moved = build(model, OptimizerConfig(optimizer, lr=0.007, final_lr=0.02))
-    schedule = torch.optim.lr_scheduler.LambdaLR(moved, lambda step: warmup_cosine(step, STEPS, 100, 0.02))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        moved, lambda step: warmup_cosine(step, STEPS, 100, 0.02)
+    )
 
     def step() -> None:
         inputs, targets = next(batches)
@@ -80,10 +92,12 @@ def trained_step(parameterization: Any, optimizer: Literal["adamw", "muon"] = "a
     return step
 
 
-# ---- The start -------------------------------------------------------------------------------------------------------
+# ---- The start -----------------------------------------------------------------------------------
 
 
-def imports(say: Callable[[str], None], rounds: int = 5, config: str = "dct_half.yaml") -> list[Goal]:
+def imports(
+    say: Callable[[str], None], rounds: int = 5, config: str = "dct_half.yaml"
+) -> list[Goal]:
     """From the start of a process of `zoo fit` to the end of its first step, to importing torch and lightning alone."""
     with corpus() as folder:
         calls = {
@@ -101,6 +115,10 @@ def _process(code: str, *words: str) -> None:
 
 
 ROWS: dict[str, Row] = {
-    "step": steps, **goals.ROWS, "peft": peft_pairs, "loop": loops, "import": imports,
+    "step": steps,
+    **goals.ROWS,
+    "peft": peft_pairs,
+    "loop": loops,
+    "import": imports,
 }
 """By the names that `python -m results.goals` takes."""

@@ -104,7 +104,9 @@ def _folder() -> Iterator[Path]:
     try:
         folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     except OSError as error:
-        raise Mistake(f"no folder can be made for what is temporary, {error.strerror}: set TMPDIR") from None
+        raise Mistake(
+            f"no folder can be made for what is temporary, {error.strerror}: set TMPDIR"
+        ) from None
     with folder as name:
         yield Path(name)
 
@@ -127,24 +129,44 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="gpu.sh", description="Measure zoo on the GPU of this machine; run again, it goes on.",
+        prog="gpu.sh",
+        description="Measure zoo on the GPU of this machine; run again, it goes on.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"parts: {', '.join(PARTS)}\nwheels, where torch, lightning, torchmetrics, transformers, peft, "
-               f"tensorboard, einops and triton\nare installed and no more: {wheels.DOWNLOAD}",
+        f"tensorboard, einops and triton\nare installed and no more: {wheels.DOWNLOAD}",
     )
-    parser.add_argument("--data", type=Path, metavar="FOLDER", default=os.environ.get("ZOO_DATA") or None,
-                        help="that holds tinyshakespeare/input.txt; by default $ZOO_DATA")
-    parser.add_argument("--wheels", type=Path, metavar="FOLDER", help="of wheels for what is not installed")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("gpu"), help="of the tables; by default gpu")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        default=os.environ.get("ZOO_DATA") or None,
+        help="that holds tinyshakespeare/input.txt; by default $ZOO_DATA",
+    )
+    parser.add_argument(
+        "--wheels", type=Path, metavar="FOLDER", help="of wheels for what is not installed"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        default=Path("gpu"),
+        help="of the tables; by default gpu",
+    )
     parser.add_argument("--minutes", type=float, default=9.0, help="that it may take; by default 9")
-    parser.add_argument("--only", metavar="PARTS", default=",".join(PARTS), help="some parts, as kernels,layers")
-    parser.add_argument("--small", action="store_true", help="rehearse it all on the CPU, in two minutes")
+    parser.add_argument(
+        "--only", metavar="PARTS", default=",".join(PARTS), help="some parts, as kernels,layers"
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="rehearse it all on the CPU, in two minutes"
+    )
     return parser
 
 
 def _check(options: argparse.Namespace) -> None:
     """What can be said before torch is imported."""
-    options.only = list(dict.fromkeys(name.strip() for name in options.only.split(",") if name.strip()))
+    options.only = list(
+        dict.fromkeys(name.strip() for name in options.only.split(",") if name.strip())
+    )
     if unknown := [name for name in options.only if name not in PARTS]:
         raise Mistake(f"--only has no part '{unknown[0]}': there are {', '.join(PARTS)}")
     if not options.only:
@@ -159,7 +181,9 @@ def _check(options: argparse.Namespace) -> None:
     if corpus is not None and not corpus.is_file():
         raise Mistake(f"--data '{options.data}' has no tinyshakespeare/input.txt")
     if corpus is None and not options.small and "characters" in options.only:
-        raise Mistake("the part characters needs --data FOLDER, one that holds tinyshakespeare/input.txt")
+        raise Mistake(
+            "the part characters needs --data FOLDER, one that holds tinyshakespeare/input.txt"
+        )
 
 
 def _complete(folder: Path | None, site: Path) -> None:
@@ -170,15 +194,21 @@ def _complete(folder: Path | None, site: Path) -> None:
             return
         if folder is None:
             names = " ".join(f"'{each}'" for each in lacking)
-            raise Mistake(f"not installed here: {names}; install them, or give --wheels FOLDER, as --help says")
+            raise Mistake(
+                f"not installed here: {names}; install them, or give --wheels FOLDER, as --help says"
+            )
         try:
             wheels.install(lacking, folder, site)
         except (OSError, ValueError) as error:
             raise Mistake(str(error)) from None
         if str(site) not in sys.path:
             sys.path.insert(0, str(site))
-            os.environ["PYTHONPATH"] = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", str(ROOT))])
-    raise Mistake(f"the wheels of '{folder}' do not fit each other: {', '.join(map(str, lacking))} is still missing")
+            os.environ["PYTHONPATH"] = os.pathsep.join(
+                [str(site), os.environ.get("PYTHONPATH", str(ROOT))]
+            )
+    raise Mistake(
+        f"the wheels of '{folder}' do not fit each other: {', '.join(map(str, lacking))} is still missing"
+    )
 
 
 def _import_torch() -> None:
@@ -209,14 +239,18 @@ def _check_device(options: argparse.Namespace) -> None:
     if options.small:
         return
     if torch.version.cuda is None:
-        raise Mistake(f"torch {torch.__version__} has no CUDA: install one that has, or give --small")
+        raise Mistake(
+            f"torch {torch.__version__} has no CUDA: install one that has, or give --small"
+        )
     if not torch.cuda.is_available():
         raise Mistake("no GPU is at hand: give --small to rehearse on the CPU")
     free, needed = torch.cuda.mem_get_info()[0], max(PARTS[name].memory for name in options.only)
     if free < needed:
         most = [name for name in options.only if PARTS[name].memory > free]
-        raise Mistake(f"{free / 1e9:.0f} GB of the GPU are free, {needed / 1e9:.0f} are needed: "
-                      f"leave {', '.join(most)} out of --only")
+        raise Mistake(
+            f"{free / 1e9:.0f} GB of the GPU are free, {needed / 1e9:.0f} are needed: "
+            f"leave {', '.join(most)} out of --only"
+        )
 
 
 def _source(options: argparse.Namespace) -> dict[str, str]:
@@ -225,10 +259,16 @@ def _source(options: argparse.Namespace) -> dict[str, str]:
 
     from zoo.provenance import device_name
 
-    device = device_name(torch.device("cpu" if options.small else "cuda" if torch.cuda.is_available() else "cpu"))
+    device = device_name(
+        torch.device("cpu" if options.small else "cuda" if torch.cuda.is_available() else "cpu")
+    )
     command = "bash results/gpu.sh" + " --small" * options.small
-    return {"command": command, "commit": _commit(), "device": f"{device}, torch {torch.__version__}",
-            "date": datetime.now(UTC).date().isoformat()}
+    return {
+        "command": command,
+        "commit": _commit(),
+        "device": f"{device}, torch {torch.__version__}",
+        "date": datetime.now(UTC).date().isoformat(),
+    }
 
 
 @contextmanager
@@ -242,7 +282,9 @@ def _open(out: Path, source: dict[str, str]) -> Iterator[None]:
         for row in rows:
             for column in ("command", "commit", "device"):
                 if row[column] != source[column]:
-                    raise Mistake(f"--out '{out}' has rows of another {column}, '{row[column]}': give another folder")
+                    raise Mistake(
+                        f"--out '{out}' has rows of another {column}, '{row[column]}': give another folder"
+                    )
     try:
         out.mkdir(parents=True, exist_ok=True)
         number = os.open(out, os.O_RDONLY | os.O_CLOEXEC)
@@ -254,9 +296,13 @@ def _open(out: Path, source: dict[str, str]) -> Iterator[None]:
         if shutil.disk_usage(out).free < ROOM:
             raise Mistake(f"--out '{out}' is on a full disk: give another folder")
         try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the folder: no file of it is more than a table
+            fcntl.flock(
+                number, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # of the folder: no file of it is more than a table
         except BlockingIOError:
-            raise Mistake(f"--out '{out}' is being written by another run: give another folder") from None
+            raise Mistake(
+                f"--out '{out}' is being written by another run: give another folder"
+            ) from None
         except OSError:
             pass  # no locks on this file system
         yield
@@ -267,15 +313,24 @@ def _open(out: Path, source: dict[str, str]) -> Iterator[None]:
 def _commit() -> str:
     """The commit; where there is none or the tree has changed, the hash of the sources tells one tree from another."""
     digest = hashlib.sha256()
-    for folder, names in (("zoo", "*.py"), ("tasks", "*.py"), ("results/gpu", "*.py"), ("configs", "*.yaml")):
+    for folder, names in (
+        ("zoo", "*.py"),
+        ("tasks", "*.py"),
+        ("results/gpu", "*.py"),
+        ("configs", "*.yaml"),
+    ):
         for path in sorted((ROOT / folder).rglob(names)):
             digest.update(path.read_bytes())
     sources = digest.hexdigest()[:7]
     command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
     try:
-        if not (ROOT / ".git").exists():  # else it may be another repository's, in which a copy lies
+        if not (
+            ROOT / ".git"
+        ).exists():  # else it may be another repository's, in which a copy lies
             return f"sources {sources}"
-        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        found = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return f"sources {sources}"
     return f"{found} {sources}" if found.endswith("-dirty") else found
@@ -301,14 +356,18 @@ def _measure(options: argparse.Namespace, source: dict[str, str], end: float) ->
     text = summary(options.out, failed, source)
     _say(text)
     try:
-        (options.out / "summary.txt").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        (options.out / "summary.txt").write_text(
+            text + "\n", encoding="utf-8", errors="backslashreplace"
+        )
     except OSError as error:
         _say(f"gpu.sh: '{options.out / 'summary.txt'}': {error.strerror}", error=True)
         return 1
     return int(bool(failed))
 
 
-def _part(name: str, seconds: float, most: float, options: argparse.Namespace, source: dict[str, str]) -> str:
+def _part(
+    name: str, seconds: float, most: float, options: argparse.Namespace, source: dict[str, str]
+) -> str:
     """Measure one part in `seconds`, and kill it after `most`.
 
     Returns:
@@ -316,12 +375,20 @@ def _part(name: str, seconds: float, most: float, options: argparse.Namespace, s
     """
     start = time.time()
     setting = Setting(
-        "cpu" if options.small else "cuda", options.small, start + seconds, str(options.out.absolute()),
-        None if options.data is None else str(Path(options.data).absolute()), source,
+        "cpu" if options.small else "cuda",
+        options.small,
+        start + seconds,
+        str(options.out.absolute()),
+        None if options.data is None else str(Path(options.data).absolute()),
+        source,
     )
     environment = setting.environment()
     if options.small:
-        environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # all is tiny
+        environment |= {
+            "TRITON_INTERPRET": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+        }  # all is tiny
     command = [sys.executable, "-m", "results.gpu.frame.part", name]
     while True:
         status, said = process.run(command, environment, start + most - time.time())

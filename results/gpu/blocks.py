@@ -1,6 +1,7 @@
 """The block kernel beside cuBLAS, for 1 to 64 tokens in bfloat16.
 
-`python -m results.gpu.blocks FOLDER` prints the winners of the rows in an --out, as zoo.bases.kernels.tiles holds them.
+`python -m results.gpu.blocks FOLDER` prints the winners of the rows in an --out, as
+zoo.bases.kernels.tiles holds them.
 
 A row is a weight (m, n) of K = share mn coefficients in blocks of b, and a number of tokens T. All
 times are of one product, in milliseconds, from CUDA graphs that go through copies of the weight of
@@ -68,10 +69,15 @@ def measure(setting: Setting, table: Table) -> None:
     winners = winners_of(table.rows)
     for i, case in enumerate(left):
         if setting.left() < LEAST:
-            print(f"blocks: no time was left for {len(left) - i} of {len(every)} cases", file=sys.stderr)
+            print(
+                f"blocks: no time was left for {len(left) - i} of {len(every)} cases",
+                file=sys.stderr,
+            )
             return
         if i % THREADS == 0 and not setting.small:
-            compile_all([_compiles(each, default(each), setting.device) for each in left[i : i + THREADS]])
+            compile_all(
+                [_compiles(each, default(each), setting.device) for each in left[i : i + THREADS]]
+            )
         try:
             until = time.time() + (1.5 if setting.small else share(left[i:], setting.left()))
             row = one(case, setting, [default(case), *alike(case, winners)], until)
@@ -99,10 +105,16 @@ def one(case: Case, setting: Setting, start: Sequence[Tiles], until: float) -> d
     quick = {"seconds": 0.0, "least": 1, "warmup": 0} if small else {"seconds": 0.02, "warmup": 1}
 
     def call(tiles: Tiles) -> Call:
-        return graph([partial(block_linear, x, coef, layout, tables, None, tiles) for coef in coefs])
+        return graph(
+            [partial(block_linear, x, coef, layout, tables, None, tiles) for coef in coefs]
+        )
 
     def graph(calls: Sequence[Call]) -> Call:
-        return _together(calls) if small else captured(_together([*calls] * _rounds(len(calls))), warmup=1)
+        return (
+            _together(calls)
+            if small
+            else captured(_together([*calls] * _rounds(len(calls))), warmup=1)
+        )
 
     def times(batch: Sequence[Tiles]) -> Mapping[Tiles, float]:
         if not small:
@@ -147,7 +159,9 @@ def default(case: Case) -> Tiles:
     from zoo.bases.kernels.block_linear import device_of
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return default_tiles(layout_of(case), case.tokens, DTYPE, device_of(torch.empty(0, device=device)))
+    return default_tiles(
+        layout_of(case), case.tokens, DTYPE, device_of(torch.empty(0, device=device))
+    )
 
 
 def operands(
@@ -158,7 +172,12 @@ def operands(
 
     layout = layout_of(case)
     x = torch.randn(case.tokens, case.columns, device=device, dtype=DTYPE)
-    return x, numbers(layout.coefficients, device, small), layout, kernel_tables(layout, device, DTYPE)
+    return (
+        x,
+        numbers(layout.coefficients, device, small),
+        layout,
+        kernel_tables(layout, device, DTYPE),
+    )
 
 
 @lru_cache(maxsize=16)  # of 256 MB each
@@ -215,10 +234,14 @@ def lines(rows: list[dict[str, str]]) -> list[str]:
         ratios = sorted(float(row["ratio"]) for row in few)
         met = sum(row["met"] == "True" for row in few)
         speeds = f"{ratios[0]:.2g} to {ratios[-1]:.2g} times dense's speed"
-        found.append(f"mn/{round(1 / share)}, to {FEW} tokens: {speeds}, {goal} in {met} of {len(few)}")
+        found.append(
+            f"mn/{round(1 / share)}, to {FEW} tokens: {speeds}, {goal} in {met} of {len(few)}"
+        )
         first = min(few, key=lambda row: case_of(row).place)
-        found.append(f"  {first['rows']}x{first['columns']}, blocks of {first['block']}, {first['tokens']} tokens: "
-                     f"{float(first['ratio']):.2f}, at {float(first['floor_share']):.0%} of its floor")
+        found.append(
+            f"  {first['rows']}x{first['columns']}, blocks of {first['block']}, {first['tokens']} tokens: "
+            f"{float(first['ratio']):.2f}, at {float(first['floor_share']):.0%} of its floor"
+        )
     return found
 
 
@@ -228,7 +251,9 @@ def main(words: Sequence[str]) -> int:
         rows = of_folder(words, "blocks")
         if any("--small" in row["command"] for row in rows) or not rows:
             raise ValueError(f"'{words[0]}' has no rows of a GPU")
-        text = tune.source(measured(rows), f"{rows[0]['device']}, commit {rows[0]['commit']}, {rows[0]['date']}")
+        text = tune.source(
+            measured(rows), f"{rows[0]['device']}, commit {rows[0]['commit']}, {rows[0]['date']}"
+        )
     except (ValueError, KeyError, TypeError, ArithmeticError) as error:
         print(f"blocks: {error}", file=sys.stderr)
         return 2

@@ -1,22 +1,22 @@
 """The first paper's table: the character model for 4000 steps as shipped, at the rates that the searches found.
 
 Model, data, windows, optimizer, warm-up, decay and precision are those of `configs/char_lm.yaml`;
-`tests/test_gpu_characters.py` holds the first losses against those of a real `zoo fit`. Seeds 1 to 5 of
-one method train side by side, each a branch of one CUDA graph (`results.gpu.training.steps`); where that
-fails, or its first 50 losses are not those of Lightning's loop on the same device, each is a graph of
-its own, and then the step is launched from Python: `loop` says which, and `agreement` is the largest
-relative difference of those losses, for the first seed.
+`tests/results/test_gpu_characters.py` holds the first losses against those of a real `zoo fit`. Seeds 1 to
+5 of one method train side by side, each a branch of one CUDA graph (`results.gpu.training.steps`);
+where that fails, or its first 50 losses are not those of Lightning's loop on the same device, each
+is a graph of its own, and then the step is launched from Python: `loop` says which, and `agreement`
+is the largest relative difference of those losses, for the first seed.
 
 Validation is over the whole last tenth every 250 steps, all its windows as one batch; Lightning's
 batches of 32 give the same sum. `loss` is that of the last step, `best_loss` the least.
 
 A step's floor, by the counts: 6 N T = 20 Gflop and 32 bytes of AdamW for each of 0.4 to 0.8 million
 parameters, a fifth of a millisecond for five seeds. It is bound by its launches: 260 to 350
-operations a seed (counted by dispatch), so about 350 kernels, 1 microsecond at least for each node of a graph
-whatever it does, hence 1.8 ms for five seeds if the device starts one node at a time, and 0.9 ms if branches
-run side by side at 2.5 microseconds a node: 4 to 7 s for the 4000 steps of a method. With 16
-validations of 5 ms for each seed, the capture and Lightning's 50 steps, 7 to 11 s a method, and
-90 to 140 s for thirteen.
+operations a seed (counted by dispatch), so about 350 kernels, 1 microsecond at least for each node
+of a graph whatever it does, hence 1.8 ms for five seeds if the device starts one node at a time,
+and 0.9 ms if branches run side by side at 2.5 microseconds a node: 4 to 7 s for the 4000 steps of a
+method. With 16 validations of 5 ms for each seed, the capture and Lightning's 50 steps, 7 to 11 s a
+method, and 90 to 140 s for thirteen.
 """
 
 import statistics
@@ -67,7 +67,11 @@ def measure(setting: Setting, table: Table) -> None:
                 return
             start = time.time()
             try:
-                broken = {loop for loop in GRAPHS if any(f"{loop}: " in row.get("note", "") for row in table.rows)}
+                broken = {
+                    loop
+                    for loop in GRAPHS
+                    if any(f"{loop}: " in row.get("note", "") for row in table.rows)
+                }
                 rows = train(method, training, setting.left, broken)
             except Exception as error:  # of whatever kind, the next method is measured
                 rows = [{"note": note(error, setting.device)} for _ in cases]
@@ -92,8 +96,8 @@ def train(
         broken: loops that have failed before, for another method or in a process that they ended.
 
     Raises:
-        RuntimeError: if there is no loop that works, or only one for which there is not time enough; or one has failed
-            so that another process must go on.
+        RuntimeError: if there is no loop that works, or only one for which there is not time
+            enough; or one has failed so that another process must go on.
     """
     from results.gpu.training import steps
 
@@ -111,9 +115,14 @@ def train(
             continue
         try:
             runs = [
-                steps.Run(training.model(method, each, vocabulary).to(device), ids, steps.window_starts(
-                    len(ids), training.steps, training.batch_size, training.block_size, each
-                ), training.block_size)
+                steps.Run(
+                    training.model(method, each, vocabulary).to(device),
+                    ids,
+                    steps.window_starts(
+                        len(ids), training.steps, training.batch_size, training.block_size, each
+                    ),
+                    training.block_size,
+                )
                 for each in training.seeds
             ]
             replay = way(runs)
@@ -132,7 +141,8 @@ def train(
     if step is None:
         raise RuntimeError("; ".join(failed))
     windows = tuple(
-        torch.stack(part).to(device) for part in zip(*datas[0].val_dataloader().dataset, strict=True)  # type: ignore[misc]
+        torch.stack(part).to(device)
+        for part in zip(*datas[0].val_dataloader().dataset, strict=True)  # type: ignore[misc]
     )
     found = _finish(runs, step, windows, training, left)
     if found is None and failed:  # it would be so in another run too
@@ -144,18 +154,30 @@ def train(
     floor = sum(_floor(run, tokens, training.block_size, ceilings(device)) for run in runs)
     return [
         {
-            "trainable": sum(p.numel() for p in run.model.parameters()), "rate": method.rate,
-            "shipped_rate": method.shipped, "loss": f"{each[-1]:.4f}", "best_loss": f"{min(each):.4f}",
-            "best_step": (1 + each.index(min(each))) * training.interval, "stable_rank": stable_rank(run),
-            "step_ms": 1000 * seconds, "floor_ms": 1000 * floor, "tokens_per_second": len(runs) * tokens / seconds,
-            "loop": loop, "agreement": agreement, "note": "; ".join(failed),
+            "trainable": sum(p.numel() for p in run.model.parameters()),
+            "rate": method.rate,
+            "shipped_rate": method.shipped,
+            "loss": f"{each[-1]:.4f}",
+            "best_loss": f"{min(each):.4f}",
+            "best_step": (1 + each.index(min(each))) * training.interval,
+            "stable_rank": stable_rank(run),
+            "step_ms": 1000 * seconds,
+            "floor_ms": 1000 * floor,
+            "tokens_per_second": len(runs) * tokens / seconds,
+            "loop": loop,
+            "agreement": agreement,
+            "note": "; ".join(failed),
         }
         for run, each in zip(runs, losses, strict=True)
     ]
 
 
 def _finish(
-    runs: "Sequence[Run]", step: Callable[[], object], windows: Any, training: Training, left: Callable[[], float]
+    runs: "Sequence[Run]",
+    step: Callable[[], object],
+    windows: Any,
+    training: Training,
+    left: Callable[[], float],
 ) -> tuple[list[list[float]], float] | None:
     """Validation losses of each run, at every interval, and seconds of a step of all; None if time runs out."""
     losses: list[list[float]] = [[] for _ in runs]
@@ -179,7 +201,10 @@ def _floor(run: "Run", tokens: int, context: int, most: Any) -> float:
     from results.gpu.training.steps import moved, operations
 
     with run.precision():
-        return operations(run.model, tokens, context) / most.products + moved(run.model) / most.bandwidth
+        return (
+            operations(run.model, tokens, context) / most.products
+            + moved(run.model) / most.bandwidth
+        )
 
 
 @torch.no_grad()
@@ -201,7 +226,11 @@ def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
     for name in METHODS:
         if own := [row for row in whole if row["method"] == name]:
             losses, ranks = ([float(row[key]) for row in own] for key in ("loss", "stable_rank"))
-            said.append(f"{name} {statistics.mean(losses):.3f}/{statistics.mean(ranks):.0f}".replace(" ", "\0"))
+            said.append(
+                f"{name} {statistics.mean(losses):.3f}/{statistics.mean(ranks):.0f}".replace(
+                    " ", "\0"
+                )
+            )
             spreads.append(statistics.stdev(losses) if len(losses) > 1 else 0.0)
     if not whole:
         return []
@@ -209,4 +238,7 @@ def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
     step = statistics.median(float(row["step_ms"]) for row in whole)
     worst = max(float(row["agreement"]) for row in whole)
     text = [line.replace("\0", " ") for line in textwrap.wrap(" ".join(said), WIDTH)]
-    return [f"loss/rank, +-{max(spreads):.3f}; {loops}, {step:.2f} ms a step, off by {worst:.0e}", *text]
+    return [
+        f"loss/rank, +-{max(spreads):.3f}; {loops}, {step:.2f} ms a step, off by {worst:.0e}",
+        *text,
+    ]

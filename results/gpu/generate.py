@@ -1,22 +1,25 @@
 """Tokens a second at batch 1, of a network of GPT-2's size: merged, kept and multiplied by the kernel.
 
-What `zoo generate` does for a token, `LanguageModel.sample`, on the device in bfloat16, at temperature
-0.8: the command itself stays on the CPU. It has no cache of keys and values, and sees `window`
-ids at each token: 1, what a decoder with a cache would multiply for a token, and 16.
-(The network is that of `results.gpu.step`; from-scratch tasks are the ones that zoo gives a size to.)
+What `zoo generate` does for a token, `LanguageModel.sample`, on the device in bfloat16, at
+temperature 0.8: the command itself stays on the CPU. It has no cache of keys and values, and sees
+`window` ids at each token: 1, what a decoder with a cache would multiply for a token, and 16. (The
+network is that of `results.gpu.step`; from-scratch tasks are the ones that zoo gives a size to.)
 
     merged    plain layers (`zoo.layers.convert.merge`)
     kept      W is built once and kept (`zoo.layers.linear`), so it must take as long as merged
-    fused     every layer by the kernel for blocks, which reads coefficients only (`zoo.bases.kernels`)
-    default   as zoo chooses for each layer; `by_kernel` says for how many it is the kernel
+    fused     every layer by the kernel for blocks, which reads coefficients only
+    (`zoo.bases.kernels`) default   as zoo chooses for each layer; `by_kernel` says for how many it
+    is the kernel
 
-The floor is the bytes of weights, or of coefficients, and of the head, over the measured bandwidth: by the
-counts 247 MB, 57 microseconds at 4.3e12 bytes a second, for a matrix of weights; 162 MB and 38 for
-half of the coefficients, 98 MB and 23 for an eighth. From Python a token takes some 200 launches of 5
-microseconds and more, at least a millisecond: it is bound by launches, and all ways take alike. `loop`
-graph is the same forward pass as one CUDA graph, without sampling: what the ways differ in shows there.
+The floor is the bytes of weights, or of coefficients, and of the head, over the measured bandwidth:
+by the counts 247 MB, 57 microseconds at 4.3e12 bytes a second, for a matrix of weights; 162 MB and
+38 for half of the coefficients, 98 MB and 23 for an eighth. From Python a token takes some 200
+launches of 5 microseconds and more, at least a millisecond: it is bound by launches, and all ways
+take alike. `loop` graph is the same forward pass as one CUDA graph, without sampling: what the ways
+differ in shows there.
 
-By the counts, 20 s: imports, five networks of 2 to 4 s, sixteen kernels of a second, compiled at a time.
+By the counts, 20 s: imports, five networks of 2 to 4 s, sixteen kernels of a second, compiled at a
+time.
 """
 
 import sys
@@ -40,8 +43,12 @@ if TYPE_CHECKING:
 SMALL = Size(64, 1, 16, 2, 16)
 WINDOWS = (1, 16)
 WAYS = (
-    ("DCT 1/2", "kept"), ("DCT 1/2", "merged"), ("BlockDCT 1/8", "fused"), ("BlockDCT 1/2", "fused"),
-    ("BlockDCT 1/8", "default"), ("BlockDCT 1/2", "default"),
+    ("DCT 1/2", "kept"),
+    ("DCT 1/2", "merged"),
+    ("BlockDCT 1/8", "fused"),
+    ("BlockDCT 1/2", "fused"),
+    ("BlockDCT 1/8", "default"),
+    ("BlockDCT 1/2", "default"),
 )
 RATIOS = {"1/2": 0.5, "1/8": 0.125}
 DTYPE = torch.bfloat16
@@ -86,7 +93,9 @@ def cases(small: bool) -> Iterator[dict[str, Any]]:
             yield {"layers": layers, "way": way, "window": window, "loop": loop}
 
 
-def prepared(layers: str, way: str, size: Size, device: str, before: "CharLM | None" = None) -> "CharLM":
+def prepared(
+    layers: str, way: str, size: Size, device: str, before: "CharLM | None" = None
+) -> "CharLM":
     """A network, ready to generate; made of the one before, if that is given."""
     from zoo.layers.convert import merge
 
@@ -106,7 +115,10 @@ def _compile(model: "CharLM") -> None:
     from zoo.bases.kernels import block_linear
     from zoo.layers.convert import zoo_layers
 
-    maps = {layer.parameterization.shape: layer.parameterization for layer in zoo_layers(model.net).values()}
+    maps = {
+        layer.parameterization.shape: layer.parameterization
+        for layer in zoo_layers(model.net).values()
+    }
 
     def job(space: Any, window: int) -> Sequence[Any]:
         with torch.no_grad():
@@ -115,7 +127,9 @@ def _compile(model: "CharLM") -> None:
             tables = block_linear.kernel_tables(space.arrangement, x.device, DTYPE)
             return block_linear.prepare(x, space.coef, space.arrangement, tables, bias)
 
-    compile_all([lambda s=space, w=window: job(s, w) for space in maps.values() for window in WINDOWS])  # type: ignore[misc]
+    compile_all(
+        [lambda s=space, w=window: job(s, w) for space in maps.values() for window in WINDOWS]
+    )  # type: ignore[misc]
 
 
 def _measured(model: "CharLM", case: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
@@ -133,7 +147,9 @@ def _measured(model: "CharLM", case: Mapping[str, Any], setting: Setting) -> dic
         took = median(alternate({"token": call}, device, *often))["token"]
     read, by_kernel = bytes_read(model, window)
     return {
-        "by_kernel": by_kernel, "token_ms": 1000 * took, "tokens_per_second": 1 / took,
+        "by_kernel": by_kernel,
+        "token_ms": 1000 * took,
+        "tokens_per_second": 1 / took,
         "floor_ms": 1000 * read / ceilings(device).bandwidth,
     }
 
@@ -152,7 +168,9 @@ def bytes_read(model: "CharLM", window: int) -> tuple[int, int]:
         x = torch.empty(1, window, layer.in_features, dtype=coef.dtype, device=coef.device)
         fused = isinstance(space, BlockDCT) and not space.builds_weight and space._pays(x)
         by_kernel += fused
-        total += coef.nbytes if fused else layer.in_features * layer.out_features * coef.element_size()
+        total += (
+            coef.nbytes if fused else layer.in_features * layer.out_features * coef.element_size()
+        )
     return total, by_kernel
 
 
@@ -160,11 +178,21 @@ def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
     """For each window and loop the tokens a second of each way."""
     said = []
     for window, loop in product(WINDOWS, ("python", "graph")):
-        own = [row for row in rows if row.get("token_ms") and (row["window"], row["loop"]) == (str(window), loop)]
-        names = {"merged": "merged", "kept": "kept", "BlockDCT 1/8": "fused 1/8", "BlockDCT 1/2": "1/2"}
+        own = [
+            row
+            for row in rows
+            if row.get("token_ms") and (row["window"], row["loop"]) == (str(window), loop)
+        ]
+        names = {
+            "merged": "merged",
+            "kept": "kept",
+            "BlockDCT 1/8": "fused 1/8",
+            "BlockDCT 1/2": "1/2",
+        }
         rates = [
             f"{names[row['layers'] if row['way'] == 'fused' else row['way']]} {float(row['tokens_per_second']):,.0f}"
-            for row in own if row["way"] != "default"
+            for row in own
+            if row["way"] != "default"
         ]
         if rates:
             said.append(f"{window} {loop}: " + ", ".join(rates) + "/s")

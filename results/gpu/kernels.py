@@ -55,7 +55,11 @@ class Check(NamedTuple):
     @property
     def key(self) -> dict[str, str]:
         """The columns of the case."""
-        return {"kernel": self.kernel, "case": self.case, "dtype": str(self.dtype).removeprefix("torch.")}
+        return {
+            "kernel": self.kernel,
+            "case": self.case,
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
 
 
 def measure(setting: Setting, table: Table) -> None:
@@ -77,7 +81,9 @@ def measure(setting: Setting, table: Table) -> None:
         print(f"kernels: no time was left for {len(late)} of {len(left)} cases", file=sys.stderr)
     if wrong := [row for row in table.rows if row["agrees"] != "True"]:
         first = " ".join(str(wrong[0][name]) for name in ("kernel", "case", "dtype"))
-        raise RuntimeError(f"{len(wrong)} of {len(table.rows)} cases do not agree, the first being {first}")
+        raise RuntimeError(
+            f"{len(wrong)} of {len(table.rows)} cases do not agree, the first being {first}"
+        )
 
 
 def _measure(check: Check, setting: Setting, table: Table) -> None:
@@ -86,7 +92,12 @@ def _measure(check: Check, setting: Setting, table: Table) -> None:
     try:
         error, tolerance = check.error()
     except Exception as raised:
-        table.write(**check.key, agrees=False, seconds=time.time() - start, note=note(raised, setting.device))
+        table.write(
+            **check.key,
+            agrees=False,
+            seconds=time.time() - start,
+            note=note(raised, setting.device),
+        )
     else:
         row = {"error": error, "tolerance": tolerance, "agrees": error <= tolerance}
         table.write(**check.key, **row, seconds=time.time() - start)
@@ -98,7 +109,11 @@ def checks(setting: Setting) -> list[Check]:
 
     kernels = {"block_linear": cases, "row_linear": row_cases}
     if setting.small:
-        few = [_call(kernel, case, "cpu") for kernel, module in kernels.items() for case in module.CASES[::5]]
+        few = [
+            _call(kernel, case, "cpu")
+            for kernel, module in kernels.items()
+            for case in module.CASES[::5]
+        ]
         return [*few, *_layer(DTYPES[:1], setting)]
     first, others = [], []
     for kernel, module in kernels.items():
@@ -108,21 +123,28 @@ def checks(setting: Setting) -> list[Check]:
                 if dtype not in (case.dtype, case.coef_dtype):
                     others.append(_call(kernel, case._replace(dtype=dtype), setting.device))
     layer = list(_layer(DTYPES, setting))
-    quick, compiled = ([check for check in layer if (check.seconds == COMPILER) == late] for late in (False, True))
+    quick, compiled = (
+        [check for check in layer if (check.seconds == COMPILER) == late] for late in (False, True)
+    )
     return [*first, *quick, *others, *compiled]
 
 
 def _call(kernel: str, case: "Case | RowCase", device: str) -> Check:
     from zoo.bases.kernels import block_linear, cases, row_cases, row_linear
 
-    module, call = {"block_linear": (cases, block_linear), "row_linear": (row_cases, row_linear)}[kernel]
+    module, call = {"block_linear": (cases, block_linear), "row_linear": (row_cases, row_linear)}[
+        kernel
+    ]
     return Check(
-        kernel, str(case), case.dtype, partial(module.error, case, device),
+        kernel,
+        str(case),
+        case.dtype,
+        partial(module.error, case, device),
         lambda: call.prepare(*module.arguments(case, device)),
     )
 
 
-# ---- The layer, and graphs -------------------------------------------------------------------------------------------
+# ---- The layer, and graphs -----------------------------------------------------------------------
 
 
 def _layer(dtypes: Sequence[torch.dtype], setting: Setting) -> Iterator[Check]:
@@ -137,7 +159,9 @@ def _layer(dtypes: Sequence[torch.dtype], setting: Setting) -> Iterator[Check]:
             for tokens in (1,) if setting.small or "compiled" in kernel else (1, 20):
                 seconds = COMPILER if "compiled" in kernel and not setting.small else 2.0
                 error = partial(way, m, n, tokens, dtype, setting)
-                yield Check(kernel, f"{m}x{n} ratio 0.3 tokens {tokens} bias", dtype, error, None, seconds)
+                yield Check(
+                    kernel, f"{m}x{n} ratio 0.3 tokens {tokens} bias", dtype, error, None, seconds
+                )
 
 
 class _Layer:
@@ -149,7 +173,10 @@ class _Layer:
 
         self.space = BlockDCT(m, n, ratio=0.3).to(device, dtype).requires_grad_(False)
         self.space.coef.copy_(torch.randn(len(self.space.coef)))
-        self.x, self.bias = torch.randn(tokens, n).to(device, dtype), torch.randn(m).to(device, dtype)
+        self.x, self.bias = (
+            torch.randn(tokens, n).to(device, dtype),
+            torch.randn(m).to(device, dtype),
+        )
         self.tolerance = TOLERANCE[dtype]
 
     def __call__(self) -> torch.Tensor:
@@ -220,5 +247,10 @@ def lines(rows: list[dict[str, str]]) -> list[str]:
     for row in rows:
         if row.get("error"):
             largest[row["dtype"]] = max(largest.get(row["dtype"], 0.0), float(row["error"]))
-    found.append("largest errors: " + ", ".join(f"{dtype} {error:.1e}" for dtype, error in largest.items()))
-    return found + [f"not: {row['kernel']} {row['case']} {row['dtype']} {row.get('note', '')}" for row in wrong[:3]]
+    found.append(
+        "largest errors: " + ", ".join(f"{dtype} {error:.1e}" for dtype, error in largest.items())
+    )
+    return found + [
+        f"not: {row['kernel']} {row['case']} {row['dtype']} {row.get('note', '')}"
+        for row in wrong[:3]
+    ]

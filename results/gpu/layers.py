@@ -1,21 +1,24 @@
 """Layers beside a dense one and beside peft's: times, ratios and peak memory, in bfloat16, eager and compiled.
 
-A row is one layer at one shape and number of tokens, alone or as an update of a frozen W0: a forward pass as training
-has it, and both passes, with gradients to x and to all that is trained. Coefficients, x and W0 are float32 under
-bfloat16 autocast, as zoo trains. All layers of a group are called in turn in one process (`results.gpu.frame.clock`),
-and ratios are medians over neighbours, with quartiles. A layer in a loop finds its W in the cache where a network would
-not: at 2048 x 2048 and below, the bytes of W count for less than in training. Memory is the peak of both passes beyond
+A row is one layer at one shape and number of tokens, alone or as an update of a frozen W0: a
+forward pass as training has it, and both passes, with gradients to x and to all that is trained.
+Coefficients, x and W0 are float32 under bfloat16 autocast, as zoo trains. All layers of a group are
+called in turn in one process (`results.gpu.frame.clock`), and ratios are medians over neighbours,
+with quartiles. A layer in a loop finds its W in the cache where a network would not: at 2048 x 2048
+and below, the bytes of W count for less than in training. Memory is the peak of both passes beyond
 parameters, buffers, inputs and the gradient of y.
 
-Alone: dense, DCT 1/2, BlockDCT 1/2 and 1/10, LoRA and RandLoRA 1/2. As updates: all weights, LoRA of rank 8, RandLoRA
-of rank 32, DCT and BlockDCT with LoRA's count; and peft's LoRA, RandLoRA and FourierFT at the same counts. A tuner that
-peft lacks, or has under other arguments, is a row with a note.
+Alone: dense, DCT 1/2, BlockDCT 1/2 and 1/10, LoRA and RandLoRA 1/2. As updates: all weights, LoRA
+of rank 8, RandLoRA of rank 32, DCT and BlockDCT with LoRA's count; and peft's LoRA, RandLoRA and
+FourierFT at the same counts. A tuner that peft lacks, or has under other arguments, is a row with a
+note.
 
-The floor of each is in `results.gpu.cases.floors`. By the counts, with 4.3e12 bytes and 7.2e14 operations a second, a
-dense layer of 4096 x 4096 takes 2.3 ms for both passes of 16,384 tokens, 0.6 ms for 4096, and up to 256 tokens some
-0.09 ms, W cast and moved; 24 groups of some ten layers, ten rounds each, take 25 s, imports, peft's among
-them, 12 s, and what is drawn on the CPU 15 s. What is left is for ten layers compiled, some 5 s each and the first more
-like 15, and for eight groups of 3072 x 768; the part goes on until its time is over, and when it is run again.
+The floor of each is in `results.gpu.cases.floors`. By the counts, with 4.3e12 bytes and 7.2e14
+operations a second, a dense layer of 4096 x 4096 takes 2.3 ms for both passes of 16,384 tokens, 0.6
+ms for 4096, and up to 256 tokens some 0.09 ms, W cast and moved; 24 groups of some ten layers, ten
+rounds each, take 25 s, imports, peft's among them, 12 s, and what is drawn on the CPU 15 s. What is
+left is for ten layers compiled, some 5 s each and the first more like 15, and for eight groups of
+3072 x 768; the part goes on until its time is over, and when it is run again.
 """
 
 import statistics
@@ -61,17 +64,27 @@ def measure(setting: Setting, table: Table) -> None:
         if all(table.has(**_case(shape, count, start, name, "compiled")) for name in names):
             continue
         if setting.left() > COLD or setting.small:
-            layers = [each for each in layers_of(shape, start, setting.device, names) if isinstance(each, Layer)]
+            layers = [
+                each
+                for each in layers_of(shape, start, setting.device, names)
+                if isinstance(each, Layer)
+            ]
             _compiled(layers, shape, count, start, setting, table)
     for shape in shapes[3:]:
         _shape(shape, tokens, setting, table)
 
 
 def _case(shape: tuple[int, int], tokens: int, start: str, name: str, run: str) -> dict[str, Any]:
-    return {"shape": f"{shape[0]}x{shape[1]}", "tokens": tokens, "start": start, "layer": name, "run": run}
+    return {
+        "shape": f"{shape[0]}x{shape[1]}",
+        "tokens": tokens,
+        "start": start,
+        "layer": name,
+        "run": run,
+    }
 
 
-# ---- Groups ----------------------------------------------------------------------------------------------------------
+# ---- Groups --------------------------------------------------------------------------------------
 
 
 class _Calls(NamedTuple):
@@ -92,6 +105,7 @@ class _Data:
 
     def calls(self, module: Callable[[Tensor], Tensor], trained: Sequence[nn.Parameter]) -> _Calls:
         """The passes of a module that trains these parameters."""
+
         def forward() -> Tensor:
             with torch.autocast(self.device, torch.bfloat16):
                 return module(self.x)
@@ -112,7 +126,9 @@ class _Data:
 def _shape(shape: tuple[int, int], tokens: Sequence[int], setting: Setting, table: Table) -> None:
     """All eager groups of a shape."""
     for start in ("alone", "update"):
-        left = [count for count in tokens if not table.has(**_case(shape, count, start, DENSE, "eager"))]
+        left = [
+            count for count in tokens if not table.has(**_case(shape, count, start, DENSE, "eager"))
+        ]
         layers = []
         if left and setting.left() < GROUP + BUILD * shape[0] * shape[1] / 4096**2:
             continue
@@ -134,7 +150,13 @@ def _shape(shape: tuple[int, int], tokens: Sequence[int], setting: Setting, tabl
 
 
 def _failed(
-    name: str, why: str, shape: tuple[int, int], tokens: Sequence[int], start: str, table: Table, run: str = "eager"
+    name: str,
+    why: str,
+    shape: tuple[int, int],
+    tokens: Sequence[int],
+    start: str,
+    table: Table,
+    run: str = "eager",
 ) -> None:
     print(f"{name}, {shape}, {start}, {run}: {why}", file=sys.stderr, flush=True)
     for count in tokens:
@@ -143,7 +165,12 @@ def _failed(
 
 
 def _group(
-    layers: Sequence[Layer], shape: tuple[int, int], tokens: int, start: str, setting: Setting, table: Table
+    layers: Sequence[Layer],
+    shape: tuple[int, int],
+    tokens: int,
+    start: str,
+    setting: Setting,
+    table: Table,
 ) -> None:
     """Times in turn of all layers, and a row of each; the dense one's last, which says that the group is done."""
     data, calls, working, peaks = _Data(shape, tokens, setting.device), {}, [], {}
@@ -174,7 +201,11 @@ def _peak(calls: _Calls, device: str) -> int:
 
 
 def _found(
-    layer: Layer, tokens: int, taken: Sequence[dict[str, list[float]]], key: str, setting: Setting,
+    layer: Layer,
+    tokens: int,
+    taken: Sequence[dict[str, list[float]]],
+    key: str,
+    setting: Setting,
     rival: str | None = None,
 ) -> dict[str, Any]:
     """The columns of a row: of the forward pass, and of both."""
@@ -191,7 +222,12 @@ def _found(
 
 
 def _compiled(
-    layers: Sequence[Layer], shape: tuple[int, int], tokens: int, start: str, setting: Setting, table: Table
+    layers: Sequence[Layer],
+    shape: tuple[int, int],
+    tokens: int,
+    start: str,
+    setting: Setting,
+    table: Table,
 ) -> None:
     """Each layer compiled, in turn with itself eager and with the first, a dense layer, compiled."""
     torch._dynamo.reset()  # one function is compiled for at most eight modules
@@ -211,20 +247,34 @@ def _compiled(
             dense = dense or calls
             names = ("compiled", "eager", DENSE)
             of_all = (calls, data.calls(layer.module, layer.parameters), dense)
-            taken = [alternate({name: each[which] for name, each in zip(names, of_all, strict=True)},
-                               setting.device, seconds, warmup=2) for which in (0, 1)]
+            taken = [
+                alternate(
+                    {name: each[which] for name, each in zip(names, of_all, strict=True)},
+                    setting.device,
+                    seconds,
+                    warmup=2,
+                )
+                for which in (0, 1)
+            ]
             found = _found(layer, tokens, taken, "compiled", setting)
             eager = statistics.median(taken[1]["eager"]) / statistics.median(taken[1]["compiled"])
             if not table.has(**case):
-                table.write(**case, peak_gb=peak / GB, compile_seconds=compile_seconds, eager_to_compiled=eager,
-                            **found)
+                table.write(
+                    **case,
+                    peak_gb=peak / GB,
+                    compile_seconds=compile_seconds,
+                    eager_to_compiled=eager,
+                    **found,
+                )
         except Exception as error:
-            _failed(layer.name, note(error, setting.device), shape, [tokens], start, table, "compiled")
+            _failed(
+                layer.name, note(error, setting.device), shape, [tokens], start, table, "compiled"
+            )
             if dense is None:
                 return
 
 
-# ---- Summary ---------------------------------------------------------------------------------------------------------
+# ---- Summary -------------------------------------------------------------------------------------
 
 
 def lines(rows: list[dict[str, str]]) -> list[str]:

@@ -2,23 +2,24 @@
 
 The network is the character task's GPT, zoo's own way to train from scratch, at GPT-2's sizes: 12
 blocks of width 768, 12 heads, 50,304 ids (GPT-2's 50,257, padded to a multiple of 64), 8 windows of
-1024 random ids. Its head is untied, so it has 38.6 million parameters more than GPT-2's 124 million;
-what it multiplies by is the same 123.6 million. The step is `zoo fit`'s (`results.gpu.training.steps`):
-bfloat16 autocast, clipping, AdamW in one kernel. In the 48 matrices of the blocks: dense, DCT 1/2,
-BlockDCT 1/2 and 1/10, LoRA at half of the numbers.
+1024 random ids. Its head is untied, so it has 38.6 million parameters more than GPT-2's 124
+million; what it multiplies by is the same 123.6 million. The step is `zoo fit`'s
+(`results.gpu.training.steps`): bfloat16 autocast, clipping, AdamW in one kernel. In the 48 matrices
+of the blocks: dense, DCT 1/2, BlockDCT 1/2 and 1/10, LoRA at half of the numbers.
 
 All five run from Python first, then those that build W with `recompute` (W is not kept for
-backward), then compiled, while there is time: each block is compiled by itself, and twelve alike share one
-graph, which takes a twelfth of the time; embedding, head and loss are not.
+backward), then compiled, while there is time: each block is compiled by itself, and twelve alike
+share one graph, which takes a twelfth of the time; embedding, head and loss are not.
 
-    operations = 6 N T + 6 L T C w      (results.gpu.training.steps.operations: N as the method has it)
-    floor      = operations / (measured products a second) + 32 bytes a parameter / (measured bandwidth)
+    operations = 6 N T + 6 L T C w      (results.gpu.training.steps.operations: N as the method has
+    it) floor      = operations / (measured products a second) + 32 bytes a parameter / (measured
+    bandwidth)
 
-`share_of_peak` is operations / (time x measured products a second). By the counts, at 7.2e14 operations and
-4.3e12 bytes a second, a dense step is 6.1e12 + 0.5e12 operations, 9.1 ms, and 5.2 GB, 1.2 ms, so 10.3 ms and 0.8
-million tokens a second at best. Logits in float32 and their gradient are 3.3 GB, of some 20 GB at the
-peak. Building the five takes 10 to 15 s (DCT's places are sorted on the CPU), measuring one 2 s,
-compiling a block 10 to 20 s.
+`share_of_peak` is operations / (time x measured products a second). By the counts, at 7.2e14
+operations and 4.3e12 bytes a second, a dense step is 6.1e12 + 0.5e12 operations, 9.1 ms, and 5.2
+GB, 1.2 ms, so 10.3 ms and 0.8 million tokens a second at best. Logits in float32 and their gradient
+are 3.3 GB, of some 20 GB at the peak. Building the five takes 10 to 15 s (DCT's places are sorted
+on the CPU), measuring one 2 s, compiling a block 10 to 20 s.
 """
 
 import sys
@@ -44,8 +45,11 @@ COLD, WARM = 18.0, 12.0
 
 WINDOWS = 8
 METHODS: dict[str, tuple[str, dict[str, float]]] = {
-    "dense": ("Dense", {}), "DCT 1/2": ("DCT", {"ratio": 0.5}), "BlockDCT 1/2": ("BlockDCT", {"ratio": 0.5}),
-    "BlockDCT 1/10": ("BlockDCT", {"ratio": 0.1}), "LoRA 1/2": ("LoRA", {"ratio": 0.5}),
+    "dense": ("Dense", {}),
+    "DCT 1/2": ("DCT", {"ratio": 0.5}),
+    "BlockDCT 1/2": ("BlockDCT", {"ratio": 0.5}),
+    "BlockDCT 1/10": ("BlockDCT", {"ratio": 0.1}),
+    "LoRA 1/2": ("LoRA", {"ratio": 0.5}),
 }
 
 
@@ -114,15 +118,21 @@ def _measured(
         run.step()
         synchronize(setting.device)
         seconds = {"compile_seconds": time.perf_counter() - start}
-    took = median(alternate({"step": run.step}, setting.device, 0.02 if setting.small else 1.0, 3, 2))["step"]
+    took = median(
+        alternate({"step": run.step}, setting.device, 0.02 if setting.small else 1.0, 3, 2)
+    )["step"]
     tokens = WINDOWS * size.context
     with run.precision():
         counted = operations(run.model, tokens, size.context)
     floor = counted / most.products + moved(run.model) / most.bandwidth
     return {
-        "trainable": sum(p.numel() for p in run.model.parameters()), "step_ms": 1000 * took, "floor_ms": 1000 * floor,
-        "tokens_per_second": tokens / took, "share_of_peak": counted / most.products / took,
-        **({} if setting.device == "cpu" else {"peak_gb": _peak(run) / GB}), **seconds,
+        "trainable": sum(p.numel() for p in run.model.parameters()),
+        "step_ms": 1000 * took,
+        "floor_ms": 1000 * floor,
+        "tokens_per_second": tokens / took,
+        "share_of_peak": counted / most.products / took,
+        **({} if setting.device == "cpu" else {"peak_gb": _peak(run) / GB}),
+        **seconds,
     }
 
 
@@ -143,11 +153,16 @@ def _peak(run: "Run") -> int:
 
 def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
     """One line for each method: thousands of tokens a second, from Python and compiled, share of the peak, memory."""
-    found = {(row.get("layers"), row.get("loop"), row.get("recompute")): row for row in rows if row.get("step_ms")}
+    found = {
+        (row.get("layers"), row.get("loop"), row.get("recompute")): row
+        for row in rows
+        if row.get("step_ms")
+    }
     said = []
     for name in METHODS:
         eager, again, fast = (
-            found.get((name, *key)) for key in (("eager", "no"), ("eager", "yes"), ("compiled", "no"))
+            found.get((name, *key))
+            for key in (("eager", "no"), ("eager", "yes"), ("compiled", "no"))
         )
         if eager is None:
             continue
@@ -157,6 +172,10 @@ def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
             text += f", compiled {float(fast['tokens_per_second']) / 1e3:.0f}k"
         if eager.get("peak_gb"):
             text += f", {float(eager['peak_gb']):.1f} GB"
-            text += f", recomputed {float(again['peak_gb']):.1f}" if again is not None and again.get("peak_gb") else ""
+            text += (
+                f", recomputed {float(again['peak_gb']):.1f}"
+                if again is not None and again.get("peak_gb")
+                else ""
+            )
         said.append(text)
     return said

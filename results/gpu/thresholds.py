@@ -2,23 +2,27 @@
 
     python -m results.gpu.thresholds FOLDER    # the constants of FOLDER's table, as lines of source
 
-A row is one way beside another at one size, called in turn in one process; the ratio is a median over neighbours, with
-quartiles, and the floor the first way's, by counts. What is fitted, in the order of worth:
+A row is one way beside another at one size, called in turn in one process; the ratio is a median
+over neighbours, with quartiles, and the floor the first way's, by counts. What is fitted, in the
+order of worth:
 
-    FFT_FROM           the DCT of a matrix and the transform of its gradient, by FFT or by products; 256^2 to 4096^2
-    COSTS              BlockDCT's products, and with W built, to a dense layer; 16, 256, 4096 tokens, 768 to 4096 wide
-    LARGEST            four weights and gradients as a batch, or one by one; 128^2 to 2048^2
-    FACTORS_UP_TO      RandLoRA by factors, or with W built; at 1/4 to 4 times the tokens of equal operations
-    TOKENS             inference of 1 to 64 tokens by the kernel, the product or a kept W, past the caches, as a graph
-    BLOCK, BLOCKED_FROM, CHUNK_BYTES, ONE_BY_ONE_ABOVE    what was chosen for a CPU's caches
-    ROWS_PAY_FROM      inference of 1 to 16 tokens by RowDCT's kernel, or with W kept, by the ratio of their floors
+    FFT_FROM           the DCT of a matrix and the transform of its gradient, by FFT or by products;
+    256^2 to 4096^2 COSTS              BlockDCT's products, and with W built, to a dense layer; 16,
+    256, 4096 tokens, 768 to 4096 wide LARGEST            four weights and gradients as a batch, or
+    one by one; 128^2 to 2048^2 FACTORS_UP_TO      RandLoRA by factors, or with W built; at 1/4 to 4
+    times the tokens of equal operations TOKENS             inference of 1 to 64 tokens by the
+    kernel, the product or a kept W, past the caches, as a graph BLOCK, BLOCKED_FROM, CHUNK_BYTES,
+    ONE_BY_ONE_ABOVE    what was chosen for a CPU's caches ROWS_PAY_FROM      inference of 1 to 16
+    tokens by RowDCT's kernel, or with W kept, by the ratio of their floors
 
-and beside it, as comments: the FFT of rows alone, against products in TF32, and replayed as a CUDA graph; LoRA, which
-never builds W. Times called from Python hold the launches, as a small network's do; a graph's do not.
+and beside it, as comments: the FFT of rows alone, against products in TF32, and replayed as a CUDA
+graph; LoRA, which never builds W. Times called from Python hold the launches, as a small network's
+do; a graph's do not.
 
-By the counts, on an H200 with 4.3e12 bytes and 7.2e14 operations a second, no call takes over 4 ms, most take as long
-as 10 to 60 launches, 0.1 to 0.5 ms; 91 cases, of 0.15 to 0.6 s, are 25 s. Imports take 8 s, what is drawn and sorted on
-the CPU some 15 s, and fourteen kernels compile in 20 s, those that `blocks` has compiled in none.
+By the counts, on an H200 with 4.3e12 bytes and 7.2e14 operations a second, no call takes over 4 ms,
+most take as long as 10 to 60 launches, 0.1 to 0.5 ms; 91 cases, of 0.15 to 0.6 s, are 25 s. Imports
+take 8 s, what is drawn and sorted on the CPU some 15 s, and fourteen kernels compile in 20 s, those
+that `blocks` has compiled in none.
 """
 
 import re
@@ -57,7 +61,10 @@ def measure(setting: Setting, table: Table) -> None:
     for case in cases(setting.device, setting.small):
         left = [pair for pair in case.pairs if not table.has(**_columns(case, pair, setting))]
         if left and setting.left() < LAST:
-            print(f"thresholds: no time was left from {case.threshold} of {case.shape} on", file=sys.stderr)
+            print(
+                f"thresholds: no time was left from {case.threshold} of {case.shape} on",
+                file=sys.stderr,
+            )
             return
         if left:
             _measure(case, left, setting, table)
@@ -69,8 +76,11 @@ def _measure(case: "Case", left: "list[Pair]", setting: Setting, table: Table) -
             calls = case.make()
             if case.launch == "graph":
                 calls = {name: captured(call) for name, call in calls.items()}
-            options = {"seconds": 0.0, "least": 2, "warmup": 1} if setting.small else \
-                {"seconds": 0.06 * len(calls), "least": 7, "warmup": 2}
+            options = (
+                {"seconds": 0.0, "least": 2, "warmup": 1}
+                if setting.small
+                else {"seconds": 0.06 * len(calls), "least": 7, "warmup": 2}
+            )
             times = alternate(calls, setting.device, **options)  # type: ignore[arg-type]
     except Exception as error:
         why = note(error, setting.device)
@@ -82,8 +92,13 @@ def _measure(case: "Case", left: "list[Pair]", setting: Setting, table: Table) -
         first, second = (times[key] for key in pair.keys)
         found = ratio(first, second)
         table.write(
-            **_columns(case, pair, setting), size=float(pair.size), first_ms=1e3 * statistics.median(first),
-            second_ms=1e3 * statistics.median(second), ratio=found.median, low=found.low, high=found.high,
+            **_columns(case, pair, setting),
+            size=float(pair.size),
+            first_ms=1e3 * statistics.median(first),
+            second_ms=1e3 * statistics.median(second),
+            ratio=found.median,
+            low=found.low,
+            high=found.high,
             floor_ms=1e3 * case.floor(pair, ceilings(setting.device)),
         )
 
@@ -101,9 +116,15 @@ def _precision(dtype: str) -> "Iterator[None]":
 
 def _columns(case: "Case", pair: "Pair", setting: Setting) -> dict[str, Any]:
     return {
-        "threshold": case.threshold, "first": pair.first, "second": pair.second,
-        "shape": "x".join(map(str, case.shape)), "tokens": case.tokens,
-        "share": pair.share, "block": pair.block, "dtype": case.dtype, "launch": case.launch,
+        "threshold": case.threshold,
+        "first": pair.first,
+        "second": pair.second,
+        "shape": "x".join(map(str, case.shape)),
+        "tokens": case.tokens,
+        "share": pair.share,
+        "block": pair.block,
+        "dtype": case.dtype,
+        "launch": case.launch,
         "on": setting.device,
     }
 
@@ -118,7 +139,11 @@ def lines(rows: list[dict[str, str]]) -> list[str]:
         if name != "COSTS":
             held = re.search(f'"{device}": ([^,}}]*)', value)
             values.append(f"{name} {held[1] if held else value}".replace(" ", "\0"))
-    decided = [found for line in said if (found := re.match(r"# COSTS of (\w+): (\d+ of \d+) decided", line))]
+    decided = [
+        found
+        for line in said
+        if (found := re.match(r"# COSTS of (\w+): (\d+ of \d+) decided", line))
+    ]
     right = ", ".join(f"{each[2]} of {each[1]}" for each in decided)
     costs = [f"COSTS: {right} decided as measured"] if right else []
     last = f"{len(fitted)} fitted; python -m results.gpu.thresholds prints the source"

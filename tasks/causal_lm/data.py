@@ -21,13 +21,15 @@ class TokenData(TextData):
         corpus: `tinyshakespeare`, `pydoc`, or the path of a UTF-8 text file.
         backbone: whose tokenizer; comes from the model.
         data_dir: a folder that has Tiny Shakespeare as `tinyshakespeare/input.txt`.
-        fallback: corpus to take, with a warning, when Tiny Shakespeare cannot be had; null makes that an error.
+        fallback: corpus to take, with a warning, when Tiny Shakespeare cannot be had; null makes
+            that an error.
         batch_size: windows per step and process.
         block_size: tokens per window; at most as many as the network has positions.
         seed: of the training windows.
 
     Raises:
-        UserError: for a corpus that is missing, empty, binary or too short, or a block that is too long.
+        UserError: for a corpus that is missing, empty, binary or too short, or a block that is too
+            long.
     """
 
     unit = "tokens"
@@ -50,19 +52,23 @@ class TokenData(TextData):
         """The backbone's.
 
         Raises:
-            UserError: if the network has fewer positions than `block_size`, or the tokenizer cannot say where its
-                tokens stand.
+            UserError: if the network has fewer positions than `block_size`, or the tokenizer cannot
+                say where its tokens stand.
         """
         check_length(self.backbone, self.block_size, "data.block_size")
         tokenizer = load_tokenizer(self.backbone)
         if not tokenizer.is_fast:
-            raise UserError(f"the tokenizer of {self.backbone!r} tells no offsets; give another --model.backbone")
+            raise UserError(
+                f"the tokenizer of {self.backbone!r} tells no offsets; give another --model.backbone"
+            )
         return tokenizer
 
     def encode(self, text: str) -> tuple[Tensor, Tensor]:
         """Tokens; each stands for the characters up to where the next one starts."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        starts = torch.tensor([0, *(start for start, _ in encoded["offset_mapping"][1:]), len(text)])
+        starts = torch.tensor(
+            [0, *(start for start, _ in encoded["offset_mapping"][1:]), len(text)]
+        )
         return torch.tensor(encoded["input_ids"], dtype=torch.int32), starts.diff()
 
     def identity(self) -> dict[str, object]:

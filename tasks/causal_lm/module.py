@@ -60,7 +60,17 @@ class CausalLM(FineTuning, LanguageModel):
         seed: int = 0,
         recompute: bool = False,
     ) -> None:
-        super().__init__(backbone, parameterization, targets, overrides, budget, tuning, optimizer, seed, recompute)
+        super().__init__(
+            backbone,
+            parameterization,
+            targets,
+            overrides,
+            budget,
+            tuning,
+            optimizer,
+            seed,
+            recompute,
+        )
         self.save_settings()
         self.block_size = block_size
         network: Any = self.build("CausalLM")

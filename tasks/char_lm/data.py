@@ -16,7 +16,8 @@ class CharData(TextData):
     Args:
         corpus: `tinyshakespeare`, `pydoc`, or the path of a UTF-8 text file.
         data_dir: a folder that has Tiny Shakespeare as `tinyshakespeare/input.txt`.
-        fallback: corpus to take, with a warning, when Tiny Shakespeare cannot be had; null makes that an error.
+        fallback: corpus to take, with a warning, when Tiny Shakespeare cannot be had; null makes
+            that an error.
         batch_size: windows per step and process.
         block_size: characters per window.
         seed: of the training windows.

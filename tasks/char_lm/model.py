@@ -1,7 +1,8 @@
 """A small GPT over characters: plain `nn.Linear` layers, knowing nothing of zoo.
 
-Pre-norm blocks, learned positions, biases, an untied head: with 65 characters, context 128, 4 layers of width 128 and
-4 heads it is the model of arXiv 2604.04440, 826,433 parameters, 786,432 of them in the 16 block matrices.
+Pre-norm blocks, learned positions, biases, an untied head: with 65 characters, context 128, 4
+layers of width 128 and 4 heads it is the model of arXiv 2604.04440, 826,433 parameters, 786,432 of
+them in the 16 block matrices.
 """
 
 import math
@@ -41,7 +42,9 @@ class Attention(nn.Module):
         """(batch, time, width) to the same shape; position t sees positions <= t."""
         q, k, v = rearrange(self.qkv(x), "b t (three h d) -> three b h t d", three=3, h=self.heads)
         p = self.dropout if self.training else 0.0
-        if x.device.type == "cpu":  # the CPU's fused kernel takes five times as long, forward and backward (README)
+        if (
+            x.device.type == "cpu"
+        ):  # the CPU's fused kernel takes five times as long, forward and backward (README)
             y = causal_attention(q, k, v, p)
         else:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
@@ -80,7 +83,9 @@ class Block(nn.Module):
 
 def parameters(vocab_size: int, block_size: int, layers: int, width: int) -> int:
     """How many a GPT has: 12 w^2 + 13 w a block, (2 v + b + 2) w + v around them."""
-    return layers * (12 * width + 13) * width + (2 * vocab_size + block_size + 2) * width + vocab_size
+    return (
+        layers * (12 * width + 13) * width + (2 * vocab_size + block_size + 2) * width + vocab_size
+    )
 
 
 def memory() -> int:
@@ -100,11 +105,17 @@ class GPT(nn.Module):
         dropout: probability, in attention and on each residual branch.
 
     Raises:
-        ValueError: if a size is less than 1 or more than can be built here, or `heads` does not divide `width`.
+        ValueError: if a size is less than 1 or more than can be built here, or `heads` does not
+            divide `width`.
     """
 
     def __init__(
-        self, vocab_size: int, block_size: int = 128, layers: int = 4, width: int = 128, heads: int = 4,
+        self,
+        vocab_size: int,
+        block_size: int = 128,
+        layers: int = 4,
+        width: int = 128,
+        heads: int = 4,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -120,8 +131,10 @@ class GPT(nn.Module):
             raise ValueError(f"heads must divide width {width}, got {heads}")
         count = parameters(vocab_size, block_size, layers, width)
         if torch.get_default_device().type != "meta" and 4 * count > memory():
-            raise ValueError(f"width {width:,}, {layers:,} layers and block_size {block_size:,} make {count:,} "
-                             "parameters, which are more than the memory here: give smaller ones")
+            raise ValueError(
+                f"width {width:,}, {layers:,} layers and block_size {block_size:,} make {count:,} "
+                "parameters, which are more than the memory here: give smaller ones"
+            )
         self.block_size = block_size
         self.token = nn.Embedding(vocab_size, width)
         self.position = nn.Embedding(block_size, width)
@@ -136,7 +149,9 @@ class GPT(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 residual = name.endswith("proj")
-                nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * len(self.blocks)) if residual else 0.02)
+                nn.init.normal_(
+                    module.weight, std=0.02 / math.sqrt(2 * len(self.blocks)) if residual else 0.02
+                )
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 

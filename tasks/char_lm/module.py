@@ -15,9 +15,11 @@ class CharLM(LanguageModel):
     """A GPT that predicts the next character.
 
     Args:
-        vocabulary: every character, in the order of ids; comes from the data, and stays in the checkpoint.
+        vocabulary: every character, in the order of ids; comes from the data, and stays in the
+            checkpoint.
         parameterization: of the weights of the layers that are targets.
-        targets: globs of layers; by default every linear layer in the blocks, neither embeddings nor head.
+        targets: globs of layers; by default every linear layer in the blocks, neither embeddings
+            nor head.
         overrides: parameterizations of layers that match a glob.
         block_size: the longest context, in characters.
         layers: number of blocks.
@@ -68,7 +70,9 @@ class CharLM(LanguageModel):
         unknown = sorted(set(text) - set(self.vocabulary))
         if unknown:
             known = len(self.vocabulary)
-            raise UserError(f"the model has never seen {''.join(unknown)!r}: use its own {known} characters")
+            raise UserError(
+                f"the model has never seen {''.join(unknown)!r}: use its own {known} characters"
+            )
         return torch.tensor([[self.vocabulary.index(c) for c in text]], device=self.device)
 
     def decode(self, ids: Tensor) -> str:

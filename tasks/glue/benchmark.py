@@ -18,7 +18,8 @@ class GlueTask:
         hub: the columns of the texts on the hub, where they are called otherwise.
         columns: of a file that has no header.
         dev: validation files, the first of them decides.
-        ragged: the official file has broken lines, which everybody leaves out, and empty texts, which everybody keeps.
+        ragged: the official file has broken lines, which everybody leaves out, and empty texts,
+            which everybody keeps.
         largest: score of a regression; the least is 0.
     """
 
@@ -42,16 +43,41 @@ class GlueTask:
 PAIR = ("sentence1", "sentence2")
 ENTAILMENT = ("entailment", "not_entailment")
 TASKS = {
-    "cola": GlueTask("CoLA", ("sentence",), "label", ("unacceptable", "acceptable"), ("matthews",),
-                     columns=("source", "label", "mark", "sentence")),
+    "cola": GlueTask(
+        "CoLA",
+        ("sentence",),
+        "label",
+        ("unacceptable", "acceptable"),
+        ("matthews",),
+        columns=("source", "label", "mark", "sentence"),
+    ),
     "sst2": GlueTask("SST-2", ("sentence",), "label", ("negative", "positive"), ("accuracy",)),
-    "mrpc": GlueTask("MRPC", ("#1 String", "#2 String"), "Quality", ("not_equivalent", "equivalent"),
-                     ("accuracy", "f1"), hub=PAIR),
+    "mrpc": GlueTask(
+        "MRPC",
+        ("#1 String", "#2 String"),
+        "Quality",
+        ("not_equivalent", "equivalent"),
+        ("accuracy", "f1"),
+        hub=PAIR,
+    ),
     "stsb": GlueTask("STS-B", PAIR, "score", (), ("pearson", "spearman")),
-    "qqp": GlueTask("QQP", ("question1", "question2"), "is_duplicate", ("not_duplicate", "duplicate"),
-                    ("accuracy", "f1"), ragged=True),
-    "mnli": GlueTask("MNLI", PAIR, "gold_label", ("entailment", "neutral", "contradiction"), ("accuracy",),
-                     hub=("premise", "hypothesis"), dev=("dev_matched", "dev_mismatched")),
+    "qqp": GlueTask(
+        "QQP",
+        ("question1", "question2"),
+        "is_duplicate",
+        ("not_duplicate", "duplicate"),
+        ("accuracy", "f1"),
+        ragged=True,
+    ),
+    "mnli": GlueTask(
+        "MNLI",
+        PAIR,
+        "gold_label",
+        ("entailment", "neutral", "contradiction"),
+        ("accuracy",),
+        hub=("premise", "hypothesis"),
+        dev=("dev_matched", "dev_mismatched"),
+    ),
     "qnli": GlueTask("QNLI", ("question", "sentence"), "label", ENTAILMENT, ("accuracy",)),
     "rte": GlueTask("RTE", PAIR, "label", ENTAILMENT, ("accuracy",)),
     "wnli": GlueTask("WNLI", PAIR, "label", ("not_entailment", "entailment"), ("accuracy",)),
@@ -65,5 +91,7 @@ def glue_task(name: str) -> GlueTask:
         UserError: if there is none.
     """
     if name not in TASKS:
-        raise UserError(f"no GLUE task is called {name!r}; there are {', '.join(TASKS)}: give one as --data.task")
+        raise UserError(
+            f"no GLUE task is called {name!r}; there are {', '.join(TASKS)}: give one as --data.task"
+        )
     return TASKS[name]

@@ -26,13 +26,15 @@ BUCKET = 32
 class BucketLoader(StepLoader):
     """Every example once an epoch, in random batches of similar length.
 
-    An epoch is shuffled, cut into buckets of `BUCKET` batches, sorted by length within each and dealt out in batches
-    in random order: a function of the seed and the epoch. One batch may be smaller than the others. Of a global batch
-    of `batch_size * world` examples, rank r takes every world-th from the r-th.
+    An epoch is shuffled, cut into buckets of `BUCKET` batches, sorted by length within each and
+    dealt out in batches in random order: a function of the seed and the epoch. One batch may be
+    smaller than the others. Of a global batch of `batch_size * world` examples, rank r takes every
+    world-th from the r-th.
 
-    All ranks take as many steps. Where a global batch of m examples is no multiple of `world`, rank r's n_r of them
-    carry the `weight` n_r * world / m, by which their mean loss is to be multiplied: the mean over ranks, which DDP
-    takes of gradients, is then the mean over the m. A rank that would have none gets one at weight 0.
+    All ranks take as many steps. Where a global batch of m examples is no multiple of `world`, rank
+    r's n_r of them carry the `weight` n_r * world / m, by which their mean loss is to be
+    multiplied: the mean over ranks, which DDP takes of gradients, is then the mean over the m. A
+    rank that would have none gets one at weight 0.
 
     Args:
         data: the examples.
@@ -45,9 +47,13 @@ class BucketLoader(StepLoader):
         UserError: if there are fewer examples than processes.
     """
 
-    def __init__(self, data: Tokenized, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, data: Tokenized, batch_size: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
         if len(data) < world:
-            raise UserError(f"{len(data)} training examples are too few for {world} processes: give more examples")
+            raise UserError(
+                f"{len(data)} training examples are too few for {world} processes: give more examples"
+            )
         self.data, self.seed, self.rank, self.world = data, seed, rank, world
         self.whole = batch_size * world
         super().__init__(math.ceil(len(data) / self.whole))
@@ -85,7 +91,9 @@ class InOrder(Dataset[Batch]):
         world: processes.
     """
 
-    def __init__(self, name: str, data: Tokenized, batch_size: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, name: str, data: Tokenized, batch_size: int, rank: int = 0, world: int = 1
+    ) -> None:
         self.name, self.data = name, data
         self.batches = torch.arange(len(data))[rank::world].split(batch_size)
 
@@ -103,7 +111,8 @@ class GlueData(ZooData):
     Args:
         task: `cola`, `sst2`, `mrpc`, `stsb`, `qqp`, `mnli`, `qnli`, `rte` or `wnli`.
         backbone: whose tokenizer; comes from the model.
-        data_dir: a folder that has the official files, as `RTE/train.tsv`; by default `$ZOO_DATA`, then the hub.
+        data_dir: a folder that has the official files, as `RTE/train.tsv`; by default `$ZOO_DATA`,
+            then the hub.
         batch_size: examples per step and process.
         eval_batch_size: the same in validation.
         max_length: tokens of an example, the rest is cut off.
@@ -137,43 +146,70 @@ class GlueData(ZooData):
         self.about = glue_task(task)
         self.task = self.name = task
         self.backbone, self.data_dir = backbone, data_dir
-        self.batch_size, self.eval_batch_size, self.max_length = batch_size, eval_batch_size, max_length
+        self.batch_size, self.eval_batch_size, self.max_length = (
+            batch_size,
+            eval_batch_size,
+            max_length,
+        )
         self.train_examples, self.seed = train_examples, seed
         self._splits: dict[str, Tokenized] = {}
         self._read: dict[str, Contents] = {}
 
     def headline(self) -> str:
         """The task, and how many examples there are."""
-        return ", ".join([self.about.folder, *(f"{len(data):,} {name}" for name, data in self._splits.items())])
+        return ", ".join(
+            [self.about.folder, *(f"{len(data):,} {name}" for name, data in self._splits.items())]
+        )
 
     def facts(self) -> dict[str, object]:
         """The task, its sizes and contents, and how long its examples are.
 
-        `glue_sha256` is of the texts and labels of each split, as they are used; `cut` counts examples that have
-        `max_length` tokens, `repeated` those whose texts have stood before, `empty` those that lack a text.
+        `glue_sha256` is of the texts and labels of each split, as they are used; `cut` counts
+        examples that have `max_length` tokens, `repeated` those whose texts have stood before,
+        `empty` those that lack a text.
         """
         read = self._read.items()
         return {
-            "glue_task": self.task, "batch_size": self.batch_size, "max_length": self.max_length,
+            "glue_task": self.task,
+            "batch_size": self.batch_size,
+            "max_length": self.max_length,
             "examples": {name: len(data) for name, data in self._splits.items()},
-            "cut": {name: int((data.lengths == self.max_length).sum()) for name, data in self._splits.items()},
-            "mean_tokens": {name: round(data.lengths.double().mean().item(), 1) for name, data in self._splits.items()},
+            "cut": {
+                name: int((data.lengths == self.max_length).sum())
+                for name, data in self._splits.items()
+            },
+            "mean_tokens": {
+                name: round(data.lengths.double().mean().item(), 1)
+                for name, data in self._splits.items()
+            },
             "glue_sha256": {name: examples.sha256 for name, examples in read},
-            "skipped_lines": {name: examples.skipped for name, examples in read if examples.skipped},
+            "skipped_lines": {
+                name: examples.skipped for name, examples in read if examples.skipped
+            },
             "empty": {name: examples.empty for name, examples in read if examples.empty},
             "repeated": {name: examples.repeated for name, examples in read if examples.repeated},
-            "hub": {name: f"{HUB} {examples.revision}" for name, examples in read if examples.revision},
+            "hub": {
+                name: f"{HUB} {examples.revision}" for name, examples in read if examples.revision
+            },
         }
 
     def identity(self) -> dict[str, object]:
         """The task, the hashes of the examples of each split that is read, and that of the tokenizer."""
         hashes = {name: examples.sha256 for name, examples in self._read.items()}
-        return {"glue_task": self.task, "glue_sha256": hashes, "tokenizer_sha256": self.tokenizer_sha256,
-                "examples": {name: len(data) for name, data in self._splits.items()}}
+        return {
+            "glue_task": self.task,
+            "glue_sha256": hashes,
+            "tokenizer_sha256": self.tokenizer_sha256,
+            "examples": {name: len(data) for name, data in self._splits.items()},
+        }
 
     def epoch_steps(self, global_batch: int) -> int | None:
         """As many as it takes to see every example once."""
-        return math.ceil(len(self._splits["train"]) / global_batch) if "train" in self._splits else None
+        return (
+            math.ceil(len(self._splits["train"]) / global_batch)
+            if "train" in self._splits
+            else None
+        )
 
     @cached_property
     def tokenizer_sha256(self) -> str:
@@ -185,24 +221,35 @@ class GlueData(ZooData):
         """The backbone's.
 
         Raises:
-            UserError: if the network has fewer positions than `max_length`, or that leaves no room for a text.
+            UserError: if the network has fewer positions than `max_length`, or that leaves no room
+                for a text.
         """
         check_length(self.backbone, self.max_length, "data.max_length")
         tokenizer = load_tokenizer(self.backbone)
         special = tokenizer.num_special_tokens_to_add(pair=len(self.about.texts) == 2)
         if self.max_length <= special:
-            raise UserError(f"data.max_length must be above the {special} tokens around texts, got {self.max_length}")
+            raise UserError(
+                f"data.max_length must be above the {special} tokens around texts, got {self.max_length}"
+            )
         return tokenizer
 
     def setup(self, stage: str) -> None:
         """Read all that the stage needs, and tokenize it."""
-        wanted = [name for name in ("train",) * (stage == "fit") + self.about.dev if name not in self._splits]
+        wanted = [
+            name
+            for name in ("train",) * (stage == "fit") + self.about.dev
+            if name not in self._splits
+        ]
         examples = {name: self.examples(name) for name in wanted}  # before the cache is written
         for name, split in examples.items():
-            labels = torch.tensor(split.labels, dtype=torch.int64 if self.about.labels else torch.float32)
+            labels = torch.tensor(
+                split.labels, dtype=torch.int64 if self.about.labels else torch.float32
+            )
             columns = tokenize(split.texts, self.tokenizer, self.max_length)
             lengths = columns.pop("lengths")
-            self._splits[name] = Tokenized(columns, lengths, labels, padding(load_config(self.backbone)))
+            self._splits[name] = Tokenized(
+                columns, lengths, labels, padding(load_config(self.backbone))
+            )
         self._read |= {name: split.contents() for name, split in examples.items()}
         if self.rank_and_world()[0] == 0:
             for line in self.oddities(examples):
@@ -218,7 +265,9 @@ class GlueData(ZooData):
             if read.empty:
                 lines.append(f"{where}: {read.empty:,} examples have an empty text")
             if name != "train" and trained.issuperset(split.texts):
-                lines.append(f"{where}: every example is in train too, so its score says nothing of new ones")
+                lines.append(
+                    f"{where}: every example is in train too, so its score says nothing of new ones"
+                )
         return lines
 
     def examples(self, name: str) -> Examples:
@@ -227,8 +276,10 @@ class GlueData(ZooData):
         if name != "train" or self.train_examples is None:
             return examples
         if self.train_examples > len(examples):
-            raise UserError(f"data.train_examples must be at most {len(examples):,}, which are all of {self.task}, got "
-                            f"{self.train_examples:,}")
+            raise UserError(
+                f"data.train_examples must be at most {len(examples):,}, which are all of {self.task}, got "
+                f"{self.train_examples:,}"
+            )
         drawn = torch.randperm(len(examples), generator=generator(0, "subset"))
         return examples.subset(drawn[: self.train_examples].tolist())
 
@@ -237,7 +288,9 @@ class GlueData(ZooData):
         trainer = self.trainer
         assert trainer is not None
         rank, world = self.rank_and_world()
-        return self.continued(BucketLoader(self._splits["train"], self.batch_size, self.seed, rank, world))
+        return self.continued(
+            BucketLoader(self._splits["train"], self.batch_size, self.seed, rank, world)
+        )
 
     def val_dataloader(self) -> list[DataLoader]:
         """Each validation file's examples once, longest last; ranks take turns."""
@@ -256,13 +309,17 @@ class GlueData(ZooData):
     def predict_dataloader(self) -> list[DataLoader]:
         """Each validation file's examples once, in the order of the file; ranks take turns."""
         rank, world = self.rank_and_world()
-        splits = [InOrder(name, self._shared(name, world), self.eval_batch_size, rank, world)
-                  for name in self.about.dev]
+        splits = [
+            InOrder(name, self._shared(name, world), self.eval_batch_size, rank, world)
+            for name in self.about.dev
+        ]
         return [DataLoader(split, batch_size=None) for split in splits]
 
     def _shared(self, name: str, world: int) -> Tokenized:
         """A validation file's examples, of which each process must have one."""
         data = self._splits[name]
         if len(data) < world:
-            raise UserError(f"{len(data)} validation examples are too few for {world} processes: use fewer")
+            raise UserError(
+                f"{len(data)} validation examples are too few for {world} processes: use fewer"
+            )
         return data

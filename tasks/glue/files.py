@@ -38,7 +38,9 @@ class Examples:
 
     def subset(self, indices: list[int]) -> "Examples":
         """Some of them."""
-        return replace(self, texts=[self.texts[i] for i in indices], labels=[self.labels[i] for i in indices])
+        return replace(
+            self, texts=[self.texts[i] for i in indices], labels=[self.labels[i] for i in indices]
+        )
 
     def contents(self) -> "Contents":
         """What is to be remembered of them."""
@@ -49,14 +51,17 @@ class Examples:
                 digest.update(len(encoded).to_bytes(8, "little") + encoded)
             digest.update(struct.pack("<f", label))
         empty = sum(not all(text.strip() for text in texts) for texts in self.texts)
-        return Contents(digest.hexdigest(), self.skipped, empty, len(self) - len(set(self.texts)), self.revision)
+        return Contents(
+            digest.hexdigest(), self.skipped, empty, len(self) - len(set(self.texts)), self.revision
+        )
 
 
 class Contents(NamedTuple):
     """What is remembered of a split.
 
     Args:
-        sha256: of texts and labels, in their order; labels as float32, as which a score is trained on.
+        sha256: of texts and labels, in their order; labels as float32, as which a score is trained
+            on.
         skipped: broken lines that were left out.
         empty: examples that have a text of nothing but white space.
         repeated: examples whose texts have stood before.
@@ -73,7 +78,8 @@ class Contents(NamedTuple):
 def load_examples(name: str, task: GlueTask, split: str, data_dir: str | None) -> Examples:
     """A split, `train` or one of `task.dev`, from a folder or else from the hub.
 
-    `$ZOO_DATA` is searched too. A folder holds `<task>/<split>.tsv`, `glue/<task>/<split>.tsv` or `<split>.tsv`.
+    `$ZOO_DATA` is searched too. A folder holds `<task>/<split>.tsv`, `glue/<task>/<split>.tsv` or
+    `<split>.tsv`.
 
     Raises:
         UserError: if the folder has no such file, the file is broken, or the hub cannot be reached.
@@ -85,38 +91,53 @@ def load_examples(name: str, task: GlueTask, split: str, data_dir: str | None) -
             if (path := Path(folder, *parts, f"{split}.tsv")).is_file():
                 return read_tsv(path, task)
     if data_dir is not None:
-        raise UserError(f"no {task.folder}/{split}.tsv in data folder {data_dir!r}: give GLUE's own as --data.data_dir")
+        raise UserError(
+            f"no {task.folder}/{split}.tsv in data folder {data_dir!r}: give GLUE's own as --data.data_dir"
+        )
     return from_hub(name, task, split)
 
 
 def read_tsv(path: Path, task: GlueTask) -> Examples:
     """An official file: UTF-8, one example a line, fields between tabs, and a quote is a character like any other.
 
-    Columns go by their names. Where the official file has broken lines, those of more or fewer fields than there are
-    columns are left out and counted; elsewhere they are refused, as texts are that are empty.
+    Columns go by their names. Where the official file has broken lines, those of more or fewer
+    fields than there are columns are left out and counted; elsewhere they are refused, as texts are
+    that are empty.
 
     Raises:
-        UserError: if it is no text, lacks a column or has it twice, has no rows, or a row has fields too many or too
-            few, an empty text or a wrong label; naming the line.
+        UserError: if it is no text, lacks a column or has it twice, has no rows, or a row has
+            fields too many or too few, an empty text or a wrong label; naming the line.
     """
     lines = _lines(path)
-    rows = [(number, line.removesuffix("\r").split("\t")) for number, line in lines if "\t" in line or line.strip()]
+    rows = [
+        (number, line.removesuffix("\r").split("\t"))
+        for number, line in lines
+        if "\t" in line or line.strip()
+    ]
     header = list(task.columns) or (rows.pop(0)[1] if rows else [])
     wanted = (*task.texts, task.label)
     for column in wanted:
         if (count := header.count(column)) != 1:
             have = ", ".join(header)[:200] or "none"
-            what = f"has the column {column!r} {count} times" if count else f"has no column {column!r}, it has {have}"
+            what = (
+                f"has the column {column!r} {count} times"
+                if count
+                else f"has no column {column!r}, it has {have}"
+            )
             raise UserError(f"'{path}' {what}: give GLUE's own")
     places = [header.index(column) for column in wanted]
     whole = [(number, row) for number, row in rows if len(row) == len(header)]
     if len(whole) < len(rows) and not task.ragged:
         number, row = next((number, row) for number, row in rows if len(row) != len(header))
-        raise UserError(f"'{path}', line {number}: {len(row)} fields instead of {len(header)}; correct that line")
+        raise UserError(
+            f"'{path}', line {number}: {len(row)} fields instead of {len(header)}; correct that line"
+        )
     if not whole:
         raise UserError(f"'{path}' has no rows: give GLUE's own")
     for number, row in () if task.ragged else whole:
-        if empty := next((column for column in task.texts if not row[header.index(column)].strip()), None):
+        if empty := next(
+            (column for column in task.texts if not row[header.index(column)].strip()), None
+        ):
             raise UserError(f"'{path}', line {number}: {empty!r} is empty; correct that line")
     texts = [tuple(row[i] for i in places[:-1]) for _, row in whole]
     labels = [_number(row[places[-1]], task, f"'{path}', line {number}") for number, row in whole]
@@ -130,13 +151,17 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"'{path}' is UTF-16 and no UTF-8 text: give GLUE's own")
     try:
-        lines = content.decode("utf-8-sig").split("\n")  # not by str.splitlines: texts hold odd line breaks
+        lines = content.decode("utf-8-sig").split(
+            "\n"
+        )  # not by str.splitlines: texts hold odd line breaks
     except UnicodeDecodeError as error:
         raise UserError(f"'{path}' is no UTF-8 text ({error}): give GLUE's own") from None
     numbered = list(enumerate(lines, 1))
     if b"\0" in content:
         number = next(number for number, line in numbered if "\0" in line)
-        raise UserError(f"'{path}', line {number}: a NUL byte, which is in no text; correct that line")
+        raise UserError(
+            f"'{path}', line {number}: a NUL byte, which is in no text; correct that line"
+        )
     return numbered
 
 
@@ -145,7 +170,11 @@ def _number(label: str, task: GlueTask, where: str) -> float:
     label = label.strip()
     if label in task.labels:
         return task.labels.index(label)
-    if re.fullmatch(r"[0-9]{1,9}" if task.labels else r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", label, re.I):
+    if re.fullmatch(
+        r"[0-9]{1,9}" if task.labels else r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?",
+        label,
+        re.I,
+    ):
         return _in_range(float(label), task, where)
     raise _wrong_label(label, task, where)
 
@@ -170,12 +199,15 @@ def from_hub(name: str, task: GlueTask, split: str) -> Examples:
     """A split from the hub, or from the cache of an earlier look.
 
     Raises:
-        UserError: if it is in neither, or has an example without a text or with a label that its task has not.
+        UserError: if it is in neither, or has an example without a text or with a label that its
+            task has not.
     """
     datasets = library("datasets")
 
     def load(local: bool) -> object:
-        datasets.config.HF_HUB_OFFLINE = local  # DownloadConfig(local_files_only=True) asks the hub all the same
+        datasets.config.HF_HUB_OFFLINE = (
+            local  # DownloadConfig(local_files_only=True) asks the hub all the same
+        )
         return datasets.load_dataset(HUB, name, split=split.replace("dev", "validation"))
 
     data = fetch(HUB, f"the data of {name} in", "--data.data_dir", load)
@@ -184,6 +216,8 @@ def from_hub(name: str, task: GlueTask, split: str) -> Examples:
     for i, (each, label) in enumerate(zip(texts, data["label"], strict=True)):
         where = f"example {i} of {split} of {name} in {HUB!r}"
         if not all(isinstance(text, str) for text in each) or isinstance(label, str | None):
-            raise UserError(f"{where}: {each} and {label!r} are no texts and a label; give --data.data_dir")
+            raise UserError(
+                f"{where}: {each} and {label!r} are no texts and a label; give --data.data_dir"
+            )
         labels.append(_in_range(label, task, where))
     return Examples(texts, labels, revision=getattr(data, "_fingerprint", None))

@@ -7,7 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection, PearsonCorrCoef, SpearmanCorrCoef
-from torchmetrics.classification import BinaryAccuracy, BinaryF1Score, BinaryMatthewsCorrCoef, MulticlassAccuracy
+from torchmetrics.classification import (
+    BinaryAccuracy,
+    BinaryF1Score,
+    BinaryMatthewsCorrCoef,
+    MulticlassAccuracy,
+)
 
 from tasks.finetuning import FineTuning, Tuning
 from tasks.glue.benchmark import GlueTask, glue_task
@@ -32,15 +37,25 @@ class Matthews(BinaryMatthewsCorrCoef):
 
 def official_metrics(task: GlueTask) -> MetricCollection:
     """The metrics of a task; accuracy is over examples (micro)."""
+
     def accuracy() -> Metric:
-        return BinaryAccuracy() if task.num_labels == 2 else MulticlassAccuracy(task.num_labels, average="micro")
+        return (
+            BinaryAccuracy()
+            if task.num_labels == 2
+            else MulticlassAccuracy(task.num_labels, average="micro")
+        )
 
     every: dict[str, Callable[[], Metric]] = {
-        "accuracy": accuracy, "f1": BinaryF1Score, "matthews": Matthews, "pearson": PearsonCorrCoef,
+        "accuracy": accuracy,
+        "f1": BinaryF1Score,
+        "matthews": Matthews,
+        "pearson": PearsonCorrCoef,
         "spearman": SpearmanCorrCoef,
     }
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*will save all targets.*")  # a validation file is small
+        warnings.filterwarnings(
+            "ignore", message=".*will save all targets.*"
+        )  # a validation file is small
         return MetricCollection({name: every[name]() for name in task.metrics})
 
 
@@ -62,9 +77,17 @@ class Scores(nn.Module):
         A correlation with constant predictions, which is undefined, counts as 0.
         """
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*variance of predictions or target is close to zero.*")
-            metrics = {name: float(value.nan_to_num()) for name, value in self.metrics.compute().items()}
-        values = {"score": sum(metrics.values()) / len(metrics), **metrics, "loss": float(self.loss.compute())}
+            warnings.filterwarnings(
+                "ignore", message=".*variance of predictions or target is close to zero.*"
+            )
+            metrics = {
+                name: float(value.nan_to_num()) for name, value in self.metrics.compute().items()
+            }
+        values = {
+            "score": sum(metrics.values()) / len(metrics),
+            **metrics,
+            "loss": float(self.loss.compute()),
+        }
         self.loss.reset()
         self.metrics.reset()
         return values
@@ -102,24 +125,42 @@ class GlueClassifier(FineTuning):
         seed: int = 0,
         recompute: bool = False,
     ) -> None:
-        super().__init__(backbone, parameterization, targets, overrides, budget, tuning, optimizer, seed, recompute)
+        super().__init__(
+            backbone,
+            parameterization,
+            targets,
+            overrides,
+            budget,
+            tuning,
+            optimizer,
+            seed,
+            recompute,
+        )
         self.save_settings()
         self.about = about = glue_task(task)
         names = about.labels or ("score",)
         self.net = self.build(
-            "SequenceClassification", num_labels=about.num_labels, id2label=dict(enumerate(names)),
+            "SequenceClassification",
+            num_labels=about.num_labels,
+            id2label=dict(enumerate(names)),
             label2id={name: i for i, name in enumerate(names)},
         )
-        self.scores = nn.ModuleList(Scores(about) for _ in about.dev)  # MNLI has two, and the first of them decides
+        self.scores = nn.ModuleList(
+            Scores(about) for _ in about.dev
+        )  # MNLI has two, and the first of them decides
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits, (examples, labels), or the predicted value, (examples,), of a regression; float32."""
-        logits = self.net(**{name: value for name, value in batch.items() if name not in BESIDE}).logits.float()
+        logits = self.net(
+            **{name: value for name, value in batch.items() if name not in BESIDE}
+        ).logits.float()
         return logits if self.about.labels else logits.squeeze(-1)
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy in nats, or the mean squared error of a regression."""
-        return F.cross_entropy(outputs, labels) if self.about.labels else F.mse_loss(outputs, labels)
+        return (
+            F.cross_entropy(outputs, labels) if self.about.labels else F.mse_loss(outputs, labels)
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean loss of a batch, times its weight where ranks have unequally many examples (`BucketLoader`)."""
@@ -144,7 +185,10 @@ class GlueClassifier(FineTuning):
         for name, scores in zip(self.about.dev, self.scores, strict=True):
             assert isinstance(scores, Scores)
             behind = "" if name == self.about.dev[0] else name.removeprefix("dev")
-            self.log_dict({f"{stage}/{key}{behind}": value for key, value in scores.compute().items()}, sync_dist=True)
+            self.log_dict(
+                {f"{stage}/{key}{behind}": value for key, value in scores.compute().items()},
+                sync_dist=True,
+            )
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Score the examples of a batch."""
@@ -154,12 +198,15 @@ class GlueClassifier(FineTuning):
         """Log loss, metrics and score."""
         self._log_scores("test")
 
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+    def predict_step(
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor]:
         """What the network says of each example.
 
         Returns:
-            `index`, its place in the file; `prediction`, the likeliest label or the predicted value; `label`, the right
-            one, (examples,) each; and of classes their `probabilities`, (examples, labels).
+            `index`, its place in the file; `prediction`, the likeliest label or the predicted
+            value; `label`, the right one, (examples,) each; and of classes their `probabilities`,
+            (examples, labels).
         """
         outputs = self(batch)
         rows = {"index": batch["index"], "label": batch["labels"]}
@@ -172,6 +219,16 @@ class GlueClassifier(FineTuning):
         names = self.about.labels
         if not names:
             return {key: outputs[key] for key in ("index", "prediction", "label")}
-        label, prediction = ([names[i] for i in outputs[key].tolist()] for key in ("label", "prediction"))
-        probabilities = {f"p_{name}": p for name, p in zip(names, outputs["probabilities"].unbind(-1), strict=True)}
-        return {"index": outputs["index"], "prediction": prediction, "label": label, **probabilities}
+        label, prediction = (
+            [names[i] for i in outputs[key].tolist()] for key in ("label", "prediction")
+        )
+        probabilities = {
+            f"p_{name}": p
+            for name, p in zip(names, outputs["probabilities"].unbind(-1), strict=True)
+        }
+        return {
+            "index": outputs["index"],
+            "prediction": prediction,
+            "label": label,
+            **probabilities,
+        }

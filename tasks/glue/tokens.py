@@ -20,13 +20,16 @@ class Tokenized:
     """Examples as token ids, of any length each.
 
     Args:
-        columns: what the network takes by name (`input_ids`, `token_type_ids`), int32 of shape (tokens of all,).
+        columns: what the network takes by name (`input_ids`, `token_type_ids`), int32 of shape
+            (tokens of all,).
         lengths: tokens of each example; (examples,).
         labels: (examples,), int64, or float32 for a regression.
         padding: the id that fills up a batch.
     """
 
-    def __init__(self, columns: dict[str, Tensor], lengths: Tensor, labels: Tensor, padding: int) -> None:
+    def __init__(
+        self, columns: dict[str, Tensor], lengths: Tensor, labels: Tensor, padding: int
+    ) -> None:
         self.columns, self.lengths, self.labels, self.padding = columns, lengths, labels, padding
         self.starts = lengths.cumsum(0) - lengths
 
@@ -47,22 +50,29 @@ class Tokenized:
         return batch
 
 
-def tokenize(texts: Sequence[tuple[str, ...]], tokenizer: Any, max_length: int) -> dict[str, Tensor]:
+def tokenize(
+    texts: Sequence[tuple[str, ...]], tokenizer: Any, max_length: int
+) -> dict[str, Tensor]:
     """Token ids of every text or pair of texts, one after the other, cut to `max_length` each.
 
     Kept in the user's cache, and read from there next time.
 
     Returns:
-        What the network takes by name, int32 of shape (tokens of all,), and `lengths`, int64 of shape (examples,).
+        What the network takes by name, int32 of shape (tokens of all,), and `lengths`, int64 of
+        shape (examples,).
     """
     path = cache() / "tokenized" / f"{fingerprint(texts, tokenizer, max_length)}.pt"
     try:
         return read_file(path)
     except UserError:  # absent or broken: made anew
         sides = [list(side) for side in zip(*texts, strict=True)]
-        encoded = tokenizer(*sides, truncation=True, max_length=max_length, return_attention_mask=False)
-        columns = {name: torch.tensor([i for ids in rows for i in ids], dtype=torch.int32)
-                   for name, rows in encoded.items()}
+        encoded = tokenizer(
+            *sides, truncation=True, max_length=max_length, return_attention_mask=False
+        )
+        columns = {
+            name: torch.tensor([i for ids in rows for i in ids], dtype=torch.int32)
+            for name, rows in encoded.items()
+        }
         columns["lengths"] = torch.tensor([len(ids) for ids in encoded["input_ids"]])
         _keep(columns, path)
         return columns
@@ -70,7 +80,11 @@ def tokenize(texts: Sequence[tuple[str, ...]], tokenizer: Any, max_length: int) 
 
 def fingerprint(texts: Sequence[tuple[str, ...]], tokenizer: Any, max_length: int) -> str:
     """Of everything that token ids depend on."""
-    rules: object = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), tokenizer.init_kwargs]
+    rules: object = [
+        type(tokenizer).__name__,
+        sorted(tokenizer.get_vocab().items()),
+        tokenizer.init_kwargs,
+    ]
     if tokenizer.is_fast:  # the file itself, without what a call sets in it
         saved = json.loads(tokenizer.backend_tokenizer.to_str())
         rules = {key: value for key, value in saved.items() if key not in ("truncation", "padding")}

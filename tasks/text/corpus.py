@@ -13,7 +13,9 @@ from tasks.cache import cache
 from zoo.errors import UserError
 from zoo.files.access import replacing, write_text
 
-TINYSHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+TINYSHAKESPEARE_URL = (
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+)
 TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 START_SECONDS = 10.0
 """A download whose first bytes have not come by then is given up."""
@@ -47,13 +49,14 @@ def load_corpus(corpus: str, data_dir: str | None = None, fallback: str | None =
 
     Args:
         corpus: `tinyshakespeare`, `pydoc`, or the path of a UTF-8 text file.
-        data_dir: searched first for `tinyshakespeare/input.txt`; then $ZOO_DATA, the user's cache, the network.
-        fallback: what to take when Tiny Shakespeare cannot be had; None makes that an error. Whoever trains on it
-            must show `instead_of`.
+        data_dir: searched first for `tinyshakespeare/input.txt`; then $ZOO_DATA, the user's cache,
+            the network.
+        fallback: what to take when Tiny Shakespeare cannot be had; None makes that an error.
+            Whoever trains on it must show `instead_of`.
 
     Raises:
-        UserError: for a name that is neither corpus nor file, a file that is empty, binary or not the named corpus,
-            or a corpus that cannot be had and has no fallback.
+        UserError: for a name that is neither corpus nor file, a file that is empty, binary or not
+            the named corpus, or a corpus that cannot be had and has no fallback.
     """
     if corpus == "pydoc":
         return pydoc()
@@ -80,12 +83,20 @@ def tinyshakespeare(data_dir: str | None = None) -> Corpus:
     """
     if data_dir is not None and not Path(data_dir).is_dir():
         raise UserError(f"no data folder {data_dir!r}: give an existing one as --data.data_dir")
-    folders = [Path(folder) for folder in (data_dir, os.environ.get("ZOO_DATA")) if folder] + [cache()]
-    for path in (folder / name for folder in folders for name in ("tinyshakespeare/input.txt", "tinyshakespeare.txt")):
+    folders = [Path(folder) for folder in (data_dir, os.environ.get("ZOO_DATA")) if folder] + [
+        cache()
+    ]
+    for path in (
+        folder / name
+        for folder in folders
+        for name in ("tinyshakespeare/input.txt", "tinyshakespeare.txt")
+    ):
         if path.is_file():
             found = Corpus("tinyshakespeare", read_text(path))
             if found.sha256 != TINYSHAKESPEARE_SHA256:
-                raise UserError(f"'{path}' is not Tiny Shakespeare: its sha256 is {found.sha256[:12]}..., remove it")
+                raise UserError(
+                    f"'{path}' is not Tiny Shakespeare: its sha256 is {found.sha256[:12]}..., remove it"
+                )
             return found
     data = download(TINYSHAKESPEARE_URL)
     if hashlib.sha256(data).hexdigest() != TINYSHAKESPEARE_SHA256:
@@ -124,10 +135,14 @@ def download(url: str, start_seconds: float = START_SECONDS) -> bytes:
     thread = threading.Thread(target=fetch, daemon=True)
     thread.start()
     if not started.wait(start_seconds):
-        raise Unavailable(f"Tiny Shakespeare is not here, and its download did not start within {start_seconds:.0f} s")
+        raise Unavailable(
+            f"Tiny Shakespeare is not here, and its download did not start within {start_seconds:.0f} s"
+        )
     thread.join(timeout=600)
     if "data" not in result:
-        raise Unavailable(f"Tiny Shakespeare is not here, and its download failed ({result.get('error', 'too slow')})")
+        raise Unavailable(
+            f"Tiny Shakespeare is not here, and its download failed ({result.get('error', 'too slow')})"
+        )
     return result["data"]
 
 
@@ -145,7 +160,9 @@ def from_file(path: Path) -> Corpus:
         UserError: if it is missing, unreadable, empty or binary.
     """
     if not path.is_file():
-        raise UserError(f"no corpus {str(path)!r}: give tinyshakespeare, pydoc or the path of a text file")
+        raise UserError(
+            f"no corpus {str(path)!r}: give tinyshakespeare, pydoc or the path of a text file"
+        )
     return Corpus(path.stem, read_text(path))
 
 
@@ -159,26 +176,37 @@ def read_text(path: Path) -> str:
         with path.open("rb") as file:
             return decoded(file.read(LARGEST + 1), f"'{path}'")
     except OSError as error:
-        raise UserError(f"cannot read corpus '{path}': {error.strerror}; give another --data.corpus") from None
+        raise UserError(
+            f"cannot read corpus '{path}': {error.strerror}; give another --data.corpus"
+        ) from None
 
 
 def decoded(content: bytes, name: str) -> str:
     """The text that bytes stand for.
 
     Raises:
-        UserError: if there are none, more than `LARGEST`, or they are not UTF-8 text; `name` is what they are called.
+        UserError: if there are none, more than `LARGEST`, or they are not UTF-8 text; `name` is
+            what they are called.
     """
     if len(content) > LARGEST:
         raise UserError(f"corpus {name} has more than {LARGEST:,} bytes: give a shorter text")
-    for mark, encoding in ((b"\xff\xfe\0\0", "UTF-32"), (b"\0\0\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"),
-                           (b"\xfe\xff", "UTF-16")):
+    for mark, encoding in (
+        (b"\xff\xfe\0\0", "UTF-32"),
+        (b"\0\0\xfe\xff", "UTF-32"),
+        (b"\xff\xfe", "UTF-16"),
+        (b"\xfe\xff", "UTF-16"),
+    ):
         if content.startswith(mark):
-            raise UserError(f"corpus {name} is {encoding}, not UTF-8 text: convert it, as with iconv -f {encoding} "
-                            "-t UTF-8")
+            raise UserError(
+                f"corpus {name} is {encoding}, not UTF-8 text: convert it, as with iconv -f {encoding} "
+                "-t UTF-8"
+            )
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UserError(f"corpus {name} is not UTF-8 text: convert it, as with iconv -t UTF-8") from None
+        raise UserError(
+            f"corpus {name} is not UTF-8 text: convert it, as with iconv -t UTF-8"
+        ) from None
     if "\0" in text:
         raise UserError(f"corpus {name} is binary: give a text file")
     if not text:
@@ -186,14 +214,15 @@ def decoded(content: bytes, name: str) -> str:
     return text
 
 
-# ---- Texts that are sent ---------------------------------------------------------------------------------------------
+# ---- Texts that are sent -------------------------------------------------------------------------
 
 
 def kept(words: Sequence[str]) -> list[str]:
     """A command line in which a corpus that is sent stands as a file: one from a pipe, or `-` for standard input.
 
-    It can be read once only, while processes that are started for other ranks, and a run that goes on, read it again.
-    So it is kept in the user's cache, called by its hash. What a config names is never waited for.
+    It can be read once only, while processes that are started for other ranks, and a run that goes
+    on, read it again. So it is kept in the user's cache, called by its hash. What a config names is
+    never waited for.
 
     Raises:
         UserError: if it is no text, or cannot be kept.
@@ -219,14 +248,18 @@ def _kept(corpus: str) -> str:
         with open(0 if corpus == "-" else corpus, "rb", closefd=corpus != "-") as file:
             text = decoded(file.read(LARGEST + 1), name)
     except OSError as error:
-        raise UserError(f"cannot read corpus {name}: {error.strerror}; give another --data.corpus") from None
+        raise UserError(
+            f"cannot read corpus {name}: {error.strerror}; give another --data.corpus"
+        ) from None
     path = cache() / "corpora" / f"sent-{hashlib.sha256(text.encode()).hexdigest()[:12]}.txt"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
     except OSError as error:
-        raise UserError(f"cannot keep the corpus {name} as '{path}': {error.strerror}; give a file, or set "
-                        "XDG_CACHE_HOME") from None
+        raise UserError(
+            f"cannot keep the corpus {name} as '{path}': {error.strerror}; give a file, or set "
+            "XDG_CACHE_HOME"
+        ) from None
     return str(path)
 
 

@@ -22,7 +22,8 @@ class TextData(ZooData, ABC):
     Args:
         corpus: `tinyshakespeare`, `pydoc`, or the path of a UTF-8 text file.
         data_dir: a folder that has Tiny Shakespeare as `tinyshakespeare/input.txt`.
-        fallback: corpus to take, with a warning, when Tiny Shakespeare cannot be had; null makes that an error.
+        fallback: corpus to take, with a warning, when Tiny Shakespeare cannot be had; null makes
+            that an error.
         batch_size: windows per step and process.
         block_size: ids per window.
         seed: of the training windows.
@@ -36,7 +37,13 @@ class TextData(ZooData, ABC):
     no_paths = ("tinyshakespeare", "pydoc")
 
     def __init__(
-        self, corpus: str, data_dir: str | None, fallback: str | None, batch_size: int, block_size: int, seed: int
+        self,
+        corpus: str,
+        data_dir: str | None,
+        fallback: str | None,
+        batch_size: int,
+        block_size: int,
+        seed: int,
     ) -> None:
         super().__init__()
         check_size("batch_size", batch_size, LARGEST_BATCH)
@@ -84,9 +91,13 @@ class TextData(ZooData, ABC):
         """The corpus and its hash, sizes and the windows."""
         (train, _), (val, _) = self.encoded
         return {
-            "corpus": self.name, "corpus_sha256": self.corpus.sha256, "characters": len(self.corpus.text),
-            f"train_{self.unit}": len(train), f"validation_{self.unit}": len(val),
-            "batch_size": self.batch_size, "block_size": self.block_size,
+            "corpus": self.name,
+            "corpus_sha256": self.corpus.sha256,
+            "characters": len(self.corpus.text),
+            f"train_{self.unit}": len(train),
+            f"validation_{self.unit}": len(val),
+            "batch_size": self.batch_size,
+            "block_size": self.block_size,
         }
 
     def identity(self) -> dict[str, object]:
@@ -118,7 +129,9 @@ class TextData(ZooData, ABC):
         else:
             steps = max(1, len(ids) // (self.batch_size * self.block_size * trainer.world_size))
         rank, world = self.rank_and_world()
-        return self.continued(WindowLoader(ids, steps, self.batch_size, self.block_size, self.seed, rank, world))
+        return self.continued(
+            WindowLoader(ids, steps, self.batch_size, self.block_size, self.seed, rank, world)
+        )
 
     def val_dataloader(self) -> DataLoader:
         """Every id of the last tenth, once; ranks take turns."""

@@ -16,8 +16,8 @@ from zoo.training.module import ZooModule
 class LanguageScore(Metric):
     """Loss, perplexity and bits per character of a text that comes in batches.
 
-    loss = nats / ids, perplexity = exp(loss), bits per character = nats / (ln 2 characters): the last compares models
-    whose ids stand for pieces of different length.
+    loss = nats / ids, perplexity = exp(loss), bits per character = nats / (ln 2 characters): the
+    last compares models whose ids stand for pieces of different length.
     """
 
     nats: Tensor
@@ -42,14 +42,17 @@ class LanguageScore(Metric):
         """By name."""
         loss = self.nats / self.ids
         return {
-            "loss": loss, "perplexity": loss.exp(), "bits_per_char": self.nats / self.characters / math.log(2)
+            "loss": loss,
+            "perplexity": loss.exp(),
+            "bits_per_char": self.nats / self.characters / math.log(2),
         }
 
 
 class LanguageModel(ZooModule, ABC):
     """A network that predicts the next id of a text.
 
-    A subclass defines `forward`, `encode` and `decode`, and makes `block_size`, the longest context, and `score`.
+    A subclass defines `forward`, `encode` and `decode`, and makes `block_size`, the longest
+    context, and `score`.
     """
 
     block_size: int
@@ -98,32 +101,47 @@ class LanguageModel(ZooModule, ABC):
     def _log_score(self, stage: str) -> None:
         values = {f"{stage}/{name}": value for name, value in self.score.compute().items()}
         self.score.reset()
-        self.log_dict(values, sync_dist=True)  # equal on every rank already, which Lightning cannot know
+        self.log_dict(
+            values, sync_dist=True
+        )  # equal on every rank already, which Lightning cannot know
 
-    def predict_step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    def predict_step(
+        self, batch: tuple[Tensor, Tensor, Tensor, Tensor], batch_idx: int
+    ) -> dict[str, Tensor]:
         """What the network says of each id that is scored.
 
         Returns:
-            `index`, its place in the validation text, counted in ids; `prediction`, the likeliest id there; `label`,
-            the one that stands there; `loss`, the cross-entropy in nats, whose mean is that of validation; and the
-            `characters` that it stands for; (ids,) each.
+            `index`, its place in the validation text, counted in ids; `prediction`, the likeliest
+            id there; `label`, the one that stands there; `loss`, the cross-entropy in nats, whose
+            mean is that of validation; and the `characters` that it stands for; (ids,) each.
         """
         targets, characters, places = (part.flatten() for part in batch[1:])
         logits = self(batch[0]).flatten(0, 1).float()  # (ids, vocabulary)
         scored = targets != IGNORE
         loss = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")
-        found = {"index": places, "prediction": logits.argmax(-1), "label": targets, "loss": loss,
-                 "characters": characters}
+        found = {
+            "index": places,
+            "prediction": logits.argmax(-1),
+            "label": targets,
+            "loss": loss,
+            "characters": characters,
+        }
         return {name: values[scored] for name, values in found.items()}
 
     def prediction_columns(self, outputs: dict[str, Tensor]) -> dict[str, object]:
         """The same, with ids as text."""
-        words = {key: [self.decode(i) for i in outputs[key][:, None]] for key in ("prediction", "label")}
+        words = {
+            key: [self.decode(i) for i in outputs[key][:, None]] for key in ("prediction", "label")
+        }
         return {key: words.get(key, values) for key, values in outputs.items()}
 
     @torch.no_grad()
     def sample(
-        self, ids: Tensor, length: int, temperature: float = 1.0, top_k: int | None = None,
+        self,
+        ids: Tensor,
+        length: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Continue (batch, time) ids by `length` sampled ones; temperature 0 takes the likeliest.
@@ -134,8 +152,10 @@ class LanguageModel(ZooModule, ABC):
         for _ in range(length):
             logits = self(ids[:, -self.block_size :])[:, -1].float()
             if not logits.isfinite().all():
-                raise UserError("the network gives what is no finite number, as after training that diverged: "
-                                "use another checkpoint")
+                raise UserError(
+                    "the network gives what is no finite number, as after training that diverged: "
+                    "use another checkpoint"
+                )
             if temperature < 1e-6:
                 new = logits.argmax(-1, keepdim=True)
             else:
@@ -146,7 +166,12 @@ class LanguageModel(ZooModule, ABC):
         return ids
 
     def generate(
-        self, prompt: str, length: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
+        self,
+        prompt: str,
+        length: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int = 0,
     ) -> str:
         """The prompt and `length` sampled ids more, as text.
 
@@ -154,4 +179,6 @@ class LanguageModel(ZooModule, ABC):
             UserError: for a prompt that has no ids.
         """
         generator = torch.Generator(self.device).manual_seed(seed)
-        return self.decode(self.sample(self.encode(prompt), length, temperature, top_k, generator)[0])
+        return self.decode(
+            self.sample(self.encode(prompt), length, temperature, top_k, generator)[0]
+        )

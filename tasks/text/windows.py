@@ -13,12 +13,19 @@ IGNORE = -100
 class WindowLoader(StepLoader):
     """`steps` batches of windows an epoch, each a function of the seed and its number.
 
-    Yields (inputs, targets), int64 of shape (batch_size, block_size) each; of a step's `batch_size * world` windows,
-    rank r takes every world-th from the r-th.
+    Yields (inputs, targets), int64 of shape (batch_size, block_size) each; of a step's `batch_size
+    * world` windows, rank r takes every world-th from the r-th.
     """
 
     def __init__(
-        self, ids: Tensor, steps: int, batch_size: int, block_size: int, seed: int, rank: int = 0, world: int = 1
+        self,
+        ids: Tensor,
+        steps: int,
+        batch_size: int,
+        block_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         super().__init__(steps)
         self.ids, self.seed = ids, seed
@@ -28,7 +35,9 @@ class WindowLoader(StepLoader):
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Batch number `step`."""
         last = len(self.ids) - self.block_size  # a window of block_size + 1 starts before it
-        starts = torch.randint(last, (self.batch_size * self.world,), generator=generator(self.seed, "batch", step))
+        starts = torch.randint(
+            last, (self.batch_size * self.world,), generator=generator(self.seed, "batch", step)
+        )
         starts = starts[self.rank :: self.world, None]
         windows = self.ids[starts + torch.arange(self.block_size + 1)].long()  # (batch, block + 1)
         return windows[:, :-1], windows[:, 1:]
@@ -39,8 +48,9 @@ def scored_once(
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Windows whose targets are every id exactly once: (inputs, targets, characters) of (block_size,) each.
 
-    The last id of `context` starts the first window. Positions past the end have target `IGNORE` and no characters;
-    windows of nothing else fill up, so that every rank, which takes every world-th window, has as many.
+    The last id of `context` starts the first window. Positions past the end have target `IGNORE`
+    and no characters; windows of nothing else fill up, so that every rank, which takes every
+    world-th window, has as many.
 
     Args:
         context: ids before; at least one.

@@ -1,1 +1,4 @@
-"""Orthonormal bases, the order of their coefficients, which K of them, and fast ways to multiply. Needs torch alone."""
+"""Orthonormal bases, the order of their coefficients, which K of them, and fast ways to multiply.
+
+Needs torch alone.
+"""

@@ -1,11 +1,13 @@
 """y = x W^T for a W of `zoo.bases.blocks` that is never built. Pure functions of torch.
 
-With x^ and y^ the blockwise transforms of x (T, n) and y (T, m), S[a, :, t] the (I, J) coefficients of one position,
+With x^ and y^ the blockwise transforms of x (T, n) and y (T, m), S[a, :, t] the (I, J) coefficients
+of one position,
 
     y^[a] = sum_t x^[s a + t] S[a, :, t]^T,    x^[l] (T, J), y^[a] (T, I)
 
-K multiply-adds a row of x in place of mn. The positions are a circulant, so that what all a need of x^ at one t is a
-slice of x^, and what one a needs are neighbours in it: both are views, and nothing is gathered.
+K multiply-adds a row of x in place of mn. The positions are a circulant, so that what all a need of
+x^ at one t is a slice of x^, and what one a needs are neighbours in it: both are views, and nothing
+is gathered.
 """
 
 import math
@@ -58,8 +60,9 @@ def product_pays(
 
         (1 + a s) K / mn + b s + c (1/m + 1/n) < d + e / T,    s = 1/I + 1/J
 
-    The first term is arithmetic, slower as the matrices (J, I) get smaller; the others, passes over x^ and y^. To the
-    right is what it takes with W, which must be built, for few tokens T (None: many) as for many. `COSTS` holds a to e.
+    The first term is arithmetic, slower as the matrices (J, I) get smaller; the others, passes over
+    x^ and y^. To the right is what it takes with W, which must be built, for few tokens T (None:
+    many) as for many. `COSTS` holds a to e.
     """
     a, b, c, d, e = of_device(COSTS, device)[2 if dtype.itemsize == 2 else 4]
     (down, across), p, q = layout.grid, layout.p, layout.q
@@ -69,14 +72,22 @@ def product_pays(
 
 
 class BlockProduct(Function):
-    """(x, c, b) -> x W^T + b. Bilinear in x and c, so that its derivatives are products of its own kind.
+    """(x, c, b) -> x W^T + b.
 
-    x is (T, n), c (K,), b (m,) or None, all of one dtype, as the tables; x and c are kept for backward.
+    Bilinear in x and c, so that its derivatives are products of its own kind.
+
+    x is (T, n), c (K,), b (m,) or None, all of one dtype, as the tables; x and c are kept for
+    backward.
     """
 
     @staticmethod
     def forward(
-        x: Tensor, coef: Tensor, bias: Tensor | None, left: Tensor, right: Tensor, layout: BlockLayout
+        x: Tensor,
+        coef: Tensor,
+        bias: Tensor | None,
+        left: Tensor,
+        right: Tensor,
+        layout: BlockLayout,
     ) -> Tensor:
         return _product(x, coef, bias, left, right, layout)
 
@@ -114,10 +125,14 @@ class BlockAdjoints(Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, to_x: Tensor, to_coef: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+    def backward(
+        ctx: Any, to_x: Tensor, to_coef: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         grad, x, coef, left, right = ctx.saved_tensors
         tables = left, right, ctx.layout
-        to_grad = BlockProduct.apply(to_x, coef, None, *tables) + BlockProduct.apply(x, to_coef, None, *tables)
+        to_grad = BlockProduct.apply(to_x, coef, None, *tables) + BlockProduct.apply(
+            x, to_coef, None, *tables
+        )
         return to_grad, *BlockAdjoints.apply(grad, to_x, to_coef, *tables), None, None, None
 
 
@@ -151,7 +166,9 @@ def _meet(x: Tensor, right: Tensor, layout: BlockLayout, one_by_one: bool) -> li
         x_hat = _blockwise(x, right)
         return [x_hat[_walk(t, rows, s)] for t, rows in layout.terms]
     blocks = x.reshape(len(x), across, -1).mT
-    x_hat = torch.bmm(right.expand(len(x), -1, -1), blocks)  # (T, L, J): the positions of one a are neighbours
+    x_hat = torch.bmm(
+        right.expand(len(x), -1, -1), blocks
+    )  # (T, L, J): the positions of one a are neighbours
     steps = s * across, x_hat.shape[1] * across, 1
     mains = [x_hat.as_strided((p, len(x), r * across), steps)] if r else []
     return mains + ([x_hat.as_strided((e, len(x), across), steps, r * across)] if e else [])
@@ -183,7 +200,10 @@ def _adjoints(
     grad: Tensor, x: Tensor, coef: Tensor, left: Tensor, right: Tensor, layout: BlockLayout
 ) -> tuple[Tensor, Tensor]:
     """g W, (T, n), and the coefficients of g^T x, (K,), which are summed in float32 at least."""
-    to_x, to_coef = x.new_empty(x.shape), coef.new_zeros(coef.shape, dtype=torch.promote_types(x.dtype, torch.float32))
+    to_x, to_coef = (
+        x.new_empty(x.shape),
+        coef.new_zeros(coef.shape, dtype=torch.promote_types(x.dtype, torch.float32)),
+    )
     one_by_one = _one_by_one(x)
     sums, each = _parts(to_coef, layout, one_by_one), _parts(coef, layout, one_by_one=True)
     for some in _chunks(x):

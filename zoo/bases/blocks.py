@@ -1,16 +1,20 @@
 """Weights in blocks, each the inverse DCT of its own few coefficients. Pure functions of torch.
 
-W (m, n) lies in I x J blocks of p x q. Block (i, j) is W_ij = C_p^T S_ij C_q, with C the cosines (`dct_matrix`)
-and S_ij zero but at k of its pq positions, the same for all blocks: K = k I J coefficients, and no index is stored.
+W (m, n) lies in I x J blocks of p x q. Block (i, j) is W_ij = C_p^T S_ij C_q, with C the cosines
+(`dct_matrix`) and S_ij zero but at k of its pq positions, the same for all blocks: K = k I J
+coefficients, and no index is stored.
 
-The positions are a random circulant. With k = p r + e, row rows[a] of a block has r positions, and one more if a < e:
+The positions are a random circulant. With k = p r + e, row rows[a] of a block has r positions, and
+one more if a < e:
 
     columns[(s a + t) mod q],  t < r;  t = r for the extra one;   s = max(1, q // p)
 
-for random permutations `rows` of range(p) and `columns` of range(q), so that rows and columns are evenly filled. The
-coefficients are one flat vector, first (p, I, r, J) [a, i, t, j], then the extra ones, (e, I, J) [a, i, j].
+for random permutations `rows` of range(p) and `columns` of range(q), so that rows and columns are
+evenly filled. The coefficients are one flat vector, first (p, I, r, J) [a, i, t, j], then the extra
+ones, (e, I, J) [a, i, j].
 
-`build` makes W in two products, at most 2 (p + q) operations a weight; `zoo.bases.block_products` multiplies without W.
+`build` makes W in two products, at most 2 (p + q) operations a weight; `zoo.bases.block_products`
+multiplies without W.
 """
 
 import math
@@ -56,13 +60,16 @@ def largest_divisor(n: int, most: int) -> int:
     return next(d for d in range(min(n, most), 0, -1) if n % d == 0)
 
 
-def block_layout(m: int, n: int, block: int, budget: int, generator: torch.Generator) -> BlockLayout:
+def block_layout(
+    m: int, n: int, block: int, budget: int, generator: torch.Generator
+) -> BlockLayout:
     """The layout of an (m, n) weight with at most `budget` coefficients, as many in every block.
 
     Args:
         m: rows.
         n: columns.
-        block: largest height and width of a block; p and q are the largest divisors of m and n up to it.
+        block: largest height and width of a block; p and q are the largest divisors of m and n up
+            to it.
         budget: K at most.
         generator: draws the two permutations.
 
@@ -88,9 +95,10 @@ def block_layout(m: int, n: int, block: int, budget: int, generator: torch.Gener
 def block_positions(layout: BlockLayout) -> Tensor:
     """The positions within a block, main ones [a, t] and then the extra ones [a]; (k, 2), rows and columns."""
     a, t = torch.arange(layout.p), torch.arange(layout.r)
-    main = torch.stack(torch.broadcast_tensors(
-        layout.rows[:, None], layout.columns[layout.step * a[:, None] + t]
-    ), -1)
+    main = torch.stack(
+        torch.broadcast_tensors(layout.rows[:, None], layout.columns[layout.step * a[:, None] + t]),
+        -1,
+    )
     few = a[: layout.e]
     extra = torch.stack([layout.rows[few], layout.columns[layout.step * few + layout.r]], -1)
     return torch.cat([main.flatten(0, 1), extra])
@@ -140,7 +148,7 @@ def split(coef: Tensor, layout: BlockLayout) -> tuple[Tensor, Tensor]:
     return main.unflatten(-1, (p, down, r, across)), extra.unflatten(-1, (e, down, across))
 
 
-# ---- W, and its adjoint ----------------------------------------------------------------------------------------------
+# ---- W, and its adjoint --------------------------------------------------------------------------
 
 
 def build(coef: Tensor, layout: BlockLayout, tables: BlockTables) -> Tensor:
@@ -155,7 +163,11 @@ def build(coef: Tensor, layout: BlockLayout, tables: BlockTables) -> Tensor:
         rows[..., : layout.r] = main[..., :u, :, :, :].transpose(-1, -2)
         if layout.e:
             rows[..., : layout.e, :, :, -1] = extra
-        half = torch.matmul(rows.flatten(-3, -2), tables.windows).unflatten(-2, (down, across)).flatten(-2)
+        half = (
+            torch.matmul(rows.flatten(-3, -2), tables.windows)
+            .unflatten(-2, (down, across))
+            .flatten(-2)
+        )
         return torch.matmul(tables.left.mT.unsqueeze(-3), half.transpose(-3, -2)).flatten(-3, -2)
 
 

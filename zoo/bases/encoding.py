@@ -1,9 +1,9 @@
 """Which K of N coefficients are kept, as bytes and exactly back, by the shortest of a few encodings.
 
-Both numbers are known to the reader: N from the shape of the matrix, K from how many values are stored. Choices that
-follow a rule cost nothing ("all", "prefix") or 8 bytes ("seed"); any other is listed, in the shorter of two ways. With
-h(p) the entropy of a coin, no list of K = p N random places is shorter on average than log2 of N over K, about N h(p)
-bits, h(p) / p a place:
+Both numbers are known to the reader: N from the shape of the matrix, K from how many values are
+stored. Choices that follow a rule cost nothing ("all", "prefix") or 8 bytes ("seed"); any other is
+listed, in the shorter of two ways. With h(p) the entropy of a coin, no list of K = p N random
+places is shorter on average than log2 of N over K, about N h(p) bits, h(p) / p a place:
 
     p                   1 %    2 %    5 %   10 %   25 %   50 %   75 %   90 %
     entropy, a place   8.08   7.07   5.73   4.69   3.25   2.00   1.08   0.52
@@ -29,9 +29,10 @@ class Places(NamedTuple):
     """K of N places.
 
     Attributes:
-        encoding: "all": K = N. "prefix": the first K of an order that the reader has too. "seed": `random_places`.
-            "bitmap": a bit for each of the N. "rice": Golomb-Rice coded gaps of the places kept, or of those dropped
-            where they are fewer (Golomb, IEEE Trans. Inf. Theory 12(3), 1966; Rice, JPL Publication 79-22, 1979).
+        encoding: "all": K = N. "prefix": the first K of an order that the reader has too. "seed":
+            `random_places`. "bitmap": a bit for each of the N. "rice": Golomb-Rice coded gaps of
+            the places kept, or of those dropped where they are fewer (Golomb, IEEE Trans. Inf.
+            Theory 12(3), 1966; Rice, JPL Publication 79-22, 1979).
         data: nothing for "all" and "prefix", 8 bytes for "seed".
     """
 
@@ -74,7 +75,11 @@ def encode(places: Tensor, count: int) -> Places:
     mask = np.zeros(count, np.uint8)
     mask[kept] = 1
     listed = kept if 2 * len(kept) <= count else np.flatnonzero(mask == 0)
-    return min(Places("bitmap", np.packbits(mask).tobytes()), Places("rice", _rice(listed)), key=lambda p: len(p.data))
+    return min(
+        Places("bitmap", np.packbits(mask).tobytes()),
+        Places("rice", _rice(listed)),
+        key=lambda p: len(p.data),
+    )
 
 
 def decode(places: Places, count: int, kept: int, order: Tensor | None = None) -> Tensor:
@@ -97,7 +102,9 @@ def decode(places: Places, count: int, kept: int, order: Tensor | None = None) -
         raise ValueError(f"kept must be in [1, {count}], got {kept}")
     lengths = {"all": 0, "prefix": 0, "seed": 8, "bitmap": -(-count // 8)}
     if len(data) != lengths.get(encoding, len(data)):
-        raise ValueError(f"{encoding} places of {count} must be {lengths[encoding]} bytes, got {len(data)}")
+        raise ValueError(
+            f"{encoding} places of {count} must be {lengths[encoding]} bytes, got {len(data)}"
+        )
     match encoding:
         case "all":
             found = torch.arange(count)
@@ -115,7 +122,9 @@ def decode(places: Places, count: int, kept: int, order: Tensor | None = None) -
             mask[listed] = 2 * kept <= count
             found = torch.from_numpy(np.flatnonzero(mask))
         case _:
-            raise ValueError(f"encoding must be all, prefix, seed, bitmap or rice, got {encoding!r}")
+            raise ValueError(
+                f"encoding must be all, prefix, seed, bitmap or rice, got {encoding!r}"
+            )
     if len(found) != kept or found[-1] >= count:
         raise ValueError(f"damaged {encoding} places: they are not {kept} of {count}")
     return found
@@ -131,12 +140,19 @@ def _rice(places: Integers) -> bytes:
     Two streams rather than pairs, so that both directions are a few operations on whole arrays.
     """
     gaps = np.diff(places, prepend=-1) - 1
-    b = min(range(int(gaps.max()).bit_length() + 1), key=lambda b: len(gaps) * b + int((gaps >> b).sum()))
+    b = min(
+        range(int(gaps.max()).bit_length() + 1),
+        key=lambda b: len(gaps) * b + int((gaps >> b).sum()),
+    )
     remainders = (gaps[:, None] >> np.arange(b)) & 1  # lowest bit first
     ends = np.cumsum((gaps >> b) + 1) - 1
     unary = np.zeros(ends[-1] + 1, np.uint8)
     unary[ends] = 1
-    return bytes([b]) + np.packbits(remainders.astype(np.uint8)).tobytes() + np.packbits(unary).tobytes()
+    return (
+        bytes([b])
+        + np.packbits(remainders.astype(np.uint8)).tobytes()
+        + np.packbits(unary).tobytes()
+    )
 
 
 def _unrice(data: bytes, count: int, listed: int) -> Integers:
@@ -152,8 +168,15 @@ def _unrice(data: bytes, count: int, listed: int) -> Integers:
     places = np.full(listed, count)
     if b <= count.bit_length() and len(ends) == listed > 0:
         weights = np.int64(1) << np.arange(b)
-        gaps = ((np.diff(ends, prepend=-1) - 1) << b) + remainders[: listed * b].reshape(listed, b) @ weights
+        gaps = ((np.diff(ends, prepend=-1) - 1) << b) + remainders[: listed * b].reshape(
+            listed, b
+        ) @ weights
         places = np.cumsum(gaps + 1) - 1
-    if not listed or places[-1] >= count or len(unary) - ends[-1] > 8 or remainders[listed * b :].any():
+    if (
+        not listed
+        or places[-1] >= count
+        or len(unary) - ends[-1] > 8
+        or remainders[listed * b :].any()
+    ):
         raise ValueError(f"damaged rice places: they are not {listed} of {count}")
     return places

@@ -1,7 +1,8 @@
 """Orthonormal transforms of real (m, n) matrices and the order of their coefficients, low frequency to high.
 
-A transform keeps the sum of squares, so its squared coefficients say where the energy of W is. Any size will do; a
-transform that exists for some sizes only says what it does with the others. Pure functions of torch.
+A transform keeps the sum of squares, so its squared coefficients say where the energy of W is. Any
+size will do; a transform that exists for some sizes only says what it does with the others. Pure
+functions of torch.
 """
 
 import math
@@ -74,7 +75,10 @@ class Transform(ABC):
 
 
 class Separable(Transform):
-    """S = L W R^T, one matrix a side. A subclass gives `side`, and `frequency` where rows are not evenly spaced."""
+    """S = L W R^T, one matrix a side.
+
+    A subclass gives `side`, and `frequency` where rows are not evenly spaced.
+    """
 
     @abstractmethod
     def side(self, n: int) -> Tensor:
@@ -153,7 +157,9 @@ def _pairing(m: int, n: int) -> Tensor:
     """c of `Fourier`: the plane is Re(conj(c) F); (m, n), complex128."""
     place = torch.arange(m * n).view(m, n)
     partner = (-torch.arange(m) % m)[:, None] * n + -torch.arange(n) % n
-    real, imaginary = ((half.double() * math.sqrt(2)) for half in (place <= partner, place > partner))
+    real, imaginary = (
+        (half.double() * math.sqrt(2)) for half in (place <= partner, place > partner)
+    )
     real[place == partner] = 1
     return torch.complex(real, -imaginary)
 
@@ -161,9 +167,10 @@ def _pairing(m: int, n: int) -> Tensor:
 class Fourier(Transform):
     """The 2-D DFT F = `numpy.fft.fft2(W, norm="ortho")` as mn real coefficients.
 
-    F of a real matrix is conjugate symmetric, F[-p] = conj F[p] with indices modulo the shape. Of the two places p
-    and -p the first one, row by row, holds sqrt(2) Re F[p] and the other sqrt(2) Im F[p], p the first; a place that is
-    its own partner holds F[p], which is real. The squares of a pair sum to |F[p]|^2 + |F[-p]|^2.
+    F of a real matrix is conjugate symmetric, F[-p] = conj F[p] with indices modulo the shape. Of
+    the two places p and -p the first one, row by row, holds sqrt(2) Re F[p] and the other sqrt(2)
+    Im F[p], p the first; a place that is its own partner holds F[p], which is real. The squares of
+    a pair sum to |F[p]|^2 + |F[-p]|^2.
     """
 
     name = "fourier"
@@ -175,7 +182,9 @@ class Fourier(Transform):
     def forward_product(self, left: Tensor, right: Tensor) -> Tensor:
         left, right = _precise(left), _precise(right)
         with without_autocast(left.device):
-            return self._plane(torch.fft.fft(left, dim=0, norm="ortho") @ torch.fft.fft(right, dim=1, norm="ortho"))
+            return self._plane(
+                torch.fft.fft(left, dim=0, norm="ortho") @ torch.fft.fft(right, dim=1, norm="ortho")
+            )
 
     def _plane(self, spectrum: Tensor) -> Tensor:
         c = shared(_pairing(*spectrum.shape), spectrum.device, spectrum.dtype)
@@ -185,7 +194,9 @@ class Fourier(Transform):
         self._check(plane, shape)
         plane = _precise(plane)
         dtype = torch.complex128 if plane.dtype == torch.float64 else torch.complex64
-        return torch.fft.ifft2(shared(_pairing(*shape), plane.device, dtype) * plane, norm="ortho").real
+        return torch.fft.ifft2(
+            shared(_pairing(*shape), plane.device, dtype) * plane, norm="ortho"
+        ).real
 
     def order(self, m: int, n: int) -> Tensor:
         """By the wrapped frequency 2 min(k, m - k) + 2 min(l, n - l), ties row by row."""
@@ -195,7 +206,9 @@ class Fourier(Transform):
 @cached(maxsize=32)
 def _wrapped_order(m: int, n: int) -> Tensor:
     k, l = torch.arange(m), torch.arange(n)  # noqa: E741
-    return (torch.minimum(k, m - k)[:, None] + torch.minimum(l, n - l)).flatten().argsort(stable=True)
+    return (
+        (torch.minimum(k, m - k)[:, None] + torch.minimum(l, n - l)).flatten().argsort(stable=True)
+    )
 
 
 def _paley(n: int) -> int | None:
@@ -222,10 +235,11 @@ def hadamard_size(n: int) -> int:
 def hadamard_matrix(n: int) -> Tensor:
     """A Hadamard matrix by sequency: entries +-1, first column and first row 1, H H^T = n; (n, n), float64.
 
-    Sylvester's construction of order 2^k, on each entry of Paley's first (J. Math. Phys. 12, 1933) of order q + 1. Rows
-    are sorted by their sign changes, ties in the construction's order. For a power of two there are no ties, and they
-    are the Walsh functions. For others the lowest 2^j (q + 1) rows span the functions of as many equal steps, and among
-    the lowest q + 1 frequency means little: a Paley row that is not constant changes sign about q / 2 times.
+    Sylvester's construction of order 2^k, on each entry of Paley's first (J. Math. Phys. 12, 1933)
+    of order q + 1. Rows are sorted by their sign changes, ties in the construction's order. For a
+    power of two there are no ties, and they are the Walsh functions. For others the lowest 2^j (q +
+    1) rows span the functions of as many equal steps, and among the lowest q + 1 frequency means
+    little: a Paley row that is not constant changes sign about q / 2 times.
 
     Raises:
         ValueError: for an n that is no `hadamard_size`.
@@ -258,9 +272,9 @@ def _hadamard_side(n: int) -> Tensor:
 class Hadamard(Separable):
     """The Walsh-Hadamard transform by sequency, in zigzag order.
 
-    384, 768, 3072 and 4096 have a matrix of their own, as in QuaRot (arXiv 2404.00456), 768 = 64 x 12. A size that has
-    none is padded with zeros up to `hadamard_size`, as in Fastfood (Le et al., ICML 2013): the plane is then larger
-    than the matrix, with the same energy.
+    384, 768, 3072 and 4096 have a matrix of their own, as in QuaRot (arXiv 2404.00456), 768 = 64 x
+    12. A size that has none is padded with zeros up to `hadamard_size`, as in Fastfood (Le et al.,
+    ICML 2013): the plane is then larger than the matrix, with the same energy.
     """
 
     name = "hadamard"
@@ -285,10 +299,11 @@ def _haar_levels(n: int) -> list[int]:
 def haar_wavelets(n: int) -> Tensor:
     """The orthonormal Haar wavelets of an axis, the constant first, then coarse to fine; (n, n), float64.
 
-    At each level neighbours a and b with supports s and t become sqrt(s) a + sqrt(t) b, which goes up, and the detail
-    sqrt(t) a - sqrt(s) b, both over sqrt(s + t); an odd last one goes up unchanged. For a power of two these are the
-    coefficients of `pywt.wavedec(x, "haar")`, for others the unbalanced Haar wavelets of Girardi and Sweldens
-    (J. Fourier Anal. Appl. 3(4), 1997; Fryzlewicz, J. Am. Stat. Assoc. 102, 2007).
+    At each level neighbours a and b with supports s and t become sqrt(s) a + sqrt(t) b, which goes
+    up, and the detail sqrt(t) a - sqrt(s) b, both over sqrt(s + t); an odd last one goes up
+    unchanged. For a power of two these are the coefficients of `pywt.wavedec(x, "haar")`, for
+    others the unbalanced Haar wavelets of Girardi and Sweldens (J. Fourier Anal. Appl. 3(4), 1997;
+    Fryzlewicz, J. Am. Stat. Assoc. 102, 2007).
     """
     rows, support = torch.eye(n, dtype=torch.float64), torch.ones(n, 1, dtype=torch.float64)
     details: list[Tensor] = []
@@ -304,8 +319,9 @@ def haar_wavelets(n: int) -> Tensor:
 class Haar(Separable):
     """The standard (separable) Haar wavelet transform, `pywt.fswavedecn` for powers of two.
 
-    Both sides decomposed to the end, each on its own (Stollnitz, DeRose and Salesin, IEEE CG&A 15(3), 1995). The
-    frequency of a row is the number of rows of coarser levels: 0 1 2 2 4 4 4 4 8 ...
+    Both sides decomposed to the end, each on its own (Stollnitz, DeRose and Salesin, IEEE CG&A
+    15(3), 1995). The frequency of a row is the number of rows of coarser levels: 0 1 2 2 4 4 4 4 8
+    ...
     """
 
     name = "haar"
@@ -336,7 +352,9 @@ class Random(Separable):
         return m, n
 
 
-TRANSFORMS: Mapping[str, Transform] = {t.name: t for t in (Cosine(), Fourier(), Hadamard(), Haar(), Random())}
+TRANSFORMS: Mapping[str, Transform] = {
+    t.name: t for t in (Cosine(), Fourier(), Hadamard(), Haar(), Random())
+}
 
 
 def transform(name: str) -> Transform:

@@ -35,15 +35,17 @@ def count(share: float, coefficients: int) -> int:
     return max(1, round(share * coefficients))
 
 
-def keep(plane: Tensor, shape: tuple[int, int], name: str, order: Order, share: float, seed: int = 0) -> Kept:
+def keep(
+    plane: Tensor, shape: tuple[int, int], name: str, order: Order, share: float, seed: int = 0
+) -> Kept:
     """Keep a share of a plane's coefficients.
 
     Args:
         plane: (M, N), a transform of an (m, n) matrix.
         shape: (m, n).
         name: of the transform.
-        order: `magnitude` keeps the largest, whose places have to be listed; `frequency` the lowest, a rule that costs
-            no bytes; `random` what a seed chooses, 8 bytes.
+        order: `magnitude` keeps the largest, whose places have to be listed; `frequency` the
+            lowest, a rule that costs no bytes; `random` what a seed chooses, 8 bytes.
         share: in (0, 1].
         seed: of `random`, in [0, 2^63).
 
@@ -55,7 +57,13 @@ def keep(plane: Tensor, shape: tuple[int, int], name: str, order: Order, share: 
     if order not in ORDERS:
         raise ValueError(f"order must be {', '.join(ORDERS)}, got {order!r}")
     flat, k = plane.detach().flatten().cpu(), count(share, plane.numel())
-    rule = Places("all") if k == len(flat) else Places("prefix") if order == "frequency" else seeded(seed)
+    rule = (
+        Places("all")
+        if k == len(flat)
+        else Places("prefix")
+        if order == "frequency"
+        else seeded(seed)
+    )
     if order == "magnitude":
         largest = np.argpartition(flat.abs().numpy(), len(flat) - k)[len(flat) - k :]
         rule = encode(torch.from_numpy(largest).sort().values, len(flat))
@@ -66,7 +74,9 @@ def keep(plane: Tensor, shape: tuple[int, int], name: str, order: Order, share: 
 def _places(kept: Kept, k: int) -> Tensor:
     t = transform(kept.transform)
     m, n = t.plane_shape(*kept.shape)
-    return decode(kept.places, m * n, k, t.order(*kept.shape) if kept.places.encoding == "prefix" else None)
+    return decode(
+        kept.places, m * n, k, t.order(*kept.shape) if kept.places.encoding == "prefix" else None
+    )
 
 
 def restore(kept: Kept) -> Tensor:
@@ -87,12 +97,20 @@ def pack(matrices: Mapping[str, Kept]) -> tuple[dict[str, Tensor], dict[str, Any
     for name, kept in matrices.items():
         tensors[f"{name}.values"] = kept.values
         if kept.places.data:
-            tensors[f"{name}.places"] = torch.frombuffer(bytearray(kept.places.data), dtype=torch.uint8)
-        about[name] = {"shape": list(kept.shape), "transform": kept.transform, "encoding": kept.places.encoding}
+            tensors[f"{name}.places"] = torch.frombuffer(
+                bytearray(kept.places.data), dtype=torch.uint8
+            )
+        about[name] = {
+            "shape": list(kept.shape),
+            "transform": kept.transform,
+            "encoding": kept.places.encoding,
+        }
     return tensors, about
 
 
-def unpack(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Kept]]:
+def unpack(
+    tensors: Mapping[str, Tensor], about: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Kept]]:
     """What `pack` gave: all other tensors as they are, and the masked matrices by name.
 
     No matrix is built: whoever knows what shape it must have compares that first (`restore`).

@@ -1,6 +1,9 @@
-"""Seeded randomness and the orthonormal matrices that parameterizations are built from. Pure functions of torch.
+"""Seeded randomness and the orthonormal matrices that parameterizations are built from.
 
-Everything is drawn on the CPU in float64 and rounded last, so that a basis is the same on every device.
+Pure functions of torch.
+
+Everything is drawn on the CPU in float64 and rounded last, so that a basis is the same on every
+device.
 """
 
 import hashlib
@@ -21,7 +24,8 @@ T = TypeVar("T")
 def cached(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """`functools.lru_cache` for tensors, which keeps none that is made where the default device is the meta device.
 
-    A network is built there to learn its shapes; what was kept of it would be used in the next real one.
+    A network is built there to learn its shapes; what was kept of it would be used in the next real
+    one.
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
@@ -85,7 +89,9 @@ def haar_matrix(n: int, seed: int, *labels: object) -> Tensor:
 
     QR of a Gaussian matrix with the signs of R's diagonal fixed (Mezzadri, arXiv math-ph/0609050).
     """
-    q, r = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=generator(seed, "haar", n, *labels)))
+    q, r = torch.linalg.qr(
+        torch.randn(n, n, dtype=torch.float64, generator=generator(seed, "haar", n, *labels))
+    )
     return q * r.diagonal().sign()
 
 
@@ -98,11 +104,14 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 def uniform_matrix(rows: int, columns: int, seed: int, *labels: object) -> Tensor:
     """Independent entries of mean 0 and variance 1, uniform in +-sqrt(3); (rows, columns), float64.
 
-    The corner of one infinite matrix: an entry depends on its place and the seed, not on the size, so that layers of
-    different sizes can share one basis. Entry (i, j) is the hash SplitMix64 of its place (Steele et al., OOPSLA 2014).
+    The corner of one infinite matrix: an entry depends on its place and the seed, not on the size,
+    so that layers of different sizes can share one basis. Entry (i, j) is the hash SplitMix64 of
+    its place (Steele et al., OOPSLA 2014).
     """
     place = torch.arange(rows)[:, None] * (1 << 32) + torch.arange(columns)
-    x = place * -7046029254386353131 + stream_seed(seed, "uniform", *labels)  # 0x9E3779B97F4A7C15, wrapping
+    x = place * -7046029254386353131 + stream_seed(
+        seed, "uniform", *labels
+    )  # 0x9E3779B97F4A7C15, wrapping
     x = (x ^ _shift(x, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
     x = (x ^ _shift(x, 27)) * -7723592293110705685  # 0x94D049BB133111EB
     u = _shift(x ^ _shift(x, 31), 11).double() * 2.0**-53
@@ -118,21 +127,29 @@ _living: dict[tuple[object, ...], TensorWeakRef] = {}
 def shared(matrix: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """`matrix` on a device in a dtype: one copy for all who ask, also by another tensor with the same numbers.
 
-    So layers share what a basis draws or computes anew for each of them. A copy goes when nobody has it any more and
-    the matrix that it was made of is gone. Numbers are compared by a hash, which takes 0.16 s for 4096 x 4096, once.
+    So layers share what a basis draws or computes anew for each of them. A copy goes when nobody
+    has it any more and the matrix that it was made of is gone. Numbers are compared by a hash,
+    which takes 0.16 s for 4096 x 4096, once.
     """
-    if type(matrix) is not Tensor or "meta" in (matrix.device.type, device.type):  # there is nothing to compare
+    if type(matrix) is not Tensor or "meta" in (
+        matrix.device.type,
+        device.type,
+    ):  # there is nothing to compare
         return matrix.to(device, dtype)
     copies = _copies.setdefault(matrix, {})
     if (device, dtype) not in copies:
-        numbers = hashlib.sha256(matrix.detach().cpu().contiguous().view(torch.uint8).numpy().data).digest()
+        numbers = hashlib.sha256(
+            matrix.detach().cpu().contiguous().view(torch.uint8).numpy().data
+        ).digest()
         key = (numbers, matrix.dtype, matrix.shape, device, dtype)
         copy = _living[key]() if key in _living else None
         if copy is None:
             for gone in [other for other, reference in _living.items() if reference() is None]:
                 del _living[gone]
             with torch.inference_mode(False):  # a later layer may train with it
-                copy = matrix.to(device, dtype, copy=True)  # never the matrix itself, which would not be let go
+                copy = matrix.to(
+                    device, dtype, copy=True
+                )  # never the matrix itself, which would not be let go
             _living[key] = TensorWeakRef(copy)
         copies[device, dtype] = copy
     return copies[device, dtype]

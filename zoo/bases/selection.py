@@ -58,7 +58,8 @@ def select(selection: Selection, m: int, n: int, k: int, generator: torch.Genera
 def mask_norm(support: Tensor, m: int, n: int) -> float:
     """|M|_2, M the (m, n) matrix that is 1 on a support and 0 elsewhere; by power iteration, to 1e-6 and less.
 
-    Its singular vectors are not negative (Perron and Frobenius), so that the iteration starts well from all ones.
+    Its singular vectors are not negative (Perron and Frobenius), so that the iteration starts well
+    from all ones.
 
     Args:
         support: (K,), flat positions, K at least 1.

@@ -1,11 +1,12 @@
 """Two-dimensional orthonormal transforms: S = L W R^T and its inverse W = L^T S R, L and R orthogonal.
 
-Two ways to compute them. `rotate` multiplies by stored matrices, 2 mn (m + n) operations. For the DCT-II,
-`dct2_packed` goes through a real FFT (Makhoul, IEEE TASSP 28(1), 1980) in O(mn log mn). The coefficients are then kept
-in the order in which the FFT wants them, a *plane* of `packed_shape`: an axis of n coefficients becomes
-n // 2 + 1 complex numbers, X_k + i X_{n-k}. Whoever scatters coefficients anyway scatters them straight to their places
-in the plane, and no pass over the matrix is spent on reordering. Which way is faster depends on size and device:
-`fft_pays` holds the measurement in results/transforms.csv.
+Two ways to compute them. `rotate` multiplies by stored matrices, 2 mn (m + n) operations. For the
+DCT-II, `dct2_packed` goes through a real FFT (Makhoul, IEEE TASSP 28(1), 1980) in O(mn log mn). The
+coefficients are then kept in the order in which the FFT wants them, a *plane* of `packed_shape`: an
+axis of n coefficients becomes n // 2 + 1 complex numbers, X_k + i X_{n-k}. Whoever scatters
+coefficients anyway scatters them straight to their places in the plane, and no pass over the matrix
+is spent on reordering. Which way is faster depends on size and device: `fft_pays` holds the
+measurement in results/transforms.csv.
 """
 
 import math
@@ -44,7 +45,10 @@ class SomeSides(NamedTuple):
 
 
 def rotate(weight: Tensor, sides: Sides | SomeSides) -> Tensor:
-    """S = L W R^T; (..., m, n) to (..., m, n). The adjoint, and for orthogonal L and R the inverse: `unrotate`."""
+    """S = L W R^T; (..., m, n) to (..., m, n).
+
+    The adjoint, and for orthogonal L and R the inverse: `unrotate`.
+    """
     with without_autocast(weight.device):
         weight = weight if sides.left is None else sides.left @ weight
         return weight if sides.right is None else weight @ sides.right.mT
@@ -60,7 +64,9 @@ def unrotate(plane: Tensor, sides: Sides | SomeSides) -> Tensor:
 class CosinePlan(NamedTuple):
     """Tables for `dct2_packed` and `idct2_packed` of (m, n) matrices: m + n complex numbers."""
 
-    phase_m: Tensor | None  # (m // 2 + 1,) turns the FFT's bins into DCT coefficients along axis 0; None leaves it
+    phase_m: (
+        Tensor | None
+    )  # (m // 2 + 1,) turns the FFT's bins into DCT coefficients along axis 0; None leaves it
     phase_n: Tensor  # (n // 2 + 1,) the same along axis 1
     unphase_m: Tensor | None  # 1 / phase_m
     unphase_n: Tensor  # 1 / phase_n
@@ -71,9 +77,11 @@ def _phase(n: int) -> Tensor:
 
     With v = (w_1, w_3, w_5, ..., w_4, w_2, w_0) and V = rfft(v, norm="ortho"),
 
-        X_k + i X_{n-k} = sqrt(2) exp(-3 i pi k / 2n) V_k,     X_0 = V_0,     X_{n/2} = -V_{n/2} for even n:
+        X_k + i X_{n-k} = sqrt(2) exp(-3 i pi k / 2n) V_k,     X_0 = V_0,     X_{n/2} = -V_{n/2} for
+        even n:
 
-    Makhoul's sequence backwards, which is its FFT's conjugate, and one place on, a factor exp(2 i pi k / n).
+    Makhoul's sequence backwards, which is its FFT's conjugate, and one place on, a factor exp(2 i
+    pi k / n).
     """
     phase = math.sqrt(2) * torch.exp(-1.5j * math.pi / n * torch.arange(n // 2 + 1).double())
     phase[0] = 1
@@ -174,18 +182,23 @@ def cosine_plan(
     complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
     phase_m, phase_n = None if rows_only else _phase(m), _phase(n)
     inverses = None if phase_m is None else 1 / phase_m, 1 / phase_n
-    tables = (None if p is None else p.to(device, complex_dtype) for p in (phase_m, phase_n, *inverses))
+    tables = (
+        None if p is None else p.to(device, complex_dtype) for p in (phase_m, phase_n, *inverses)
+    )
     return CosinePlan(*tables)  # type: ignore[arg-type]
 
 
 def dct2_packed(weight: Tensor, plan: CosinePlan) -> Tensor:
     """The 2-D DCT-II of (..., m, n), as packed planes.
 
-    `result.flatten()[packed_places(m, n)]` of one matrix is `scipy.fft.dctn`'s, or `scipy.fft.dct`'s of its rows.
+    `result.flatten()[packed_places(m, n)]` of one matrix is `scipy.fft.dctn`'s, or
+    `scipy.fft.dct`'s of its rows.
     """
     *batch, m, n = weight.shape
     v = _shuffle(weight, weight.new_empty(*batch, m, n))
-    y = torch.view_as_real(torch.fft.rfft(v, norm="ortho").mul_(plan.phase_n))  # (..., m, bins_n, 2)
+    y = torch.view_as_real(
+        torch.fft.rfft(v, norm="ortho").mul_(plan.phase_n)
+    )  # (..., m, bins_n, 2)
     if plan.phase_m is None:
         return y
     y = _shuffle_transposed(y.flatten(-2))
@@ -193,7 +206,10 @@ def dct2_packed(weight: Tensor, plan: CosinePlan) -> Tensor:
 
 
 def idct2_packed(plane: Tensor, shape: tuple[int, int], plan: CosinePlan) -> Tensor:
-    """The inverse: packed planes, zero where no coefficient has its place, to (..., m, n). Overwrites `plane`."""
+    """The inverse: packed planes, zero where no coefficient has its place, to (..., m, n).
+
+    Overwrites `plane`.
+    """
     m, n = shape
     if plan.unphase_m is not None:
         y = torch.view_as_complex(plane).mul_(plan.unphase_m)  # (..., 2 bins_n, bins_m)
@@ -205,7 +221,11 @@ def idct2_packed(plane: Tensor, shape: tuple[int, int], plan: CosinePlan) -> Ten
 
 def synthesize(plane: Tensor, shape: tuple[int, int], tables: SomeSides | CosinePlan) -> Tensor:
     """W from planes laid out for these tables; to (..., m, n)."""
-    return unrotate(plane, tables) if isinstance(tables, SomeSides) else idct2_packed(plane, shape, tables)
+    return (
+        unrotate(plane, tables)
+        if isinstance(tables, SomeSides)
+        else idct2_packed(plane, shape, tables)
+    )
 
 
 def analyze(weight: Tensor, tables: SomeSides | CosinePlan) -> Tensor:

@@ -29,4 +29,6 @@ class Function(torch.autograd.Function):
             found.append(cls.apply(*tree_unflatten(member, structure)))
         if isinstance(found[0], Tensor):
             return torch.stack(found), 0
-        return tuple(torch.stack(outputs) for outputs in zip(*found, strict=True)), (0,) * len(found[0])
+        return tuple(torch.stack(outputs) for outputs in zip(*found, strict=True)), (0,) * len(
+            found[0]
+        )

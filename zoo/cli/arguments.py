@@ -7,7 +7,9 @@ from typing import Any, NoReturn
 
 from zoo.files.trust import HELP, OPTION
 
-TRUST: dict[str, dict[str, Any]] = {OPTION: {"action": "append", "default": [], "metavar": "NAME", "help": HELP}}
+TRUST: dict[str, dict[str, Any]] = {
+    OPTION: {"action": "append", "default": [], "metavar": "NAME", "help": HELP}
+}
 """The option of commands that read what others wrote."""
 
 
@@ -21,12 +23,16 @@ class OneLineParser(argparse.ArgumentParser):
             word = wrong.split()[0]
             options = [o for action in self._actions for o in action.option_strings]
             near = difflib.get_close_matches(word, options, 1, 0.5)
-            message = f"no option {word!r}; " + (f"did you mean {near[0]!r}?" if near else f"see {self.prog} --help")
+            message = f"no option {word!r}; " + (
+                f"did you mean {near[0]!r}?" if near else f"see {self.prog} --help"
+            )
         print(f"zoo: {message}", file=sys.stderr)
         raise SystemExit(2)
 
 
-def parse(command: str, description: str, argv: list[str], options: dict[str, dict[str, Any]]) -> argparse.Namespace:
+def parse(
+    command: str, description: str, argv: list[str], options: dict[str, dict[str, Any]]
+) -> argparse.Namespace:
     """Parse the words after `zoo <command>`; `options` are argparse's, by name."""
     parser = OneLineParser(prog=f"zoo {command}", description=description, allow_abbrev=False)
     for name, settings in options.items():

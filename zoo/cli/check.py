@@ -9,9 +9,13 @@ from zoo.cli.arguments import parse
 from zoo.errors import UserError
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "parameterization": {"help": "a class of the zoo (DCT) or the path of your own (my_basis.MyBasis)"},
+    "parameterization": {
+        "help": "a class of the zoo (DCT) or the path of your own (my_basis.MyBasis)"
+    },
     "--set": {
-        "action": "append", "default": [], "metavar": "KEY=VALUE",
+        "action": "append",
+        "default": [],
+        "metavar": "KEY=VALUE",
         "help": "an argument of the class, as in --set ratio=0.3; by default ratio=0.5, or rank=1, if it needs one",
     },
 }
@@ -52,6 +56,7 @@ def find(path: str) -> type:
         UserError: if it does not import, is no parameterization or is abstract.
     """
     import zoo.parameterizations as zoo
+
     module, _, name = path.rpartition(".")
     try:
         cls = getattr(importlib.import_module(module) if module else zoo, name)
@@ -60,7 +65,9 @@ def find(path: str) -> type:
         hint = "give a class of the zoo, or one of yours as file.Class"
         raise UserError(f"cannot import {path!r} ({reason}); {hint}") from error
     if not isinstance(cls, type) or not issubclass(cls, zoo.WeightParameterization):
-        raise UserError(f"{path!r} is no parameterization: subclass zoo.parameterizations.WeightParameterization")
+        raise UserError(
+            f"{path!r} is no parameterization: subclass zoo.parameterizations.WeightParameterization"
+        )
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(cls.__abstractmethods__))
         raise UserError(f"{path!r} is abstract: it still has to define {missing}")
@@ -78,9 +85,13 @@ def given(pairs: list[str]) -> dict[str, Any]:
     if wrong := next((pair for pair in pairs if "=" not in pair), None):
         raise UserError(f"--set takes KEY=VALUE, as in ratio=0.3, got {wrong!r}")
     try:
-        return {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+        return {
+            key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)
+        }
     except yaml.YAMLError:
-        raise UserError(f"--set takes KEY=VALUE with a yaml value, as in ratio=0.3, got {pairs}") from None
+        raise UserError(
+            f"--set takes KEY=VALUE with a yaml value, as in ratio=0.3, got {pairs}"
+        ) from None
 
 
 def budget(cls: type) -> dict[str, Any]:
@@ -106,4 +117,6 @@ def instantiate(cls: type, arguments: dict[str, Any]) -> None:
         cls(16, 16, **arguments)
     except Exception as error:
         hint = "give its arguments with --set KEY=VALUE"
-        raise UserError(f"{cls.__name__} cannot be built: {str(error).splitlines()[0]}; {hint}") from error
+        raise UserError(
+            f"{cls.__name__} cannot be built: {str(error).splitlines()[0]}; {hint}"
+        ) from error

@@ -21,12 +21,22 @@ def complain(what: object) -> None:
 
 def quiet() -> None:
     """Turn off what Lightning says on every run and no user can act on."""
-    for message in (".*LeafSpec.*", ".*LightningCLI's args parameter.*", ".*smaller than the logging interval.*",
-                    ".*does not have many workers.*", ".*exists and is not empty.*", ".*across ranks is zero.*"):
+    for message in (
+        ".*LeafSpec.*",
+        ".*LightningCLI's args parameter.*",
+        ".*smaller than the logging interval.*",
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        ".*across ranks is zero.*",
+    ):
         warnings.filterwarnings("ignore", message=message)
     warnings.showwarning = lambda message, *_, **__: complain(message)
     threading.excepthook = _of_a_thread
-    for name in ("utilities.rank_zero", "accelerators.cuda", "trainer.connectors.checkpoint_connector"):
+    for name in (
+        "utilities.rank_zero",
+        "accelerators.cuda",
+        "trainer.connectors.checkpoint_connector",
+    ):
         logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
     for name in ("seed", "distributed"):
         logging.getLogger(f"lightning.fabric.utilities.{name}").setLevel(logging.WARNING)
@@ -45,7 +55,9 @@ def file_error(error: OSError, folder: str | None = None) -> str:
         error: what the system said.
         folder: of the run that was training.
     """
-    what = f"{error.strerror or error}: {os.fsdecode(error.filename) if error.filename else 'no file'}"
+    what = (
+        f"{error.strerror or error}: {os.fsdecode(error.filename) if error.filename else 'no file'}"
+    )
     try:
         os.getcwd()
     except OSError:
@@ -53,10 +65,14 @@ def file_error(error: OSError, folder: str | None = None) -> str:
     if folder is None:
         return what
     if not Path(folder).is_dir():
-        return f"{what}: the run's folder was removed or moved while it trained; start the run again"
+        return (
+            f"{what}: the run's folder was removed or moved while it trained; start the run again"
+        )
     if not (Path(folder) / "checkpoints" / "last.ckpt").is_file():
         return what
-    cause = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space"}.get(error.errno or 0, "mend that")
+    cause = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space"}.get(
+        error.errno or 0, "mend that"
+    )
     return f"{what}: {cause}, then go on with zoo fit --ckpt_path {folder}"
 
 

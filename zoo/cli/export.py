@@ -10,11 +10,19 @@ from zoo.files.trust import Trust
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "run": {"help": "a run's folder, a checkpoint or an adapter.safetensors"},
-    "--to": {"required": True, "choices": ("dense", "safetensors", "peft"), "help": "what to write"},
+    "--to": {
+        "required": True,
+        "choices": ("dense", "safetensors", "peft"),
+        "help": "what to write",
+    },
     "--output": {"default": None, "help": "a new folder; by default export-<what> in the run's"},
     "--backbone": {"default": None, "help": "where the pretrained network is now, if it was moved"},
-    "--rank": {"type": int, "default": None, "help": "with --to peft: truncate updates of a higher rank to this one; "
-               "what is neither LoRA nor RandLoRA has 8 by default"},
+    "--rank": {
+        "type": int,
+        "default": None,
+        "help": "with --to peft: truncate updates of a higher rank to this one; "
+        "what is neither LoRA nor RandLoRA has 8 by default",
+    },
     **TRUST,
 }
 
@@ -26,14 +34,19 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def export(run: str, to: str, output: str | None, backbone: str | None, rank: int | None, trust: Trust) -> str:
+def export(
+    run: str, to: str, output: str | None, backbone: str | None, rank: int | None, trust: Trust
+) -> str:
     """Write an export, whole or not at all; where it is, and bytes beside those of the dense update.
 
     Raises:
-        UserError: if the run cannot be rebuilt here, the output is there already, or peft cannot hold the update.
+        UserError: if the run cannot be rebuilt here, the output is there already, or peft cannot
+            hold the update.
     """
     if rank is not None and (rank < 1 or to != "peft"):
-        raise UserError(f"--rank must be at least 1, and goes with --to peft; got --rank {rank} --to {to}")
+        raise UserError(
+            f"--rank must be at least 1, and goes with --to peft; got --rank {rank} --to {to}"
+        )
     from zoo.files.access import new_folder, read_text, size
     from zoo.files.tensors import ADAPTER
     from zoo.layers.convert import zoo_layers
@@ -65,5 +78,7 @@ def export(run: str, to: str, output: str | None, backbone: str | None, rank: in
     if any(errors.values()):
         worst = max(errors, key=errors.__getitem__)
         mean = sum(errors.values()) / len(errors)
-        lines.append(f"relative error  mean {mean:.3g}, max {errors[worst]:.3g} ({worst}), of dW in the Frobenius norm")
+        lines.append(
+            f"relative error  mean {mean:.3g}, max {errors[worst]:.3g} ({worst}), of dW in the Frobenius norm"
+        )
     return "\n".join(lines)

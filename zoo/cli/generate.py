@@ -14,7 +14,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--ckpt_path": {"required": True, "help": "a checkpoint, or a run's folder"},
     "--backbone": {"default": None, "help": "where the pretrained network is now, if it was moved"},
     "--prompt": {"default": "\n", "help": "the text to continue"},
-    "--length": {"type": int, "default": 500, "help": f"characters, or tokens, to add; at most {LONGEST:,}"},
+    "--length": {
+        "type": int,
+        "default": 500,
+        "help": f"characters, or tokens, to add; at most {LONGEST:,}",
+    },
     "--temperature": {"type": float, "default": 0.8, "help": "0 takes the likeliest"},
     "--top_k": {"type": int, "default": None, "help": "sample among the k likeliest only"},
     "--seed": {"type": int, "default": 0, "help": "of the sampling"},
@@ -30,21 +34,32 @@ def main(argv: list[str]) -> int:
 
 
 def generate(
-    ckpt_path: str, backbone: str | None, prompt: str, length: int, temperature: float, top_k: int | None, seed: int,
+    ckpt_path: str,
+    backbone: str | None,
+    prompt: str,
+    length: int,
+    temperature: float,
+    top_k: int | None,
+    seed: int,
     trust: Trust,
 ) -> str:
     """The prompt and `length` characters, or tokens, more.
 
     Raises:
-        UserError: for a checkpoint of no language model, a prompt that it cannot read, or a number out of range.
+        UserError: for a checkpoint of no language model, a prompt that it cannot read, or a number
+            out of range.
     """
     numbers = {
-        "length": (length, 0, LONGEST), "temperature": (temperature, 0, HOTTEST), "top_k": (top_k, 1, 2**31 - 1),
+        "length": (length, 0, LONGEST),
+        "temperature": (temperature, 0, HOTTEST),
+        "top_k": (top_k, 1, 2**31 - 1),
         "seed": (seed, 0, 2**63 - 1),
     }
     for name, (value, least, most) in numbers.items():
         if value is not None and not least <= value <= most:  # nan too
-            raise UserError(f"--{name} must be at least {least} and at most {most:,}, got {value:,}")
+            raise UserError(
+                f"--{name} must be at least {least} and at most {most:,}, got {value:,}"
+            )
     if not prompt:
         raise UserError("--prompt is empty: give at least one character to continue")
     if len(prompt) > LONGEST:
@@ -60,7 +75,9 @@ def generate(
     path = checkpoints.resolve(ckpt_path)
     model = checkpoints.rebuild(path, backbone, trust=trust)
     if not isinstance(model, LanguageModel):
-        raise UserError(f"checkpoint '{path}' is of a {type(model).__name__}, which writes no text: use another one")
+        raise UserError(
+            f"checkpoint '{path}' is of a {type(model).__name__}, which writes no text: use another one"
+        )
     for layer in zoo_layers(model.net).values():
         layer.recompute = False  # each W is built once for all steps
     try:

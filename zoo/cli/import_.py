@@ -1,6 +1,7 @@
 """`zoo import`: an adapter of Hugging Face's peft, or of the LoRA authors' loralib, as a run.
 
-It is validated, looked into and exported as any other; `zoo fit --ckpt_path` starts a new run from it.
+It is validated, looked into and exported as any other; `zoo fit --ckpt_path` starts a new run from
+it.
 """
 
 import os
@@ -12,9 +13,14 @@ from zoo.cli.arguments import parse
 from zoo.errors import UserError
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "adapter": {"help": "a folder with adapter_config.json and adapter_model.safetensors or .bin, or a folder around "
-                "it; or a state dict that loralib saved"},
-    "--backbone": {"default": None, "help": "a folder or name; by default the one that the adapter names"},
+    "adapter": {
+        "help": "a folder with adapter_config.json and adapter_model.safetensors or .bin, or a folder around "
+        "it; or a state dict that loralib saved"
+    },
+    "--backbone": {
+        "default": None,
+        "help": "a folder or name; by default the one that the adapter names",
+    },
     "--task": {"default": None, "help": "of GLUE, for a sequence classifier"},
     "--alpha": {"type": float, "default": None, "help": "of loralib's, which no file says"},
     "--output": {"default": None, "help": "a new folder; by default runs/<name of the adapter's>"},
@@ -58,13 +64,22 @@ def import_adapter(
         try:
             model, data = build(found, str(backbone), task)
         except UserError as error:  # names the options of fit
-            raise UserError(re.sub(r"--(model|data)\.(backbone|task)\b", r"--\2", str(error))) from error
+            raise UserError(
+                re.sub(r"--(model|data)\.(backbone|task)\b", r"--\2", str(error))
+            ) from error
         fill_(model, found)
-        linked = {target.rpartition(".")[2] for target in tasks.LINKS.values()}  # the command line takes them from data
-        init_args = {k: v for k, v in model.hparams.items() if k not in {"_instantiator", "seed", *linked}}
+        linked = {
+            target.rpartition(".")[2] for target in tasks.LINKS.values()
+        }  # the command line takes them from data
+        init_args = {
+            k: v for k, v in model.hparams.items() if k not in {"_instantiator", "seed", *linked}
+        }
         class_path = f"tasks.{type(model).__name__}"
         config = {"model": {"class_path": class_path, "init_args": init_args}, "data": data}
         (part / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         (part / "checkpoints").mkdir()
-        torch.save({**checkpoints.snapshot(model), checkpoints.START: True}, part / "checkpoints" / "last.ckpt")
+        torch.save(
+            {**checkpoints.snapshot(model), checkpoints.START: True},
+            part / "checkpoints" / "last.ckpt",
+        )
     return target

@@ -15,7 +15,10 @@ def main(argv: list[str]) -> int:
     from zoo.training.module import ZooModule
 
     classes = [getattr(zoo, name) for name in zoo.__all__]
-    section("parameterizations", {c.__name__: first_line(c) for c in classes if not inspect.isabstract(c)})
+    section(
+        "parameterizations",
+        {c.__name__: first_line(c) for c in classes if not inspect.isabstract(c)},
+    )
     section("to subclass", {c.__name__: first_line(c) for c in classes if inspect.isabstract(c)})
     kinds = [getattr(tasks, name) for name in tasks.__all__]
     section("tasks", {c.__name__: first_line(c) for c in kinds if issubclass(c, ZooModule)})

@@ -30,9 +30,16 @@ def open_run(
     quiet()
     source = given(["validate", "--ckpt_path", path], trust)
     if source is None or not source.config:
-        raise UserError(f"{path!r} has no config.yaml that says what its data is: give the folder of a run")
-    args = [*source.words()[:-2], "--trainer.logger=false", "--trainer.enable_progress_bar=false",
-            "--trainer.devices=1", "--trainer.precision=32-true"]
+        raise UserError(
+            f"{path!r} has no config.yaml that says what its data is: give the folder of a run"
+        )
+    args = [
+        *source.words()[:-2],
+        "--trainer.logger=false",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.devices=1",
+        "--trainer.precision=32-true",
+    ]
     try:
         more = [*([f"--model.backbone={backbone}"] if backbone else []), *options]
         source = source._replace(rest=more)

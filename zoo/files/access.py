@@ -18,7 +18,7 @@ LARGEST = 64 * 2**20
 """Bytes of a text that is read: a summary, a config, an index of tensors."""
 
 
-# ---- Reading ---------------------------------------------------------------------------------------------------------
+# ---- Reading -------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -62,7 +62,9 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
 
 def _decoded(content: bytes, name: str) -> str:
     try:
-        return content.decode("utf-8-sig")  # some editors begin a text with a mark that is no part of it
+        return content.decode(
+            "utf-8-sig"
+        )  # some editors begin a text with a mark that is no part of it
     except UnicodeDecodeError:
         raise UserError(f"'{name}' is no UTF-8 text: use another one") from None
 
@@ -117,15 +119,16 @@ def _mapping(path: Path, value: Any) -> dict[str, Any]:
     return value
 
 
-# ---- Writing a file --------------------------------------------------------------------------------------------------
+# ---- Writing a file ------------------------------------------------------------------------------
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file beside `path` to write into, which takes its name once it is whole and on the disk.
 
-    A reader, or whoever comes after a crash, finds the old file or the new one. Where `path` is a link, the link is
-    replaced: in a run that was handed over it may lead anywhere. What killed writers left of it is removed.
+    A reader, or whoever comes after a crash, finds the old file or the new one. Where `path` is a
+    link, the link is replaced: in a run that was handed over it may lead anywhere. What killed
+    writers left of it is removed.
 
     Raises:
         OSError: naming `path`, if it cannot be written; it is then as it was.
@@ -142,10 +145,19 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(target)
         _sync(target.parent)
     except Exception as error:
-        reason = next((each for each in (error, error.__cause__, error.__context__) if isinstance(each, OSError)), None)
+        reason = next(
+            (
+                each
+                for each in (error, error.__cause__, error.__context__)
+                if isinstance(each, OSError)
+            ),
+            None,
+        )
         if reason is None:
             raise
-        raise OSError(reason.errno or errno.EIO, reason.strerror or str(reason), str(path)) from error
+        raise OSError(
+            reason.errno or errno.EIO, reason.strerror or str(reason), str(path)
+        ) from error
     finally:
         part.unlink(missing_ok=True)
         if number is not None:
@@ -168,7 +180,10 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(number)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that has nothing to say to it
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+        ):  # a file system that has nothing to say to it
             raise
     finally:
         os.close(number)
@@ -177,7 +192,10 @@ def _sync(path: Path) -> None:
 def remove_left(target: Path) -> None:
     """Remove parts of a file or folder that nobody writes any more, and put back what a killed writer had set aside."""
     for left in target.parent.glob(f".{escape(target.name)}.*"):
-        if not left.name.removeprefix(f".{target.name}.").endswith((".part", ".old")) or left.is_symlink():
+        if (
+            not left.name.removeprefix(f".{target.name}.").endswith((".part", ".old"))
+            or left.is_symlink()
+        ):
             continue
         number = hold(left)
         if number is None:
@@ -191,7 +209,7 @@ def remove_left(target: Path) -> None:
         os.close(number)
 
 
-# ---- Folders ---------------------------------------------------------------------------------------------------------
+# ---- Folders -------------------------------------------------------------------------------------
 
 
 def size(folder: Path) -> int:
@@ -210,21 +228,27 @@ def check_writable(folder: Path, option: str, what: str = "") -> None:
     Raises:
         UserError: naming the folder or file above it that is in the way.
     """
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    there = next(
+        path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path)
+    )
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         why = "may not be written" if there.is_dir() else "is no folder"
         raise UserError(f"cannot write {what}'{folder}': '{there}' {why}; give another {option}")
 
 
 def check_new(
-    path: Path, option: str = "--output", ours: Callable[[Path], bool] | None = None, force: bool = False
+    path: Path,
+    option: str = "--output",
+    ours: Callable[[Path], bool] | None = None,
+    force: bool = False,
 ) -> None:
     """Refuse a folder that is there already, unless it is empty.
 
     Args:
         path: the folder.
         option: that gives another.
-        ours: whether a file, by its path in the folder, was written by the command that is to write again.
+        ours: whether a file, by its path in the folder, was written by the command that is to write
+            again.
         force: replace it, if all files in it are such.
 
     Raises:
@@ -232,14 +256,24 @@ def check_new(
     """
     if os.path.lexists(path):
         inside = path.rglob("*") if path.is_dir() else None
-        files = None if inside is None else sorted(file.relative_to(path) for file in inside if not file.is_dir())
+        files = (
+            None
+            if inside is None
+            else sorted(file.relative_to(path) for file in inside if not file.is_dir())
+        )
         other = next((file for file in files or () if ours is None or not ours(file)), None)
         if files is None or (other and not (force and ours)):
-            raise UserError(f"'{path}' is there already, and is not overwritten: give another {option}")
+            raise UserError(
+                f"'{path}' is there already, and is not overwritten: give another {option}"
+            )
         if other:
-            raise UserError(f"'{path}' holds '{other}' too, which --force does not replace: give another {option}")
+            raise UserError(
+                f"'{path}' holds '{other}' too, which --force does not replace: give another {option}"
+            )
         if files and not force:
-            raise UserError(f"'{path}' holds an earlier report: give another {option}, or replace it with --force")
+            raise UserError(
+                f"'{path}' holds an earlier report: give another {option}, or replace it with --force"
+            )
     there = _first_parent(path)
     if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
         why = os.strerror(errno.EACCES if there.is_dir() else errno.ENOTDIR)
@@ -253,12 +287,16 @@ def _first_parent(path: Path) -> Path:
 
 @contextmanager
 def new_folder(
-    path: Path, option: str = "--output", ours: Callable[[Path], bool] | None = None, force: bool = False
+    path: Path,
+    option: str = "--output",
+    ours: Callable[[Path], bool] | None = None,
+    force: bool = False,
 ) -> Iterator[Path]:
     """A folder to write into, which gets its name when everything is in it and is gone after an error.
 
-    Takes and raises what `check_new` does. What is replaced is there until then, and is renamed whole; a file that
-    somebody else has put there meanwhile is kept. What a killed writer had set aside is put back first.
+    Takes and raises what `check_new` does. What is replaced is there until then, and is renamed
+    whole; a file that somebody else has put there meanwhile is kept. What a killed writer had set
+    aside is put back first.
     """
     there = _first_parent(path)
     if path.parent.is_dir():
@@ -269,7 +307,9 @@ def new_folder(
     try:
         part.mkdir()
     except OSError as error:
-        raise UserError(f"cannot write '{path}': '{there}': {error.strerror}; give another {option}") from None
+        raise UserError(
+            f"cannot write '{path}': '{there}': {error.strerror}; give another {option}"
+        ) from None
     numbers = [hold(part)]
     try:
         yield part

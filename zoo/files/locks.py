@@ -9,11 +9,12 @@ def hold(path: Path) -> int | None:
     """Lock a file or folder that is there, without waiting.
 
     Args:
-        path: of the file or folder; a folder that lies on a file system without such locks cannot be locked.
+        path: of the file or folder; a folder that lies on a file system without such locks cannot
+            be locked.
 
     Returns:
-        A file descriptor that holds the lock until it is closed, also by the death of this process. None if somebody
-        else holds it, if it is gone, or if it cannot be locked there.
+        A file descriptor that holds the lock until it is closed, also by the death of this process.
+        None if somebody else holds it, if it is gone, or if it cannot be locked there.
     """
     try:
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -49,7 +50,11 @@ class Lock:
             OSError: if the file cannot be made.
         """
         while self._number is None:
-            number = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+            number = os.open(
+                self.path,
+                os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK,
+                0o666,
+            )
             try:
                 fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

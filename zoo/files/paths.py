@@ -6,9 +6,13 @@ from pathlib import Path
 from zoo.files.tensors import ADAPTER
 
 SUFFIXES = (".ckpt", ".safetensors", ".bin", ".pt")
-SILENT = re.compile(r"checkpoints|snapshots|version_0|last|model|(adapter|pytorch)_model|[0-9a-f]{40}").fullmatch
+SILENT = re.compile(
+    r"checkpoints|snapshots|version_0|last|model|(adapter|pytorch)_model|[0-9a-f]{40}"
+).fullmatch
 """Names of files and folders that say nothing,"""
-WEAK = re.compile(r"best|adapter|version_\d+|checkpoint-\d+|export-(dense|peft|safetensors)").fullmatch
+WEAK = re.compile(
+    r"best|adapter|version_\d+|checkpoint-\d+|export-(dense|peft|safetensors)"
+).fullmatch
 """and those that say something of what they are in."""
 
 
@@ -21,8 +25,15 @@ def nickname(path: str, parts: int = 1) -> str:
     """
     whole = Path(path).absolute()
     whole = whole.parent if whole.name == ADAPTER else whole
-    names = [part.split("--")[-1] if part.startswith("models--") else part for part in whole.parent.parts[1:]]
-    names = [name for name in [*names, whole.stem if whole.suffix in SUFFIXES else whole.name] if not SILENT(name)]
+    names = [
+        part.split("--")[-1] if part.startswith("models--") else part
+        for part in whole.parent.parts[1:]
+    ]
+    names = [
+        name
+        for name in [*names, whole.stem if whole.suffix in SUFFIXES else whole.name]
+        if not SILENT(name)
+    ]
     names = names or [whole.name]
     first = len(names) - parts
     while first > 0 and WEAK(names[first]):

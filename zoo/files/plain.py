@@ -43,14 +43,20 @@ def parse_json(text: str) -> Any:
     """Plain data from JSON, within bounds.
 
     Raises:
-        ValueError: if it is damaged, beyond them, or gives a key twice, of which Python would take the last.
+        ValueError: if it is damaged, beyond them, or gives a key twice, of which Python would take
+            the last.
     """
+
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         mapping = dict(pairs)
         if len(mapping) < len(pairs):
             seen: set[str] = set()
             twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            lines = [number for number, line in enumerate(text.splitlines(), 1) if json.dumps(twice) in line]
+            lines = [
+                number
+                for number, line in enumerate(text.splitlines(), 1)
+                if json.dumps(twice) in line
+            ]
             raise Twice(twice, lines[-1] if lines else 1)
         return mapping
 
@@ -66,7 +72,8 @@ def parse_yaml(text: str) -> Any:
     """Plain data from YAML, within bounds; nesting is counted before anything is built, aliases as what they stand for.
 
     Raises:
-        ValueError: if it is damaged, beyond them, or gives a key twice, of which YAML would take the last.
+        ValueError: if it is damaged, beyond them, or gives a key twice, of which YAML would take
+            the last.
     """
     import yaml
 
@@ -105,7 +112,9 @@ def _check_keys(root: Any, loading: Any) -> None:
     todo, seen = [root], set()
     while todo:
         node = todo.pop()
-        if not isinstance(node, yaml.CollectionNode) or id(node) in seen:  # what an alias stands for is seen once
+        if (
+            not isinstance(node, yaml.CollectionNode) or id(node) in seen
+        ):  # what an alias stands for is seen once
             continue
         seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
@@ -115,7 +124,11 @@ def _check_keys(root: Any, loading: Any) -> None:
         for key, value in node.value:
             todo += [key, value]
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                name = key.value if key.tag == "tag:yaml.org,2002:str" else loading.construct_object(key)
+                name = (
+                    key.value
+                    if key.tag == "tag:yaml.org,2002:str"
+                    else loading.construct_object(key)
+                )
                 if name in keys:
                     raise Twice(name, key.start_mark.line + 1)
                 keys.add(name)

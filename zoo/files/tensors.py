@@ -23,7 +23,9 @@ def _safetensors() -> Any:
     try:
         import safetensors.torch
     except ModuleNotFoundError:
-        raise UserError("this needs safetensors, which is not installed: pip install safetensors") from None
+        raise UserError(
+            "this needs safetensors, which is not installed: pip install safetensors"
+        ) from None
     return safetensors
 
 
@@ -39,7 +41,9 @@ def _opened(path: Path) -> Iterator[Any]:
         raise UserError(f"'{path}' is truncated or no safetensors file: use another one") from None
 
 
-def read_tensors(path: Path, names: Iterable[str] | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(
+    path: Path, names: Iterable[str] | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a safetensors file, all or those of some names, and its metadata.
 
     Where the metadata has a sha256 (`write_tensors`) and all tensors are asked for, it is compared.
@@ -49,10 +53,15 @@ def read_tensors(path: Path, names: Iterable[str] | None = None) -> tuple[dict[s
     """
     with _opened(path) as file:
         wanted = file.keys() if names is None else names
-        tensors, metadata = {name: file.get_tensor(name) for name in wanted}, dict(file.metadata() or {})
+        tensors, metadata = (
+            {name: file.get_tensor(name) for name in wanted},
+            dict(file.metadata() or {}),
+        )
     digest = metadata.pop(DIGEST, None)
     if names is None and digest is not None and digest != _digest(path, metadata):
-        raise UserError(f"'{path}' is damaged: its sha256 is not the one that it was written with; use another copy")
+        raise UserError(
+            f"'{path}' is damaged: its sha256 is not the one that it was written with; use another copy"
+        )
     return tensors, metadata
 
 
@@ -64,14 +73,18 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """
     with _opened(path) as file:
         parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        return {name: tuple(part.get_shape()) for name, part in parts.items() if "F" in part.get_dtype()}
+        return {
+            name: tuple(part.get_shape()) for name, part in parts.items() if "F" in part.get_dtype()
+        }
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a safetensors file, whole or not at all; equal tensors and metadata give equal bytes.
 
-    Tensors may share memory, and are then written twice. The metadata is written in order of its keys, which the
-    library's own is not, together with the sha256 of all that the file holds.
+    Tensors may share memory, and are then written twice. The metadata is written in order of its
+    keys, which the library's own is not, together with the sha256 of all that the file holds.
     """
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     content = _safetensors().torch.save(copies)
@@ -79,7 +92,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     data = memoryview(content)[start:]
     about = {"format": "pt", **(metadata or {})}
     about[DIGEST] = _hash(header, about, data)
-    text = json.dumps({"__metadata__": dict(sorted(about.items())), **header}, ensure_ascii=False).encode()
+    text = json.dumps(
+        {"__metadata__": dict(sorted(about.items())), **header}, ensure_ascii=False
+    ).encode()
     text += b" " * (-len(text) % 8)  # the data begins at a multiple of eight bytes
     with replacing(path) as part, part.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)

@@ -1,9 +1,10 @@
 """Which classes a file may name: zoo's own, and those that the user has named on this command line.
 
-A checkpoint, an adapter, a run's config.yaml or a sweep's folder may come from anyone. What it names is compared with
-this list before anything is imported, let alone called; afterwards the class itself is: it must be a class, defined in
-a file of the package that it was looked up in, and a subclass of what its place takes. Strings prove nothing:
-`zoo.x.os.system` begins with `zoo`, and a folder called `tasks` may be anybody's.
+A checkpoint, an adapter, a run's config.yaml or a sweep's folder may come from anyone. What it
+names is compared with this list before anything is imported, let alone called; afterwards the class
+itself is: it must be a class, defined in a file of the package that it was looked up in, and a
+subclass of what its place takes. Strings prove nothing: `zoo.x.os.system` begins with `zoo`, and a
+folder called `tasks` may be anybody's.
 """
 
 import dataclasses
@@ -33,8 +34,10 @@ ARGUMENTS = ("init_args", "dict_kwargs")
 LIBRARIES = ("lightning", "torch")
 """Whose classes a run's trainer may have when training goes on."""
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
-PLACES = re.compile(r"--(model|data|model\.(parameterization|overrides)|"
-                    r"trainer\.(callbacks|logger|strategy|plugins|profiler))(\.class_path|\+)?")
+PLACES = re.compile(
+    r"--(model|data|model\.(parameterization|overrides)|"
+    r"trainer\.(callbacks|logger|strategy|plugins|profiler))(\.class_path|\+)?"
+)
 """Options that take a class."""
 WORD = re.compile(r"[\w-]+(:\d+)?")
 """What a strategy, an accelerator or a profiler is called that needs no class."""
@@ -69,14 +72,22 @@ class Trust:
         for word, after in zip(rest, [*rest[1:], ""], strict=True):
             key, equals, value = word.partition("=")
             if PLACES.fullmatch(key):
-                typed += [text for text in _strings(_parsed(value if equals else after)) if DOTTED.fullmatch(text)]
+                typed += [
+                    text
+                    for text in _strings(_parsed(value if equals else after))
+                    if DOTTED.fullmatch(text)
+                ]
         return cls(tuple(names), tuple(typed), tuple(argv))
 
     def words(self) -> list[str]:
         """The same as options, for a command that is started by this one."""
-        return [word for name in dict.fromkeys([*self.names, *self.typed]) for word in (OPTION, name)]
+        return [
+            word for name in dict.fromkeys([*self.names, *self.typed]) for word in (OPTION, name)
+        ]
 
-    def find(self, path: str, wanted: type | tuple[type, ...], where: str, libraries: bool = False) -> type:
+    def find(
+        self, path: str, wanted: type | tuple[type, ...], where: str, libraries: bool = False
+    ) -> type:
         """The class that a file names.
 
         Args:
@@ -92,7 +103,9 @@ class Trust:
         if isinstance(path, str) and path.isidentifier():
             path = _full(path, wanted)
         if not (isinstance(path, str) and DOTTED.fullmatch(path)):
-            raise UserError(f"{where} names {_shown(path)}, which is no path of a class: use another one")
+            raise UserError(
+                f"{where} names {_shown(path)}, which is no path of a class: use another one"
+            )
         top, (module, _, name) = path.partition(".")[0], path.rpartition(".")
         known = (*OURS, *LIBRARIES) if libraries else OURS
         opted = self._opted(path)
@@ -104,18 +117,28 @@ class Trust:
             raise
         except Exception as error:  # a module of the user's own can raise anything
             why = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError(f"{where} names the class {path}, which cannot be imported here ({why[0][:100]}): run it "
-                            "where it is found") from error
+            raise UserError(
+                f"{where} names the class {path}, which cannot be imported here ({why[0][:100]}): run it "
+                "where it is found"
+            ) from error
         if not isinstance(found, type):
             raise UserError(f"{where} names {path}, which is no class: use another one")
         home = found.__module__
-        within = opted is not None and (path == opted or home == opted or home.startswith(f"{opted}."))
-        if not within and not (home.partition(".")[0] in known and _is_genuine(home.partition(".")[0], home)):
-            raise UserError(f"{where} names {path}, which is not defined there, but in {home}: use another one")
+        within = opted is not None and (
+            path == opted or home == opted or home.startswith(f"{opted}.")
+        )
+        if not within and not (
+            home.partition(".")[0] in known and _is_genuine(home.partition(".")[0], home)
+        ):
+            raise UserError(
+                f"{where} names {path}, which is not defined there, but in {home}: use another one"
+            )
         if not issubclass(found, wanted):
             kinds = wanted if isinstance(wanted, tuple) else (wanted,)
-            raise UserError(f"{where} names {path}, which is no {' or '.join(kind.__name__ for kind in kinds)}: use "
-                            "another one")
+            raise UserError(
+                f"{where} names {path}, which is no {' or '.join(kind.__name__ for kind in kinds)}: use "
+                "another one"
+            )
         return found
 
     def _opted(self, path: str) -> str | None:
@@ -128,16 +151,21 @@ class Trust:
         said = f"{where} names {path}, which is not zoo's own: nothing of it was imported"
         if not self.argv:
             return Untrusted(f"{said}; if you trust it, add {OPTION} {path}")
-        return Untrusted(f"{said}; if you trust it: {shlex.join(['zoo', *self.argv, OPTION, path])}")
+        return Untrusted(
+            f"{said}; if you trust it: {shlex.join(['zoo', *self.argv, OPTION, path])}"
+        )
 
-    def check(self, spec: Any, wanted: type | tuple[type, ...], where: str, inside: Path | None = None) -> type:
+    def check(
+        self, spec: Any, wanted: type | tuple[type, ...], where: str, inside: Path | None = None
+    ) -> type:
         """Check a class with its arguments, `path` or `{class_path: path, init_args: {...}}`, and all in them.
 
         Args:
             spec: from a file.
             wanted: what the class must inherit from.
             where: the file, for the user.
-            inside: the folder in which paths must lie; with it, classes of `LIBRARIES` are taken too.
+            inside: the folder in which paths must lie; with it, classes of `LIBRARIES` are taken
+                too.
 
         Returns:
             The class.
@@ -150,17 +178,23 @@ class Trust:
         loose = cls.__module__.partition(".")[0] not in LIBRARIES or self._opted(path) is not None
         for key, value in () if loose else arguments.items():
             if outside := _leads_outside(str(key), value, inside):
-                said = f"{where} gives {path} the {key} {_shown(outside)}, which leads out of the run"
+                said = (
+                    f"{where} gives {path} the {key} {_shown(outside)}, which leads out of the run"
+                )
                 raise Untrusted(f"{said}; {str(self.refusal(path, where)).partition('; ')[2]}")
         self.check_arguments(cls, arguments, where, inside)
         return cls
 
-    def check_arguments(self, cls: type, arguments: Mapping[str, Any], where: str, inside: Path | None = None) -> None:
+    def check_arguments(
+        self, cls: type, arguments: Mapping[str, Any], where: str, inside: Path | None = None
+    ) -> None:
         """Check the arguments of a class, by name; otherwise as `check`."""
         hints = _hints(cls)
         for key, value in arguments.items():
             if not (isinstance(key, str) and key.isidentifier()):
-                raise UserError(f"{where} gives {cls.__name__} an argument {_shown(key)}: use another one")
+                raise UserError(
+                    f"{where} gives {cls.__name__} an argument {_shown(key)}: use another one"
+                )
             self._check_value(value, hints.get(key, Any), f"{where}: {key}", inside)
 
     def _check_text(self, text: str, where: str, inside: Path | None) -> None:
@@ -174,14 +208,29 @@ class Trust:
         kinds = list(_alternatives(hint))
         classes = tuple(kind for kind in map(_class_of, kinds) if kind is not None)
         if isinstance(value, str):
-            takes_text = any(kind in (str, bytes) or typing.get_origin(kind) is typing.Literal
-                             or isinstance(kind, type) and issubclass(kind, Path) for kind in kinds)
+            takes_text = any(
+                kind in (str, bytes)
+                or typing.get_origin(kind) is typing.Literal
+                or isinstance(kind, type)
+                and issubclass(kind, Path)
+                for kind in kinds
+            )
             literals = [kind for kind in kinds if typing.get_origin(kind) is typing.Literal]
             legal = [str(each) for kind in literals for each in typing.get_args(kind)]
-            if legal and not classes and str not in kinds and value not in legal and not NUMBER.fullmatch(value):
-                raise UserError(f"{where} is {_shown(value)}, and must be {' or '.join(legal)}: use another one")
+            if (
+                legal
+                and not classes
+                and str not in kinds
+                and value not in legal
+                and not NUMBER.fullmatch(value)
+            ):
+                raise UserError(
+                    f"{where} is {_shown(value)}, and must be {' or '.join(legal)}: use another one"
+                )
             if classes and os.path.lexists(value):  # jsonargparse would read it as a config
-                raise UserError(f"{where} is {_shown(value)}, and a file here is called so, too: go to another folder")
+                raise UserError(
+                    f"{where} is {_shown(value)}, and a file here is called so, too: go to another folder"
+                )
             if classes and not (takes_text and WORD.fullmatch(value)):
                 self.check(value, classes, where, inside)
             elif any(kind in (Any, object) for kind in kinds):
@@ -189,22 +238,43 @@ class Trust:
             elif not classes and not takes_text and not NUMBER.fullmatch(value):
                 raise UserError(f"{where} is the text {_shown(value)}: use another one")
         elif isinstance(value, Mapping):
-            fields = next((kind for kind in kinds if dataclasses.is_dataclass(kind) and isinstance(kind, type)), None)
+            fields = next(
+                (
+                    kind
+                    for kind in kinds
+                    if dataclasses.is_dataclass(kind) and isinstance(kind, type)
+                ),
+                None,
+            )
             if "class_path" in value:
                 self.check(value, classes or (object,), where, inside)
             elif fields is not None:
                 self.check_arguments(fields, value, where, inside)
-            elif classes and not any(kind in (dict, Any, object) or typing.get_origin(kind) is dict for kind in kinds):
-                raise UserError(f"{where} is {_shown(value)}, which names no class: use another one")
+            elif classes and not any(
+                kind in (dict, Any, object) or typing.get_origin(kind) is dict for kind in kinds
+            ):
+                raise UserError(
+                    f"{where} is {_shown(value)}, which names no class: use another one"
+                )
             else:
-                items = next((typing.get_args(kind)[1] for kind in kinds if len(typing.get_args(kind)) == 2), Any)
+                items = next(
+                    (typing.get_args(kind)[1] for kind in kinds if len(typing.get_args(kind)) == 2),
+                    Any,
+                )
                 for key, each in value.items():
                     if not isinstance(key, str):
                         raise UserError(f"{where} has the key {_shown(key)}: use another one")
                     self._check_value(each, items, f"{where}.{key}", inside)
         elif isinstance(value, list | tuple):
-            items = next((args[0] for kind in kinds if typing.get_origin(kind) is not typing.Literal
-                          and (args := typing.get_args(kind))), Any)
+            items = next(
+                (
+                    args[0]
+                    for kind in kinds
+                    if typing.get_origin(kind) is not typing.Literal
+                    and (args := typing.get_args(kind))
+                ),
+                Any,
+            )
             for each in value:
                 self._check_value(each, items, where, inside)
         elif not isinstance(value, bool | int | float | types.NoneType):
@@ -235,7 +305,9 @@ def split(argv: Iterable[str]) -> tuple[list[str], list[str]]:
             continue
         name = value if equals else next(words, "")
         if not name or name.startswith("-"):
-            raise UserError(f"{OPTION} takes the name of a module or class, as in {OPTION} my_basis")
+            raise UserError(
+                f"{OPTION} takes the name of a module or class, as in {OPTION} my_basis"
+            )
         names.append(name)
     return rest, names
 
@@ -253,7 +325,11 @@ def _is_genuine(top: str, module: str | None = None) -> bool:
             return False
         home = Path(spec.origin).parent
     package = sys.modules.get(top)
-    origin = getattr(package, "__file__", None) if package else getattr(importlib.util.find_spec(top), "origin", None)
+    origin = (
+        getattr(package, "__file__", None)
+        if package
+        else getattr(importlib.util.find_spec(top), "origin", None)
+    )
     if origin is None or Path(origin).resolve().parent != home.resolve():
         return False
     if module is None:
@@ -274,15 +350,25 @@ def _full(name: str, wanted: type | tuple[type, ...]) -> str:
 
 
 def _parts(spec: Any, where: str) -> tuple[Any, Mapping[str, Any]]:
-    if not isinstance(spec, Mapping) or "class_path" not in spec or set(spec) - {"class_path", *ARGUMENTS}:
-        raise UserError(f"{where} holds {_shown(spec)} where a class with its arguments belongs: use another one")
+    if (
+        not isinstance(spec, Mapping)
+        or "class_path" not in spec
+        or set(spec) - {"class_path", *ARGUMENTS}
+    ):
+        raise UserError(
+            f"{where} holds {_shown(spec)} where a class with its arguments belongs: use another one"
+        )
     arguments: dict[str, Any] = {}
     for key in ARGUMENTS:
         part = spec.get(key) or {}
         if not isinstance(part, Mapping):
-            raise UserError(f"{where} has the {key} {_shown(part)}, which are no mapping: use another one")
+            raise UserError(
+                f"{where} has the {key} {_shown(part)}, which are no mapping: use another one"
+            )
         if twice := next((name for name in part if name in arguments), None):
-            raise UserError(f"{where} gives {_shown(twice)} twice, in {' and in '.join(ARGUMENTS)}: use another one")
+            raise UserError(
+                f"{where} gives {_shown(twice)} twice, in {' and in '.join(ARGUMENTS)}: use another one"
+            )
         arguments |= part
     return spec["class_path"], arguments
 
@@ -329,10 +415,18 @@ def _class_of(kind: Any) -> type | None:
 def _leads_outside(key: str, value: Any, inside: Path | None) -> str | None:
     """The first string in an argument that may be a path outside a folder."""
     for text in _strings(value):
-        if inside is not None and Path(os.path.realpath(text)).is_relative_to(os.path.realpath(inside)):
+        if inside is not None and Path(os.path.realpath(text)).is_relative_to(
+            os.path.realpath(inside)
+        ):
             continue
-        bare = key in ("filename", "file_name") and os.path.basename(text) == text  # in a folder that is named apart
-        looks = text.startswith(("/", "~", "\\")) or ".." in Path(text).parts or re.search(r"://|\$", text)
+        bare = (
+            key in ("filename", "file_name") and os.path.basename(text) == text
+        )  # in a folder that is named apart
+        looks = (
+            text.startswith(("/", "~", "\\"))
+            or ".." in Path(text).parts
+            or re.search(r"://|\$", text)
+        )
         if looks or PATHLIKE.search(key) and not bare:
             return text
     return None

@@ -1,7 +1,7 @@
 """Weights of equal shape built as one batch, before a network's forward pass.
 
-Small transforms are bound by what each call costs, not by arithmetic: the sixteen matrices of the character model are
-four batches, built in half the time of sixteen calls (results/goals.csv).
+Small transforms are bound by what each call costs, not by arithmetic: the sixteen matrices of the
+character model are four batches, built in half the time of sixteen calls (results/goals.csv).
 
     build_together(network)   # from then on, in every forward pass with gradients
 
@@ -31,7 +31,9 @@ class _Together(Function):
     """(c_1, c_2, ...) -> (W_1, W_2, ...), each as its own map has it: one batch."""
 
     @staticmethod
-    def forward(maps: list[OrthonormalSubspace], dtype: torch.dtype, *coefs: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        maps: list[OrthonormalSubspace], dtype: torch.dtype, *coefs: Tensor
+    ) -> tuple[Tensor, ...]:
         return maps[0].expand_batch(maps, coefs).to(dtype).unbind()
 
     @staticmethod
@@ -47,7 +49,9 @@ class _Apart(Function):
     """(W_1, W_2, ...) -> (c_1, c_2, ...), the adjoint of `_Together`; the weights stacked, (B, m, n)."""
 
     @staticmethod
-    def forward(maps: list[OrthonormalSubspace], dtype: torch.dtype, weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        maps: list[OrthonormalSubspace], dtype: torch.dtype, weights: Tensor
+    ) -> tuple[Tensor, ...]:
         return tuple(coef.to(dtype) for coef in maps[0].gather_batch(maps, weights))
 
     @staticmethod
@@ -72,13 +76,22 @@ class Together:
     """Builds the small weights of a network at the start of a forward pass, and forgets them at its end."""
 
     def __init__(self, network: nn.Module) -> None:
-        layers = [layer for layer in zoo_layers(network).values() if layer.base is None and not layer.recompute]
+        layers = [
+            layer
+            for layer in zoo_layers(network).values()
+            if layer.base is None and not layer.recompute
+        ]
         maps = [layer.parameterization for layer in layers]
         most = max(LARGEST.values())  # a network may move yet
-        self.maps = [s for s in maps if isinstance(s, OrthonormalSubspace) and math.prod(s.shape) <= most]
+        self.maps = [
+            s for s in maps if isinstance(s, OrthonormalSubspace) and math.prod(s.shape) <= most
+        ]
 
     def before(self, network: nn.Module, args: object) -> None:
-        """The hook at the start. A transform may have a batch of buffers, and an exported program is no faster."""
+        """The hook at the start.
+
+        A transform may have a batch of buffers, and an exported program is no faster.
+        """
         skipped = transforming() or torch.compiler.is_exporting()
         if skipped or not network.training or not torch.is_grad_enabled():
             return
@@ -98,8 +111,8 @@ class Together:
 def build_together(network: nn.Module) -> None:
     """Have a network build its small weights in batches, at the start of each forward pass in training.
 
-    W and its gradient are what they are without, up to rounding. Under autocast W comes in the lower precision, in
-    which the layer multiplies.
+    W and its gradient are what they are without, up to rounding. Under autocast W comes in the
+    lower precision, in which the layer multiplies.
     """
     together = Together(network)
     if together.maps:

@@ -34,7 +34,8 @@ ParameterizationFactory = Callable[[int, int], WeightParameterization]
 def matches(name: str, pattern: str) -> bool:
     """Whether a glob matches a dotted module name, whole or from any dot on.
 
-    `*` crosses dots: `blocks.*` is every layer in the blocks, `attn.*` or `proj` every layer so called.
+    `*` crosses dots: `blocks.*` is every layer in the blocks, `attn.*` or `proj` every layer so
+    called.
     """
     parts = name.split(".")
     return any(fnmatchcase(".".join(parts[i:]), pattern) for i in range(len(parts)))
@@ -79,44 +80,63 @@ def convert(
 ) -> nn.Module:
     """Give every linear layer that matches a target a parameterized weight, in place.
 
-    Hooks and attributes of a layer stay, and so do ties: a layer that has several names gets all of them, and layers
-    that share one weight share one parameterization. Nothing else is frozen: biases, norms, embeddings and layers that
-    match no target train as before. For coefficients alone call `model.requires_grad_(False)` before.
+    Hooks and attributes of a layer stay, and so do ties: a layer that has several names gets all of
+    them, and layers that share one weight share one parameterization. Nothing else is frozen:
+    biases, norms, embeddings and layers that match no target train as before. For coefficients
+    alone call `model.requires_grad_(False)` before.
 
     Args:
-        model: any module with `nn.Linear` layers, or transformers' `Conv1D`; or such a layer itself.
+        model: any module with `nn.Linear` layers, or transformers' `Conv1D`; or such a layer
+            itself.
         parameterization: makes the weight of a layer.
         targets: globs of layer names (`matches`); none may match nothing.
-        overrides: parameterizations for the layers that match a glob, the last match wins; none may match nothing.
-        start: `random`, with the root-mean-square of the weight that W replaces, so that a model's own initialisation
-            rule is kept; `update`, the old weight stays as a frozen base and W starts at 0; or `project`, W starts as
-            near to the old weight as its parameterization allows. A base that another module has too, as an
-            embedding's that is tied to it, stays the same parameter and trains if it did.
+        overrides: parameterizations for the layers that match a glob, the last match wins; none may
+            match nothing.
+        start: `random`, with the root-mean-square of the weight that W replaces, so that a model's
+            own initialisation rule is kept; `update`, the old weight stays as a frozen base and W
+            starts at 0; or `project`, W starts as near to the old weight as its parameterization
+            allows. A base that another module has too, as an embedding's that is tied to it, stays
+            the same parameter and trains if it did.
         scale: s of `ZooLinear`.
-        budget: of all layers together that no override decides; `parameterization` must have none of its own.
+        budget: of all layers together that no override decides; `parameterization` must have none
+            of its own.
         recompute: build W again in backward rather than keep it (`ZooLinear`).
 
     Returns:
         `model`; where that is a linear layer itself, the layer in its place.
 
     Raises:
-        UserError: if a pattern matches no layer, or one that is not plain (`plain_linear`); if a parameterization
-            cannot have a layer's shape, there are two budgets, or a layer without base is tied to what stays as it is.
+        UserError: if a pattern matches no layer, or one that is not plain (`plain_linear`); if a
+            parameterization cannot have a layer's shape, there are two budgets, or a layer without
+            base is tied to what stays as it is.
     """
     layers, names = linear_layers(model), _all_names(model)
     chosen = {name: layer for name, layer in layers.items() if _matches_any(names[layer], targets)}
-    for pattern, candidates in [*((t, layers) for t in targets), *((o, chosen) for o in overrides or {})]:
+    for pattern, candidates in [
+        *((t, layers) for t in targets),
+        *((o, chosen) for o in overrides or {}),
+    ]:
         if not any(_matches_any(names[layer], [pattern]) for layer in candidates.values()):
-            raise UserError(f"pattern {pattern!r} matches no linear layer; there are: {summary(candidates)}")
+            raise UserError(
+                f"pattern {pattern!r} matches no linear layer; there are: {summary(candidates)}"
+            )
     factories = dict.fromkeys(chosen, parameterization)
     for pattern, factory in (overrides or {}).items():
-        factories.update({name: factory for name, layer in chosen.items() if _matches_any(names[layer], [pattern])})
+        factories.update(
+            {
+                name: factory
+                for name, layer in chosen.items()
+                if _matches_any(names[layer], [pattern])
+            }
+        )
     for name, layer in chosen.items():
         if reason := why_not_plain(layer):
             raise UserError(f"{name or 'the model'} is {reason}: leave it out of the targets")
     for layer, where in held_besides(model, chosen.values()):
-        raise UserError(f"{names[layer][0] or 'the model'} is in {where} too, which is no module, and would stay there "
-                        "as it is: leave it out of the targets")
+        raise UserError(
+            f"{names[layer][0] or 'the model'} is in {where} too, which is no module, and would stay there "
+            "as it is: leave it out of the targets"
+        )
     first, tied = _ties(model, chosen, factories, start)
     if budget is not None:
         once = {name: factory for name, factory in factories.items() if first[name] == name}
@@ -128,13 +148,21 @@ def convert(
             weight, base = _make(name, layer, factories[name], start, budget is not None), None
             if start == "update":
                 own = layer._parameters["weight"] if name in tied else None
-                base = nn.Parameter(dense_weight(layer).detach(), requires_grad=False) if own is None else own
+                base = (
+                    nn.Parameter(dense_weight(layer).detach(), requires_grad=False)
+                    if own is None
+                    else own
+                )
             made[name] = weight, base
-        new[name] = ZooLinear(made[first[name]][0], layer.bias, made[first[name]][1], scale, recompute)  # type: ignore[arg-type]
+        new[name] = ZooLinear(
+            made[first[name]][0], layer.bias, made[first[name]][1], scale, recompute
+        )  # type: ignore[arg-type]
         new[name].replaced = type(layer)
         if taken := conflicts(layer, new[name]):
-            raise UserError(f"{name or 'the model'} has an attribute {taken[0]!r}, which a parameterized layer has for "
-                            "something else: leave it out of the targets")
+            raise UserError(
+                f"{name or 'the model'} has an attribute {taken[0]!r}, which a parameterized layer has for "
+                "something else: leave it out of the targets"
+            )
     for name, layer in chosen.items():  # nothing was changed so far
         take_place(layer, new[name])
         model = _set(model, names[layer], new[name])
@@ -153,15 +181,23 @@ def _make(
         spread = "; the budget of all layers gives it a ratio" if budgeted else ""
         raise UserError(f"{name or 'the model'}: {_why(factory, error)}{spread}") from error
     weight.layer = name
-    weight.to(old.device, torch.promote_types(old.dtype, torch.float32) if start == "update" else old.dtype)
-    weight.reset_parameters(0.0 if start == "update" or old.is_meta else old.detach().square().mean().sqrt().item())
+    weight.to(
+        old.device,
+        torch.promote_types(old.dtype, torch.float32) if start == "update" else old.dtype,
+    )
+    weight.reset_parameters(
+        0.0 if start == "update" or old.is_meta else old.detach().square().mean().sqrt().item()
+    )
     if start == "project" and not old.is_meta:
         weight.project_(old.detach())
     return weight
 
 
 def _ties(
-    model: nn.Module, chosen: Mapping[str, nn.Module], factories: Mapping[str, ParameterizationFactory], start: Start
+    model: nn.Module,
+    chosen: Mapping[str, nn.Module],
+    factories: Mapping[str, ParameterizationFactory],
+    start: Start,
 ) -> tuple[dict[str, str], set[str]]:
     """By layer the first that has its weight; and the layers whose weight is that of something not chosen."""
     layers = {layer: name for name, layer in chosen.items()}
@@ -170,15 +206,19 @@ def _ties(
     for name, layer in chosen.items():
         first[name] = seen.setdefault(layer.weight, name)  # type: ignore[arg-type]
         if factories[name] is not factories[first[name]]:
-            raise UserError(f"{name} and {first[name]} have one weight, and would get different parameterizations: "
-                            "give both the same")
+            raise UserError(
+                f"{name} and {first[name]} have one weight, and would get different parameterizations: "
+                "give both the same"
+            )
     tied = set()
     for other, module in model.named_modules():
         for key, p in module._parameters.items():
             if p is not None and p in seen and (module not in layers or key != "weight"):
                 if start != "update" or is_conv1d(type(chosen[seen[p]])):
-                    raise UserError(f"{seen[p]} has the weight of {other}, which stays as it is: they would be untied; "
-                                    f"leave {seen[p]} out of the targets")
+                    raise UserError(
+                        f"{seen[p]} has the weight of {other}, which stays as it is: they would be untied; "
+                        f"leave {seen[p]} out of the targets"
+                    )
                 tied.add(seen[p])
     return first, tied
 
@@ -207,7 +247,8 @@ def _set(model: nn.Module, names: Iterable[str], layer: nn.Module) -> nn.Module:
 class FixedBuffers:
     """Names of the buffers that are rebuilt from seeds, and so equal on every rank, whatever they are at the time.
 
-    DDP looks for names to ignore in the model that it wraps; buffers it would otherwise broadcast at each forward pass.
+    DDP looks for names to ignore in the model that it wraps; buffers it would otherwise broadcast
+    at each forward pass.
 
     Args:
         model: a converted one.
@@ -231,17 +272,31 @@ def _spare_buffers(model: nn.Module) -> None:
 
 
 def _spread(
-    budget: Budget, factory: ParameterizationFactory, factories: Mapping[str, ParameterizationFactory],
+    budget: Budget,
+    factory: ParameterizationFactory,
+    factories: Mapping[str, ParameterizationFactory],
     layers: Mapping[str, nn.Module],
 ) -> dict[str, ParameterizationFactory]:
     """The factory with each layer's share of a budget, for the layers that it serves."""
-    own = [k for k in ("ratio", "coefficients", "lora_rank", "num_bases") if getattr(factory, "keywords", {}).get(k)]
+    own = [
+        k
+        for k in ("ratio", "coefficients", "lora_rank", "num_bases")
+        if getattr(factory, "keywords", {}).get(k)
+    ]
     if own:
-        raise UserError(f"budget (of all layers) and the parameterization's own {own[0]} exclude each other: drop one")
-    shapes = {name: tuple(dense_weight(layers[name]).shape) for name, f in factories.items() if f is factory}
+        raise UserError(
+            f"budget (of all layers) and the parameterization's own {own[0]} exclude each other: drop one"
+        )
+    shapes = {
+        name: tuple(dense_weight(layers[name]).shape)
+        for name, f in factories.items()
+        if f is factory
+    }
     split = budget.split(shapes)  # type: ignore[arg-type]
-    return {name: functools.partial(factory, ratio=k / math.prod(shapes[name]))  # type: ignore[call-arg]
-            for name, k in split.items()}
+    return {
+        name: functools.partial(factory, ratio=k / math.prod(shapes[name]))  # type: ignore[call-arg]
+        for name, k in split.items()
+    }
 
 
 def merge(model: nn.Module) -> nn.Module:
@@ -256,7 +311,9 @@ def merge(model: nn.Module) -> nn.Module:
     weights: dict[tuple[nn.Module, Tensor | None, float], nn.Parameter] = {}
     for layer in zoo_layers(plain).values():
         linear = layer.merge()
-        weight = weights.setdefault((layer.parameterization, layer.base, layer.scale), linear.weight)  # type: ignore[arg-type]
+        weight = weights.setdefault(
+            (layer.parameterization, layer.base, layer.scale), linear.weight
+        )  # type: ignore[arg-type]
         linear.weight = weight  # of tied layers the same one
         plain = _set(plain, names[layer], linear)
     return plain
@@ -296,7 +353,9 @@ def counts(model: nn.Module) -> dict[str, int]:
 def factory_class(factory: object) -> Any:
     """The class that a factory makes, or the factory itself; jsonargparse's partial has it among its arguments."""
     parts = (factory, getattr(factory, "func", None), *getattr(factory, "args", ()))
-    return next((part for part in parts if isinstance(part, type)), getattr(factory, "func", factory))
+    return next(
+        (part for part in parts if isinstance(part, type)), getattr(factory, "func", factory)
+    )
 
 
 def blame(error: BaseException) -> str:
@@ -322,12 +381,29 @@ def _why(factory: ParameterizationFactory, error: Exception) -> str:
 
 def summary(names: Iterable[str]) -> str:
     """Layer names with block numbers folded: blocks.*.attn.qkv, head."""
-    folded = (".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names)
+    folded = (
+        ".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names
+    )
     return ", ".join(dict.fromkeys(folded)) or "none"
 
 
 __all__ = [
-    "ParameterizationFactory", "Start", "are_updates", "blame", "block", "convert", "counts", "dense_weight",
-    "factory_class", "is_conv1d", "is_linear", "kind", "linear_layers", "matches", "merge", "summary", "table",
+    "ParameterizationFactory",
+    "Start",
+    "are_updates",
+    "blame",
+    "block",
+    "convert",
+    "counts",
+    "dense_weight",
+    "factory_class",
+    "is_conv1d",
+    "is_linear",
+    "kind",
+    "linear_layers",
+    "matches",
+    "merge",
+    "summary",
+    "table",
     "zoo_layers",
 ]

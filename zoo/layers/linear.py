@@ -37,29 +37,31 @@ class ZooLinear(nn.Module):
         from scratch  y = x W^T + b
         update        y = x W0^T + b + s x W^T,  W = 0 at the start
 
-    Not a parametrization of `nn.Linear`: low-rank maps keep their matrix-free path, and W is built once per forward.
-    In a state dict W0 is called `weight`, so that a dense checkpoint loads by name; the attribute `weight` is what
-    modules that hold a layer want of it, W0 + s W (`zoo.layers.weight_view`), and W0 itself is `base`.
+    Not a parametrization of `nn.Linear`: low-rank maps keep their matrix-free path, and W is built
+    once per forward. In a state dict W0 is called `weight`, so that a dense checkpoint loads by
+    name; the attribute `weight` is what modules that hold a layer want of it, W0 + s W
+    (`zoo.layers.weight_view`), and W0 itself is `base`.
 
     Where W is built (`WeightParameterization.builds_weight`), backward needs
 
         dL/dx = dL/dy (W0 + s W),   dL/dW = s (dL/dy)^T x
 
-    and autograd keeps x and W0 + s W for it; with `recompute` x alone, and W is built again from its coefficients. No
-    product is computed twice, and gradients are the same to the bit.
+    and autograd keeps x and W0 + s W for it; with `recompute` x alone, and W is built again from
+    its coefficients. No product is computed twice, and gradients are the same to the bit.
 
-    In eval mode, where no gradient is asked for, W0 + s W is built once and kept in the dtype of the product, until a
-    parameter, s, a dtype or the device changes or `train` or `eval` is called. What autograd's version counters miss
-    needs such a call: a write to `p.data` or into a buffer. So do steps of fused optimizers; hence nothing is kept any
-    more, up to such a call, once a gradient was asked for in eval mode. With `recompute` nothing is kept here either:
-    a validation would take the memory that training saves.
+    In eval mode, where no gradient is asked for, W0 + s W is built once and kept in the dtype of
+    the product, until a parameter, s, a dtype or the device changes or `train` or `eval` is called.
+    What autograd's version counters miss needs such a call: a write to `p.data` or into a buffer.
+    So do steps of fused optimizers; hence nothing is kept any more, up to such a call, once a
+    gradient was asked for in eval mode. With `recompute` nothing is kept here either: a validation
+    would take the memory that training saves.
 
     Args:
         parameterization: W, of shape (out_features, in_features).
-        bias: (out_features,), or None; trained, unless it is a parameter that is frozen already. A parameter stays the
-            same one.
-        weight: W0 of W's shape, or None for a layer from scratch; may be of another dtype than W. A parameter stays
-            the same one, trained if it is; a tensor becomes a frozen one.
+        bias: (out_features,), or None; trained, unless it is a parameter that is frozen already. A
+            parameter stays the same one.
+        weight: W0 of W's shape, or None for a layer from scratch; may be of another dtype than W. A
+            parameter stays the same one, trained if it is; a tensor becomes a frozen one.
         scale: s.
         recompute: build W whenever it is needed, and never keep it.
 
@@ -71,14 +73,22 @@ class ZooLinear(nn.Module):
     _is_replica = False  # `nn.DataParallel` sets it
 
     def __init__(
-        self, parameterization: WeightParameterization, bias: Tensor | None = None, weight: Tensor | None = None,
-        scale: float = 1.0, recompute: bool = False,
+        self,
+        parameterization: WeightParameterization,
+        bias: Tensor | None = None,
+        weight: Tensor | None = None,
+        scale: float = 1.0,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         if weight is not None and tuple(weight.shape) != parameterization.shape:
-            raise ValueError(f"weight must have shape {parameterization.shape}, got {tuple(weight.shape)}")
+            raise ValueError(
+                f"weight must have shape {parameterization.shape}, got {tuple(weight.shape)}"
+            )
         if bias is not None and tuple(bias.shape) != parameterization.shape[:1]:
-            raise ValueError(f"bias must have shape {parameterization.shape[:1]}, got {tuple(bias.shape)}")
+            raise ValueError(
+                f"bias must have shape {parameterization.shape[:1]}, got {tuple(bias.shape)}"
+            )
         self.out_features, self.in_features = parameterization.shape
         self.scale = scale
         self.recompute = recompute
@@ -93,18 +103,29 @@ class ZooLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
         if not self.training and (weight := self._kept_weight(x)) is not None:
-            return F.linear(x, weight, self._parameters["bias"])  # self.bias takes ten times as long to look up
-        if not is_compiling() and self._kept is not None:  # Lightning goes back to training without a call of train
+            return F.linear(
+                x, weight, self._parameters["bias"]
+            )  # self.bias takes ten times as long to look up
+        if (
+            not is_compiling() and self._kept is not None
+        ):  # Lightning goes back to training without a call of train
             self._kept = None
         # Where x needs no gradient, as that of a first layer, autograd keeps no W anyway.
         trained = self.recompute and x.requires_grad and torch.is_grad_enabled()
-        whole = transforming() or is_exporting()  # torch.func has no saved tensors, nor has an exported program
+        whole = (
+            transforming() or is_exporting()
+        )  # torch.func has no saved tensors, nor has an exported program
         if trained and self.parameterization.builds_weight and not whole:
-            return checkpoint(self._product, x, *self.parameters(), use_reentrant=False, preserve_rng_state=False)
+            return checkpoint(
+                self._product, x, *self.parameters(), use_reentrant=False, preserve_rng_state=False
+            )
         return self._product(x)
 
     def _product(self, x: Tensor, *parameters: Tensor) -> Tensor:
-        """The output. `checkpoint` saves `parameters`, so that autograd refuses to go back past a change of them."""
+        """The output.
+
+        `checkpoint` saves `parameters`, so that autograd refuses to go back past a change of them.
+        """
         if self.base is None and self.scale == 1.0:
             return self.parameterization(x, self.bias)
         if self.base is None:
@@ -113,7 +134,11 @@ class ZooLinear(nn.Module):
 
     def update(self) -> Tensor:
         """What training added to the frozen weight, s W; from scratch, all of it; (out_features, in_features)."""
-        return self.scale * self.parameterization.weight() if self.scale != 1.0 else self.parameterization.weight()
+        return (
+            self.scale * self.parameterization.weight()
+            if self.scale != 1.0
+            else self.parameterization.weight()
+        )
 
     def effective_weight(self) -> Tensor:
         """The matrix that the layer multiplies by, W0 + s W; (out_features, in_features)."""
@@ -135,7 +160,9 @@ class ZooLinear(nn.Module):
     def weight(self, value: Tensor | None) -> None:
         """Set W0 of a replica; a parameter, as tying weights sets it, never gets here."""
         if not self._is_replica:
-            raise TypeError("the weight of a parameterized layer cannot be set to a tensor: give a parameter, its base")
+            raise TypeError(
+                "the weight of a parameterized layer cannot be set to a tensor: give a parameter, its base"
+            )
         self.__dict__["_replicated_base"] = value
 
     def built(self) -> Tensor:
@@ -162,14 +189,17 @@ class ZooLinear(nn.Module):
         recompute = ", recompute=True" if self.recompute else ""
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}{base}{recompute}"
 
-    # ---- The weight kept in eval mode --------------------------------------------------------------------------------
+    # ---- The weight kept in eval mode ------------------------------------------------------------
 
     def _kept_weight(self, x: Tensor) -> Tensor | None:
         """What x is multiplied by, built now or before; None where autograd needs W, or W is not built at all.
 
-        For one row of x this takes as long as the product of a small matrix, so it asks for little and inline.
+        For one row of x this takes as long as the product of a small matrix, so it asks for little
+        and inline.
         """
-        if is_compiling() or self._is_replica or x.is_meta:  # a graph builds its own, a replica lives for one pass
+        if (
+            is_compiling() or self._is_replica or x.is_meta
+        ):  # a graph builds its own, a replica lives for one pass
             return None
         if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
             self._kept, self._keeps = None, False  # someone trains in eval mode
@@ -180,8 +210,10 @@ class ZooLinear(nn.Module):
         if self._kept is not None:
             weight, scale, dtype, low, device, parameterization, watch = self._kept
             if (
-                scale == self.scale and dtype is x.dtype
-                and low is (torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None)
+                scale == self.scale
+                and dtype is x.dtype
+                and low
+                is (torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None)
                 and parameterization is self._modules["parameterization"]
                 and watch.unchanged()
             ):
@@ -197,7 +229,10 @@ class ZooLinear(nn.Module):
             watch = Watch(self, skip=("bias",))
         except ValueError:
             return None
-        with torch.inference_mode(False), torch.no_grad():  # autograd may save it one day, for the gradient of x
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):  # autograd may save it one day, for the gradient of x
             weight = self.effective_weight().detach()
             weight = weight if self.base is None else weight.to(x.dtype)
             if low is not None and weight.dtype != torch.float64:  # which autocast leaves alone
@@ -219,4 +254,8 @@ class ZooLinear(nn.Module):
 
 
 def _parameter(value: Tensor | None, trained: bool) -> nn.Parameter | None:
-    return value if value is None or isinstance(value, nn.Parameter) else nn.Parameter(value.detach(), trained)
+    return (
+        value
+        if value is None or isinstance(value, nn.Parameter)
+        else nn.Parameter(value.detach(), trained)
+    )

@@ -1,7 +1,8 @@
 """Plain linear layers: which layers are plain, and what of one goes with a layer that takes its place.
 
-A layer is plain where it computes y = x W^T + b from its parameters `weight` and `bias` and from nothing else:
-`nn.Linear` itself, a subclass that leaves its forward pass alone, and transformers' `Conv1D`, which keeps W transposed.
+A layer is plain where it computes y = x W^T + b from its parameters `weight` and `bias` and from
+nothing else: `nn.Linear` itself, a subclass that leaves its forward pass alone, and transformers'
+`Conv1D`, which keeps W transposed.
 """
 
 from collections.abc import Collection, Iterator
@@ -40,9 +41,15 @@ def why_not_plain(layer: nn.Module) -> str | None:
     """Why a linear layer is another function, or one of more than its weight and bias; None for a plain one."""
     cls, weight = type(layer), layer._parameters.get("weight")
     path = f"{cls.__module__}.{cls.__qualname__}"
-    if isinstance(layer, nn.Linear) and cls.forward is not nn.Linear.forward and path not in FORWARDS:
+    if (
+        isinstance(layer, nn.Linear)
+        and cls.forward is not nn.Linear.forward
+        and path not in FORWARDS
+    ):
         return f"a {path}, with a forward pass of its own"
-    if "forward" in vars(layer) or any(getattr(cls, name) is not getattr(nn.Module, name) for name in CALLS):
+    if "forward" in vars(layer) or any(
+        getattr(cls, name) is not getattr(nn.Module, name) for name in CALLS
+    ):
         return f"a {cls.__name__} whose forward pass was replaced"
     if weight is None:
         return f"a {cls.__name__} whose weight is computed in each forward pass"
@@ -51,22 +58,31 @@ def why_not_plain(layer: nn.Module) -> str | None:
     if type(weight) is not nn.Parameter or weight.dtype not in DTYPES:
         dtype = str(weight.dtype).removeprefix("torch.")
         return f"a {cls.__name__} whose weight is a {type(weight).__name__} of {dtype}"
-    if isinstance(layer, nn.Linear) and tuple(weight.shape) != (layer.out_features, layer.in_features):
+    if isinstance(layer, nn.Linear) and tuple(weight.shape) != (
+        layer.out_features,
+        layer.in_features,
+    ):
         return f"a {cls.__name__} whose weight is packed"
     return None
 
 
-def held_besides(model: nn.Module, layers: Collection[nn.Module]) -> Iterator[tuple[nn.Module, str]]:
+def held_besides(
+    model: nn.Module, layers: Collection[nn.Module]
+) -> Iterator[tuple[nn.Module, str]]:
     """Which of these layers modules have in plain attributes as well, each with that attribute's name.
 
-    In lists and dictionaries that are no modules, as bound methods, and compiled: there a layer stays when its names in
-    the model go to another one.
+    In lists and dictionaries that are no modules, as bound methods, and compiled: there a layer
+    stays when its names in the model go to another one.
     """
     wanted = set(layers)
     for name, module in model.named_modules():
         for key, value in vars(module).items():
             if key not in OF_A_MODULE:
-                yield from ((layer, f"{name}.{key}".lstrip(".")) for layer in _inside(value) if layer in wanted)
+                yield from (
+                    (layer, f"{name}.{key}".lstrip("."))
+                    for layer in _inside(value)
+                    if layer in wanted
+                )
 
 
 def _inside(value: Any, depth: int = 4) -> Iterator[nn.Module]:
@@ -116,4 +132,9 @@ def _own(layer: nn.Module) -> Iterator[tuple[str, str | None]]:
     """Names of what is a layer's own, each with the kind of thing that a module keeps apart from its attributes."""
     usual = OF_A_MODULE | {"in_features", "out_features"}
     yield from ((name, None) for name in vars(layer) if name not in usual)
-    yield from ((name, kind) for kind in KINDS for name in vars(layer)[kind] if name not in ("weight", "bias"))
+    yield from (
+        (name, kind)
+        for kind in KINDS
+        for name in vars(layer)[kind]
+        if name not in ("weight", "bias")
+    )

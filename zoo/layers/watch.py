@@ -10,21 +10,24 @@ from zoo.parameterizations import WeightParameterization
 class Watch:
     """The parameters of a module and the revisions of its maps, to be asked later whether they are unchanged.
 
-    A parameter counts as changed where autograd's version counter says so, where it lies elsewhere in memory, or where
-    it is another one.
+    A parameter counts as changed where autograd's version counter says so, where it lies elsewhere
+    in memory, or where it is another one.
 
     Args:
         module: with all that is in it, but for
         skip: parameters of its own that do not matter, by name.
 
     Raises:
-        ValueError: if a parameter has no version (one made in inference mode), or is not plainly the module's own: of a
-            subclass, as sharded ones are, or put there by `torch.func.functional_call`.
+        ValueError: if a parameter has no version (one made in inference mode), or is not plainly
+            the module's own: of a subclass, as sharded ones are, or put there by
+            `torch.func.functional_call`.
     """
 
     def __init__(self, module: nn.Module, skip: tuple[str, ...] = ()) -> None:
         self._watched: list[tuple[dict[str, Any], str, nn.Parameter, int, int]] = []
-        self._aliases: list[Tensor] = []  # hold the memory, so that no other tensor can come to lie at an address
+        self._aliases: list[
+            Tensor
+        ] = []  # hold the memory, so that no other tensor can come to lie at an address
         self._revisions: list[tuple[WeightParameterization, int]] = []
         for part in module.modules():
             if isinstance(part, WeightParameterization):

@@ -1,8 +1,9 @@
 """What other code reads as the `weight` of a parameterized layer: W0 + s W, built when a number of it is asked for.
 
-Modules read the weights of layers that they hold: `nn.MultiheadAttention` that of its output projection, Mamba that of
-`dt_proj`, T5 the dtype of `wo` in every forward pass. They get a tensor without memory. Shape, dtype and device cost
-nothing; any operation is done with the matrix itself, built for it, through which gradients reach the coefficients.
+Modules read the weights of layers that they hold: `nn.MultiheadAttention` that of its output
+projection, Mamba that of `dt_proj`, T5 the dtype of `wo` in every forward pass. They get a tensor
+without memory. Shape, dtype and device cost nothing; any operation is done with the matrix itself,
+built for it, through which gradients reach the coefficients.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,21 +14,60 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 OF_A_TENSOR = (
-    "shape", "dtype", "device", "layout", "ndim", "requires_grad", "grad", "is_cuda", "is_cpu", "is_meta", "is_sparse",
-    "is_quantized", "is_nested", "itemsize", "nbytes",
+    "shape",
+    "dtype",
+    "device",
+    "layout",
+    "ndim",
+    "requires_grad",
+    "grad",
+    "is_cuda",
+    "is_cpu",
+    "is_meta",
+    "is_sparse",
+    "is_quantized",
+    "is_nested",
+    "itemsize",
+    "nbytes",
 )
 CALLED = (
-    "size", "dim", "numel", "nelement", "element_size", "get_device", "is_floating_point", "is_complex", "__len__",
-    "ndimension", "is_inference",
+    "size",
+    "dim",
+    "numel",
+    "nelement",
+    "element_size",
+    "get_device",
+    "is_floating_point",
+    "is_complex",
+    "__len__",
+    "ndimension",
+    "is_inference",
 )
-FREE = {getattr(Tensor, name).__get__ for name in OF_A_TENSOR} | {getattr(Tensor, name) for name in CALLED}
+FREE = {getattr(Tensor, name).__get__ for name in OF_A_TENSOR} | {
+    getattr(Tensor, name) for name in CALLED
+}
 """What is known of a matrix without any of its numbers."""
 FREE |= {torch.numel, torch.is_floating_point, torch.is_complex}
 
 META = torch.device("meta")
 IN_PLACE = {"__set__", "__setitem__", "__delitem__"} | {
-    f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor",
-                                "lshift", "rshift", "matmul", "div")
+    f"__i{name}__"
+    for name in (
+        "add",
+        "sub",
+        "mul",
+        "truediv",
+        "floordiv",
+        "mod",
+        "pow",
+        "and",
+        "or",
+        "xor",
+        "lshift",
+        "rshift",
+        "matmul",
+        "div",
+    )
 }
 """Special methods that change what they are of."""
 
@@ -50,12 +90,22 @@ class WeightView(Tensor):
     @staticmethod
     def __new__(cls: type["WeightView"], layer: Any, detached: bool = False) -> "WeightView":
         like = next(layer.parameterization.parameters()) if layer.base is None else layer.base
-        trained = not detached and torch.is_grad_enabled() and (
-            like.requires_grad or any(p.requires_grad for p in layer.parameterization.parameters())
+        trained = (
+            not detached
+            and torch.is_grad_enabled()
+            and (
+                like.requires_grad
+                or any(p.requires_grad for p in layer.parameterization.parameters())
+            )
         )
-        # On the meta device for whoever gets around Python: `p.data = view` then fails, and p shares no missing memory.
+        # On the meta device for whoever gets around Python: `p.data = view` then fails, and p
+        # shares no missing memory.
         view: WeightView = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, layer.parameterization.shape, dtype=like.dtype, device=META, dispatch_device=True,
+            cls,
+            layer.parameterization.shape,
+            dtype=like.dtype,
+            device=META,
+            dispatch_device=True,
             requires_grad=trained,
         )
         view.layer, view.detached, view.real_device = layer, detached, like.device
@@ -63,7 +113,10 @@ class WeightView(Tensor):
 
     @classmethod
     def __torch_function__(
-        cls, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (),
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """`func` of the matrix in place of each view."""
@@ -89,7 +142,9 @@ class WeightView(Tensor):
         """Reached for the device, and where `__torch_function__` was passed by and gradients would be lost."""
         if func is torch.ops.prim.device.default:
             return args[0].real_device
-        raise RuntimeError(f"{func} reads the weight of a parameterized layer in a way that zoo cannot follow")
+        raise RuntimeError(
+            f"{func} reads the weight of a parameterized layer in a way that zoo cannot follow"
+        )
 
 
 def _writes(func: Callable[..., Any]) -> bool:

@@ -89,7 +89,9 @@ def details(summary: object, *parts: object) -> Html:
     return element("details", element("summary", summary), *parts)
 
 
-def table(headers: Sequence[object], rows: Iterable[Sequence[object]], left: int = 1, caption: str = "") -> Html:
+def table(
+    headers: Sequence[object], rows: Iterable[Sequence[object]], left: int = 1, caption: str = ""
+) -> Html:
     """A table that may be wider than the text, and scrolls by itself.
 
     Args:
@@ -100,20 +102,32 @@ def table(headers: Sequence[object], rows: Iterable[Sequence[object]], left: int
     """
 
     def row(name: str, cells: Sequence[object]) -> Html:
-        return element("tr", *(element(name, cell, css="left" if i < left else "") for i, cell in enumerate(cells)))
+        return element(
+            "tr",
+            *(element(name, cell, css="left" if i < left else "") for i, cell in enumerate(cells)),
+        )
 
     top = element("caption", caption) if caption else ""
-    head, body = element("thead", row("th", headers)), element("tbody", *(row("td", cells) for cells in rows))
+    head, body = (
+        element("thead", row("th", headers)),
+        element("tbody", *(row("td", cells) for cells in rows)),
+    )
     return element("div", element("table", top, head, body), css="wide")
 
 
 def drawing(name: str, svg: bytes, caption: str) -> Html:
     """An SVG by matplotlib as a part of the page, with a caption under it.
 
-    Its colours become those of the page's scheme, and its ids begin with its name, as those of two figures are equal.
+    Its colours become those of the page's scheme, and its ids begin with its name, as those of two
+    figures are equal.
     """
     tree = svg.decode("utf-8")
-    tree = re.sub(r"<!--.*?-->|<style.*?</style>|<metadata>.*?</metadata>", "", tree[tree.index("<svg") :], flags=re.S)
+    tree = re.sub(
+        r"<!--.*?-->|<style.*?</style>|<metadata>.*?</metadata>",
+        "",
+        tree[tree.index("<svg") :],
+        flags=re.S,
+    )
     tree = re.sub(r"<[^>]+>", lambda found: _own(found[0], html.escape(name)), tree)
     view = re.search(r'viewBox="[^"]*"', tree)
     label = f'<svg role="img" aria-label="{html.escape(name)}" {view[0] if view else ""}>'
@@ -133,12 +147,20 @@ def document(title: str, facts: Mapping[str, object], *parts: object) -> str:
 
     Args:
         title: of it.
-        facts: `zoo`, `date`, `command`, `device`, `seconds`: how it came about, in one line under the title.
+        facts: `zoo`, `date`, `command`, `device`, `seconds`: how it came about, in one line under
+            the title.
         parts: of it.
     """
     line = f"zoo {facts['zoo']} · {facts['date']} · {facts['device']} · {float(str(facts['seconds'])):.1f} s"
-    head = element("title", title) + '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    top = (element("h1", title), paragraph(element("code", facts["command"])), paragraph(line, css="facts"))
+    head = (
+        element("title", title)
+        + '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    )
+    top = (
+        element("h1", title),
+        paragraph(element("code", facts["command"])),
+        paragraph(line, css="facts"),
+    )
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{head}<style>{CSS}</style></head>\n'
         f"<body>{element('main', *top, *parts)}</body></html>\n"

@@ -16,7 +16,11 @@ Drawings = Mapping[str, bytes]
 
 def decimals(value: float | None, digits: int = 3) -> str:
     """A number with so many decimals; a dash if there is none."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}".replace("-", "−")
+    return (
+        "–"
+        if value is None or not math.isfinite(value)
+        else f"{value:.{digits}f}".replace("-", "−")
+    )
 
 
 def plus_minus(mean: float | None, sd: float | None, digits: int = 3) -> str:
@@ -46,9 +50,10 @@ def captioned(drawings: Drawings, captions: Mapping[str, str]) -> list[Html]:
 def footer(name: str, paper: str = "SpectralLoRA, arXiv 2604.10649") -> Html:
     """Where the numbers are, and whose questions they answer."""
     return element(
-        "footer", f"All numbers are in {name}.json, the figures as PNG and SVG in figures/. The questions are those of "
+        "footer",
+        f"All numbers are in {name}.json, the figures as PNG and SVG in figures/. The questions are those of "
         f"{paper}.",
-    )  # fmt: skip
+    )
 
 
 def finite(value: Any) -> Any:
@@ -61,7 +66,11 @@ def finite(value: Any) -> Any:
 
 
 def write_report(
-    folder: Path, name: str, data: Data, figures: Mapping[str, Figure], page: Callable[[Data, Drawings], str],
+    folder: Path,
+    name: str,
+    data: Data,
+    figures: Mapping[str, Figure],
+    page: Callable[[Data, Drawings], str],
     more: Iterable[Path] = (),
 ) -> list[Path]:
     """Write a report: <name>.json, <name>.html, and figures as PNG and SVG in figures/.

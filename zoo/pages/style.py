@@ -1,7 +1,7 @@
 """How figures look: one palette, one kind of axes, legends that never cover data, files with the same bytes each time.
 
-No pyplot and no setting of matplotlib is changed; the palette is Okabe and Ito's (Color Universal Design, 2008), which
-readers with any colour vision tell apart.
+No pyplot and no setting of matplotlib is changed; the palette is Okabe and Ito's (Color Universal
+Design, 2008), which readers with any colour vision tell apart.
 """
 
 import math
@@ -28,7 +28,9 @@ try:
     from matplotlib.patches import Patch
     from matplotlib.ticker import PercentFormatter
 except ModuleNotFoundError:
-    raise UserError("figures need matplotlib, which is not installed: pip install 'zoo[lab]'") from None
+    raise UserError(
+        "figures need matplotlib, which is not installed: pip install 'zoo[lab]'"
+    ) from None
 
 Data = dict[str, Any]
 
@@ -65,7 +67,9 @@ def wrapped(text: object, width: int = 26) -> str:
     return "\n".join(lines)
 
 
-def panels(title: str, rows: int, columns: int, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:
+def panels(
+    title: str, rows: int, columns: int, height: float, **shared: Any
+) -> tuple[Figure, list[Axes]]:
     """A figure of rows x columns axes, each `height` inches high, and those axes row by row.
 
     Args:
@@ -87,7 +91,9 @@ def tidy(ax: Axes, title: str, x: str, y: str = "", grid: str | None = "both") -
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(MUTED)
-    ax.tick_params(which="both", labelsize=TYPE - 1, color=MUTED, labelcolor=INK, width=0.8, length=3)
+    ax.tick_params(
+        which="both", labelsize=TYPE - 1, color=MUTED, labelcolor=INK, width=0.8, length=3
+    )
     ax.minorticks_off()
     if grid:
         ax.grid(True, axis=grid, color=GRID, linewidth=0.8)  # type: ignore[arg-type]
@@ -113,10 +119,14 @@ def ink_on(colour: Any) -> str:
     return "#101010" if np.dot(to_rgb(colour), (0.3, 0.59, 0.11)) > 0.5 else "#fefefe"
 
 
-def key(label: object, color: str, line: Any = "-", marker: str = "", filled: bool = True) -> Line2D:
+def key(
+    label: object, color: str, line: Any = "-", marker: str = "", filled: bool = True
+) -> Line2D:
     """An entry of a legend."""
     face = color if filled else SURFACE
-    return Line2D([], [], color=color, linestyle=line, marker=marker, markerfacecolor=face, label=plain(label))
+    return Line2D(
+        [], [], color=color, linestyle=line, marker=marker, markerfacecolor=face, label=plain(label)
+    )
 
 
 def band(label: str, color: str) -> Patch:
@@ -125,7 +135,9 @@ def band(label: str, color: str) -> Patch:
 
 
 def legend(figure: Figure, handles: Sequence[Artist], note: str = "") -> None:
-    """A legend under the axes, in as many columns as its longest label allows. The figure grows by its height.
+    """A legend under the axes, in as many columns as its longest label allows.
+
+    The figure grows by its height.
 
     Args:
         figure: of axes that are done.
@@ -141,9 +153,17 @@ def legend(figure: Figure, handles: Sequence[Artist], note: str = "") -> None:
     # matplotlib leaves out labels that begin with an underscore
     shown = [f" {label}" if label.startswith("_") else label for label in labels]
     box = figure.legend(
-        handles, shown, loc="outside lower center", ncols=columns, frameon=False, handlelength=2.2, labelcolor=INK,
-        fontsize=TYPE - 1, title=wrapped(note, 100), title_fontsize=TYPE - 1,
-    )  # fmt: skip
+        handles,
+        shown,
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        handlelength=2.2,
+        labelcolor=INK,
+        fontsize=TYPE - 1,
+        title=wrapped(note, 100),
+        title_fontsize=TYPE - 1,
+    )
     box.get_title().set(color=MUTED, multialignment="center")
 
 
@@ -163,7 +183,9 @@ def depth_bar(figure: Figure, axes: list[Axes], colours: dict[int, Any]) -> None
     if len(colours) < 2:
         return
     blocks, n = list(colours), len(colours)
-    scale = ScalarMappable(BoundaryNorm([i - 0.5 for i in range(n + 1)], n), ListedColormap(list(colours.values())))
+    scale = ScalarMappable(
+        BoundaryNorm([i - 0.5 for i in range(n + 1)], n), ListedColormap(list(colours.values()))
+    )
     ticks = range(0, n, math.ceil(n / 12))
     bar = figure.colorbar(scale, ax=axes, ticks=list(ticks), aspect=30, pad=0.02)
     bar.ax.set_yticklabels([str(blocks[i]) for i in ticks])
@@ -178,7 +200,9 @@ def tidy_bar(bar: Any, label: str = "") -> None:
     bar.set_label(label, **TEXT)
 
 
-def log_ticks(ax: Axes, values: Iterable[float], labels: Any = "{:g}".format, axis: str = "x") -> None:
+def log_ticks(
+    ax: Axes, values: Iterable[float], labels: Any = "{:g}".format, axis: str = "x"
+) -> None:
     """A logarithmic axis around values, with as many round ticks as do not crowd it, and at least one."""
     good = [value for value in values if value > 0 and math.isfinite(value)]
     if not good:
@@ -200,13 +224,18 @@ def round_numbers(low: float, high: float) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found: list[float] = []
     for steps in (range(1, 10), (1, 2, 5), (1, 3), (1,)):
-        found = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
+        found = [
+            step * 10.0**power
+            for power in powers
+            for step in steps
+            if low <= step * 10.0**power <= high
+        ]
         if len(found) <= 5:
             break
     return found
 
 
-# ---- Data ------------------------------------------------------------------------------------------------------------
+# ---- Data ----------------------------------------------------------------------------------------
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
@@ -216,7 +245,9 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
         parts = name.split(".")
         ends = (".".join(parts[-i:]) for i in range(1, len(parts)))
         taken = [f".{other}" for other in names if other != name]
-        short[name] = next((end for end in ends if not any(o.endswith(f".{end}") for o in taken)), name)
+        short[name] = next(
+            (end for end in ends if not any(o.endswith(f".{end}") for o in taken)), name
+        )
     return short
 
 
@@ -247,7 +278,7 @@ def human_bytes(count: float) -> str:
     return f"{value} {('B', 'kB', 'MB', 'GB')[power]}"
 
 
-# ---- Files -----------------------------------------------------------------------------------------------------------
+# ---- Files ---------------------------------------------------------------------------------------
 
 
 def svg(figure: Figure) -> bytes:

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 BLANK = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]")
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 """What moves a terminal's cursor, turns text around, or cannot be written in UTF-8."""
 MARKUP = re.compile(r"[\\`*~|\[\]]|!(?=\[)|(?<![^\W_])_|_(?![^\W_])")
 """What Markdown takes for more than itself; an underscore inside a word is one."""
@@ -37,7 +39,8 @@ def clean(value: Any) -> Any:
 def markdown(text: object) -> str:
     """Anything as one line of Markdown that reads as it is: no link, image, emphasis, cell or HTML comes of it.
 
-    GitHub makes links of bare addresses too, hence the backslashes in them, and the space of no width after an `@`.
+    GitHub makes links of bare addresses too, hence the backslashes in them, and the space of no
+    width after an `@`.
     """
     words = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(printable(text).split()))
     words = MARKUP.sub(r"\\\g<0>", words.replace("<", "&lt;").replace(">", "&gt;"))

@@ -1,4 +1,7 @@
-"""The zoo: maps from trainable coefficients to weight matrices, one per file. Needs torch alone, no Lightning."""
+"""The zoo: maps from trainable coefficients to weight matrices, one per file.
+
+Needs torch alone, no Lightning.
+"""
 
 from zoo.parameterizations.base import WeightParameterization
 from zoo.parameterizations.block_dct import BlockDCT

@@ -30,13 +30,15 @@ class WeightParameterization(nn.Module, ABC):
 
     W has shape (out_features, in_features).
 
-    Parameters hold coefficients and nothing else. What is fixed (bases, positions) is a non-persistent buffer, rebuilt
-    from `seed` by `reset_buffers` whenever the coefficients change device or dtype, by whatever way, so that a state
-    dict is the coefficients only. `zoo check my_file.MyClass` runs every contract below as a test (`zoo.testing`).
+    Parameters hold coefficients and nothing else. What is fixed (bases, positions) is a
+    non-persistent buffer, rebuilt from `seed` by `reset_buffers` whenever the coefficients change
+    device or dtype, by whatever way, so that a state dict is the coefficients only. `zoo check
+    my_file.MyClass` runs every contract below as a test (`zoo.testing`).
 
-    `weight` says what W is; all else that computes with W is a shortcut. A shortcut serves the class that defines it,
-    and its subclasses as long as they redefine nothing that it stands for (`shortcuts`): a subclass of LoRA with a
-    `weight` of its own multiplies by that weight, and not by LoRA's factors.
+    `weight` says what W is; all else that computes with W is a shortcut. A shortcut serves the
+    class that defines it, and its subclasses as long as they redefine nothing that it stands for
+    (`shortcuts`): a subclass of LoRA with a `weight` of its own multiplies by that weight, and not
+    by LoRA's factors.
 
     Args:
         out_features: rows of W.
@@ -66,12 +68,18 @@ class WeightParameterization(nn.Module, ABC):
         for name, stands_for in cls.shortcuts.items():
             if overtaken(cls, name, stands_for):
                 ours = [base for base in cls.__mro__ if issubclass(base, WeightParameterization)]
-                setattr(cls, name, next(vars(base)[name] for base in reversed(ours) if name in vars(base)))
+                setattr(
+                    cls,
+                    name,
+                    next(vars(base)[name] for base in reversed(ours) if name in vars(base)),
+                )
 
     def __init__(self, out_features: int, in_features: int, seed: int = 0) -> None:
         super().__init__()
         if out_features < 1 or in_features < 1:
-            raise ValueError(f"a weight needs at least one row and one column, got {out_features} x {in_features}")
+            raise ValueError(
+                f"a weight needs at least one row and one column, got {out_features} x {in_features}"
+            )
         self.out_features = out_features
         self.in_features = in_features
         self.seed = seed
@@ -79,7 +87,7 @@ class WeightParameterization(nn.Module, ABC):
         self.revision = 0  # how often a buffer or an attribute was set, from which W may follow
         self.register_load_state_dict_post_hook(_follow_parameters)
 
-    # ---- A subclass defines ------------------------------------------------------------------------------------------
+    # ---- A subclass defines ----------------------------------------------------------------------
 
     @abstractmethod
     def weight(self) -> Tensor:
@@ -93,31 +101,43 @@ class WeightParameterization(nn.Module, ABC):
     def project_(self, target: Tensor) -> None:
         """Set coefficients that fit W to `target`, at a stationary point of |W - target|_F^2.
 
-        The least-squares solution where the map is linear. Idempotent: projecting W itself changes nothing.
+        The least-squares solution where the map is linear. Idempotent: projecting W itself changes
+        nothing.
         """
 
-    # ---- A subclass may override -------------------------------------------------------------------------------------
+    # ---- A subclass may override -----------------------------------------------------------------
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x W^T + b; (..., in_features) to (..., out_features). A path that never builds W must equal this one."""
+        """x W^T + b; (..., in_features) to (..., out_features).
+
+        A path that never builds W must equal this one.
+        """
         return F.linear(x, self.weight(), bias)
 
-    def forward_update(self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0) -> Tensor:
+    def forward_update(
+        self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0
+    ) -> Tensor:
         """x (W0 + s W)^T + b, W0 the frozen `base`. A path that never builds W must equal this one.
 
-        One product with the sum, as ordinary fine-tuning has it: the sum is float32 if either is, and rounded once.
+        One product with the sum, as ordinary fine-tuning has it: the sum is float32 if either is,
+        and rounded once.
         """
-        update = self.weight() if scale == 1 else scale * self.weight()  # inductor drops torch.add's alpha, if W = A B
+        update = (
+            self.weight() if scale == 1 else scale * self.weight()
+        )  # inductor drops torch.add's alpha, if W = A B
         return F.linear(x, (base + update).to(x.dtype), bias)
 
     @property
     def builds_weight(self) -> bool:
         """Whether a product is with a matrix that `weight` builds, which a layer may then keep or build again.
 
-        Here: whether `forward` and `forward_update` are this class' own. A path of another kind is left alone.
+        Here: whether `forward` and `forward_update` are this class' own. A path of another kind is
+        left alone.
         """
         mine = WeightParameterization
-        return type(self).forward is mine.forward and type(self).forward_update is mine.forward_update
+        return (
+            type(self).forward is mine.forward and type(self).forward_update is mine.forward_update
+        )
 
     def needs_no_weight(self, x: Tensor) -> bool:
         """Whether `forward(x)` is faster without W than a product with one that is kept; asked where no gradient is."""
@@ -127,18 +147,19 @@ class WeightParameterization(nn.Module, ABC):
     def lr_mult(self) -> float:
         """Factor on the learning rate that makes a step of an Adam-like optimizer as large in W as a dense one.
 
-        Such an optimizer moves each coefficient by about +-lr, whatever the gradient's scale. What is as large can be
-        meant in two ways, and lr_mult lies between them:
+        Such an optimizer moves each coefficient by about +-lr, whatever the gradient's scale. What
+        is as large can be meant in two ways, and lr_mult lies between them:
 
-            |dW|_F as that of a dense step, lr sqrt(mn), for signs that are independent: 1 / rms(dW / lr)
-            <G, dW> as that of a dense step, lr sum |G_ij|, for the signs of a gradient G of rank one
+            |dW|_F as that of a dense step, lr sqrt(mn), for signs that are independent: 1 / rms(dW
+            / lr) <G, dW> as that of a dense step, lr sum |G_ij|, for the signs of a gradient G of
+            rank one
         """
         return 1.0
 
     def reset_buffers(self) -> None:  # noqa: B027  most maps have no buffers
         """Rebuild every buffer from `seed`, `layer` and the shape, on the parameters' device and dtype."""
 
-    # ---- Concrete ----------------------------------------------------------------------------------------------------
+    # ---- Concrete --------------------------------------------------------------------------------
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -180,10 +201,13 @@ class WeightParameterization(nn.Module, ABC):
         """As every module does, counted in `revision`.
 
         Raises:
-            TypeError: for a method that shortcuts stand for: they would pass by that of one instance.
+            TypeError: for a method that shortcuts stand for: they would pass by that of one
+                instance.
         """
         if callable(value) and any(name in stands_for for stands_for in self.shortcuts.values()):
-            raise TypeError(f"{name} of one {type(self).__name__} cannot be replaced: define it in a subclass")
+            raise TypeError(
+                f"{name} of one {type(self).__name__} cannot be replaced: define it in a subclass"
+            )
         super().__setattr__(name, value)
         if name not in UNCOUNTED and name not in self.__dict__.get("_parameters", ()):
             self.__dict__["revision"] = self.__dict__.get("revision", 0) + 1
@@ -232,5 +256,7 @@ def _follow_parameters(module: nn.Module, *_: Any) -> None:
     """
     assert isinstance(module, WeightParameterization)
     moved = module._places_of_parameters() != module._built_at
-    if moved and len({p.is_meta for p in module.parameters()}) == 1:  # otherwise others are still to follow
+    if (
+        moved and len({p.is_meta for p in module.parameters()}) == 1
+    ):  # otherwise others are still to follow
         module._rebuild()

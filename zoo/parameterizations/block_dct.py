@@ -1,8 +1,9 @@
 """Blocks of cosine coefficients, W_ij = C^T S_ij C with the same few positions in every block; K parameters.
 
-Between RowDCT and DCT: transforms of b numbers in place of n. W costs 4 b operations a weight to build and no index is
-stored; at small budgets y = x W^T needs no W (`zoo.bases.block_products`), and K multiply-adds a row of x, as many as
-low-rank factors take. W can have full rank as soon as every row of a block has a coefficient, K / mn >= 1 / b.
+Between RowDCT and DCT: transforms of b numbers in place of n. W costs 4 b operations a weight to
+build and no index is stored; at small budgets y = x W^T needs no W (`zoo.bases.block_products`),
+and K multiply-adds a row of x, as many as low-rank factors take. W can have full rank as soon as
+every row of a block has a coefficient, K / mn >= 1 / b.
 """
 
 from collections.abc import Hashable, Sequence
@@ -20,21 +21,24 @@ from zoo.parameterizations.orthonormal import BUILT_FROM, OrthonormalSubspace
 class BlockDCT(OrthonormalSubspace):
     """The same few cosine coefficients of every block.
 
-    Orthonormal; k of a block's p x q, drawn at random, evenly over its rows and columns: K = k mn / pq parameters.
+    Orthonormal; k of a block's p x q, drawn at random, evenly over its rows and columns: K = k mn /
+    pq parameters.
 
     Args:
         out_features: rows m of W.
         in_features: columns n of W.
         ratio: the share of the mn coefficients that is trained, in (0, 1]; or
         coefficients: their number, in [1, mn]; or
-        lora_rank: as many as LoRA of this rank, K = r (m + n). Exactly one of the three. All blocks have as many, so
-            that K is the largest multiple of their number that the budget holds.
-        block: largest height and width of a block: p and q are the largest divisors of m and n up to it. By default 16,
-            and 32 below a sixteenth of the mn, where rows of smaller blocks would have none.
+        lora_rank: as many as LoRA of this rank, K = r (m + n). Exactly one of the three. All blocks
+            have as many, so that K is the largest multiple of their number that the budget holds.
+        block: largest height and width of a block: p and q are the largest divisors of m and n up
+            to it. By default 16, and 32 below a sixteenth of the mn, where rows of smaller blocks
+            would have none.
         seed: of the positions, together with the layer's name.
 
     Raises:
-        ValueError: for a budget out of range, given twice or not at all, or of less than one coefficient a block.
+        ValueError: for a budget out of range, given twice or not at all, or of less than one
+            coefficient a block.
     """
 
     shortcuts = {
@@ -47,14 +51,22 @@ class BlockDCT(OrthonormalSubspace):
     }
 
     def __init__(
-        self, out_features: int, in_features: int, ratio: float | None = None, coefficients: int | None = None,
-        block: int | None = None, seed: int = 0, lora_rank: int | None = None,
+        self,
+        out_features: int,
+        in_features: int,
+        ratio: float | None = None,
+        coefficients: int | None = None,
+        block: int | None = None,
+        seed: int = 0,
+        lora_rank: int | None = None,
     ) -> None:
         if out_features >= 1 and in_features >= 1:  # otherwise super() has a word to say
             budget = layer_budget(out_features, in_features, ratio, coefficients, lora_rank)
             if block is None:
                 block = 16 if 16 * budget >= out_features * in_features else 32
-            layout = blocks.block_layout(out_features, in_features, block, budget, seeds.generator(seed))
+            layout = blocks.block_layout(
+                out_features, in_features, block, budget, seeds.generator(seed)
+            )
             ratio, coefficients, lora_rank = None, layout.coefficients, None
             self.block = block  # before super(), which builds the buffers
         super().__init__(out_features, in_features, ratio, coefficients, "random", seed, lora_rank)
@@ -65,18 +77,27 @@ class BlockDCT(OrthonormalSubspace):
 
     def reset_buffers(self) -> None:
         self._buffers.clear()
-        self.compute_dtype = torch.promote_types(self.coef.dtype, torch.float32)  # W is built in it and rounded once
+        self.compute_dtype = torch.promote_types(
+            self.coef.dtype, torch.float32
+        )  # W is built in it and rounded once
         generator = seeds.generator(self.seed, "support", self.layer)
         self.arrangement = blocks.block_layout(*self.shape, self.block, len(self.coef), generator)
         self._lr_mult: float | None = None
         device = self.coef.device
         p, q = self.arrangement.p, self.arrangement.q
-        self._cosines = seeds.dct_matrix(p).to(device), seeds.dct_matrix(q).to(device)  # torch.compile takes no cache
+        self._cosines = (
+            seeds.dct_matrix(p).to(device),
+            seeds.dct_matrix(q).to(device),
+        )  # torch.compile takes no cache
         self._kernel_tables: dict[tuple[torch.device, torch.dtype], Any] = {}
-        if type(self).expand is OrthonormalSubspace.expand:  # of a subclass with a transform or positions of its own
+        if (
+            type(self).expand is OrthonormalSubspace.expand
+        ):  # of a subclass with a transform or positions of its own
             super().reset_buffers()
             return
-        self.register_buffer("places", blocks.block_positions(self.arrangement).to(device), persistent=False)
+        self.register_buffer(
+            "places", blocks.block_positions(self.arrangement).to(device), persistent=False
+        )
         tables = blocks.block_tables(self.arrangement, device, self.compute_dtype)
         for name, table in tables._asdict().items():
             self.register_buffer(name, table, persistent=False)
@@ -93,7 +114,11 @@ class BlockDCT(OrthonormalSubspace):
         return blocks.unbuild(weight, self.arrangement, self.tables).to(weight.dtype)
 
     def batch_key(self) -> Hashable:
-        return (type(self), self.shape, self.coef.dtype, self.arrangement[:6]) if self.builds_weight else None
+        return (
+            (type(self), self.shape, self.coef.dtype, self.arrangement[:6])
+            if self.builds_weight
+            else None
+        )
 
     @staticmethod
     def expand_batch(maps: "Sequence[BlockDCT]", coefs: Sequence[Tensor]) -> Tensor:
@@ -119,20 +144,26 @@ class BlockDCT(OrthonormalSubspace):
     @property
     def builds_weight(self) -> bool:
         """Whether W is built for products with many tokens, in the precision that holds now."""
-        return not block_products.product_pays(self.arrangement, self._precision(self.coef), self.coef.device)
+        return not block_products.product_pays(
+            self.arrangement, self._precision(self.coef), self.coef.device
+        )
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x W^T + b, without W unless that is slower; under autocast all products are of the lower precision."""
         return self._product(x, bias) if self._pays(x) else super().forward(x, bias)
 
-    def forward_update(self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0) -> Tensor:
+    def forward_update(
+        self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0
+    ) -> Tensor:
         """x W0^T + b + s x W^T, the same way."""
         if not self._pays(x):
             return super().forward_update(x, base, bias, scale)
         return F.linear(x, base, bias) + scale * self._product(x)
 
     def _pays(self, x: Tensor) -> bool:
-        if torch.compiler.is_exporting():  # opens Functions; and a program serves any number of tokens
+        if (
+            torch.compiler.is_exporting()
+        ):  # opens Functions; and a program serves any number of tokens
             return False
         tokens = x.shape[:-1].numel()
         return block_products.product_pays(self.arrangement, self._precision(x), x.device, tokens)
@@ -140,7 +171,10 @@ class BlockDCT(OrthonormalSubspace):
     def _product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         dtype = self._precision(x)
         with seeds.without_autocast(x.device):
-            rows, bias = x.reshape(-1, self.in_features).to(dtype), None if bias is None else bias.to(dtype)
+            rows, bias = (
+                x.reshape(-1, self.in_features).to(dtype),
+                None if bias is None else bias.to(dtype),
+            )
             y = self._fused(rows, bias)
             if y is None:
                 left, right = self.tables.left.to(dtype), self.tables.right.to(dtype)
@@ -150,8 +184,16 @@ class BlockDCT(OrthonormalSubspace):
 
     def _fused(self, rows: Tensor, bias: Tensor | None) -> Tensor | None:
         """The same by a kernel of `zoo.bases.kernels`, for few tokens without gradients; None where none serves."""
-        layout, few = self.arrangement, 1 <= len(rows) <= seeds.of_device(kernels.TOKENS, rows.device)
-        if torch.is_grad_enabled() or not few or rows.dtype == torch.float64 or torch.compiler.is_compiling():
+        layout, few = (
+            self.arrangement,
+            1 <= len(rows) <= seeds.of_device(kernels.TOKENS, rows.device),
+        )
+        if (
+            torch.is_grad_enabled()
+            or not few
+            or rows.dtype == torch.float64
+            or torch.compiler.is_compiling()
+        ):
             return None
         if max(layout.p, layout.q) > kernels.MAX_BLOCK or not kernels.available(rows.device):
             return None

@@ -1,4 +1,7 @@
-"""How many coefficients a weight gets: of one layer, or of all of them together. Pure arithmetic."""
+"""How many coefficients a weight gets: of one layer, or of all of them together.
+
+Pure arithmetic.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +16,9 @@ def lora_count(m: int, n: int, rank: int) -> int:
     return rank * (m + n)
 
 
-def layer_budget(m: int, n: int, ratio: float | None, coefficients: int | None, lora_rank: int | None = None) -> int:
+def layer_budget(
+    m: int, n: int, ratio: float | None, coefficients: int | None, lora_rank: int | None = None
+) -> int:
     """K of one (m, n) weight, from exactly one of the three.
 
     Args:
@@ -24,13 +29,15 @@ def layer_budget(m: int, n: int, ratio: float | None, coefficients: int | None, 
         lora_rank: as many as LoRA of this rank, K = r (m + n).
 
     Raises:
-        ValueError: if none or several are given, if ratio is not in (0, 1], or K not in [1, mn]; a ratio of less than
-            one coefficient is none of one.
+        ValueError: if none or several are given, if ratio is not in (0, 1], or K not in [1, mn]; a
+            ratio of less than one coefficient is none of one.
     """
     given = {"ratio": ratio, "coefficients": coefficients, "lora_rank": lora_rank}
     given = {name: value for name, value in given.items() if value is not None}
     if not given:
-        raise ValueError("needs a budget: give ratio (share of the weights), coefficients (their number) or lora_rank")
+        raise ValueError(
+            "needs a budget: give ratio (share of the weights), coefficients (their number) or lora_rank"
+        )
     if len(given) > 1:
         names, values = " and ".join(given), " and ".join(map(str, given.values()))
         raise ValueError(f"{names} exclude each other, got {values}: set all but one to null")
@@ -38,23 +45,31 @@ def layer_budget(m: int, n: int, ratio: float | None, coefficients: int | None, 
         if not 0 < ratio <= 1:
             raise ValueError(f"ratio must lie in (0, 1], got {ratio}")
         if (count := round(ratio * m * n)) < 1:
-            raise ValueError(f"ratio must be at least {1 / (m * n):.2g} for shape ({m}, {n}), which is one coefficient,"
-                             f" got {ratio}: raise it, or leave the layer out of the targets")
+            raise ValueError(
+                f"ratio must be at least {1 / (m * n):.2g} for shape ({m}, {n}), which is one coefficient,"
+                f" got {ratio}: raise it, or leave the layer out of the targets"
+            )
         return count
     if lora_rank is not None:
         if not 1 <= lora_count(m, n, lora_rank) <= m * n:
             most = m * n // (m + n)
-            raise ValueError(f"lora_rank must lie in [1, {most}] for shape ({m}, {n}), got {lora_rank}")
+            raise ValueError(
+                f"lora_rank must lie in [1, {most}] for shape ({m}, {n}), got {lora_rank}"
+            )
         return lora_count(m, n, lora_rank)
     assert coefficients is not None
     if not 1 <= coefficients <= m * n:
-        raise ValueError(f"coefficients must lie in [1, {m * n}] for shape ({m}, {n}), got {coefficients}")
+        raise ValueError(
+            f"coefficients must lie in [1, {m * n}] for shape ({m}, {n}), got {coefficients}"
+        )
     return coefficients
 
 
 @dataclass(frozen=True)
 class Budget:
-    """One budget for all target layers together, spread in proportion to their weights. At most one of the three.
+    """One budget for all target layers together, spread in proportion to their weights.
+
+    At most one of the three.
 
     Args:
         ratio: share of all their weights; or
@@ -74,19 +89,31 @@ class Budget:
         """
         sizes = {name: m * n for name, (m, n) in shapes.items()}
         weights = sum(sizes.values())
-        lora = None if self.lora_rank is None else sum(lora_count(m, n, self.lora_rank) for m, n in shapes.values())
+        lora = (
+            None
+            if self.lora_rank is None
+            else sum(lora_count(m, n, self.lora_rank) for m, n in shapes.values())
+        )
         if lora is not None and self.coefficients is not None:
-            raise UserError("budget: coefficients and lora_rank exclude each other: set one to null")
+            raise UserError(
+                "budget: coefficients and lora_rank exclude each other: set one to null"
+            )
         try:
-            total = layer_budget(1, weights, self.ratio, self.coefficients if lora is None else lora)
+            total = layer_budget(
+                1, weights, self.ratio, self.coefficients if lora is None else lora
+            )
         except ValueError as error:
             why = str(error).replace(f" for shape (1, {weights})", "")
-            raise UserError(f"budget (of {len(sizes)} layers with {weights} weights): {why}") from None
+            raise UserError(
+                f"budget (of {len(sizes)} layers with {weights} weights): {why}"
+            ) from None
         exact = {name: total * size / weights for name, size in sizes.items()}
         split = {name: int(share) for name, share in exact.items()}
         by_remainder = sorted(split, key=lambda name: split[name] - exact[name])
         for name in by_remainder[: total - sum(split.values())]:
             split[name] += 1
         if least := [name for name, count in split.items() if count < 1]:
-            raise UserError(f"budget: {total} coefficients leave none for {least[0]}; give at least {len(sizes)}")
+            raise UserError(
+                f"budget: {total} coefficients leave none for {least[0]}; give at least {len(sizes)}"
+            )
         return split

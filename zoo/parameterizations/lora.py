@@ -27,7 +27,12 @@ class LoRA(WeightParameterization):
     """
 
     def __init__(
-        self, out_features: int, in_features: int, rank: int | None = None, ratio: float | None = None, seed: int = 0
+        self,
+        out_features: int,
+        in_features: int,
+        rank: int | None = None,
+        ratio: float | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__(out_features, in_features, seed)
         if (rank is None) == (ratio is None):
@@ -37,7 +42,9 @@ class LoRA(WeightParameterization):
             rank = self._rank_for(ratio)
         assert rank is not None
         if not 1 <= rank <= min(self.shape):
-            raise ValueError(f"rank must lie in [1, {min(self.shape)}] for shape {self.shape}, got {rank}")
+            raise ValueError(
+                f"rank must lie in [1, {min(self.shape)}] for shape {self.shape}, got {rank}"
+            )
         self.rank = rank
         self.lora_A = nn.Parameter(torch.empty(rank, in_features))
         self.lora_B = nn.Parameter(torch.empty(out_features, rank))
@@ -50,7 +57,9 @@ class LoRA(WeightParameterization):
         rank = min(int(ratio * m * n / (m + n) + 1e-9), m, n)
         if rank < 1:
             least = (m + n) / (m * n)
-            raise ValueError(f"ratio {ratio} buys no rank for shape {self.shape}: rank 1 needs {least:.3g}")
+            raise ValueError(
+                f"ratio {ratio} buys no rank for shape {self.shape}: rank 1 needs {least:.3g}"
+            )
         return rank
 
     def weight(self) -> Tensor:
@@ -60,7 +69,9 @@ class LoRA(WeightParameterization):
         """(x A^T) B^T + b: r (m + n) operations per row of x instead of mn."""
         return F.linear(F.linear(x, self.lora_A), self.lora_B, bias)
 
-    def forward_update(self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0) -> Tensor:
+    def forward_update(
+        self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0
+    ) -> Tensor:
         """x W0^T + b + s (x A^T) B^T, the last product added in place of a pass of its own."""
         return add_product(x, base, bias, self.lora_B, self.lora_A, scale)
 
@@ -76,7 +87,9 @@ class LoRA(WeightParameterization):
     @torch.no_grad()
     def project_(self, target: Tensor) -> None:
         """The truncated singular value decomposition (Eckart-Young), split evenly: B = U sqrt(S), A = sqrt(S) V^T."""
-        u, s, vh = torch.linalg.svd(target.to(self.lora_A.device, torch.float64), full_matrices=False)
+        u, s, vh = torch.linalg.svd(
+            target.to(self.lora_A.device, torch.float64), full_matrices=False
+        )
         root = s[: self.rank].sqrt()
         self.lora_A.copy_(root[:, None] * vh[: self.rank])
         self.lora_B.copy_(u[:, : self.rank] * root)
@@ -85,9 +98,9 @@ class LoRA(WeightParameterization):
     def lr_mult(self) -> float:
         """1 / sqrt(r (a^2 + b^2)), a and b the factors' root-mean-squares at initialisation.
 
-        dW = dB A + B dA with entries of +-lr in dA and dB has variance lr^2 r (a^2 + b^2) per weight. From scratch at
-        std 0.02 and r = 48 that is 1.9; for an update that starts at 0 with n = 768 and r = 8 it is 9.8, the tenfold
-        rate that LoRA is known to want.
+        dW = dB A + B dA with entries of +-lr in dA and dB has variance lr^2 r (a^2 + b^2) per
+        weight. From scratch at std 0.02 and r = 48 that is 1.9; for an update that starts at 0 with
+        n = 768 and r = 8 it is 9.8, the tenfold rate that LoRA is known to want.
         """
         return 1 / self._step
 

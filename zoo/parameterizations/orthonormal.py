@@ -2,9 +2,10 @@
 
     W = synthesize(scatter(c)),   c in R^K,   |W|_F = |c|
 
-Two abstract classes, and a new basis is a subclass of either: `OrthonormalSubspace` needs `synthesize` and its adjoint
-`analyze`; `SeparableSubspace`, W = L^T S R, needs one orthogonal matrix per side. Everything else is inherited: the
-budget, the selection, initialisation, projection, the learning-rate multiplier, the backward pass and the tests.
+Two abstract classes, and a new basis is a subclass of either: `OrthonormalSubspace` needs
+`synthesize` and its adjoint `analyze`; `SeparableSubspace`, W = L^T S R, needs one orthogonal
+matrix per side. Everything else is inherited: the budget, the selection, initialisation,
+projection, the learning-rate multiplier, the backward pass and the tests.
 """
 
 import math
@@ -33,16 +34,24 @@ def _swapped(subspace: "OrthonormalSubspace", buffers: Sequence[Tensor | None]) 
         subspace._buffers.update(before)
 
 
-def _with_buffers(subspace: "OrthonormalSubspace", buffers: Sequence[Tensor | None]) -> AbstractContextManager[None]:
+def _with_buffers(
+    subspace: "OrthonormalSubspace", buffers: Sequence[Tensor | None]
+) -> AbstractContextManager[None]:
     """The context in which a subspace has other buffers, all of its own in their order; or, given none, its own."""
     return _swapped(subspace, buffers) if buffers else nullcontext()
 
 
 class _Synthesize(Function):
-    """c -> W. The map is linear and isometric, so its backward pass is `_Analyze`, written out; nothing is kept."""
+    """c -> W.
+
+    The map is linear and isometric, so its backward pass is `_Analyze`, written out; nothing is
+    kept.
+    """
 
     @staticmethod
-    def forward(coef: Tensor, subspace: "OrthonormalSubspace", buffers: tuple[Tensor | None, ...]) -> Tensor:
+    def forward(
+        coef: Tensor, subspace: "OrthonormalSubspace", buffers: tuple[Tensor | None, ...]
+    ) -> Tensor:
         with _with_buffers(subspace, buffers):
             return subspace.expand(coef, subspace.places)
 
@@ -60,7 +69,9 @@ class _Analyze(Function):
     """W -> c, the adjoint of `_Synthesize`; differentiable itself, so that second derivatives exist."""
 
     @staticmethod
-    def forward(weight: Tensor, subspace: "OrthonormalSubspace", buffers: tuple[Tensor | None, ...]) -> Tensor:
+    def forward(
+        weight: Tensor, subspace: "OrthonormalSubspace", buffers: tuple[Tensor | None, ...]
+    ) -> Tensor:
         with _with_buffers(subspace, buffers):
             return subspace.gather(weight, subspace.places)
 
@@ -89,7 +100,8 @@ class OrthonormalSubspace(WeightParameterization):
         ratio: the share of the mn coefficients that is trained, in (0, 1]; or
         coefficients: their number, in [1, mn]; or
         lora_rank: as many as LoRA of this rank, K = r (m + n). Exactly one of the three.
-        selection: which ones: `random`, `zigzag` (lowest anti-diagonals) or `lowpass` (a box at the origin).
+        selection: which ones: `random`, `zigzag` (lowest anti-diagonals) or `lowpass` (a box at the
+            origin).
         seed: of the basis and, together with the layer's name, of a random selection.
 
     Raises:
@@ -109,30 +121,41 @@ class OrthonormalSubspace(WeightParameterization):
     """W, if it has been built already (`zoo.layers.batched`)."""
 
     def __init__(
-        self, out_features: int, in_features: int, ratio: float | None = None, coefficients: int | None = None,
-        selection: Selection = "random", seed: int = 0, lora_rank: int | None = None,
+        self,
+        out_features: int,
+        in_features: int,
+        ratio: float | None = None,
+        coefficients: int | None = None,
+        selection: Selection = "random",
+        seed: int = 0,
+        lora_rank: int | None = None,
     ) -> None:
         super().__init__(out_features, in_features, seed)
         self.selection = selection
-        self.coef = nn.Parameter(torch.empty(layer_budget(out_features, in_features, ratio, coefficients, lora_rank)))
+        self.coef = nn.Parameter(
+            torch.empty(layer_budget(out_features, in_features, ratio, coefficients, lora_rank))
+        )
         self.reset_buffers()
         self.reset_parameters(in_features**-0.5)
 
-    # ---- A subclass defines ------------------------------------------------------------------------------------------
+    # ---- A subclass defines ----------------------------------------------------------------------
 
     @abstractmethod
     def synthesize(self, plane: Tensor) -> Tensor:
-        """W from all mn coefficients: (m, n) to (m, n), linear, |W| = |S|. `plane` may be overwritten.
+        """W from all mn coefficients: (m, n) to (m, n), linear, |W| = |S|.
 
-        It may depend on the layer. Layers whose class has this from `SeparableSubspace`, which takes several at a time
-        too, are built as one batch where their sides are the same; a class of its own is built alone (`batch_key`).
+        `plane` may be overwritten.
+
+        It may depend on the layer. Layers whose class has this from `SeparableSubspace`, which
+        takes several at a time too, are built as one batch where their sides are the same; a class
+        of its own is built alone (`batch_key`).
         """
 
     @abstractmethod
     def analyze(self, weight: Tensor) -> Tensor:
         """The adjoint of `synthesize`, which is its inverse: (m, n) to (m, n)."""
 
-    # ---- A subclass may override -------------------------------------------------------------------------------------
+    # ---- A subclass may override -----------------------------------------------------------------
 
     def layout(self) -> tuple[Tensor | None, tuple[int, ...]]:
         """Where each coefficient stands in the flat plane, (m, n) (None: in natural order), and the plane's shape."""
@@ -145,8 +168,8 @@ class OrthonormalSubspace(WeightParameterization):
     def batch_key(self) -> Hashable:
         """What maps have in common that can be built as one batch (`zoo.layers.batched`); None: W is built alone.
 
-        Whoever returns a key says that `expand_batch` and `gather_batch` of maps with equal keys are the `expand` and
-        `gather` of each.
+        Whoever returns a key says that `expand_batch` and `gather_batch` of maps with equal keys
+        are the `expand` and `gather` of each.
         """
         return None
 
@@ -160,7 +183,7 @@ class OrthonormalSubspace(WeightParameterization):
         """The adjoint of `expand_batch`: (B, m, n) to B of (K_i,)."""
         raise NotImplementedError
 
-    # ---- Concrete ----------------------------------------------------------------------------------------------------
+    # ---- Concrete --------------------------------------------------------------------------------
 
     @property
     def support(self) -> Tensor:
@@ -172,7 +195,9 @@ class OrthonormalSubspace(WeightParameterization):
 
     def reset_buffers(self) -> None:
         self._buffers.clear()
-        self.compute_dtype = torch.promote_types(self.coef.dtype, torch.float32)  # W is built in it and rounded once
+        self.compute_dtype = torch.promote_types(
+            self.coef.dtype, torch.float32
+        )  # W is built in it and rounded once
         places, self.plane_shape = self.layout()
         support = self.support
         places = support if places is None else places.flatten()[support]
@@ -192,7 +217,8 @@ class OrthonormalSubspace(WeightParameterization):
     def weight(self) -> Tensor:
         if self.ahead is not None:
             return self.ahead
-        # A transform may have a batch of buffers; asked for by name, those of the meta device are rebuilt.
+        # A transform may have a batch of buffers; asked for by name, those of the meta device are
+        # rebuilt.
         buffers = tuple(getattr(self, name) for name in [*self._buffers]) if transforming() else ()
         return _Synthesize.apply(self.coef, self, buffers)
 
@@ -207,7 +233,9 @@ class OrthonormalSubspace(WeightParameterization):
     @torch.no_grad()
     def reset_parameters(self, std: float) -> None:
         """c_i ~ N(0, std^2 mn / K): |W|^2 = |c|^2, so E[W_ij^2] = std^2."""
-        self.coef.normal_(0, 1).mul_(std * math.sqrt(self.out_features * self.in_features / len(self.coef)))
+        self.coef.normal_(0, 1).mul_(
+            std * math.sqrt(self.out_features * self.in_features / len(self.coef))
+        )
 
     @torch.no_grad()
     def project_(self, target: Tensor) -> None:
@@ -229,15 +257,15 @@ class OrthonormalSubspace(WeightParameterization):
 class SeparableSubspace(OrthonormalSubspace):
     """W = L^T S R: one orthogonal matrix per side.
 
-    L is (m, m), R (n, n). A subclass whose sides are `dct_matrix` may say `cosine = True` (or a property of it): large
-    ones then go through the FFT, where no class below it redefines `side`, `synthesize` or `analyze`; with `rows_only`,
-    where the left side is None.
+    L is (m, m), R (n, n). A subclass whose sides are `dct_matrix` may say `cosine = True` (or a
+    property of it): large ones then go through the FFT, where no class below it redefines `side`,
+    `synthesize` or `analyze`; with `rows_only`, where the left side is None.
     """
 
     cosine = False
     rows_only = False
 
-    # ---- A subclass defines ------------------------------------------------------------------------------------------
+    # ---- A subclass defines ----------------------------------------------------------------------
 
     @abstractmethod
     def side(self, n: int, axis: int) -> Tensor | None:
@@ -246,7 +274,7 @@ class SeparableSubspace(OrthonormalSubspace):
         None leaves the axis as it is.
         """
 
-    # ---- Concrete ----------------------------------------------------------------------------------------------------
+    # ---- Concrete --------------------------------------------------------------------------------
 
     def layout(self) -> tuple[Tensor | None, tuple[int, ...]]:
         if not self.fast:
@@ -262,14 +290,18 @@ class SeparableSubspace(OrthonormalSubspace):
         device = self.coef.device
         self._own_places: Tensor | None = None
         self._lr_mult: float | None = None
-        cosine = self.cosine and not overtaken(type(self), "cosine", ("side", "synthesize", "analyze"))
+        cosine = self.cosine and not overtaken(
+            type(self), "cosine", ("side", "synthesize", "analyze")
+        )
         self.fast: bool = cosine and transforms.fft_pays(*self.shape, device)
         super().reset_buffers()
         tables: transforms.SomeSides | transforms.CosinePlan
         if self.fast:
             tables = transforms.cosine_plan(*self.shape, device, self.compute_dtype, self.rows_only)
         else:
-            tables = transforms.SomeSides(*(self._shared(self.side(n, axis)) for axis, n in enumerate(self.shape)))
+            tables = transforms.SomeSides(
+                *(self._shared(self.side(n, axis)) for axis, n in enumerate(self.shape))
+            )
         self._tables = type(tables)
         for name, table in tables._asdict().items():
             self.register_buffer(name, table, persistent=False)
@@ -288,7 +320,9 @@ class SeparableSubspace(OrthonormalSubspace):
     @staticmethod
     def gather_batch(maps: "Sequence[SeparableSubspace]", weights: Tensor) -> Sequence[Tensor]:
         planes = maps[0].analyze(weights.to(maps[0].compute_dtype)).flatten(1)
-        return [plane.index_select(0, space.places) for plane, space in zip(planes, maps, strict=True)]
+        return [
+            plane.index_select(0, space.places) for plane, space in zip(planes, maps, strict=True)
+        ]
 
     def _shared(self, side: Tensor | None) -> Tensor | None:
         return None if side is None else seeds.shared(side, self.coef.device, self.compute_dtype)
@@ -300,7 +334,11 @@ class SeparableSubspace(OrthonormalSubspace):
 
     def spread(self, coef: Tensor) -> Tensor:
         """S = L W R^T, (m, n): the coefficients at their places."""
-        return coef.new_zeros(self.out_features * self.in_features).scatter_(0, self.own_places, coef).view(self.shape)
+        return (
+            coef.new_zeros(self.out_features * self.in_features)
+            .scatter_(0, self.own_places, coef)
+            .view(self.shape)
+        )
 
     def collect(self, matrix: Tensor) -> Tensor:
         return matrix.reshape(-1).index_select(0, self.own_places)
@@ -309,17 +347,21 @@ class SeparableSubspace(OrthonormalSubspace):
     def lr_mult(self) -> float:
         """sqrt(mn) / |M|_2, M the (m, n) matrix of zeros and ones that is 1 where there is a coefficient.
 
-        A step of +-lr a coefficient moves W by L^T (lr P) R with P in {-1, 0, 1} on the support, and so by
+        A step of +-lr a coefficient moves W by L^T (lr P) R with P in {-1, 0, 1} on the support,
+        and so by
 
             |dW|_2 = lr |P|_2 <= lr |M|_2,     a dense one by at most lr sqrt(mn),
 
-        with equality where the signs are those of a matrix of rank one, as a gradient's nearly are: it is a sum of few
-        outer products that agree from batch to batch, and noise. lr_mult makes the two bounds equal, so that features
-        move alike ("A Spectral Condition for Feature Learning", arXiv 2310.17813). Evenly spread places have
-        |M|_2 = K / sqrt(mn), so mn / K; a box has |M|_2 = sqrt(K), so sqrt(mn / K); zigzag's triangle lies between.
+        with equality where the signs are those of a matrix of rank one, as a gradient's nearly are:
+        it is a sum of few outer products that agree from batch to batch, and noise. lr_mult makes
+        the two bounds equal, so that features move alike ("A Spectral Condition for Feature
+        Learning", arXiv 2310.17813). Evenly spread places have |M|_2 = K / sqrt(mn), so mn / K; a
+        box has |M|_2 = sqrt(K), so sqrt(mn / K); zigzag's triangle lies between.
         """
         if self._lr_mult is None:
-            self._lr_mult = math.sqrt(self.out_features * self.in_features) / mask_norm(self.support, *self.shape)
+            self._lr_mult = math.sqrt(self.out_features * self.in_features) / mask_norm(
+                self.support, *self.shape
+            )
         return self._lr_mult
 
     @property

@@ -1,7 +1,8 @@
 """Full-rank sums of random low-rank bases, W = s sum_j B_j diag(l_j) A diag(g_j) (RandLoRA, arXiv 2502.00987).
 
-With M = max(m, n) and d = min(m, n): B_j (M, r) and A (r, d) are fixed and shared between layers of equal size, l_j
-(r,) and g_j (d,) are trained; N bases, N (r + d) parameters. The sum is (M, d) and is transposed when m < n.
+With M = max(m, n) and d = min(m, n): B_j (M, r) and A (r, d) are fixed and shared between layers of
+equal size, l_j (r,) and g_j (d,) are trained; N bases, N (r + d) parameters. The sum is (M, d) and
+is transposed when m < n.
 """
 
 import math
@@ -31,7 +32,9 @@ class _Inner(Function):
     """
 
     @staticmethod
-    def forward(lam: Tensor, gamma: Tensor, basis_A: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    def forward(
+        lam: Tensor, gamma: Tensor, basis_A: Tensor, scale: float, dtype: torch.dtype
+    ) -> Tensor:
         inner = (lam[:, :, None] * basis_A).mul_(scale * gamma[:, None, :])  # (N, r, d)
         return inner.flatten(0, 1).to(dtype)
 
@@ -44,7 +47,13 @@ class _Inner(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         lam, gamma, basis_A = ctx.saved_tensors
         product = grad.unflatten(0, lam.shape) * (ctx.scale * basis_A)  # (N, r, d), in A's dtype
-        return (product @ gamma[:, :, None]).squeeze(2), (lam[:, None, :] @ product).squeeze(1), None, None, None
+        return (
+            (product @ gamma[:, :, None]).squeeze(2),
+            (lam[:, None, :] @ product).squeeze(1),
+            None,
+            None,
+            None,
+        )
 
 
 class RandLoRA(WeightParameterization):
@@ -57,23 +66,33 @@ class RandLoRA(WeightParameterization):
         in_features: columns n of W.
         ratio: share of the mn weights: as many bases as fit; or
         lora_rank: as many bases as fit into what LoRA of this rank has, r (m + n); or
-        num_bases: N, at least 1. With none of the three, ceil(d / r): the fewest that reach full rank.
-        rank: r, in [1, min(m, n)]. By default 8, and with a budget the least one whose bases still reach full rank,
-            since building W costs 2 mn N r operations.
-        scaling: of W: `peft` (alpha / r, alpha = 20 r) or `paper` (alpha / (r sqrt(N)), alpha = 2 r).
+        num_bases: N, at least 1. With none of the three, ceil(d / r): the fewest that reach full
+            rank.
+        rank: r, in [1, min(m, n)]. By default 8, and with a budget the least one whose bases still
+            reach full rank, since building W costs 2 mn N r operations.
+        scaling: of W: `peft` (alpha / r, alpha = 20 r) or `paper` (alpha / (r sqrt(N)), alpha = 2
+            r).
         alpha: the numerator, if not the one named.
         seed: of the bases.
 
     Raises:
-        ValueError: for a rank, number of bases or ratio out of range, or ratio and num_bases together.
+        ValueError: for a rank, number of bases or ratio out of range, or ratio and num_bases
+            together.
     """
 
     basis_A: Tensor  # (r, d)
     basis_B: Tensor  # (M, N r), the r columns of B_1 first
 
     def __init__(
-        self, out_features: int, in_features: int, ratio: float | None = None, num_bases: int | None = None,
-        rank: int | None = None, scaling: Literal["peft", "paper"] = "peft", alpha: float | None = None, seed: int = 0,
+        self,
+        out_features: int,
+        in_features: int,
+        ratio: float | None = None,
+        num_bases: int | None = None,
+        rank: int | None = None,
+        scaling: Literal["peft", "paper"] = "peft",
+        alpha: float | None = None,
+        seed: int = 0,
         lora_rank: int | None = None,
     ) -> None:
         super().__init__(out_features, in_features, seed)
@@ -83,7 +102,9 @@ class RandLoRA(WeightParameterization):
         for name, value in (("ratio", ratio), ("lora_rank", lora_rank)):
             if value is not None and num_bases is not None:
                 both = f"{value} and {num_bases}"
-                raise ValueError(f"{name} and num_bases exclude each other, got {both}: set one to null")
+                raise ValueError(
+                    f"{name} and num_bases exclude each other, got {both}: set one to null"
+                )
         if num_bases is not None and num_bases < 1:
             raise ValueError(f"num_bases must be at least 1, got {num_bases}")
         if scaling not in ("peft", "paper"):
@@ -109,7 +130,10 @@ class RandLoRA(WeightParameterization):
                 f"{budget} coefficients buy no basis for shape {self.shape}: one needs {ranks[0] + d}, "
                 f"a ratio of {(ranks[0] + d) / (self.out_features * self.in_features):.3g}"
             )
-        return next((fit for fit in fits if fit[0] * fit[1] >= d), max(fits, key=lambda fit: fit[0] * fit[1]))
+        return next(
+            (fit for fit in fits if fit[0] * fit[1] >= d),
+            max(fits, key=lambda fit: fit[0] * fit[1]),
+        )
 
     def reset_buffers(self) -> None:
         d, device = min(self.shape), self.randlora_lambda.device
@@ -127,18 +151,29 @@ class RandLoRA(WeightParameterization):
         """x W^T + b."""
         return F.linear(x, self._weight(), bias)
 
-    def forward_update(self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0) -> Tensor:
+    def forward_update(
+        self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0
+    ) -> Tensor:
         """x (W0 + s W)^T + b; of few rows without W, where that pays by its operations (`FACTORS_UP_TO`).
 
-        Forward and backward, besides those with W0: 4 M N r d + 2 rows M d with W, which is built and has a gradient;
-        rows N r (4 M + 6 d) with its two factors.
+        Forward and backward, besides those with W0: 4 M N r d + 2 rows M d with W, which is built
+        and has a gradient; rows N r (4 M + 6 d) with its two factors.
         """
-        rows, k, wide, d = x.numel() // self.in_features, self.num_bases * self.rank, max(self.shape), min(self.shape)
-        builds = torch.compiler.is_exporting() or not torch.is_grad_enabled()  # a program serves any number of rows
+        rows, k, wide, d = (
+            x.numel() // self.in_features,
+            self.num_bases * self.rank,
+            max(self.shape),
+            min(self.shape),
+        )
+        builds = (
+            torch.compiler.is_exporting() or not torch.is_grad_enabled()
+        )  # a program serves any number of rows
         factors, whole = rows * k * (4 * wide + 6 * d), 4 * wide * k * d + 2 * rows * wide * d
         if not builds and factors < of_device(FACTORS_UP_TO, x.device) * whole:
             return add_product(x, base, bias, *self._factors(), scale)
-        update = self._weight() if scale == 1 else scale * self._weight()  # inductor drops torch.add's alpha here
+        update = (
+            self._weight() if scale == 1 else scale * self._weight()
+        )  # inductor drops torch.add's alpha here
         return F.linear(x, (base + update).to(x.dtype), bias)
 
     @property
@@ -156,9 +191,12 @@ class RandLoRA(WeightParameterization):
         dtype, lower = a.dtype, autocast_dtype(a.device)
         if lower is not None and dtype == torch.float32:
             dtype = lower
-            # One copy for all layers, in place of one that autocast makes for each and keeps for backward.
+            # One copy for all layers, in place of one that autocast makes for each and keeps for
+            # backward.
             b = b.to(dtype) if torch.compiler.is_compiling() else shared(b, b.device, dtype)
-        inner = _Inner.apply(self.randlora_lambda.to(a.dtype), self.randlora_gamma.to(a.dtype), a, self.scale, dtype)
+        inner = _Inner.apply(
+            self.randlora_lambda.to(a.dtype), self.randlora_gamma.to(a.dtype), a, self.scale, dtype
+        )
         return (b, inner) if self.out_features >= self.in_features else (inner.mT, b.mT)
 
     @torch.no_grad()
@@ -179,7 +217,10 @@ class RandLoRA(WeightParameterization):
 
         The map is bilinear, so this is a stationary point and not always the best one.
         """
-        a, b = self.basis_A.double(), self.basis_B.double().unflatten(1, (self.num_bases, self.rank))
+        a, b = (
+            self.basis_A.double(),
+            self.basis_B.double().unflatten(1, (self.num_bases, self.rank)),
+        )
         t = target.to(a) / self.scale
         t = t if self.out_features >= self.in_features else t.mT  # (M, d)
         lam, gamma = self.randlora_lambda.double(), self.randlora_gamma.double()
@@ -193,7 +234,9 @@ class RandLoRA(WeightParameterization):
             # Columns j of t: t[:, j] = sum_i (sum_k B_ik lam_ik A_kj) gamma_ij, N unknowns each.
             columns = torch.einsum("mik,ik,kj->jmi", b, lam, a)
             if lam.any():
-                gamma = torch.linalg.lstsq(columns, t.mT[..., None], driver="gelsd").solution[..., 0].mT
+                gamma = (
+                    torch.linalg.lstsq(columns, t.mT[..., None], driver="gelsd").solution[..., 0].mT
+                )
             atoms = torch.einsum("mik,kj,ij->mjik", b, a, gamma).flatten(0, 1).flatten(1)
             lam = torch.linalg.lstsq(atoms, t.reshape(-1, 1), driver="gelsd").solution.view_as(lam)
             error = (atoms @ lam.flatten() - t.flatten()).square().sum().item()
@@ -207,7 +250,8 @@ class RandLoRA(WeightParameterization):
     def lr_mult(self) -> float:
         """1 / (s sqrt(N r (l^2 + g^2))), l and g the diagonals' root-mean-squares at initialisation.
 
-        dW = s sum_j B_j (diag(dl_j) A diag(g_j) + diag(l_j) A diag(dg_j)), a sum of N r terms of each kind.
+        dW = s sum_j B_j (diag(dl_j) A diag(g_j) + diag(l_j) A diag(dg_j)), a sum of N r terms of
+        each kind.
         """
         return 1 / self._step
 

@@ -1,6 +1,7 @@
 """K coefficients of a random separable orthonormal basis, W = L^T S R with L and R Haar-distributed; K parameters.
 
-The control for DCT in arXiv 2604.04440: the same number of directions and the same isometry, no frequencies.
+The control for DCT in arXiv 2604.04440: the same number of directions and the same isometry, no
+frequencies.
 """
 
 from torch import Tensor

@@ -1,10 +1,12 @@
 """K coefficients of the cosine transform of each row, W = S C_n; K parameters.
 
-Between DCT and Sparse: a row of W, the weights of one output, is a sum of cosines over all inputs, and outputs are not
-mixed. Adam's step, which knows coordinates, then still knows each output; at a half, a tenth and a twentieth of the
-coefficients this trains better than mixing both sides (results/README.md).
+Between DCT and Sparse: a row of W, the weights of one output, is a sum of cosines over all inputs,
+and outputs are not mixed. Adam's step, which knows coordinates, then still knows each output; at a
+half, a tenth and a twentieth of the coefficients this trains better than mixing both sides
+(results/README.md).
 
-x W^T = (S (C_n x^T))^T needs no W: on GPUs, a kernel multiplies few tokens so, where few coefficients make it pay.
+x W^T = (S (C_n x^T))^T needs no W: on GPUs, a kernel multiplies few tokens so, where few
+coefficients make it pay.
 """
 
 from typing import Any
@@ -31,8 +33,13 @@ class RowDCT(SeparableSubspace):
 
     shortcuts = {**SeparableSubspace.shortcuts, "needs_no_weight": (*WHOLE, "forward")}
     cosine = rows_only = True
-    # Kept, though `reset_buffers` is redefined: what it adds is of the kernel, and W is what it was.
-    batch_key, spread, collect = SeparableSubspace.batch_key, SeparableSubspace.spread, SeparableSubspace.collect
+    # Kept, though `reset_buffers` is redefined: what it adds is of the kernel, and W is what it
+    # was.
+    batch_key, spread, collect = (
+        SeparableSubspace.batch_key,
+        SeparableSubspace.spread,
+        SeparableSubspace.collect,
+    )
 
     def side(self, n: int, axis: int) -> Tensor | None:
         return dct_matrix(n) if axis == 1 else None
@@ -48,10 +55,16 @@ class RowDCT(SeparableSubspace):
 
     def needs_no_weight(self, x: Tensor) -> bool:
         """Whether a kernel serves, for 1 to 16 tokens on a GPU, and should be faster by `zoo.bases.kernels.floors`."""
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or transforming():  # a graph takes any tokens
+        if (
+            torch.compiler.is_compiling() or torch.is_grad_enabled() or transforming()
+        ):  # a graph takes any tokens
             return False
         tokens = x.shape[:-1].numel()
-        if tokens > floors.ROW_TOKENS or x.dtype == torch.float64 or not kernels.available(x.device):
+        if (
+            tokens > floors.ROW_TOKENS
+            or x.dtype == torch.float64
+            or not kernels.available(x.device)
+        ):
             return False
         return floors.rows_pay(*self.shape, len(self.coef), tokens)
 
@@ -62,6 +75,8 @@ class RowDCT(SeparableSubspace):
         from zoo.bases.kernels import row_linear  # triton, only where it is used
 
         if x.device not in self._kernel_tables:
-            self._kernel_tables[x.device] = row_linear.row_tables(self.support, *self.shape, x.device)
+            self._kernel_tables[x.device] = row_linear.row_tables(
+                self.support, *self.shape, x.device
+            )
         dtype = autocast_dtype(x.device) or x.dtype
         return row_linear.row_linear(x.to(dtype), self.coef, self._kernel_tables[x.device], bias)

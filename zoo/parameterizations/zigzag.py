@@ -1,8 +1,9 @@
 """The first K coefficients in JPEG's zigzag order, of the DCT or of a random basis; K parameters.
 
-Anti-diagonals of S bound the rank: with d of them, rank W <= d. arXiv 2604.04440 finds that such subspaces collapse
-onto the loss of low-rank factors where random positions do not; on the random basis the order has no meaning but the
-shape of the support is the same, which tells the effect of the shape from that of the frequencies.
+Anti-diagonals of S bound the rank: with d of them, rank W <= d. arXiv 2604.04440 finds that such
+subspaces collapse onto the loss of low-rank factors where random positions do not; on the random
+basis the order has no meaning but the shape of the support is the same, which tells the effect of
+the shape from that of the frequencies.
 """
 
 from typing import Literal
@@ -26,12 +27,19 @@ class Zigzag(SeparableSubspace):
         seed: of the random basis.
 
     Raises:
-        ValueError: for a budget out of range, given twice or not at all; for a basis that does not exist.
+        ValueError: for a budget out of range, given twice or not at all; for a basis that does not
+            exist.
     """
 
     def __init__(
-        self, out_features: int, in_features: int, ratio: float | None = None, coefficients: int | None = None,
-        basis: Literal["dct", "random"] = "dct", seed: int = 0, lora_rank: int | None = None,
+        self,
+        out_features: int,
+        in_features: int,
+        ratio: float | None = None,
+        coefficients: int | None = None,
+        basis: Literal["dct", "random"] = "dct",
+        seed: int = 0,
+        lora_rank: int | None = None,
     ) -> None:
         if basis not in ("dct", "random"):
             raise ValueError(f"basis must be dct or random, got {basis!r}")

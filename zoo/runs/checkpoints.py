@@ -1,8 +1,8 @@
 """Checkpoints of runs and adapters: found, read, compared with a model before use, and made one again.
 
-An adapter, `adapter.safetensors`, is a checkpoint in another format: what is trained, and in its metadata the settings
-that rebuild the task. It is read wherever a checkpoint is. What either names is imported only if it is zoo's own, or
-the user has said so (`zoo.files.trust`).
+An adapter, `adapter.safetensors`, is a checkpoint in another format: what is trained, and in its
+metadata the settings that rebuild the task. It is read wherever a checkpoint is. What either names
+is imported only if it is zoo's own, or the user has said so (`zoo.files.trust`).
 """
 
 import inspect
@@ -44,9 +44,15 @@ def resolve(path: str) -> Path:
     given = Path(path)
     if found := find(given):
         return found
-    if (given / "adapter_config.json").is_file() or given.is_dir() and any(given.glob("*/adapter_config.json")):
+    if (
+        (given / "adapter_config.json").is_file()
+        or given.is_dir()
+        and any(given.glob("*/adapter_config.json"))
+    ):
         raise UserError(f"{path!r} is a peft adapter: make it a run with zoo import {path}")
-    raise UserError(f"no checkpoint {path!r}: give a .ckpt file, or a run's folder with checkpoints/last.ckpt")
+    raise UserError(
+        f"no checkpoint {path!r}: give a .ckpt file, or a run's folder with checkpoints/last.ckpt"
+    )
 
 
 def find(path: Path) -> Path | None:
@@ -58,7 +64,8 @@ def find(path: Path) -> Path | None:
 def is_start(path: Path, checkpoint: Mapping[str, Any]) -> bool:
     """Whether a checkpoint is weights to start a new run from: an adapter, or one that no training has written.
 
-    A run's own checkpoint is never that: without its optimizer's state it is one that something is missing of.
+    A run's own checkpoint is never that: without its optimizer's state it is one that something is
+    missing of.
     """
     return path.suffix == ".safetensors" or checkpoint.get(START) is True
 
@@ -66,15 +73,22 @@ def is_start(path: Path, checkpoint: Mapping[str, Any]) -> bool:
 def snapshot(model: ZooModule) -> dict[str, Any]:
     """A checkpoint of a model that no trainer holds: what is trained, and its settings."""
     checkpoint = {
-        "epoch": 0, "global_step": 0, "pytorch-lightning_version": lightning.__version__,
-        "state_dict": {}, "hparams_name": "kwargs", "hyper_parameters": dict(model.hparams),
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": lightning.__version__,
+        "state_dict": {},
+        "hparams_name": "kwargs",
+        "hyper_parameters": dict(model.hparams),
     }
     model.on_save_checkpoint(checkpoint)
     return checkpoint
 
 
 def write_adapter(
-    path: Path, checkpoint: dict[str, Any], config: str = "", masked: Mapping[str, Kept] | None = None
+    path: Path,
+    checkpoint: dict[str, Any],
+    config: str = "",
+    masked: Mapping[str, Kept] | None = None,
 ) -> None:
     """Write a checkpoint's coefficients, and the rest of what is trained, as one safetensors file.
 
@@ -85,9 +99,19 @@ def write_adapter(
         masked: further tensors by name, of which the file holds the coefficients that are kept.
     """
     places: dict[Any, str] = {}  # a matrix that two layers share is stored once
-    shared = {name: places.setdefault(_place(t), name) for name, t in checkpoint["state_dict"].items()}
-    keys = ("zoo_task", "hyper_parameters", "hparams_name", "zoo_fingerprints", KEY, "epoch", "global_step",
-            "pytorch-lightning_version")
+    shared = {
+        name: places.setdefault(_place(t), name) for name, t in checkpoint["state_dict"].items()
+    }
+    keys = (
+        "zoo_task",
+        "hyper_parameters",
+        "hparams_name",
+        "zoo_fingerprints",
+        KEY,
+        "epoch",
+        "global_step",
+        "pytorch-lightning_version",
+    )
     settings: dict[str, Any] = {key: checkpoint[key] for key in keys if key in checkpoint}
     settings["shared"] = {name: first for name, first in shared.items() if name != first}
     tensors = {name: checkpoint["state_dict"][name] for name in places.values()}
@@ -108,12 +132,13 @@ def rebuild(
     Args:
         path: the checkpoint.
         backbone: where the pretrained network is now, if it is not where it was.
-        trained: whether to load what was trained; else everything is as it starts, what is random drawn anew.
+        trained: whether to load what was trained; else everything is as it starts, what is random
+            drawn anew.
         trust: which classes besides zoo's own it may name.
 
     Raises:
-        UserError: if the file is no checkpoint of a task, names a class that is not trusted, or a class or backbone
-            that it names cannot be had here.
+        UserError: if the file is no checkpoint of a task, names a class that is not trusted, or a
+            class or backbone that it names cannot be had here.
     """
     checkpoint, where = load(path, resume=False), f"checkpoint '{path}'"
     if "zoo_task" not in checkpoint:
@@ -130,7 +155,11 @@ def rebuild(
         raise UserError(str(error).replace("--model.backbone", "--backbone")) from error
     except Exception as error:  # what a checkpoint names may be missing here, or be something else
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:100]
-        hint = "is --backbone what it was trained on?" if backbone else "run it where its parameterization is found"
+        hint = (
+            "is --backbone what it was trained on?"
+            if backbone
+            else "run it where its parameterization is found"
+        )
         raise UserError(f"{where} cannot be rebuilt here ({reason}); {hint}") from error
     try:
         check(path, checkpoint, model)
@@ -141,7 +170,9 @@ def rebuild(
     return model.eval()
 
 
-def task_of(path: Path, checkpoint: Mapping[str, Any], trust: Trust) -> tuple[type[ZooModule], dict[str, Any]]:
+def task_of(
+    path: Path, checkpoint: Mapping[str, Any], trust: Trust
+) -> tuple[type[ZooModule], dict[str, Any]]:
     """The task that a checkpoint names, and its settings, all of which only name what is trusted.
 
     Raises:
@@ -151,9 +182,16 @@ def task_of(path: Path, checkpoint: Mapping[str, Any], trust: Trust) -> tuple[ty
     task = trust.find(checkpoint["zoo_task"], ZooModule, where)
     if settings.get("_instantiator") not in (None, "lightning.pytorch.cli.instantiate_module"):
         maker = str(settings["_instantiator"])[:60]
-        raise UserError(f"{where} cannot be rebuilt here: it names {maker!r} as what makes it; use another one")
-    if "_class_path" in settings and trust.find(settings["_class_path"], ZooModule, where) is not task:
-        raise UserError(f"{where} is of {checkpoint['zoo_task']} and of {settings['_class_path']}: use another one")
+        raise UserError(
+            f"{where} cannot be rebuilt here: it names {maker!r} as what makes it; use another one"
+        )
+    if (
+        "_class_path" in settings
+        and trust.find(settings["_class_path"], ZooModule, where) is not task
+    ):
+        raise UserError(
+            f"{where} is of {checkpoint['zoo_task']} and of {settings['_class_path']}: use another one"
+        )
     known = inspect.signature(task.__init__).parameters  # type: ignore[misc]
     settings = {key: value for key, value in settings.items() if key in known}
     trust.check_arguments(task, settings, where)
@@ -163,8 +201,8 @@ def task_of(path: Path, checkpoint: Mapping[str, Any], trust: Trust) -> tuple[ty
 def check_sizes(path: Path, checkpoint: Mapping[str, Any], build: Callable[[], nn.Module]) -> None:
     """Hold the sizes that a file's settings ask for against its tensors, before anything of that size is built.
 
-    The network is built on the meta device, where it takes no memory, and no further than a file of so many tensors
-    can have parameters.
+    The network is built on the meta device, where it takes no memory, and no further than a file of
+    so many tensors can have parameters.
 
     Args:
         path: of the checkpoint.
@@ -180,7 +218,9 @@ def check_sizes(path: Path, checkpoint: Mapping[str, Any], build: Callable[[], n
         nonlocal left
         left -= 1
         if left < 0:
-            raise UserError(f"checkpoint '{path}' is damaged: its settings ask for a network that it has no tensors of")
+            raise UserError(
+                f"checkpoint '{path}' is damaged: its settings ask for a network that it has no tensors of"
+            )
 
     handle = register_module_parameter_registration_hook(count)
     try:
@@ -201,16 +241,29 @@ def check_sizes(path: Path, checkpoint: Mapping[str, Any], build: Callable[[], n
     shapes = _shapes(checkpoint)
     have = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     wanted = model.trained_state() if isinstance(model, ZooModule) else have
-    _check_shapes(path, shapes, {name: have[name] for name in wanted} | {n: have[n] for n in shapes if n in have})
+    _check_shapes(
+        path,
+        shapes,
+        {name: have[name] for name in wanted} | {n: have[n] for n in shapes if n in have},
+    )
 
 
 def _check_matrices(path: Path, checkpoint: Mapping[str, Any], model: nn.Module) -> None:
     """Raises UserError where a file of a few numbers stands for huge matrices, which nothing else holds it against."""
-    tensors = [*checkpoint["state_dict"].values(), *(kept.values for kept in checkpoint.get("masked", {}).values())]
+    tensors = [
+        *checkpoint["state_dict"].values(),
+        *(kept.values for kept in checkpoint.get("masked", {}).values()),
+    ]
     numbers = sum(tensor.numel() for tensor in tensors)
-    alone = [math.prod(layer.parameterization.shape) for layer in zoo_layers(model).values() if layer.base is None]
+    alone = [
+        math.prod(layer.parameterization.shape)
+        for layer in zoo_layers(model).values()
+        if layer.base is None
+    ]
     if alone and max(alone) > HUGE and sum(alone) > SPARSEST * numbers:
-        raise UserError(f"checkpoint '{path}' is damaged: {numbers:,} numbers for {sum(alone):,} weights")
+        raise UserError(
+            f"checkpoint '{path}' is damaged: {numbers:,} numbers for {sum(alone):,} weights"
+        )
 
 
 def _shapes(checkpoint: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -219,41 +272,69 @@ def _shapes(checkpoint: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return found | {name: kept.shape for name, kept in checkpoint.get("masked", {}).items()}
 
 
-def _check_shapes(path: Path, theirs: Mapping[str, tuple[int, ...]], mine: Mapping[str, tuple[int, ...]]) -> None:
+def _check_shapes(
+    path: Path, theirs: Mapping[str, tuple[int, ...]], mine: Mapping[str, tuple[int, ...]]
+) -> None:
     """Raises UserError naming the first tensor that is missing, left over or of another shape."""
     for name, shape in mine.items():
         if name not in theirs:
             raise UserError(f"checkpoint '{path}' is of another model: it has no {name}{REMEDY}")
         if theirs[name] != shape:
-            raise UserError(f"checkpoint '{path}' is of another model: {name} is {theirs[name]}, here {shape}{REMEDY}")
+            raise UserError(
+                f"checkpoint '{path}' is of another model: {name} is {theirs[name]}, here {shape}{REMEDY}"
+            )
     for name in theirs:
         if name not in mine:
-            raise UserError(f"checkpoint '{path}' is of another model: it has {name} as well{REMEDY}")
+            raise UserError(
+                f"checkpoint '{path}' is of another model: it has {name} as well{REMEDY}"
+            )
 
 
 def check(path: Path, checkpoint: dict[str, Any], model: nn.Module) -> None:
     """Refuse a checkpoint, as `load` gives it, of another model, or one that is damaged.
 
     Raises:
-        UserError: naming the first parameter that is missing, left over or of another shape, one whose numbers are not
-            finite or of another kind, or the layer whose basis is another one.
+        UserError: naming the first parameter that is missing, left over or of another shape, one
+            whose numbers are not finite or of another kind, or the layer whose basis is another
+            one.
     """
     mine = model.trained_state() if isinstance(model, ZooModule) else model.state_dict()
     shapes = _shapes(checkpoint)
     if isinstance(model, ZooModule) and (lost := sorted(model.drawn & mine.keys() - shapes.keys())):
-        raise UserError(f"neither checkpoint '{path}' nor its backbone has {lost[0]}, which was drawn at random: give "
-                        "the backbone that it was trained on, or train again")
+        raise UserError(
+            f"neither checkpoint '{path}' nor its backbone has {lost[0]}, which was drawn at random: give "
+            "the backbone that it was trained on, or train again"
+        )
     _check_shapes(path, shapes, {name: tuple(tensor.shape) for name, tensor in mine.items()})
     for name, tensor in checkpoint["state_dict"].items():
-        if tensor.dtype.is_floating_point != mine[name].dtype.is_floating_point or tensor.dtype.is_complex:
-            raise UserError(f"checkpoint '{path}' is damaged: {name} is in {tensor.dtype}; use another copy")
+        if (
+            tensor.dtype.is_floating_point != mine[name].dtype.is_floating_point
+            or tensor.dtype.is_complex
+        ):
+            raise UserError(
+                f"checkpoint '{path}' is damaged: {name} is in {tensor.dtype}; use another copy"
+            )
         if not tensor.isfinite().all():
-            raise UserError(f"checkpoint '{path}' is damaged: {name} holds NaN or infinite values; use one from before")
+            raise UserError(
+                f"checkpoint '{path}' is damaged: {name} holds NaN or infinite values; use one from before"
+            )
     if isinstance(model, ZooModule):
-        model.on_load_checkpoint(checkpoint)  # Lightning calls it too, but after the run's folder is there
+        model.on_load_checkpoint(
+            checkpoint
+        )  # Lightning calls it too, but after the run's folder is there
 
 
 __all__ = [
-    "START", "check", "check_sizes", "find", "is_start", "load", "rebuild", "resolve", "run_folder", "snapshot",
-    "task_of", "write_adapter",
+    "START",
+    "check",
+    "check_sizes",
+    "find",
+    "is_start",
+    "load",
+    "rebuild",
+    "resolve",
+    "run_folder",
+    "snapshot",
+    "task_of",
+    "write_adapter",
 ]

@@ -23,13 +23,16 @@ LAST = 2**53
 def read(folder: Path, starts: Sequence[str]) -> dict[str, Curve]:
     """The finite scalars of a run whose tags begin with one of `starts`, by tag.
 
-    A run that was resumed has several files: of two values for one step, the later file's counts, as the steps
-    after the checkpoint were trained again. A record that was cut short or damaged ends its file, one that holds
-    something else is passed over, and so is a file that cannot be read.
+    A run that was resumed has several files: of two values for one step, the later file's counts,
+    as the steps after the checkpoint were trained again. A record that was cut short or damaged
+    ends its file, one that holds something else is passed over, and so is a file that cannot be
+    read.
     """
     found: dict[str, dict[int, float]] = {}
     needles = [start.encode() for start in starts]
-    for path in sorted(folder.glob("events.out.tfevents.*"), key=lambda path: path.name.split(".")[3:4]):
+    for path in sorted(
+        folder.glob("events.out.tfevents.*"), key=lambda path: path.name.split(".")[3:4]
+    ):
         try:
             with opened(path) as file:
                 for record in _records(file):
@@ -66,7 +69,11 @@ def _records(file: BinaryIO) -> Iterator[bytes]:
 
 def mean_over_layers(curves: dict[str, Curve], start: str) -> Curve:
     """The mean over layers at each step, of tags `<start><layer>`; medians, ranges and kinds of layers are left out."""
-    layers = [dict(curve) for tag, curve in curves.items()
-              if tag.startswith(start) and not tag.removeprefix(start).startswith(("all.", "kind.", "update."))]
+    layers = [
+        dict(curve)
+        for tag, curve in curves.items()
+        if tag.startswith(start)
+        and not tag.removeprefix(start).startswith(("all.", "kind.", "update."))
+    ]
     steps = sorted(set.intersection(*(set(layer) for layer in layers))) if layers else []
     return [(step, sum(layer[step] for layer in layers) / len(layers)) for step in steps]

@@ -20,16 +20,43 @@ from zoo.training.identity import PARTS
 
 OWN = ("parameterization", "targets", "overrides", "budget", "tuning", "optimizer")
 """Settings of a model that make a method; the others are of the network."""
-SILENT_DATA = ("data_dir", "fallback", "corpus", "task", "eval_batch_size", "backbone", "seed", "train_examples")
+SILENT_DATA = (
+    "data_dir",
+    "fallback",
+    "corpus",
+    "task",
+    "eval_batch_size",
+    "backbone",
+    "seed",
+    "train_examples",
+)
 """Settings of the data that do not matter for the result, or stand in the summary as what came of them."""
 SILENT_TUNING = ("preset", "gradient_checkpointing")
-DATA = ("corpus_sha256", "glue_task", "examples", "max_length", "block_size", "batch_size", "vocabulary")
+DATA = (
+    "corpus_sha256",
+    "glue_task",
+    "examples",
+    "max_length",
+    "block_size",
+    "batch_size",
+    "vocabulary",
+)
 """What of a summary without an identity tells data apart, besides the sizes of the splits."""
-BATCH = ("trainer.accumulate_grad_batches", "trainer.devices", "trainer.num_nodes", "data.batch_size")
+BATCH = (
+    "trainer.accumulate_grad_batches",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "data.batch_size",
+)
 """Settings of which the global batch is all that matters."""
 NEUTRAL: dict[str, tuple[object, ...]] = {
-    "accumulate_grad_batches": (1,), "limit_train_batches": (1.0,), "limit_val_batches": (1.0,), "num_nodes": (1,),
-    "overfit_batches": (0, 0.0), "devices": ("auto", 1, "1"), "max_time": (),
+    "accumulate_grad_batches": (1,),
+    "limit_train_batches": (1.0,),
+    "limit_val_batches": (1.0,),
+    "num_nodes": (1,),
+    "overfit_batches": (0, 0.0),
+    "devices": ("auto", 1, "1"),
+    "max_time": (),
 }
 """Settings of the trainer that tell runs apart, and their values that say nothing."""
 UNTOLD = "facts.identity"
@@ -91,8 +118,8 @@ class Run:
 def read(paths: Iterable[str], trust: Trust = NOBODY) -> tuple[list[Run], list[Skipped]]:
     """All finished runs in some folders, at any depth, each once; and what was left out.
 
-    A run may come from anyone: one with whatever in its files is left out by itself, and never stands in the way of
-    the others.
+    A run may come from anyone: one with whatever in its files is left out by itself, and never
+    stands in the way of the others.
 
     Args:
         paths: of the folders.
@@ -105,7 +132,9 @@ def read(paths: Iterable[str], trust: Trust = NOBODY) -> tuple[list[Run], list[S
     for path in paths:
         folders = list(_folders(Path(path)))
         if not folders:
-            raise UserError(f"no run in '{path}': give a folder of zoo fit, or one that contains such folders")
+            raise UserError(
+                f"no run in '{path}': give a folder of zoo fit, or one that contains such folders"
+            )
         for folder in folders:
             found.setdefault(folder.resolve(), folder)
     raw, skipped = [], []
@@ -113,7 +142,9 @@ def read(paths: Iterable[str], trust: Trust = NOBODY) -> tuple[list[Run], list[S
         try:
             summary = read_summary(folder)
             own = summary.get("identity") is not None
-            raw.append((folder, summary, _own(summary) if own else _told(summary, read_settings(folder))))
+            raw.append(
+                (folder, summary, _own(summary) if own else _told(summary, read_settings(folder)))
+            )
         except UserError as error:
             skipped.append(Skipped(_shown(folder), printable(error)))
         except Exception:  # whatever the checks have missed is of one run alone
@@ -143,11 +174,15 @@ def _shown(folder: Path) -> str:
     return printable(folder.relative_to(here) if folder.is_relative_to(here) else folder)
 
 
-def _runs(raw: Sequence[tuple[Path, dict[str, Any], Flat]], trust: Trust) -> tuple[list[Run], list[Skipped]]:
+def _runs(
+    raw: Sequence[tuple[Path, dict[str, Any], Flat]], trust: Trust
+) -> tuple[list[Run], list[Skipped]]:
     """Runs, whose settings were completed by those of other runs of the same task; and those that cannot be had."""
     alike = defaultdict(list)
     for item in raw:
-        alike[item[1].get("identity") is not None, str(item[2]["model"]), str(item[2].get("data"))].append(item)
+        alike[
+            item[1].get("identity") is not None, str(item[2]["model"]), str(item[2].get("data"))
+        ].append(item)
     runs, skipped = [], []
     mixed = len({own for own, _, _ in alike}) > 1
     for items in alike.values():
@@ -155,7 +190,9 @@ def _runs(raw: Sequence[tuple[Path, dict[str, Any], Flat]], trust: Trust) -> tup
         for (folder, summary, _), flat in zip(items, flats, strict=True):
             own = summary.get("identity") is not None
             try:
-                runs.append(_run(folder, summary, flat | ({UNTOLD: "none"} if mixed and not own else {})))
+                runs.append(
+                    _run(folder, summary, flat | ({UNTOLD: "none"} if mixed and not own else {}))
+                )
             except Exception:
                 skipped.append(damaged(folder))
     return sorted(runs, key=lambda run: run.path), skipped
@@ -174,8 +211,11 @@ def _metric(summary: dict[str, Any]) -> str:
 
 def _told(summary: dict[str, Any], flat: Flat) -> Flat:
     """The settings that matter of a run that does not say its identity, and what its summary says of the data."""
-    facts = {key: summary[key] for key in summary
-             if key in DATA or key.startswith(("train_", "validation_")) and is_count(summary[key])}
+    facts = {
+        key: summary[key]
+        for key in summary
+        if key in DATA or key.startswith(("train_", "validation_")) and is_count(summary[key])
+    }
     if not {"corpus_sha256", "glue_task"} & set(facts):
         facts["data"] = summary.get("corpus", summary.get("data"))
     if (whole := _global_batch(summary, flat)) is not None:
@@ -188,11 +228,15 @@ def _told(summary: dict[str, Any], flat: Flat) -> Flat:
     for key, value in flat.items():
         part, _, name = key.partition(".")
         silent = (
-            part == "trainer" and (name not in (*NEUTRAL, *CLIPPING) or _is_neutral(name, value))
-            or part == "data" and (name in (*SILENT_DATA, *facts))
-            or part == "model" and (name in facts or name in ("vocabulary", "task", "targets", "seed"))
+            part == "trainer"
+            and (name not in (*NEUTRAL, *CLIPPING) or _is_neutral(name, value))
+            or part == "data"
+            and (name in (*SILENT_DATA, *facts))
+            or part == "model"
+            and (name in facts or name in ("vocabulary", "task", "targets", "seed"))
             or key.startswith("model.optimizer")
-            or key.startswith("model.tuning.") and key.rpartition(".")[2] in SILENT_TUNING
+            or key.startswith("model.tuning.")
+            and key.rpartition(".")[2] in SILENT_TUNING
         )
         if not silent:
             told[key] = nickname(str(value)) if name == "backbone" else value
@@ -200,20 +244,27 @@ def _told(summary: dict[str, Any], flat: Flat) -> Flat:
     if not isinstance(optimizer, dict):
         optimizer = {"name": "adamw"} | {
             key.removeprefix("model.optimizer."): value
-            for key, value in flat.items() if key.startswith("model.optimizer.")
+            for key, value in flat.items()
+            if key.startswith("model.optimizer.")
         }
         optimizer |= {"weight_decay": summary.get("weight_decay")}
     if optimizer.get("name") == "adamw":
         optimizer = {key: value for key, value in optimizer.items() if key != "momentum"}
-    told |= {f"model.optimizer.{key}": value for key, value in optimizer.items() if key not in ("lr", "name")}
+    told |= {
+        f"model.optimizer.{key}": value
+        for key, value in optimizer.items()
+        if key not in ("lr", "name")
+    }
     told["model.optimizer"] = optimizer.get("name") or "adamw"
     planned = flat.get("trainer.max_steps")
     told |= {f"facts.{key}": value for key, value in facts.items()}
     told |= {
-        "model.targets": summary["targets"], "facts.steps": summary["steps"],
+        "model.targets": summary["targets"],
+        "facts.steps": summary["steps"],
         "facts.precision": summary.get("precision"),
         "facts.metric": _metric(summary),
-        "facts.planned_steps": planned if is_size(planned) and planned != summary["steps"]
+        "facts.planned_steps": planned
+        if is_size(planned) and planned != summary["steps"]
         else None,
     }
     return told
@@ -227,7 +278,11 @@ def _is_neutral(name: str, value: object) -> bool:
 def _global_batch(summary: dict[str, Any], flat: Flat) -> int | None:
     """Of a run that does not say it: what a process had, times processes, times batches of a step."""
     processes = summary.get("devices") or 1
-    factors: list[Any] = [summary.get("batch_size"), processes, flat.get("trainer.accumulate_grad_batches") or 1]
+    factors: list[Any] = [
+        summary.get("batch_size"),
+        processes,
+        flat.get("trainer.accumulate_grad_batches") or 1,
+    ]
     return math.prod(factors) if all(map(is_size, factors)) else None
 
 
@@ -262,7 +317,9 @@ def _subject(summary: dict[str, Any], flat: Flat) -> str:
     """Data and network, as a run names them, or as its config does."""
     if summary.get("identity") is not None:
         return f"{summary.get('data_name') or summary['task']} / {summary.get('network') or summary['task']}"
-    corpus = summary.get("glue_task") or summary.get("corpus") or summary.get("data") or summary["task"]
+    corpus = (
+        summary.get("glue_task") or summary.get("corpus") or summary.get("data") or summary["task"]
+    )
     return f"{corpus} / {flat.get('model.backbone', summary['task'])}"
 
 
@@ -271,25 +328,46 @@ def _run(folder: Path, summary: dict[str, Any], flat: Flat) -> Run:
     counts = {key: summary[key] for key in ("coefficients", "replaced", "trainable", "total")}
     score = summary.get("score")
     result = summary["loss"] if score is None else score
-    same = [tag.removeprefix("val/") for tag, value in (summary.get("metrics") or {}).items() if value == score]
+    same = [
+        tag.removeprefix("val/")
+        for tag, value in (summary.get("metrics") or {}).items()
+        if value == score
+    ]
     tag = "val/loss" if score is None else "val/score"
     rank = "stable_rank/update." if summary.get("updates") else "stable_rank/"
     scalars = curves.read(folder, (tag, rank))
-    arguments = {key.removeprefix("parameterization."): value for key, value in method.items()
-                 if key.startswith("parameterization.")}
+    arguments = {
+        key.removeprefix("parameterization."): value
+        for key, value in method.items()
+        if key.startswith("parameterization.")
+    }
     whole = Path(os.path.abspath(folder))
     name = whole.parent.name if whole.name.startswith("version_") else whole.name
     version = "" if whole.name in (name, "version_0") else f"-{whole.name}"
     return Run(
-        path=_shown(folder), name=printable(name + version),
+        path=_shown(folder),
+        name=printable(name + version),
         subject=_subject(summary, flat),
-        conditions=conditions, method=method | counts, parameterization=summary["parameterization"],
-        arguments=arguments, optimizer=str(method["optimizer"]), counts=counts,
-        lr=float(summary["lr"]), seed=summary["seed"],
-        value=float(result) if math.isfinite(result) else None, higher=score is not None,
-        metrics=["loss"] if score is None else [*[name for name in same if name != "score"], "score"],
-        steps=summary["steps"], epoch=_epoch(summary, flat), summary=summary, curve=scalars.get(tag, []),
-        ranks=[(step, mean) for step, mean in curves.mean_over_layers(scalars, rank) if mean > 0],  # dW starts at 0
+        conditions=conditions,
+        method=method | counts,
+        parameterization=summary["parameterization"],
+        arguments=arguments,
+        optimizer=str(method["optimizer"]),
+        counts=counts,
+        lr=float(summary["lr"]),
+        seed=summary["seed"],
+        value=float(result) if math.isfinite(result) else None,
+        higher=score is not None,
+        metrics=["loss"]
+        if score is None
+        else [*[name for name in same if name != "score"], "score"],
+        steps=summary["steps"],
+        epoch=_epoch(summary, flat),
+        summary=summary,
+        curve=scalars.get(tag, []),
+        ranks=[
+            (step, mean) for step, mean in curves.mean_over_layers(scalars, rank) if mean > 0
+        ],  # dW starts at 0
     )
 
 
@@ -299,10 +377,17 @@ def _epoch(summary: dict[str, Any], flat: Flat) -> int | None:
         epoch: int | None = summary.get("epoch_steps")
         return epoch
     examples, batch = summary.get("examples") or {}, flat.get("facts.global_batch")
-    ids = next((value for key, value in summary.items() if key.startswith("train_") and is_count(value)), None)
+    ids = next(
+        (value for key, value in summary.items() if key.startswith("train_") and is_count(value)),
+        None,
+    )
     block = summary.get("block_size")
     if batch is None:
         return None
     if "train" in examples:
         return math.ceil(examples["train"] / batch)
-    return max(1, ids // (batch * block)) if ids is not None and block is not None and is_size(block) else None
+    return (
+        max(1, ids // (batch * block))
+        if ids is not None and block is not None and is_size(block)
+        else None
+    )

@@ -68,18 +68,35 @@ def run_facts(path: str, file: Path, model: ZooModule) -> tuple[Facts, list[str]
     """
     checkpoint, about = checkpoints.load(file, resume=False), model.describe()
     summary, notes = _summary(file, about)
-    settings = {str(key): value for key, value in _settings(file, checkpoint).items() if not str(key).startswith("_")}
+    settings = {
+        str(key): value
+        for key, value in _settings(file, checkpoint).items()
+        if not str(key).startswith("_")
+    }
     arguments, step = _arguments(model), checkpoint["global_step"]
     task, network = _called(summary, checkpoint, model)
     told = _own(summary, checkpoint, model) or _told(summary, settings, model, step)
-    words = [str(about["parameterization"]), *(f"{key}={_words(value)}" for key, value in arguments.items())]
+    words = [
+        str(about["parameterization"]),
+        *(f"{key}={_words(value)}" for key, value in arguments.items()),
+    ]
     words += ["full"] if model.start == "project" else []
     score, loss = (_result(summary, key, step) for key in ("score", "loss"))
     return Facts(
-        path=path, name=_name(path), group=_slashed(task, network, " ".join(words)), task=task, model=network,
-        parameterization=str(about["parameterization"]), seed=model.seed, loss=loss, score=score,
+        path=path,
+        name=_name(path),
+        group=_slashed(task, network, " ".join(words)),
+        task=task,
+        model=network,
+        parameterization=str(about["parameterization"]),
+        seed=model.seed,
+        loss=loss,
+        score=score,
         metric=_metric(summary) if score is not None else None,
-        settings={**_flat(told), **({"checkpoint": file.stem} if file.stem not in ("last", "adapter") else {})},
+        settings={
+            **_flat(told),
+            **({"checkpoint": file.stem} if file.stem not in ("last", "adapter") else {}),
+        },
     ), notes
 
 
@@ -88,14 +105,22 @@ def _record(summary: dict[str, Any], checkpoint: dict[str, Any]) -> dict[str, An
     return summary if is_identity(summary.get("identity")) else checkpoint.get(KEY) or {}
 
 
-def _called(summary: dict[str, Any], checkpoint: dict[str, Any], model: ZooModule) -> tuple[str, str]:
+def _called(
+    summary: dict[str, Any], checkpoint: dict[str, Any], model: ZooModule
+) -> tuple[str, str]:
     """The data and the network in short."""
     known, settings = _record(summary, checkpoint), checkpoint["hyper_parameters"]
     class_name = type(model).__name__
     if known:
-        return printable(known.get("data_name") or class_name), printable(known.get("network") or class_name)
-    task = printable(summary.get("glue_task") or settings.get("task") or summary.get("corpus") or class_name)
-    return task, printable(nickname(str(settings["backbone"])) if "backbone" in settings else class_name)
+        return printable(known.get("data_name") or class_name), printable(
+            known.get("network") or class_name
+        )
+    task = printable(
+        summary.get("glue_task") or settings.get("task") or summary.get("corpus") or class_name
+    )
+    return task, printable(
+        nickname(str(settings["backbone"])) if "backbone" in settings else class_name
+    )
 
 
 def _own(summary: dict[str, Any], checkpoint: dict[str, Any], model: ZooModule) -> dict[str, Any]:
@@ -108,14 +133,25 @@ def _own(summary: dict[str, Any], checkpoint: dict[str, Any], model: ZooModule) 
     return {**data, **conditions, "optimizer.lr": model.optimizer_config.lr, **told}
 
 
-def _told(summary: dict[str, Any], settings: dict[str, Any], model: ZooModule, step: int) -> dict[str, Any]:
+def _told(
+    summary: dict[str, Any], settings: dict[str, Any], model: ZooModule, step: int
+) -> dict[str, Any]:
     """What tells a run apart that has written no identity: of its summary, and of its checkpoint's settings."""
     cls = factory_class(model.parameterization)
     examples = summary.get("examples")
-    data = {f"{split}_examples": count for split, count in examples.items()} if isinstance(examples, dict) else {}
+    data = (
+        {f"{split}_examples": count for split, count in examples.items()}
+        if isinstance(examples, dict)
+        else {}
+    )
     data |= {key: summary[key] for key in DATA if key in summary}
     parameterization = {"class": f"{cls.__module__}.{cls.__qualname__}", **_arguments(model)}
-    return {**data, **settings, "parameterization": parameterization, "steps": data.get("steps", step)}
+    return {
+        **data,
+        **settings,
+        "parameterization": parameterization,
+        "steps": data.get("steps", step),
+    }
 
 
 def adapter_facts(path: str, config: dict[str, Any]) -> Facts:
@@ -128,8 +164,14 @@ def adapter_facts(path: str, config: dict[str, Any]) -> Facts:
     name, base = _name(path), config.get("base_model_name_or_path")
     network = printable(nickname(base)) if isinstance(base, str) and base else None
     rank = _words(config.get("r"))
-    return Facts(path=path, name=name, group=_slashed(name, network, f"LoRA rank={rank}"), model=network,
-                 parameterization="LoRA", settings={"path": path})
+    return Facts(
+        path=path,
+        name=name,
+        group=_slashed(name, network, f"LoRA rank={rank}"),
+        model=network,
+        parameterization="LoRA",
+        settings={"path": path},
+    )
 
 
 def plain_facts(path: str) -> Facts:
@@ -149,16 +191,23 @@ def _settings(file: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:
     except ValueError:
         settings = None
     if not isinstance(settings, dict):
-        raise UserError(f"checkpoint '{file}' has no settings that its task was made with: use another one")
+        raise UserError(
+            f"checkpoint '{file}' has no settings that its task was made with: use another one"
+        )
     return settings
 
 
 def _summary(file: Path, about: dict[str, object]) -> tuple[dict[str, Any], list[str]]:
     """The summary.json beside a checkpoint or in its run's folder; and a note where it cannot be used.
 
-    A checkpoint, or the folder that it is in, may be a link to another disk, and then the summary is where the link is.
+    A checkpoint, or the folder that it is in, may be a link to another disk, and then the summary
+    is where the link is.
     """
-    folders = [folder for path in (file.absolute(), file.resolve()) for folder in (path.parent.parent, path.parent)]
+    folders = [
+        folder
+        for path in (file.absolute(), file.resolve())
+        for folder in (path.parent.parent, path.parent)
+    ]
     notes = []
     for path in dict.fromkeys(folder / "summary.json" for folder in folders):
         if not os.path.lexists(path):
@@ -178,7 +227,8 @@ def _arguments(model: ZooModule) -> dict[str, object]:
     """The parameterization's own settings that are not its defaults, without the seed."""
     known = inspect.signature(factory_class(model.parameterization)).parameters
     return {
-        key: value for key, value in model.arguments().items()
+        key: value
+        for key, value in model.arguments().items()
         if key != "seed" and value is not None and (key not in known or known[key].default != value)
     }
 
@@ -186,13 +236,19 @@ def _arguments(model: ZooModule) -> dict[str, object]:
 def _result(summary: dict[str, Any], key: str, step: int) -> float | None:
     """A result at a step, if it was recorded: at the last one everything, at the best one what decided."""
     best = summary.get("monitor") == f"val/{key}" and summary.get("best_step") == step
-    value = summary.get(key) if summary.get("steps") == step else summary.get("best") if best else None
+    value = (
+        summary.get(key) if summary.get("steps") == step else summary.get("best") if best else None
+    )
     return float(value) if value is not None and is_number(value) and math.isfinite(value) else None
 
 
 def _metric(summary: dict[str, Any]) -> str:
     metrics = summary.get("metrics")
-    same = [tag for tag, value in metrics.items() if value == summary["score"]] if isinstance(metrics, dict) else []
+    same = (
+        [tag for tag, value in metrics.items() if value == summary["score"]]
+        if isinstance(metrics, dict)
+        else []
+    )
     return next((tag.removeprefix("val/") for tag in same if tag != "val/score"), "score")
 
 
@@ -222,8 +278,8 @@ AnyFacts = TypeVar("AnyFacts", bound=Facts)
 def label(sources: Sequence[AnyFacts]) -> list[AnyFacts]:
     """The same sources with names that differ, and with groups that differ where more than the seed does.
 
-    A group is called by task, network and parameterization; where that is not enough, by the fewest other settings
-    that tell: `rte / bert / LoRA rank=8, lr=0.0001`.
+    A group is called by task, network and parameterization; where that is not enough, by the fewest
+    other settings that tell: `rte / bert / LoRA rank=8, lr=0.0001`.
 
     Args:
         sources: as they were read.
@@ -232,8 +288,10 @@ def label(sources: Sequence[AnyFacts]) -> list[AnyFacts]:
         UserError: if two are of one path.
     """
     names, groups = _names(sources), _groups(sources)
-    return [dataclasses.replace(source, name=name, group=group)
-            for source, name, group in zip(sources, names, groups, strict=True)]
+    return [
+        dataclasses.replace(source, name=name, group=group)
+        for source, name, group in zip(sources, names, groups, strict=True)
+    ]
 
 
 def repeated(sources: Sequence[Facts]) -> dict[str, str]:
@@ -244,7 +302,9 @@ def repeated(sources: Sequence[Facts]) -> dict[str, str]:
         if source.seed is not None:
             before = first.setdefault((source.group, source.seed), source.name)
             if before != source.name:
-                notes[source.name] = f"has the seed of {before}: the statistics take both for independent, and err"
+                notes[source.name] = (
+                    f"has the seed of {before}: the statistics take both for independent, and err"
+                )
     return notes
 
 
@@ -258,27 +318,45 @@ def _groups(sources: Sequence[Facts]) -> list[str]:
         keys = list(dict.fromkeys(key for source in sources for key in source.settings))
         told = [group] * len(kinds)
         while len(set(told)) < len(kinds):
-            best, _, names = max((_with(told, key, kinds) for key in keys), key=lambda found: found[:2])
+            best, _, names = max(
+                (_with(told, key, kinds) for key in keys), key=lambda found: found[:2]
+            )
             # Where no setting helps, they differ behind what is shown of one.
-            told = names if best > len(set(told)) else [f"{name} ({i})" for i, name in enumerate(told, 1)]
-        found |= {(group, frozenset(kind.items())): name for kind, name in zip(kinds, told, strict=True)}
+            told = (
+                names
+                if best > len(set(told))
+                else [f"{name} ({i})" for i, name in enumerate(told, 1)]
+            )
+        found |= {
+            (group, frozenset(kind.items())): name for kind, name in zip(kinds, told, strict=True)
+        }
     return [found[source.group, frozenset(source.settings.items())] for source in sources]
 
 
-def _with(names: Sequence[str], key: str, kinds: Sequence[dict[str, str]]) -> tuple[int, bool, list[str]]:
+def _with(
+    names: Sequence[str], key: str, kinds: Sequence[dict[str, str]]
+) -> tuple[int, bool, list[str]]:
     """Names with a setting added: how many are different then, whether all have the setting, and the names."""
     short = key.rpartition(".")[2]
-    more = [f"{name}, {short}={_words(kind[key])}" if key in kind else name
-            for name, kind in zip(names, kinds, strict=True)]
+    more = [
+        f"{name}, {short}={_words(kind[key])}" if key in kind else name
+        for name, kind in zip(names, kinds, strict=True)
+    ]
     return len(set(more)), all(key in kind for kind in kinds), more
 
 
 def _names(sources: Sequence[Facts]) -> list[str]:
     """Those that two have get more parts of their paths."""
     names = [source.name for source in sources]
-    for parts in range(2, 2 + max((len(Path(source.path).absolute().parts) for source in sources), default=0)):
-        names = [_name(source.path, parts) if names.count(name) > 1 else name
-                 for name, source in zip(names, sources, strict=True)]
-    if twice := [source.path for name, source in zip(names, sources, strict=True) if names.count(name) > 1]:
+    for parts in range(
+        2, 2 + max((len(Path(source.path).absolute().parts) for source in sources), default=0)
+    ):
+        names = [
+            _name(source.path, parts) if names.count(name) > 1 else name
+            for name, source in zip(names, sources, strict=True)
+        ]
+    if twice := [
+        source.path for name, source in zip(names, sources, strict=True) if names.count(name) > 1
+    ]:
         raise UserError(f"{twice[0]!r} and {twice[1]!r} are the same: give each once")
     return names

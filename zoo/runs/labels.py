@@ -33,7 +33,9 @@ def besides(settings: Sequence[Flat]) -> list[str]:
         kinds = {frozen(flat.get(node)) for flat in settings}
         alike = [[flat for flat in settings if frozen(flat.get(node)) == kind] for kind in kinds]
         known = key in COUNTS or key == "optimizer" or key.split(".")[0] == "parameterization"
-        if not known and (any(varying(_only(flats, key)) for flats in alike) or len(_shared(settings, key)) > 1):
+        if not known and (
+            any(varying(_only(flats, key)) for flats in alike) or len(_shared(settings, key)) > 1
+        ):
             found.append(key)
     return found
 
@@ -107,9 +109,19 @@ def method_names(groups: Sequence[tuple[Flat, Sequence[Run]]], trust: Trust = NO
     names = []
     for flat, runs in groups:
         known = defaults(str(flat["parameterization"]), trust)
-        arguments = {key: key.removeprefix("parameterization.") for key in flat if key.startswith("parameterization.")}
-        told = said(flat, [key for key, name in arguments.items() if name in BUDGETS
-                           or (bases if name == "seed" else known.get(name) != flat[key])])
+        arguments = {
+            key: key.removeprefix("parameterization.")
+            for key in flat
+            if key.startswith("parameterization.")
+        }
+        told = said(
+            flat,
+            [
+                key
+                for key, name in arguments.items()
+                if name in BUDGETS or (bases if name == "seed" else known.get(name) != flat[key])
+            ],
+        )
         told += [runs[0].optimizer] * (runs[0].optimizer != "adamw")
         told += said(flat, [key for key in unusual if frozen(flat.get(key)) != usual[key]])
         names.append(" ".join([runs[0].parameterization, *told]))

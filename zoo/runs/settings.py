@@ -17,10 +17,13 @@ __all__ = ["Flat", "defaults", "filled", "flatten", "frozen", "is_set"]
 def filled(settings: Sequence[Flat], trust: Trust = NOBODY) -> list[Flat]:
     """The same settings, each with the defaults of what it lacks and another has; then without what is not set.
 
-    Settings of a class are looked for in others that have the same class there. Only what is missing is looked up,
-    since that imports its class. One that is not trusted or cannot be imported stays as it is.
+    Settings of a class are looked for in others that have the same class there. Only what is
+    missing is looked up, since that imports its class. One that is not trusted or cannot be
+    imported stays as it is.
     """
-    known: dict[tuple[str, Any], bool] = {}  # by name and the class that has it: whether any sets it
+    known: dict[
+        tuple[str, Any], bool
+    ] = {}  # by name and the class that has it: whether any sets it
     for flat in settings:
         for key, value in flat.items():
             place = key, frozen(flat.get(key.rpartition(".")[0]))
@@ -30,7 +33,9 @@ def filled(settings: Sequence[Flat], trust: Trust = NOBODY) -> list[Flat]:
         whole = dict(flat)
         for (key, kind), somewhere in known.items():
             same = kind == frozen(flat.get(key.rpartition(".")[0]))
-            if key not in flat and same and somewhere:  # what all others leave empty is empty by default
+            if (
+                key not in flat and same and somewhere
+            ):  # what all others leave empty is empty by default
                 default = _default_of(flat, key, trust)
                 if default is not inspect.Parameter.empty:
                     whole[key] = default

@@ -13,10 +13,15 @@ from zoo.files.tensors import read_shapes, read_tensors
 from zoo.training.checkpoint_files import read_file
 
 STATES = (
-    "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin",
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
 )
 """What a folder with a plain checkpoint has one of; an index names the files of the tensors."""
-PLAIN = "give a run, a folder with model.safetensors or pytorch_model.bin, or a file with a state dict"
+PLAIN = (
+    "give a run, a folder with model.safetensors or pytorch_model.bin, or a file with a state dict"
+)
 
 
 class Stored(NamedTuple):
@@ -38,8 +43,8 @@ def plain_tensors(path: Path) -> dict[str, Stored]:
     """Every floating-point tensor of a checkpoint that is not zoo's.
 
     Args:
-        path: a folder with one of `STATES`, or a file of safetensors or of torch.save, which holds a state dict as it
-            is, as `state_dict` or as `model`.
+        path: a folder with one of `STATES`, or a file of safetensors or of torch.save, which holds
+            a state dict as it is, as `state_dict` or as `model`.
 
     Raises:
         UserError: if there is none, or it is damaged.
@@ -50,7 +55,10 @@ def plain_tensors(path: Path) -> dict[str, Stored]:
     found: dict[str, Stored] = {}
     for file in files:
         if file.suffix == ".safetensors":
-            found |= {name: Stored(shape, partial(_load, file, name)) for name, shape in read_shapes(file).items()}
+            found |= {
+                name: Stored(shape, partial(_load, file, name))
+                for name, shape in read_shapes(file).items()
+            }
         else:
             found |= in_memory(_state(file))
     return found
@@ -86,10 +94,18 @@ def state_files(path: Path) -> list[Path]:
     if first is None or first.suffix != ".json":
         return [first] if first else []
     names = read_json(first).get("weight_map")
-    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+    if (
+        not isinstance(names, dict)
+        or not names
+        or not all(isinstance(name, str) for name in names.values())
+    ):
         raise UserError(f"'{first}' has no weight_map: use another checkpoint")
-    if outside := [name for name in names.values() if name in ("", ".", "..") or Path(name).name != name]:
-        raise UserError(f"'{first}' names {outside[0]!r}, which is no file beside it: use another checkpoint")
+    if outside := [
+        name for name in names.values() if name in ("", ".", "..") or Path(name).name != name
+    ]:
+        raise UserError(
+            f"'{first}' names {outside[0]!r}, which is no file beside it: use another checkpoint"
+        )
     files = [path / name for name in dict.fromkeys(names.values())]
     if lacking := [file.name for file in files if not file.is_file()]:
         raise UserError(f"'{first}' names {lacking[0]}, which is not there: use a whole checkpoint")
@@ -100,5 +116,7 @@ def aligned(old: dict[str, Stored], after: dict[str, Stored]) -> dict[str, Store
     """With a first part more or less in their names, if more of them are then as in the other: `bert.encoder...`."""
     firsts = dict.fromkeys(f"{name.partition('.')[0]}." for name in (*after, *old))
     longer = [{f"{first}{name}": stored for name, stored in old.items()} for first in firsts]
-    shorter = [{name.removeprefix(first): stored for name, stored in old.items()} for first in firsts]
+    shorter = [
+        {name.removeprefix(first): stored for name, stored in old.items()} for first in firsts
+    ]
     return max(old, *longer, *shorter, key=lambda names: len(names.keys() & after.keys()))

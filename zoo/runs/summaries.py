@@ -61,7 +61,13 @@ def _is_text(value: Any) -> bool:
 def _is_plain(value: Any) -> bool:
     """A value of a setting."""
     is_whole = type(value) is int and abs(value) < 2**64
-    return value is None or isinstance(value, bool) or is_whole or isinstance(value, float) or _is_text(value)
+    return (
+        value is None
+        or isinstance(value, bool)
+        or is_whole
+        or isinstance(value, float)
+        or _is_text(value)
+    )
 
 
 def _each(kind: Kind, container: type[list[Any]] | type[dict[str, Any]]) -> Kind:
@@ -76,25 +82,50 @@ def _each(kind: Kind, container: type[list[Any]] | type[dict[str, Any]]) -> Kind
 
 def _is_whole(identity: dict[str, Any]) -> bool:
     """Plain data, with the names that every identity has."""
-    names = (identity["conditions"].get("model"), *(identity["method"].get(f"model.{key}") for key in CLASSES))
+    names = (
+        identity["conditions"].get("model"),
+        *(identity["method"].get(f"model.{key}") for key in CLASSES),
+    )
     plain = all(_is_nested(identity[part]) for part in PARTS)
-    return plain and all(map(_is_name, names)) and sum(len(identity[part]) for part in PARTS) <= MANY
+    return (
+        plain and all(map(_is_name, names)) and sum(len(identity[part]) for part in PARTS) <= MANY
+    )
 
 
 NEEDED: dict[str, Kind] = {
-    "parameterization": _is_name, "coefficients": is_size, "replaced": is_size, "trainable": is_size, "total": is_size,
-    "steps": is_count, "seed": _is_seed, "lr": _is_rate, "task": _is_name, "targets": _each(_is_name, list),
+    "parameterization": _is_name,
+    "coefficients": is_size,
+    "replaced": is_size,
+    "trainable": is_size,
+    "total": is_size,
+    "steps": is_count,
+    "seed": _is_seed,
+    "lr": _is_rate,
+    "task": _is_name,
+    "targets": _each(_is_name, list),
 }
 """What a summary must hold."""
 OPTIONAL: dict[str, Kind] = {
     **dict.fromkeys(("loss", "score", "best", "stable_rank", "seconds", "weight_decay"), is_number),
-    **dict.fromkeys(("corpus", "corpus_sha256", "glue_task", "device", "date", "precision", "monitor"), _is_name),
-    "mode": _is_name, "data_name": _is_name, "network": _is_name, "global_batch": is_size, "epoch_steps": is_size,
+    **dict.fromkeys(
+        ("corpus", "corpus_sha256", "glue_task", "device", "date", "precision", "monitor"), _is_name
+    ),
+    "mode": _is_name,
+    "data_name": _is_name,
+    "network": _is_name,
+    "global_batch": is_size,
+    "epoch_steps": is_size,
     "identity": lambda value: is_identity(value) and _is_whole(value),
-    "data": _is_text, "command": _is_text, "devices": is_size, "updates": lambda value: isinstance(value, bool),
-    "metrics": _each(lambda value: value is None or is_number(value), dict), "examples": _each(is_count, dict),
+    "data": _is_text,
+    "command": _is_text,
+    "devices": is_size,
+    "updates": lambda value: isinstance(value, bool),
+    "metrics": _each(lambda value: value is None or is_number(value), dict),
+    "examples": _each(is_count, dict),
     "optimizer": lambda value: _each(_is_plain, dict)(value) and _is_name(value.get("name")),
-    **dict.fromkeys(("max_length", "block_size", "batch_size", "vocabulary", "best_step"), _is_plain),
+    **dict.fromkeys(
+        ("max_length", "block_size", "batch_size", "vocabulary", "best_step"), _is_plain
+    ),
 }
 """What it may lack, or have as null."""
 
@@ -111,9 +142,15 @@ def read_summary(folder: Path) -> dict[str, Any]:
         summary = clean(read_json(folder / SUMMARY))
     except UserError:
         raise UserError("its summary.json is damaged") from None
-    if wrong := [key for key, kind in NEEDED.items() if key not in summary or not kind(summary[key])]:
+    if wrong := [
+        key for key, kind in NEEDED.items() if key not in summary or not kind(summary[key])
+    ]:
         raise UserError(f"its summary.json is not one of zoo fit: no {', '.join(wrong)}")
-    if wrong := [key for key, kind in OPTIONAL.items() if summary.get(key) is not None and not kind(summary[key])]:
+    if wrong := [
+        key
+        for key, kind in OPTIONAL.items()
+        if summary.get(key) is not None and not kind(summary[key])
+    ]:
         raise UserError(f"its summary.json is damaged: {', '.join(wrong)}")
     if summary.get("loss") is None and summary.get("score") is None:
         raise UserError("it was never validated: its summary.json has no loss")

@@ -62,7 +62,8 @@ class Update:
     def singular_values(self) -> Tensor:
         """All that may differ from 0, descending; (min(m, n),), or (min(m, r, n),) of factors; float64.
 
-        With L = Q S and R^T = P T (QR), those of L R are those of S T^T, which has r columns. Computed once.
+        With L = Q S and R^T = P T (QR), those of L R are those of S T^T, which has r columns.
+        Computed once.
         """
         return self._singular_values
 
@@ -80,7 +81,8 @@ class Source(Facts):
     """Updates, and what is known of where they are from.
 
     Args:
-        what: the updates are dW; or there is no weight that training started from, and they are W itself.
+        what: the updates are dW; or there is no weight that training started from, and they are W
+            itself.
         updates: by layer.
         notes: what a reader of the results must know.
     """
@@ -91,37 +93,45 @@ class Source(Facts):
 
 
 def read(
-    path: str, before: str | None = None, backbone: str | None = None, layers: Sequence[str] | None = None,
+    path: str,
+    before: str | None = None,
+    backbone: str | None = None,
+    layers: Sequence[str] | None = None,
     trust: Trust = NOBODY,
 ) -> Source:
     """The updates of a run or peft adapter, or what a checkpoint has more than another.
 
-    A run with a frozen backbone has dW. One that trained the backbone in full has W minus the W that the same settings
-    start from, which is the projection of W0. One from scratch has W.
+    A run with a frozen backbone has dW. One that trained the backbone in full has W minus the W
+    that the same settings start from, which is the projection of W0. One from scratch has W.
 
     Args:
-        path: a run's folder, a zoo checkpoint or adapter, or the folder of a peft LoRA adapter; with `before` also a
-            folder with `model.safetensors` or `pytorch_model.bin`, in one file or several, or a file with a state dict.
-        before: what training started from: a run, a folder or a file, as with `path`. Every matrix with the same name
-            in both is compared, as it is stored; embeddings only where `layers` names them.
+        path: a run's folder, a zoo checkpoint or adapter, or the folder of a peft LoRA adapter;
+            with `before` also a folder with `model.safetensors` or `pytorch_model.bin`, in one file
+            or several, or a file with a state dict.
+        before: what training started from: a run, a folder or a file, as with `path`. Every matrix
+            with the same name in both is compared, as it is stored; embeddings only where `layers`
+            names them.
         backbone: where a run's pretrained network is now, if it was moved.
-        layers: globs of layer names (`zoo.layers.convert.matches`) that choose; all of them by default.
+        layers: globs of layer names (`zoo.layers.convert.matches`) that choose; all of them by
+            default.
         trust: whose classes a run may name.
 
     Returns:
-        The updates that are not 0, float32, on the CPU; `zoo.runs.facts.label` gives several sources names and groups
-        that tell them apart.
+        The updates that are not 0, float32, on the CPU; `zoo.runs.facts.label` gives several
+        sources names and groups that tell them apart.
 
     Raises:
-        UserError: if there is nothing to read or no update in it, values are not finite or matrices beyond measure,
-            shapes differ, or a glob matches nothing.
+        UserError: if there is nothing to read or no update in it, values are not finite or matrices
+            beyond measure, shapes differ, or a glob matches nothing.
     """
     if not Path(path).exists():
         raise UserError(f"no file or folder {path!r}: {EXPECTED}")
     adapter = _peft_folder(Path(path))
     if before is not None:
         if adapter:
-            raise UserError(f"{path!r} is a peft adapter, which is an update already: drop --before")
+            raise UserError(
+                f"{path!r} is a peft adapter, which is an update already: drop --before"
+            )
         source = _pair(path, before, backbone, layers, trust)
     else:
         source = _adapter(path, adapter, layers) if adapter else _run(path, backbone, layers, trust)
@@ -140,24 +150,34 @@ def _checked(source: Source, before: str | None) -> Source:
     for name, update in source.updates.items():
         m, n = update.shape
         if m * n > LARGEST:
-            raise UserError(f"{name} is {m:,} x {n:,} in {where}, too large to look into: choose others with --layers")
+            raise UserError(
+                f"{name} is {m:,} x {n:,} in {where}, too large to look into: choose others with --layers"
+            )
         if not all(side is None or side.isfinite().all() for side in (update.left, update.right)):
             raise _not_finite(name, where)
         norms[name] = update.norm()
         if norms[name] and not SMALLEST_NORM < norms[name] < LARGEST_NORM:
-            raise UserError(f"{name} has a norm of {norms[name]:.1e} in {where}: use another checkpoint")
+            raise UserError(
+                f"{name} has a norm of {norms[name]:.1e} in {where}: use another checkpoint"
+            )
     changed = {name: update for name, update in source.updates.items() if norms[name] > 0}
     if not changed and before is not None:
-        raise UserError(f"{source.path!r} and {before!r} are equal, nothing changed: give another --before")
+        raise UserError(
+            f"{source.path!r} and {before!r} are equal, nothing changed: give another --before"
+        )
     if not changed:
-        raise UserError(f"{source.path!r} has no update to analyse: {source.what} is 0, so it was not trained")
+        raise UserError(
+            f"{source.path!r} has no update to analyse: {source.what} is 0, so it was not trained"
+        )
     left_out = len(source.updates) - len(changed)
     note = [f"left out, unchanged: {_count(left_out, 'layer')}"] if left_out else []
     return dataclasses.replace(source, updates=changed, notes=[*source.notes, *note])
 
 
 def _not_finite(name: str, where: str) -> UserError:
-    return UserError(f"{name} holds NaN or infinite values in {where}: use a checkpoint from before that")
+    return UserError(
+        f"{name} holds NaN or infinite values in {where}: use a checkpoint from before that"
+    )
 
 
 def _count(number: int, what: str) -> str:
@@ -169,20 +189,29 @@ def _choose(names: Iterable[str], layers: Sequence[str] | None) -> list[str]:
     for pattern in layers or ():
         if not any(matches(name, pattern) for name in names):
             raise UserError(f"--layers: {pattern!r} matches no layer; there are: {summary(names)}")
-    return [name for name in names if not layers or any(matches(name, pattern) for pattern in layers)]
+    return [
+        name for name in names if not layers or any(matches(name, pattern) for pattern in layers)
+    ]
 
 
-# ---- Runs and adapters -----------------------------------------------------------------------------------------------
+# ---- Runs and adapters ---------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def _run(path: str, backbone: str | None, layers: Sequence[str] | None, trust: Trust) -> Source:
     file = checkpoints.find(Path(path))
     if (file is None or not is_zoo(file)) and state_files(Path(path)):
-        raise UserError(f"{path!r} is a checkpoint alone: give what it was before training as --before")
+        raise UserError(
+            f"{path!r} is a checkpoint alone: give what it was before training as --before"
+        )
     if file is None:
-        inside = next((str(folder) for folder in sorted(Path(path).glob("*")) if checkpoints.find(folder)), None)
-        raise UserError(f"nothing to analyse in {path!r}: {f'did you mean {inside!r}?' if inside else EXPECTED}")
+        inside = next(
+            (str(folder) for folder in sorted(Path(path).glob("*")) if checkpoints.find(folder)),
+            None,
+        )
+        raise UserError(
+            f"nothing to analyse in {path!r}: {f'did you mean {inside!r}?' if inside else EXPECTED}"
+        )
     model = checkpoints.rebuild(file, backbone, trust=trust)
     for name, tensor in model.trained_state().items():
         if not tensor.isfinite().all():
@@ -199,7 +228,8 @@ def _run(path: str, backbone: str | None, layers: Sequence[str] | None, trust: T
         notes.append("trained in full: only the layers that were targets are analysed")
         updates = {
             name: Update(layer.effective_weight().float() - before[name])
-            for name, layer in chosen.items() if name in before
+            for name, layer in chosen.items()
+            if name in before
         }
         if drawn := len(chosen) - len(updates):
             notes.append(f"left out, as it started from random weights: {_count(drawn, 'layer')}")
@@ -218,10 +248,13 @@ def _product(factors: Factors) -> Update:
 
 
 @torch.no_grad()
-def starting_weights(file: Path, backbone: str | None = None, trust: Trust = NOBODY) -> dict[str, Tensor]:
+def starting_weights(
+    file: Path, backbone: str | None = None, trust: Trust = NOBODY
+) -> dict[str, Tensor]:
     """The effective weights that the layers of a run had before training, without those that were drawn at random.
 
-    Only a run that started from the projection of W0 (`tuning.full`) or from W0 itself (an update) has such weights.
+    Only a run that started from the projection of W0 (`tuning.full`) or from W0 itself (an update)
+    has such weights.
 
     Args:
         file: its checkpoint.
@@ -233,7 +266,12 @@ def starting_weights(file: Path, backbone: str | None = None, trust: Trust = NOB
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = checkpoints.rebuild(file, backbone, trained=False, trust=trust)
-        built.append({name: layer.effective_weight().float() for name, layer in zoo_layers(model.net).items()})
+        built.append(
+            {
+                name: layer.effective_weight().float()
+                for name, layer in zoo_layers(model.net).items()
+            }
+        )
     first, second = built
     return {name: weight for name, weight in first.items() if torch.equal(weight, second[name])}
 
@@ -244,40 +282,62 @@ def _adapter(path: str, folder: Path, layers: Sequence[str] | None) -> Source:
     for name in _choose(adapter.updates, layers):
         factors = adapter.updates[name]
         if not isinstance(factors, Factors):
-            raise UserError(f"{path!r} is RandLoRA, of which only its backbone knows how large a matrix is: make it a "
-                            f"run with zoo import {path}")
+            raise UserError(
+                f"{path!r} is RandLoRA, of which only its backbone knows how large a matrix is: make it a "
+                f"run with zoo import {path}"
+            )
         updates[name] = _product(factors)
     return Source(**vars(adapter_facts(path, adapter.config)), what="dW", updates=updates, notes=[])
 
 
-# ---- Pairs of checkpoints --------------------------------------------------------------------------------------------
+# ---- Pairs of checkpoints ------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def _pair(path: str, before: str, backbone: str | None, layers: Sequence[str] | None, trust: Trust) -> Source:
-    (after, model), (old, origin) = (_stored(Path(each), backbone, trust) for each in (path, before))
+def _pair(
+    path: str, before: str, backbone: str | None, layers: Sequence[str] | None, trust: Trust
+) -> Source:
+    (after, model), (old, origin) = (
+        _stored(Path(each), backbone, trust) for each in (path, before)
+    )
     old = aligned(old, after)
     common = {name: (after[name], old[name]) for name in after if name in old}
-    matrices = [name for name, pair in common.items() if any(len(stored.shape) == 2 for stored in pair)]
+    matrices = [
+        name for name, pair in common.items() if any(len(stored.shape) == 2 for stored in pair)
+    ]
     if not matrices:
-        raise UserError(f"{path!r} and {before!r} have no matrix in common: give the model before training")
+        raise UserError(
+            f"{path!r} and {before!r} have no matrix in common: give the model before training"
+        )
     chosen = _choose(matrices, layers)
     file = checkpoints.find(Path(path))
     facts, notes = run_facts(path, file, model) if model and file else (plain_facts(path), [])
-    sides = ((after, model, origin), (old, origin, model))  # a run has its layers, and lacks nothing else of the other
-    if only := sum(len(names) - len(common) for names, run, other in sides if run is not None or other is None):
+    sides = (
+        (after, model, origin),
+        (old, origin, model),
+    )  # a run has its layers, and lacks nothing else of the other
+    if only := sum(
+        len(names) - len(common) for names, run, other in sides if run is not None or other is None
+    ):
         notes.append(f"only in one of the two: {_count(only, 'parameter')}")
     if not layers and (tables := [name for name in chosen if _is_embedding(name)]):
         chosen = [name for name in chosen if name not in tables]
         notes.append(f"left out unless --layers names it: {_count(len(tables), 'embedding')}")
     if not chosen:
-        raise UserError(f"{path!r} and {before!r} have only embeddings in common: name them with --layers")
+        raise UserError(
+            f"{path!r} and {before!r} have only embeddings in common: name them with --layers"
+        )
     for name in chosen:
         shapes = [stored.shape for stored in common[name]]
         if shapes[0] != shapes[1]:
-            raise UserError(f"{name} is {shapes[0]} in {path!r} and {shapes[1]} in {before!r}: give the model before "
-                            "training, or choose layers with --layers")
-    updates = {name: Update(common[name][0].load().float() - common[name][1].load().float()) for name in chosen}
+            raise UserError(
+                f"{name} is {shapes[0]} in {path!r} and {shapes[1]} in {before!r}: give the model before "
+                "training, or choose layers with --layers"
+            )
+    updates = {
+        name: Update(common[name][0].load().float() - common[name][1].load().float())
+        for name in chosen
+    }
     facts = dataclasses.replace(facts, settings={**facts.settings, "before": before})
     return Source(**vars(facts), what="dW", updates=updates, notes=notes)
 
@@ -286,11 +346,15 @@ def _is_embedding(name: str) -> bool:
     return any("embed" in part.lower() or part in ("wte", "wpe") for part in name.split("."))
 
 
-def _stored(path: Path, backbone: str | None, trust: Trust) -> tuple[dict[str, Stored], ZooModule | None]:
+def _stored(
+    path: Path, backbone: str | None, trust: Trust
+) -> tuple[dict[str, Stored], ZooModule | None]:
     """What a checkpoint has, by name without `.weight`: the layers of a run, as merged ones are, or every tensor."""
     file = checkpoints.find(path)
     if file is None or not is_zoo(file):
-        return {name.removesuffix(".weight"): stored for name, stored in plain_tensors(path).items()}, None
+        return {
+            name.removesuffix(".weight"): stored for name, stored in plain_tensors(path).items()
+        }, None
     model = checkpoints.rebuild(file, backbone, trust=trust)
     weights = {}
     for name, layer in zoo_layers(model.net).items():

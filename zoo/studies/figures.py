@@ -1,7 +1,7 @@
 """Figures of a report by the names of their files.
 
-Where there are several groups, a figure of one group has the group at the end of its name. What has no data is left
-out.
+Where there are several groups, a figure of one group has the group at the end of its name. What has
+no data is left out.
 """
 
 import re
@@ -15,7 +15,9 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "group"
 
 
-def each(name: str, data: Data, make: Callable[[Data, list[Data]], Figure | None]) -> dict[str, Figure | None]:
+def each(
+    name: str, data: Data, make: Callable[[Data, list[Data]], Figure | None]
+) -> dict[str, Figure | None]:
     """One figure per group, made of it and its runs: `name` for a single one, else `name` and the group's."""
     figures: dict[str, Figure | None] = {}
     for group in data["groups"]:

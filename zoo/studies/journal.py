@@ -44,7 +44,11 @@ class Journal:
         """
         key = f"{model} unmasked"
         if not math.isclose(self.done.get(key, value), value, rel_tol=1e-6, abs_tol=1e-9):
-            self.done = {known: found for known, found in self.done.items() if not known.startswith(f"{model} ")}
+            self.done = {
+                known: found
+                for known, found in self.done.items()
+                if not known.startswith(f"{model} ")
+            }
         if key not in self.done:
             self._write(key, value)
 
@@ -53,7 +57,9 @@ class Journal:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(f"\n{json.dumps([key, value])}")  # the line end first, since the last line may be cut short
+                file.write(
+                    f"\n{json.dumps([key, value])}"
+                )  # the line end first, since the last line may be cut short
 
 
 def is_journal(path: Path) -> bool:
@@ -64,7 +70,11 @@ def is_journal(path: Path) -> bool:
         written = [line for line in _lines(path) if line.strip()]
     except UserError:
         return False
-    return not written or _pair(written[0]) is not None or (len(written) == 1 and '["'.startswith(written[0][:2]))
+    return (
+        not written
+        or _pair(written[0]) is not None
+        or (len(written) == 1 and '["'.startswith(written[0][:2]))
+    )
 
 
 def _lines(path: Path) -> list[str]:

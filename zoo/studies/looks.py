@@ -1,6 +1,7 @@
 """Matrices under transforms, each beside its rotation null and its shuffled rows and columns.
 
-Factors stay factors: for dW = B A the coefficients are (L B)(A R^T), and the singular values those of a small matrix.
+Factors stay factors: for dW = B A the coefficients are (L B)(A R^T), and the singular values those
+of a small matrix.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +18,17 @@ from zoo.runs.updates import Update
 from zoo.spectrum import measures, numerical_rank, random_sides, running_sums
 from zoo.studies.statistics import pearson, spearman
 
-MEASURES = ("k50", "k90", "k99", "k50_frequency", "k90_frequency", "k99_frequency", "low_10", "low_25", "low_50")
+MEASURES = (
+    "k50",
+    "k90",
+    "k99",
+    "k50_frequency",
+    "k90_frequency",
+    "k99_frequency",
+    "low_10",
+    "low_25",
+    "low_50",
+)
 """Of `zoo.spectrum.spectral_energy`."""
 
 
@@ -29,21 +40,27 @@ class Look(NamedTuple):
     shuffled: np.ndarray  # (B, 9)
     zeros: float  # share of coefficients below a thousandth of their root mean square
     curves: dict[str, list[float]]  # (101,) each
-    energies: np.ndarray  # (2,) Pearson's and Spearman's correlation of singular-value and coefficient energies
+    energies: (
+        np.ndarray
+    )  # (2,) Pearson's and Spearman's correlation of singular-value and coefficient energies
     null_energies: np.ndarray  # (B, 2)
 
 
 def look(
-    updates: Sequence[Update], transforms: Sequence[str], draws: int, seed: int = 0,
+    updates: Sequence[Update],
+    transforms: Sequence[str],
+    draws: int,
+    seed: int = 0,
     done: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Look]]:
     """Each update under each transform, beside two nulls.
 
-    A draw of the rotation null is Q dW P with Haar-random Q and P: the same singular values in random directions. A
-    draw of the other shuffles rows and columns: what is beyond the rotation null and as large after that is no matter
-    of frequency, which is in their order. A draw turns, or shuffles, all updates alike, so that directions which
-    layers or runs share, such as those of the residual stream, stay shared, and draws of a mean over updates vary as
-    much as the mean does. A transform that rotates both sides leaves Haar measure as it is: the draw is then its own
+    A draw of the rotation null is Q dW P with Haar-random Q and P: the same singular values in
+    random directions. A draw of the other shuffles rows and columns: what is beyond the rotation
+    null and as large after that is no matter of frequency, which is in their order. A draw turns,
+    or shuffles, all updates alike, so that directions which layers or runs share, such as those of
+    the residual stream, stay shared, and draws of a mean over updates vary as much as the mean
+    does. A transform that rotates both sides leaves Haar measure as it is: the draw is then its own
     plane.
 
     Args:
@@ -60,7 +77,8 @@ def look(
     spectra = [update.singular_values() for update in updates]
     ranks = [numerical_rank(s, update.shape) for s, update in zip(spectra, updates, strict=True)]
     energies = [s[:rank].double().square().numpy() for s, rank in zip(spectra, ranks, strict=True)]
-    # Room for all results at once: between large planes, small ones that stay would keep memory from being given back.
+    # Room for all results at once: between large planes, small ones that stay would keep memory
+    # from being given back.
     room = (len(updates), len(chosen), draws)
     null, shuffled, null_energies = np.empty((*room, 9)), np.empty((*room, 9)), np.empty((*room, 2))
     null_curves = np.zeros((*room[:2], 2, 101))
@@ -69,9 +87,13 @@ def look(
             turned, mixed = _turn(update, draw, seed), _shuffle(update, draw, seed)
             for j, t in enumerate(chosen.values()):
                 plane = turned.matrix() if t.rotates(*update.shape) else _plane(turned, t)
-                null[i, j, draw], curves, null_energies[i, j, draw] = _measure(plane, t, update.shape, energies[i])
+                null[i, j, draw], curves, null_energies[i, j, draw] = _measure(
+                    plane, t, update.shape, energies[i]
+                )
                 null_curves[i, j] += curves / draws
-                shuffled[i, j, draw] = _values(running_sums(_plane(mixed, t), t.order(*update.shape)))
+                shuffled[i, j, draw] = _values(
+                    running_sums(_plane(mixed, t), t.order(*update.shape))
+                )
             done()
     looks: list[dict[str, Look]] = [{} for _ in updates]
     for i, update in enumerate(updates):
@@ -80,16 +102,29 @@ def look(
             values, curves, correlation = _measure(plane, t, update.shape, energies[i])
             lines = np.round([*curves, *null_curves[i, j]], 5).tolist()
             looks[i][key] = Look(
-                values, null[i, j], shuffled[i, j],
+                values,
+                null[i, j],
+                shuffled[i, j],
                 (plane.abs() < 1e-3 * plane.square().mean().sqrt()).double().mean().item(),
-                dict(zip(("magnitude", "frequency", "null_magnitude", "null_frequency"), lines, strict=True)),
-                correlation, null_energies[i, j],
+                dict(
+                    zip(
+                        ("magnitude", "frequency", "null_magnitude", "null_frequency"),
+                        lines,
+                        strict=True,
+                    )
+                ),
+                correlation,
+                null_energies[i, j],
             )
     return looks
 
 
 def _plane(update: Update, t: Transform) -> Tensor:
-    return t.forward(update.left) if update.right is None else t.forward_product(update.left, update.right)
+    return (
+        t.forward(update.left)
+        if update.right is None
+        else t.forward_product(update.left, update.right)
+    )
 
 
 def _turn(update: Update, draw: int, seed: int) -> Update:
@@ -103,7 +138,8 @@ def _turn(update: Update, draw: int, seed: int) -> Update:
 def _shuffle(update: Update, draw: int, seed: int) -> Update:
     """Rows and columns in random order, the same for all of one shape."""
     rows, columns = (
-        torch.randperm(n, generator=generator(seed, "shuffle", n, draw, side)) for side, n in enumerate(update.shape)
+        torch.randperm(n, generator=generator(seed, "shuffle", n, draw, side))
+        for side, n in enumerate(update.shape)
     )
     if update.right is None:
         return Update(update.left[rows][:, columns])
@@ -122,14 +158,20 @@ def _measure(
     """The MEASURES (9,), both curves (2, 101) and both correlations of energies (2,) of a plane."""
     sums = running_sums(plane, t.order(*shape))
     counts = (torch.arange(1, 101) * len(sums[0]) / 100).round().long()
-    curves = np.stack([np.append(0, line[(counts - 1).clamp_min(0)] * (counts > 0) / line[-1]) for line in sums])
+    curves = np.stack(
+        [np.append(0, line[(counts - 1).clamp_min(0)] * (counts > 0) / line[-1]) for line in sums]
+    )
     largest = sums[0][: len(energies)].diff(prepend=torch.zeros(1)).numpy()
-    correlation = np.array([f(energies, largest) if len(energies) > 2 else np.nan for f in (pearson, spearman)])
+    correlation = np.array(
+        [f(energies, largest) if len(energies) > 2 else np.nan for f in (pearson, spearman)]
+    )
     return _values(sums), curves, correlation
 
 
 @lru_cache(maxsize=256)
-def gaussian_spectrum(shape: tuple[int, int], rank: int, draws: int, seed: int) -> tuple[list[float], list[float]]:
+def gaussian_spectrum(
+    shape: tuple[int, int], rank: int, draws: int, seed: int
+) -> tuple[list[float], list[float]]:
     """Singular values, mean and standard deviation, of a Gaussian matrix of norm 1, or a product of Gaussian factors.
 
     Args:
@@ -142,7 +184,9 @@ def gaussian_spectrum(shape: tuple[int, int], rank: int, draws: int, seed: int) 
     for draw in range(draws):
         stream = generator(seed, "gaussian", m, n, rank, draw)
         if rank < min(m, n):
-            made = Update(torch.randn(m, rank, generator=stream), torch.randn(rank, n, generator=stream))
+            made = Update(
+                torch.randn(m, rank, generator=stream), torch.randn(rank, n, generator=stream)
+            )
         else:
             made = Update(torch.randn(m, n, generator=stream), None)
         s = made.singular_values().double()

@@ -22,16 +22,17 @@ class Paired(NamedTuple):
 def against_null(value: float, draws: np.ndarray) -> dict[str, float | None]:
     """One value beside draws from its null distribution, two-sided.
 
-    t = (x - mean) / (sd sqrt(1 + 1 / B)) is Student's with B - 1 degrees of freedom if the null is normal: x is then
-    one more draw. Unlike the share of draws beyond x, at least 1 / (B + 1), p can be small after few draws.
+    t = (x - mean) / (sd sqrt(1 + 1 / B)) is Student's with B - 1 degrees of freedom if the null is
+    normal: x is then one more draw. Unlike the share of draws beyond x, at least 1 / (B + 1), p can
+    be small after few draws.
 
     Args:
         value: x.
         draws: (B,), B at least 2.
 
     Returns:
-        value; null, sd: mean and standard deviation of the draws; z = (x - mean) / sd; p. Where all draws are equal,
-        z is None and p is 1 if x equals them, else 0.
+        value; null, sd: mean and standard deviation of the draws; z = (x - mean) / sd; p. Where all
+        draws are equal, z is None and p is 1 if x equals them, else 0.
     """
     b = len(draws)
     mean, sd = float(np.mean(draws)), float(np.std(draws, ddof=1))
@@ -44,9 +45,12 @@ def against_null(value: float, draws: np.ndarray) -> dict[str, float | None]:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p-values corrected for their number, so that all may be read at one level (Holm, Scand. J. Stat. 6, 1979).
+    """p-values corrected for their number, so that all may be read at one level (Holm, Scand. J.
 
-    The i-th smallest of m, i = 0, 1, ..., is multiplied by m - i, and none is less than one before it.
+    Stat. 6, 1979).
+
+    The i-th smallest of m, i = 0, 1, ..., is multiplied by m - i, and none is less than one before
+    it.
     """
     adjusted, least = [0.0] * len(ps), 0.0
     for i, place in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
@@ -81,9 +85,10 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
 def tost(values: Sequence[float], reference: Sequence[float], margin: float) -> float | None:
     """Two one-sided paired t-tests that the mean difference d lies within (-margin, margin): their larger p.
 
-    p = max(P(T > (d + margin) / s), P(T < (d - margin) / s)), T of Student's with n - 1 degrees of freedom and
-    s = sd(differences) / sqrt(n) (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987). At a level a, p < a exactly where
-    the interval of level 1 - 2 a lies within the margin. None for one pair, or equal differences.
+    p = max(P(T > (d + margin) / s), P(T < (d - margin) / s)), T of Student's with n - 1 degrees of
+    freedom and s = sd(differences) / sqrt(n) (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987). At
+    a level a, p < a exactly where the interval of level 1 - 2 a lies within the margin. None for
+    one pair, or equal differences.
 
     Raises:
         ValueError: for a margin that is not positive.
@@ -109,10 +114,13 @@ def grouped(rows: Iterable[Row], field: str) -> dict[str, list[Row]]:
 
 def spread(values: Sequence[float]) -> dict[str, float | None]:
     """Mean, and standard deviation with n - 1; None for one value."""
-    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+    return {
+        "mean": float(np.mean(values)),
+        "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+    }
 
 
-# ---- Correlation -----------------------------------------------------------------------------------------------------
+# ---- Correlation ---------------------------------------------------------------------------------
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -142,7 +150,8 @@ def correlations(
         seed: of the resampling.
 
     Returns:
-        `pearson` and `spearman`, each: value; low, high: the interval; null, null_sd: mean and standard deviation
+        `pearson` and `spearman`, each: value; low, high: the interval; null, null_sd: mean and
+            standard deviation
         under the null; n. All None where x or y is constant or there are fewer than 3 pairs.
     """
     a, b = np.asarray(x, float), np.asarray(y, float)
@@ -153,12 +162,18 @@ def correlations(
         resampled = null = np.empty(0)
         if np.isfinite(value):
             resampled = correlation(a[rows], b[rows])
-            null = correlation(null_x, np.broadcast_to(b, null_x.shape)) if null_x is not None else null
+            null = (
+                correlation(null_x, np.broadcast_to(b, null_x.shape))
+                if null_x is not None
+                else null
+            )
         found[name] = _correlation(value, resampled, null, len(a))
     return found
 
 
-def mean_correlations(values: Sequence[float], null: np.ndarray, seed: int = 0) -> dict[str, float | int | None]:
+def mean_correlations(
+    values: Sequence[float], null: np.ndarray, seed: int = 0
+) -> dict[str, float | int | None]:
     """The mean of one correlation of each of n matrices, with a bootstrap interval over the matrices.
 
     Args:
@@ -172,14 +187,21 @@ def mean_correlations(values: Sequence[float], null: np.ndarray, seed: int = 0) 
     if not len(x):
         return _correlation(float("nan"), np.empty(0), np.empty(0), 0)
     rows = np.random.default_rng(seed).integers(len(x), size=(RESAMPLES, len(x)))
-    return _correlation(float(x.mean()), x[rows].mean(1) if len(x) > 1 else np.empty(0), null.mean(1), len(x))
+    return _correlation(
+        float(x.mean()), x[rows].mean(1) if len(x) > 1 else np.empty(0), null.mean(1), len(x)
+    )
 
 
-def _correlation(value: float, resampled: np.ndarray, null: np.ndarray, n: int) -> dict[str, float | int | None]:
+def _correlation(
+    value: float, resampled: np.ndarray, null: np.ndarray, n: int
+) -> dict[str, float | int | None]:
     resampled, null = resampled[np.isfinite(resampled)], null[np.isfinite(null)]
     low, high = np.percentile(resampled, (2.5, 97.5)).tolist() if len(resampled) else (None, None)
     return {
-        "value": value if np.isfinite(value) else None, "low": low, "high": high,
+        "value": value if np.isfinite(value) else None,
+        "low": low,
+        "high": high,
         "null": float(null.mean()) if len(null) else None,
-        "null_sd": float(null.std(ddof=1)) if len(null) > 1 else None, "n": n,
+        "null_sd": float(null.std(ddof=1)) if len(null) > 1 else None,
+        "n": n,
     }

@@ -19,16 +19,27 @@ if TYPE_CHECKING:
     from zoo.runs.updates import Source
 
 SHARED: dict[str, dict[str, Any]] = {
-    "--transform": {"default": "dct", "metavar": "NAMES", "help": "some of dct,fourier,hadamard,haar,random; by "
-                    "default dct"},
-    "--backbone": {"default": None, "metavar": "FOLDER", "help": "where the pretrained network is now, if moved"},
+    "--transform": {
+        "default": "dct",
+        "metavar": "NAMES",
+        "help": "some of dct,fourier,hadamard,haar,random; by default dct",
+    },
+    "--backbone": {
+        "default": None,
+        "metavar": "FOLDER",
+        "help": "where the pretrained network is now, if moved",
+    },
     "--force": {"action": "store_true", "help": "replace an earlier report in --out"},
     **TRUST,
 }
 """Options of both."""
 SMALL = 8
 JOURNAL = "evaluations.jsonl"
-MORE = {"mask": (JOURNAL,), "report": ("report.md", "report.csv"), "coordinates": ("coordinates.csv", "rebuild.csv")}
+MORE = {
+    "mask": (JOURNAL,),
+    "report": ("report.md", "report.csv"),
+    "coordinates": ("coordinates.csv", "rebuild.csv"),
+}
 """Files of a report besides its data, its page and its figures."""
 INSIDE = {"figures": (".png", ".svg"), "masked": (".safetensors",)}
 """Folders in a report, and what files in them end with."""
@@ -62,27 +73,40 @@ def need_extra(*more: str) -> None:
     """Raises UserError naming the extra, if scipy, matplotlib or one of `more` is not installed."""
     for name in ("scipy", "matplotlib", *more):
         if importlib.util.find_spec(name) is None:
-            raise UserError(f'this command needs {name}, which is not installed: pip install -e ".[lab]"')
+            raise UserError(
+                f'this command needs {name}, which is not installed: pip install -e ".[lab]"'
+            )
 
 
 def is_ours(folder: Path, name: str) -> Callable[[Path], bool]:
     """Which files in a folder are of an earlier report of this name, or of one that was interrupted.
 
-    Those that the report's JSON file lists, as it is now; of one that lists none, as reports of older versions, what
-    lies at its top. A name alone proves nothing: figures/mine.png may be anybody's.
+    Those that the report's JSON file lists, as it is now; of one that lists none, as reports of
+    older versions, what lies at its top. A name alone proves nothing: figures/mine.png may be
+    anybody's.
     """
     from zoo.studies.journal import is_journal
 
     top = (f"{name}.json", f"{name}.html", *MORE.get(name, ()))
     known = {JOURNAL} if JOURNAL in top and is_journal(folder / JOURNAL) else set()
     try:
-        listed = read_json(folder / f"{name}.json").get("files", [each for each in top if each != JOURNAL])
-        known |= {each for each in listed if isinstance(each, str)} if isinstance(listed, list) else set()
+        listed = read_json(folder / f"{name}.json").get(
+            "files", [each for each in top if each != JOURNAL]
+        )
+        known |= (
+            {each for each in listed if isinstance(each, str)}
+            if isinstance(listed, list)
+            else set()
+        )
     except UserError:  # no report
         pass
 
     def ours(file: Path) -> bool:
-        inside = file.name in top if file.parent == Path() else file.suffix in INSIDE.get(str(file.parent), ())
+        inside = (
+            file.name in top
+            if file.parent == Path()
+            else file.suffix in INSIDE.get(str(file.parent), ())
+        )
         return inside and file.as_posix() in known
 
     return ours
@@ -97,7 +121,8 @@ def check_out(out: str | None, name: str, force: bool) -> Path | None:
         force: replace an earlier one.
 
     Raises:
-        UserError: if it holds a report and --force is not given, or anything else, or it cannot be made.
+        UserError: if it holds a report and --force is not given, or anything else, or it cannot be
+            made.
     """
     if out is None:
         if force:
@@ -106,7 +131,11 @@ def check_out(out: str | None, name: str, force: bool) -> Path | None:
     folder = Path(out)
     if folder.parent.is_dir():
         remove_left(folder.absolute())  # before it is asked what is in it
-    interrupted = name == "mask" and folder.is_dir() and [entry.name for entry in folder.iterdir()] == [JOURNAL]
+    interrupted = (
+        name == "mask"
+        and folder.is_dir()
+        and [entry.name for entry in folder.iterdir()] == [JOURNAL]
+    )
     check_new(folder, "--out", is_ours(folder, name), force or interrupted)
     return folder
 
@@ -120,7 +149,9 @@ def read_all(runs: Sequence[str], **options: Any) -> list["Source"]:
     for source in sources:
         source.notes.extend(note for name, note in repeated(sources).items() if name == source.name)
         if any(min(update.shape) < SMALL for update in source.updates.values()):
-            source.notes.append(f"has matrices with fewer than {SMALL} rows or columns, too small to say much")
+            source.notes.append(
+                f"has matrices with fewer than {SMALL} rows or columns, too small to say much"
+            )
     return sources
 
 
@@ -134,7 +165,15 @@ class Bar:
     def __init__(self, what: str) -> None:
         from tqdm import tqdm
 
-        self.bar = tqdm(desc=what, unit="", leave=False, delay=2, dynamic_ncols=True, disable=None, file=sys.stderr)
+        self.bar = tqdm(
+            desc=what,
+            unit="",
+            leave=False,
+            delay=2,
+            dynamic_ncols=True,
+            disable=None,
+            file=sys.stderr,
+        )
 
     def expect(self, total: int) -> Callable[[], object]:
         """Say how many there are; what is returned counts one."""
@@ -152,7 +191,11 @@ def columns(rows: list[tuple[str, ...]], left: int) -> list[str]:
     lines = []
     for row in rows:
         cells = zip(row, widths, strict=True)
-        lines.append("  ".join(f"{cell:{'<' if i < left else '>'}{w}}" for i, (cell, w) in enumerate(cells)).rstrip())
+        lines.append(
+            "  ".join(
+                f"{cell:{'<' if i < left else '>'}{w}}" for i, (cell, w) in enumerate(cells)
+            ).rstrip()
+        )
     return lines
 
 
@@ -164,9 +207,12 @@ def facts(command: str, argv: Sequence[str], start: float) -> dict[str, Any]:
     from zoo.provenance import device_name
 
     return {
-        "zoo": __version__, "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["zoo", command, *argv]), "device": device_name(torch.device("cpu")),
-        "threads": torch.get_num_threads(), "seconds": round(time.perf_counter() - start, 1),
+        "zoo": __version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["zoo", command, *argv]),
+        "device": device_name(torch.device("cpu")),
+        "threads": torch.get_num_threads(),
+        "seconds": round(time.perf_counter() - start, 1),
     }
 
 
@@ -183,7 +229,9 @@ def numbers(option: str, text: str, least: int = 1) -> list[int]:
         except ValueError:
             value = least - 1
         if value < least:
-            raise UserError(f"{option} takes whole numbers from {least} on, as in 64,128, got {word.strip()!r}")
+            raise UserError(
+                f"{option} takes whole numbers from {least} on, as in 64,128, got {word.strip()!r}"
+            )
         found.add(value)
     return sorted(found)
 

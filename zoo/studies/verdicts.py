@@ -24,33 +24,45 @@ Values = dict[str, dict[str, float | None]]
 
 
 def verdicts(
-    average: Mapping[str, Values], matrices: Sequence[Mapping[str, Values]], zeros: Mapping[str, float] | None = None
+    average: Mapping[str, Values],
+    matrices: Sequence[Mapping[str, Values]],
+    zeros: Mapping[str, float] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """One answer for each transform.
 
-    A PRIMARY measure of the mean over matrices decides if it differs from the rotation null; p-values are corrected
-    (Holm) for both measures and all transforms. The structure is one of order, as frequency is, if such a measure
-    differs from shuffled rows and columns as well, and in the same direction; corrected likewise.
+    A PRIMARY measure of the mean over matrices decides if it differs from the rotation null;
+    p-values are corrected (Holm) for both measures and all transforms. The structure is one of
+    order, as frequency is, if such a measure differs from shuffled rows and columns as well, and in
+    the same direction; corrected likewise.
 
     Args:
         average: by transform, the measures of the mean.
-        matrices: the same of each matrix, for how many are structured by themselves (Holm over matrices and measures).
+        matrices: the same of each matrix, for how many are structured by themselves (Holm over
+            matrices and measures).
         zeros: by transform, the share of coefficients that are 0.
 
     Returns:
-        By transform: structured; p; ordered; shuffled_p; zeros; matrices, how many are structured by themselves; words.
+        By transform: structured; p; ordered; shuffled_p; zeros; matrices, how many are structured
+            by themselves; words.
     """
     tests = list(average.values())
     against, shuffled = (_corrected(tests, field) for field in ("p", "shuffled_p"))
     found = {}
     for i, (key, values) in enumerate(average.items()):
         deciding = [measure for measure in PRIMARY if against[i][measure] < LEVEL]
-        ordered = [measure for measure in deciding if shuffled[i][measure] < LEVEL and _same_direction(values[measure])]
+        ordered = [
+            measure
+            for measure in deciding
+            if shuffled[i][measure] < LEVEL and _same_direction(values[measure])
+        ]
         alone = _corrected([matrix[key] for matrix in matrices], "p")
         facts = {
-            "structured": bool(deciding), "p": min(against[i].values()), "ordered": bool(ordered),
+            "structured": bool(deciding),
+            "p": min(against[i].values()),
+            "ordered": bool(ordered),
             "shuffled_p": min(shuffled[i][measure] for measure in deciding or PRIMARY),
-            "zeros": (zeros or {}).get(key, 0.0), "matrices": sum(min(ps.values()) < LEVEL for ps in alone),
+            "zeros": (zeros or {}).get(key, 0.0),
+            "matrices": sum(min(ps.values()) < LEVEL for ps in alone),
         }
         found[key] = {**facts, "words": _words(values, deciding, facts, len(matrices))}
     return found
@@ -58,7 +70,9 @@ def verdicts(
 
 def _corrected(tests: Sequence[Values], field: str) -> list[dict[str, float]]:
     """The p-value of each PRIMARY measure, corrected for all of them."""
-    corrected = iter(holm([_number(values[measure], field) for values in tests for measure in PRIMARY]))
+    corrected = iter(
+        holm([_number(values[measure], field) for values in tests for measure in PRIMARY])
+    )
     return [{measure: next(corrected) for measure in PRIMARY} for _ in tests]
 
 
@@ -74,8 +88,10 @@ def _same_direction(values: Mapping[str, float | None]) -> bool:
 def _words(values: Values, deciding: Sequence[str], facts: Mapping[str, Any], n: int) -> str:
     fields = ("value", "null", "shuffled")
     k90, low = ({field: _number(values[measure], field) for field in fields} for measure in PRIMARY)
-    what = " and ".join(DIRECTIONS[measure][_number(values[measure], "value") > _number(values[measure], "null")]
-                        for measure in deciding)
+    what = " and ".join(
+        DIRECTIONS[measure][_number(values[measure], "value") > _number(values[measure], "null")]
+        for measure in deciding
+    )
     beyond, p = "beyond what the singular values force", in_words(facts["p"])
     if not deciding:
         answer = f"No frequency structure {beyond} ({p})."
@@ -84,8 +100,12 @@ def _words(values: Values, deciding: Sequence[str], facts: Mapping[str, Any], n:
     else:
         answer = f"Structure {beyond}, but no sign that it is one of frequency: {what} ({p})."
     gap, forced = GAUSSIAN["k90"] - k90["value"], GAUSSIAN["k90"] - k90["null"]
-    explained = f": the singular values alone explain {percent(forced / gap, 0)} of the distance to a Gaussian " \
-        f"matrix ({GAUSSIAN['k90']:.3f})" if 0.005 < forced < gap else ""
+    explained = (
+        f": the singular values alone explain {percent(forced / gap, 0)} of the distance to a Gaussian "
+        f"matrix ({GAUSSIAN['k90']:.3f})"
+        if 0.005 < forced < gap
+        else ""
+    )
     sentences = [
         answer,
         f"k90 is {k90['value']:.3f}, against {k90['null']:.3f} with the same singular values in random directions"
@@ -96,14 +116,18 @@ def _words(values: Values, deciding: Sequence[str], facts: Mapping[str, Any], n:
     if deciding:
         part = "their order matters" if facts["ordered"] else "no sign that their order matters"
         shuffled = f"{k90['shuffled']:.3f} and {percent(low['shuffled'])}"
-        sentences.append(f"Shuffled rows and columns have {shuffled}: {part} ({in_words(facts['shuffled_p'])}).")
+        sentences.append(
+            f"Shuffled rows and columns have {shuffled}: {part} ({in_words(facts['shuffled_p'])})."
+        )
     if n > 1:
         count = facts["matrices"]
         are = "is structured by itself" if count == 1 else "are structured by themselves"
         sentences.append(f"Of {n} matrices, {count} {are}.")
     if facts["zeros"] > EMPTY:
-        sentences.append(f"But {percent(facts['zeros'], 0)} of the coefficients are 0: a parameterization or a mask "
-                         "left them out, and that is structure by construction.")
+        sentences.append(
+            f"But {percent(facts['zeros'], 0)} of the coefficients are 0: a parameterization or a mask "
+            "left them out, and that is structure by construction."
+        )
     return " ".join(sentences)
 
 

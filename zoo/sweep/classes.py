@@ -25,8 +25,8 @@ def _named(value: Any, place: str) -> Iterator[str]:
 
     Args:
         value: as YAML has it.
-        place: the option that it is of, without `init_args`: these stand in files, and may be left out on a command
-            line.
+        place: the option that it is of, without `init_args`: these stand in files, and may be left
+            out on a command line.
     """
     if isinstance(value, Mapping):
         patterns = place == OVERRIDES and "class_path" not in value
@@ -37,7 +37,9 @@ def _named(value: Any, place: str) -> Iterator[str]:
     elif isinstance(value, list):
         for each in value:
             yield from _named(each, place)
-    elif isinstance(value, str) and (place.rpartition(".")[2] == "class_path" or PLACES.fullmatch(f"--{place}")):
+    elif isinstance(value, str) and (
+        place.rpartition(".")[2] == "class_path" or PLACES.fullmatch(f"--{place}")
+    ):
         if DOTTED.fullmatch(value):
             yield value
         elif value.lstrip().startswith(("{", "[")):  # as on a command line

@@ -20,20 +20,31 @@ from zoo.files.locks import hold
 from zoo.sweep.stop import kept
 
 QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0", "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1", "TUNE_GLOBAL_CHECKPOINT_S": "1000000", "TUNE_WARN_THRESHOLD_S": "1000000",
-    "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_TRAIN_V2_ENABLED": "0", "RAY_worker_niceness": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    "TUNE_WARN_THRESHOLD_S": "1000000",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_TRAIN_V2_ENABLED": "0",
+    "RAY_worker_niceness": "0",
 }
 IMPATIENT = {
-    "RAY_py_gcs_connect_timeout_s": "5", "RAY_gcs_rpc_server_connect_timeout_s": "2", "RAY_NUM_REDIS_GET_RETRIES": "1",
+    "RAY_py_gcs_connect_timeout_s": "5",
+    "RAY_gcs_rpc_server_connect_timeout_s": "2",
+    "RAY_NUM_REDIS_GET_RETRIES": "1",
 }
 """Of a driver that joins a cluster: at an address where something else answers, Ray would try for minutes."""
 STORE = 80_000_000
 """Bytes of Ray's object store, which holds next to nothing here; Ray's least is 75 MiB."""
 SECONDS = 30.0
 """To wait for a cluster's answer."""
-PROBE = "import ray, sys; ray.init(address=sys.argv[1], logging_level='CRITICAL', log_to_driver=False)"
+PROBE = (
+    "import ray, sys; ray.init(address=sys.argv[1], logging_level='CRITICAL', log_to_driver=False)"
+)
 TOKEN = ".zoo-sweep"
 """A file in the sweep's folder, by which a node knows that it sees the same one."""
 PREFIX, MARK = "zoo-sweep-", "ray-of-zoo-sweep"
@@ -73,7 +84,8 @@ def share(nodes: list[dict[str, float]], per_device: int | None) -> Share:
 
     Args:
         nodes: each node's CPU and GPU.
-        per_device: trials that share a device; the device of a node without a GPU is all of its cores.
+        per_device: trials that share a device; the device of a node without a GPU is all of its
+            cores.
 
     Raises:
         UserError: if there is neither.
@@ -84,7 +96,9 @@ def share(nodes: list[dict[str, float]], per_device: int | None) -> Share:
         return Share({"cpu": 0, "gpu": math.floor(1e4 / each) / 1e4}, None, gpus * each)
     cores = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
     if not cores:
-        raise UserError("the cluster has no cores that Ray may use: start a node with ray start --num-cpus")
+        raise UserError(
+            "the cluster has no cores that Ray may use: start a node with ray start --num-cpus"
+        )
     if per_device is None:
         return Share({"cpu": 1}, 1, sum(cores))
     threads = max(1, min(cores) // per_device)
@@ -102,7 +116,8 @@ def connected(address: str | None, out: Path, there: str) -> Iterator[Cluster]:
         there: the current folder, as well.
 
     Raises:
-        UserError: if Ray does not start, the cluster does not answer, or a node does not see the folders.
+        UserError: if Ray does not start, the cluster does not answer, or a node does not see the
+            folders.
     """
     import ray
 
@@ -110,8 +125,12 @@ def connected(address: str | None, out: Path, there: str) -> Iterator[Cluster]:
     _remove_left()
     folder, held = _scratch()
     if address is None:
-        options |= {"address": "local", "include_dashboard": False, "object_store_memory": STORE,
-                    "_temp_dir": str(folder)}
+        options |= {
+            "address": "local",
+            "include_dashboard": False,
+            "object_store_memory": STORE,
+            "_temp_dir": str(folder),
+        }
     else:
         options["address"] = address
     try:
@@ -120,7 +139,9 @@ def connected(address: str | None, out: Path, there: str) -> Iterator[Cluster]:
                 ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             why = " ".join(str(error).split(". ")[0].split())
-            raise UserError(f"Ray does not start{f' at {address}' if address else ''}: {why}") from error
+            raise UserError(
+                f"Ray does not start{f' at {address}' if address else ''}: {why}"
+            ) from error
         if address is not None:
             _check_nodes(ray, out, there)
         yield Cluster([node["Resources"] for node in ray.nodes() if node["Alive"]], folder)
@@ -138,7 +159,8 @@ def prepare(address: str | None) -> None:
         address: of a cluster, if one is to be joined.
 
     Raises:
-        UserError: naming the extra, if Ray Tune is not installed; or if no cluster answers at the address.
+        UserError: naming the extra, if Ray Tune is not installed; or if no cluster answers at the
+            address.
     """
     os.environ.update(QUIET if address is None else QUIET | IMPATIENT)
     if not all(map(importlib.util.find_spec, ("ray", "pyarrow"))):
@@ -158,8 +180,9 @@ def _scratch() -> tuple[Path, int | None]:
         held = hold(folder)  # before it bears the mark of what may be removed
         (folder / MARK).touch()
     except OSError as error:
-        raise UserError(f"cannot write '{tempfile.gettempdir()}': {error.strerror}; set TMPDIR to another folder") \
-            from None
+        raise UserError(
+            f"cannot write '{tempfile.gettempdir()}': {error.strerror}; set TMPDIR to another folder"
+        ) from None
     return folder, held
 
 
@@ -185,12 +208,16 @@ def _check_address(address: str) -> None:
     if address != "auto":
         host, colon, port = address.rpartition(":")
         if "/" in address or not (colon and host and port.isdigit()):
-            raise UserError(f"--ray-address takes HOST:PORT of the cluster's head, as 10.0.0.1:6379, or auto, got "
-                            f"{address!r}")
+            raise UserError(
+                f"--ray-address takes HOST:PORT of the cluster's head, as 10.0.0.1:6379, or auto, got "
+                f"{address!r}"
+            )
         try:
             socket.create_connection((host, int(port)), 5).close()
         except (OSError, OverflowError) as error:
-            raise UserError(f"{none} ({getattr(error, 'strerror', None) or error}): {remedy}") from None
+            raise UserError(
+                f"{none} ({getattr(error, 'strerror', None) or error}): {remedy}"
+            ) from None
     for mode in ({}, {"RAY_AUTH_MODE": "token"}) if "RAY_AUTH_MODE" not in os.environ else ({},):
         command = [sys.executable, "-P", "-c", PROBE, address]
         with suppress(subprocess.TimeoutExpired):
@@ -215,7 +242,11 @@ def _check_nodes(ray: Any, out: Path, there: str) -> None:
             return "has no zoo: install it there"
         if not token.is_file() or token.read_text(encoding="ascii", errors="replace") != str(pid):
             return f"does not see '{out}': give an --out in a folder that all nodes share"
-        return None if os.path.isdir(there) else f"has no folder '{there}': start the sweep in one that all nodes share"
+        return (
+            None
+            if os.path.isdir(there)
+            else f"has no folder '{there}': start the sweep in one that all nodes share"
+        )
 
     pid = os.getpid()
     try:
@@ -239,8 +270,11 @@ def silence() -> Iterator[tuple[TextIO, TextIO]]:
         for stream in saved:
             stack.callback(os.close, stream)
         ours = [
-            stack.enter_context(os.fdopen(os.dup(copy), "w", encoding=stream.encoding, errors=stream.errors))
-            if _is(stream, number) else stream
+            stack.enter_context(
+                os.fdopen(os.dup(copy), "w", encoding=stream.encoding, errors=stream.errors)
+            )
+            if _is(stream, number)
+            else stream
             for copy, number, stream in zip(saved, (1, 2), (sys.stdout, sys.stderr), strict=True)
         ]
         nothing = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))

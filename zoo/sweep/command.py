@@ -20,13 +20,35 @@ if TYPE_CHECKING:
     from zoo.sweep.stop import Stop
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "--config": {"required": True, "metavar": "FILE", "help": "the sweep: its path or the name of a shipped one"},
-    "--out": {"default": None, "metavar": "DIR", "help": "of the trials' folders; by default runs/<name of the sweep>"},
-    "--trials-per-device": {"type": int, "default": None, "metavar": "N", "help": "trials that share a GPU, by default "
-                            "1; without a GPU, that share the cores, by default as many as there are cores"},
-    "--ray-address": {"default": None, "metavar": "ADDRESS", "help": "HOST:PORT of a Ray cluster that this machine is "
-                      "a node of, or auto; DIR then lies in a folder that all nodes share"},
-    "--max-trials": {"type": int, "default": None, "metavar": "N", "help": "that a sweep may have, by default 10,000"},
+    "--config": {
+        "required": True,
+        "metavar": "FILE",
+        "help": "the sweep: its path or the name of a shipped one",
+    },
+    "--out": {
+        "default": None,
+        "metavar": "DIR",
+        "help": "of the trials' folders; by default runs/<name of the sweep>",
+    },
+    "--trials-per-device": {
+        "type": int,
+        "default": None,
+        "metavar": "N",
+        "help": "trials that share a GPU, by default "
+        "1; without a GPU, that share the cores, by default as many as there are cores",
+    },
+    "--ray-address": {
+        "default": None,
+        "metavar": "ADDRESS",
+        "help": "HOST:PORT of a Ray cluster that this machine is "
+        "a node of, or auto; DIR then lies in a folder that all nodes share",
+    },
+    "--max-trials": {
+        "type": int,
+        "default": None,
+        "metavar": "N",
+        "help": "that a sweep may have, by default 10,000",
+    },
     **TRUST,
     "--dry-run": {"action": "store_true", "help": "print the trials' commands, and run none"},
 }
@@ -55,14 +77,21 @@ def main(argv: list[str]) -> int:
 
 
 def sweep(
-    config: str, out: str | None, trials_per_device: int | None, ray_address: str | None, max_trials: int | None,
-    trust: Sequence[str], dry_run: bool, argv: list[str], stopped: "Stop",
+    config: str,
+    out: str | None,
+    trials_per_device: int | None,
+    ray_address: str | None,
+    max_trials: int | None,
+    trust: Sequence[str],
+    dry_run: bool,
+    argv: list[str],
+    stopped: "Stop",
 ) -> int:
     """Plan, check, run and print.
 
     Raises:
-        UserError: for a sweep file that says nothing, two things or too much, a trial that cannot be built, or a folder
-            that holds other runs; nothing has been written then.
+        UserError: for a sweep file that says nothing, two things or too much, a trial that cannot
+            be built, or a folder that holds other runs; nothing has been written then.
     """
     from zoo.files.access import check_writable
     from zoo.sweep import stop
@@ -72,7 +101,10 @@ def sweep(
     from zoo.sweep.schedule import Schedule
     from zoo.sweep.trials import outcome
 
-    for option, number in (("--trials-per-device", trials_per_device), ("--max-trials", max_trials)):
+    for option, number in (
+        ("--trials-per-device", trials_per_device),
+        ("--max-trials", max_trials),
+    ):
         if number is not None and number < 1:
             raise UserError(f"{option} must be at least 1, got {number}")
     plan = read(config, max_trials or TRIALS)
@@ -99,8 +131,11 @@ def sweep(
                     parts = share(cluster.nodes, trials_per_device)
                     run(schedule, folder, parts, cluster.scratch, trust, stopped, stdout, stderr)
             except KeyboardInterrupt:
-                print(f"zoo: stopped; {len(schedule.done)} of {plan.size()} trials are done, and the same command goes "
-                      "on", file=stderr)
+                print(
+                    f"zoo: stopped; {len(schedule.done)} of {plan.size()} trials are done, and the same command goes "
+                    "on",
+                    file=stderr,
+                )
                 return stopped.status
             finally:
                 stop.clear(folder)
@@ -108,8 +143,14 @@ def sweep(
 
 
 def run(
-    schedule: "Schedule", folder: Path, parts: "Share", scratch: Path, trust: Sequence[str], stopped: "Stop",
-    stdout: TextIO, stderr: TextIO,
+    schedule: "Schedule",
+    folder: Path,
+    parts: "Share",
+    scratch: Path,
+    trust: Sequence[str],
+    stopped: "Stop",
+    stdout: TextIO,
+    stderr: TextIO,
 ) -> None:
     """Run what is waiting, and show it."""
     from zoo.sweep import stop, tune
@@ -143,7 +184,10 @@ def conclude(schedule: "Schedule", out: str) -> int:
     if failed := len(schedule.failed):
         rest = schedule.blocked() - len(schedule.stuck) * len(schedule.sweep.seeds)
         wait = f", and {rest} wait for them" if rest else ""
-        print(f"zoo: {failed} trial{'s' * (failed > 1)} failed{wait}; the same command tries again", file=sys.stderr)
+        print(
+            f"zoo: {failed} trial{'s' * (failed > 1)} failed{wait}; the same command tries again",
+            file=sys.stderr,
+        )
     print(f"report  zoo report {shlex.quote(out)}")
     return 1 if schedule.failed or schedule.stuck else 0
 
@@ -159,6 +203,7 @@ def build(plan: "Sweep", there: Sequence["Trial"], out: str) -> None:
     Raises:
         UserError: naming the method.
     """
+
     def words(trial: "Trial") -> set[str]:
         return {trial.method, *(f"{key}={value}" for key, value in trial.point.items())}
 
@@ -182,7 +227,9 @@ def build(plan: "Sweep", there: Sequence["Trial"], out: str) -> None:
             with redirect_stderr(said):
                 logger = command_line([], trial.words(out)[1:]).config["trainer"].get("logger")
             if logger not in (None, True):
-                raise UserError(f"its config has {logger!r} as trainer.logger, and a run of a sweep needs zoo's own")
+                raise UserError(
+                    f"its config has {logger!r} as trainer.logger, and a run of a sweep needs zoo's own"
+                )
         except SystemExit:
             line = said.getvalue().strip().splitlines()[-1]
             raise UserError(f"{trial.method}: {line.removeprefix('zoo: ')}") from None
@@ -197,6 +244,9 @@ def commands(schedule: "Schedule", out: str, trust: Sequence[str]) -> list[str]:
     sweep = schedule.sweep
     lines = [shlex.join(["zoo", *trial.words(out, trust)]) for trial in schedule.waiting]
     seeds = ", ".join(map(str, sweep.seeds))
-    lines += [f"# {method.name}: at the best of {len(method.points)}, then seeds {seeds}"
-              for method in sweep.methods if method.name not in schedule.best]
+    lines += [
+        f"# {method.name}: at the best of {len(method.points)}, then seeds {seeds}"
+        for method in sweep.methods
+        if method.name not in schedule.best
+    ]
     return [*lines, f"# {sweep.size()} trials, {len(schedule.done)} done"]

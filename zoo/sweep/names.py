@@ -25,13 +25,19 @@ def word(value: Any) -> str:
 
 def config_names(value: Any) -> list[str]:
     """One config or several."""
-    return [str(name) for name in (value if isinstance(value, list) else [] if value is None else [value])]
+    return [
+        str(name)
+        for name in (value if isinstance(value, list) else [] if value is None else [value])
+    ]
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
     """Each option by its last words, as few as tell it from the others."""
     parts = {key: key.split(".") for key in keys}
-    ends = {key: [".".join(words[-n:]) for n in range(1, len(words) + 1)] for key, words in parts.items()}
+    ends = {
+        key: [".".join(words[-n:]) for n in range(1, len(words) + 1)]
+        for key, words in parts.items()
+    }
     shared = Counter(end for mine in ends.values() for end in mine)
     return {key: next((end for end in mine if shared[end] == 1), key) for key, mine in ends.items()}
 
@@ -88,5 +94,8 @@ def _named(key: str, value: Any) -> list[str]:
     if isinstance(value, dict):
         settings = value.get("init_args")
         settings = settings if isinstance(settings, dict) else {}
-        return [str(value.get("class_path")).rpartition(".")[2], *(f"{k}={word(v)}" for k, v in settings.items())]
+        return [
+            str(value.get("class_path")).rpartition(".")[2],
+            *(f"{k}={word(v)}" for k, v in settings.items()),
+        ]
     return [str(value).rpartition(".")[2]]

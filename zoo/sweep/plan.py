@@ -1,8 +1,8 @@
 """What a sweep runs: methods, the values that are searched for each, and trials.
 
-A **point** is a mapping of the command line's options to values. A **method** is a point of the grid without the
-searched options; its **trials** are `zoo fit` at each searched point on the search's seed, and then at the best of
-them on the reported seeds.
+A **point** is a mapping of the command line's options to values. A **method** is a point of the
+grid without the searched options; its **trials** are `zoo fit` at each searched point on the
+search's seed, and then at the best of them on the reported seeds.
 """
 
 import hashlib
@@ -59,16 +59,22 @@ class Trial:
         """
         pairs = sorted(self.options.items(), key=lambda pair: pair[0].count("."))
         return [
-            "fit", *(word for config in self.config for word in ("--config", config)),
+            "fit",
+            *(word for config in self.config for word in ("--config", config)),
             *(f"--{key}={word(value)}" for key, value in pairs),
-            f"--name={self.name}", f"--trainer.default_root_dir={out}", f"--seed_everything={self.seed}",
+            f"--name={self.name}",
+            f"--trainer.default_root_dir={out}",
+            f"--seed_everything={self.seed}",
             *(word for name in trust for word in (OPTION, name)),
         ]
 
     def record(self) -> dict[str, Any]:
         """What a folder of this name must hold a run of."""
         settings = asdict(self)
-        return {"config": list(self.config), **{key: settings[key] for key in ("options", "seed", "digest")}}
+        return {
+            "config": list(self.config),
+            **{key: settings[key] for key in ("options", "seed", "digest")},
+        }
 
 
 @dataclass(frozen=True)
@@ -89,13 +95,17 @@ class Method:
     points: tuple[Point, ...]
     files: tuple[Mapping[str, Any], ...]
 
-    def trial(self, point: Point, seed: int, labels: Mapping[str, str], searched: bool = False) -> Trial:
+    def trial(
+        self, point: Point, seed: int, labels: Mapping[str, str], searched: bool = False
+    ) -> Trial:
         """The trial at a searched point, on a seed."""
         options = {**self.options, **point}
         name = f"{stem(self.name, point, labels)}{SEED}{seed}"
         steps = planned_steps(self.files, options)
         named = tuple(dict.fromkeys([*self._classes, *classes(options)]))
-        return Trial(name, self.name, searched, point, self.config, options, seed, steps, self._digest, named)
+        return Trial(
+            name, self.name, searched, point, self.config, options, seed, steps, self._digest, named
+        )
 
     @cached_property
     def _digest(self) -> str:
@@ -130,7 +140,10 @@ class Sweep:
         """The trials of a method's search: none where there is nothing to choose."""
         if self.search_seed is None or not self.searches(method):
             return []
-        return [method.trial(point, self.search_seed, self.labels, searched=True) for point in method.points]
+        return [
+            method.trial(point, self.search_seed, self.labels, searched=True)
+            for point in method.points
+        ]
 
     def reported(self, method: Method, point: Point) -> list[Trial]:
         """The trials of a method at the best point of its search."""
@@ -142,12 +155,17 @@ class Sweep:
             if searched := self.search(method):
                 yield from searched
             else:
-                yield from (method.trial(point, self.seeds[0], self.labels) for point in method.points)
+                yield from (
+                    method.trial(point, self.seeds[0], self.labels) for point in method.points
+                )
 
     def among(self, names: Iterable[str]) -> list[Trial]:
         """Those of all trials that could be, at every searched point on every seed, that have one of these names."""
-        known = {stem(method.name, point, self.labels): (method, point)
-                 for method in self.methods for point in method.points}
+        known = {
+            stem(method.name, point, self.labels): (method, point)
+            for method in self.methods
+            for point in method.points
+        }
         seeds, found = {str(seed): seed for seed in self.seeds}, []
         for name in names:
             first, _, end = name.rpartition(SEED)
@@ -156,13 +174,20 @@ class Sweep:
             method, point = known[first]
             if end in seeds:
                 found.append(method.trial(point, seeds[end], self.labels))
-            elif self.search_seed is not None and end == str(self.search_seed) and self.searches(method):
+            elif (
+                self.search_seed is not None
+                and end == str(self.search_seed)
+                and self.searches(method)
+            ):
                 found.append(method.trial(point, self.search_seed, self.labels, searched=True))
         return found
 
     def size(self) -> int:
         """How many trials there are."""
-        return sum(count(len(method.points), len(self.seeds), self.searches(method)) for method in self.methods)
+        return sum(
+            count(len(method.points), len(self.seeds), self.searches(method))
+            for method in self.methods
+        )
 
 
 def count(points: int, seeds: int, searches: bool) -> int:
@@ -172,7 +197,9 @@ def count(points: int, seeds: int, searches: bool) -> int:
 
 def digest(files: Iterable[Mapping[str, Any]]) -> str:
     """Of what is in configs."""
-    return hashlib.sha256(json.dumps(list(files), sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return hashlib.sha256(
+        json.dumps(list(files), sort_keys=True, default=str).encode()
+    ).hexdigest()[:12]
 
 
 def planned_steps(files: Iterable[Mapping[str, Any]], options: Point) -> int | None:
@@ -180,7 +207,11 @@ def planned_steps(files: Iterable[Mapping[str, Any]], options: Point) -> int | N
     known: dict[str, Any] = {}
     for file in files:
         trainer = file.get("trainer")
-        known |= {f"trainer.{key}": value for key, value in trainer.items()} if isinstance(trainer, dict) else {}
+        known |= (
+            {f"trainer.{key}": value for key, value in trainer.items()}
+            if isinstance(trainer, dict)
+            else {}
+        )
     known |= options
     steps = known.get("trainer.max_steps")
     ends = any(known.get(key) is not None for key in ENDS)

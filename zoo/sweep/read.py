@@ -17,7 +17,14 @@ from zoo.sweep.names import Point, config_names, label, short_names, shown, stem
 from zoo.sweep.plan import Method, Sweep, count, digest
 
 KEYS = ("config", "options", "grid", "search", "seeds")
-OURS = ("name", "seed_everything", "ckpt_path", "trainer.default_root_dir", "trainer.logger", "trust")
+OURS = (
+    "name",
+    "seed_everything",
+    "ckpt_path",
+    "trainer.default_root_dir",
+    "trainer.logger",
+    "trust",
+)
 """Options of `zoo fit` that a sweep sets itself."""
 TRIALS, BASES = 10_000, 1_000
 """Trials of a sweep that need no further word; configs that one may start from, each counted as often as it is."""
@@ -32,11 +39,14 @@ def read(name: str, most: int = TRIALS) -> Sweep:
         most: trials that it may have.
 
     Raises:
-        UserError: if there is none, or it says nothing, something unknown, two things at once or too much.
+        UserError: if there is none, or it says nothing, something unknown, two things at once or
+            too much.
     """
     if name == "-" or is_pipe(name):
-        raise UserError(f"--config {name} can be read once only, and a sweep reads it again when it goes on: give a "
-                        "file")
+        raise UserError(
+            f"--config {name} can be read once only, and a sweep reads it again when it goes on: give a "
+            "file"
+        )
     try:
         path = find(name)
         return parse(load(path), path.parent, most)
@@ -57,33 +67,51 @@ def parse(raw: Mapping[str, Any], folder: Path, most: int = TRIALS) -> Sweep:
         if key not in KEYS:
             near = difflib.get_close_matches(str(key), KEYS, 1, 0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(KEYS)}"
-            wrong = "; is this a config of zoo fit?" if "model" in raw or "base" in raw else f"; {hint}"
+            wrong = (
+                "; is this a config of zoo fit?" if "model" in raw or "base" in raw else f"; {hint}"
+            )
             raise UserError(f"a sweep file has no {shown(key)}{wrong}")
     options = mapping(raw.get("options") or {}, "options")
     search = dict(mapping(raw.get("search") or {}, "search"))
     seeds = _seeds(raw.get("seeds"), "seeds")
     search_seed = _seeds([search.pop("seed", 0)], "search.seed")[0] if "search" in raw else None
     if "search" in raw and not search:
-        raise UserError("search tunes no option: name one with its values, as in model.optimizer.lr: [0.005, 0.01]")
+        raise UserError(
+            "search tunes no option: name one with its values, as in model.optimizer.lr: [0.005, 0.01]"
+        )
     if search_seed in seeds:
-        raise UserError(f"seed {search_seed} is the search's and reported too: take it out of seeds, or give search "
-                        "another seed")
+        raise UserError(
+            f"seed {search_seed} is the search's and reported too: take it out of seeds, or give search "
+            "another seed"
+        )
     searched = {key: axis(value, f"search.{key}", must=True) for key, value in search.items()}
     blocks = raw.get("grid")
     blocks = blocks if isinstance(blocks, list) else [blocks or {}]
     grid = [mapping(block or {}, "grid", ()) for block in blocks]
     if not grid or not all(grid):
-        raise UserError("the grid is empty: name an option with its values, as in model.parameterization: [DCT, Dense]")
+        raise UserError(
+            "the grid is empty: name an option with its values, as in model.parameterization: [DCT, Dense]"
+        )
     for key in options:
-        if where := "grid" if any(key in block for block in grid) else "search" if key in searched else None:
+        if (
+            where := "grid"
+            if any(key in block for block in grid)
+            else "search"
+            if key in searched
+            else None
+        ):
             raise UserError(f"{key} stands in options and in {where}: take it out of one of them")
     labels = short_names({key for block in grid for key in block} | set(searched))
     base = config_names(raw.get("config"))
     parts = []
     for block in grid:
-        tuned = {key: axis(block[key], f"grid's {key}", must=True) if key in block else values
-                 for key, values in searched.items()}
-        axes = {key: axis(value, f"grid's {key}") for key, value in block.items() if key not in searched}
+        tuned = {
+            key: axis(block[key], f"grid's {key}", must=True) if key in block else values
+            for key, values in searched.items()
+        }
+        axes = {
+            key: axis(value, f"grid's {key}") for key, value in block.items() if key not in searched
+        }
         parts.append((axes, tuned))
     _check_count(parts, len(seeds), search_seed is not None, most)
     files = cache(_files)
@@ -98,7 +126,10 @@ def parse(raw: Mapping[str, Any], folder: Path, most: int = TRIALS) -> Sweep:
 
 
 def _check_count(
-    parts: Iterable[tuple[Mapping[str, list[Any]], Mapping[str, list[Any]]]], seeds: int, searches: bool, most: int
+    parts: Iterable[tuple[Mapping[str, list[Any]], Mapping[str, list[Any]]]],
+    seeds: int,
+    searches: bool,
+    most: int,
 ) -> None:
     """Raises UserError if a grid, given by what is set and what is searched in each part, has too many trials."""
     total = 0
@@ -108,13 +139,20 @@ def _check_count(
     if total > most:
         many = f"{total:,}" if total < 1e15 else f"about 10^{math.log10(total):.0f}"
         remedy = f", or allow them with --max-trials {total}" if total < 1e15 else ""
-        raise UserError(f"the sweep has {many} trials, more than {most:,}: take values out of its grid, search or "
-                        f"seeds{remedy}")
+        raise UserError(
+            f"the sweep has {many} trials, more than {most:,}: take values out of its grid, search or "
+            f"seeds{remedy}"
+        )
 
 
 def _method(
-    point: dict[str, Any], base: Sequence[str], options: Point, points: Sequence[Point], labels: Mapping[str, str],
-    folder: Path, read_files: Callable[[Path], tuple[dict[str, Any], ...]],
+    point: dict[str, Any],
+    base: Sequence[str],
+    options: Point,
+    points: Sequence[Point],
+    labels: Mapping[str, str],
+    folder: Path,
+    read_files: Callable[[Path], tuple[dict[str, Any], ...]],
 ) -> Method:
     name = "-".join(label(point, labels)) or "all"
     names: list[str] = []
@@ -138,15 +176,19 @@ def _check(methods: Sequence[Method], labels: Mapping[str, str]) -> None:
     first = methods[0]
     for method in methods:
         if len(method.points) != len(first.points):
-            raise UserError(f"{first.name} is searched over {len(first.points)} values and {method.name} over "
-                            f"{len(method.points)}: give all as many, or the comparison is not fair")
+            raise UserError(
+                f"{first.name} is searched over {len(first.points)} values and {method.name} over "
+                f"{len(method.points)}: give all as many, or the comparison is not fair"
+            )
     stems: set[str] = set()
     for method in methods:
         for point in method.points:
             name = stem(method.name, point, labels)
             if name in stems:
-                raise UserError(f"two trials would both be called {name}, and share a folder: write their values "
-                                "shorter, or leave one out")
+                raise UserError(
+                    f"two trials would both be called {name}, and share a folder: write their values "
+                    "shorter, or leave one out"
+                )
             stems.add(name)
 
 
@@ -160,10 +202,14 @@ def mapping(value: Any, where: str, refused: Iterable[str] = ("config",)) -> Map
         raise UserError(f"{where} must hold `option: value` lines, got {shown(value)}")
     for key, each in value.items():
         if key in OURS or key in refused:
-            hint = {"seed_everything": "; seeds has them", "trust": ", from zoo sweep --trust"}.get(key, "")
+            hint = {"seed_everything": "; seeds has them", "trust": ", from zoo sweep --trust"}.get(
+                key, ""
+            )
             raise UserError(f"{where} cannot set {key}: the sweep sets it{hint}")
         if key.startswith("-"):
-            raise UserError(f"{where} has {shown(key)}: write options without dashes, as {key.lstrip('-')}")
+            raise UserError(
+                f"{where} has {shown(key)}: write options without dashes, as {key.lstrip('-')}"
+            )
         _check_plain([key, each], f"{where}'s {key}")
     return {key: number(each) for key, each in value.items()}
 
@@ -193,13 +239,17 @@ def _check_plain(value: Any, where: str) -> None:
         _check_plain([*value, *value.values()], where)
         value = next((key for key in value if not isinstance(key, str)), None)
         if value is not None:
-            raise UserError(f"{where} has the key {shown(value)}, which is no text: write it in quotes")
+            raise UserError(
+                f"{where} has the key {shown(value)}, which is no text: write it in quotes"
+            )
     elif isinstance(value, list):
         for each in value:
             _check_plain(each, where)
     elif isinstance(value, str):
         if re.search("[\0\ud800-\udfff]", value):
-            raise UserError(f"{where} has {shown(value)}, which cannot stand on a command line: take it out")
+            raise UserError(
+                f"{where} has {shown(value)}, which cannot stand on a command line: take it out"
+            )
     elif type(value) is int and value.bit_length() > 1024:
         raise UserError(f"{where} has a number of more than 300 digits: give another one")
     elif value is not None and type(value) not in (bool, int, float):
@@ -215,9 +265,13 @@ def _same(value: Any) -> str:
 def _seeds(value: Any, where: str) -> tuple[int, ...]:
     seeds = value if isinstance(value, list) else [value]
     if not seeds or not all(type(seed) is int and 0 <= seed <= LAST_SEED for seed in seeds):
-        raise UserError(f"{where} must be whole numbers from 0 to {LAST_SEED}, as in [1, 2, 3], got {shown(value)}")
+        raise UserError(
+            f"{where} must be whole numbers from 0 to {LAST_SEED}, as in [1, 2, 3], got {shown(value)}"
+        )
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"{where} has a number twice, got {shown(value)}: the same trials would run twice")
+        raise UserError(
+            f"{where} has a number twice, got {shown(value)}: the same trials would run twice"
+        )
     return tuple(seeds)
 
 
@@ -233,7 +287,9 @@ def _files(path: Path) -> tuple[dict[str, Any], ...]:
     try:
         digest(found)
     except TypeError:
-        raise UserError(f"config '{path}', or a base of it, has a key that is no text: write it in quotes") from None
+        raise UserError(
+            f"config '{path}', or a base of it, has a key that is no text: write it in quotes"
+        ) from None
     return found
 
 

@@ -32,10 +32,14 @@ class Record:
         self.facts: dict[str, Any] = read_json(self.path) if os.path.lexists(self.path) else {}
         self.trials: dict[str, Any] = self.facts.setdefault("trials", {})
         if not isinstance(self.trials, dict):
-            raise UserError(f"'{self.path}' is damaged, its trials are no mapping: give another --out")
+            raise UserError(
+                f"'{self.path}' is damaged, its trials are no mapping: give another --out"
+            )
         for name, settings in self.trials.items():
             if not _is_record(settings):
-                raise UserError(f"'{self.path}' is damaged, at trial {shown(name)}: give another --out")
+                raise UserError(
+                    f"'{self.path}' is damaged, at trial {shown(name)}: give another --out"
+                )
 
     def check(self, trials: Iterable[Trial]) -> None:
         """Compare trials with what is there.
@@ -49,9 +53,13 @@ class Record:
                 continue
             then, now = self.trials.get(trial.name), json.loads(json.dumps(trial.record()))
             if then is None:
-                raise UserError(f"'{folder}' is there already and is not of this sweep: give another --out")
+                raise UserError(
+                    f"'{folder}' is there already and is not of this sweep: give another --out"
+                )
             if wrong := _differs(then, now):
-                raise UserError(f"'{folder}' was run with {wrong}: give another --out, or move it away")
+                raise UserError(
+                    f"'{folder}' was run with {wrong}: give another --out, or move it away"
+                )
 
     def save(self, sweep: str, command: str) -> None:
         """Write it, with the file that it is of and the command."""
@@ -73,7 +81,9 @@ class Record:
         try:
             write_text(self.path, json.dumps(self.facts, indent=1) + "\n")
         except OSError as error:
-            raise UserError(f"cannot write '{self.path}': {error.strerror}; the same command goes on") from None
+            raise UserError(
+                f"cannot write '{self.path}': {error.strerror}; the same command goes on"
+            ) from None
 
 
 def _is_record(settings: Any) -> bool:
@@ -81,7 +91,9 @@ def _is_record(settings: Any) -> bool:
     if not isinstance(settings, dict) or not isinstance(settings.get("options"), dict):
         return False
     config = settings.get("config")
-    return isinstance(config, list) and all(isinstance(each, str) for each in (*config, settings.get("digest")))
+    return isinstance(config, list) and all(
+        isinstance(each, str) for each in (*config, settings.get("digest"))
+    )
 
 
 def _differs(then: dict[str, Any], now: dict[str, Any]) -> str | None:
@@ -111,8 +123,10 @@ def lock(out: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot write '{out}': {error.strerror}; give another --out") from None
     if not free:
-        raise UserError(f"another zoo sweep is at work in '{out}' ({cut(held.holder())}): let it end, or give another "
-                        "--out")
+        raise UserError(
+            f"another zoo sweep is at work in '{out}' ({cut(held.holder())}): let it end, or give another "
+            "--out"
+        )
     try:
         yield
     finally:

@@ -68,8 +68,12 @@ class Schedule:
 
     def blocked(self) -> int:
         """How many trials will not come, since their method's search has no result."""
-        failed = {trial.method for method in self.sweep.methods for trial in self.sweep.search(method)
-                  if trial.name in self.failed}
+        failed = {
+            trial.method
+            for method in self.sweep.methods
+            for trial in self.sweep.search(method)
+            if trial.name in self.failed
+        }
         return len(failed | set(self.stuck)) * len(self.sweep.seeds)
 
     def finish(self, name: str, result: Outcome | str) -> None:
@@ -80,7 +84,9 @@ class Schedule:
             return
         self.done[name] = result
         if trial.searched:
-            self._decide(next(method for method in self.sweep.methods if method.name == trial.method))
+            self._decide(
+                next(method for method in self.sweep.methods if method.name == trial.method)
+            )
 
     def _decide(self, method: Method) -> None:
         """Queue a method's reported seeds, if its search is done and some value of it worked."""
@@ -89,13 +95,17 @@ class Schedule:
         if decided or not all(trial.name in self.done for trial in search):
             return
         if len({self.done[trial.name].data for trial in search} - {""}) > 1:
-            self.stuck[method.name] = "its search has runs on different data, which changed meanwhile: give a new --out"
+            self.stuck[method.name] = (
+                "its search has runs on different data, which changed meanwhile: give a new --out"
+            )
             return
         ranked = [(self._rank(trial), i) for i, trial in enumerate(search)]
         if ranked and not math.isfinite(min(ranked)[0]):
             self.stuck[method.name] = "no value of its search gave a finite result: give it others"
             return
-        self.best[method.name] = point = search[min(ranked)[1]].point if search else method.points[0]
+        self.best[method.name] = point = (
+            search[min(ranked)[1]].point if search else method.points[0]
+        )
         for trial in self.sweep.reported(method, point):
             self._add(trial)
 
@@ -103,7 +113,9 @@ class Schedule:
         """Whether the best of several values is the least or the largest that was searched."""
         point = self.best.get(method.name, {})
         for key, value in point.items():
-            values = sorted({other[key] for other in method.points if isinstance(other[key], int | float)})
+            values = sorted(
+                {other[key] for other in method.points if isinstance(other[key], int | float)}
+            )
             if len(values) > 2 and value in (values[0], values[-1]):
                 return True
         return False

@@ -1,7 +1,8 @@
 """How a sweep is stopped: by Ctrl-C or SIGTERM, which it passes on to its trials wherever they run.
 
-A trial may run on another node, and Ctrl-C does not reach it on this one. What all nodes see is the sweep's folder: a
-file in it says that the sweep is stopping, and whoever runs a trial looks for that.
+A trial may run on another node, and Ctrl-C does not reach it on this one. What all nodes see is the
+sweep's folder: a file in it says that the sweep is stopping, and whoever runs a trial looks for
+that.
 """
 
 import os
@@ -60,7 +61,9 @@ class Stop:
 
 
 def _set(handlers: Mapping[int, Any]) -> None:
-    if threading.current_thread() is threading.main_thread():  # the only one that may, and that gets any
+    if (
+        threading.current_thread() is threading.main_thread()
+    ):  # the only one that may, and that gets any
         for number, handler in handlers.items():
             signal.signal(number, handler)
 

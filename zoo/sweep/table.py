@@ -20,7 +20,11 @@ Look = Callable[[], dict[str, Progress | None]]
 def clock(seconds: float) -> str:
     """Hours and minutes, or minutes and seconds."""
     whole = max(0, round(seconds))
-    return f"{whole // 3600}:{whole % 3600 // 60:02d} h" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d} min"
+    return (
+        f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+        if whole >= 3600
+        else f"{whole // 60}:{whole % 60:02d} min"
+    )
 
 
 class Table:
@@ -43,11 +47,16 @@ class Table:
 
     def tick(self, last: bool = False) -> None:
         """Say what has ended, and draw, unless this is the last time."""
-        ended = [name for name in (*self.schedule.done, *self.schedule.failed) if name not in self.said]
+        ended = [
+            name for name in (*self.schedule.done, *self.schedule.failed) if name not in self.said
+        ]
         if not ended and not (self.live and time.monotonic() - self.looked >= EVERY):
             return
         self.looked = time.monotonic()
-        running = {name: progress(self.folder, trial) for name, trial in list(self.schedule.running.items())}
+        running = {
+            name: progress(self.folder, trial)
+            for name, trial in list(self.schedule.running.items())
+        }
         left = time_left(self.schedule, running, time.monotonic() - self.started)
         for name in ended:
             self.said.add(name)
@@ -70,8 +79,12 @@ class Table:
         elif not self.live:
             found = schedule.done[name]
             rest = f", {clock(left)} left" if left is not None and not schedule.over() else ""
-            print(f"{name}  {found.metric} {found.value:.4f}  {clock(found.seconds)}  "
-                  f"({len(schedule.done)} of {schedule.sweep.size()}{rest})", file=self.out, flush=True)
+            print(
+                f"{name}  {found.metric} {found.value:.4f}  {clock(found.seconds)}  "
+                f"({len(schedule.done)} of {schedule.sweep.size()}{rest})",
+                file=self.out,
+                flush=True,
+            )
 
     def _size(self) -> tuple[int, int]:
         try:
@@ -89,16 +102,28 @@ class Table:
         self.drawn = len(rows)
 
 
-def time_left(schedule: Schedule, running: dict[str, Progress | None], seconds: float) -> float | None:
+def time_left(
+    schedule: Schedule, running: dict[str, Progress | None], seconds: float
+) -> float | None:
     """Seconds until the sweep is over, if it goes on as in the seconds so far; running trials count in part."""
     parts = sum(p.step / p.steps for p in running.values() if p is not None and p.steps)
     taken = len(schedule.done) - len(schedule.before) + parts
-    rest = schedule.sweep.size() - len(schedule.done) - len(schedule.failed) - schedule.blocked() - parts
+    rest = (
+        schedule.sweep.size()
+        - len(schedule.done)
+        - len(schedule.failed)
+        - schedule.blocked()
+        - parts
+    )
     return seconds / taken * rest if taken > 0 else None
 
 
 def lines(
-    schedule: Schedule, running: dict[str, Progress | None], left: float | None, width: int = 80, height: int = 24
+    schedule: Schedule,
+    running: dict[str, Progress | None],
+    left: float | None,
+    width: int = 80,
+    height: int = 24,
 ) -> list[str]:
     """The live table: what runs, and how many wait, are done and failed.
 
@@ -115,7 +140,15 @@ def lines(
         if seen is None:
             rows.append((name, "starting", "", "", ""))
         else:
-            rows.append((name, f"{seen.step:,}/{seen.steps:,}", _value(seen.loss), _value(seen.best), clock(seen.left)))
+            rows.append(
+                (
+                    name,
+                    f"{seen.step:,}/{seen.steps:,}",
+                    _value(seen.loss),
+                    _value(seen.best),
+                    clock(seen.left),
+                )
+            )
     head = ("running", "step", "loss", "best val", "left")
     numbers = [max(map(len, cells)) for cells in zip(head, *rows, strict=True)][1:]
     names = width - 1 - sum(numbers) - 2 * len(numbers)
@@ -125,9 +158,13 @@ def lines(
     total, done = schedule.sweep.size(), len(schedule.done)
     rest = total - done - len(schedule.failed) - len(running)
     counts = f"{done} of {total} done, {len(running)} running, {rest} waiting, {len(schedule.failed)} failed"
-    chosen = f"{len(schedule.best)} of {len(schedule.sweep.methods)} methods have their searched value"
+    chosen = (
+        f"{len(schedule.best)} of {len(schedule.sweep.methods)} methods have their searched value"
+    )
     ends = f"  {clock(left)} left" if left is not None else ""
-    searching = [chosen] if any(schedule.sweep.search(method) for method in schedule.sweep.methods) else []
+    searching = (
+        [chosen] if any(schedule.sweep.search(method) for method in schedule.sweep.methods) else []
+    )
     return [line[: width - 1] for line in ["", *table, *searching, counts + ends]]
 
 
@@ -138,7 +175,11 @@ def _value(value: float) -> str:
 def shorten(name: str, width: int) -> str:
     """Cut in the middle: a trial's name begins with its method and ends with its seed."""
     width = max(width, 8)
-    return name if len(name) <= width else f"{name[: (width - 2) // 3]}..{name[-(width - 2 - (width - 2) // 3) :]}"
+    return (
+        name
+        if len(name) <= width
+        else f"{name[: (width - 2) // 3]}..{name[-(width - 2 - (width - 2) // 3) :]}"
+    )
 
 
 def methods_table(schedule: Schedule) -> list[str]:
@@ -158,8 +199,16 @@ def methods_table(schedule: Schedule) -> list[str]:
         edge = "*" if schedule.at_edge(method) else " "
         chosen = [f"{point[key]}{edge}" if point else "- " for key in keys]
         rows.append((shorten(method.name, 38), *chosen, str(len(values)), spread))
-    head = ("method", *(f"{sweep.labels[key]} " for key in keys), "seeds", found[0].metric if found else "")
+    head = (
+        "method",
+        *(f"{sweep.labels[key]} " for key in keys),
+        "seeds",
+        found[0].metric if found else "",
+    )
     table = columns([head, *rows], 1)
     if any(map(schedule.at_edge, sweep.methods)):
-        table += ["", "*  the least or the largest value that was searched: a wider search may do better"]
+        table += [
+            "",
+            "*  the least or the largest value that was searched: a wider search may do better",
+        ]
     return table

@@ -1,7 +1,7 @@
 """One trial: a `zoo fit` in a process and a folder of its own, found finished, gone on with or started.
 
-A trial's log is locked by whoever runs it, and the lock is inherited by the process that trains: as long as that lives,
-no other can start in the same folder, whatever became of the sweep.
+A trial's log is locked by whoever runs it, and the lock is inherited by the process that trains: as
+long as that lives, no other can start in the same folder, whatever became of the sweep.
 """
 
 import fcntl
@@ -48,7 +48,8 @@ class Outcome:
         lower: whether less of it is better.
         seconds: of training.
         metric: by which trials are compared, `loss` or `score` or what the run was told to monitor.
-        data: what identifies the data that it was trained on, as JSON; empty if the run does not say.
+        data: what identifies the data that it was trained on, as JSON; empty if the run does not
+            say.
     """
 
     value: float
@@ -101,11 +102,18 @@ def outcome(out: Path, trial: Trial) -> Outcome | None:
         value = math.nan if value is None else float(value)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
-    if type(steps) is not int or type(seed) is not int or not math.isfinite(seconds) or not metric.isprintable():
+    if (
+        type(steps) is not int
+        or type(seed) is not int
+        or not math.isfinite(seconds)
+        or not metric.isprintable()
+    ):
         return None
     if seed != trial.seed or (trial.steps is not None and steps > trial.steps):
-        raise UserError(f"'{folder(out, trial)}' is a run of {steps} steps and seed {seed}, where the sweep has "
-                        f"{trial.steps} and {trial.seed}: move it away, or give another --out")
+        raise UserError(
+            f"'{folder(out, trial)}' is a run of {steps} steps and seed {seed}, where the sweep has "
+            f"{trial.steps} and {trial.seed}: move it away, or give another --out"
+        )
     if trial.steps is not None and steps < trial.steps:
         return None
     identity = summary.get("identity")
@@ -115,12 +123,14 @@ def outcome(out: Path, trial: Trial) -> Outcome | None:
     return Outcome(value, bool(lower), seconds, metric, data)
 
 
-def run(out: Path, trial: Trial, there: str, threads: int | None, trust: Sequence[str] = ()) -> str | None:
+def run(
+    out: Path, trial: Trial, there: str, threads: int | None, trust: Sequence[str] = ()
+) -> str | None:
     """Train it, unless it is finished; returns None, or why it failed.
 
-    What is interrupted goes on. A checkpoint is never deleted: one from which a trial can never go on, since it is
-    damaged, is moved aside with the trial's whole folder, and the trial starts anew. If going on fails otherwise, as on
-    a full disk, everything stays.
+    What is interrupted goes on. A checkpoint is never deleted: one from which a trial can never go
+    on, since it is damaged, is moved aside with the trial's whole folder, and the trial starts
+    anew. If going on fails otherwise, as on a full disk, everything stays.
 
     Args:
         out: folder of the sweep, seen from here.
@@ -141,7 +151,12 @@ def run(out: Path, trial: Trial, there: str, threads: int | None, trust: Sequenc
         why_not = _why_not_on(out, trial)
         if why_not is None:
             allowed = Trust(tuple(trust), trial.classes)
-            status, said = _fit(["fit", "--ckpt_path", str(folder(out, trial)), *allowed.words()], file, there, threads)
+            status, said = _fit(
+                ["fit", "--ckpt_path", str(folder(out, trial)), *allowed.words()],
+                file,
+                there,
+                threads,
+            )
             return None if outcome(out, trial) else _why(status, said)
         _make_room(out / trial.name, why_not, file)
         status, said = _fit(trial.words(str(out), trust), file, there, threads)
@@ -152,7 +167,8 @@ def _why_not_on(out: Path, trial: Trial) -> str | None:
     """Why a trial cannot go on from what it left; None if it can.
 
     Raises:
-        OSError: if there is a checkpoint that cannot be read now; that says nothing of what is in it.
+        OSError: if there is a checkpoint that cannot be read now; that says nothing of what is in
+            it.
     """
     last = folder(out, trial) / "checkpoints" / "last.ckpt"
     if not last.is_file() or not (folder(out, trial) / "config.yaml").is_file():
@@ -160,7 +176,11 @@ def _why_not_on(out: Path, trial: Trial) -> str | None:
     with last.open("rb") as file:
         file.read(1)
     try:
-        return None if "optimizer_states" in _load(last) else f"'{last}' has no optimizer's state beside it"
+        return (
+            None
+            if "optimizer_states" in _load(last)
+            else f"'{last}' has no optimizer's state beside it"
+        )
     except UserError as error:
         return str(error)
 
@@ -209,7 +229,9 @@ def _locked(path: Path) -> Iterator[IO[bytes]]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except BlockingIOError:  # the sweep before this one has just been killed, and its trial not yet
+            except (
+                BlockingIOError
+            ):  # the sweep before this one has just been killed, and its trial not yet
                 time.sleep(0.2)
         yield file
 
@@ -229,7 +251,12 @@ def _fit(words: list[str], file: IO[bytes], there: str, threads: int | None) -> 
         environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     command = [sys.executable, "-P", "-m", "zoo.sweep.child", str(os.getpid()), *words]
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, cwd=there, env=environment,
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=file,
+        stderr=file,
+        cwd=there,
+        env=environment,
         process_group=0,  # Ctrl-C is for the sweep
     )
     try:
@@ -276,6 +303,15 @@ def progress(out: Path, trial: Trial) -> Progress | None:
         taken = min(float(steps), float(step) + age * float(rate))
         best = min((float(val) for _, _, _, val, _ in found if val), default=math.nan)
         left = (float(steps) - taken) / max(1e-9, float(rate))
-        return Progress(int(taken), int(steps), float(loss or "nan"), best, left) if math.isfinite(left) else None
-    except (OSError, ValueError, IndexError, OverflowError):  # no log, no such line yet, or one of somebody else's
+        return (
+            Progress(int(taken), int(steps), float(loss or "nan"), best, left)
+            if math.isfinite(left)
+            else None
+        )
+    except (
+        OSError,
+        ValueError,
+        IndexError,
+        OverflowError,
+    ):  # no log, no such line yet, or one of somebody else's
         return None

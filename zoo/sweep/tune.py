@@ -1,7 +1,8 @@
 """Ray Tune runs the trials.
 
-It asks a searcher what to run next, which is what the schedule says, and starts it where there is room. Whatever else
-it does unasked is turned off: each trial is a run of zoo's, with zoo's own files.
+It asks a searcher what to run next, which is what the schedule says, and starts it where there is
+room. Whatever else it does unasked is turned off: each trial is a run of zoo's, with zoo's own
+files.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,7 +45,9 @@ class Plan(Searcher):
         self.names[trial_id] = trial.name
         return {"trial": trial}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         """Put down what has become of it."""
         name = self.names.pop(trial_id)
         why = "the process of Ray that ran it has died" if error else (result or {}).get("why")
@@ -52,7 +55,9 @@ class Plan(Searcher):
             found = trials.outcome(self.out, self.schedule.running[name]) if why is None else None
         except UserError as mistake:
             found, why = None, str(mistake)
-        self.schedule.finish(name, found or why or "it ended without a summary.json of all its steps")
+        self.schedule.finish(
+            name, found or why or "it ended without a summary.json of all its steps"
+        )
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the runs' folders are the state."""
@@ -78,7 +83,12 @@ class Clock(tune.Callback):
 
 
 def run(
-    schedule: Schedule, out: Path, there: str, parts: Share, scratch: Path, tick: Callable[[], None],
+    schedule: Schedule,
+    out: Path,
+    there: str,
+    parts: Share,
+    scratch: Path,
+    tick: Callable[[], None],
     trust: Sequence[str] = (),
 ) -> None:
     """Run what the schedule says until nothing is left.
@@ -95,8 +105,12 @@ def run(
     work = partial(train, out=out, there=there, threads=parts.threads, trust=tuple(trust))
     tuner = tune.Tuner(
         tune.with_resources(work, parts.resources),
-        tune_config=tune.TuneConfig(search_alg=Plan(schedule, out, parts.limit), num_samples=-1, reuse_actors=True),
-        run_config=tune.RunConfig(storage_path=str(scratch), name="tune", verbose=0, callbacks=[Clock(tick)]),
+        tune_config=tune.TuneConfig(
+            search_alg=Plan(schedule, out, parts.limit), num_samples=-1, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(
+            storage_path=str(scratch), name="tune", verbose=0, callbacks=[Clock(tick)]
+        ),
     )
     try:
         tuner.fit()
@@ -105,7 +119,9 @@ def run(
         raise UserError(f"Ray has stopped ({why}); the same command goes on") from error
 
 
-def train(config: dict[str, Any], out: Path, there: str, threads: int | None, trust: Sequence[str]) -> None:
+def train(
+    config: dict[str, Any], out: Path, there: str, threads: int | None, trust: Sequence[str]
+) -> None:
     """What Tune runs: one trial."""
     trial: Trial = config["trial"]
     try:

@@ -6,9 +6,10 @@ In a test file, for pytest:
         parameterization = MyBasis
         arguments = {"ratio": 0.5}
 
-or without one: `zoo check my_basis.MyBasis`. What holds of every map is in `ParameterizationTestCase`, what holds of
-orthonormal subspaces besides in `OrthonormalTestCase`, and of those with one matrix a side in `SeparableTestCase`:
-take the furthest that applies. Algebra is checked in float64. No test needs pytest itself.
+or without one: `zoo check my_basis.MyBasis`. What holds of every map is in
+`ParameterizationTestCase`, what holds of orthonormal subspaces besides in `OrthonormalTestCase`,
+and of those with one matrix a side in `SeparableTestCase`: take the furthest that applies. Algebra
+is checked in float64. No test needs pytest itself.
 """
 
 from zoo.testing.case import TOLERANCE, Case, Shape, agree
@@ -17,6 +18,13 @@ from zoo.testing.orthonormal import OrthonormalTestCase, SeparableTestCase
 from zoo.testing.running import case_for, conformance
 
 __all__ = [
-    "TOLERANCE", "Case", "OrthonormalTestCase", "ParameterizationTestCase", "SeparableTestCase", "Shape", "agree",
-    "case_for", "conformance",
+    "TOLERANCE",
+    "Case",
+    "OrthonormalTestCase",
+    "ParameterizationTestCase",
+    "SeparableTestCase",
+    "Shape",
+    "agree",
+    "case_for",
+    "conformance",
 ]

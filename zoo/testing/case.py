@@ -16,7 +16,9 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 4e-2}
 """Largest error accepted, relative to the largest value."""
 
 
-def agree(actual: Tensor, expected: Tensor, tolerance: float = 1e-9, what: str = "the result") -> None:
+def agree(
+    actual: Tensor, expected: Tensor, tolerance: float = 1e-9, what: str = "the result"
+) -> None:
     """Fail unless two tensors differ by at most `tolerance` of the largest expected value."""
     found, wanted = tuple(actual.shape), tuple(expected.shape)
     assert found == wanted, f"{what} has shape {found}, and should have {wanted}"
@@ -25,7 +27,9 @@ def agree(actual: Tensor, expected: Tensor, tolerance: float = 1e-9, what: str =
     error = (actual.double() - expected.double()).abs().max().item()
     scale = max(expected.double().abs().max().item(), 1e-12)
     limit = tolerance * scale
-    assert error <= limit, f"{what} is off by {error:.2e}, and may be by {limit:.2e}; its largest value is {scale:.2e}"
+    assert error <= limit, (
+        f"{what} is off by {error:.2e}, and may be by {limit:.2e}; its largest value is {scale:.2e}"
+    )
 
 
 def reason(error: Exception) -> str:
@@ -67,4 +71,6 @@ class Case:
         if "shape" in metafunc.fixturenames:
             metafunc.parametrize("shape", self.shapes, ids=lambda s: f"{s[0]}x{s[1]}")
         if "dtype" in metafunc.fixturenames:
-            metafunc.parametrize("dtype", list(TOLERANCE), ids=lambda d: str(d).removeprefix("torch."))
+            metafunc.parametrize(
+                "dtype", list(TOLERANCE), ids=lambda d: str(d).removeprefix("torch.")
+            )

@@ -50,31 +50,49 @@ class ParameterizationTestCase(MapContracts):
 
     def test_layers_train_their_weight(self, shape: Shape) -> None:
         """y = x (W0 + s W)^T + b, dL/dx and dL/dc: in training, in eval mode, recomputed; b, W0, s or none of them."""
-        x, g = torch.randn(2, 3, shape[1]).double().requires_grad_(), torch.randn(2, 3, shape[0]).double()
+        x, g = (
+            torch.randn(2, 3, shape[1]).double().requires_grad_(),
+            torch.randn(2, 3, shape[0]).double(),
+        )
         for kind, arguments in kinds_of_layer(shape, torch.float64):
             p = self.make(shape).for_layer("a")
             expected = self._with_gradients(p, x, product(x, p.weight(), *arguments), g)
             for path, recompute, training in (
-                ("in training", False, True), ("in eval mode", False, False), ("recomputed", True, True),
+                ("in training", False, True),
+                ("in eval mode", False, False),
+                ("recomputed", True, True),
             ):
                 with on(f"{path}, {kind}"):
                     layer = ZooLinear(p, *arguments, recompute).train(training)
                     found = self._with_gradients(p, x, layer(x), g)
-                    for (name, actual), wanted in zip(found.items(), expected.values(), strict=True):
+                    for (name, actual), wanted in zip(
+                        found.items(), expected.values(), strict=True
+                    ):
                         agree(actual, wanted, what=name)
 
     @staticmethod
-    def _with_gradients(p: WeightParameterization, x: Tensor, y: Tensor, g: Tensor) -> dict[str, Tensor]:
+    def _with_gradients(
+        p: WeightParameterization, x: Tensor, y: Tensor, g: Tensor
+    ) -> dict[str, Tensor]:
         names, values = zip(*p.named_parameters(), strict=True)
         grads = torch.autograd.grad(y, (x, *values), g)
-        return dict(zip(("y", "dL/dx", *(f"dL/d {name}" for name in names)), (y.detach(), *grads), strict=True))
+        return dict(
+            zip(
+                ("y", "dL/dx", *(f"dL/d {name}" for name in names)),
+                (y.detach(), *grads),
+                strict=True,
+            )
+        )
 
     @torch.no_grad()
     def test_layers_keep_their_weight(self, shape: Shape) -> None:
         """Without gradients y = x (W0 + s W)^T + b: at first, again, after a change, and merged; one row or many."""
         for kind, arguments in kinds_of_layer(shape, torch.float64):
             p = self.make(shape).for_layer("a")
-            for path, training in (("in training without gradients", True), ("in eval mode without gradients", False)):
+            for path, training in (
+                ("in training without gradients", True),
+                ("in eval mode without gradients", False),
+            ):
                 layer = ZooLinear(p, *arguments).train(training)
                 for when, batch in (("at first", (2, 3)), ("again", ()), ("after a change", (5,))):
                     if when == "after a change":
@@ -94,14 +112,24 @@ class ParameterizationTestCase(MapContracts):
             y = product(x, p.weight().detach(), *arguments)
             bias, base = (None if a is None else a.abs() for a in arguments[:2])
             # Products cancel, roundings do not.
-            size = product(x.abs(), p.weight().detach().abs(), bias, base, arguments[2]).max().item()
+            size = (
+                product(x.abs(), p.weight().detach().abs(), bias, base, arguments[2]).max().item()
+            )
             for path, training, grads in (
-                ("in training", True, True), ("in eval mode", False, True), ("kept", False, False),
+                ("in training", True, True),
+                ("in eval mode", False, True),
+                ("kept", False, False),
             ):
                 layer = ZooLinear(p, *arguments).train(training)
-                with on(f"{path}, {kind}"), torch.set_grad_enabled(grads), torch.autocast("cpu", torch.bfloat16):
+                with (
+                    on(f"{path}, {kind}"),
+                    torch.set_grad_enabled(grads),
+                    torch.autocast("cpu", torch.bfloat16),
+                ):
                     error = (layer(x).float() - y).abs().max().item()
-                    assert error <= 2**-6 * size, f"y is off by {error:.2e}, and may be by {2**-6 * size:.2e}"
+                    assert error <= 2**-6 * size, (
+                        f"y is off by {error:.2e}, and may be by {2**-6 * size:.2e}"
+                    )
 
     def test_together_is_alone(self, shape: Shape) -> None:
         """Layers of one shape, built as one batch, have the y and dL/dc that each has alone (`zoo.layers.batched`)."""
@@ -109,7 +137,10 @@ class ParameterizationTestCase(MapContracts):
         biases = torch.randn(3, shape[0]).double()
         net = Parallel(*(ZooLinear(p, bias) for p, bias in zip(maps, biases, strict=True)))
         build_together(net)
-        x, g = torch.randn(5, shape[1]).double().requires_grad_(), torch.randn(3, 5, shape[0]).double()
+        x, g = (
+            torch.randn(5, shape[1]).double().requires_grad_(),
+            torch.randn(3, 5, shape[0]).double(),
+        )
         y = net(x)
         for i, p in enumerate(maps):
             alone = product(x, p.weight(), biases[i], None, 1.0)
@@ -117,7 +148,9 @@ class ParameterizationTestCase(MapContracts):
             with on(f"layer {i + 1} of 3"):
                 agree(y[i], alone, what="y")
                 grads = torch.autograd.grad(y, values, g, retain_graph=True)
-                for name, actual, wanted in zip(names, grads, torch.autograd.grad(alone, values, g[i]), strict=True):
+                for name, actual, wanted in zip(
+                    names, grads, torch.autograd.grad(alone, values, g[i]), strict=True
+                ):
                     agree(actual, wanted, what=f"dL/d {name}")
 
     def test_merge(self, shape: Shape) -> None:
@@ -131,13 +164,17 @@ class ParameterizationTestCase(MapContracts):
         """A layer from scratch, and one that updates a base; 24 x 16."""
         scratch, update = (self.make((24, 16), dtype).for_layer(name) for name in "ab")
         base = torch.randn(24, 16, dtype=dtype)
-        return Parallel(ZooLinear(scratch, torch.randn(24, dtype=dtype)), ZooLinear(update, None, base, 0.7))
+        return Parallel(
+            ZooLinear(scratch, torch.randn(24, dtype=dtype)), ZooLinear(update, None, base, 0.7)
+        )
 
     def test_function_transforms(self) -> None:
         """torch.func's vmap, grad and jacrev give what a loop, backward and W give, in training and in eval mode."""
         net = self._pair(torch.float64)
         x = torch.randn(3, 2, 16).double()
-        trained: dict[str, Tensor] = {name: p for name, p in net.named_parameters() if p.requires_grad}
+        trained: dict[str, Tensor] = {
+            name: p for name, p in net.named_parameters() if p.requires_grad
+        }
 
         def loss(values: dict[str, Tensor], rows: Tensor) -> Tensor:
             y: Tensor = functional_call(net, values, (rows,))
@@ -148,7 +185,11 @@ class ParameterizationTestCase(MapContracts):
             with on(path):
                 agree(vmap(net, out_dims=1)(x), net(x), what="vmap over x")
                 weights = torch.stack([layer.effective_weight() for layer in net.layers])  # type: ignore[operator]
-                agree(jacrev(net)(x[0, 0]), weights, what="the Jacobian in x, which should be W0 + s W,")
+                agree(
+                    jacrev(net)(x[0, 0]),
+                    weights,
+                    what="the Jacobian in x, which should be W0 + s W,",
+                )
                 found = vmap(grad(loss), in_dims=(None, 0))(trained, x)
                 for i, rows in enumerate(x):
                     alone = torch.autograd.grad(net(rows).tanh().sum(), list(trained.values()))
@@ -175,6 +216,8 @@ class ParameterizationTestCase(MapContracts):
             net.train(training)
             with on(path):
                 rows = torch.export.Dim("rows")
-                program = torch.export.export(net, (torch.randn(5, 16),), dynamic_shapes={"x": {0: rows}})
+                program = torch.export.export(
+                    net, (torch.randn(5, 16),), dynamic_shapes={"x": {0: rows}}
+                )
                 x = torch.randn(9, 16)
                 agree(program.module()(x), net(x), 1e-5, "y")

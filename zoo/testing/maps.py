@@ -66,8 +66,12 @@ def _swapped(p: WeightParameterization, state: dict[str, Tensor]) -> None:
 
 
 FILLED: dict[str, Callable[[Any, dict[str, Tensor]], object]] = {
-    "to_empty, then load_state_dict": lambda p, state: p.to_empty(device="cpu").load_state_dict(state),
-    "load_state_dict(assign=True)": lambda p, state: p.load_state_dict(copy.deepcopy(state), assign=True),
+    "to_empty, then load_state_dict": lambda p, state: p.to_empty(device="cpu").load_state_dict(
+        state
+    ),
+    "load_state_dict(assign=True)": lambda p, state: p.load_state_dict(
+        copy.deepcopy(state), assign=True
+    ),
     "load_state_dict(assign=True) that swaps tensors": _swapped,
     "parameters assigned by hand": _by_hand,
 }
@@ -82,7 +86,9 @@ class MapContracts(Case):
         p = self.make(shape)
         found, dtype = p.weight(), next(p.parameters()).dtype
         assert p.shape == shape, f"shape is {p.shape}, and should be {shape}"
-        assert found.shape == shape, f"weight() has shape {tuple(found.shape)}, and should have {shape}"
+        assert found.shape == shape, (
+            f"weight() has shape {tuple(found.shape)}, and should have {shape}"
+        )
         assert found.dtype == dtype, f"weight() is {found.dtype}, and the coefficients are {dtype}"
 
     def test_weight_is_a_function_of_its_coefficients(self, shape: Shape) -> None:
@@ -98,7 +104,12 @@ class MapContracts(Case):
                 q.mul_(1.5)
             again = self.make(shape)
             again.load_state_dict(p.state_dict())
-            agree(p.weight(), again.weight(), 0.0, "W without gradients, after the coefficients changed,")
+            agree(
+                p.weight(),
+                again.weight(),
+                0.0,
+                "W without gradients, after the coefficients changed,",
+            )
 
     def test_draws(self, shape: Shape) -> None:
         """reset_parameters draws anew at each call; buffers and W leave torch's global random state as it was."""
@@ -112,9 +123,13 @@ class MapContracts(Case):
         w, drawn = p.weight().detach().clone(), torch.get_rng_state()
         p.for_layer("a").reset_buffers()
         p.weight().sum().backward()
-        assert torch.equal(torch.get_rng_state(), drawn), "reset_buffers or weight() moved the global random state"
+        assert torch.equal(torch.get_rng_state(), drawn), (
+            "reset_buffers or weight() moved the global random state"
+        )
         p.for_layer("").reset_parameters(1.0)
-        assert not torch.equal(p.weight(), w), "W is the same after two draws: reset_parameters sets the global seed"
+        assert not torch.equal(p.weight(), w), (
+            "W is the same after two draws: reset_parameters sets the global seed"
+        )
 
     def test_forward_equals_weight(self, shape: Shape, dtype: torch.dtype) -> None:
         """forward(x, b) = x W^T + b."""
@@ -158,7 +173,9 @@ class MapContracts(Case):
         x = torch.randn(4, shape[1])
         with torch.autocast("cpu", torch.bfloat16):
             y = p(x)
-        limit = 2**-6 * (x.abs() @ p.weight().abs().T).max().item()  # products cancel, roundings do not
+        limit = (
+            2**-6 * (x.abs() @ p.weight().abs().T).max().item()
+        )  # products cancel, roundings do not
         error = (y.float() - x @ p.weight().T).abs().max().item()
         assert error <= limit, f"x W^T is off by {error:.2e}, and may be by {limit:.2e}"
 
@@ -166,7 +183,9 @@ class MapContracts(Case):
         """num_trainable = number of coefficients that require a gradient, at least 1."""
         p = self.make(shape)
         counted = sum(q.numel() for q in p.parameters() if q.requires_grad)
-        assert p.num_trainable == counted, f"num_trainable is {p.num_trainable}, and {counted} are trained"
+        assert p.num_trainable == counted, (
+            f"num_trainable is {p.num_trainable}, and {counted} are trained"
+        )
         assert counted >= 1, "nothing is trained"
 
     def test_initial_std(self) -> None:
@@ -189,7 +208,9 @@ class MapContracts(Case):
         largest = w.abs().max().item()
         assert largest == 0, f"the largest weight is {largest:.2e}"
         (w * torch.randn_like(w)).sum().backward()
-        largest = max((q.grad.abs().max().item() for q in p.parameters() if q.grad is not None), default=0.0)
+        largest = max(
+            (q.grad.abs().max().item() for q in p.parameters() if q.grad is not None), default=0.0
+        )
         assert largest > 0, "the gradient is 0, so that nothing would ever be learned"
 
     def test_project_is_stationary(self, shape: Shape) -> None:
@@ -198,12 +219,16 @@ class MapContracts(Case):
         before = self._slope(p, target)
         p.project_(target)
         after = self._slope(p, target)
-        assert after <= 1e-3 * before, f"the gradient is {after:.2e}, and {before:.2e} at random coefficients"
+        assert after <= 1e-3 * before, (
+            f"the gradient is {after:.2e}, and {before:.2e} at random coefficients"
+        )
 
     def _slope(self, p: WeightParameterization, target: Tensor) -> float:
         p.zero_grad()
         (p.weight() - target).square().sum().backward()
-        return max((q.grad.abs().max().item() for q in p.parameters() if q.grad is not None), default=0.0)
+        return max(
+            (q.grad.abs().max().item() for q in p.parameters() if q.grad is not None), default=0.0
+        )
 
     def test_project_is_idempotent(self, shape: Shape) -> None:
         """project_(W) leaves W as it is."""
@@ -240,11 +265,18 @@ class MapContracts(Case):
         p, q = self.make(shape), self.make(shape)
         q.load_state_dict(p.state_dict())
         w = p.for_layer("a").weight().detach().clone()
-        agree(q.for_layer("b").for_layer("a").weight(), w, 0.0, "W of a layer that had another name")
+        agree(
+            q.for_layer("b").for_layer("a").weight(), w, 0.0, "W of a layer that had another name"
+        )
         p.reset_buffers()
         agree(p.weight(), w, 0.0, "W of a layer whose buffers were rebuilt")
         q.layer = "a"
-        agree(q.to(torch.float64).weight(), w, 0.0, "W of a layer that was named and then moved, as `convert` does it")
+        agree(
+            q.to(torch.float64).weight(),
+            w,
+            0.0,
+            "W of a layer that was named and then moved, as `convert` does it",
+        )
 
     def test_pickle(self, shape: Shape) -> None:
         """A pickled copy has the same W."""
@@ -266,7 +298,9 @@ class MapContracts(Case):
         for path, fill in FILLED.items():
             with torch.device("meta"):
                 q = self.parameterization(*shape, **self.arguments).for_layer("a")
-            assert where(q) == {torch.device("meta")}, f"built on the meta device, it is on {where(q)}"
+            assert where(q) == {torch.device("meta")}, (
+                f"built on the meta device, it is on {where(q)}"
+            )
             with on(path):
                 fill(q, state)
                 assert where(q) == {torch.device("cpu")}, f"filled, it is on {where(q)}"
@@ -299,18 +333,26 @@ class MapContracts(Case):
     def test_learning_rate_multiplier(self) -> None:
         """1 / rms(dW) <= lr_mult <= sum |G| / <G, dW>: as large as a dense step, of independent signs and of G's.
 
-        For coefficients that move by +-1 from a 96 x 64 weight, at initialisation, and a gradient G of rank one. Within
-        a factor 1.5, since either is one draw.
+        For coefficients that move by +-1 from a 96 x 64 weight, at initialisation, and a gradient G
+        of rank one. Within a factor 1.5, since either is one draw.
         """
         p = self.make((96, 64))
         p.reset_parameters(0.02)
         before = p.weight()
         g = torch.outer(torch.randn(96), torch.randn(64))
         grads = torch.autograd.grad((before * g).sum(), list(p.parameters()))
-        moved = self._moved(p, [torch.randn_like(q).sign() for q in p.parameters()]).square().mean().sqrt().item()
+        moved = (
+            self._moved(p, [torch.randn_like(q).sign() for q in p.parameters()])
+            .square()
+            .mean()
+            .sqrt()
+            .item()
+        )
         along = ((self._moved(p, [grad.sign() for grad in grads]) * g).sum() / g.abs().sum()).item()
         low, high = 1 / moved / 1.5, 1 / along * 1.5
-        assert low <= p.lr_mult <= high, f"lr_mult is {p.lr_mult:.3f}, and not between {low:.3f} and {high:.3f}"
+        assert low <= p.lr_mult <= high, (
+            f"lr_mult is {p.lr_mult:.3f}, and not between {low:.3f} and {high:.3f}"
+        )
 
     @staticmethod
     @torch.no_grad()

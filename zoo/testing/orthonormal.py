@@ -20,11 +20,18 @@ class OrthonormalTestCase(ParameterizationTestCase):
 
     def test_count_is_the_ratio(self, shape: Shape) -> None:
         """num_trainable = ratio mn, rounded, where the arguments or their defaults give a ratio."""
-        default = getattr(inspect.signature(self.parameterization).parameters.get("ratio"), "default", None)
+        default = getattr(
+            inspect.signature(self.parameterization).parameters.get("ratio"), "default", None
+        )
         ratio = self.arguments.get("ratio", None if self.arguments else default)
         if isinstance(ratio, int | float):
-            found, wanted = self.make(shape).num_trainable, max(1, round(ratio * shape[0] * shape[1]))
-            assert found == wanted, f"num_trainable is {found}, and {ratio} of {shape[0]} x {shape[1]} is {wanted}"
+            found, wanted = (
+                self.make(shape).num_trainable,
+                max(1, round(ratio * shape[0] * shape[1])),
+            )
+            assert found == wanted, (
+                f"num_trainable is {found}, and {ratio} of {shape[0]} x {shape[1]} is {wanted}"
+            )
 
     def test_isometry(self, shape: Shape) -> None:
         """|W| = |c|."""
@@ -35,14 +42,21 @@ class OrthonormalTestCase(ParameterizationTestCase):
         """analyze(synthesize(S)) = S, at the places of the coefficients."""
         p = self.make(shape)
         coef = torch.randn_like(p.coef)
-        agree(p.gather(p.expand(coef, p.places), p.places), coef, what="c after synthesize and analyze")
+        agree(
+            p.gather(p.expand(coef, p.places), p.places),
+            coef,
+            what="c after synthesize and analyze",
+        )
 
     def test_analyze_is_the_adjoint_of_synthesize(self, shape: Shape) -> None:
         """<synthesize(S), G> = <S, analyze(G)> for any G, at the places of the coefficients."""
         p = self.make(shape)
         coef, g = torch.randn_like(p.coef), torch.randn(shape, dtype=torch.float64)
         size = coef.norm() * g.norm()
-        there, back = (p.expand(coef, p.places) * g).sum() / size, (coef * p.gather(g.clone(), p.places)).sum() / size
+        there, back = (
+            (p.expand(coef, p.places) * g).sum() / size,
+            (coef * p.gather(g.clone(), p.places)).sum() / size,
+        )
         error = (there - back).abs().item()
         assert error <= 1e-9, f"the two products are {there:.4f} and {back:.4f} of |S| |G|"
 
@@ -50,7 +64,11 @@ class OrthonormalTestCase(ParameterizationTestCase):
         """The map from coefficients to W has rank num_trainable: none is redundant."""
         p = self.make(shape)
         jacobians = torch.autograd.functional.jacobian(function_of(p), tuple(p.parameters()))
-        rank = int(torch.linalg.matrix_rank(torch.cat([j.reshape(p.weight().numel(), -1) for j in jacobians], 1)))
+        rank = int(
+            torch.linalg.matrix_rank(
+                torch.cat([j.reshape(p.weight().numel(), -1) for j in jacobians], 1)
+            )
+        )
         assert rank == p.num_trainable, f"the rank is {rank}, with {p.num_trainable} coefficients"
 
     def test_batches_are_of_one_shape(self) -> None:
@@ -93,4 +111,8 @@ class SeparableTestCase(OrthonormalTestCase):
         w.view(-1)[p.support] = p.coef.detach()
         left, right = (p.side(n, axis) for axis, n in enumerate(p.shape))
         w = w if left is None else left.mT @ w
-        agree(p.weight().detach(), w if right is None else w @ right, what="W, which should be L^T S R,")
+        agree(
+            p.weight().detach(),
+            w if right is None else w @ right,
+            what="W, which should be L^T S R,",
+        )

@@ -19,7 +19,8 @@ def case_for(parameterization: type[WeightParameterization], arguments: dict[str
     if issubclass(parameterization, OrthonormalSubspace):
         kind = OrthonormalTestCase
     if issubclass(parameterization, SeparableSubspace) and all(
-        getattr(parameterization, name) is getattr(SeparableSubspace, name) for name in (*BUILT_FROM, "layout")
+        getattr(parameterization, name) is getattr(SeparableSubspace, name)
+        for name in (*BUILT_FROM, "layout")
     ):
         kind = SeparableTestCase
     members = {"parameterization": parameterization, "arguments": arguments}
@@ -29,7 +30,12 @@ def case_for(parameterization: type[WeightParameterization], arguments: dict[str
 
 def conformance(case: Case) -> Iterator[tuple[str, str, str | None]]:
     """Run a case: (contract, its equation, first failure or None), one a test, the general ones first."""
-    defined = [name for cls in reversed(type(case).__mro__) for name in vars(cls) if name.startswith("test_")]
+    defined = [
+        name
+        for cls in reversed(type(case).__mro__)
+        for name in vars(cls)
+        if name.startswith("test_")
+    ]
     for name in dict.fromkeys(defined):
         equation = (getattr(case, name).__doc__ or "").strip().splitlines()[0]
         yield name.removeprefix("test_").replace("_", " "), equation, failure(case, name)

@@ -1,7 +1,8 @@
 """Checkpoints as files: written whole, read without executing anything, and refused where a bit of them has changed.
 
-A checkpoint holds what is trained, 4 bytes a number. What else a run needs to go on, the optimizer's moments and the
-curves so far, lies beside it: `last.resume_250.pt` belongs to the `last.ckpt` of step 250, and says of which one.
+A checkpoint holds what is trained, 4 bytes a number. What else a run needs to go on, the
+optimizer's moments and the curves so far, lies beside it: `last.resume_250.pt` belongs to the
+`last.ckpt` of step 250, and says of which one.
 """
 
 import hashlib
@@ -41,8 +42,8 @@ OF = "zoo_of"
 class CheckpointFiles(TorchCheckpointIO):
     """Writes and reads a checkpoint with what going on needs in a file of its own.
 
-    That file is written first and carries the step, so that a run killed in between still has a pair that belongs
-    together; one of an older step is removed last.
+    That file is written first and carries the step, so that a run killed in between still has a
+    pair that belongs together; one of an older step is removed last.
 
     Args:
         resume: whether going on is what a checkpoint is read for.
@@ -51,7 +52,9 @@ class CheckpointFiles(TorchCheckpointIO):
     def __init__(self, resume: bool = True) -> None:
         self.resume = resume
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         """Write both, each whole or not at all; one file if there is no optimizer's state."""
         path, rest = Path(path), {key: checkpoint[key] for key in RESUME if key in checkpoint}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +69,9 @@ class CheckpointFiles(TorchCheckpointIO):
             if old != beside:
                 old.unlink()
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         """Both as one; or what a launcher of processes has put there to hand over, which is no checkpoint."""
         return load(Path(path), self.resume, strict=False)
 
@@ -96,7 +101,10 @@ def write_file(path: Path, content: Any) -> None:
 def digest(checkpoint: Mapping[str, Any]) -> str:
     """The sha256 of what tells a checkpoint from that of another run or step: its tensors, task, settings and step."""
     found = hashlib.sha256()
-    about = [checkpoint.get(key) for key in ("zoo_task", "hyper_parameters", "zoo_fingerprints", "global_step")]
+    about = [
+        checkpoint.get(key)
+        for key in ("zoo_task", "hyper_parameters", "zoo_fingerprints", "global_step")
+    ]
     found.update(json.dumps(about, sort_keys=True, default=str).encode())
     for name, tensor in sorted(checkpoint["state_dict"].items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -104,7 +112,7 @@ def digest(checkpoint: Mapping[str, Any]) -> str:
     return found.hexdigest()
 
 
-# ---- Reading ---------------------------------------------------------------------------------------------------------
+# ---- Reading -------------------------------------------------------------------------------------
 
 
 def load(path: Path, resume: bool = True, strict: bool = True) -> dict[str, Any]:
@@ -116,18 +124,23 @@ def load(path: Path, resume: bool = True, strict: bool = True) -> dict[str, Any]
         strict: whether anything but a checkpoint is refused.
 
     Returns:
-        Lightning's mapping. Of a masked adapter, matrices that are still to be restored are under `masked`.
+        Lightning's mapping. Of a masked adapter, matrices that are still to be restored are under
+        `masked`.
 
     Raises:
-        UserError: if a file is damaged, holds anything but data, or is no checkpoint; or if the one beside belongs to
-            another checkpoint.
+        UserError: if a file is damaged, holds anything but data, or is no checkpoint; or if the one
+            beside belongs to another checkpoint.
     """
     if path.suffix == ".safetensors":
         checkpoint = _read_adapter(path)
         check_structure(path, checkpoint)
         return checkpoint
     checkpoint = read_file(path)
-    if not strict and isinstance(checkpoint, dict) and not {"state_dict", "global_step"} & set(checkpoint):
+    if (
+        not strict
+        and isinstance(checkpoint, dict)
+        and not {"state_dict", "global_step"} & set(checkpoint)
+    ):
         return checkpoint
     check_structure(path, checkpoint)
     beside = resume_file(path, checkpoint["global_step"])
@@ -136,7 +149,9 @@ def load(path: Path, resume: bool = True, strict: bool = True) -> dict[str, Any]
     rest = read_file(beside)
     _check_rest(beside, rest)
     if rest.pop(OF, None) not in (None, digest(checkpoint)):
-        raise UserError(f"'{beside}' belongs to another checkpoint than '{path}': give a run as it was written")
+        raise UserError(
+            f"'{beside}' belongs to another checkpoint than '{path}': give a run as it was written"
+        )
     return checkpoint | rest
 
 
@@ -147,15 +162,23 @@ def _read_adapter(path: Path) -> dict[str, Any]:
         tensors |= {name: tensors[first] for name, first in about.pop("shared").items()}
         tensors, masked = unpack(tensors, about.pop("masked", {}))
         known = {key: value for key, value in about.items() if value is not None}
-        return {**known, "state_dict": tensors, "masked": masked, "config": metadata.get("config", "")}
+        return {
+            **known,
+            "state_dict": tensors,
+            "masked": masked,
+            "config": metadata.get("config", ""),
+        }
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError(f"'{path}' is no adapter of zoo's; make one of peft's a run with zoo import {path}") from None
+        raise UserError(
+            f"'{path}' is no adapter of zoo's; make one of peft's a run with zoo import {path}"
+        ) from None
 
 
 def read_file(path: Path) -> Any:
     """What a file of torch.save holds, on the CPU; nothing in it is executed.
 
-    Every record of the archive is held against its checksum, and no tensor is larger than what the file has of it.
+    Every record of the archive is held against its checksum, and no tensor is larger than what the
+    file has of it.
 
     Raises:
         UserError: if it is damaged, or holds anything but data.
@@ -172,13 +195,20 @@ def read_file(path: Path) -> Any:
         raise
     except UnpicklingError as error:
         with opened(path) as file:
-            pickled = file.read(1) in (b"\x80", b"P")  # of a pickle, or of torch's archive of one: a text has no code
+            pickled = file.read(1) in (
+                b"\x80",
+                b"P",
+            )  # of a pickle, or of torch's archive of one: a text has no code
         if pickled and ("Unsupported" in str(error) or "GLOBAL" in str(error)):
             held = f"checkpoint '{path}' holds code, not only weights"
             raise UserError(f"{held}: refused, nothing was executed; use another one") from None
-        raise UserError(f"checkpoint '{path}' is damaged or no checkpoint: use another one") from None
+        raise UserError(
+            f"checkpoint '{path}' is damaged or no checkpoint: use another one"
+        ) from None
     except Exception:  # whatever unpickling makes of bytes that are no pickle
-        raise UserError(f"checkpoint '{path}' is truncated or no checkpoint: use another one") from None
+        raise UserError(
+            f"checkpoint '{path}' is truncated or no checkpoint: use another one"
+        ) from None
 
 
 def _check_archive(path: Path, file: BinaryIO) -> int:
@@ -193,7 +223,9 @@ def _check_archive(path: Path, file: BinaryIO) -> int:
         if not stored or sum(record.file_size for record in records) > size:
             raise UserError(f"checkpoint '{path}' is packed as torch packs none: use another one")
         if (wrong := archive.testzip()) is not None:
-            raise UserError(f"checkpoint '{path}' is damaged: the checksum of {wrong} is wrong; use another copy")
+            raise UserError(
+                f"checkpoint '{path}' is damaged: the checksum of {wrong} is wrong; use another copy"
+            )
     return size
 
 
@@ -237,14 +269,17 @@ def check_structure(path: Path, checkpoint: Any) -> None:
     if not _maps(state, Tensor):
         raise UserError(f"'{path}' is no zoo checkpoint: its state_dict is none; use another one")
     right = {
-        "global_step": _counts(checkpoint["global_step"]), "epoch": _counts(checkpoint.get("epoch", 0)),
+        "global_step": _counts(checkpoint["global_step"]),
+        "epoch": _counts(checkpoint.get("epoch", 0)),
         "hyper_parameters": _maps(checkpoint.get("hyper_parameters", {}), object),
         "zoo_task": isinstance(checkpoint.get("zoo_task", ""), str),
         "zoo_fingerprints": _maps(checkpoint.get("zoo_fingerprints", {}), str),
         KEY: KEY not in checkpoint or is_record(checkpoint[KEY]),
     }
     try:
-        right["pytorch-lightning_version"] = isinstance(version, str) and Version(version) is not None
+        right["pytorch-lightning_version"] = (
+            isinstance(version, str) and Version(version) is not None
+        )
     except InvalidVersion:
         right["pytorch-lightning_version"] = False
     _refuse(path, right)
@@ -254,14 +289,20 @@ def _check_rest(path: Path, rest: Any) -> None:
     if not _maps(rest, object):
         raise UserError(f"'{path}' is damaged: it holds no mapping; give a run as it was written")
     states = rest.get("optimizer_states")
-    _refuse(path, {
-        "optimizer_states": isinstance(states, list) and all(
-            _maps(state, dict | list) and {"state", "param_groups"} <= set(state) for state in states),
-        "lr_schedulers": isinstance(rest.get("lr_schedulers"), list),
-        "callbacks": _maps(rest.get("callbacks"), object),
-        "loops": _maps(rest.get("loops"), dict) and _is_progress(rest["loops"]),
-        OF: isinstance(rest.get(OF, ""), str),
-    })
+    _refuse(
+        path,
+        {
+            "optimizer_states": isinstance(states, list)
+            and all(
+                _maps(state, dict | list) and {"state", "param_groups"} <= set(state)
+                for state in states
+            ),
+            "lr_schedulers": isinstance(rest.get("lr_schedulers"), list),
+            "callbacks": _maps(rest.get("callbacks"), object),
+            "loops": _maps(rest.get("loops"), dict) and _is_progress(rest["loops"]),
+            OF: isinstance(rest.get(OF, ""), str),
+        },
+    )
 
 
 def _refuse(path: Path, right: Mapping[str, bool]) -> None:
@@ -275,7 +316,12 @@ def _is_progress(value: Any) -> bool:
         return all(key == "combined_loader" or _is_progress(each) for key, each in value.items())
     if isinstance(value, list):
         return all(map(_is_progress, value))
-    return value is None or isinstance(value, bool | float) or type(value) is int and abs(value) < 2**53
+    return (
+        value is None
+        or isinstance(value, bool | float)
+        or type(value) is int
+        and abs(value) < 2**53
+    )
 
 
 def _counts(value: Any) -> bool:
@@ -283,7 +329,9 @@ def _counts(value: Any) -> bool:
 
 
 def _maps(value: Any, kind: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, kind) for k, v in value.items())
+    return isinstance(value, dict) and all(
+        isinstance(k, str) and isinstance(v, kind) for k, v in value.items()
+    )
 
 
 def run_folder(path: Path) -> Path | None:

@@ -13,10 +13,11 @@ from zoo.training.loader import StepLoader
 class ZooData(LightningDataModule, ABC):
     """The data of a task.
 
-    `name` stands in the run's name, `headline` at the end of its table and `facts` in its summary. By `identity` runs
-    on different data are told apart: they are never averaged, and none goes on with other data. A subclass whose
-    training batches come from a `StepLoader` keeps it in `batches` and is resumed exactly; one that keeps the examples
-    of a batch in `batch_size` is held to the global batch that it began with, over however many processes.
+    `name` stands in the run's name, `headline` at the end of its table and `facts` in its summary.
+    By `identity` runs on different data are told apart: they are never averaged, and none goes on
+    with other data. A subclass whose training batches come from a `StepLoader` keeps it in
+    `batches` and is resumed exactly; one that keeps the examples of a batch in `batch_size` is held
+    to the global batch that it began with, over however many processes.
     """
 
     name: str = "data"
@@ -49,8 +50,8 @@ class ZooData(LightningDataModule, ABC):
     def identity(self) -> dict[str, object]:
         """What of the data a result depends on, as plain values; by default all `facts` but settings that are neutral.
 
-        Runs where it differs are not compared. It is asked for after `setup`, and what a stage has not read it leaves
-        out.
+        Runs where it differs are not compared. It is asked for after `setup`, and what a stage has
+        not read it leaves out.
         """
         return {key: value for key, value in self.facts().items() if key not in self.neutral}
 
@@ -81,8 +82,8 @@ class ZooData(LightningDataModule, ABC):
     def state_dict(self) -> dict[str, int]:
         """How far training has come.
 
-        Lightning keeps a loader's state too, but forgets to restore it where the schedule asked for the number of
-        batches first.
+        Lightning keeps a loader's state too, but forgets to restore it where the schedule asked for
+        the number of batches first.
         """
         return self.batches.state_dict() if self.batches is not None else self._position or {}
 
@@ -94,5 +95,7 @@ class ZooData(LightningDataModule, ABC):
         """
         place = state_dict.get("position", 0) if isinstance(state_dict, dict) else None
         if type(place) is not int or place < 0:
-            raise UserError(f"the checkpoint is damaged: its place in the data is {state_dict}; use another copy")
+            raise UserError(
+                f"the checkpoint is damaged: its place in the data is {state_dict}; use another copy"
+            )
         self._position = dict(state_dict) or None

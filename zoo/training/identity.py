@@ -1,8 +1,9 @@
 """What a run is: its data, its method and the conditions of its training, written by the run itself as plain values.
 
-Runs are compared by this record, whole: what no two of one comparison may differ in stands in `data` and `conditions`,
-and what makes a row of it in `method`. Neither the seed nor the learning rate is in it, which tell the runs of a method
-apart. A checkpoint holds it too, so that training goes on, and is scored, on no other data without a word.
+Runs are compared by this record, whole: what no two of one comparison may differ in stands in
+`data` and `conditions`, and what makes a row of it in `method`. Neither the seed nor the learning
+rate is in it, which tell the runs of a method apart. A checkpoint holds it too, so that training
+goes on, and is scored, on no other data without a word.
 """
 
 import hashlib
@@ -52,10 +53,15 @@ def flatten(value: Any, prefix: str = "") -> Flat:
 
 def as_json(value: Any) -> Any:
     """A value as JSON gives it back: arrays as lists, a path as text, and of any other object what Python shows."""
+
     def plain(other: Any) -> Any:
         if callable(getattr(other, "tolist", None)):
             return other.tolist()
-        return str(other) if isinstance(other, os.PathLike) else re.sub(r" at 0x[0-9a-f]+", "", repr(other))
+        return (
+            str(other)
+            if isinstance(other, os.PathLike)
+            else re.sub(r" at 0x[0-9a-f]+", "", repr(other))
+        )
 
     return json.loads(json.dumps(value, default=plain))
 
@@ -65,7 +71,7 @@ def path_of(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-# ---- Written by the run ----------------------------------------------------------------------------------------------
+# ---- Written by the run --------------------------------------------------------------------------
 
 
 def record(module: "ZooModule") -> dict[str, Any]:
@@ -75,11 +81,15 @@ def record(module: "ZooModule") -> dict[str, Any]:
         module: in a trainer, with data that is set up.
     """
     data = module.zoo_data()
-    return as_json({
-        "identity": identity(module), "batch": batch(module) if data is not None else None,
-        "data_name": data.name if data is not None else None, "network": module.network_name(),
-        "lr": module.optimizer_config.lr,
-    })
+    return as_json(
+        {
+            "identity": identity(module),
+            "batch": batch(module) if data is not None else None,
+            "data_name": data.name if data is not None else None,
+            "network": module.network_name(),
+            "lr": module.optimizer_config.lr,
+        }
+    )
 
 
 def identity(module: "ZooModule") -> dict[str, Flat]:
@@ -92,7 +102,9 @@ def identity(module: "ZooModule") -> dict[str, Flat]:
     method: Flat = {}
     conditions: Flat = {"model": path_of(type(module))}
     silent = ("seed", "optimizer", "targets", *module.neutral, *module.sources, *module.from_data)
-    for key, value in flatten({key: value for key, value in module.hparams.items() if key[0] != "_"}).items():
+    for key, value in flatten(
+        {key: value for key, value in module.hparams.items() if key[0] != "_"}
+    ).items():
         if not any(key == name or key.startswith(f"{name}.") for name in silent):
             part = method if key.partition(".")[0] in module.of_method else conditions
             part[f"model.{key}"] = value
@@ -109,36 +121,52 @@ def identity(module: "ZooModule") -> dict[str, Flat]:
     conditions |= {"steps": trainer.global_step, "precision": str(trainer.precision)}
     if (planned := planned_steps(module)) not in (None, trainer.global_step):
         conditions["planned_steps"] = planned
-    limited = [key for key, value in LIMITS.items()
-               if getattr(trainer, key) != value or type(getattr(trainer, key)) is not type(value)]
+    limited = [
+        key
+        for key, value in LIMITS.items()
+        if getattr(trainer, key) != value or type(getattr(trainer, key)) is not type(value)
+    ]
     conditions |= {f"trainer.{key}": getattr(trainer, key) for key in limited}
     data, found = module.zoo_data(), {}
     if data is not None:
         found = flatten(data.identity() if module.trained_on is None else module.trained_on)
-        given = {key: value for key, value in data.given.items() if key not in (*data.sources, *data.neutral)}
+        given = {
+            key: value
+            for key, value in data.given.items()
+            if key not in (*data.sources, *data.neutral)
+        }
         conditions |= {**(flatten(given, "data") if given else {}), "data": path_of(type(data))}
     taken = batch(module)
     whole = {"global_batch": global_batch(taken)} if taken["size"] else taken
-    for name, size, other in (("train_batch", taken["size"], "limit_val_batches"),
-                              ("validation_batch", evaluation_size(data), "limit_train_batches")):
-        if {*limited} - {other} and size:  # limits count batches, and so their size says what was trained on or scored
+    for name, size, other in (
+        ("train_batch", taken["size"], "limit_val_batches"),
+        ("validation_batch", evaluation_size(data), "limit_train_batches"),
+    ):
+        if {*limited} - {
+            other
+        } and size:  # limits count batches, and so their size says what was trained on or scored
             conditions[name] = size * taken["processes"]
-    method, conditions = method | module.before.get("method", {}), conditions | module.before.get("conditions", {})
+    method, conditions = (
+        method | module.before.get("method", {}),
+        conditions | module.before.get("conditions", {}),
+    )
     return as_json({"data": found, "method": method, "conditions": conditions | whole})  # type: ignore[no-any-return]
 
 
 def batch(module: "ZooModule") -> dict[str, Any]:
     """What makes the batch of a step: `size` of one process, if known, times `processes` times `accumulate`.
 
-    `numbered` says whether batches come from a `StepLoader`: then those of a step are the same for every way to make
-    one global batch without accumulating.
+    `numbered` says whether batches come from a `StepLoader`: then those of a step are the same for
+    every way to make one global batch without accumulating.
     """
     trainer: Any = module.trainer
     data = module.zoo_data()
     size = getattr(data, "batch_size", None)
     return {
-        "size": size if type(size) is int and size > 0 else None, "processes": trainer.world_size,
-        "accumulate": trainer.accumulate_grad_batches, "numbered": data is not None and data.batches is not None,
+        "size": size if type(size) is int and size > 0 else None,
+        "processes": trainer.world_size,
+        "accumulate": trainer.accumulate_grad_batches,
+        "numbered": data is not None and data.batches is not None,
     }
 
 
@@ -174,9 +202,12 @@ def before(module: "ZooModule", known: Mapping[str, Any] | None) -> dict[str, Fl
         then, now = known["identity"][part], here[part]
         names = [key for key in {**then, **now} if UNTIL not in key and key not in OF_SCORING]
         found[part] = {key: value for key, value in then.items() if UNTIL in key} | {
-            f"{key}{UNTIL}{step}": then.get(key) for key in names if then.get(key) != now.get(key)}
-    plans = [each.get("planned_steps", each.get("steps")) for each in (known["identity"]["conditions"],
-                                                                       here["conditions"])]
+            f"{key}{UNTIL}{step}": then.get(key) for key in names if then.get(key) != now.get(key)
+        }
+    plans = [
+        each.get("planned_steps", each.get("steps"))
+        for each in (known["identity"]["conditions"], here["conditions"])
+    ]
     if plans[0] != plans[1]:
         found["conditions"][f"planned_steps{UNTIL}{step}"] = plans[0]
     if known.get("lr") not in (None, module.optimizer_config.lr):
@@ -201,7 +232,8 @@ def digest(*tensors: Tensor) -> str:
 def digest_of_weights(tensors: Iterable[Tensor]) -> str:
     """The sha256 of a network's weights, rounded to bfloat16, whatever their names, order and dtype.
 
-    So a network is the same one in a folder and in a cache, in float32 and in bfloat16. 25 million weights take 0.06 s.
+    So a network is the same one in a folder and in a cache, in float32 and in bfloat16. 25 million
+    weights take 0.06 s.
     """
     weights = list(tensors)
     step = max(1, math.ceil(sum(t.numel() for t in weights) / WHOLE))
@@ -214,7 +246,7 @@ def digest_of_weights(tensors: Iterable[Tensor]) -> str:
     return hashlib.sha256(b"".join(sorted(each))).hexdigest()
 
 
-# ---- Read again ------------------------------------------------------------------------------------------------------
+# ---- Read again ----------------------------------------------------------------------------------
 
 
 def is_identity(value: Any) -> bool:
@@ -229,13 +261,19 @@ def is_record(value: Any) -> bool:
         return False
     taken = value.get("batch")
     if taken is not None:
-        if not isinstance(taken, dict) or taken.get("size") is not None and not _is_size(taken["size"]):
+        if (
+            not isinstance(taken, dict)
+            or taken.get("size") is not None
+            and not _is_size(taken["size"])
+        ):
             return False
         if not all(_is_size(taken.get(key)) for key in ("processes", "accumulate")):
             return False
     if not isinstance(value.get("lr"), int | float | None):
         return False
-    return all(value.get(key) is None or isinstance(value[key], str) for key in ("data_name", "network"))
+    return all(
+        value.get(key) is None or isinstance(value[key], str) for key in ("data_name", "network")
+    )
 
 
 def _is_size(value: Any) -> bool:
@@ -260,16 +298,18 @@ def check_network(module: "ZooModule", known: Mapping[str, Any] | None) -> None:
     for key, value in module.network_identity().items():
         theirs = conditions.get(f"model.{key}", value)
         if theirs != value:
-            raise UserError(f"the checkpoint was trained on another network: its {key} is {_short(theirs)}, here "
-                            f"{_short(value)}; give the original"
-                            f"{_options('model', [f'model.{name}' for name in module.sources])}")
+            raise UserError(
+                f"the checkpoint was trained on another network: its {key} is {_short(theirs)}, here "
+                f"{_short(value)}; give the original"
+                f"{_options('model', [f'model.{name}' for name in module.sources])}"
+            )
 
 
 def check_data(module: "ZooModule", known: Mapping[str, Any]) -> None:
     """Hold the data and the batch of a trainer's run against those of the checkpoint that it starts from.
 
-    Training goes on with the same data and the same global batch. Looking takes other data where the user has named it
-    (`ZooData.named`), and says so.
+    Training goes on with the same data and the same global batch. Looking takes other data where
+    the user has named it (`ZooData.named`), and says so.
 
     Args:
         module: in a trainer, with data that is set up.
@@ -289,21 +329,37 @@ def check_data(module: "ZooModule", known: Mapping[str, Any]) -> None:
             raise
         here = {}  # a task of the user's own may not know it before its training data is read
     theirs = known["identity"]["data"]
-    changed = [key for key in theirs if theirs[key] is not None and here.get(key) is not None
-               and json.dumps(here[key], sort_keys=True) != json.dumps(theirs[key], sort_keys=True)]
+    changed = [
+        key
+        for key in theirs
+        if theirs[key] is not None
+        and here.get(key) is not None
+        and json.dumps(here[key], sort_keys=True) != json.dumps(theirs[key], sort_keys=True)
+    ]
     if changed:
-        what = f"{changed[0]} was {_short(theirs[changed[0]])}, and is {_short(here[changed[0]])} here"
+        what = (
+            f"{changed[0]} was {_short(theirs[changed[0]])}, and is {_short(here[changed[0]])} here"
+        )
         places = [name for name in data.places() if name in data.given]
-        own, linked = ([f"data.{name}" for name in places if name not in module.sources],
-                       [f"model.{name}" for name in places if name in module.sources])
+        own, linked = (
+            [f"data.{name}" for name in places if name not in module.sources],
+            [f"model.{name}" for name in places if name in module.sources],
+        )
         if fit:
-            raise UserError(f"this is other data than the run was trained on: {what}; going on takes the original"
-                            f"{_options('data', [*own, *linked])}, other data a new run")
+            raise UserError(
+                f"this is other data than the run was trained on: {what}; going on takes the original"
+                f"{_options('data', [*own, *linked])}, other data a new run"
+            )
         if not data.named:
-            raise UserError(f"the run's settings lead to other data than it was trained on: {what}; name the data to "
-                            f"look at{_options('data', own)}")
+            raise UserError(
+                f"the run's settings lead to other data than it was trained on: {what}; name the data to "
+                f"look at{_options('data', own)}"
+            )
         if trainer.is_global_zero:
-            print(f"zoo: note: this is other data than the run was trained on: {what}", file=sys.stderr)
+            print(
+                f"zoo: note: this is other data than the run was trained on: {what}",
+                file=sys.stderr,
+            )
     if fit and known.get("batch"):
         _check_batch(known["batch"], batch(module), max(1, trainer.num_nodes))
 
@@ -318,7 +374,11 @@ def _check_batch(then: Mapping[str, Any], now: Mapping[str, Any], nodes: int) ->
     if numbered and whole == here and then["accumulate"] == now["accumulate"]:
         return
     accumulate = then["accumulate"]
-    extra = [] if accumulate == now["accumulate"] else [f"--trainer.accumulate_grad_batches {accumulate}"]
+    extra = (
+        []
+        if accumulate == now["accumulate"]
+        else [f"--trainer.accumulate_grad_batches {accumulate}"]
+    )
     remedies = []
     if numbered:
         assert whole is not None
@@ -330,18 +390,28 @@ def _check_batch(then: Mapping[str, Any], now: Mapping[str, Any], nodes: int) ->
             remedies.append(f"--data.batch_size {size}" * (size != now["size"]))
     if not numbered or not remedies:
         devices = then["processes"] // nodes
-        both = [f"--trainer.devices {devices}" * (then["processes"] != now["processes"]),
-                f"--data.batch_size {then['size']}" * (then["size"] != now["size"] and then["size"] is not None)]
+        both = [
+            f"--trainer.devices {devices}" * (then["processes"] != now["processes"]),
+            f"--data.batch_size {then['size']}"
+            * (then["size"] != now["size"] and then["size"] is not None),
+        ]
         remedies = [" ".join(filter(None, both))]
-    ways = ", or ".join(" ".join([way, *extra]).strip() for way in dict.fromkeys(remedies) if way or extra)
+    ways = ", or ".join(
+        " ".join([way, *extra]).strip() for way in dict.fromkeys(remedies) if way or extra
+    )
     was, are = _product(then), _product(now)
-    raise UserError(f"the run was trained on global batches of {was}, and goes on with the same ones alone, got {are}: "
-                    f"give {ways}")
+    raise UserError(
+        f"the run was trained on global batches of {was}, and goes on with the same ones alone, got {are}: "
+        f"give {ways}"
+    )
 
 
 def _product(taken: Mapping[str, Any]) -> str:
     """`8 (4 x 2 processes)`."""
-    parts = [str(taken["size"] or "?"), f"{taken['processes']} process{'es' * (taken['processes'] != 1)}"]
+    parts = [
+        str(taken["size"] or "?"),
+        f"{taken['processes']} process{'es' * (taken['processes'] != 1)}",
+    ]
     parts += [f"{taken['accumulate']} accumulated"] * (taken["accumulate"] != 1)
     return f"{global_batch(taken) or 'unknown size'} ({' x '.join(parts)})"
 
@@ -356,7 +426,7 @@ def _short(value: object) -> str:
     return f"{value[:12]}..." if is_hash else ascii(value)[:40]  # type: ignore[index]
 
 
-# ---- Where data is ---------------------------------------------------------------------------------------------------
+# ---- Where data is -------------------------------------------------------------------------------
 
 
 def anchored(value: Any) -> Any:

@@ -2,16 +2,71 @@
 
 import re
 
-LEAST = frozenset([
-    "loss", "perplexity", "ppl", "bits", "nats", "bpc", "bpb", "entropy", "nll", "error", "errors", "err",
-    "mse", "rmse", "mae", "wer", "cer", "eer", "fpr", "fnr", "divergence", "kl", "distance", "regret", "brier",
-])
+LEAST = frozenset(
+    [
+        "loss",
+        "perplexity",
+        "ppl",
+        "bits",
+        "nats",
+        "bpc",
+        "bpb",
+        "entropy",
+        "nll",
+        "error",
+        "errors",
+        "err",
+        "mse",
+        "rmse",
+        "mae",
+        "wer",
+        "cer",
+        "eer",
+        "fpr",
+        "fnr",
+        "divergence",
+        "kl",
+        "distance",
+        "regret",
+        "brier",
+    ]
+)
 """Words of names of which less is better."""
-LARGEST = frozenset([
-    "score", "accuracy", "acc", "f1", "fbeta", "matthews", "mcc", "pearson", "spearman", "correlation",
-    "corr", "auc", "auroc", "auprc", "ap", "map", "precision", "recall", "sensitivity", "specificity", "bleu",
-    "rouge", "meteor", "iou", "dice", "jaccard", "kappa", "r2", "ndcg", "mrr", "reward",
-])
+LARGEST = frozenset(
+    [
+        "score",
+        "accuracy",
+        "acc",
+        "f1",
+        "fbeta",
+        "matthews",
+        "mcc",
+        "pearson",
+        "spearman",
+        "correlation",
+        "corr",
+        "auc",
+        "auroc",
+        "auprc",
+        "ap",
+        "map",
+        "precision",
+        "recall",
+        "sensitivity",
+        "specificity",
+        "bleu",
+        "rouge",
+        "meteor",
+        "iou",
+        "dice",
+        "jaccard",
+        "kappa",
+        "r2",
+        "ndcg",
+        "mrr",
+        "reward",
+    ]
+)
 """Words of names of which more is better."""
 MODES = {"min": True, "max": False}
 
@@ -24,7 +79,8 @@ def less_is_better(metric: str, mode: str | None = None) -> bool | None:
         mode: `min` or `max`, where somebody has said it; None leaves it to the words of the name.
 
     Returns:
-        None where nothing says it: no word of the name is known, or its words contradict each other.
+        None where nothing says it: no word of the name is known, or its words contradict each
+            other.
     """
     if mode is not None:
         return MODES[mode]

@@ -20,7 +20,15 @@ from zoo.bases.seeds import stream_seed
 from zoo.errors import UserError
 from zoo.files.tensors import write_tensors
 from zoo.layers.batched import build_together
-from zoo.layers.convert import ParameterizationFactory, Start, convert, counts, factory_class, merge, zoo_layers
+from zoo.layers.convert import (
+    ParameterizationFactory,
+    Start,
+    convert,
+    counts,
+    factory_class,
+    merge,
+    zoo_layers,
+)
 from zoo.parameterizations.budget import Budget
 from zoo.training import identity, optimizers
 from zoo.training.data import ZooData
@@ -36,17 +44,20 @@ FROZEN = ""
 class ZooModule(LightningModule, ABC):
     """A task: a network whose chosen linear layers live in a parameterization.
 
-    A subclass builds its network as `net`, hands it to `parameterize` and writes the usual steps. It logs
-    `val/loss`; where something else decides, it logs that as `val/score`, more is better, and says so in `monitor`.
+    A subclass builds its network as `net`, hands it to `parameterize` and writes the usual steps.
+    It logs `val/loss`; where something else decides, it logs that as `val/score`, more is better,
+    and says so in `monitor`.
 
     Args:
         parameterization: makes the weight of a layer from its (out_features, in_features).
-        targets: globs of the layers to convert (`zoo.layers.convert.matches`); None takes `default_targets`.
+        targets: globs of the layers to convert (`zoo.layers.convert.matches`); None takes
+            `default_targets`.
         overrides: other parameterizations for layers that match a glob.
         optimizer: how to train.
         seed: of everything random in training, with the step and the rank.
         budget: of all targets together; the parameterization then has none of its own.
-        recompute: build every W again in backward rather than keep it (`zoo.layers.linear.ZooLinear`).
+        recompute: build every W again in backward rather than keep it
+            (`zoo.layers.linear.ZooLinear`).
     """
 
     monitor: str = "val/loss"
@@ -91,7 +102,9 @@ class ZooModule(LightningModule, ABC):
         self.parameterization = parameterization
         self.targets = list(self.default_targets) if targets is None else targets
         if not self.targets:
-            raise UserError("targets is empty: name the layers to convert, as in --model.targets '[\"blocks.*\"]'")
+            raise UserError(
+                "targets is empty: name the layers to convert, as in --model.targets '[\"blocks.*\"]'"
+            )
         self.overrides = overrides or {}
         self.budget = budget
         self.recompute = recompute
@@ -102,7 +115,8 @@ class ZooModule(LightningModule, ABC):
     def save_settings(self) -> None:
         """Keep the subclass' arguments in every checkpoint as plain data; call it in `__init__`, after super's.
 
-        `load_from_checkpoint(path, weights_only=True)` rebuilds the task from them, wherever it was built.
+        `load_from_checkpoint(path, weights_only=True)` rebuilds the task from them, wherever it was
+        built.
         """
         frame = inspect.currentframe()
         assert frame is not None
@@ -111,24 +125,30 @@ class ZooModule(LightningModule, ABC):
             self.hparams[key] = plain(value)
         self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
 
-    def parameterize(self, network: nn.Module, start: Start = "random", scale: float = 1.0) -> nn.Module:
+    def parameterize(
+        self, network: nn.Module, start: Start = "random", scale: float = 1.0
+    ) -> nn.Module:
         """Convert the chosen layers of a network (`zoo.layers.convert.convert`); those alike are built together."""
         self.start = start
         factory, targets, overrides = self.parameterization, self.targets, self.overrides
-        network = convert(network, factory, targets, overrides, start, scale, self.budget, self.recompute)
+        network = convert(
+            network, factory, targets, overrides, start, scale, self.budget, self.recompute
+        )
         build_together(network)
         return network
 
     def describe(self) -> dict[str, object]:
         """The parameterization and the counts that a run's summary and hyperparameters state."""
-        names = dict.fromkeys(type(layer.parameterization).__name__ for layer in zoo_layers(self.net).values())
+        names = dict.fromkeys(
+            type(layer.parameterization).__name__ for layer in zoo_layers(self.net).values()
+        )
         return {"parameterization": "+".join(names), **counts(self.net)}
 
     def arguments(self) -> dict[str, object]:
         """The parameterization's own settings, as given."""
         return dict(self.hparams["parameterization"].get("init_args") or {})
 
-    # ---- Identity ----------------------------------------------------------------------------------------------------
+    # ---- Identity --------------------------------------------------------------------------------
 
     def zoo_data(self) -> ZooData | None:
         """The data of the trainer that has this task."""
@@ -146,7 +166,8 @@ class ZooModule(LightningModule, ABC):
     def on_fit_start(self) -> None:
         """Refuse to go on with other data, or another global batch, than the checkpoint was trained on.
 
-        A task that was loaded from a checkpoint, and is fitted without one, begins a new run with its weights.
+        A task that was loaded from a checkpoint, and is fitted without one, begins a new run with
+        its weights.
         """
         if self.origin is not None and self.trainer.ckpt_path is None:
             self._starts_here()
@@ -171,7 +192,7 @@ class ZooModule(LightningModule, ABC):
             identity.check_data(self, self.origin)
             self.origin = None
 
-    # ---- Optimization ------------------------------------------------------------------------------------------------
+    # ---- Optimization ----------------------------------------------------------------------------
 
     def own_rates(self) -> dict[nn.Parameter, float]:
         """Peak learning rates of what is not trained at the optimizer's `lr`."""
@@ -181,7 +202,8 @@ class ZooModule(LightningModule, ABC):
         """Seed dropout by seed, batch and rank, so that a resumed run draws what the uninterrupted one drew."""
         number = self.trainer.fit_loop.epoch_loop.total_batch_idx
         seed = stream_seed(self.seed, "batch", number, self.global_rank)
-        # Only what draws here: torch.manual_seed keeps a stack trace for every kind of device that is not there.
+        # Only what draws here: torch.manual_seed keeps a stack trace for every kind of device that
+        # is not there.
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
@@ -189,11 +211,14 @@ class ZooModule(LightningModule, ABC):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The config's optimizer (`zoo.training.optimizers.build`); the schedule runs to the trainer's last step."""
         config = self.optimizer_config
-        fused = self.trainer.scaler is None  # a fused step unscales float16's gradients itself, after they were clipped
+        fused = (
+            self.trainer.scaler is None
+        )  # a fused step unscales float16's gradients itself, after they were clipped
         optimizer = optimizers.build(self, config, self.own_rates(), fused)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = LambdaLR(
-            optimizer, lambda step: warmup_cosine(step, steps, config.warmup_steps(steps), config.final_lr)
+            optimizer,
+            lambda step: warmup_cosine(step, steps, config.warmup_steps(steps), config.final_lr),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -203,17 +228,26 @@ class ZooModule(LightningModule, ABC):
         What Lightning does to log a number takes as long as 1 % of a step of the character model.
         """
         trainer = self._trainer
-        if trainer is None or trainer.global_step == 0 or trainer._logger_connector.should_update_logs:
+        if (
+            trainer is None
+            or trainer.global_step == 0
+            or trainer._logger_connector.should_update_logs
+        ):
             self.log("train/loss", loss, prog_bar=True, sync_dist=True)
 
     def on_train_start(self) -> None:
         """Let the config decide rates and decay, also where a checkpoint brought its own."""
         if self.trainer.global_step:
             self.before = identity.before(self, self.resumed)
-        config, schedules = self.optimizer_config, [each.scheduler for each in self.trainer.lr_scheduler_configs]
+        config, schedules = (
+            self.optimizer_config,
+            [each.scheduler for each in self.trainer.lr_scheduler_configs],
+        )
         if len(self.trainer.optimizers) != 1 or [type(each) for each in schedules] != [LambdaLR]:
-            raise UserError(f"{type(self).__name__}.configure_optimizers must return what ZooModule's does, one "
-                            "optimizer with its schedule: leave it out, and give --model.optimizer")
+            raise UserError(
+                f"{type(self).__name__}.configure_optimizers must return what ZooModule's does, one "
+                "optimizer with its schedule: leave it out, and give --model.optimizer"
+            )
         (optimizer,), (schedule,) = self.trainer.optimizers, schedules
         assert isinstance(schedule, LambdaLR)
         fresh = optimizers.groups_of(self, config, self.own_rates())
@@ -221,22 +255,29 @@ class ZooModule(LightningModule, ABC):
         share = schedule.lr_lambdas[0](schedule.last_epoch)
         for group, mine in zip(optimizer.param_groups, fresh, strict=True):
             group.update(
-                initial_lr=mine["lr"], lr=mine["lr"] * share, weight_decay=mine["weight_decay"],
+                initial_lr=mine["lr"],
+                lr=mine["lr"] * share,
+                weight_decay=mine["weight_decay"],
                 betas=(config.beta1, config.beta2),
             )
 
     def configure_gradient_clipping(
-        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None,
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the global norm, and stop before a step with a gradient that is not finite.
 
         Raises:
-            UserError: naming the step and the layer with the largest gradient; not in float16, whose scaler skips it.
+            UserError: naming the step and the layer with the largest gradient; not in float16,
+                whose scaler skips it.
         """
         grads = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
         if not grads:
-            raise UserError(f"{type(self).__name__}.training_step gave no loss of what is trained: return the loss")
+            raise UserError(
+                f"{type(self).__name__}.training_step gave no loss of what is trained: return the loss"
+            )
         norms = torch.stack(torch._foreach_norm(list(grads.values())))
         total = norms.norm()
         if not torch.isfinite(total):
@@ -259,7 +300,7 @@ class ZooModule(LightningModule, ABC):
             f"Lower --model.optimizer.lr (it is {self.optimizer_config.lr:g}), or raise --model.optimizer.warmup"
         )
 
-    # ---- Checkpoints -------------------------------------------------------------------------------------------------
+    # ---- Checkpoints -----------------------------------------------------------------------------
 
     def trained_state(self) -> dict[str, Tensor]:
         """The state dict without what is frozen: coefficients, and what else is trained."""
@@ -315,14 +356,16 @@ class ZooModule(LightningModule, ABC):
         """Raises UserError if a setting in `from_data` is another one."""
         for key in self.from_data:
             if checkpoint.get("hyper_parameters", {}).get(key) != self.hparams[key]:
-                raise UserError(f"the checkpoint's {key} is not that of the data here; use the data it was trained on")
+                raise UserError(
+                    f"the checkpoint's {key} is not that of the data here; use the data it was trained on"
+                )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse coefficients of another basis and a model of other data; add what is frozen.
 
         Raises:
-            UserError: if a seeded basis was rebuilt differently here, a setting in `from_data` is another one, or so is
-                the pretrained network.
+            UserError: if a seeded basis was rebuilt differently here, a setting in `from_data` is
+                another one, or so is the pretrained network.
         """
         self.origin = self.resumed = checkpoint.get(identity.KEY)
         identity.check_network(self, self.origin)
@@ -330,10 +373,15 @@ class ZooModule(LightningModule, ABC):
         self.started_from = started if isinstance(started, str) else None
         self.check_from_data(checkpoint)
         mine, theirs = fingerprints(self.net), dict(checkpoint.get("zoo_fingerprints", {}))
-        if (frozen := theirs.pop(FROZEN, None)) is not None and self._frozen_digest() not in (None, frozen):
-            raise UserError(f"the frozen weights are not those that the checkpoint was trained on: "
-                            f"{type(self).__name__} makes others at each start. Read them from a file, draw them from "
-                            "the seed, or have checkpoints hold them: self.drawn = frozenset of their names")
+        if (frozen := theirs.pop(FROZEN, None)) is not None and self._frozen_digest() not in (
+            None,
+            frozen,
+        ):
+            raise UserError(
+                f"the frozen weights are not those that the checkpoint was trained on: "
+                f"{type(self).__name__} makes others at each start. Read them from a file, draw them from "
+                "the seed, or have checkpoints hold them: self.drawn = frozenset of their names"
+            )
         for layer, fingerprint in theirs.items():
             if mine.get(layer, fingerprint) != fingerprint:
                 raise UserError(
@@ -343,13 +391,21 @@ class ZooModule(LightningModule, ABC):
         here, frozen = self.state_dict(), self._frozen_names()
         for name, kept in checkpoint.pop("masked", {}).items():
             if name not in here or tuple(here[name].shape) != kept.shape:
-                raise UserError(f"the masked {name} of the checkpoint has no matrix of shape {kept.shape} here")
+                raise UserError(
+                    f"the masked {name} of the checkpoint has no matrix of shape {kept.shape} here"
+                )
             try:
                 checkpoint["state_dict"][name] = restore(kept)
             except ValueError as error:
-                raise UserError(f"the masked {name} of the checkpoint is damaged ({error}): use another copy") from None
-        trained = {name: tensor for name, tensor in checkpoint["state_dict"].items() if name in here}
-        if any(tensor.dtype == torch.float64 != here[name].dtype for name, tensor in trained.items()):
+                raise UserError(
+                    f"the masked {name} of the checkpoint is damaged ({error}): use another copy"
+                ) from None
+        trained = {
+            name: tensor for name, tensor in checkpoint["state_dict"].items() if name in here
+        }
+        if any(
+            tensor.dtype == torch.float64 != here[name].dtype for name, tensor in trained.items()
+        ):
             self.double()  # a run in double precision: Lightning makes the module double only after it was loaded
             here = self.state_dict()
         checkpoint["state_dict"] = {name: here[name] for name in frozen} | checkpoint["state_dict"]

@@ -6,10 +6,11 @@
     d  = scatter^T(analyze(O))                    the projection back on the subspace
     c <- (1 - lr decay) c - 0.2 lr sqrt(max(m, n)) |O| / |d| d
 
-Muon is Keller Jordan's (kellerjordan.github.io/posts/muon), the factor 0.2 sqrt(max(m, n)), with which AdamW's rates
-serve, that of "Muon is Scalable for LLM Training" (arXiv 2502.16982). Of dense weights this is `torch.optim.Muon` with
-`adjust_lr_fn="match_rms_adamw"`. Newton-Schulz commutes with rotations, NS(L^T S R) = L^T NS(S) R, so that with one
-orthogonal matrix per side d is scatter^T(NS(scatter(.))) and no basis is touched.
+Muon is Keller Jordan's (kellerjordan.github.io/posts/muon), the factor 0.2 sqrt(max(m, n)), with
+which AdamW's rates serve, that of "Muon is Scalable for LLM Training" (arXiv 2502.16982). Of dense
+weights this is `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`. Newton-Schulz commutes
+with rotations, NS(L^T S R) = L^T NS(S) R, so that with one orthogonal matrix per side d is
+scatter^T(NS(scatter(.))) and no basis is touched.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -53,8 +54,13 @@ class SubspaceMuon(torch.optim.AdamW):
     """
 
     def __init__(
-        self, groups: Iterable[dict[str, Any]], subspaces: Mapping[nn.Parameter, Subspace], lr: float,
-        betas: tuple[float, float], momentum: float = 0.95, fused: bool | None = None,
+        self,
+        groups: Iterable[dict[str, Any]],
+        subspaces: Mapping[nn.Parameter, Subspace],
+        lr: float,
+        betas: tuple[float, float],
+        momentum: float = 0.95,
+        fused: bool | None = None,
     ) -> None:
         super().__init__(groups, lr=lr, betas=betas, fused=fused)
         self.subspaces, self.momentum = subspaces, momentum
@@ -80,7 +86,9 @@ class SubspaceMuon(torch.optim.AdamW):
         super().step()
         for _, p, grad in taken:
             p.grad = grad
-        for _, alike in groupby(sorted(taken, key=_shape(self.subspaces)), key=_shape(self.subspaces)):
+        for _, alike in groupby(
+            sorted(taken, key=_shape(self.subspaces)), key=_shape(self.subspaces)
+        ):
             self._muon(list(alike))
         return loss
 
@@ -104,5 +112,7 @@ class SubspaceMuon(torch.optim.AdamW):
             p.sub_(update.to(p.dtype) * (group["lr"] * size * length))
 
 
-def _shape(subspaces: Mapping[nn.Parameter, Subspace]) -> Callable[[tuple[Any, nn.Parameter, Any]], tuple[int, int]]:
+def _shape(
+    subspaces: Mapping[nn.Parameter, Subspace],
+) -> Callable[[tuple[Any, nn.Parameter, Any]], tuple[int, int]]:
     return lambda item: subspaces[item[1]].shape

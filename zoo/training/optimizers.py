@@ -21,8 +21,10 @@ class OptimizerConfig:
     """AdamW or subspace Muon, with linear warm-up and cosine decay.
 
     Args:
-        name: `adamw`, or `muon` for the coefficients of dense and orthonormal weights and AdamW for the rest.
-        lr: the peak rate of a dense weight; a parameterization's coefficients get `lr * lr_mult` from AdamW.
+        name: `adamw`, or `muon` for the coefficients of dense and orthonormal weights and AdamW for
+            the rest.
+        lr: the peak rate of a dense weight; a parameterization's coefficients get `lr * lr_mult`
+            from AdamW.
         weight_decay: shrinks W by `lr * weight_decay` a step, whatever the parameterization.
         beta1: AdamW's decay of the first moment.
         beta2: AdamW's decay of the second moment.
@@ -76,16 +78,20 @@ def warmup_cosine(step: int, steps: int, warmup: int, final: float) -> float:
 
 
 def parameter_groups(
-    model: nn.Module, lr: float, weight_decay: float, own: Mapping[nn.Parameter, float] | None = None,
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    own: Mapping[nn.Parameter, float] | None = None,
     muon: Mapping[nn.Parameter, Subspace] | None = None,
 ) -> list[dict[str, Any]]:
     """Trained parameters by learning rate and decay.
 
-    Decided by the module that owns a parameter, not by its number of dimensions: coefficients and the weights of
-    linear layers decay; biases, norms and embeddings do not. AdamW multiplies W by 1 - lr lr_mult decay, so a group's
-    decay is divided by its lr_mult, and every parameterization shrinks W by the same lr decay. `own` has the rates of
-    parameters that are not trained at `lr`. Those in `muon` are groups with `"muon": True` and need no lr_mult, since
-    Muon's step is scaled in W.
+    Decided by the module that owns a parameter, not by its number of dimensions: coefficients and
+    the weights of linear layers decay; biases, norms and embeddings do not. AdamW multiplies W by 1
+    - lr lr_mult decay, so a group's decay is divided by its lr_mult, and every parameterization
+    shrinks W by the same lr decay. `own` has the rates of parameters that are not trained at `lr`.
+    Those in `muon` are groups with `"muon": True` and need no lr_mult, since Muon's step is scaled
+    in W.
     """
     muon = muon or {}
     decayed: dict[int, float] = {}
@@ -102,7 +108,11 @@ def parameter_groups(
     for p in model.parameters():
         if p.requires_grad:
             mult, rate = decayed.get(id(p)), lr if own is None else own.get(p, lr)
-            key = (rate, 0.0, False) if mult is None else (rate * mult, weight_decay / mult, p in muon)
+            key = (
+                (rate, 0.0, False)
+                if mult is None
+                else (rate * mult, weight_decay / mult, p in muon)
+            )
             groups.setdefault(key, []).append(p)
     return [
         {"params": ps, "lr": rate, "weight_decay": decay, "muon": is_muon}
@@ -114,7 +124,8 @@ def muon_subspaces(model: nn.Module) -> dict[nn.Parameter, Subspace]:
     """Coefficients that Muon can train, and what they are of."""
     maps = [layer.parameterization for layer in zoo_layers(model).values()]
     return {
-        space.coef: space for space in maps
+        space.coef: space
+        for space in maps
         if isinstance(space, Dense | OrthonormalSubspace) and space.coef.requires_grad
     }
 
@@ -128,7 +139,10 @@ def groups_of(
 
 
 def build(
-    model: nn.Module, config: OptimizerConfig, own: Mapping[nn.Parameter, float] | None = None, fused: bool = True
+    model: nn.Module,
+    config: OptimizerConfig,
+    own: Mapping[nn.Parameter, float] | None = None,
+    fused: bool = True,
 ) -> torch.optim.AdamW:
     """The optimizer of a network.
 
@@ -146,7 +160,11 @@ def build(
         return torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=fused)
     subspaces = muon_subspaces(model)
     if not subspaces:
-        kinds = "+".join({type(layer.parameterization).__name__ for layer in zoo_layers(model).values()})
-        raise UserError(f"muon trains dense and orthonormal weights, and this network has only {kinds}: "
-                        "--model.optimizer.name adamw")
+        kinds = "+".join(
+            {type(layer.parameterization).__name__ for layer in zoo_layers(model).values()}
+        )
+        raise UserError(
+            f"muon trains dense and orthonormal weights, and this network has only {kinds}: "
+            "--model.optimizer.name adamw"
+        )
     return SubspaceMuon(groups, subspaces, config.lr, betas, config.momentum, fused)

@@ -22,8 +22,18 @@ LOCK = ".lock"
 """The file in a run's folder that says that it is trained in, and by whom."""
 
 VIRIDIS = torch.tensor(
-    [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141], [39, 173, 129], [92, 200, 99],
-     [170, 220, 50], [253, 231, 37]], dtype=torch.float32,
+    [
+        [68, 1, 84],
+        [71, 44, 122],
+        [59, 81, 139],
+        [44, 113, 142],
+        [33, 144, 141],
+        [39, 173, 129],
+        [92, 200, 99],
+        [170, 220, 50],
+        [253, 231, 37],
+    ],
+    dtype=torch.float32,
 )
 """Nine stops of the colour map of that name."""
 
@@ -46,25 +56,35 @@ METRICS = ("loss", "score", "best", "stable_rank")
 def layout(layers: Sequence[str], updates: bool = False) -> dict[str, dict[str, list[object]]]:
     """Custom-scalars layout: a band for each measure, and for each measure a chart a kind of layer.
 
-    TensorBoard 2.21 shows a category's bands behind its other charts and in reverse, so that they get a category of
-    their own, the first measure last. It joins the charts of several runs only if they are equal, so that patterns
-    leave the block open.
+    TensorBoard 2.21 shows a category's bands behind its other charts and in reverse, so that they
+    get a category of their own, the first measure last. It joins the charts of several runs only if
+    they are equal, so that patterns leave the block open.
 
     Args:
         layers: names of the parameterized layers.
         updates: whether there is a base, and so a dW with a rank of its own.
     """
-    measures = {title: start for title, start in MEASURES.items() if updates or not start.endswith("update.")}
-    charts: dict[str, dict[str, list[object]]] = {"all layers: median, from least to largest": {
-        title: ["Margin", [f"{start}all.{s}" for s in ("median", "min", "max")]]
-        for title, start in reversed(measures.items())
-    }}
+    measures = {
+        title: start
+        for title, start in MEASURES.items()
+        if updates or not start.endswith("update.")
+    }
+    charts: dict[str, dict[str, list[object]]] = {
+        "all layers: median, from least to largest": {
+            title: ["Margin", [f"{start}all.{s}" for s in ("median", "min", "max")]]
+            for title, start in reversed(measures.items())
+        }
+    }
     for title, start in measures.items():
         has_null, start = not start.startswith("stable_rank"), re.escape(start)
         both = [f"^{start}all\\.median$", f"^{start}null\\.all\\.median$"]
-        charts[title] = {"all layers: median and rotation null": ["Multiline", both]} if has_null else {}
+        charts[title] = (
+            {"all layers: median and rotation null": ["Multiline", both]} if has_null else {}
+        )
         for k in dict.fromkeys(kind(name) for name in layers):
-            patterns = dict.fromkeys(f"^{start}{_pattern(name)}$" for name in layers if kind(name) == k)
+            patterns = dict.fromkeys(
+                f"^{start}{_pattern(name)}$" for name in layers if kind(name) == k
+            )
             null = [f"^{start}null\\.kind\\.{re.escape(k)}$"] if has_null else []
             charts[title][k] = ["Multiline", [*patterns, *null]]
     return charts
@@ -74,7 +94,9 @@ def _pattern(name: str) -> str:
     """Matches a layer of this kind in any block."""
     k = kind(name)
     block = name.removesuffix(k).split(".")[:-1]
-    return "\\.".join([*(r"\d+" if part.isdigit() else re.escape(part) for part in block), re.escape(k)])
+    return "\\.".join(
+        [*(r"\d+" if part.isdigit() else re.escape(part) for part in block), re.escape(k)]
+    )
 
 
 def heatmap(
@@ -131,8 +153,9 @@ def _coloured(unit: Tensor) -> Image.Image:
 class Logger(TensorBoardLogger):
     """TensorBoard, without the `epoch` that Lightning adds to everything and that is 0 all the time here.
 
-    Opens no file and makes no folder before there is something to log: a fit that fails before its first step writes
-    nothing. The folder is then made by whoever is first, and locked as long as it is trained in.
+    Opens no file and makes no folder before there is something to log: a fit that fails before its
+    first step writes nothing. The folder is then made by whoever is first, and locked as long as it
+    is trained in.
     """
 
     _lock: Lock | None = None
@@ -210,18 +233,26 @@ def locked(folder: Path) -> Lock:
     try:
         free = lock.acquire()
     except OSError as error:
-        raise UserError(f"'{folder}' cannot be trained in ({LOCK}: {error.strerror}): use another one") from None
+        raise UserError(
+            f"'{folder}' cannot be trained in ({LOCK}: {error.strerror}): use another one"
+        ) from None
     if not free:
-        raise UserError(f"'{folder}' is trained in already, by {lock.holder()}: let that end, or start a new run")
+        raise UserError(
+            f"'{folder}' is trained in already, by {lock.holder()}: let that end, or start a new run"
+        )
     return lock
 
 
 def log_run(
-    logger: TensorBoardLogger, layers: Sequence[str], hyperparameters: dict[str, object], updates: bool = False
+    logger: TensorBoardLogger,
+    layers: Sequence[str],
+    hyperparameters: dict[str, object],
+    updates: bool = False,
 ) -> None:
     """Once a run: the layout, and the row of hyperparameters, with the same keys in every run.
 
-    The row's metrics are only announced; until a run ends its cells are empty, and no curve starts at a made-up value.
+    The row's metrics are only announced; until a run ends its cells are empty, and no curve starts
+    at a made-up value.
     """
     if isinstance(logger, Logger):
         logger.begin()

@@ -30,9 +30,9 @@ STARTED = {"SLURM_STEP_ID", "SLURM_STEPID", "TORCHELASTIC_RUN_ID"}
 class EpochLoop(_TrainingEpochLoop):
     """Lightning's loop, which also validates at the end of an epoch and of training, whatever the interval.
 
-    What it was stopped in is in its state: a run that goes on from a step whose validation had not ended validates
-    there first, from the first batch on, and one that goes on from after the last step validates again, for its
-    summary. Lightning would skip both.
+    What it was stopped in is in its state: a run that goes on from a step whose validation had not
+    ended validates there first, from the first batch on, and one that goes on from after the last
+    step validates again, for its summary. Lightning would skip both.
     """
 
     validated = -1
@@ -41,15 +41,21 @@ class EpochLoop(_TrainingEpochLoop):
     def _should_check_val_fx(self, data_fetcher: Any) -> bool:
         last_step = self.global_step == self.max_steps and not self._should_accumulate()
         last = self.batch_progress.is_last_batch or last_step
-        return super()._should_check_val_fx(data_fetcher) or (last and self._should_check_val_epoch())
+        return super()._should_check_val_fx(data_fetcher) or (
+            last and self._should_check_val_epoch()
+        )
 
     def advance(self, data_fetcher: Any) -> None:
         """Train on a batch; or, where a run goes on, leave it to `on_advance_end` to validate first."""
         if self.restarting:
             due = self._should_check_val_fx(data_fetcher)
-            self._batches_that_stepped = self.global_step - due  # as it was there, whenever the checkpoint was taken
+            self._batches_that_stepped = (
+                self.global_step - due
+            )  # as it was there, whenever the checkpoint was taken
             if due:
-                self._skip_next_val = self.validated == self.global_step and not self._is_training_done
+                self._skip_next_val = (
+                    self.validated == self.global_step and not self._is_training_done
+                )
                 self.val_loop.restarting = False
                 return
         super().advance(data_fetcher)
@@ -83,7 +89,9 @@ class FitLoop(_FitLoop):
         over = self._loaded_from_state_dict and self.done
         if over and not self._unfinished():
             if self.trainer.is_global_zero:
-                say(f"already at step {self.trainer.global_step}: give more --trainer.max_steps to go on")
+                say(
+                    f"already at step {self.trainer.global_step}: give more --trainer.max_steps to go on"
+                )
             return
         if not over:
             super().run()
@@ -107,22 +115,31 @@ class FitLoop(_FitLoop):
 class CheckpointConnector(_CheckpointConnector):
     """Lightning's connector, for which a checkpoint that does not fit its own parts is a damaged one.
 
-    It looks for none in the current folder: Lightning takes any `hpc_ckpt_*.ckpt` there for that of a requeued job.
+    It looks for none in the current folder: Lightning takes any `hpc_ckpt_*.ckpt` there for that of
+    a requeued job.
     """
 
     @property
     def _hpc_resume_path(self) -> str | None:
         return None
 
-    def _restore_modules_and_callbacks(self, checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
+    def _restore_modules_and_callbacks(
+        self, checkpoint_path: Any = None, weights_only: bool | None = None
+    ) -> None:
         with _damaged(checkpoint_path):
             super()._restore_modules_and_callbacks(checkpoint_path, weights_only)
 
     def restore_training_state(self) -> None:
         with _damaged(self._ckpt_path):
             found = self._loaded_checkpoint
-            for key, wanted in (("optimizer_states", self.trainer.optimizers),
-                                ("lr_schedulers", self.trainer.lr_scheduler_configs)) if found else ():
+            for key, wanted in (
+                (
+                    ("optimizer_states", self.trainer.optimizers),
+                    ("lr_schedulers", self.trainer.lr_scheduler_configs),
+                )
+                if found
+                else ()
+            ):
                 if self.trainer.state.fn == "fit" and len(found[key]) != len(wanted):
                     raise ValueError(f"{len(found[key])} {key} for {len(wanted)}")
             super().restore_training_state()
@@ -146,7 +163,15 @@ def _check_moments(optimizer: Optimizer) -> None:
 @contextmanager
 def _damaged(path: Any) -> Iterator[None]:
     """Say of whatever goes wrong inside that a checkpoint is damaged."""
-    wrong = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, AssertionError)
+    wrong = (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        RuntimeError,
+        AssertionError,
+    )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is about to be refused
@@ -161,14 +186,20 @@ def _damaged(path: Any) -> Iterator[None]:
 class DataConnector(_DataConnector):
     """Lightning's connector, for which a loader's arguments are the same by place and by name.
 
-    It makes loaders anew for prediction, with arguments by name, and stumbles over a batch size that was given by its
-    place.
+    It makes loaders anew for prediction, with arguments by name, and stumbles over a batch size
+    that was given by its place.
     """
 
     def _prepare_dataloader(self, dataloader: Any, shuffle: bool, mode: Any) -> Any:
-        values, names = getattr(dataloader, "__pl_saved_args", ()), getattr(dataloader, "__pl_saved_arg_names", ())
+        values, names = (
+            getattr(dataloader, "__pl_saved_args", ()),
+            getattr(dataloader, "__pl_saved_arg_names", ()),
+        )
         if len(values) == len(names) and isinstance(dataloader, DataLoader):
-            named = {**dict(zip(names, values, strict=True)), **getattr(dataloader, "__pl_saved_kwargs", {})}
+            named = {
+                **dict(zip(names, values, strict=True)),
+                **getattr(dataloader, "__pl_saved_kwargs", {}),
+            }
             for key, value in (("args", ()), ("arg_names", ()), ("kwargs", named)) if names else ():
                 object.__setattr__(dataloader, f"__pl_saved_{key}", value)
         return super()._prepare_dataloader(dataloader, shuffle, mode)
@@ -184,12 +215,17 @@ class SignalConnector(_SignalConnector):
 def environment(plugins: Any) -> list[Any] | None:
     """The plugins of a trainer inside a SLURM job that was not started by srun; None elsewhere.
 
-    Lightning takes any process of a job for one of `SLURM_NTASKS`. It is one process, which may start others itself.
+    Lightning takes any process of a job for one of `SLURM_NTASKS`. It is one process, which may
+    start others itself.
     """
     if "SLURM_NTASKS" not in os.environ or STARTED & set(os.environ):
         return None
     have = plugins if isinstance(plugins, list) else [plugins] if plugins else []
-    return None if any(isinstance(each, ClusterEnvironment) for each in have) else [*have, LightningEnvironment()]
+    return (
+        None
+        if any(isinstance(each, ClusterEnvironment) for each in have)
+        else [*have, LightningEnvironment()]
+    )
 
 
 def equip(trainer: Trainer, resume: bool) -> None:
@@ -205,4 +241,6 @@ def equip(trainer: Trainer, resume: bool) -> None:
     trainer._signal_connector = SignalConnector(trainer)
     old = trainer.fit_loop
     trainer.fit_loop = FitLoop(trainer, old.min_epochs, old.max_epochs)
-    trainer.fit_loop.epoch_loop = EpochLoop(trainer, old.epoch_loop.min_steps, old.epoch_loop.max_steps)
+    trainer.fit_loop.epoch_loop = EpochLoop(
+        trainer, old.epoch_loop.min_steps, old.epoch_loop.max_steps
+    )

@@ -38,9 +38,16 @@ class Case(NamedTuple):
     @property
     def place(self) -> int:
         """How far back it stands in the order of worth."""
-        shape = SHAPES.index((self.rows, self.columns)) if (self.rows, self.columns) in SHAPES else 0
+        shape = (
+            SHAPES.index((self.rows, self.columns)) if (self.rows, self.columns) in SHAPES else 0
+        )
         block = 2 * BLOCKS.index(self.block)
-        return (TOKENS.index(self.tokens) if self.tokens in TOKENS else 0) + shape + block + SHARES.index(self.share)
+        return (
+            (TOKENS.index(self.tokens) if self.tokens in TOKENS else 0)
+            + shape
+            + block
+            + SHARES.index(self.share)
+        )
 
     @property
     def worth(self) -> float:
@@ -53,7 +60,10 @@ def cases(small: bool) -> list[Case]:
     shapes, tokens = (REHEARSED[:1], REHEARSED[1]) if small else (SHAPES, TOKENS)
     found = [
         Case(*shape, share, block, each)
-        for shape in shapes for share in SHARES for block in BLOCKS[: 1 if small else None] for each in tokens
+        for shape in shapes
+        for share in SHARES
+        for block in BLOCKS[: 1 if small else None]
+        for each in tokens
     ]
     return sorted(found, key=lambda case: case.place)
 
@@ -61,7 +71,13 @@ def cases(small: bool) -> list[Case]:
 @lru_cache
 def layout_of(case: Case) -> BlockLayout:
     """Where the coefficients of a case stand."""
-    return block_layout(case.rows, case.columns, case.block, int(case.share * case.rows * case.columns), generator(0))
+    return block_layout(
+        case.rows,
+        case.columns,
+        case.block,
+        int(case.share * case.rows * case.columns),
+        generator(0),
+    )
 
 
 def judged(case: Case, row: Mapping, tiles: Tiles, peak: Ceilings) -> dict[str, Value]:
@@ -73,8 +89,13 @@ def judged(case: Case, row: Mapping, tiles: Tiles, peak: Ceilings) -> dict[str, 
 
     mine = floor(work(layout_of(case), case.tokens, DTYPE, tiles))
     ratio = row["dense"] / row["best"]
-    found: dict[str, Value] = {f"{name}_ms": row[name] for name in ("dense", "default", "best") if name in row}
-    found |= {"floor_ms": mine, "dense_floor_ms": floor(dense_work(case.rows, case.columns, case.tokens, DTYPE))}
+    found: dict[str, Value] = {
+        f"{name}_ms": row[name] for name in ("dense", "default", "best") if name in row
+    }
+    found |= {
+        "floor_ms": mine,
+        "dense_floor_ms": floor(dense_work(case.rows, case.columns, case.tokens, DTYPE)),
+    }
     found |= {"floor_share": mine / row["best"], "ratio": ratio, "goal": "", "met": ""}
     if case.tokens <= FEW:
         found |= {"goal": GOALS[case.share], "met": ratio >= GOALS[case.share]}

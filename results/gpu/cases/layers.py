@@ -15,10 +15,21 @@ from zoo.studies.bench.layers import Spec, frozen_bias, linear, peft_layer, riva
 DENSE = "nn.Linear"
 """The name of the layer that the others are compared with."""
 HALF, EQUAL = {"ratio": 0.5}, {"lora_rank": 8}
-ALONE = (Spec(Dense, {}), Spec(DCT, HALF), Spec(BlockDCT, HALF), Spec(BlockDCT, {"ratio": 0.1}), Spec(LoRA, HALF),
-         Spec(RandLoRA, HALF))
-UPDATES = (Spec(Dense, {}), Spec(LoRA, {"rank": 8}), Spec(RandLoRA, {"rank": 32}), Spec(DCT, EQUAL),
-           Spec(BlockDCT, EQUAL))
+ALONE = (
+    Spec(Dense, {}),
+    Spec(DCT, HALF),
+    Spec(BlockDCT, HALF),
+    Spec(BlockDCT, {"ratio": 0.1}),
+    Spec(LoRA, HALF),
+    Spec(RandLoRA, HALF),
+)
+UPDATES = (
+    Spec(Dense, {}),
+    Spec(LoRA, {"rank": 8}),
+    Spec(RandLoRA, {"rank": 32}),
+    Spec(DCT, EQUAL),
+    Spec(BlockDCT, EQUAL),
+)
 
 
 class Layer(NamedTuple):
@@ -97,12 +108,20 @@ def counts(layer: nn.Module, update: bool) -> Counts:
     """Of a layer of zoo's."""
     p = layer.parameterization
     assert isinstance(p, WeightParameterization)
-    (m, n), trained = p.shape, sum(each.numel() for each in layer.parameters() if each.requires_grad)
-    found = Counts(p.shape, trained, sum(each.numel() for each in layer.parameters()) - trained, update=update)
+    (m, n), trained = (
+        p.shape,
+        sum(each.numel() for each in layer.parameters() if each.requires_grad),
+    )
+    found = Counts(
+        p.shape, trained, sum(each.numel() for each in layer.parameters()) - trained, update=update
+    )
     if isinstance(p, BlockDCT | LoRA):
         return found._replace(adds=(p.num_trainable, 3 * p.num_trainable))
     if isinstance(p, RandLoRA):
         k, wide, d = p.num_bases * p.rank, max(m, n), min(m, n)
-        return found._replace(frozen=found.frozen + wide * k + p.rank * d, build=2 * wide * k * d,
-                              adds=(k * (wide + d), k * (2 * wide + 3 * d)))
+        return found._replace(
+            frozen=found.frozen + wide * k + p.rank * d,
+            build=2 * wide * k * d,
+            adds=(k * (wide + d), k * (2 * wide + 3 * d)),
+        )
     return found

@@ -35,15 +35,23 @@ METHODS = {
     "dense": Method("Dense", {}, 0.008, 0.007, f"{SWEEP} Dense"),
     "DCT 1/2": Method("DCT", {"ratio": 0.5}, 0.008, 0.007, f"{SWEEP} DCT-ratio=0.5"),
     "LoRA 48": Method("LoRA", {"rank": 48}, 0.002, 0.002, f"{SWEEP} LoRA-ratio=0.5"),
-    "random 1/2": Method("RandomOrthonormal", {"ratio": 0.5}, 0.008, 0.007, f"{SWEEP} RandomOrthonormal-ratio=0.5"),
-    "BlockDCT 1/2": Method("BlockDCT", {"ratio": 0.5}, 0.008, 0.007, f"{BLOCKS} BlockDCT-block=16-ratio=0.5"),
+    "random 1/2": Method(
+        "RandomOrthonormal", {"ratio": 0.5}, 0.008, 0.007, f"{SWEEP} RandomOrthonormal-ratio=0.5"
+    ),
+    "BlockDCT 1/2": Method(
+        "BlockDCT", {"ratio": 0.5}, 0.008, 0.007, f"{BLOCKS} BlockDCT-block=16-ratio=0.5"
+    ),
     "DCT 1/10": Method("DCT", {"ratio": 0.1}, 0.008, 0.007, f"{SWEEP} DCT-ratio=0.1"),
     "zigzag 1/10": Method("Zigzag", {"ratio": 0.1}, 0.008, 0.007, f"{SWEEP} Zigzag-ratio=0.1"),
-    "random 1/10": Method("RandomOrthonormal", {"ratio": 0.1}, 0.008, 0.007, f"{SWEEP} RandomOrthonormal-ratio=0.1"),
+    "random 1/10": Method(
+        "RandomOrthonormal", {"ratio": 0.1}, 0.008, 0.007, f"{SWEEP} RandomOrthonormal-ratio=0.1"
+    ),
     "LoRA 1/10": Method("LoRA", {"ratio": 0.1}, 0.002, 0.002, f"{SWEEP} LoRA-ratio=0.1"),
     "DCT 1/20": Method("DCT", {"ratio": 0.05}, 0.004, 0.007, f"{SWEEP} DCT-ratio=0.05"),
     "zigzag 1/20": Method("Zigzag", {"ratio": 0.05}, 0.008, 0.007, f"{SWEEP} Zigzag-ratio=0.05"),
-    "random 1/20": Method("RandomOrthonormal", {"ratio": 0.05}, 0.004, 0.007, f"{SWEEP} RandomOrthonormal-ratio=0.05"),
+    "random 1/20": Method(
+        "RandomOrthonormal", {"ratio": 0.05}, 0.004, 0.007, f"{SWEEP} RandomOrthonormal-ratio=0.05"
+    ),
     "LoRA 1/20": Method("LoRA", {"ratio": 0.05}, 0.002, 0.002, f"{SWEEP} LoRA-ratio=0.05"),
 }
 """In the order of worth."""
@@ -82,7 +90,14 @@ class Training(NamedTuple):
         torch.manual_seed(seed)
         factory = partial(getattr(parameterizations, method.parameterization), **method.arguments)
         optimizer = OptimizerConfig(**{**self.optimizer, "lr": method.rate})
-        return CharLM(vocabulary, factory, block_size=self.block_size, optimizer=optimizer, seed=seed, **self.network)
+        return CharLM(
+            vocabulary,
+            factory,
+            block_size=self.block_size,
+            optimizer=optimizer,
+            seed=seed,
+            **self.network,
+        )
 
 
 @contextlib.contextmanager
@@ -93,12 +108,25 @@ def shipped(setting: Setting) -> Iterator[Training]:
     trainer, corpus = content["trainer"], data["corpus"]
     assert trainer["precision"] == "bf16-mixed"
     if not setting.small:
-        yield Training(corpus, setting.data, data["batch_size"], data["block_size"], {}, optimizer,
-                       trainer["max_steps"], trainer["val_check_interval"], 50, (1, 2, 3, 4, 5), setting.device)
+        yield Training(
+            corpus,
+            setting.data,
+            data["batch_size"],
+            data["block_size"],
+            {},
+            optimizer,
+            trainer["max_steps"],
+            trainer["val_check_interval"],
+            50,
+            (1, 2, 3, 4, 5),
+            setting.device,
+        )
         return
     from results.goals import loop
 
     network = {"layers": 1, "width": 48, "heads": 2}
     with loop.corpus() as folder:
         place = str(folder / "text.txt") if setting.data is None else corpus
-        yield Training(place, setting.data, 2, 16, network, optimizer, 4, 4, 2, (1, 2), setting.device)
+        yield Training(
+            place, setting.data, 2, 16, network, optimizer, 4, 4, 2, (1, 2), setting.device
+        )

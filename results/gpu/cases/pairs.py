@@ -39,8 +39,11 @@ class Case(NamedTuple):
     floor: Callable[[Pair, Ceilings], float]  # seconds of the first way, at the least
 
 
-def with_constant(constants: MutableMapping[str, Any], device: str, value: float, call: Call) -> Call:
+def with_constant(
+    constants: MutableMapping[str, Any], device: str, value: float, call: Call
+) -> Call:
     """The call with another constant for the device."""
+
     def run() -> None:
         before = constants[device]
         constants[device] = value

@@ -25,20 +25,33 @@ def product(shape: Shape, tokens: int, dtype: str, device: str) -> Case:
     (m, n), each = shape, [(share, block) for share in SHARES for block in BLOCKS]
 
     def make() -> dict[str, Call]:
-        inputs, dense = Inputs(shape, tokens, getattr(torch, dtype), device), nn.Linear(n, m, bias=False).to(device)
+        inputs, dense = (
+            Inputs(shape, tokens, getattr(torch, dtype), device),
+            nn.Linear(n, m, bias=False).to(device),
+        )
         calls = {"dense": inputs.passes(dense, dense)}
         for share, block in each:
             p = BlockDCT(m, n, ratio=share, block=block).to(device)
             calls[f"product {share} {block}"] = inputs.passes(p._product, p)
-            calls[f"built {share} {block}"] = inputs.passes(lambda x, p=p: F.linear(x, p.weight()), p)  # type: ignore[misc]
+            calls[f"built {share} {block}"] = inputs.passes(
+                lambda x, p=p: F.linear(x, p.weight()), p
+            )  # type: ignore[misc]
         return calls
 
     def least(pair: Pair, rates: Ceilings) -> float:
         k = int(float(pair.share) * m * n)
-        return floor(Counts(shape, k, 0, adds=(k, 3 * k) if pair.first == "product" else None), tokens, True, rates)
+        return floor(
+            Counts(shape, k, 0, adds=(k, 3 * k) if pair.first == "product" else None),
+            tokens,
+            True,
+            rates,
+        )
 
-    pairs = [Pair(way, "dense", tokens, str(share), str(block))
-             for share, block in each for way in ("product", "built")]
+    pairs = [
+        Pair(way, "dense", tokens, str(share), str(block))
+        for share, block in each
+        for way in ("product", "built")
+    ]
     return Case("product_pays", shape, tokens, dtype, "called", pairs, make, least)
 
 
@@ -53,41 +66,79 @@ def factors(shape: Shape, times: float, device: str) -> Case:
     def make() -> dict[str, Call]:
         inputs, p = Inputs(shape, tokens, torch.bfloat16, device), RandLoRA(*shape).to(device)
         base = torch.randn(shape, device=device)
-        return {"factors": inputs.passes(lambda x: add_product(x, base, None, *p._factors()), p),
-                "built": inputs.passes(lambda x: F.linear(x, (base + p._weight()).to(x.dtype)), p)}
+        return {
+            "factors": inputs.passes(lambda x: add_product(x, base, None, *p._factors()), p),
+            "built": inputs.passes(lambda x: F.linear(x, (base + p._weight()).to(x.dtype)), p),
+        }
 
-    of = Counts(shape, k + d * k // 8, shape[0] * shape[1] + wide * k + 8 * d, 2 * wide * k * d,
-                (k * (wide + d), k * (2 * wide + 3 * d)), True)
-    return Case("factors", shape, tokens, "bfloat16", "called", [Pair("factors", "built", size)], make,
-                lambda pair, rates: floor(of, tokens, True, rates))
+    of = Counts(
+        shape,
+        k + d * k // 8,
+        shape[0] * shape[1] + wide * k + 8 * d,
+        2 * wide * k * d,
+        (k * (wide + d), k * (2 * wide + 3 * d)),
+        True,
+    )
+    return Case(
+        "factors",
+        shape,
+        tokens,
+        "bfloat16",
+        "called",
+        [Pair("factors", "built", size)],
+        make,
+        lambda pair, rates: floor(of, tokens, True, rates),
+    )
 
 
 def lora(shape: Shape, tokens: int, device: str) -> Case:
     """LoRA of rank 8 as an update, which never builds W."""
+
     def make() -> dict[str, Call]:
         inputs, p = Inputs(shape, tokens, torch.bfloat16, device), LoRA(*shape, rank=8).to(device)
         base = torch.randn(shape, device=device)
-        return {"factors": inputs.passes(lambda x: p.forward_update(x, base), p),
-                "built": inputs.passes(lambda x: F.linear(x, (base + p.weight()).to(x.dtype)), p)}
+        return {
+            "factors": inputs.passes(lambda x: p.forward_update(x, base), p),
+            "built": inputs.passes(lambda x: F.linear(x, (base + p.weight()).to(x.dtype)), p),
+        }
 
     k = 8 * sum(shape)
     of = Counts(shape, k, shape[0] * shape[1], adds=(k, 3 * k), update=True)
-    return Case("LoRA", shape, tokens, "bfloat16", "called", [Pair("factors", "built", tokens)], make,
-                lambda pair, rates: floor(of, tokens, True, rates))
+    return Case(
+        "LoRA",
+        shape,
+        tokens,
+        "bfloat16",
+        "called",
+        [Pair("factors", "built", tokens)],
+        make,
+        lambda pair, rates: floor(of, tokens, True, rates),
+    )
 
 
-# ---- Ways within BlockDCT's product, and its kernel ------------------------------------------------------------------
+# ---- Ways within BlockDCT's product, and its kernel ----------------------------------------------
 
 
 def one_by_one(shape: Shape, tokens: int, device: str) -> Case:
     """All positions of a row of a block as one product, or one after another."""
+
     def make() -> dict[str, Call]:
         call, constants = _half(shape, tokens, device), block_products.ONE_BY_ONE_ABOVE
-        return {"one by one": with_constant(constants, device, -1, call),
-                "as one": with_constant(constants, device, float("inf"), call)}
+        return {
+            "one by one": with_constant(constants, device, -1, call),
+            "as one": with_constant(constants, device, float("inf"), call),
+        }
 
-    return Case("one by one", shape, tokens, "bfloat16", "called", [Pair("one by one", "as one", tokens)], make,
-                _half_floor(shape, tokens))
+    return Case(
+        "one by one",
+        shape,
+        tokens,
+        "bfloat16",
+        "called",
+        [Pair("one by one", "as one", tokens)],
+        make,
+        _half_floor(shape, tokens),
+    )
 
 
 def chunks(shape: Shape, tokens: int, device: str) -> Case:
@@ -96,10 +147,14 @@ def chunks(shape: Shape, tokens: int, device: str) -> Case:
 
     def make() -> dict[str, Call]:
         call, constants = _half(shape, tokens, device), block_products.CHUNK_BYTES
-        return {f"1 << {power}": with_constant(constants, device, 1 << power, call) for power in powers}
+        return {
+            f"1 << {power}": with_constant(constants, device, 1 << power, call) for power in powers
+        }
 
     pairs = [Pair(f"1 << {power}", "1 << 40", tokens) for power in powers[:-1]]
-    return Case("chunks", shape, tokens, "bfloat16", "called", pairs, make, _half_floor(shape, tokens))
+    return Case(
+        "chunks", shape, tokens, "bfloat16", "called", pairs, make, _half_floor(shape, tokens)
+    )
 
 
 def _half(shape: Shape, tokens: int, device: str) -> Call:
@@ -128,15 +183,21 @@ def kernel(shape: Shape, share: float, tokens: int, launch: str, device: str) ->
         coefs = [p.coef.detach().clone() for _ in range(layers)]
         weights = _weights(shape, layers, device)
         ways: dict[str, list[Call]] = {
-            "kernel": [partial(block_linear.block_linear, x, coef, layout, tables) for coef in coefs],
-            "product": [partial(block_products.BlockProduct.apply, x, coef, None, left, right, layout)
-                        for coef in coefs],
+            "kernel": [
+                partial(block_linear.block_linear, x, coef, layout, tables) for coef in coefs
+            ],
+            "product": [
+                partial(block_products.BlockProduct.apply, x, coef, None, left, right, layout)
+                for coef in coefs
+            ],
             "kept": [partial(F.linear, x, weight) for weight in weights],
         }
         return {name: partial(_all, calls) for name, calls in ways.items()}
 
     def least(pair: Pair, rates: Ceilings) -> float:
-        return layers * max(2 * (k + tokens * (m + n)) / rates.bandwidth, 2 * tokens * k / rates.products)
+        return layers * max(
+            2 * (k + tokens * (m + n)) / rates.bandwidth, 2 * tokens * k / rates.products
+        )
 
     pairs = [Pair("kernel", other, tokens, str(share)) for other in ("product", "kept")]
     return Case("kernel", shape, tokens, "bfloat16", launch, pairs, make, least)
@@ -151,7 +212,10 @@ def row_kernel(shape: Shape, share: float, tokens: int, launch: str, device: str
         from zoo.bases.kernels.row_linear import row_linear, row_tables
 
         support = torch.randperm(m * n, device=device)[:k].sort().values.cpu()
-        tables, x = row_tables(support, m, n, device), torch.randn(tokens, n, device=device, dtype=torch.bfloat16)
+        tables, x = (
+            row_tables(support, m, n, device),
+            torch.randn(tokens, n, device=device, dtype=torch.bfloat16),
+        )
         coefs = [torch.randn(k, device=device, dtype=x.dtype) for _ in range(layers)]
         ways: dict[str, list[Call]] = {
             "kernel": [partial(row_linear, x, coef, tables) for coef in coefs],
@@ -160,7 +224,9 @@ def row_kernel(shape: Shape, share: float, tokens: int, launch: str, device: str
         return {name: partial(_all, calls) for name, calls in ways.items()}
 
     def least(pair: Pair, rates: Ceilings) -> float:
-        return layers * max((4 * k + 2 * tokens * (m + n)) / rates.bandwidth, 2 * tokens * k / rates.products)
+        return layers * max(
+            (4 * k + 2 * tokens * (m + n)) / rates.bandwidth, 2 * tokens * k / rates.products
+        )
 
     dense, rows = floors.dense(m, n, tokens), floors.row_product(m, n, k, tokens, "int16")
     pair = Pair("kernel", "kept", floors.seconds(dense) / floors.seconds(rows), str(share))
@@ -169,8 +235,10 @@ def row_kernel(shape: Shape, share: float, tokens: int, launch: str, device: str
 
 def _weights(shape: Shape, layers: int, device: str) -> list[torch.Tensor]:
     """One for each layer, no more different ones than caches do not hold."""
-    different = [torch.randn(shape, device=device, dtype=torch.bfloat16)
-                 for _ in range(min(layers, max(2, FLUSH_BYTES // (2 * shape[0] * shape[1]))))]
+    different = [
+        torch.randn(shape, device=device, dtype=torch.bfloat16)
+        for _ in range(min(layers, max(2, FLUSH_BYTES // (2 * shape[0] * shape[1]))))
+    ]
     return [different[i % len(different)] for i in range(layers)]
 
 

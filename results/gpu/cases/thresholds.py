@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from results.gpu.cases.pairs import Case, Pair, Shape, with_constant
-from results.gpu.cases.products import chunks, factors, kernel, lora, one_by_one, product, row_kernel
+from results.gpu.cases.products import (
+    chunks,
+    factors,
+    kernel,
+    lora,
+    one_by_one,
+    product,
+    row_kernel,
+)
 from results.gpu.frame.clock import Call, Ceilings
 from zoo.bases import transforms
 from zoo.bases.seeds import dct_matrix
@@ -38,12 +46,18 @@ def cases(device: str, small: bool) -> Iterator[Case]:
         yield _pieces(shape, device)
     yield from (_transpose(shape, device) for shape in (shapes[:1] if small else shapes[1:]))
     wide = 32 if small else 4096
-    yield from (chunks((wide, wide), tokens, device) for tokens in ((8,) if small else (4096, 16384)))
-    yield from (one_by_one((wide, wide), tokens, device) for tokens in ((8,) if small else (64, 1024, 8192)))
+    yield from (
+        chunks((wide, wide), tokens, device) for tokens in ((8,) if small else (4096, 16384))
+    )
+    yield from (
+        one_by_one((wide, wide), tokens, device) for tokens in ((8,) if small else (64, 1024, 8192))
+    )
     for share in (0.125,) if small else (0.125, 0.02):
         for tokens in (1,) if small else (1, 4, 16):
             yield row_kernel((32, 32) if small else (4096, 4096), share, tokens, launch, device)
-    yield from (_fft(shape, device, rows_only=True) for shape in (shapes[:1] if small else shapes[::2]))
+    yield from (
+        _fft(shape, device, rows_only=True) for shape in (shapes[:1] if small else shapes[::2])
+    )
     if small:
         return
     yield from (_fft(shape, device, "tf32") for shape in shapes[2:])
@@ -52,7 +66,7 @@ def cases(device: str, small: bool) -> Iterator[Case]:
     yield from (lora((4096, 4096), tokens, device) for tokens in (256, 4096, 16384))
 
 
-# ---- Transforms ------------------------------------------------------------------------------------------------------
+# ---- Transforms ----------------------------------------------------------------------------------
 
 
 def _there_and_back(shape: Shape, device: str, rows_only: bool = False) -> dict[str, Call]:
@@ -77,17 +91,34 @@ def _moved(shape: Shape) -> Callable[[Pair, Ceilings], float]:
     return lambda pair, rates: 16 * shape[0] * shape[1] / rates.bandwidth
 
 
-def _fft(shape: Shape, device: str, dtype: str = "float32", launch: str = "called", rows_only: bool = False) -> Case:
+def _fft(
+    shape: Shape,
+    device: str,
+    dtype: str = "float32",
+    launch: str = "called",
+    rows_only: bool = False,
+) -> Case:
     name = "fft of rows" if rows_only else "fft"
     pairs = [Pair("fft", "products", shape[0] * shape[1])]
-    return Case(name, shape, "", dtype, launch, pairs,
-                partial(_there_and_back, shape, device, rows_only), _moved(shape))
+    return Case(
+        name,
+        shape,
+        "",
+        dtype,
+        launch,
+        pairs,
+        partial(_there_and_back, shape, device, rows_only),
+        _moved(shape),
+    )
 
 
 def _pieces(shape: Shape, device: str) -> Case:
     def make() -> dict[str, Call]:
         fft, constants = _there_and_back(shape, device)["fft"], transforms.BLOCK
-        return {f"1 << {power}": with_constant(constants, device, 1 << power, fft) for power in (18, 22, 40)}
+        return {
+            f"1 << {power}": with_constant(constants, device, 1 << power, fft)
+            for power in (18, 22, 40)
+        }
 
     size = shape[0] * shape[1]
     pairs = [Pair(f"1 << {power}", "1 << 40", size) for power in (18, 22)]
@@ -97,19 +128,24 @@ def _pieces(shape: Shape, device: str) -> Case:
 def _transpose(shape: Shape, device: str) -> Case:
     def make() -> dict[str, Call]:
         fft, constants = _there_and_back(shape, device)["fft"], transforms.BLOCKED_FROM
-        return {"own pass": with_constant(constants, device, 0, fft),
-                "strided": with_constant(constants, device, 1 << 60, fft)}
+        return {
+            "own pass": with_constant(constants, device, 0, fft),
+            "strided": with_constant(constants, device, 1 << 60, fft),
+        }
 
     pairs = [Pair("own pass", "strided", shape[0] * shape[1])]
     return Case("transpose", shape, "", "float32", "called", pairs, make, _moved(shape))
 
 
-# ---- Weights built together ------------------------------------------------------------------------------------------
+# ---- Weights built together ----------------------------------------------------------------------
 
 
 def _together(kind: type[OrthonormalSubspace], n: int, device: str) -> Case:
     """Four weights and the gradients of their coefficients, as a batch or one by one."""
-    def drawn(seed: int) -> OrthonormalSubspace:  # places once, where they stay: of 2048 x 2048 they take seconds
+
+    def drawn(
+        seed: int,
+    ) -> OrthonormalSubspace:  # places once, where they stay: of 2048 x 2048 they take seconds
         with torch.device("meta"):
             p = kind(n, n, ratio=0.5, seed=seed)
         p.to_empty(device=device)
@@ -125,9 +161,19 @@ def _together(kind: type[OrthonormalSubspace], n: int, device: str) -> Case:
         def back(weights: Any) -> None:
             torch.autograd.grad(weights, coefs, grads)
 
-        return {"batch": lambda: back(batched._Together.apply(maps, torch.bfloat16, *coefs)),
-                "alone": lambda: back([p.weight().to(torch.bfloat16) for p in maps])}
+        return {
+            "batch": lambda: back(batched._Together.apply(maps, torch.bfloat16, *coefs)),
+            "alone": lambda: back([p.weight().to(torch.bfloat16) for p in maps]),
+        }
 
     pairs = [Pair("batch", "alone", n * n)]
-    return Case(f"together, {kind.__name__}", (n, n), "", "bfloat16", "called", pairs, make,
-                lambda pair, rates: 4 * n * n * (2 * 4 * 0.5 + 2 * 2) / rates.bandwidth)
+    return Case(
+        f"together, {kind.__name__}",
+        (n, n),
+        "",
+        "bfloat16",
+        "called",
+        pairs,
+        make,
+        lambda pair, rates: 4 * n * n * (2 * 4 * 0.5 + 2 * 2) / rates.bandwidth,
+    )

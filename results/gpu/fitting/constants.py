@@ -25,20 +25,28 @@ class Threshold(NamedTuple):
 THRESHOLDS = (
     Threshold("fft", "products", "zoo.bases.transforms", "FFT_FROM", True),
     Threshold("together", "alone", "zoo.layers.batched", "LARGEST", False),
-    Threshold("factors", "built", "zoo.parameterizations.randlora", "FACTORS_UP_TO", False, whole=False),
+    Threshold(
+        "factors", "built", "zoo.parameterizations.randlora", "FACTORS_UP_TO", False, whole=False
+    ),
     Threshold("kernel", "product", "zoo.bases.kernels", "TOKENS", False),
     Threshold("row kernel", "kept", "zoo.bases.kernels.floors", "ROWS_PAY_FROM", True, whole=False),
     Threshold("transpose", "strided", "zoo.bases.transforms", "BLOCKED_FROM", True),
     Threshold("one by one", "as one", "zoo.bases.block_products", "ONE_BY_ONE_ABOVE", True),
 )
-CHOICES = {"pieces": ("zoo.bases.transforms", "BLOCK"), "chunks": ("zoo.bases.block_products", "CHUNK_BYTES")}
+CHOICES = {
+    "pieces": ("zoo.bases.transforms", "BLOCK"),
+    "chunks": ("zoo.bases.block_products", "CHUNK_BYTES"),
+}
 """Constants of which some values are tried, by their rows' threshold."""
 SAME = 0.98
 """A smaller piece must take less of the time than this: all at once is the simpler way."""
 
 
 def constants(rows: Sequence[Row]) -> list[str]:
-    """Lines of source, and comments on what was not fitted and on what no constant holds. Rows may be few or none."""
+    """Lines of source, and comments on what was not fitted and on what no constant holds.
+
+    Rows may be few or none.
+    """
     measured = [row for row in rows if row.get("ratio")]
     if not measured:
         return ["# no rows"]
@@ -50,7 +58,9 @@ def constants(rows: Sequence[Row]) -> list[str]:
         said += _threshold(threshold, measured, device)
     said += _costs(measured, device)
     for name, (module, constant) in CHOICES.items():
-        said += _choice([row for row in measured if row["threshold"] == name], module, constant, device)
+        said += _choice(
+            [row for row in measured if row["threshold"] == name], module, constant, device
+        )
     return said + _comments(measured)
 
 
@@ -60,14 +70,22 @@ def _point(row: Row) -> Point:
 
 def _usual(row: Row) -> bool:
     """Whether a row is what the constants are for: called from Python, kernels in a graph, in the usual precision."""
-    return row["launch"] == ("graph" if "kernel" in row["threshold"] and row["on"] == "cuda" else "called") and \
-        row["dtype"] != "tf32"
+    return (
+        row["launch"]
+        == ("graph" if "kernel" in row["threshold"] and row["on"] == "cuda" else "called")
+        and row["dtype"] != "tf32"
+    )
 
 
 def _threshold(threshold: Threshold, rows: Sequence[Row], device: str) -> list[str]:
     name = threshold.name
-    some = [row for row in rows if row["threshold"].split(",")[0] == threshold.rows and _usual(row)
-            and row["second"] == threshold.second]
+    some = [
+        row
+        for row in rows
+        if row["threshold"].split(",")[0] == threshold.rows
+        and _usual(row)
+        and row["second"] == threshold.second
+    ]
     points = [_point(row) for row in some]
     if not points:
         return [f"# {name}: not measured"]
@@ -90,8 +108,11 @@ def _choice(rows: Sequence[Row], module: str, name: str, device: str) -> list[st
     if not rows:
         return [f"# {name}: not measured"]
     values = {row["first"] for row in rows}
-    times = {value: math.exp(sum(logs) / len(logs)) for value in sorted(values) if (
-        logs := [math.log(float(row["ratio"])) for row in rows if row["first"] == value])}
+    times = {
+        value: math.exp(sum(logs) / len(logs))
+        for value in sorted(values)
+        if (logs := [math.log(float(row["ratio"])) for row in rows if row["first"] == value])
+    }
     best = min(times, key=lambda value: times[value])
     took = ", ".join(f"{value}: {time:.3f}" for value, time in times.items())
     chosen = best if times[best] < SAME else rows[0]["second"]
@@ -104,18 +125,35 @@ def _costs(rows: Sequence[Row], device: str) -> list[str]:
     values = {each: dict(of_each) for each, of_each in COSTS.items()}
     said = []
     for dtype, size in (("bfloat16", 2), ("float32", 4)):
-        found = costs(_layers([row for row in rows if row["threshold"] == "product_pays" and row["dtype"] == dtype]))
+        found = costs(
+            _layers(
+                [
+                    row
+                    for row in rows
+                    if row["threshold"] == "product_pays" and row["dtype"] == dtype
+                ]
+            )
+        )
         if found is None:
             said.append(f"# COSTS of {dtype}: too little was measured")
             continue
-        values[device][size] = type(values[device][size])(*(float(f"{value:.3g}") for value in found.values))
-        said.append(f"# COSTS of {dtype}: {found.right} of {found.layers} decided as measured, in {found.lost:.3f} "
-                    "times the faster way's time")
+        values[device][size] = type(values[device][size])(
+            *(float(f"{value:.3g}") for value in found.values)
+        )
+        said.append(
+            f"# COSTS of {dtype}: {found.right} of {found.layers} decided as measured, in {found.lost:.3f} "
+            "times the faster way's time"
+        )
     if all("too little" in line for line in said):
         return said
-    inside = (f'"{each}": {{' + ", ".join(f"{size}: Costs({', '.join(map(_number, value))})"
-                                         for size, value in of_each.items()) + "}"
-              for each, of_each in values.items())
+    inside = (
+        f'"{each}": {{'
+        + ", ".join(
+            f"{size}: Costs({', '.join(map(_number, value))})" for size, value in of_each.items()
+        )
+        + "}"
+        for each, of_each in values.items()
+    )
     return [*said, f"COSTS = {{{', '.join(inside)}}}"]
 
 
@@ -131,8 +169,16 @@ def _layers(rows: Sequence[Row]) -> list[Layer]:
             m, n = map(int, shape.split("x"))
             p, q = largest_divisor(m, int(block)), largest_divisor(n, int(block))
             each = int(float(share) * m * n) // (m * n // (p * q))  # coefficients of a block
-            found.append(Layer(each / (p * q), p / m + q / n, 1 / m + 1 / n, int(tokens),
-                               times["product"], times["built"]))
+            found.append(
+                Layer(
+                    each / (p * q),
+                    p / m + q / n,
+                    1 / m + 1 / n,
+                    int(tokens),
+                    times["product"],
+                    times["built"],
+                )
+            )
     return found
 
 
@@ -142,21 +188,34 @@ def _comments(rows: Sequence[Row]) -> list[str]:
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         name = row["threshold"]
-        held = name == "product_pays" or name in CHOICES or any(
-            name.split(",")[0] == each.rows and row["second"] == each.second and _usual(row) for each in THRESHOLDS)
+        held = (
+            name == "product_pays"
+            or name in CHOICES
+            or any(
+                name.split(",")[0] == each.rows and row["second"] == each.second and _usual(row)
+                for each in THRESHOLDS
+            )
+        )
         if not held:
             key = (name, *(row[column] for column in ("first", "second", "dtype", "launch")))
             groups.setdefault(key, []).append(row)
     for key, some in groups.items():
         points = [_point(row) for row in some]
         found = crossing(points, falls=key[0].startswith("fft"))
-        words = f"crosses at {found}" if found else _nowhere(some, points).replace("; left as it is", "")
+        words = (
+            f"crosses at {found}"
+            if found
+            else _nowhere(some, points).replace("; left as it is", "")
+        )
         said.append(f"# {key[0]}, {key[1]} against {key[2]}, {key[3]}, {key[4]}: {words}")
     return said
 
 
 def _dictionary(module: str, name: str, device: str, value: float | str) -> str:
-    """The assignment with one device's value replaced; the others' as they are. One constant may be of GPUs alone."""
+    """The assignment with one device's value replaced; the others' as they are.
+
+    One constant may be of GPUs alone.
+    """
     held = getattr(importlib.import_module(module), name)
     if not isinstance(held, dict):
         return f"{name} = {_number(value)}"

@@ -1,6 +1,7 @@
 """Where one of two ways gets faster than the other, from ratios of their times; and the costs of `product_pays`.
 
-Pure functions of numbers. A threshold is fitted only where the measured sizes lie on both sides of it.
+Pure functions of numbers. A threshold is fitted only where the measured sizes lie on both sides of
+it.
 """
 
 import itertools
@@ -36,8 +37,9 @@ class Crossing(NamedTuple):
 def crossing(points: Sequence[Point], falls: bool) -> Crossing | None:
     """Where the ratio crosses 1, interpolated between two sizes, logarithm on logarithm.
 
-    The two sizes are those between which a threshold costs least: the sum of |log ratio| over the sizes that it decides
-    against what was measured. Points of one size count as their mean logarithm.
+    The two sizes are those between which a threshold costs least: the sum of |log ratio| over the
+    sizes that it decides against what was measured. Points of one size count as their mean
+    logarithm.
 
     Args:
         points: in any order.
@@ -50,9 +52,13 @@ def crossing(points: Sequence[Point], falls: bool) -> Crossing | None:
     if at is None:
         return None
     ends = []
-    for ratios, faster in (([point.low for point in points], True), ([point.high for point in points], False)):
+    for ratios, faster in (
+        ([point.low for point in points], True),
+        ([point.high for point in points], False),
+    ):
         found = _cross(points, ratios, falls)
-        # A ratio of which nothing crosses 1 says that the first way is the faster one everywhere, or nowhere.
+        # A ratio of which nothing crosses 1 says that the first way is the faster one everywhere,
+        # or nowhere.
         ends.append(found if found is not None else 0.0 if faster == falls else math.inf)
     right = sum((point.ratio < 1) == ((point.size >= at) == falls) for point in points)
     return Crossing(at, min(*ends, at), max(*ends, at), right, len(points))
@@ -63,15 +69,23 @@ def _cross(points: Sequence[Point], ratios: Sequence[float], falls: bool) -> flo
     sign = 1 if falls else -1
     heights = []  # above 0 where the size is to be below the threshold
     for size in sizes:
-        here = [math.log(ratio) for point, ratio in zip(points, ratios, strict=True) if point.size == size]
+        here = [
+            math.log(ratio)
+            for point, ratio in zip(points, ratios, strict=True)
+            if point.size == size
+        ]
         heights.append(sign * sum(here) / len(here))
-    costs = [sum(max(0.0, -h) for h in heights[:i]) + sum(max(0.0, h) for h in heights[i:])
-             for i in range(len(sizes) + 1)]
+    costs = [
+        sum(max(0.0, -h) for h in heights[:i]) + sum(max(0.0, h) for h in heights[i:])
+        for i in range(len(sizes) + 1)
+    ]
     i = costs.index(min(costs))
     if i in (0, len(sizes)):
         return None
     (a, b), (u, v) = heights[i - 1 : i + 1], (math.log(size) for size in sizes[i - 1 : i + 1])
-    return math.exp(u + (v - u) * (a / (a - b) if a > b else 0.5))  # a >= 0 >= b, or another i would cost less
+    return math.exp(
+        u + (v - u) * (a / (a - b) if a > b else 0.5)
+    )  # a >= 0 >= b, or another i would cost less
 
 
 def faster(points: Sequence[Point]) -> bool:
@@ -79,7 +93,7 @@ def faster(points: Sequence[Point]) -> bool:
     return sum(math.log(point.ratio) for point in points) < 0
 
 
-# ---- The costs of `zoo.bases.block_products.product_pays` ------------------------------------------------------------
+# ---- The costs of `zoo.bases.block_products.product_pays` ----------------------------------------
 
 
 class Layer(NamedTuple):
@@ -111,8 +125,10 @@ def costs(layers: Sequence[Layer]) -> Costs | None:
     """
     if len(layers) < 5 or len({each.tokens for each in layers}) < 2:
         return None
-    first = [((each.small * each.share, each.small, each.ends), each.product - each.share, each.product)
-             for each in layers]
+    first = [
+        ((each.small * each.share, each.small, each.ends), each.product - each.share, each.product)
+        for each in layers
+    ]
     second = [((1.0, 1 / each.tokens), each.built, each.built) for each in layers]
     a, b, c = _least_squares(first)
     d, e = _least_squares(second)
@@ -128,9 +144,12 @@ def costs(layers: Sequence[Layer]) -> Costs | None:
 def _least_squares(rows: Sequence[tuple[tuple[float, ...], float, float]]) -> tuple[float, ...]:
     """Coefficients, none below 0, of columns that add up to a target, each row over its scale.
 
-    Of few columns: the best of all subsets whose solution is nowhere below 0, which is the least-squares solution.
+    Of few columns: the best of all subsets whose solution is nowhere below 0, which is the
+    least-squares solution.
     """
-    matrix = torch.tensor([[x / scale for x in columns] for columns, _, scale in rows], dtype=torch.float64)
+    matrix = torch.tensor(
+        [[x / scale for x in columns] for columns, _, scale in rows], dtype=torch.float64
+    )
     target = torch.tensor([y / scale for _, y, scale in rows], dtype=torch.float64)
     number = matrix.shape[1]
     best, least = (0.0,) * number, target.square().sum().item()

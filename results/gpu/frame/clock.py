@@ -22,12 +22,14 @@ class Ceilings(NamedTuple):
 def captured(call: Call, warmup: int = 3) -> Call:
     """The replay of a call's kernels, as one CUDA graph, so that launches from Python cost nothing.
 
-    What the call reads and writes must stay where it is: the replay holds the call, and with it what it is of. Called
-    some times before, on a stream of its own, so that whatever is made or tuned at a first call is not in the graph.
-    The garbage collector waits: what it would let go of meanwhile may be of the device, and end the capture.
+    What the call reads and writes must stay where it is: the replay holds the call, and with it
+    what it is of. Called some times before, on a stream of its own, so that whatever is made or
+    tuned at a first call is not in the graph. The garbage collector waits: what it would let go of
+    meanwhile may be of the device, and end the capture.
 
     Raises:
-        RuntimeError: if it cannot be captured; it says what the call met with, not that the capture could not be ended.
+        RuntimeError: if it cannot be captured; it says what the call met with, not that the capture
+            could not be ended.
     """
     before, stream = torch.cuda.current_stream(), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

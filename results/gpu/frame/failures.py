@@ -8,8 +8,8 @@ from results.gpu.frame.rows import Last
 def note(error: Exception, device: str) -> str:
     """An error in one line, what was allocated being let go.
 
-    It is the process' last one if the error has poisoned the device, or left a graph unfinished: nothing could be
-    measured after it.
+    It is the process' last one if the error has poisoned the device, or left a graph unfinished:
+    nothing could be measured after it.
     """
     if device == "cuda":
         try:

@@ -25,21 +25,29 @@ class Ended(NamedTuple):
 def run(command: Sequence[str], environment: Mapping[str, str], seconds: float) -> Ended:
     """Run a process, and kill what is left of it and of those that it started when it ends or its time is over.
 
-    They are a session of their own, beside which a shell waits for the end of this process: it kills
-    them if this process is killed. What they say is read all the time, so that no one waits for a
-    reader, and by a thread that nobody waits for, should one of them live on with its end of the pipe.
+    They are a session of their own, beside which a shell waits for the end of this process: it
+    kills them if this process is killed. What they say is read all the time, so that no one waits
+    for a reader, and by a thread that nobody waits for, should one of them live on with its end of
+    the pipe.
     """
     part = subprocess.Popen(
-        command, env=dict(environment, PYTHONUNBUFFERED="1"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True,
+        command,
+        env=dict(environment, PYTHONUNBUFFERED="1"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     kept, guard = bytearray(), None
     assert part.stdout is not None
     reader = threading.Thread(target=_read, args=(part.stdout, kept), daemon=True)
     try:
         guard = subprocess.Popen(
-            ["sh", "-c", f"read -r line; kill -s KILL -- -{part.pid}"], stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            ["sh", "-c", f"read -r line; kill -s KILL -- -{part.pid}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         reader.start()
         end, over = time.monotonic() + seconds, False

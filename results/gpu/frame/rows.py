@@ -53,7 +53,8 @@ def of_folder(words: Sequence[str], name: str) -> list[dict[str, str]]:
     """The rows of a part's table, in the folder that a command line names.
 
     Raises:
-        ValueError: if it names no folder or several, there is no such table, or it is damaged, in words for the user.
+        ValueError: if it names no folder or several, there is no such table, or it is damaged, in
+            words for the user.
     """
     if len(words) != 1:
         raise ValueError("give one FOLDER, the --out of results/gpu.sh")
@@ -98,7 +99,9 @@ class Table:
         return self._key(case) in self._done
 
     def write(self, **row: Value) -> None:
-        """Add a row; floats get four digits, and a text is of one line. A column without a value is empty.
+        """Add a row; floats get four digits, and a text is of one line.
+
+        A column without a value is empty.
 
         Raises:
             ValueError: for a column that the table does not have.
@@ -137,4 +140,8 @@ def _text(value: Value) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     text = str(value)
-    return text if text.isprintable() else "".join(each if each.isprintable() else " " for each in text)
+    return (
+        text
+        if text.isprintable()
+        else "".join(each if each.isprintable() else " " for each in text)
+    )

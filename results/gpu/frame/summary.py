@@ -26,8 +26,11 @@ def summary(out: Path, failed: Mapping[str, str], source: Mapping[str, str]) -> 
     foot = [f"{name} failed: {why}" for name, why in failed.items()]
     while sum(map(len, said.values())) > LINES - len(head) - len(foot):
         max(said.values(), key=len).pop()
-    lines = [f"{first:{NAME}}{line}" for name, each in said.items()
-             for first, line in zip_longest([name], each, fillvalue="")]
+    lines = [
+        f"{first:{NAME}}{line}"
+        for name, each in said.items()
+        for first, line in zip_longest([name], each, fillvalue="")
+    ]
     return "\n".join(line[:WIDTH].rstrip() for line in [*head, *lines, *foot])
 
 
@@ -36,5 +39,11 @@ def _said(name: str, out: Path, source: Mapping[str, str]) -> list[str]:
     try:
         rows = read(out / f"{name}.csv", [*part.case, *part.measured, *SOURCE])
         return importlib.import_module(f"results.gpu.{name}").lines(rows)
-    except (ValueError, KeyError, IndexError, TypeError, ArithmeticError) as error:  # of rows that somebody has changed
+    except (
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        ArithmeticError,
+    ) as error:  # of rows that somebody has changed
         return [f"its rows cannot be read: {error}"]

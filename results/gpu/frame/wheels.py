@@ -1,8 +1,9 @@
 """What zoo needs and this machine lacks, from a folder of wheels, without a network and without pip.
 
 What is installed is taken to work as it is. Beside torch, lightning, torchmetrics, transformers,
-peft, tensorboard, einops, numpy and triton that is jsonargparse and what it needs to read docstrings,
-`BROUGHT`. More wheels than are needed do no harm: bring those of whose version one is not sure.
+peft, tensorboard, einops, numpy and triton that is jsonargparse and what it needs to read
+docstrings, `BROUGHT`. More wheels than are needed do no harm: bring those of whose version one is
+not sure.
 """
 
 import importlib
@@ -22,7 +23,9 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[3]
 BROUGHT = ("jsonargparse<5", "docstring-parser", "typeshed-client")
 """The wheels, all of pure Python, that a machine with the packages above needs; PyYAML comes with those."""
-DOWNLOAD = "pip download --no-deps --only-binary :all: -d FOLDER " + " ".join(f"'{each}'" for each in BROUGHT)
+DOWNLOAD = "pip download --no-deps --only-binary :all: -d FOLDER " + " ".join(
+    f"'{each}'" for each in BROUGHT
+)
 """How to have them, where there is a network."""
 
 
@@ -117,7 +120,9 @@ def find(requirement: Requirement, wheels: Path) -> Path | None:
             name, version, _, built = parse_wheel_filename(path.name)
         except InvalidWheelFilename:
             continue
-        right = name == canonicalize_name(requirement.name) and requirement.specifier.contains(version)
+        right = name == canonicalize_name(requirement.name) and requirement.specifier.contains(
+            version
+        )
         if right and not tags.isdisjoint(built):
             fitting.append((version, path))
     return max(fitting)[1] if fitting else None

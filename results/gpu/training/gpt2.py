@@ -26,7 +26,11 @@ SMALL = Size(128, 2, 32, 2, 16)
 
 
 def made(
-    parameterization: type, arguments: dict[str, Any], size: Size, device: str, dtype: torch.dtype = torch.float32
+    parameterization: type,
+    arguments: dict[str, Any],
+    size: Size,
+    device: str,
+    dtype: torch.dtype = torch.float32,
 ) -> "CharLM":
     """The character task at a size, on a device, in a dtype.
 
@@ -42,13 +46,19 @@ def made(
     vocabulary = "".join(map(chr, range(0x10000, 0x10000 + size.vocabulary)))
     with torch.device("meta"):
         model = CharLM(
-            vocabulary, partial(parameterization, **arguments), block_size=size.context, layers=size.layers,
-            width=size.width, heads=size.heads, optimizer=OptimizerConfig(lr=6e-4),
+            vocabulary,
+            partial(parameterization, **arguments),
+            block_size=size.context,
+            layers=size.layers,
+            width=size.width,
+            heads=size.heads,
+            optimizer=OptimizerConfig(lr=6e-4),
         )
 
     def draw(layer: ZooLinear) -> None:
         state = {
-            name: torch.zeros_like(p, device=device, dtype=dtype) for name, p in layer.named_parameters()
+            name: torch.zeros_like(p, device=device, dtype=dtype)
+            for name, p in layer.named_parameters()
         }
         layer.load_state_dict(state, assign=True)  # which makes the buffers
         layer.parameterization.reset_parameters(0.02)

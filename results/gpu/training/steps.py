@@ -4,11 +4,11 @@ The task's own `training_step`, parameter groups, clipping and AdamW; what Pytho
 step lies on the device beforehand: the text, where every window of every step starts, and the rates
 of all steps. A counter there says which step it is, so that a replay of the graph is the next one.
 
-On a CPU it is Lightning's loop to the bit (`tests/test_gpu_characters.py`). On a GPU the rate is a float32,
-as the kernel of AdamW takes it from the device. Gradients are multiplied by min(1, clip / norm) also
-where that is 1, for a branch would ask the device; for the same reason a gradient that is not
-finite stops nothing, and the loss is NaN from then on. Dropout is not seeded by the step: the
-shipped models have none.
+On a CPU it is Lightning's loop to the bit (`tests/results/test_gpu_characters.py`). On a GPU the rate is a
+float32, as the kernel of AdamW takes it from the device. Gradients are multiplied by min(1, clip /
+norm) also where that is 1, for a branch would ask the device; for the same reason a gradient that
+is not finite stops nothing, and the loss is NaN from then on. Dropout is not seeded by the step:
+the shipped models have none.
 """
 
 import math
@@ -33,15 +33,20 @@ from zoo.training.optimizers import warmup_cosine
 
 
 @lru_cache(maxsize=8)
-def window_starts(characters: int, steps: int, batch_size: int, block_size: int, seed: int) -> Tensor:
+def window_starts(
+    characters: int, steps: int, batch_size: int, block_size: int, seed: int
+) -> Tensor:
     """Where the windows of every step start, as `WindowLoader` draws them; (steps, batch_size) int64.
 
     A run of as many steps is one epoch of that loader, so there is no end of an epoch to follow.
     """
     last = characters - block_size
-    return torch.stack([
-        torch.randint(last, (batch_size,), generator=generator(seed, "batch", step)) for step in range(steps)
-    ])
+    return torch.stack(
+        [
+            torch.randint(last, (batch_size,), generator=generator(seed, "batch", step))
+            for step in range(steps)
+        ]
+    )
 
 
 class Run:
@@ -56,7 +61,12 @@ class Run:
     """
 
     def __init__(
-        self, model: LanguageModel, ids: Tensor, starts: Tensor, block_size: int, autocast: bool = True
+        self,
+        model: LanguageModel,
+        ids: Tensor,
+        starts: Tensor,
+        block_size: int,
+        autocast: bool = True,
     ) -> None:
         self.model, self.autocast = model.train(), autocast
         device = next(model.parameters()).device
@@ -65,10 +75,15 @@ class Run:
         self.optimizer = optimizers.build(model, config, model.own_rates())
         warmup = config.warmup_steps(steps)
         shares = torch.tensor(
-            [warmup_cosine(step, steps, warmup, config.final_lr) for step in range(steps)], dtype=torch.float64
+            [warmup_cosine(step, steps, warmup, config.final_lr) for step in range(steps)],
+            dtype=torch.float64,
         )
-        peaks = torch.tensor([group["lr"] for group in self.optimizer.param_groups], dtype=torch.float64)
-        exact = torch.float32 if device.type == "cuda" else torch.float64  # the kernel on a GPU takes no other
+        peaks = torch.tensor(
+            [group["lr"] for group in self.optimizer.param_groups], dtype=torch.float64
+        )
+        exact = (
+            torch.float32 if device.type == "cuda" else torch.float64
+        )  # the kernel on a GPU takes no other
         self._rates = (shares[:, None] * peaks).to(device, exact)  # (steps, groups)
         self._rate = self._rates[:1].clone()
         for group, rate in zip(self.optimizer.param_groups, self._rate[0].unbind(), strict=True):
@@ -103,7 +118,11 @@ class Run:
 
     def precision(self) -> torch.autocast | nullcontext[None]:
         """The context of forward passes."""
-        return torch.autocast(self.losses.device.type, torch.bfloat16) if self.autocast else nullcontext()
+        return (
+            torch.autocast(self.losses.device.type, torch.bfloat16)
+            if self.autocast
+            else nullcontext()
+        )
 
     @torch.no_grad()
     def validate(self, windows: tuple[Tensor, Tensor, Tensor]) -> float:
@@ -121,7 +140,7 @@ class Run:
         return loss
 
 
-# ---- Several runs side by side ---------------------------------------------------------------------------------------
+# ---- Several runs side by side -------------------------------------------------------------------
 
 
 def one_graph(runs: Sequence[Run]) -> Call:
@@ -164,11 +183,15 @@ def eager(runs: Sequence[Run]) -> Call:
     return step
 
 
-LOOPS = {"one graph, a branch for each seed": one_graph, "a graph for each seed": graph_each, "eager": eager}
+LOOPS = {
+    "one graph, a branch for each seed": one_graph,
+    "a graph for each seed": graph_each,
+    "eager": eager,
+}
 """In the order in which they are tried."""
 
 
-# ---- Lightning's loop, to compare with -------------------------------------------------------------------------------
+# ---- Lightning's loop, to compare with -----------------------------------------------------------
 
 
 class _First(Callback):
@@ -179,7 +202,12 @@ class _First(Callback):
         self.losses: list[Tensor] = []
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
     ) -> None:
         """Keep the loss."""
         assert isinstance(outputs, dict)
@@ -187,7 +215,9 @@ class _First(Callback):
         trainer.should_stop = len(self.losses) >= self.count
 
 
-def lightning_losses(model: LanguageModel, data: TextData, steps: int, count: int, device: str) -> Tensor:
+def lightning_losses(
+    model: LanguageModel, data: TextData, steps: int, count: int, device: str
+) -> Tensor:
     """The first losses of a run of Lightning's, with the task's and the data's own hooks; (count,), on the CPU.
 
     Args:
@@ -199,15 +229,24 @@ def lightning_losses(model: LanguageModel, data: TextData, steps: int, count: in
     """
     first = _First(count)
     trainer = Trainer(
-        accelerator=device, devices=1, max_steps=steps, max_epochs=-1, precision="bf16-mixed", callbacks=[first],
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        limit_val_batches=0, use_distributed_sampler=False,
+        accelerator=device,
+        devices=1,
+        max_steps=steps,
+        max_epochs=-1,
+        precision="bf16-mixed",
+        callbacks=[first],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
     )
     trainer.fit(model, data)
     return torch.stack(first.losses).float().cpu()
 
 
-# ---- What a step takes at least --------------------------------------------------------------------------------------
+# ---- What a step takes at least ------------------------------------------------------------------
 
 
 def operations(model: LanguageModel, tokens: int, context: int) -> float:
@@ -215,8 +254,8 @@ def operations(model: LanguageModel, tokens: int, context: int) -> float:
 
     N counts the numbers that rows are multiplied by: a matrix, where W is built; the coefficients,
     where it is not (low rank, and `BlockDCT` for few coefficients). Attention to C / 2 ids on
-    average multiplies twice by C w / 2, forward, and twice that backward. What building W takes, and
-    all that is no product, is not counted: nobody must do it.
+    average multiplies twice by C w / 2, forward, and twice that backward. What building W takes,
+    and all that is no product, is not counted: nobody must do it.
 
     Args:
         model: a network with `blocks`, in the precision that holds now.
@@ -225,10 +264,14 @@ def operations(model: LanguageModel, tokens: int, context: int) -> float:
     """
     layers = zoo_layers(model)
     multiplied = sum(
-        math.prod(layer.parameterization.shape) if _is_matrix(layer) else layer.parameterization.num_trainable
+        math.prod(layer.parameterization.shape)
+        if _is_matrix(layer)
+        else layer.parameterization.num_trainable
         for layer in layers.values()
     )
-    multiplied += sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear))
+    multiplied += sum(
+        layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear)
+    )
     network: Any = model.net
     width = network.token.embedding_dim
     return 6.0 * tokens * (multiplied + len(network.blocks) * context * width)

@@ -1,4 +1,7 @@
-"""Kernels for GPUs. `pip install -e ".[kernels]"`; nothing here is imported, nor is triton, until it is asked for."""
+"""Kernels for GPUs.
+
+`pip install -e ".[kernels]"`; nothing here is imported, nor is triton, until it is asked for.
+"""
 
 import os
 from functools import lru_cache
@@ -14,6 +17,7 @@ TOKENS = {"cpu": 64, "cuda": 64}
 "cpu" is Triton's interpreter; "cuda" is all that the kernel takes, unmeasured: `python -m results.gpu.thresholds`.
 """
 
+
 @lru_cache(maxsize=1)
 def _installed() -> bool:
     return find_spec("triton") is not None
@@ -23,5 +27,9 @@ def available(device: torch.device | str) -> bool:
     """Whether kernels run on it, given triton: NVIDIA GPUs of capability 8.0 on; the CPU with TRITON_INTERPRET=1."""
     device = torch.device(device)
     if device.type == "cuda":
-        return _installed() and torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+        return (
+            _installed()
+            and torch.version.cuda is not None
+            and torch.cuda.get_device_capability(device) >= (8, 0)
+        )
     return device.type == "cpu" and _installed() and os.environ.get("TRITON_INTERPRET") == "1"

@@ -1,6 +1,7 @@
 """What `block_linear` is checked with: sizes that are multiples of no tile, in Triton's interpreter and on a GPU.
 
-The reference is W from its definition in `zoo.bases.blocks`, in float64, one position of a block at a time.
+The reference is W from its definition in `zoo.bases.blocks`, in float64, one position of a block at
+a time.
 """
 
 import math
@@ -35,8 +36,15 @@ class Case(NamedTuple):
 
     def __str__(self) -> str:
         """Return its name, which says all but the dtype."""
-        parts = [f"{self.m}x{self.n}", f"block {self.block}", f"ratio {self.ratio}", f"tokens {self.tokens}"]
-        parts += [f"coef {str(self.coef_dtype).removeprefix('torch.')}"] * (self.coef_dtype is not None)
+        parts = [
+            f"{self.m}x{self.n}",
+            f"block {self.block}",
+            f"ratio {self.ratio}",
+            f"tokens {self.tokens}",
+        ]
+        parts += [f"coef {str(self.coef_dtype).removeprefix('torch.')}"] * (
+            self.coef_dtype is not None
+        )
         parts += ["bias"] * self.bias + ["strided"] * self.strided
         parts += ["tiles " + text(self.tiles)] if self.tiles is not None else []
         return " ".join(parts)
@@ -44,31 +52,50 @@ class Case(NamedTuple):
     @property
     def layout(self) -> BlockLayout:
         """Where its coefficients stand."""
-        return block_layout(self.m, self.n, self.block, int(self.m * self.n * self.ratio), generator(1))
+        return block_layout(
+            self.m, self.n, self.block, int(self.m * self.n * self.ratio), generator(1)
+        )
 
 
 CASES = [
     # Rows with no position, with one, with one more, with all; a few in a step or many.
-    Case(12, 20, 4, 0.07, bias=True), Case(12, 20, 4, 0.5, 1, BF16), Case(24, 40, 8, 0.125, dtype=BF16, bias=True),
-    Case(24, 40, 8, 0.3, dtype=F16, bias=True), Case(48, 80, 16, 0.04, dtype=BF16, bias=True),
-    Case(48, 80, 16, 0.3, 2), Case(48, 80, 16, 0.5, 5, F16), Case(48, 80, 16, 1.0, dtype=BF16, bias=True),
-    Case(64, 96, 32, 0.125, dtype=F16, bias=True), Case(32, 64, 32, 0.6, 2),
+    Case(12, 20, 4, 0.07, bias=True),
+    Case(12, 20, 4, 0.5, 1, BF16),
+    Case(24, 40, 8, 0.125, dtype=BF16, bias=True),
+    Case(24, 40, 8, 0.3, dtype=F16, bias=True),
+    Case(48, 80, 16, 0.04, dtype=BF16, bias=True),
+    Case(48, 80, 16, 0.3, 2),
+    Case(48, 80, 16, 0.5, 5, F16),
+    Case(48, 80, 16, 1.0, dtype=BF16, bias=True),
+    Case(64, 96, 32, 0.125, dtype=F16, bias=True),
+    Case(32, 64, 32, 0.6, 2),
     Case(64, 192, 64, 0.07, 1, BF16, bias=True),
     # Blocks neither square nor of powers of two; of one row, and of one column.
-    Case(36, 60, 16, 0.3), Case(36, 60, 16, 1.0, dtype=F16), Case(7, 24, 16, 0.3, dtype=BF16), Case(24, 7, 16, 1.0),
-    Case(13, 1, 16, 0.3), Case(1, 11, 16, 1.0, bias=True), Case(50, 40, 16, 0.3, dtype=BF16),
+    Case(36, 60, 16, 0.3),
+    Case(36, 60, 16, 1.0, dtype=F16),
+    Case(7, 24, 16, 0.3, dtype=BF16),
+    Case(24, 7, 16, 1.0),
+    Case(13, 1, 16, 0.3),
+    Case(1, 11, 16, 1.0, bias=True),
+    Case(50, 40, 16, 0.3, dtype=BF16),
     # Tokens, around the 16 rows of a product on tensor cores and up to all.
-    Case(80, 48, 16, 0.2, 1), Case(80, 48, 16, 0.2, 15, BF16), Case(80, 48, 16, 0.2, 16),
-    Case(80, 48, 16, 0.2, 17, F16), Case(80, 48, 16, 0.2, 33, BF16, bias=True), Case(80, 48, 16, 0.2, 64),
-    # Tiles that end within the grid, programs that share a row or have none of it left, one launch and two.
+    Case(80, 48, 16, 0.2, 1),
+    Case(80, 48, 16, 0.2, 15, BF16),
+    Case(80, 48, 16, 0.2, 16),
+    Case(80, 48, 16, 0.2, 17, F16),
+    Case(80, 48, 16, 0.2, 33, BF16, bias=True),
+    Case(80, 48, 16, 0.2, 64),
+    # Tiles that end within the grid, programs that share a row or have none of it left, one launch
+    # and two.
     Case(320, 152, 8, 0.42, 20, bias=True, tiles=Tiles(16, 16, 4, 1, 4, 1, True)),
     Case(320, 152, 8, 0.42, 20, F16, bias=True, tiles=Tiles(32, 8, 8, 3, 4, 3, True)),
     Case(320, 152, 8, 0.42, 20, BF16, tiles=Tiles(32, 4, 8, 5, 8, 2, False)),
     Case(320, 152, 8, 0.42, 20, bias=True, tiles=Tiles(64, 32, 2, 1, 4, 1, False)),
     Case(96, 64, 16, 0.3, 4, strided=True, tiles=Tiles(16, 4, 4, 2, 4, 1, True)),
     # x that is not contiguous; coefficients of another dtype, which are rounded to x's.
-    Case(64, 48, 16, 0.3, 4, BF16, F32, strided=True), Case(64, 48, 16, 0.3, 2, F32, F16, strided=True),
-]  # fmt: skip
+    Case(64, 48, 16, 0.3, 4, BF16, F32, strided=True),
+    Case(64, 48, 16, 0.3, 2, F32, F16, strided=True),
+]
 """Every edge, as small as it can be: all of it takes seconds in the interpreter."""
 
 LARGE = [
@@ -136,7 +163,9 @@ def error(case: Case, device: torch.device | str, calls: int = 2) -> tuple[float
     whole = y.dtype == case.dtype and y.shape == (*given.x.shape[:-1], case.m)
     if not whole or not all(torch.equal(y, each) for each in later) or given.tables.counters.any():
         return math.inf, TOLERANCE[case.dtype]
-    return distance(y, expected(given.x, given.coef, given.layout, given.bias)), TOLERANCE[case.dtype]
+    return distance(y, expected(given.x, given.coef, given.layout, given.bias)), TOLERANCE[
+        case.dtype
+    ]
 
 
 def expected(x: Tensor, coef: Tensor, layout: BlockLayout, bias: Tensor | None) -> Tensor:

@@ -2,13 +2,15 @@
 
     python -m zoo.bases.kernels.floors          # the tables of docs/kernels.md
 
-A count is a `Cost`: bytes, multiply-adds and instructions, and `seconds` is the longest of the times that an H200
-takes for each, at full rate, and a start for each kernel: most kernels are slower. Numbers are of two bytes.
+A count is a `Cost`: bytes, multiply-adds and instructions, and `seconds` is the longest of the
+times that an H200 takes for each, at full rate, and a start for each kernel: most kernels are
+slower. Numbers are of two bytes.
 
-Supports, by where the coefficients are: `random` in the plane; `rows`, random where each row of W is transformed alone
-(RowDCT, W = S C_n); a `box` of low frequencies k1 x k2 with k1 / m = k2 / n; and `block` (BlockDCT), of which
-`zoo.bases.kernels.block_linear.work` counts the kernel that there is, with its padding. For the bytes of `random` and
-`rows` it makes no difference whether all rows have as many coefficients; 4 (m + 1) of them would then be none.
+Supports, by where the coefficients are: `random` in the plane; `rows`, random where each row of W
+is transformed alone (RowDCT, W = S C_n); a `box` of low frequencies k1 x k2 with k1 / m = k2 / n;
+and `block` (BlockDCT), of which `zoo.bases.kernels.block_linear.work` counts the kernel that there
+is, with its padding. For the bytes of `random` and `rows` it makes no difference whether all rows
+have as many coefficients; 4 (m + 1) of them would then be none.
 """
 
 import math
@@ -64,7 +66,13 @@ class Cost(NamedTuple):
 
     def times(self, count: float) -> "Cost":
         """It `count` times in the same kernels."""
-        return Cost(self.memory * count, self.cache * count, self.products * count, self.slots * count, self.launches)
+        return Cost(
+            self.memory * count,
+            self.cache * count,
+            self.products * count,
+            self.slots * count,
+            self.launches,
+        )
 
 
 def seconds(cost: Cost) -> float:
@@ -106,36 +114,49 @@ def coefficient_bytes(m: int, n: int, k: int, support: Support) -> float:
     return NUMBER * k + (position_bytes(m, n, k, best_positions(m, n, k)) if scattered else 0)
 
 
-# ---- W, built on chip ------------------------------------------------------------------------------------------------
+# ---- W, built on chip ----------------------------------------------------------------------------
 
 
 def tile(m: int, n: int, k: int, support: Support, p: int = 64, q: int = 64) -> Cost:
     """What a p x q tile of W needs, from coefficients and cosines alone.
 
-    random  all of S and p + q columns of cosines:  bytes(S) + 2 (m p + n q),     K p + p n q       multiply-adds
-    rows    p rows of S and q columns of cosines:   bytes(S) p / m + 2 n q,        K p q / m
-    box     all of S and parts of p + q columns:    2 (K + k1 p + k2 q),           K p + p k2 q, or K q + p k1 q
-    block   its own coefficients, tables of 16:     2 K p q / mn,                  p q (16 + 16)
+    random  all of S and p + q columns of cosines:  bytes(S) + 2 (m p + n q),     K p + p n q
+    multiply-adds rows    p rows of S and q columns of cosines:   bytes(S) p / m + 2 n q,        K p
+    q / m box     all of S and parts of p + q columns:    2 (K + k1 p + k2 q),           K p + p k2
+    q, or K q + p k1 q block   its own coefficients, tables of 16:     2 K p q / mn,
+    p q (16 + 16)
 
-    Multiply-adds with S are counted where it has a coefficient, fewer than tensor cores can do: they need the zeros.
+    Multiply-adds with S are counted where it has a coefficient, fewer than tensor cores can do:
+    they need the zeros.
     """
     size = coefficient_bytes(m, n, k, support)
     if support == "random":
-        return Cost(cache=size + NUMBER * (m * p + n * q), products=min(k * p + p * n * q, k * q + p * m * q))
+        return Cost(
+            cache=size + NUMBER * (m * p + n * q),
+            products=min(k * p + p * n * q, k * q + p * m * q),
+        )
     if support == "rows":
         return Cost(cache=size * p / m + NUMBER * n * q, products=k * p * q / m)
     if support == "box":
         k1, k2 = box(m, n, k)
-        return Cost(cache=size + NUMBER * (k1 * p + k2 * q), products=min(k * p + p * k2 * q, k * q + p * k1 * q))
+        return Cost(
+            cache=size + NUMBER * (k1 * p + k2 * q),
+            products=min(k * p + p * k2 * q, k * q + p * k1 * q),
+        )
     return Cost(cache=size * p * q / (m * n), products=p * q * 32)
 
 
-def every_tile(m: int, n: int, k: int, tokens: int, support: Support, p: int = 64, q: int = 64) -> Cost:
+def every_tile(
+    m: int, n: int, k: int, tokens: int, support: Support, p: int = 64, q: int = 64
+) -> Cost:
     """y with each tile of W built once on chip from all that it needs, for any number of tokens: mn / pq of `tile`.
 
     A favour to it: a product of many tokens builds a tile again for every few hundred of them.
     """
-    once = Cost(memory=coefficient_bytes(m, n, k, support) + NUMBER * tokens * (m + n), products=tokens * m * n)
+    once = Cost(
+        memory=coefficient_bytes(m, n, k, support) + NUMBER * tokens * (m + n),
+        products=tokens * m * n,
+    )
     return tile(m, n, k, support, p, q).times(m * n / (p * q)).plus(once)._replace(launches=1)
 
 
@@ -175,31 +196,35 @@ def row_strips(m: int, n: int, k: int, tokens: int) -> Cost:
     return Cost(size, size, m * transform_products(n) + tokens * m * n, scatter)
 
 
-# ---- W never built ---------------------------------------------------------------------------------------------------
+# ---- W never built -------------------------------------------------------------------------------
 
 
 def two_factors(n: int) -> tuple[int, int] | None:
     """a b = n, a <= b <= LONGEST_SIDE, a as large as can be; None if there are none."""
-    found = [(a, n // a) for a in range(1, math.isqrt(n) + 1) if n % a == 0 and n // a <= LONGEST_SIDE]
+    found = [
+        (a, n // a) for a in range(1, math.isqrt(n) + 1) if n % a == 0 and n // a <= LONGEST_SIDE
+    ]
     return found[-1] if found else None
 
 
 def transform_products(n: int) -> float:
     """Multiply-adds of a DCT of length n = a b in two stages of tables, 2 n (a + b), as `row_linear` does it.
 
-    A Fourier transform of b real numbers, a times, and the real part of one of a complex numbers, b times; 4 n sqrt(n)
-    where n has no two such factors, as if it were a square.
+    A Fourier transform of b real numbers, a times, and the real part of one of a complex numbers, b
+    times; 4 n sqrt(n) where n has no two such factors, as if it were a square.
     """
     a, b = two_factors(n) or (math.sqrt(n), math.sqrt(n))
     return 2 * n * (a + b)
 
 
-def row_product(m: int, n: int, k: int, tokens: int, positions: Positions, transforms: int = 1) -> Cost:
+def row_product(
+    m: int, n: int, k: int, tokens: int, positions: Positions, transforms: int = 1
+) -> Cost:
     """y = S x^ by the rows of a scattered S, and transforms of x (1), or of x and y (2), on chip, a kernel each.
 
-    2 K + `position_bytes` + 2 T (m + n) bytes; x^ and y^, written and read, besides. By int16 columns a coefficient
-    takes COEFFICIENT_SLOTS + T TOKEN_SLOTS. By a bitmask S is made dense on chip, for tensor cores: mn DECODE_SLOTS,
-    and T mn multiply-adds.
+    2 K + `position_bytes` + 2 T (m + n) bytes; x^ and y^, written and read, besides. By int16
+    columns a coefficient takes COEFFICIENT_SLOTS + T TOKEN_SLOTS. By a bitmask S is made dense on
+    chip, for tensor cores: mn DECODE_SLOTS, and T mn multiply-adds.
     """
     lengths = (n, m)[:transforms]
     between = 2 * NUMBER * tokens * sum(lengths)
@@ -216,14 +241,16 @@ def rows_pay(m: int, n: int, k: int, tokens: int) -> bool:
     """Whether `row_linear` takes it, and should beat a dense layer: by `ROWS_PAY_FROM`, each at its floor."""
     if not 1 <= tokens <= ROW_TOKENS or two_factors(n) is None or k >= 2**31:
         return False
-    return seconds(dense(m, n, tokens)) > ROWS_PAY_FROM * seconds(row_product(m, n, k, tokens, "int16"))
+    return seconds(dense(m, n, tokens)) > ROWS_PAY_FROM * seconds(
+        row_product(m, n, k, tokens, "int16")
+    )
 
 
 def box_product(m: int, n: int, k: int, tokens: int) -> Cost:
     """y = ((x C_n'^T) S^T) C_m', three dense products with the first k2 and k1 rows of cosines.
 
-    2 (k2 n + k1 k2 + k1 m) bytes, T times as many multiply-adds; x^ and y^ besides. As K / mn = r, it is
-    2 sqrt(r) + r of a dense layer where m = n: below one for r < 0.17.
+    2 (k2 n + k1 k2 + k1 m) bytes, T times as many multiply-adds; x^ and y^ besides. As K / mn = r,
+    it is 2 sqrt(r) + r of a dense layer where m = n: below one for r < 0.17.
     """
     k1, k2 = box(m, n, k)
     work = k2 * n + k1 * k2 + k1 * m
@@ -235,7 +262,9 @@ def box_transformed(m: int, n: int, k: int, tokens: int) -> Cost:
     """y = C_m'^T (S (C_n' x)) with transforms on chip in place of the tables: 2 (k1 k2 + T (m + n)) bytes, x^, y^."""
     k1, k2 = box(m, n, k)
     size = NUMBER * (k1 * k2 + tokens * (m + n + 2 * (k1 + k2)))
-    return Cost(size, size, tokens * (k1 * k2 + transform_products(n) + transform_products(m)), launches=3)
+    return Cost(
+        size, size, tokens * (k1 * k2 + transform_products(n) + transform_products(m)), launches=3
+    )
 
 
 def block_product(m: int, n: int, k: int, tokens: int) -> Cost:
@@ -244,7 +273,7 @@ def block_product(m: int, n: int, k: int, tokens: int) -> Cost:
     return Cost(size, size, tokens * (k + 16 * (m + n)))
 
 
-# ---- Printed ---------------------------------------------------------------------------------------------------------
+# ---- Printed -------------------------------------------------------------------------------------
 
 SHAPES = ((2048, 2048), (4096, 4096), (11008, 4096))
 SHARES = (2, 8, 20)
@@ -272,7 +301,9 @@ def speedup(way: str, m: int, n: int, k: int, tokens: int) -> float:
 
 
 def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ("---",) * len(head), *rows))
+    return "\n".join(
+        "| " + " | ".join(cells) + " |" for cells in (head, ("---",) * len(head), *rows)
+    )
 
 
 def tile_table(m: int = 4096, n: int = 4096) -> str:
@@ -285,7 +316,12 @@ def tile_table(m: int = 4096, n: int = 4096) -> str:
             for share in SHARES[:2]:
                 one = tile(m, n, m * n // share, support)
                 whole = one.times(m * n / 64**2)
-                numbers = one.cache / 1e3, one.products / 1e6, whole.cache / 1e9, whole.products / 1e9
+                numbers = (
+                    one.cache / 1e3,
+                    one.products / 1e6,
+                    whole.cache / 1e9,
+                    whole.products / 1e9,
+                )
                 time = 1e6 * (seconds(whole) - LAUNCH)
                 yield support, f"mn / {share}", *(f"{a:.3g}" for a in numbers), f"{time:,.0f}"
 
@@ -301,7 +337,11 @@ def speed_table(m: int, n: int) -> str:
         for way in LAYERS:
             cells = []
             for tokens in TOKENS:
-                cells.append(" ".join(f"{speedup(way, m, n, m * n // share, tokens):.2f}" for share in SHARES))
+                cells.append(
+                    " ".join(
+                        f"{speedup(way, m, n, m * n // share, tokens):.2f}" for share in SHARES
+                    )
+                )
             yield way, *cells
 
     return _table(head, rows())

@@ -27,29 +27,48 @@ class Case(NamedTuple):
     def __str__(self) -> str:
         """Return its name, which says all but the dtype."""
         parts = [f"{self.m}x{self.n}", f"ratio {self.ratio}", f"tokens {self.tokens}"]
-        parts += [f"coef {str(self.coef_dtype).removeprefix('torch.')}"] * (self.coef_dtype is not None)
+        parts += [f"coef {str(self.coef_dtype).removeprefix('torch.')}"] * (
+            self.coef_dtype is not None
+        )
         return " ".join(parts + ["bias"] * self.bias + ["strided"] * self.strided)
 
     def support(self, device: torch.device | str) -> torch.Tensor:
         """Where its coefficients stand, ascending; drawn one by one, as to shuffle 45 million takes seconds."""
         random = torch.Generator(device).manual_seed(1)
-        return (torch.rand(self.m * self.n, generator=random, device=device) < self.ratio).nonzero().flatten()
+        return (
+            (torch.rand(self.m * self.n, generator=random, device=device) < self.ratio)
+            .nonzero()
+            .flatten()
+        )
 
 
 CASES = [
-    # Primes; one row, one column; rows with no coefficient, with all; rows of many steps; lengths of two factors.
-    Case(13, 127, 0.3, 1), Case(7, 12, 0.4, 3, BF16, bias=True), Case(1, 9, 0.5, 5, F16, bias=True),
-    Case(5, 1, 1.0, 2), Case(17, 18, 0.1, 16, bias=True), Case(3, 132, 1.0, 7, BF16, bias=True),
-    Case(10, 2, 0.3, 9, F16), Case(4, 86, 0.6, 4, BF16, bias=True), Case(2, 600, 0.9, 1, F16),
+    # Primes; one row, one column; rows with no coefficient, with all; rows of many steps; lengths
+    # of two factors.
+    Case(13, 127, 0.3, 1),
+    Case(7, 12, 0.4, 3, BF16, bias=True),
+    Case(1, 9, 0.5, 5, F16, bias=True),
+    Case(5, 1, 1.0, 2),
+    Case(17, 18, 0.1, 16, bias=True),
+    Case(3, 132, 1.0, 7, BF16, bias=True),
+    Case(10, 2, 0.3, 9, F16),
+    Case(4, 86, 0.6, 4, BF16, bias=True),
+    Case(2, 600, 0.9, 1, F16),
     Case(6, 256, 0.1, 16, BF16),
     # x that is not contiguous; coefficients of another dtype, which are rounded to x's.
-    Case(8, 24, 0.4, 4, BF16, F32, strided=True), Case(8, 24, 0.4, 2, F32, F16, strided=True),
-]  # fmt: skip
+    Case(8, 24, 0.4, 4, BF16, F32, strided=True),
+    Case(8, 24, 0.4, 2, F32, F16, strided=True),
+]
 """Every edge, as small as it can be: all of it takes seconds in the interpreter."""
 
 LARGE = [
     Case(m, n, ratio, tokens, dtype)
-    for m, n, dtype in ((4096, 4096, BF16), (4096, 11008, BF16), (11008, 4096, F32), (2048, 2048, F16))
+    for m, n, dtype in (
+        (4096, 4096, BF16),
+        (4096, 11008, BF16),
+        (11008, 4096, F32),
+        (2048, 2048, F16),
+    )
     for ratio in (0.125, 0.05)
     for tokens in (1, 4, 16)
 ]
@@ -74,7 +93,9 @@ def arguments(case: Case, device: torch.device | str) -> Arguments:
 
     coef = draw(len(support), dtype=case.coef_dtype or case.dtype)
     x = draw(2, case.tokens // 2 + 1, case.n)[:, :-1] if case.strided else draw(case.tokens, case.n)
-    return Arguments(x, coef, row_tables(support, case.m, case.n, device), draw(case.m) if case.bias else None)
+    return Arguments(
+        x, coef, row_tables(support, case.m, case.n, device), draw(case.m) if case.bias else None
+    )
 
 
 @torch.no_grad()
@@ -86,7 +107,11 @@ def error(case: Case, device: torch.device | str, calls: int = 2) -> tuple[float
     m, n = case.m, case.n
     x, coef, _, bias = given = arguments(case, device)
     y, *later = (row_linear(*given) for _ in range(calls))
-    if y.dtype != case.dtype or y.shape != (*x.shape[:-1], m) or not all(torch.equal(y, each) for each in later):
+    if (
+        y.dtype != case.dtype
+        or y.shape != (*x.shape[:-1], m)
+        or not all(torch.equal(y, each) for each in later)
+    ):
         return math.inf, TOLERANCE[case.dtype]
     plane = coef.new_zeros(m * n, dtype=torch.float64)
     plane[case.support(device)] = coef.to(case.dtype).double()

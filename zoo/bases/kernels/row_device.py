@@ -2,8 +2,8 @@
 # mypy: ignore-errors
 """What runs on the GPU: the cosine transform of x, and the product with rows of coefficients.
 
-`zoo.bases.kernels.row_linear` calls it and says what the tables are. Pointers have no types in this language, and
-capitals are compile-time constants, so that the usual checks are off.
+`zoo.bases.kernels.row_linear` calls it and says what the tables are. Pointers have no types in this
+language, and capitals are compile-time constants, so that the usual checks are off.
 """
 
 import triton
@@ -18,9 +18,19 @@ def added(a, b):
 
 @triton.jit
 def cosine_transform(
-    x_ptr, first_ptr, twiddle_ptr, last_ptr, hat_ptr,
-    N: tl.constexpr, A: tl.constexpr, B: tl.constexpr, PA: tl.constexpr, PB: tl.constexpr, WIDTH: tl.constexpr,
-    TX: tl.constexpr, PRECISION: tl.constexpr,
+    x_ptr,
+    first_ptr,
+    twiddle_ptr,
+    last_ptr,
+    hat_ptr,
+    N: tl.constexpr,
+    A: tl.constexpr,
+    B: tl.constexpr,
+    PA: tl.constexpr,
+    PB: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TX: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """x^ (n, TX) of x (T, n), WIDTH of the B columns of a token a program; N = A B, PA and PB powers of two."""
     token = tl.program_id(0)
@@ -46,8 +56,19 @@ def cosine_transform(
 
 @triton.jit
 def row_product(
-    hat_ptr, coef_ptr, column_ptr, start_ptr, bias_ptr, y_ptr, m, tokens,
-    TX: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr, LONGEST: tl.constexpr, BIAS: tl.constexpr,
+    hat_ptr,
+    coef_ptr,
+    column_ptr,
+    start_ptr,
+    bias_ptr,
+    y_ptr,
+    m,
+    tokens,
+    TX: tl.constexpr,
+    ROWS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    LONGEST: tl.constexpr,
+    BIAS: tl.constexpr,
 ):
     """y (T, m) of x^ (n, TX): ROWS rows of coefficients a program, DEPTH of each at a time, sums in float32.
 
@@ -63,7 +84,9 @@ def row_product(
         place = start[:, None] + (first + k)[None, :]
         column = tl.load(column_ptr + place, mask=mask, other=0).to(tl.int32)
         coef = tl.load(coef_ptr + place, mask=mask, other=0.0).to(dtype).to(tl.float32)
-        x = tl.load(hat_ptr + (column * TX)[:, :, None] + t[None, None, :], mask=mask[:, :, None], other=0.0)
+        x = tl.load(
+            hat_ptr + (column * TX)[:, :, None] + t[None, None, :], mask=mask[:, :, None], other=0.0
+        )
         sums += coef[:, :, None] * x.to(tl.float32)
     y = tl.reduce(sums, 1, added)
     mask = (i < m)[:, None] & (t < tokens)[None, :]

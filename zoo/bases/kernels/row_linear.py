@@ -2,21 +2,23 @@
 
     x^ = C_n x,     y_i = sum_k c_k x^[column_k],   k from start_i to start_(i + 1)
 
-Two launches. The first makes x^ (n, T) by a Fourier transform of n = A B numbers in two stages of tables, a token and
-16 of the B columns a program: 2 n (A + B) multiply-adds on tensor cores (Makhoul, IEEE Trans. ASSP 28(1), 1980). With
-v_j = x_2j and, from the end, v_(n - 1 - j) = x_(2j + 1), j = a + A b, k = d + B e,
+Two launches. The first makes x^ (n, T) by a Fourier transform of n = A B numbers in two stages of
+tables, a token and 16 of the B columns a program: 2 n (A + B) multiply-adds on tensor cores
+(Makhoul, IEEE Trans. ASSP 28(1), 1980). With v_j = x_2j and, from the end, v_(n - 1 - j) = x_(2j +
+1), j = a + A b, k = d + B e,
 
     x^_k = sqrt(2 / n) Re sum_a w_A^(a e) u^e  [ w_n^(a d) t^d  sum_b v_(a + A b) w_B^(b d) ],
 
     w_N = exp(-2 pi i / N), u = exp(-pi i / 2A), t = exp(-pi i / 2n); x^_0 over sqrt(2)
 
-The second reads each coefficient once, with its column in 16 bits, and gathers the x^ that it meets through the cache:
-2 K + 2 K bytes of a dense layer's 2 mn, and sums in float32, outside of tensor cores. Hence few coefficients and few
-tokens: `zoo.bases.kernels.floors.rows_pay` counts. x^ is rounded to x's dtype, where a dense layer rounds W.
+The second reads each coefficient once, with its column in 16 bits, and gathers the x^ that it meets
+through the cache: 2 K + 2 K bytes of a dense layer's 2 mn, and sums in float32, outside of tensor
+cores. Hence few coefficients and few tokens: `zoo.bases.kernels.floors.rows_pay` counts. x^ is
+rounded to x's dtype, where a dense layer rounds W.
 
-Unmeasured: there was no GPU at hand. Tests check it against W in Triton's interpreter, and compile it for compute
-capability 9.0, without spills. A launch from Python takes longer than the product: a decoder should capture both in a
-CUDA graph.
+Unmeasured: there was no GPU at hand. Tests check it against W in Triton's interpreter, and compile
+it for compute capability 9.0, without spills. A launch from Python takes longer than the product: a
+decoder should capture both in a CUDA graph.
 """
 
 from functools import lru_cache
@@ -79,8 +81,14 @@ def _power(n: int) -> int:
 def transform_constants(a: int, b: int, tokens: int, dtype: torch.dtype) -> dict[str, Any]:
     """Compile-time arguments of the transform of length a b; as narrow as tensor cores can be, to be many programs."""
     return {
-        "N": a * b, "A": a, "B": b, "PA": max(16, _power(a)), "PB": max(16, _power(b)), "WIDTH": 16,
-        "TX": _power(tokens), "PRECISION": "tf32" if dtype == torch.bfloat16 else "tf32x3",
+        "N": a * b,
+        "A": a,
+        "B": b,
+        "PA": max(16, _power(a)),
+        "PB": max(16, _power(b)),
+        "WIDTH": 16,
+        "TX": _power(tokens),
+        "PRECISION": "tf32" if dtype == torch.bfloat16 else "tf32x3",
     }
 
 
@@ -88,12 +96,25 @@ def product_constants(tokens: int, longest: int, bias: bool) -> dict[str, Any]:
     """Compile-time arguments of the product: no deeper than a row is long, and 4096 products at a time in all."""
     depth = min(256, 4096 // (ROWS * _power(tokens)), max(16, _power(longest)))
     steps = triton.cdiv(longest, depth)
-    return {"TX": _power(tokens), "ROWS": ROWS, "DEPTH": depth, "LONGEST": depth * steps, "BIAS": bias}
+    return {
+        "TX": _power(tokens),
+        "ROWS": ROWS,
+        "DEPTH": depth,
+        "LONGEST": depth * steps,
+        "BIAS": bias,
+    }
 
 
 def _launches(
-    x: Tensor, coef: Tensor, starts: Tensor, columns: Tensor, first: Tensor, twiddle: Tensor, last: Tensor,
-    longest: int, bias: Tensor | None,
+    x: Tensor,
+    coef: Tensor,
+    starts: Tensor,
+    columns: Tensor,
+    first: Tensor,
+    twiddle: Tensor,
+    last: Tensor,
+    longest: int,
+    bias: Tensor | None,
 ) -> tuple[Tensor, list[Launch]]:
     """Where y will be, and what makes it."""
     (tokens, n), m, (a, b) = x.shape, len(starts) - 1, twiddle.shape[1:]
@@ -112,8 +133,15 @@ def _launches(
 
 @torch.library.custom_op("zoo::row_linear", mutates_args=())
 def _launch(
-    x: Tensor, coef: Tensor, starts: Tensor, columns: Tensor, first: Tensor, twiddle: Tensor, last: Tensor,
-    longest: int, bias: Tensor | None,
+    x: Tensor,
+    coef: Tensor,
+    starts: Tensor,
+    columns: Tensor,
+    first: Tensor,
+    twiddle: Tensor,
+    last: Tensor,
+    longest: int,
+    bias: Tensor | None,
 ) -> Tensor:
     y, launches = _launches(x, coef, starts, columns, first, twiddle, last, longest, bias)
     for kernel, grid, arguments, options in launches:
@@ -123,8 +151,15 @@ def _launch(
 
 @_launch.register_fake
 def _(
-    x: Tensor, coef: Tensor, starts: Tensor, columns: Tensor, first: Tensor, twiddle: Tensor, last: Tensor,
-    longest: int, bias: Tensor | None,
+    x: Tensor,
+    coef: Tensor,
+    starts: Tensor,
+    columns: Tensor,
+    first: Tensor,
+    twiddle: Tensor,
+    last: Tensor,
+    longest: int,
+    bias: Tensor | None,
 ) -> Tensor:
     return x.new_empty(len(x), len(starts) - 1)
 
@@ -151,7 +186,10 @@ def row_linear(x: Tensor, coef: Tensor, tables: RowTables, bias: Tensor | None =
 def prepare(x: Tensor, coef: Tensor, tables: RowTables, bias: Tensor | None = None) -> list[Any]:
     """Compile what `row_linear` of the same arguments launches: about a second, and threads may do so at a time."""
     launches = _launches(*_arguments(x, coef, tables, bias))[1]
-    return [kernel.warmup(*arguments, grid=grid, **options) for kernel, grid, arguments, options in launches]
+    return [
+        kernel.warmup(*arguments, grid=grid, **options)
+        for kernel, grid, arguments, options in launches
+    ]
 
 
 def _arguments(

@@ -1,7 +1,7 @@
 """How a kernel's work is cut up: by what was measured where it was, by reasoning elsewhere.
 
-`bash results/gpu.sh --only blocks` measures, and `python -m results.gpu.blocks FOLDER` prints of its
-rows the table that stands here as `MEASURED`.
+`bash results/gpu.sh --only blocks` measures, and `python -m results.gpu.blocks FOLDER` prints of
+its rows the table that stands here as `MEASURED`.
 """
 
 import math
@@ -70,16 +70,24 @@ def padded(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-def class_of(layout: BlockLayout, tokens: int, dtype: torch.dtype, capability: tuple[int, int]) -> Class:
+def class_of(
+    layout: BlockLayout, tokens: int, dtype: torch.dtype, capability: tuple[int, int]
+) -> Class:
     """The class of a call."""
     weights = layout.grid[0] * layout.p * layout.grid[1] * layout.q
     return Class(
-        capability, dtype.itemsize, (padded(layout.p), padded(layout.q)), padded(_width(layout)),
-        2 ** round(math.log2(weights) / 2), padded(tokens),
+        capability,
+        dtype.itemsize,
+        (padded(layout.p), padded(layout.q)),
+        padded(_width(layout)),
+        2 ** round(math.log2(weights) / 2),
+        padded(tokens),
     )
 
 
-def default_tiles(layout: BlockLayout, tokens: int, dtype: torch.dtype, device: Device = H100) -> Tiles:
+def default_tiles(
+    layout: BlockLayout, tokens: int, dtype: torch.dtype, device: Device = H100
+) -> Tiles:
     """The tiles that were measured to be the fastest of a call's class, where they fit; else `reasoned_tiles`."""
     measured = MEASURED.get(class_of(layout, tokens, dtype, device.capability))
     if measured is not None and fits(measured, layout, tokens, dtype):
@@ -87,7 +95,9 @@ def default_tiles(layout: BlockLayout, tokens: int, dtype: torch.dtype, device: 
     return reasoned_tiles(layout, tokens, dtype, device.processors)
 
 
-def reasoned_tiles(layout: BlockLayout, tokens: int, dtype: torch.dtype, processors: int = 132) -> Tiles:
+def reasoned_tiles(
+    layout: BlockLayout, tokens: int, dtype: torch.dtype, processors: int = 132
+) -> Tiles:
     """Tiles by reasoning: two programs a processor, one for over 16 tokens, and 256 deep."""
     down, across = layout.grid
     size, height, length = dtype.itemsize, padded(tokens), padded(layout.q)
@@ -109,9 +119,17 @@ def fits(tiles: Tiles, layout: BlockLayout, tokens: int, dtype: torch.dtype) -> 
 
     The compiler has the last word on the latter.
     """
-    (down, across), size, height, length = layout.grid, dtype.itemsize, padded(tokens), padded(layout.q)
+    (down, across), size, height, length = (
+        layout.grid,
+        dtype.itemsize,
+        padded(tokens),
+        padded(layout.q),
+    )
     rows, depth, positions, splits, warps, stages, _ = tiles
-    if any(n < 1 or n != padded(n) for n in (rows, depth, positions, warps)) or min(splits, stages) < 1:
+    if (
+        any(n < 1 or n != padded(n) for n in (rows, depth, positions, warps))
+        or min(splits, stages) < 1
+    ):
         return False
     step, kept = _on_chip(rows, depth, positions, height, length, size)
     return (
@@ -135,7 +153,9 @@ def _least_depth(positions: int, height: int, size: int) -> int:
     return max(16 // size, 16 // positions * max(1, 16 // height))
 
 
-def _on_chip(rows: int, depth: int, positions: int, height: int, length: int, size: int) -> tuple[int, int]:
+def _on_chip(
+    rows: int, depth: int, positions: int, height: int, length: int, size: int
+) -> tuple[int, int]:
     """Bytes of x and of coefficients for each stage, and of x^."""
     step = (height * depth * length + rows * depth * positions) * size
     return step, 2 * max(16, height) * depth * positions * size

@@ -1,4 +1,7 @@
-"""Search for the fastest tiles of a call. `results/gpu/blocks.py` measures, and says how much time there is."""
+"""Search for the fastest tiles of a call.
+
+`results/gpu/blocks.py` measures, and says how much time there is.
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,13 +32,22 @@ def neighbours(tiles: Tiles, layout: BlockLayout, tokens: int, dtype: torch.dtyp
         "fused": (not tiles.fused,),
         "positions": (2 * tiles.positions, tiles.positions // 2),
     }
-    found = [Tiles(**{**tiles._asdict(), name: value}) for name, values in steps.items() for value in values]
-    return [each for each in dict.fromkeys(found) if each != tiles and fits(each, layout, tokens, dtype)]
+    found = [
+        Tiles(**{**tiles._asdict(), name: value})
+        for name, values in steps.items()
+        for value in values
+    ]
+    return [
+        each for each in dict.fromkeys(found) if each != tiles and fits(each, layout, tokens, dtype)
+    ]
 
 
 def search(
-    start: Sequence[Tiles], near: Callable[[Tiles], Sequence[Tiles]],
-    measure: Callable[[Sequence[Tiles]], Mapping[Tiles, float]], until: float, at_once: int = 1,
+    start: Sequence[Tiles],
+    near: Callable[[Tiles], Sequence[Tiles]],
+    measure: Callable[[Sequence[Tiles]], Mapping[Tiles, float]],
+    until: float,
+    at_once: int = 1,
     clock: Callable[[], float] = time.time,
 ) -> dict[Tiles, float]:
     """Go from the fastest tiles to faster neighbours, until there are none or the time is up.
@@ -56,7 +68,9 @@ def search(
     found = dict(measure(list(dict.fromkeys(start))))
     longest = clock() - begun
     while found:
-        batch = [each for each in near(min(found, key=lambda each: found[each])) if each not in tried][:at_once]
+        batch = [
+            each for each in near(min(found, key=lambda each: found[each])) if each not in tried
+        ][:at_once]
         begun = clock()
         if not batch or begun + longest > until:
             break

@@ -49,16 +49,21 @@ from zoo.training.trainer import environment, equip
 
 SEEDS = ("data.init_args.seed", "model.init_args.seed")
 LINKED = {
-    **{source: (target,) for source, target in (tasks.LINKS | tasks.SETTINGS).items()}, "seed_everything": SEEDS,
+    **{source: (target,) for source, target in (tasks.LINKS | tasks.SETTINGS).items()},
+    "seed_everything": SEEDS,
 }
 """Options from which others are taken."""
-LINKED_KEYS = {target.replace(".init_args", "") for targets in LINKED.values() for target in targets}
+LINKED_KEYS = {
+    target.replace(".init_args", "") for targets in LINKED.values() for target in targets
+}
 
 
 class ZooTrainer(Trainer):
     """Lightning's trainer, with the commands that look at a model."""
 
-    def params(self, model: ZooModule, datamodule: ZooData | None = None, json: bool = False) -> None:
+    def params(
+        self, model: ZooModule, datamodule: ZooData | None = None, json: bool = False
+    ) -> None:
         """Print what is swapped for what, and the counts.
 
         Args:
@@ -90,7 +95,13 @@ class SaveConfig(SaveConfigCallback):
         config, data = self.config.clone(), trainer.datamodule  # type: ignore[attr-defined]
         for key, value in (data.settings() if isinstance(data, ZooData) else {}).items():
             config.data.init_args[key] = value
-        for key in ("ckpt_path", "weights_only", "config", "base", "trust"):  # of this command; the file serves all
+        for key in (
+            "ckpt_path",
+            "weights_only",
+            "config",
+            "base",
+            "trust",
+        ):  # of this command; the file serves all
             config.pop(key, None)
         if trainer.is_global_zero and logger.log_dir is not None:
             folder = Path(logger.log_dir)
@@ -112,8 +123,13 @@ class ZooCLI(LightningCLI):
     command: str | None = None
 
     def __init__(
-        self, *arguments: Any, given: Given | None = None, run_name: str = "run", trust: Trust = NOBODY,
-        lock: Lock | None = None, **settings: Any,
+        self,
+        *arguments: Any,
+        given: Given | None = None,
+        run_name: str = "run",
+        trust: Trust = NOBODY,
+        lock: Lock | None = None,
+        **settings: Any,
     ) -> None:
         self.given, self.run_name, self.trust, self.lock = given, run_name, trust, lock
         self.checkpoint: dict[str, Any] | None = None
@@ -128,19 +144,31 @@ class ZooCLI(LightningCLI):
         return {name: skip for name, skip in commands.items() if ZooCLI.command in (None, name)}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        parser = self.parser_class(**kwargs, allow_abbrev=False)  # or --trainer.max_step would pass as max_steps
+        parser = self.parser_class(
+            **kwargs, allow_abbrev=False
+        )  # or --trainer.max_step would pass as max_steps
         parser.trust = self.trust if self.given else None  # type: ignore[attr-defined]
         parser.settled = self.settled  # type: ignore[attr-defined]
-        parser.add_argument("-c", "--config", action=ConfigFile, help="path or name of a shipped config; repeatable")
+        parser.add_argument(
+            "-c", "--config", action=ConfigFile, help="path or name of a shipped config; repeatable"
+        )
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--base", type=list[str] | str | None, default=None, help=argparse.SUPPRESS)
-        parser.add_argument("--name", type=str | None, default=None, help="of the run; else of config and data")
-        parser.add_argument(trust.OPTION, type=str | None, default=None, help=trust.HELP)  # read before the parser is
+        parser.add_argument(
+            "--base", type=list[str] | str | None, default=None, help=argparse.SUPPRESS
+        )
+        parser.add_argument(
+            "--name", type=str | None, default=None, help="of the run; else of config and data"
+        )
+        parser.add_argument(
+            trust.OPTION, type=str | None, default=None, help=trust.HELP
+        )  # read before the parser is
         parser.add_lightning_class_args(StableRank, "stable_rank")
         parser.add_lightning_class_args(SpectralEnergy, "spectral_energy")
-        parser.add_lightning_class_args(Checkpoint, "checkpoint")  # after those whose state it saves
+        parser.add_lightning_class_args(
+            Checkpoint, "checkpoint"
+        )  # after those whose state it saves
         for source, target in tasks.LINKS.items():
             parser.link_arguments(source, target, apply_on="instantiate")
         for source, target in tasks.SETTINGS.items():
@@ -176,10 +204,14 @@ class ZooCLI(LightningCLI):
             check_classes(self._get(self.config, group), group)
             check_nulls(self._get(self.config, group), group, linked=LINKED_KEYS)
             anchor(self._get(self.config, group))
-        if self.given is None and (path := self._get(self.config, "ckpt_path")) is not None:  # a config has it
+        if (
+            self.given is None and (path := self._get(self.config, "ckpt_path")) is not None
+        ):  # a config has it
             self.given = Given(checkpoints.resolve(str(path)), None, None, [], [])
         if self.subcommand in LightningCLI.subcommands():
-            self.config[self.subcommand].weights_only = True  # never execute what a checkpoint holds
+            self.config[
+                self.subcommand
+            ].weights_only = True  # never execute what a checkpoint holds
         if self.subcommand in ("validate", "test"):
             self.config[self.subcommand].verbose = False  # RunSummary prints a table of its own
 
@@ -194,19 +226,25 @@ class ZooCLI(LightningCLI):
                 if "zoo_task" in self.checkpoint:
                     checkpoints.task_of(path, self.checkpoint, self.trust)
                 checkpoints.check_sizes(
-                    path, self.checkpoint, lambda: self._get(self.parser.instantiate_classes(self.config), "model")
+                    path,
+                    self.checkpoint,
+                    lambda: self._get(self.parser.instantiate_classes(self.config), "model"),
                 )
             try:
                 super().instantiate_classes()
             except Exception as error:
                 specs = [self._get(self.config, group) for group in ("model", "data")]
-                if messages.user_error(error) is None and (why := why_not_built(error, classes_of(*specs))):
+                if messages.user_error(error) is None and (
+                    why := why_not_built(error, classes_of(*specs))
+                ):
                     raise UserError(why) from error
                 raise
         validates = self._get(self.config, "trainer").get("limit_val_batches") != 0
         check_task(self.model, self.datamodule, str(self.subcommand), validates)
         self.datamodule.given = as_json(dict(self._get(self.config, "data").get("init_args") or {}))
-        self.datamodule.named = self.given is None or self.given.config is None or self.given.names(self.datamodule)
+        self.datamodule.named = (
+            self.given is None or self.given.config is None or self.given.names(self.datamodule)
+        )
         if self.given is not None and self.given.imports:
             complain(f"the run imports {', '.join(self.given.imports)}")
         if self.given is not None and self._starts:
@@ -219,7 +257,15 @@ class ZooCLI(LightningCLI):
             yield
         except UserError:
             raise
-        except (TypeError, ValueError, AttributeError, ImportError, LookupError, RuntimeError, OverflowError) as error:
+        except (
+            TypeError,
+            ValueError,
+            AttributeError,
+            ImportError,
+            LookupError,
+            RuntimeError,
+            OverflowError,
+        ) as error:
             if self.given is None or messages.user_error(error):
                 raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
@@ -238,15 +284,22 @@ class ZooCLI(LightningCLI):
             elif resume:
                 self._check_resumable(path, checkpoint)
         config = self._get(self.config_init, "trainer")
-        checkpoint_callbacks = [c for c in _several(config.get("callbacks")) if isinstance(c, LightningCheckpoint)]
+        checkpoint_callbacks = [
+            c for c in _several(config.get("callbacks")) if isinstance(c, LightningCheckpoint)
+        ]
         if "trainer.enable_checkpointing" in self.typed and not checkpoint_callbacks:
-            raise UserError("--trainer.enable_checkpointing is Lightning's, and zoo writes its own: "
-                            "--checkpoint.every_n_steps says when, and 0 never")
+            raise UserError(
+                "--trainer.enable_checkpointing is Lightning's, and zoo writes its own: "
+                "--checkpoint.every_n_steps says when, and 0 never"
+            )
         kwargs["enable_checkpointing"] = bool(checkpoint_callbacks)
         if config.get("enable_progress_bar") is False:
             for callback in self.trainer_defaults["callbacks"]:
                 if isinstance(callback, Progress):
-                    kwargs["enable_progress_bar"], callback.silent = True, True  # it still says how to go on
+                    kwargs["enable_progress_bar"], callback.silent = (
+                        True,
+                        True,
+                    )  # it still says how to go on
         if config.get("logger") in (None, True):
             kwargs["logger"] = self._logger(config, step) if resume else False
         if (plugins := environment(config.get("plugins"))) is not None:
@@ -275,8 +328,10 @@ class ZooCLI(LightningCLI):
             UserError: naming the data.
         """
         if self.trainer.num_training_batches == 0:
-            raise UserError(f"{type(self.datamodule).__name__}.train_dataloader has no batch: give more data, or a "
-                            "smaller --data.batch_size")
+            raise UserError(
+                f"{type(self.datamodule).__name__}.train_dataloader has no batch: give more data, or a "
+                "smaller --data.batch_size"
+            )
 
     @property
     def _starts(self) -> bool:
@@ -295,22 +350,37 @@ class ZooCLI(LightningCLI):
     def _check_resumable(self, path: Path, checkpoint: Mapping[str, Any]) -> None:
         """Raises UserError for a checkpoint without an optimizer's state, or of another seed."""
         if "optimizer_states" not in checkpoint:
-            raise UserError(f"'{path}' has no optimizer state beside it to go on from: give the folder of a run")
+            raise UserError(
+                f"'{path}' has no optimizer state beside it to go on from: give the folder of a run"
+            )
         seed = checkpoint.get("hyper_parameters", {}).get("seed", self.model.seed)
         if seed != self.model.seed:
-            raise UserError(f"'{path}' was trained with seed {seed}, and goes on with it alone, got {self.model.seed}: "
-                            "drop --seed_everything, or start a new run")
+            raise UserError(
+                f"'{path}' was trained with seed {seed}, and goes on with it alone, got {self.model.seed}: "
+                "drop --seed_everything, or start a new run"
+            )
 
     def _logger(self, config: Any, step: int) -> Logger:
         """A new version of the run, or the one that is resumed, which nobody else may be training in."""
         if self.given is not None and self.given.folder is not None:
             version = self.given.folder
-            for name in ("summary.json", "config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+            for name in (
+                "summary.json",
+                "config.yaml",
+                "checkpoints/best.ckpt",
+                "checkpoints/last.ckpt",
+            ):
                 if (version / name).is_dir():
-                    raise UserError(f"'{version / name}' is a folder, where a file is written: move it away")
+                    raise UserError(
+                        f"'{version / name}' is a folder, where a file is written: move it away"
+                    )
             logger = Logger(
-                version.parent.parent, version.parent.name, version.name, default_hp_metric=False,
-                purge_step=step + 1,  # events past the checkpoint belong to steps that are now taken again
+                version.parent.parent,
+                version.parent.name,
+                version.name,
+                default_hp_metric=False,
+                purge_step=step
+                + 1,  # events past the checkpoint belong to steps that are now taken again
             )
             return logger.held_by(self.lock) if self.lock is not None else logger
         root = Path(config.get("default_root_dir") or "runs")
@@ -337,13 +407,27 @@ def command_line(
 ) -> ZooCLI:
     """Parse, and build task, data and trainer; run the subcommand that the words begin with, if that is asked for."""
     return ZooCLI(
-        ZooModule, ZooData, trainer_class=ZooTrainer, subclass_mode_model=True, subclass_mode_data=True,
-        seed_everything_default=0, auto_configure_optimizers=False, parser_class=Parser,
+        ZooModule,
+        ZooData,
+        trainer_class=ZooTrainer,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        parser_class=Parser,
         trainer_defaults={
-            "callbacks": callbacks, "enable_checkpointing": False, "enable_model_summary": False,
-            "num_sanity_val_steps": 0, "enable_autolog_hparams": False, "use_distributed_sampler": False,
+            "callbacks": callbacks,
+            "enable_checkpointing": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "enable_autolog_hparams": False,
+            "use_distributed_sampler": False,
         },
-        save_config_callback=SaveConfig, save_config_kwargs={"overwrite": True}, args=args, run=run, **settings,
+        save_config_callback=SaveConfig,
+        save_config_kwargs={"overwrite": True},
+        args=args,
+        run=run,
+        **settings,
     )
 
 
@@ -352,17 +436,28 @@ def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> int:
     quiet()
     stop, lock = Stop(), None
     try:
-        sys.argv[1:] = argv = kept(written_out(argv))  # in place: DDP starts its other processes with sys.argv
+        sys.argv[1:] = argv = kept(
+            written_out(argv)
+        )  # in place: DDP starts its other processes with sys.argv
         trusted = Trust.of(argv)
         words = ["--json=true" if word == "--json" else word for word in trust.split(argv)[0]]
         ZooCLI.command = words[0]
         source = given(words, trusted)
         if words[0] == "fit" and source is not None and source.folder is not None and is_first():
-            lock = locked(source.folder)  # before the checkpoint is read, which somebody else may be about to replace
+            lock = locked(
+                source.folder
+            )  # before the checkpoint is read, which somebody else may be about to replace
         rest = source.words() if source is not None else words[1:]
         with stop.listening():
-            command_line([Progress(), RunSummary(), Predictions(), *callbacks, stop], [words[0], *rest], True,
-                         given=source, run_name=run_name(words), trust=trusted, lock=lock)
+            command_line(
+                [Progress(), RunSummary(), Predictions(), *callbacks, stop],
+                [words[0], *rest],
+                True,
+                given=source,
+                run_name=run_name(words),
+                trust=trusted,
+                lock=lock,
+            )
     except BrokenPipeError:  # `zoo validate | head`
         raise
     except Stopped as stopped:
@@ -377,7 +472,9 @@ def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> int:
         raise
     except OSError as error:
         logger = getattr(stop.trainer, "logger", None)
-        complain(file_error(error, logger.log_dir if stop.training and logger is not None else None))
+        complain(
+            file_error(error, logger.log_dir if stop.training and logger is not None else None)
+        )
         return 2
     except Exception as error:
         if mistake := messages.user_error(error):

@@ -67,9 +67,15 @@ def find(name: str, near: Path | None = None) -> Path:
             return known[candidate]
     task, _, method = Path(name).stem.rpartition("_")
     if f"{task}.yaml" in known and task.startswith("glue_") and method in NOW_TWO:
-        raise TypeError(f"config {Path(name).name!r} is two now: {task}.yaml, and after it {NOW_TWO[method]}.yaml")
+        raise TypeError(
+            f"config {Path(name).name!r} is two now: {task}.yaml, and after it {NOW_TWO[method]}.yaml"
+        )
     close = difflib.get_close_matches(Path(name).stem, [Path(k).stem for k in known], 3, 0.5)
-    hint = f"did you mean {' or '.join(c + '.yaml' for c in close)}?" if close else "zoo list names the shipped ones"
+    hint = (
+        f"did you mean {' or '.join(c + '.yaml' for c in close)}?"
+        if close
+        else "zoo list names the shipped ones"
+    )
     shown = name if len(name) <= 60 else f"{name[:57]}..."
     raise TypeError(f"no config {shown!r} here or among the shipped ones; {hint}")
 
@@ -78,7 +84,8 @@ def load(path: Path) -> dict[str, Any]:
     """A config as a dict.
 
     Raises:
-        TypeError: naming the line of a syntax error, or if it is no mapping, or nested or repeated without bounds.
+        TypeError: naming the line of a syntax error, or if it is no mapping, or nested or repeated
+            without bounds.
     """
     return _read(path).content
 
@@ -99,7 +106,9 @@ def _content(text: str, name: str) -> dict[str, Any]:
         raw = parse_yaml(text)
     except ValueError as error:
         line, colon, problem = str(error).partition(": ")
-        where, why = (f", {line}", problem) if line.startswith("line ") and colon else ("", str(error))
+        where, why = (
+            (f", {line}", problem) if line.startswith("line ") and colon else ("", str(error))
+        )
         raise TypeError(f"config {name}{where}: {why}") from error
     if raw is None:
         return {}
@@ -135,7 +144,8 @@ def given_settings(config: str, group: str) -> set[str]:
     """The settings of the model or the data that a config gives, or one of its bases.
 
     Args:
-        config: as it is typed; its settings are of no interest if it is none, which the parser says.
+        config: as it is typed; its settings are of no interest if it is none, which the parser
+            says.
         group: `model` or `data`.
     """
     found: set[str] = set()
@@ -152,7 +162,8 @@ def given_settings(config: str, group: str) -> set[str]:
 def written_out(words: Sequence[str]) -> list[str]:
     """A command line in which configs from pipes and from standard input, `-`, stand as what they hold.
 
-    They can be read once only, and a process that is started for another rank reads the command line again.
+    They can be read once only, and a process that is started for another rank reads the command
+    line again.
 
     Raises:
         UserError: if one is no config.
@@ -161,7 +172,9 @@ def written_out(words: Sequence[str]) -> list[str]:
     for i, before, name in _typed(words):
         if name == "-" or is_pipe(name):
             try:
-                raw = _content(read_typed(name), "from standard input" if name == "-" else f"'{name}'")
+                raw = _content(
+                    read_typed(name), "from standard input" if name == "-" else f"'{name}'"
+                )
                 text = json.dumps(raw)
             except (TypeError, OSError) as error:
                 raise UserError(str(error)) from None
@@ -185,7 +198,8 @@ class ConfigFile(ActionConfigFile):
         """Merge a config, its bases first, into what is there already.
 
         Raises:
-            TypeError: if it is none, or makes the model or the data another class than what stands before it.
+            TypeError: if it is none, or makes the model or the data another class than what stands
+                before it.
         """
         layers = list(_layers(str(value)))
         settled: set[str] = getattr(parser, "settled", set())
@@ -197,7 +211,9 @@ class ConfigFile(ActionConfigFile):
             _check_same(layers[-1].name, group, None if open_before else before, after)
         for layer in layers:
             if layer.content:
-                with chdir(layer.folder or Path()):  # where configs that it names as parts of itself are looked for
+                with chdir(
+                    layer.folder or Path()
+                ):  # where configs that it names as parts of itself are looked for
                     ActionConfigFile.apply_config(parser, cfg, dest, _as_value(layer))
 
 
@@ -215,8 +231,10 @@ def _check_order(layers: Sequence[Layer], group: str, settled: bool, loose: bool
         part = layer.content.get(group)
         if _last_class([layer], group) is not None:
             if loose:
-                raise TypeError(f"config {layers[-1].name} says which {group} it is, and {before} sets something "
-                                "of it: give the one that says which first")
+                raise TypeError(
+                    f"config {layers[-1].name} says which {group} it is, and {before} sets something "
+                    "of it: give the one that says which first"
+                )
             settled = True
         elif isinstance(part, Mapping) and part and not settled:
             loose, before = True, layer.name
@@ -225,7 +243,8 @@ def _check_order(layers: Sequence[Layer], group: str, settled: bool, loose: bool
 def _as_value(layer: Layer) -> str:
     """A config as a value that is never the name of a file, which jsonargparse takes it for first.
 
-    Where names of files are no UTF-8 and it has other letters, it is written anew: looking for the file would fail.
+    Where names of files are no UTF-8 and it has other letters, it is written anew: looking for the
+    file would fail.
     """
     try:
         os.fsencode(layer.text)
@@ -249,7 +268,9 @@ def _layers(value: str, seen: tuple[Path, ...] = ()) -> Iterator[Layer]:
     base = layer.content.get("base") or []
     names = [base] if isinstance(base, str) else base
     if not isinstance(names, list):
-        raise TypeError(f"config {layer.name} has {base!r} as base: give a config's name, or a list")
+        raise TypeError(
+            f"config {layer.name} has {base!r} as base: give a config's name, or a list"
+        )
     below: list[Layer] = []
     for name in names:
         more = list(_layers(str(name), seen))
@@ -265,7 +286,9 @@ def _last_class(layers: Sequence[Layer], group: str) -> str | None:
     for layer in reversed(layers):
         part = layer.content.get(group)
         path = part.get("class_path") if isinstance(part, Mapping) else part
-        if isinstance(path, str) and not ((layer.folder or Path()) / path).is_file():  # else a config of its own
+        if (
+            isinstance(path, str) and not ((layer.folder or Path()) / path).is_file()
+        ):  # else a config of its own
             return path
     return None
 
@@ -275,10 +298,14 @@ def _check_same(name: str, group: str, before: str | None, after: str | None) ->
     if before is None or after is None or before == after:
         return
     one, other = (path.rpartition(".")[2] for path in (before, after))
-    if one == other and ("." not in before or "." not in after or _imported(before) is _imported(after)):
+    if one == other and (
+        "." not in before or "." not in after or _imported(before) is _imported(after)
+    ):
         return
-    raise TypeError(f"config {name} makes the {group} a {other}, and what stands before it a {one}: give one of the "
-                    f"two, or say which with --{group} {other}")
+    raise TypeError(
+        f"config {name} makes the {group} a {other}, and what stands before it a {one}: give one of the "
+        f"two, or say which with --{group} {other}"
+    )
 
 
 def _imported(path: str) -> Any:

@@ -22,19 +22,30 @@ from zoo.training.module import ZooData, ZooModule
 
 Rule = Callable[[re.Match[str], ArgumentParser], str | None]
 RULES: list[tuple[re.Pattern[str], Rule]] = []
-"""(what jsonargparse says, what zoo says or None), tried in order. tests/test_mistakes.py has a case for each."""
+"""(what jsonargparse says, what zoo says or None), tried in order. tests/cli/test_mistakes.py has a case for each."""
 SPEC = r"(?:val=|class_path=|'class_path': )'((?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*)'"
 """A class in a message."""
 NOTHING = "nothing says what to train: give a config, as in --config dct_half.yaml"
 KINDS = (WeightParameterization, ZooModule, ZooData)
 PLACES: dict[str, tuple[type, ...]] = {"model": (ZooModule,), "data": (ZooData,)}
 """What stands in a place."""
-OWN = {"model": "MyTask", "data": "MyData", "trainer.callbacks": "MyCallback", "trainer.logger": "MyLogger",
-       "trainer.plugins": "MyPlugin"}
+OWN = {
+    "model": "MyTask",
+    "data": "MyData",
+    "trainer.callbacks": "MyCallback",
+    "trainer.logger": "MyLogger",
+    "trainer.plugins": "MyPlugin",
+}
 """What one of the user's own may be called there."""
 LIGHTNINGS = (ValueError, TypeError, RuntimeError, ModuleNotFoundError)
 """What Lightning raises for settings that do not go together, or for a package that is missing."""
-NOISE = ("Given value", "Subtypes:", "Errors:", "Does not validate", "Expected a <class 'NoneType'>")
+NOISE = (
+    "Given value",
+    "Subtypes:",
+    "Errors:",
+    "Does not validate",
+    "Expected a <class 'NoneType'>",
+)
 
 
 def rule(pattern: str) -> Callable[[Rule], Rule]:
@@ -50,15 +61,19 @@ def rule(pattern: str) -> Callable[[Rule], Rule]:
 def explain(message: str, parser: ArgumentParser) -> str:
     """One line for a message of jsonargparse; an unknown one is cut to its last line that says anything.
 
-    In a message stand the words of files, too. Where one was handed over, the parser's `trust` says what of them may be
-    imported to find out more (`zoo.cli.fit.parsing.Parser`).
+    In a message stand the words of files, too. Where one was handed over, the parser's `trust` says
+    what of them may be imported to find out more (`zoo.cli.fit.parsing.Parser`).
     """
     for pattern, function in RULES:
         if (match := pattern.search(message)) and (line := function(match, parser)):
             return " ".join(line.split())
     lines = [line.strip(" -") for line in message.splitlines()]
     telling = [line for line in lines if line and not line.startswith(NOISE)]
-    return telling[-1] if telling else "the command line or a config holds a value of the wrong type; zoo fit --help"
+    return (
+        telling[-1]
+        if telling
+        else "the command line or a config holds a value of the wrong type; zoo fit --help"
+    )
 
 
 def _may_import(path: str, parser: ArgumentParser) -> bool:
@@ -84,8 +99,10 @@ def user_error(error: BaseException) -> str | None:
             return LOCALE.format(ascii(cause.object)[:60])
         if is_too_large(cause):
             reason = " ".join(str(cause).split())[:120] or type(cause).__name__
-            return (f"the network or a batch is too large for this machine ({reason}): lower a size, as "
-                    "--data.batch_size or --model.width")
+            return (
+                f"the network or a batch is too large for this machine ({reason}): lower a size, as "
+                "--data.batch_size or --model.width"
+            )
         cause = cause.__cause__ or cause.__context__
     return None
 
@@ -98,7 +115,12 @@ def _is_raised(error: BaseException) -> bool:
     frame, line = frames[-1]
     package = frame.f_globals.get("__name__", "").partition(".")[0]
     said = linecache.getline(frame.f_code.co_filename, line).strip().startswith("raise ")
-    return type(error) is ValueError and package in ("zoo", "tasks", "lightning") or package == "lightning" and said
+    return (
+        type(error) is ValueError
+        and package in ("zoo", "tasks", "lightning")
+        or package == "lightning"
+        and said
+    )
 
 
 def near(word: str, words: Iterable[str]) -> str:
@@ -128,8 +150,10 @@ def _config(match: re.Match[str], parser: ArgumentParser) -> str:
     return match[1]
 
 
-@rule(r"Problem with given class_path 'zoo\.training\.(?:data\.ZooData|module\.ZooModule)'"
-      r"|^the following arguments are required")
+@rule(
+    r"Problem with given class_path 'zoo\.training\.(?:data\.ZooData|module\.ZooModule)'"
+    r"|^the following arguments are required"
+)
 def _nothing(match: re.Match[str], parser: ArgumentParser) -> str:
     return NOTHING
 
@@ -179,13 +203,19 @@ def _class(match: re.Match[str], parser: ArgumentParser) -> str:
     return f"{where}{wrong}; {known} of your own goes by its path, as my_file.{OWN.get(place, 'MyBasis')}"
 
 
-@rule(r"Problem with given class_path '([^']+)':\s+(?:-\s*)?the following arguments are required: (\w+)")
+@rule(
+    r"Problem with given class_path '([^']+)':\s+(?:-\s*)?the following arguments are required: (\w+)"
+)
 def _lacking(match: re.Match[str], parser: ArgumentParser) -> str:
     place = ".".join(re.findall(r'Parser key "([^"]+)"', match.string))
-    return f"{match[1].rpartition('.')[2]} needs a value for {match[2]!r}: give --{place}.{match[2]}"
+    return (
+        f"{match[1].rpartition('.')[2]} needs a value for {match[2]!r}: give --{place}.{match[2]}"
+    )
 
 
-@rule(r"""Parser key "(model|data)":.*?(?:given class_path '|Import path |Given value: )((?:[A-Za-z_]\w*\.)+\w+)""")
+@rule(
+    r"""Parser key "(model|data)":.*?(?:given class_path '|Import path |Given value: )((?:[A-Za-z_]\w*\.)+\w+)"""
+)
 def _task(match: re.Match[str], parser: ArgumentParser) -> str | None:
     """A class that cannot be imported, or that is none of a task or its data."""
     group, path = match.groups()
@@ -239,7 +269,9 @@ def import_problem(class_path: str) -> str | None:
         if hidden := _hidden(module.partition(".")[0]):
             return f"no module {error.name!r} in zoo's own {hidden.stem!r}, which hides '{hidden}': rename that"
         if module == error.name or module.startswith(f"{error.name}."):
-            here = sys.path[-1]  # where the command was called: the current folder may be that of a config by now
+            here = sys.path[
+                -1
+            ]  # where the command was called: the current folder may be that of a config by now
             return f"no module {error.name!r} for {class_path!r}: it must be a file in {here}, or installed"
         return f"cannot import {class_path!r}: {blame(error)}; install it, or correct the import"
     except Exception as error:  # a module of the user's own can raise anything
@@ -256,9 +288,15 @@ def import_problem(class_path: str) -> str | None:
 def _hidden(top: str) -> Path | None:
     """What else is called `tasks`, in the current folder or on the path, and is hidden by zoo's own."""
     home = PACKAGE.parent
-    places = [place for folder in sys.path for place in (Path(folder) / top, Path(folder) / f"{top}.py")]
-    others = (place for place in places if (place.is_dir() or place.suffix and place.is_file())
-              and place.resolve() != (home / top).resolve())
+    places = [
+        place for folder in sys.path for place in (Path(folder) / top, Path(folder) / f"{top}.py")
+    ]
+    others = (
+        place
+        for place in places
+        if (place.is_dir() or place.suffix and place.is_file())
+        and place.resolve() != (home / top).resolve()
+    )
     return next(others, None) if top == "tasks" else None
 
 
@@ -268,11 +306,15 @@ def _value(match: re.Match[str], parser: ArgumentParser) -> str | None:
     types = re.findall(r"Expected a (?:<class '([\w.]+)'>|typing\.Literal\[([^\n]*)\])", match[2])
     key = ".".join(re.findall(r'Parser key "([^"]+)"', match[0]))
     legal = [literal or {"NoneType": "null"}.get(name, name) for name, literal in types]
-    legal = [name for name in legal if key != "seed_everything" or name != "bool"]  # trainer_options.check_seed
+    legal = [
+        name for name in legal if key != "seed_everything" or name != "bool"
+    ]  # trainer_options.check_seed
     hint = """; write a list as '["one", "two"]'""" if "list" in legal else ""
     shown = match[3] if len(match[3]) <= 60 else f"{match[3][:57]}..."
     shown = "null" if shown == "None" else f"{shown!r}"
-    if match[3].startswith("Namespace("):  # a class with its arguments, of which jsonargparse says nothing
+    if match[3].startswith(
+        "Namespace("
+    ):  # a class with its arguments, of which jsonargparse says nothing
         return f"{key} is given arguments that its class does not take: zoo fit --{key}.help CLASS lists them"
     return f"{key} must be {' or '.join(legal)}, got {shown}{hint}" if legal else None
 
@@ -288,8 +330,15 @@ def _unrecognized(match: re.Match[str], parser: ArgumentParser) -> str:
     if not match[1].startswith("--"):
         return f"{match[1]!r} is no option: options start with --, as in --trainer.max_steps 100"
     key = match[1][2:].partition("=")[0]
-    keys = [option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    keys = [
+        option[2:]
+        for action in parser._actions
+        for option in action.option_strings
+        if option.startswith("--")
+    ]
     heads = {k.split(".")[0] for k in keys}
     head = key.split(".")[0]
-    hint = near(key, [k for k in keys if k.startswith(f"{head}.")]) or ("" if head in heads else near(head, heads))
+    hint = near(key, [k for k in keys if k.startswith(f"{head}.")]) or (
+        "" if head in heads else near(head, heads)
+    )
     return f"no option '--{key}'{hint or '; zoo fit --help lists them'}"

@@ -16,10 +16,14 @@ def run_name(argv: list[str]) -> str:
         if word.startswith("-"):
             key, equals, value = word.partition("=")
             pairs.append((key, value if equals else (argv[i + 1] if i + 1 < len(argv) else "")))
-    stems = [Path(value).stem for key, value in pairs if key in ("-c", "--config") and "{" not in value]
+    stems = [
+        Path(value).stem for key, value in pairs if key in ("-c", "--config") and "{" not in value
+    ]
     option = "--model.parameterization"
     stems += [value.rpartition(".")[2] for key, value in pairs if key == option]
-    stems += [f"{key.rpartition('.')[2]}={value}" for key, value in pairs if key.startswith(f"{option}.")]
+    stems += [
+        f"{key.rpartition('.')[2]}={value}" for key, value in pairs if key.startswith(f"{option}.")
+    ]
     return re.sub(r"[^\w.+=-]+", "_", "+".join(stems))[:LONGEST] or "run"
 
 
@@ -32,7 +36,11 @@ def check_name(name: str) -> None:
     if Path(name).name != name or name in (".", ".."):
         raise UserError(f"--name is no path, got {name!r}; --trainer.default_root_dir takes one")
     if not name.strip():
-        raise UserError(f"--name must say something, got {name!r}: leave it out to have the run named after its config")
+        raise UserError(
+            f"--name must say something, got {name!r}: leave it out to have the run named after its config"
+        )
     if not name.isprintable() or len(name.encode()) > 200:
         shown = name if len(name) <= 40 else f"{name[:37]}..."
-        raise UserError(f"--name takes printable characters, 200 bytes at most, got {shown!r} ({len(name.encode())})")
+        raise UserError(
+            f"--name takes printable characters, 200 bytes at most, got {shown!r} ({len(name.encode())})"
+        )

@@ -13,10 +13,18 @@ from zoo.files.trust import OURS, imported
 from zoo.layers.convert import blame, zoo_layers
 from zoo.training.module import ZooData, ZooModule
 
-STEPS = {"fit": ("training_step", "validation_step"), "validate": ("validation_step",), "test": ("test_step",),
-         "predict": ("predict_step",)}
-LOADERS = {"fit": ("train_dataloader", "val_dataloader"), "validate": ("val_dataloader",),
-           "test": ("test_dataloader",), "predict": ("predict_dataloader",)}
+STEPS = {
+    "fit": ("training_step", "validation_step"),
+    "validate": ("validation_step",),
+    "test": ("test_step",),
+    "predict": ("predict_step",),
+}
+LOADERS = {
+    "fit": ("train_dataloader", "val_dataloader"),
+    "validate": ("val_dataloader",),
+    "test": ("test_dataloader",),
+    "predict": ("predict_dataloader",),
+}
 """What each command calls."""
 
 
@@ -34,26 +42,41 @@ def check_task(model: ZooModule, data: ZooData, command: str, validates: bool = 
     """
     name, of_data = type(model).__name__, type(data).__name__
     if "optimizer_config" not in vars(model):
-        raise UserError(f"{name} is not set up: call super().__init__(**settings) first in its __init__")
+        raise UserError(
+            f"{name} is not set up: call super().__init__(**settings) first in its __init__"
+        )
     if not isinstance(getattr(model, "net", None), nn.Module):
         others = ", ".join(key for key, _ in model.named_children()) or "none"
-        raise UserError(f"{name} has no network: keep it as self.net, which --model.targets and counts refer to (its "
-                        f"modules are {others})")
+        raise UserError(
+            f"{name} has no network: keep it as self.net, which --model.targets and counts refer to (its "
+            f"modules are {others})"
+        )
     if not zoo_layers(model.net):
-        raise UserError(f"{name} has no layer in a parameterization: build its network as "
-                        "self.net = self.parameterize(network)")
+        raise UserError(
+            f"{name} has no layer in a parameterization: build its network as "
+            "self.net = self.parameterize(network)"
+        )
     if "parameterization" not in model.hparams:
-        raise UserError(f"{name} keeps no settings in its checkpoints: call self.save_settings() in its __init__, "
-                        "after super().__init__(**settings)")
+        raise UserError(
+            f"{name} keeps no settings in its checkpoints: call self.save_settings() in its __init__, "
+            "after super().__init__(**settings)"
+        )
     if "prepare_data_per_node" not in vars(data):
         raise UserError(f"{of_data} is not set up: call super().__init__() first in its __init__")
-    for cls, base, names in ((type(model), LightningModule, STEPS), (type(data), LightningDataModule, LOADERS)):
+    for cls, base, names in (
+        (type(model), LightningModule, STEPS),
+        (type(data), LightningDataModule, LOADERS),
+    ):
         for method in names.get(command, ()):
             needed = validates or not method.startswith("val")
             if needed and getattr(cls, method) is getattr(base, method):
-                raise UserError(f"{cls.__name__} has no {method}, which zoo {command} needs: define it")
+                raise UserError(
+                    f"{cls.__name__} has no {method}, which zoo {command} needs: define it"
+                )
     if not isinstance(data.name, str):
-        raise UserError(f"{of_data} has {data.name!r} as name: give it a word, which runs are called after")
+        raise UserError(
+            f"{of_data} has {data.name!r} as name: give it a word, which runs are called after"
+        )
 
 
 def check_facts(data: ZooData) -> None:
@@ -76,8 +99,10 @@ def check_facts(data: ZooData) -> None:
             try:
                 json.dumps({key: value})
             except (TypeError, ValueError, RecursionError):
-                raise UserError(f"{name}.{method} gives {type(value).__name__} as {key!r}, which a summary cannot "
-                                "hold: give numbers, texts, and lists and dicts of them") from None
+                raise UserError(
+                    f"{name}.{method} gives {type(value).__name__} as {key!r}, which a summary cannot "
+                    "hold: give numbers, texts, and lists and dicts of them"
+                ) from None
 
 
 def why_not_built(error: BaseException, classes: Sequence[type]) -> str | None:

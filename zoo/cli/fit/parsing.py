@@ -45,7 +45,8 @@ class Parser(LightningArgumentParser):
     """Says what is wrong in one line.
 
     Attributes:
-        trust: which classes may be imported to find out; None where all that is parsed are the user's own words.
+        trust: which classes may be imported to find out; None where all that is parsed are the
+            user's own words.
         settled: options that the command line gives behind its configs, without their `--`.
     """
 
@@ -89,7 +90,12 @@ def _joined(words: Sequence[str]) -> list[str]:
     """A command line in which a value that begins with a minus is one word with its option: argparse knows -1 alone."""
     found: list[str] = []
     for word in words:
-        if NEGATIVE.fullmatch(word) and found and found[-1].startswith("--") and "=" not in found[-1]:
+        if (
+            NEGATIVE.fullmatch(word)
+            and found
+            and found[-1].startswith("--")
+            and "=" not in found[-1]
+        ):
             found[-1] += f"={word}"
         else:
             found.append(word)
@@ -112,18 +118,24 @@ def check_classes(value: Any, where: str) -> None:
         pairs = vars(value) if isinstance(value, Namespace) else value
         path = pairs.get("class_path")
         if isinstance(path, str) and not isinstance(trust.imported(path), type):
-            raise UserError(f"{where} is given {path!r}, which is no class: give a class, as my_file.MyBasis")
+            raise UserError(
+                f"{where} is given {path!r}, which is no class: give a class, as my_file.MyBasis"
+            )
         for key, each in pairs.items():
             check_classes(each, key if key in ("class_path", "init_args") else f"{where}.{key}")
     elif isinstance(value, list | tuple):
         for each in value:
             check_classes(each, where)
     elif callable(value) and not isinstance(value, type):
-        raise UserError(f"{where} is given the function {getattr(value, '__name__', value)!r}: give a class, as "
-                        "my_file.MyBasis")
+        raise UserError(
+            f"{where} is given the function {getattr(value, '__name__', value)!r}: give a class, as "
+            "my_file.MyBasis"
+        )
 
 
-def check_nulls(value: Any, where: str, cls: type | None = None, linked: Iterable[str] = ()) -> None:
+def check_nulls(
+    value: Any, where: str, cls: type | None = None, linked: Iterable[str] = ()
+) -> None:
     """Refuse null where a class takes none: jsonargparse hands it to the class, which fails with something else.
 
     Args:
@@ -143,13 +155,22 @@ def check_nulls(value: Any, where: str, cls: type | None = None, linked: Iterabl
     pairs = vars(value) if isinstance(value, Namespace) else value
     if isinstance(path := pairs.get("class_path"), str):
         found = trust.imported(path)
-        check_nulls(pairs.get("init_args"), where, found if isinstance(found, type) else None, linked)
+        check_nulls(
+            pairs.get("init_args"), where, found if isinstance(found, type) else None, linked
+        )
         return
     known = {} if cls is None else _settings(cls)
     for key, each in pairs.items():
         kinds = _kinds(known.get(key, Any))
-        if each is None and f"{where}.{key}" not in linked and not any(kind in (Any, None, NoneType) for kind in kinds):
-            name = " or ".join(str(kind) if get_args(kind) else getattr(kind, "__name__", str(kind)) for kind in kinds)
+        if (
+            each is None
+            and f"{where}.{key}" not in linked
+            and not any(kind in (Any, None, NoneType) for kind in kinds)
+        ):
+            name = " or ".join(
+                str(kind) if get_args(kind) else getattr(kind, "__name__", str(kind))
+                for kind in kinds
+            )
             raise UserError(f"{where}.{key} must be {name.replace('typing.Literal', '')}, got null")
         plain = next((kind for kind in kinds if is_dataclass(kind)), None)
         check_nulls(each, f"{where}.{key}", plain, linked)  # type: ignore[arg-type]
@@ -171,5 +192,9 @@ def _settings(cls: type) -> dict[str, Any]:
         except Exception:  # names of the user's own that are not there when it runs
             continue
         for key, one in parameters.items():
-            found[key] = Optional[hints.get(key, Any)] if one.default is None else hints.get(key, Any)  # noqa: UP045
+            found[key] = (
+                Optional[hints.get(key, Any)]  # noqa: UP045
+                if one.default is None
+                else hints.get(key, Any)
+            )
     return found

@@ -1,9 +1,10 @@
 """What a command takes of the config.yaml that a run, or an adapter in its metadata, brings along.
 
-A run may come from anyone, and a trainer's callbacks, loggers, profilers, plugins and strategies are classes that are
-made as a command starts and may write anywhere. So commands that look take of it what the network and its data are, the
-seed and the precision. `fit` goes on with the run's trainer too: with classes of Lightning's and torch's, plain
-arguments and no path outside the run. Anything else needs `--trust` (`zoo.files.trust`).
+A run may come from anyone, and a trainer's callbacks, loggers, profilers, plugins and strategies
+are classes that are made as a command starts and may write anywhere. So commands that look take of
+it what the network and its data are, the seed and the precision. `fit` goes on with the run's
+trainer too: with classes of Lightning's and torch's, plain arguments and no path outside the run.
+Anything else needs `--trust` (`zoo.files.trust`).
 """
 
 import inspect
@@ -14,7 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from lightning.fabric.connector import _PRECISION_INPUT_INT, _PRECISION_INPUT_STR, _PRECISION_INPUT_STR_ALIAS
+from lightning.fabric.connector import (
+    _PRECISION_INPUT_INT,
+    _PRECISION_INPUT_STR,
+    _PRECISION_INPUT_STR_ALIAS,
+)
 from lightning.pytorch import Trainer
 
 from zoo.cli.fit.config_files import configs_of, given_settings
@@ -28,8 +33,11 @@ from zoo.training.identity import anchored
 from zoo.training.module import ZooData, ZooModule
 
 GROUPS = {"stable_rank": StableRank, "spectral_energy": SpectralEnergy, "checkpoint": Checkpoint}
-PRECISIONS = {str(name) for kind in (_PRECISION_INPUT_INT, _PRECISION_INPUT_STR, _PRECISION_INPUT_STR_ALIAS)
-              for name in get_args(kind)}
+PRECISIONS = {
+    str(name)
+    for kind in (_PRECISION_INPUT_INT, _PRECISION_INPUT_STR, _PRECISION_INPUT_STR_ALIAS)
+    for name in get_args(kind)
+}
 MANY = 64
 """Processes of one machine that a run's config may ask for; more are for the command line to ask."""
 
@@ -59,20 +67,25 @@ class Given(NamedTuple):
     def names(self, data: ZooData) -> bool:
         """Whether the other words say which data it is, by an option or in a config."""
         words = [word.partition("=")[0] for word in self.rest]
-        settings = {word.removeprefix("--data.").removeprefix("init_args.").partition(".")[0] for word in words
-                    if word.startswith("--data.")}
+        settings = {
+            word.removeprefix("--data.").removeprefix("init_args.").partition(".")[0]
+            for word in words
+            if word.startswith("--data.")
+        }
         for config in configs_of(self.rest):
             settings |= given_settings(config, "data")
         places = data.places()
-        named = [name for name in settings if name in places or not places and name not in data.neutral]
+        named = [
+            name for name in settings if name in places or not places and name not in data.neutral
+        ]
         return bool(named) or "--data" in words
 
 
 def anchor(spec: Any) -> None:
     """Let paths in the settings of a task or of its data begin at the root, so that they mean the same everywhere.
 
-    Those are the settings that its class calls `sources`, and what looks like a path by its name; of them those that
-    are there. A corpus that is known by its name stays that.
+    Those are the settings that its class calls `sources`, and what looks like a path by its name;
+    of them those that are there. A corpus that is known by its name stays that.
 
     Args:
         spec: `class_path` and `init_args`, which are changed.
@@ -87,7 +100,8 @@ def given(argv: Sequence[str], trust: Trust) -> Given | None:
     """What a command line's `--ckpt_path` brings along; a run's folder stands for its last checkpoint.
 
     Raises:
-        UserError: if there is no such checkpoint, or its config is damaged or names what is not trusted.
+        UserError: if there is no such checkpoint, or its config is damaged or names what is not
+            trusted.
     """
     for i, word in enumerate(argv):
         key, equals, value = word.partition("=")
@@ -127,7 +141,12 @@ def _set(words: Sequence[str]) -> set[str]:
 
 
 def _taken(
-    command: str, content: Mapping[str, Any], where: str, folder: Path | None, trust: Trust, typed: set[str]
+    command: str,
+    content: Mapping[str, Any],
+    where: str,
+    folder: Path | None,
+    trust: Trust,
+    typed: set[str],
 ) -> dict[str, Any]:
     """What a command takes of a config, checked before any parser sees it."""
     taken: dict[str, Any] = {}
@@ -145,8 +164,12 @@ def _taken(
     if command != "fit" or folder is None:
         return taken
     usual = {name: p.default for name, p in inspect.signature(Trainer.__init__).parameters.items()}
-    trainer = {key: value for key, value in trainer.items() if key not in {"default_root_dir", *typed}
-               and value != usual.get(str(key), inspect.Parameter.empty)}  # what is as usual need not be parsed
+    trainer = {
+        key: value
+        for key, value in trainer.items()
+        if key not in {"default_root_dir", *typed}
+        and value != usual.get(str(key), inspect.Parameter.empty)
+    }  # what is as usual need not be parsed
     trust.check_arguments(Trainer, trainer, where, Path(os.path.abspath(folder)))
     for key in ("devices", "num_nodes"):
         value = trainer.get(key)

@@ -35,18 +35,28 @@ LEGAL: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_steps": (lambda n: n == -1 or n >= 1, "at least 1, or -1 for no end"),
     "min_epochs": (lambda n: n >= 0, "at least 0"),
     "min_steps": (lambda n: n >= 0, "at least 0"),
-    "max_time": (lambda time: not isinstance(time, str) or bool(TIME.fullmatch(time) and not ZERO.fullmatch(time)),
-                 "a duration above 0, as DD:HH:MM:SS"),
+    "max_time": (
+        lambda time: (
+            not isinstance(time, str) or bool(TIME.fullmatch(time) and not ZERO.fullmatch(time))
+        ),
+        "a duration above 0, as DD:HH:MM:SS",
+    ),
     "gradient_clip_val": (lambda norm: 0 < norm < math.inf, "above 0 and finite, or null"),
     "gradient_clip_algorithm": (lambda name: name == "norm", "norm: zoo clips the global norm"),
-    "val_check_interval": (_is_interval, "a number of batches of at least 1, a share of an epoch or a duration"),
+    "val_check_interval": (
+        _is_interval,
+        "a number of batches of at least 1, a share of an epoch or a duration",
+    ),
     "check_val_every_n_epoch": (lambda n: n >= 1, "at least 1, or null"),
     "accumulate_grad_batches": (lambda n: n >= 1, "at least 1"),
     "log_every_n_steps": (lambda n: n >= 0, "at least 0, which logs none"),
     "num_sanity_val_steps": (lambda n: n >= -1, "at least -1, which takes all"),
     "num_nodes": (lambda n: n >= 1, "at least 1"),
     "default_root_dir": (lambda folder: bool(str(folder).strip()), "a folder"),
-    "model_registry": (lambda name: find_spec("litmodels") is not None, "null where the package litmodels is missing"),
+    "model_registry": (
+        lambda name: find_spec("litmodels") is not None,
+        "null where the package litmodels is missing",
+    ),
 }
 LIMITS = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
 """Of each command, the batches without which it does nothing."""
@@ -63,17 +73,27 @@ def check(command: str, trainer: Mapping[str, Any]) -> None:
             raise UserError(f"--trainer.{key} must be {legal}, got {value!r}")
     key = f"limit_{LIMITS.get(command, 'train')}_batches"
     if command in LIMITS and trainer.get(key) == 0:
-        raise UserError(f"--trainer.{key} must be above 0: without a batch zoo {command} does nothing, got 0")
+        raise UserError(
+            f"--trainer.{key} must be above 0: without a batch zoo {command} does nothing, got 0"
+        )
     devices = trainer.get("devices")
     if _is_on_cpu(trainer) and devices != "auto":
         number = int(str(devices)) if re.fullmatch(r"[1-9]\d{0,9}", str(devices)) else 0
         if not 1 <= number <= MOST or isinstance(devices, bool):
-            raise UserError(f"--trainer.devices must be auto or a number of processes from 1 to {MOST:,} on the CPU, "
-                            f"got {devices!r}")
+            raise UserError(
+                f"--trainer.devices must be auto or a number of processes from 1 to {MOST:,} on the CPU, "
+                f"got {devices!r}"
+            )
     nodes: int = trainer.get("num_nodes") or 1
-    if nodes > 1 and not {"MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID"} & set(os.environ) and not trainer.get("plugins"):
-        raise UserError(f"--trainer.num_nodes {nodes} waits for other machines, and nothing says which: start zoo with "
-                        "torchrun on each, or set MASTER_ADDR, MASTER_PORT and NODE_RANK")
+    if (
+        nodes > 1
+        and not {"MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID"} & set(os.environ)
+        and not trainer.get("plugins")
+    ):
+        raise UserError(
+            f"--trainer.num_nodes {nodes} waits for other machines, and nothing says which: start zoo with "
+            "torchrun on each, or set MASTER_ADDR, MASTER_PORT and NODE_RANK"
+        )
 
 
 def _is_on_cpu(trainer: Mapping[str, Any]) -> bool:
@@ -101,8 +121,10 @@ def follow_launcher(trainer: Any) -> None:
         if value in usual[key]:
             trainer[key] = number
         elif re.fullmatch(r"\d+", str(value)) and int(value) != number:
-            raise UserError(f"torchrun has started {number} {'processes here' if key == 'devices' else 'nodes'}, and "
-                            f"--trainer.{key} is {value}: give --trainer.{key} {number}")
+            raise UserError(
+                f"torchrun has started {number} {'processes here' if key == 'devices' else 'nodes'}, and "
+                f"--trainer.{key} is {value}: give --trainer.{key} {number}"
+            )
 
 
 def check_seed(seed: Any) -> None:
@@ -112,4 +134,6 @@ def check_seed(seed: Any) -> None:
         UserError: saying what it must be.
     """
     if type(seed) is not int or not 0 <= seed <= LAST_SEED:
-        raise UserError(f"--seed_everything must be a whole number from 0 to {LAST_SEED:,}, got {json.dumps(seed)}")
+        raise UserError(
+            f"--seed_everything must be a whole number from 0 to {LAST_SEED:,}, got {json.dumps(seed)}"
+        )

@@ -1,7 +1,7 @@
 """Adapters in the format of Hugging Face's peft, which itself is not needed: LoRA and RandLoRA, read and written.
 
-A folder holds `adapter_config.json` and `adapter_model.safetensors` or `adapter_model.bin`. What the LoRA authors' own
-loralib saves is read as well.
+A folder holds `adapter_config.json` and `adapter_model.safetensors` or `adapter_model.bin`. What
+the LoRA authors' own loralib saves is read as well.
 """
 
 from zoo.runs.peft.adapter import CONFIG, PREFIX, TENSORS, Adapter, Diagonals, Factors, Update
@@ -9,5 +9,16 @@ from zoo.runs.peft.lora import lora_factors
 from zoo.runs.peft.reading import find, read
 from zoo.runs.peft.writing import write
 
-__all__ = ["CONFIG", "PREFIX", "TENSORS", "Adapter", "Diagonals", "Factors", "Update", "find", "lora_factors", "read",
-           "write"]
+__all__ = [
+    "CONFIG",
+    "PREFIX",
+    "TENSORS",
+    "Adapter",
+    "Diagonals",
+    "Factors",
+    "Update",
+    "find",
+    "lora_factors",
+    "read",
+    "write",
+]

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 CONFIG, TENSORS, BINARY, PREFIX = (
-    "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "base_model.model."
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "base_model.model.",
 )
 
 
@@ -34,12 +37,13 @@ class Factors(NamedTuple):
 class Diagonals(NamedTuple):
     """RandLoRA's dW = scale sum_n B_n diag(lambda_n) A diag(gamma_n), a corner of bases that layers share.
 
-    With M and d the larger and the smaller side of dW, which is transposed where it is wide: A is (r, 1, >= d), B
-    (>= M, >= N, r), lam (r, N) and gamma (N, d). Row k of the n-th scaled A goes with column k N + n of B's first N
-    bases side by side, and not with column k of B_n.
+    With M and d the larger and the smaller side of dW, which is transposed where it is wide: A is
+    (r, 1, >= d), B (>= M, >= N, r), lam (r, N) and gamma (N, d). Row k of the n-th scaled A goes
+    with column k N + n of B's first N bases side by side, and not with column k of B_n.
 
     Args:
-        seed: with which `zoo.parameterizations.RandLoRA` has the same bases; None if it has them with none.
+        seed: with which `zoo.parameterizations.RandLoRA` has the same bases; None if it has them
+            with none.
     """
 
     lam: Tensor
@@ -60,8 +64,12 @@ class Diagonals(NamedTuple):
     def matrix(self, shape: tuple[int, int]) -> Tensor:
         """dW of this shape, float32."""
         bases, d = self.gamma.shape
-        inner = self.lam.float()[:, :, None] * self.A[:, :, :d].float() * self.gamma.float()  # (r, N, d)
-        dw = self.scale * (self.B[: max(shape), :bases].float().flatten(1) @ inner.flatten(0, 1))  # (M, d)
+        inner = (
+            self.lam.float()[:, :, None] * self.A[:, :, :d].float() * self.gamma.float()
+        )  # (r, N, d)
+        dw = self.scale * (
+            self.B[: max(shape), :bases].float().flatten(1) @ inner.flatten(0, 1)
+        )  # (M, d)
         return dw if shape[0] >= shape[1] else dw.mT
 
     def for_zoo(self) -> tuple[Tensor, Tensor]:
@@ -82,7 +90,8 @@ class Adapter:
         config: its adapter_config.json, or what stands for one.
         updates: by the layer's name in the backbone.
         saved: parameters that were trained as they are, such as those of the head, by name.
-        bases: weights of layers before their updates, which the backbone must have as well, by the layer's name.
+        bases: weights of layers before their updates, which the backbone must have as well, by the
+            layer's name.
     """
 
     config: dict[str, Any]

@@ -15,8 +15,17 @@ from zoo.parameterizations import LoRA
 from zoo.runs.peft.adapter import CONFIG, PREFIX, Factors, Update
 
 CHANGING = (
-    "use_dora", "lora_bias", "layer_replication", "target_parameters", "trainable_token_indices", "use_qalora",
-    "alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config",
+    "use_dora",
+    "lora_bias",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_qalora",
+    "alora_invocation_tokens",
+    "use_bdlora",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
 )
 """Settings with which an update is no longer s B A."""
 PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
@@ -25,7 +34,7 @@ REPEATS = re.compile(r"\)[*+?{]|[*+}][*+{]|\\\d")
 """What makes a search for a pattern take as long as whoever wrote it likes: groups that repeat, and references."""
 
 
-# ---- Reading ---------------------------------------------------------------------------------------------------------
+# ---- Reading -------------------------------------------------------------------------------------
 
 
 def unsupported(config: dict[str, Any]) -> str | None:
@@ -51,8 +60,10 @@ def read(
         if match := re.fullmatch(r"(.+)\.lora_([AB])\.weight", name):
             found.setdefault(match[1], {})[match[2]] = tensor
         elif ".lora_" in name or name.startswith("lora_"):
-            raise UserError(f"{where} has {name}, and only LoRA of linear layers can be read: merge it with peft "
-                            "instead")
+            raise UserError(
+                f"{where} has {name}, and only LoRA of linear layers can be read: merge it with peft "
+                "instead"
+            )
         elif match := re.fullmatch(r"(.+)\.base_layer\.(weight|bias)", name):
             bases[f"{match[1]}.{match[2]}"] = tensor
         else:
@@ -60,8 +71,17 @@ def read(
     updates: dict[str, Update] = {}
     for layer, pair in found.items():
         a, b = pair.get("A"), pair.get("B")
-        if a is None or b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not b.numel():
-            raise UserError(f"{where}: {layer} has no matrices (r, in) and (out, r): use another one")
+        if (
+            a is None
+            or b is None
+            or a.ndim != 2
+            or b.ndim != 2
+            or a.shape[0] != b.shape[1]
+            or not b.numel()
+        ):
+            raise UserError(
+                f"{where}: {layer} has no matrices (r, in) and (out, r): use another one"
+            )
         updates[layer] = Factors(a.float(), b.float(), _scale(config, layer, a.shape[0]))
     return updates, saved, bases
 
@@ -71,7 +91,11 @@ def _scale(config: dict[str, Any], layer: str, rank: int) -> float:
     alpha = config.get("lora_alpha", 8)
     try:
         for pattern, value in (config.get("alpha_pattern") or {}).items():
-            if len(pattern) > 200 or REPEATS.search(pattern) or len(re.findall(r"[*+{]", pattern)) > 4:
+            if (
+                len(pattern) > 200
+                or REPEATS.search(pattern)
+                or len(re.findall(r"[*+{]", pattern)) > 4
+            ):
                 raise ValueError(pattern)
             if re.match(rf"(.*\.)?({pattern})$", layer):
                 alpha = value
@@ -80,10 +104,12 @@ def _scale(config: dict[str, Any], layer: str, rank: int) -> float:
             raise ValueError(alpha)
         return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
     except (re.error, AttributeError, TypeError, ValueError):
-        raise UserError(f"{CONFIG}: lora_alpha or alpha_pattern is damaged: use another adapter") from None
+        raise UserError(
+            f"{CONFIG}: lora_alpha or alpha_pattern is damaged: use another adapter"
+        ) from None
 
 
-# ---- Writing ---------------------------------------------------------------------------------------------------------
+# ---- Writing -------------------------------------------------------------------------------------
 
 
 def write(
@@ -93,29 +119,43 @@ def write(
     tensors, errors, ranks, alphas = {}, {}, {}, {}
     for name, layer in layers.items():
         factors, errors[name] = lora_factors(layer, rank)
-        tensors[f"{PREFIX}{name}.lora_A.weight"], tensors[f"{PREFIX}{name}.lora_B.weight"] = factors.A, factors.B
+        tensors[f"{PREFIX}{name}.lora_A.weight"], tensors[f"{PREFIX}{name}.lora_B.weight"] = (
+            factors.A,
+            factors.B,
+        )
         ranks[name] = len(factors.A)
         alphas[name] = number(factors.scale * len(factors.A))
     r, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     config = {
-        "peft_type": "LORA", "r": r, "lora_alpha": alpha, "lora_dropout": 0.0,
-        "rank_pattern": {_alone(name, layers): value for name, value in ranks.items() if value != r},
-        "alpha_pattern": {_alone(name, layers): value for name, value in alphas.items() if value != alpha},
+        "peft_type": "LORA",
+        "r": r,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "rank_pattern": {
+            _alone(name, layers): value for name, value in ranks.items() if value != r
+        },
+        "alpha_pattern": {
+            _alone(name, layers): value for name, value in alphas.items() if value != alpha
+        },
     }
     return config, tensors, errors
 
 
 def _alone(name: str, names: Mapping[str, object]) -> str:
     """A pattern that no other of these layers matches."""
-    return name if sum(bool(re.match(rf"(.*\.)?({name})$", other)) for other in names) == 1 else f"^{re.escape(name)}"
+    return (
+        name
+        if sum(bool(re.match(rf"(.*\.)?({name})$", other)) for other in names) == 1
+        else f"^{re.escape(name)}"
+    )
 
 
 @torch.no_grad()
 def lora_factors(layer: ZooLinear, rank: int | None = None) -> tuple[Factors, float]:
     """The update of a layer as factors, and |dW - s B A|_F / |dW|_F.
 
-    LoRA's own if its rank is at most `rank`, else the truncated singular value decomposition (Eckart-Young), of rank 8
-    by default.
+    LoRA's own if its rank is at most `rank`, else the truncated singular value decomposition
+    (Eckart-Young), of rank 8 by default.
     """
     p = layer.parameterization
     if isinstance(p, LoRA) and (rank is None or p.rank <= rank):

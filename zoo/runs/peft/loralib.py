@@ -1,6 +1,7 @@
 """LoRA as its authors' loralib saves it: a state dict with `...query.lora_A` (r, in) and `...query.lora_B` (out, r).
 
-dW = alpha / r B A (arXiv 2106.09685). alpha stands in no file; what else was trained is there by its own name.
+dW = alpha / r B A (arXiv 2106.09685). alpha stands in no file; what else was trained is there by
+its own name.
 """
 
 import math
@@ -33,19 +34,27 @@ def read(path: Path, tensors: Mapping[str, Tensor], alpha: float | None) -> Adap
         else:
             saved[name] = tensor
     if not found:
-        raise UserError(f"'{path}' has no layers with lora_A and lora_B: give a peft adapter's folder, or a state dict "
-                        "of loralib's")
+        raise UserError(
+            f"'{path}' has no layers with lora_A and lora_B: give a peft adapter's folder, or a state dict "
+            "of loralib's"
+        )
     if alpha is None:
-        raise UserError(f"'{path}' is a state dict of loralib's, which does not say alpha: give it as --alpha 16")
+        raise UserError(
+            f"'{path}' is a state dict of loralib's, which does not say alpha: give it as --alpha 16"
+        )
     if not math.isfinite(alpha) or alpha == 0:
         raise UserError(f"--alpha must be a finite number other than 0, got {alpha}")
     updates: dict[str, Update] = {}
     for layer, pair in found.items():
         a, b = pair.get("A"), pair.get("B")
         if a is None or b is None or a.ndim != 2 or b.ndim != 2 or not b.numel():
-            raise UserError(f"'{path}': {layer} has no matrices (r, in) and (out, r): use another one")
+            raise UserError(
+                f"'{path}': {layer} has no matrices (r, in) and (out, r): use another one"
+            )
         if a.shape[0] != b.shape[1]:
-            raise UserError(f"'{path}': {layer} is loralib's MergedLinear, several layers in one, and cannot be read: "
-                            "merge it with loralib instead")
+            raise UserError(
+                f"'{path}': {layer} is loralib's MergedLinear, several layers in one, and cannot be read: "
+                "merge it with loralib instead"
+            )
         updates[layer] = Factors(a.float(), b.float(), alpha / len(a))
     return Adapter({}, updates, saved, {})

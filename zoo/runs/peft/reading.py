@@ -1,7 +1,7 @@
 """Adapters read from a folder or a file: peft's LoRA and RandLoRA, and what the LoRA authors' loralib saves.
 
-Nothing in a file is executed: a config is JSON within bounds, tensors come from safetensors or from torch's format with
-`weights_only=True`, each no larger than what its file holds of it.
+Nothing in a file is executed: a config is JSON within bounds, tensors come from safetensors or from
+torch's format with `weights_only=True`, each no larger than what its file holds of it.
 """
 
 import re
@@ -56,10 +56,14 @@ def read(path: Path, alpha: float | None = None) -> Adapter:
             return checked(f"'{path}'", loralib.read(path, _tensors(path), alpha))
         raise UserError(_nothing(path))
     if alpha is not None:
-        raise UserError(f"--alpha is for a file of loralib's; '{folder}' has a {CONFIG}, which says it: drop --alpha")
+        raise UserError(
+            f"--alpha is for a file of loralib's; '{folder}' has a {CONFIG}, which says it: drop --alpha"
+        )
     file = next((folder / name for name in (TENSORS, BINARY) if (folder / name).is_file()), None)
     if file is None:
-        raise UserError(f"'{folder}' is no peft adapter: it has no {TENSORS} and no {BINARY}; {EXPECTED} and one")
+        raise UserError(
+            f"'{folder}' is no peft adapter: it has no {TENSORS} and no {BINARY}; {EXPECTED} and one"
+        )
     config = read_json(folder / CONFIG)
     where = f"adapter '{folder}'"
     reader = READERS.get(config["peft_type"]) if isinstance(config.get("peft_type"), str) else None
@@ -101,8 +105,9 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     for key in ("model_state_dict", "state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor)
-                                                   for k, v in content.items()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()
+    ):
         raise UserError(f"'{file}' holds no tensors by name: use another one")
     return dict(content)
 

@@ -1,7 +1,7 @@
 """Whether peft would make of an adapter and its backbone the network that was to be written.
 
-Every tensor of the network is compared: what the files say is put together as peft puts it together, with its ways to
-find a module by the end of its name and a rank or alpha by a pattern.
+Every tensor of the network is compared: what the files say is put together as peft puts it
+together, with its ways to find a module by the end of its name and a rank or alpha by a pattern.
 """
 
 import re
@@ -24,7 +24,10 @@ TRUNCATED = 1e-4
 
 
 def verify(
-    folder: Path, net: nn.Module, plain: Mapping[str, Tensor], backbone: Mapping[str, Tensor] | None,
+    folder: Path,
+    net: nn.Module,
+    plain: Mapping[str, Tensor],
+    backbone: Mapping[str, Tensor] | None,
     errors: Mapping[str, float],
 ) -> None:
     """Compare a written adapter with the network that it is of.
@@ -59,7 +62,10 @@ def verify(
             got = base + adapter.updates[owner].matrix(layer.parameterization.shape)
             want = layer.effective_weight().float()
             norm = (want - base).norm()
-            if errors.get(owner, 0.0) > 0 and (got - want).norm() <= (errors[owner] + TRUNCATED) * norm:
+            if (
+                errors.get(owner, 0.0) > 0
+                and (got - want).norm() <= (errors[owner] + TRUNCATED) * norm
+            ):
                 continue
         if got.shape != want.shape:
             raise _refused(name, f"would be {tuple(got.shape)} in place of {tuple(want.shape)}")
@@ -97,6 +103,8 @@ def _check_names(net: nn.Module, config: Mapping[str, Any], updates: Mapping[str
             raise _refused(name, "would be " + ("updated" if found else "left alone"))
     patterns = config.get("rank_pattern") or {}
     for name, update in updates.items():
-        rank = next((r for key, r in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), config["r"])
+        rank = next(
+            (r for key, r in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), config["r"]
+        )
         if isinstance(update, Factors) and rank != len(update.A):
             raise _refused(name, f"would have rank {rank} in place of {len(update.A)}")

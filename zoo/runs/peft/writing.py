@@ -22,49 +22,64 @@ HEADS = ("classifier", "score")
 
 @torch.no_grad()
 def write(
-    folder: Path, net: nn.Module, fields: dict[str, str], rank: int | None = None,
+    folder: Path,
+    net: nn.Module,
+    fields: dict[str, str],
+    rank: int | None = None,
     backbone: Mapping[str, Tensor] | None = None,
 ) -> dict[str, float]:
     """Write the updates of a network's layers, and what else of it is trained or drawn, as a peft adapter.
 
-    LoRA and RandLoRA become themselves; anything else, layers of RandLoRA that share no bases, and with `rank` any
-    update of a higher rank becomes LoRA by truncated singular value decomposition. A module with a parameter that is
-    trained besides, or that is not what the backbone has, is stored whole. What was written is read again, and what
-    peft makes of it and the backbone is compared with the network (`verify`).
+    LoRA and RandLoRA become themselves; anything else, layers of RandLoRA that share no bases, and
+    with `rank` any update of a higher rank becomes LoRA by truncated singular value decomposition.
+    A module with a parameter that is trained besides, or that is not what the backbone has, is
+    stored whole. What was written is read again, and what peft makes of it and the backbone is
+    compared with the network (`verify`).
 
     Args:
         folder: an empty one.
         net: a converted network.
         fields: `task_type` and `base_model_name_or_path` of the config.
         rank: of the truncation; 8 by default.
-        backbone: what the files of the pretrained network hold, by name before conversion; by default all that is
-            frozen in `net`.
+        backbone: what the files of the pretrained network hold, by name before conversion; by
+            default all that is frozen in `net`.
 
     Returns:
         By layer, |dW - s B A|_F / |dW|_F.
 
     Raises:
-        UserError: if a layer has no frozen weight that its W is an update of, all are trained otherwise as well, or
-            peft would make another network of it.
+        UserError: if a layer has no frozen weight that its W is an update of, all are trained
+            otherwise as well, or peft would make another network of it.
     """
     for name, layer in zoo_layers(net).items():
         if layer.base is None:
-            raise UserError(f"{name} has no frozen weight that a peft adapter could be added to: export --to dense")
+            raise UserError(
+                f"{name} has no frozen weight that a peft adapter could be added to: export --to dense"
+            )
     always = HEADS if fields.get("task_type") == "SEQ_CLS" else ()
     plain = plain_state(net)
     saved = _matched(net, [*_saved(net, always, _changed(net, plain, backbone))], always)
     inside = tuple(f"{name}." for name in saved)
-    layers = {name: layer for name, layer in zoo_layers(net).items() if not f"{name}.".startswith(inside)}
+    layers = {
+        name: layer for name, layer in zoo_layers(net).items() if not f"{name}.".startswith(inside)
+    }
     if not layers:
-        raise UserError("no layer has an update alone: what is trained besides leaves no adapter; export --to dense")
+        raise UserError(
+            "no layer has an update alone: what is trained besides leaves no adapter; export --to dense"
+        )
     if rank is None and randlora.shares_bases(layers):
         config, tensors = randlora.write(layers)
         errors = dict.fromkeys(layers, 0.0)
     else:
         config, tensors, errors = lora.write(layers, rank)
-    tensors |= {f"{PREFIX}{name}": tensor for name, tensor in plain.items() if name.startswith(inside)}
+    tensors |= {
+        f"{PREFIX}{name}": tensor for name, tensor in plain.items() if name.startswith(inside)
+    }
     config |= {
-        **fields, "inference_mode": True, "bias": "none", "target_modules": _targets(net, layers, saved),
+        **fields,
+        "inference_mode": True,
+        "bias": "none",
+        "target_modules": _targets(net, layers, saved),
         "modules_to_save": saved or None,
         "fan_in_fan_out": any(is_conv1d(layer.replaced) for layer in layers.values()),
     }
@@ -85,7 +100,9 @@ class Plain(Mapping[str, Tensor]):
     def __init__(self, net: nn.Module) -> None:
         self.layers = zoo_layers(net)
         inside = tuple(f"{name}.parameterization." for name in self.layers)
-        self.state = {name: tensor for name, tensor in net.state_dict().items() if not name.startswith(inside)}
+        self.state = {
+            name: tensor for name, tensor in net.state_dict().items() if not name.startswith(inside)
+        }
 
     def __getitem__(self, name: str) -> Tensor:
         owner, _, leaf = name.rpartition(".")
@@ -114,11 +131,17 @@ def _changed(net: nn.Module, plain: Plain, backbone: Mapping[str, Tensor] | None
     return changed & plain.state.keys()
 
 
-def _saved(module: nn.Module, always: tuple[str, ...], changed: set[str], prefix: str = "") -> Iterator[str]:
+def _saved(
+    module: nn.Module, always: tuple[str, ...], changed: set[str], prefix: str = ""
+) -> Iterator[str]:
     """The outermost modules with parameters or buffers of their own among `changed`; and those `always`."""
     for name, child in module.named_children():
         where = f"{prefix}{name}."
-        own = {where + key for each in (child.named_parameters, child.named_buffers) for key, _ in each(recurse=False)}
+        own = {
+            where + key
+            for each in (child.named_parameters, child.named_buffers)
+            for key, _ in each(recurse=False)
+        }
         inner = [where + key in changed for key, _ in child.named_parameters()]
         whole = all(inner) and not zoo_layers(child) if inner else False
         if (always and name.endswith(always)) or own & changed or whole:
@@ -134,11 +157,15 @@ def _matched(net: nn.Module, saved: list[str], always: tuple[str, ...]) -> list[
         UserError: if that is inside of one of them, which peft cannot store twice.
     """
     names = [name for name, _ in net.named_modules(remove_duplicate=False) if name]
-    while more := [name for name in names if name not in saved and name.endswith((*saved, *always))]:
+    while more := [
+        name for name in names if name not in saved and name.endswith((*saved, *always))
+    ]:
         saved = [name for name in names if name in saved or name in more]
     for name in saved:
         if any(name.startswith(f"{other}.") for other in saved):
-            raise UserError(f"peft would store {name} twice, by the end of its name: export --to dense")
+            raise UserError(
+                f"peft would store {name} twice, by the end of its name: export --to dense"
+            )
     return saved
 
 
@@ -146,7 +173,11 @@ def _targets(net: nn.Module, layers: Iterable[str], saved: list[str]) -> list[st
     """Names of the layers; as a pattern, where peft would take others for them, whose names end as theirs."""
     layers = list(layers)
     inside = tuple(f"{name}." for name in saved)
-    others = [name for name, _ in net.named_modules() if name not in layers and not f"{name}.".startswith(inside)]
+    others = [
+        name
+        for name, _ in net.named_modules()
+        if name not in layers and not f"{name}.".startswith(inside)
+    ]
     if any(other.endswith(f".{name}") for other in others for name in layers):
         return "|".join(re.escape(name) for name in layers)
     return layers

@@ -19,7 +19,10 @@ RANKS = ("stable_rank", "effective_rank", "numerical_rank")
 
 
 def analyze(
-    sources: Sequence[Source], transforms: Sequence[str] = ("dct",), draws: int = 20, seed: int = 0,
+    sources: Sequence[Source],
+    transforms: Sequence[str] = ("dct",),
+    draws: int = 20,
+    seed: int = 0,
     done: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Analyse the updates of runs, and average over runs of one group.
@@ -32,13 +35,20 @@ def analyze(
         done: called after each draw of each matrix.
 
     Returns:
-        What analysis.json holds, but for what the command adds: `transforms`, `draws`, `seed`, `runs`, `groups`.
+        What analysis.json holds, but for what the command adds: `transforms`, `draws`, `seed`,
+            `runs`, `groups`.
     """
     every = [update for source in sources for update in source.updates.values()]
     found = iter(look(every, transforms, draws, seed, done))
     looks = {source.name: {name: next(found) for name in source.updates} for source in sources}
     runs = [_run(source, looks[source.name], transforms, seed) for source in sources]
-    return {"transforms": list(transforms), "draws": draws, "seed": seed, "runs": runs, "groups": _groups(runs, looks)}
+    return {
+        "transforms": list(transforms),
+        "draws": draws,
+        "seed": seed,
+        "runs": runs,
+        "groups": _groups(runs, looks),
+    }
 
 
 def _run(
@@ -46,18 +56,45 @@ def _run(
 ) -> dict[str, Any]:
     """One of `runs`."""
     matrices = [_matrix(name, update, looks[name], seed) for name, update in source.updates.items()]
-    sets = {"run": {"all": matrices}, "block": grouped(matrices, "block"), "kind": grouped(matrices, "kind")}
+    sets = {
+        "run": {"all": matrices},
+        "block": grouped(matrices, "block"),
+        "kind": grouped(matrices, "kind"),
+    }
     averages = {
-        what: {key: _average(members, looks) for key, members in sorted(groups.items(), key=_numbers_first)}
+        what: {
+            key: _average(members, looks)
+            for key, members in sorted(groups.items(), key=_numbers_first)
+        }
         for what, groups in sets.items()
     }
-    correlation = {key: _correlation(matrices, {n: found[key] for n, found in looks.items()}) for key in transforms}
-    fields = ("name", "path", "what", "group", "task", "model", "parameterization", "seed", "loss", "score", "metric")
+    correlation = {
+        key: _correlation(matrices, {n: found[key] for n, found in looks.items()})
+        for key in transforms
+    }
+    fields = (
+        "name",
+        "path",
+        "what",
+        "group",
+        "task",
+        "model",
+        "parameterization",
+        "seed",
+        "loss",
+        "score",
+        "metric",
+    )
     return {
-        **{field: getattr(source, field) for field in fields}, "notes": list(source.notes), "matrices": matrices,
-        "averages": averages, "correlation": correlation,
+        **{field: getattr(source, field) for field in fields},
+        "notes": list(source.notes),
+        "matrices": matrices,
+        "averages": averages,
+        "correlation": correlation,
         "verdicts": verdicts(
-            averages["run"]["all"]["spectra"], [matrix["spectra"] for matrix in matrices], _zeros(looks.values())
+            averages["run"]["all"]["spectra"],
+            [matrix["spectra"] for matrix in matrices],
+            _zeros(looks.values()),
         ),
     }
 
@@ -68,9 +105,17 @@ def _matrix(name: str, update: Update, looks: Mapping[str, Look], seed: int) -> 
     rank, norm = int(found["numerical_rank"]), float(s.norm())
     mean, sd = gaussian_spectrum(update.shape, rank, 20, seed)
     return {
-        "layer": name, "block": block(name), "kind": kind(name), "shape": list(update.shape), "norm": norm, **found,
+        "layer": name,
+        "block": block(name),
+        "kind": kind(name),
+        "shape": list(update.shape),
+        "norm": norm,
+        **found,
         "singular_values": s[:rank].tolist(),
-        "gaussian_singular_values": {"mean": [norm * v for v in mean[:rank]], "sd": [norm * v for v in sd[:rank]]},
+        "gaussian_singular_values": {
+            "mean": [norm * v for v in mean[:rank]],
+            "sd": [norm * v for v in sd[:rank]],
+        },
         "spectra": {key: _beside_null([found]) for key, found in looks.items()},
         "curves": {key: found.curves for key, found in looks.items()},
         "zeros": {key: found.zeros for key, found in looks.items()},
@@ -81,23 +126,33 @@ def _numbers_first(item: tuple[str, Any]) -> tuple[int, str]:
     return (int(item[0]) if item[0].isdigit() else 0), item[0]
 
 
-def _average(members: Sequence[dict[str, Any]], looks: Mapping[str, Mapping[str, Look]]) -> dict[str, Any]:
+def _average(
+    members: Sequence[dict[str, Any]], looks: Mapping[str, Mapping[str, Look]]
+) -> dict[str, Any]:
     """Means over matrices; the null of a mean is the mean of their nulls, draw by draw."""
     names = [member["layer"] for member in members]
     return {
         "matrices": len(members),
         **{rank: float(np.mean([member[rank] for member in members])) for rank in RANKS},
-        "spectra": {key: _beside_null([looks[name][key] for name in names]) for key in looks[names[0]]},
+        "spectra": {
+            key: _beside_null([looks[name][key] for name in names]) for key in looks[names[0]]
+        },
     }
 
 
 def _beside_null(looks: Sequence[Look]) -> Values:
     values = np.mean([found.values for found in looks], axis=0).tolist()
-    null, shuffled = (np.mean([getattr(found, field) for found in looks], axis=0) for field in ("null", "shuffled"))
+    null, shuffled = (
+        np.mean([getattr(found, field) for found in looks], axis=0)
+        for field in ("null", "shuffled")
+    )
     found = {}
     for i, (key, value) in enumerate(zip(MEASURES, values, strict=True)):
         other = against_null(value, shuffled[:, i])
-        found[key] = against_null(value, null[:, i]) | {"shuffled": other["null"], "shuffled_p": other["p"]}
+        found[key] = against_null(value, null[:, i]) | {
+            "shuffled": other["null"],
+            "shuffled_p": other["p"],
+        }
     return found
 
 
@@ -112,10 +167,19 @@ def _correlation(matrices: Sequence[dict[str, Any]], looks: Mapping[str, Look]) 
     found = list(looks.values())
     k90 = [float(one.values[MEASURES.index("k90")]) for one in found]
     null_k90 = np.stack([one.null[:, MEASURES.index("k90")] for one in found], axis=1)  # (B, n)
-    within, null_within = (np.stack([getattr(one, f) for one in found], -2) for f in ("energies", "null_energies"))
+    within, null_within = (
+        np.stack([getattr(one, f) for one in found], -2) for f in ("energies", "null_energies")
+    )
     names = ("pearson", "spearman")
-    energies = {name: mean_correlations(within[:, i].tolist(), null_within[..., i]) for i, name in enumerate(names)}
-    against = {"k90_stable_rank": "stable_rank", "k90_effective_rank": "effective_rank", "k90_block": "block"}
+    energies = {
+        name: mean_correlations(within[:, i].tolist(), null_within[..., i])
+        for i, name in enumerate(names)
+    }
+    against = {
+        "k90_stable_rank": "stable_rank",
+        "k90_effective_rank": "effective_rank",
+        "k90_block": "block",
+    }
     across = {}
     for name, field in against.items():
         y = [matrix[field] for matrix in matrices]
@@ -124,7 +188,7 @@ def _correlation(matrices: Sequence[dict[str, Any]], looks: Mapping[str, Look]) 
     return {"energies": energies, **across}
 
 
-# ---- Groups ----------------------------------------------------------------------------------------------------------
+# ---- Groups --------------------------------------------------------------------------------------
 
 
 def _groups(
@@ -135,20 +199,35 @@ def _groups(
     for name, same in grouped(runs, "group").items():
         averages = [run["averages"]["run"]["all"] for run in same]
         spectra = {
-            key: {m: {**spread([a["spectra"][key][m]["value"] for a in averages]),
-                      "null": float(np.mean([a["spectra"][key][m]["null"] for a in averages])),
-                      "null_sd": float(np.mean([a["spectra"][key][m]["sd"] for a in averages]))} for m in MEASURES}
+            key: {
+                m: {
+                    **spread([a["spectra"][key][m]["value"] for a in averages]),
+                    "null": float(np.mean([a["spectra"][key][m]["null"] for a in averages])),
+                    "null_sd": float(np.mean([a["spectra"][key][m]["sd"] for a in averages])),
+                }
+                for m in MEASURES
+            }
             for key in averages[0]["spectra"]
         }
         scores = {field: [run[field] for run in same] for field in ("loss", "score")}
         every = [found for run in same for found in looks[run["name"]].values()]
-        pooled = {key: _beside_null([found[key] for found in every]) for key in averages[0]["spectra"]}
+        pooled = {
+            key: _beside_null([found[key] for found in every]) for key in averages[0]["spectra"]
+        }
         matrices = [matrix["spectra"] for run in same for matrix in run["matrices"]]
         judged = verdicts(pooled, matrices, _zeros(every))
-        groups.append({
-            "group": name, **{field: same[0][field] for field in ("task", "model", "parameterization")},
-            "runs": [run["name"] for run in same], "spectra": spectra, "verdicts": judged,
-            **{rank: spread([a[rank] for a in averages]) for rank in RANKS},
-            **{field: spread(values) if None not in values else None for field, values in scores.items()},
-        })
+        groups.append(
+            {
+                "group": name,
+                **{field: same[0][field] for field in ("task", "model", "parameterization")},
+                "runs": [run["name"] for run in same],
+                "spectra": spectra,
+                "verdicts": judged,
+                **{rank: spread([a[rank] for a in averages]) for rank in RANKS},
+                **{
+                    field: spread(values) if None not in values else None
+                    for field, values in scores.items()
+                },
+            }
+        )
     return groups

@@ -10,24 +10,57 @@ from zoo.cli.arguments import parse
 from zoo.errors import UserError
 from zoo.files.trust import NOBODY, Trust
 from zoo.pages.texts import lines as printable_lines
-from zoo.studies.terminal import SHARED, Bar, check_out, columns, facts, is_ours, need_extra, read_all, words
+from zoo.studies.terminal import (
+    SHARED,
+    Bar,
+    check_out,
+    columns,
+    facts,
+    is_ours,
+    need_extra,
+    read_all,
+    words,
+)
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "runs": {"nargs": "+", "metavar": "RUN_OR_ADAPTER", "help": "a run's folder, a checkpoint, an adapter.safetensors "
-             "or a peft adapter; with --before any checkpoint"},
-    "--before": {"default": None, "metavar": "CHECKPOINT", "help": "what it was before training: dW is the difference"},
-    "--layers": {"default": None, "metavar": "GLOBS", "help": "as in query,value; by default all that have an update"},
-    "--null": {"type": int, "default": 20, "metavar": "N", "help": "draws of each null; by default 20"},
+    "runs": {
+        "nargs": "+",
+        "metavar": "RUN_OR_ADAPTER",
+        "help": "a run's folder, a checkpoint, an adapter.safetensors "
+        "or a peft adapter; with --before any checkpoint",
+    },
+    "--before": {
+        "default": None,
+        "metavar": "CHECKPOINT",
+        "help": "what it was before training: dW is the difference",
+    },
+    "--layers": {
+        "default": None,
+        "metavar": "GLOBS",
+        "help": "as in query,value; by default all that have an update",
+    },
+    "--null": {
+        "type": int,
+        "default": 20,
+        "metavar": "N",
+        "help": "draws of each null; by default 20",
+    },
     **SHARED,
-    "--out": {"default": None, "metavar": "DIR", "help": "a new folder for analysis.json, analysis.html and figures"},
+    "--out": {
+        "default": None,
+        "metavar": "DIR",
+        "help": "a new folder for analysis.json, analysis.html and figures",
+    },
 }
 
 LEGEND = """k90: share of the coefficients, largest first, that holds 90 % of the energy.
 low 25 %: share of the energy in the lowest quarter of the frequencies.
 null: the same singular values in random directions; z, p: the distance to it."""
 PAIRS = {
-    "energies": "sigma^2, coefficients^2", "k90_stable_rank": "k90, stable rank",
-    "k90_effective_rank": "k90, effective rank", "k90_block": "k90, block",
+    "energies": "sigma^2, coefficients^2",
+    "k90_stable_rank": "k90, stable rank",
+    "k90_effective_rank": "k90, effective rank",
+    "k90_block": "k90, block",
 }
 
 
@@ -39,8 +72,16 @@ def main(argv: list[str]) -> int:
 
 
 def analyze(
-    runs: list[str], before: str | None, transform: str, null: int, layers: str | None, backbone: str | None,
-    out: str | None, force: bool, argv: list[str], trust: Trust = NOBODY,
+    runs: list[str],
+    before: str | None,
+    transform: str,
+    null: int,
+    layers: str | None,
+    backbone: str | None,
+    out: str | None,
+    force: bool,
+    argv: list[str],
+    trust: Trust = NOBODY,
 ) -> str:
     """Analyse and write; what is to be printed.
 
@@ -61,7 +102,9 @@ def analyze(
     transforms = words("--transform", transform, list(TRANSFORMS))
     globs = [glob.strip() for glob in layers.split(",")] if layers is not None else None
     if globs is not None and not all(globs):
-        raise UserError(f"--layers takes globs with commas between, as in query,value, got {layers!r}")
+        raise UserError(
+            f"--layers takes globs with commas between, as in query,value, got {layers!r}"
+        )
     bar = Bar("draws")
     try:
         sources = read_all(runs, before=before, backbone=backbone, layers=globs, trust=trust)
@@ -71,8 +114,11 @@ def analyze(
         bar.close()
     found = {**facts("analyze", argv, start), **found}
     lines = [describe(run) for run in found["runs"]]
-    lines += ["\n\n".join([f"{group['group']}: {len(group['runs'])} runs together", *verdicts(group)])
-              for group in found["groups"] if len(group["runs"]) > 1]
+    lines += [
+        "\n\n".join([f"{group['group']}: {len(group['runs'])} runs together", *verdicts(group)])
+        for group in found["groups"]
+        if len(group["runs"]) > 1
+    ]
     lines.append(LEGEND)
     if folder is not None:
         from zoo.pages.page import write_report
@@ -91,30 +137,44 @@ def describe(run: dict[str, Any]) -> str:
     prefix = os.path.commonprefix(list(kinds)).rpartition(".")[0] if len(kinds) > 1 else ""
     several = kinds.items() if len(kinds) > 1 else ()
     sets = {"all": average, **{short(name.removeprefix(f"{prefix}.")): a for name, a in several}}
-    lines = [f"{run['name']}: {run['what']} ({run['group']})", *(f"note: {note}" for note in run["notes"]), ""]
+    lines = [
+        f"{run['name']}: {run['what']} ({run['group']})",
+        *(f"note: {note}" for note in run["notes"]),
+        "",
+    ]
     rows: list[tuple[str, ...]] = [("", "matrices", "stable rank", "effective", "numerical")]
     for name, a in sets.items():
-        ranks = (f"{a['stable_rank']:.2f}", f"{a['effective_rank']:.2f}", f"{a['numerical_rank']:.1f}")
+        ranks = (
+            f"{a['stable_rank']:.2f}",
+            f"{a['effective_rank']:.2f}",
+            f"{a['numerical_rank']:.1f}",
+        )
         rows.append((name, str(a["matrices"]), *ranks))
     lines += [*columns(rows, 1), ""]
     rows = [("", "k90", "null", "z", "p", "low 25 %", "null", "z", "p")]
     for transform in average["spectra"]:
         for name, a in sets.items():
-            k90, low = (beside_null(a["spectra"][transform][measure]) for measure in ("k90", "low_25"))
+            k90, low = (
+                beside_null(a["spectra"][transform][measure]) for measure in ("k90", "low_25")
+            )
             rows.append((transform if name == "all" else f"  {name}", *k90, *low))
     lines += columns(rows, 1)
     rows = [("", "correlation of", "Pearson", "null", "Spearman", "null")]
     for transform, pairs in run["correlation"].items():
         for i, (pair, found) in enumerate(pairs.items()):
             pearson, spearman = found["pearson"], found["spearman"]
-            others = (decimals(each) for each in (pearson["null"], spearman["value"], spearman["null"]))
+            others = (
+                decimals(each) for each in (pearson["null"], spearman["value"], spearman["null"])
+            )
             rows.append((transform if i == 0 else "", PAIRS[pair], interval(pearson), *others))
     return "\n".join([*lines, "", *columns(rows, 2)]) + "\n\n" + "\n\n".join(verdicts(run))
 
 
 def interval(found: dict[str, Any]) -> str:
     """A correlation and its bootstrap interval."""
-    bounds = "" if found["low"] is None else f" [{decimals(found['low'])}, {decimals(found['high'])}]"
+    bounds = (
+        "" if found["low"] is None else f" [{decimals(found['low'])}, {decimals(found['high'])}]"
+    )
     return decimals(found["value"]) + bounds
 
 
@@ -125,8 +185,13 @@ def decimals(value: float | None) -> str:
 
 def verdicts(found: dict[str, Any]) -> list[str]:
     """A paragraph for each transform, of a run or a group of runs."""
-    paragraphs = [f"{transform}: {verdict['words']}" for transform, verdict in found["verdicts"].items()]
-    kept = [re.sub(r" (%|[=<] )", lambda sign: sign[0].replace(" ", "\xa0"), text) for text in paragraphs]
+    paragraphs = [
+        f"{transform}: {verdict['words']}" for transform, verdict in found["verdicts"].items()
+    ]
+    kept = [
+        re.sub(r" (%|[=<] )", lambda sign: sign[0].replace(" ", "\xa0"), text)
+        for text in paragraphs
+    ]
     return [textwrap.fill(text, 80).replace("\xa0", " ") for text in kept]
 
 
@@ -134,7 +199,9 @@ def beside_null(found: dict[str, Any]) -> tuple[str, str, str, str]:
     """Value, null, z and p as they stand in the table."""
     z, p = found["z"], found["p"]
     return (
-        f"{found['value']:.3f}", f"{found['null']:.3f}", "" if z is None else f"{z:+.1f}",
+        f"{found['value']:.3f}",
+        f"{found['null']:.3f}",
+        "" if z is None else f"{z:+.1f}",
         "<.0001" if p < 1e-4 else f"{p:.4f}".removeprefix("0"),
     )
 

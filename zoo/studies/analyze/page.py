@@ -9,14 +9,26 @@ from zoo.pages.style import Data, runs_of
 from zoo.studies.verdicts import EMPTY, in_words
 
 MEASURES = {
-    "k50": "k50", "k90": "k90", "k99": "k99",
-    "k50_frequency": "k50, lowest first", "k90_frequency": "k90, lowest first", "k99_frequency": "k99, lowest first",
-    "low_10": "energy in 10 %", "low_25": "energy in 25 %", "low_50": "energy in 50 %",
+    "k50": "k50",
+    "k90": "k90",
+    "k99": "k99",
+    "k50_frequency": "k50, lowest first",
+    "k90_frequency": "k90, lowest first",
+    "k99_frequency": "k99, lowest first",
+    "low_10": "energy in 10 %",
+    "low_25": "energy in 25 %",
+    "low_50": "energy in 50 %",
 }
-RANKS = {"stable_rank": "stable rank", "effective_rank": "effective rank", "numerical_rank": "numerical rank"}
+RANKS = {
+    "stable_rank": "stable rank",
+    "effective_rank": "effective rank",
+    "numerical_rank": "numerical rank",
+}
 PAIRS = {
-    "energies": "energies σ², largest coefficients²", "k90_stable_rank": "k90, stable rank",
-    "k90_effective_rank": "k90, effective rank", "k90_block": "k90, block",
+    "energies": "energies σ², largest coefficients²",
+    "k90_stable_rank": "k90, stable rank",
+    "k90_effective_rank": "k90, effective rank",
+    "k90_block": "k90, block",
 }
 CAPTIONS = {
     "k90_by_task": "k90 of each group, averaged over its matrices; bars are the standard deviation over runs. The grey "
@@ -67,24 +79,40 @@ def analysis_page(analysis: Data, drawings: Drawings) -> str:
     runs, draws = analysis["runs"], analysis["draws"]
     title = f"What is in {'an update' if len(runs) == 1 else f'{len(runs)} updates'}, beyond the singular values"
     return document(
-        title, analysis,
+        title,
+        analysis,
         section(
-            "Verdicts", *_verdicts(analysis), _notes(runs),
-            element("h3", "Terms"), paragraph(K90), paragraph(NULL, f"Here: {draws} draws."),
+            "Verdicts",
+            *_verdicts(analysis),
+            _notes(runs),
+            element("h3", "Terms"),
+            paragraph(K90),
+            paragraph(NULL, f"Here: {draws} draws."),
         ),
-        section("Groups", paragraph("Their runs differ only in the seed; ± is the standard deviation over runs."),
-                *_group_tables(analysis)),
+        section(
+            "Groups",
+            paragraph("Their runs differ only in the seed; ± is the standard deviation over runs."),
+            *_group_tables(analysis),
+        ),
         section("Figures", *captioned(drawings, CAPTIONS)),
-        section("Singular values and coefficients", paragraph(CORRELATION), _correlation_table(analysis)),
-        section("Matrices", paragraph("Below each value is the mean of its rotation null.", SHUFFLED),
-                *(_run_details(run, analysis["transforms"]) for run in runs)),
+        section(
+            "Singular values and coefficients", paragraph(CORRELATION), _correlation_table(analysis)
+        ),
+        section(
+            "Matrices",
+            paragraph("Below each value is the mean of its rotation null.", SHUFFLED),
+            *(_run_details(run, analysis["transforms"]) for run in runs),
+        ),
         footer("analysis"),
-    )  # fmt: skip
+    )
 
 
 def _verdict_table(rows: Sequence[tuple[str, Data]], what: str, transforms: Sequence[str]) -> Html:
     """A word for each transform, of groups or runs."""
-    cells = [[name, *(over(_word(found[t]), in_words(found[t]["p"])) for t in transforms)] for name, found in rows]
+    cells = [
+        [name, *(over(_word(found[t]), in_words(found[t]["p"])) for t in transforms)]
+        for name, found in rows
+    ]
     return table([what, *transforms], cells, 1 + len(transforms))
 
 
@@ -104,14 +132,24 @@ def _verdicts(analysis: Data) -> list[Html]:
     groups = [(group["group"], group["verdicts"]) for group in analysis["groups"]]
     parts = [_verdict_table(groups, "Group", transforms)]
     for name, verdicts in groups:
-        shown = [paragraph(_word(verdicts[t]), element("strong", t), verdicts[t]["words"]) for t in transforms]
+        shown = [
+            paragraph(_word(verdicts[t]), element("strong", t), verdicts[t]["words"])
+            for t in transforms
+        ]
         more = [details("The other transforms in words", *shown[1:])] if len(shown) > 1 else []
         parts.append(element("div", element("h3", name), shown[0], *more))
     found = [(run["name"], run["verdicts"]) for _, run in _by_group(analysis)]
     if len(found) > len(groups):
-        words = [paragraph(element("strong", f"{name}, {t}"), verdicts[t]["words"])
-                 for name, verdicts in found for t in transforms]  # fmt: skip
-        parts.append(details(f"{len(found)} runs one by one", _verdict_table(found, "Run", transforms), *words))
+        words = [
+            paragraph(element("strong", f"{name}, {t}"), verdicts[t]["words"])
+            for name, verdicts in found
+            for t in transforms
+        ]
+        parts.append(
+            details(
+                f"{len(found)} runs one by one", _verdict_table(found, "Run", transforms), *words
+            )
+        )
     return parts
 
 
@@ -127,22 +165,38 @@ def _group_tables(analysis: Data) -> list[Html]:
     """Ranks and scores of groups, and their spectra."""
     ranks, spectra, measures = [], [], list(MEASURES.values())
     for group in analysis["groups"]:
-        shown = [plus_minus(group[rank]["mean"], group[rank]["sd"], 2) for rank in ("stable_rank", "effective_rank")]
+        shown = [
+            plus_minus(group[rank]["mean"], group[rank]["sd"], 2)
+            for rank in ("stable_rank", "effective_rank")
+        ]
         found = [group[key] for key in ("loss", "score")]
         results = [plus_minus(f["mean"], f["sd"], 4) if f else "–" for f in found]
         metrics = {run["metric"] for run in runs_of(analysis, group)} - {None}
-        ranks.append([group["group"], len(group["runs"]), *shown, *results, ", ".join(sorted(metrics))])
+        ranks.append(
+            [group["group"], len(group["runs"]), *shown, *results, ", ".join(sorted(metrics))]
+        )
         for transform in analysis["transforms"]:
             measured = [group["spectra"][transform][measure] for measure in MEASURES]
-            cells = [over(plus_minus(m["mean"], m["sd"]), plus_minus(m["null"], m["null_sd"])) for m in measured]
+            cells = [
+                over(plus_minus(m["mean"], m["sd"]), plus_minus(m["null"], m["null_sd"]))
+                for m in measured
+            ]
             spectra.append([group["group"], transform, *cells])
     return [
         table(["Group", "Runs", "Stable rank", "Effective rank", "Loss", "Score", "Metric"], ranks),
-        table(["Group", "Transform", *measures[:3]], [row[:5] for row in spectra], 2,
-              "Largest first; below each, its null"),
-        table(["Group", "Transform", *measures[3:]], [[*row[:2], *row[5:]] for row in spectra], 2,
-              "Lowest frequencies first; below each, its null"),
-    ]  # fmt: skip
+        table(
+            ["Group", "Transform", *measures[:3]],
+            [row[:5] for row in spectra],
+            2,
+            "Largest first; below each, its null",
+        ),
+        table(
+            ["Group", "Transform", *measures[3:]],
+            [[*row[:2], *row[5:]] for row in spectra],
+            2,
+            "Lowest frequencies first; below each, its null",
+        ),
+    ]
 
 
 def _correlation_table(analysis: Data) -> Html:
@@ -150,9 +204,13 @@ def _correlation_table(analysis: Data) -> Html:
     for run, transform in product(analysis["runs"], analysis["transforms"]):
         for pair, found in run["correlation"][transform].items():
             kinds = [found["pearson"], found["spearman"]]
-            cells = [cell for c in kinds for cell in (_interval(c), plus_minus(c["null"], c["null_sd"]))]
+            cells = [
+                cell for c in kinds for cell in (_interval(c), plus_minus(c["null"], c["null_sd"]))
+            ]
             rows.append([run["name"], transform, PAIRS.get(pair, pair), *cells, kinds[0]["n"]])
-    whole = table(["Run", "Transform", "Of", "Pearson", "null", "Spearman", "null", "Matrices"], rows, 3)
+    whole = table(
+        ["Run", "Transform", "Of", "Pearson", "null", "Spearman", "null", "Matrices"], rows, 3
+    )
     return whole if len(rows) <= 24 else details(f"{len(rows)} correlations", whole)
 
 
@@ -164,7 +222,11 @@ def _interval(found: Data) -> str:
 def _run_details(run: Data, transforms: Sequence[str]) -> Html:
     """Averages and matrices of a run, a table for each transform."""
     parts = [part for t in transforms for part in (_average_table(run, t), _matrix_table(run, t))]
-    return details(f"{run['name']}: {len(run['matrices'])} matrices", paragraph(element("code", run["path"])), *parts)
+    return details(
+        f"{run['name']}: {len(run['matrices'])} matrices",
+        paragraph(element("code", run["path"])),
+        *parts,
+    )
 
 
 def _average_table(run: Data, transform: str) -> Html:
@@ -173,24 +235,38 @@ def _average_table(run: Data, transform: str) -> Html:
         for key, average in sets.items():
             name = "all" if what == "run" else f"{what} {key}"
             ranks = [decimals(average[rank], 2) for rank in RANKS]
-            rows.append([name, average["matrices"], *ranks, *_spectrum(average["spectra"][transform])])
-    return table(["Mean of", "Matrices", *RANKS.values(), *SPECTRUM], rows, 1, f"{transform}: averages")
+            rows.append(
+                [name, average["matrices"], *ranks, *_spectrum(average["spectra"][transform])]
+            )
+    return table(
+        ["Mean of", "Matrices", *RANKS.values(), *SPECTRUM], rows, 1, f"{transform}: averages"
+    )
 
 
 def _matrix_table(run: Data, transform: str) -> Html:
     rows = [
-        [m["layer"], " × ".join(map(str, m["shape"])), f"{m['norm']:.3g}", *(decimals(m[rank], 2) for rank in RANKS),
-         *_spectrum(m["spectra"][transform])]
+        [
+            m["layer"],
+            " × ".join(map(str, m["shape"])),
+            f"{m['norm']:.3g}",
+            *(decimals(m[rank], 2) for rank in RANKS),
+            *_spectrum(m["spectra"][transform]),
+        ]
         for m in run["matrices"]
-    ]  # fmt: skip
-    return table(["Layer", "Shape", "Norm", *RANKS.values(), *SPECTRUM], rows, 1, f"{transform}: matrices")
+    ]
+    return table(
+        ["Layer", "Shape", "Norm", *RANKS.values(), *SPECTRUM], rows, 1, f"{transform}: matrices"
+    )
 
 
 SPECTRUM = ["z of k90", "p", *MEASURES.values()]
 
 
 def _spectrum(found: Data) -> list[object]:
-    cells = [over(*(decimals(found[key][field]) for field in ("value", "null", "shuffled"))) for key in MEASURES]
+    cells = [
+        over(*(decimals(found[key][field]) for field in ("value", "null", "shuffled")))
+        for key in MEASURES
+    ]
     return [decimals(found["k90"]["z"], 1), p_value(found["k90"]["p"]), *cells]
 
 

@@ -11,7 +11,8 @@ from zoo.pages.style import Figure
 def bench_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     """Forward and backward pass against tokens, a panel per shape and precision, a line per parameterization.
 
-    Medians; the shaded range is between the quartiles. Against the dense layer, or peft's if there is none.
+    Medians; the shaded range is between the quartiles. Against the dense layer, or peft's if there
+    is none.
     """
     compared = [row for row in rows if row["ratio"]]
     names = style.unique(row["name"] for row in compared)
@@ -28,15 +29,19 @@ def bench_figure(rows: Sequence[dict[str, Any]]) -> Figure:
         ax.axhline(1, color=style.NULL, linestyle="--")
         own = [row for row in compared if (row["precision"], *row["shape"]) == cell]
         for j, name in enumerate(names):
-            line = sorted((row for row in own if row["name"] == name), key=lambda row: row["tokens"])
+            line = sorted(
+                (row for row in own if row["name"] == name), key=lambda row: row["tokens"]
+            )
             x = [row["tokens"] for row in line]
-            low, middle, high = zip(*(_spread(row, against) for row in line), strict=True) if line else ((), (), ())
+            low, middle, high = (
+                zip(*(_spread(row, against) for row in line), strict=True) if line else ((), (), ())
+            )
             look = style.look(j)
             ax.plot(x, middle, markersize=4, label=name, **look)
             ax.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)
         style.log_ticks(ax, [row["tokens"] for row in own])
         style.log_ticks(ax, [*shown, 0.9, 1.1], axis="y")
-    style.hide(axes[len(cells):])
+    style.hide(axes[len(cells) :])
     keys = [style.key(name, **style.look(j)) for j, name in enumerate(names)]
     style.legend(figure, [*keys, style.key(other.removesuffix("'s"), style.NULL, "--")])
     return figure

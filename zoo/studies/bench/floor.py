@@ -1,12 +1,14 @@
 """How fast a layer could be: what a linear layer computes and moves, and how fast this machine does.
 
-A linear layer y = x W^T + b with T inputs (tokens), W (m, n), takes 2 T m n operations forward and twice as many
-backward, and moves at least its inputs, outputs, their gradients and its K coefficients. With the machine's rates,
-measured in the same run,
+A linear layer y = x W^T + b with T inputs (tokens), W (m, n), takes 2 T m n operations forward and
+twice as many backward, and moves at least its inputs, outputs, their gradients and its K
+coefficients. With the machine's rates, measured in the same run,
 
-    floor = max(6 T m n / (operations per second of a matrix product), bytes / (bytes per second of a copy))
+    floor = max(6 T m n / (operations per second of a matrix product), bytes / (bytes per second of
+    a copy))
 
-is the least time of a dense layer's forward and backward pass. A path that never builds W may be below it.
+is the least time of a dense layer's forward and backward pass. A path that never builds W may be
+below it.
 """
 
 import math
@@ -44,14 +46,18 @@ class Rates:
         clock: seconds since some start.
     """
 
-    def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, device: torch.device, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self.device = device
         self.clock = clock
         self.best: dict[str, float] = {}
         self.copy = lru_cache(maxsize=None)(self._copy)
 
     def _best(self, call: Call) -> float:
-        (times,) = alternate({"": call}, 0.2, least=3, device=self.device, clock=self.clock).values()
+        (times,) = alternate(
+            {"": call}, 0.2, least=3, device=self.device, clock=self.clock
+        ).values()
         return min(times)
 
     def operations(self, precision: str) -> float:
@@ -89,8 +95,8 @@ def floor(layer: nn.Module, case: Case, rates: Rates) -> dict[str, float]:
         operations = 6 T m n
         bytes = 4 T (2 n + n) + 2 e T m + 12 K + 8 F
 
-    x is read in both passes and its gradient written; y is written and its gradient read, e bytes each; K trained
-    numbers are read twice and their gradients written, F frozen ones read twice.
+    x is read in both passes and its gradient written; y is written and its gradient read, e bytes
+    each; K trained numbers are read twice and their gradients written, F frozen ones read twice.
     """
     m, n = case.shape
     element = 4 if case.precision == "float32" else 2
@@ -99,8 +105,13 @@ def floor(layer: nn.Module, case: Case, rates: Rates) -> dict[str, float]:
     count = operations(case)
     moved = case.tokens * (12 * n + 2 * element * m) + 12 * trained + 8 * frozen
     arithmetic, memory = count / rates.operations(case.precision), moved / rates.bytes(moved)
-    return {"operations": count, "bytes": moved, "arithmetic_ms": 1e3 * arithmetic, "memory_ms": 1e3 * memory,
-            "ms": 1e3 * max(arithmetic, memory)}
+    return {
+        "operations": count,
+        "bytes": moved,
+        "arithmetic_ms": 1e3 * arithmetic,
+        "memory_ms": 1e3 * memory,
+        "ms": 1e3 * max(arithmetic, memory),
+    }
 
 
 def operations(case: Case) -> int:

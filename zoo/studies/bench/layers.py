@@ -56,11 +56,15 @@ class Contender(NamedTuple):
         return sum(p.numel() for p in self.layer.parameters() if p.requires_grad)
 
 
-# ---- Layers ----------------------------------------------------------------------------------------------------------
+# ---- Layers --------------------------------------------------------------------------------------
 
 
 def contenders(
-    specs: Sequence[Spec], shape: tuple[int, int], update: bool, against: Sequence[str], device: torch.device,
+    specs: Sequence[Spec],
+    shape: tuple[int, int],
+    update: bool,
+    against: Sequence[str],
+    device: torch.device,
     recompute: bool = False,
 ) -> Iterator[Contender | str]:
     """The layers of one shape, one after the other; a line for each parameterization that cannot have it.
@@ -79,8 +83,13 @@ def contenders(
     for spec in specs:
         factory = partial(spec.cls, **spec.arguments)
         try:
-            model = convert(nn.ModuleDict({"layer": linear(shape, device)}), factory, ["layer"],
-                            start="update" if update else "random", recompute=recompute)
+            model = convert(
+                nn.ModuleDict({"layer": linear(shape, device)}),
+                factory,
+                ["layer"],
+                start="update" if update else "random",
+                recompute=recompute,
+            )
         except ValueError as error:
             yield str(error).removeprefix("layer: ")
             continue
@@ -110,7 +119,9 @@ def frozen_bias(layer: nn.Module, update: bool) -> nn.Module:
 def contender(name: str, library: str, spec: Spec | None, layer: nn.Module) -> Contender:
     """A layer with AdamW over what it trains."""
     trained = [p for p in layer.parameters() if p.requires_grad]
-    return Contender(name, library, spec, layer, torch.optim.AdamW(trained, lr=SMALL_LR, fused=True))
+    return Contender(
+        name, library, spec, layer, torch.optim.AdamW(trained, lr=SMALL_LR, fused=True)
+    )
 
 
 def rival(layer: nn.Module) -> tuple[str, Any]:
@@ -123,7 +134,9 @@ def rival(layer: nn.Module) -> tuple[str, Any]:
         return f"peft LoRA r={r}", peft.LoraConfig(r=r, lora_alpha=r, target_modules=["layer"])
     if isinstance(parameterization, RandLoRA):
         r = parameterization.rank
-        return f"peft RandLoRA r={r}", peft.RandLoraConfig(r=r, randlora_alpha=20 * r, target_modules=["layer"])
+        return f"peft RandLoRA r={r}", peft.RandLoraConfig(
+            r=r, randlora_alpha=20 * r, target_modules=["layer"]
+        )
     count = sum(p.numel() for p in layer.parameters() if p.requires_grad)
     fourier = peft.FourierFTConfig(n_frequency=count, init_weights=True, target_modules=["layer"])
     return f"peft FourierFT {count}", fourier
@@ -137,7 +150,7 @@ def peft_layer(config: Any, shape: tuple[int, int], device: torch.device) -> nn.
     return peft.inject_adapter_in_model(config, base).get_submodule("layer").to(device)
 
 
-# ---- A case ----------------------------------------------------------------------------------------------------------
+# ---- A case --------------------------------------------------------------------------------------
 
 
 def passes(each: Contender, case: Case, device: torch.device) -> dict[str, Call]:
@@ -145,8 +158,12 @@ def passes(each: Contender, case: Case, device: torch.device) -> dict[str, Call]
     m, n = case.shape
     generator = torch.Generator().manual_seed(0)
     lower = case.precision == "bfloat16"
-    x = torch.randn(case.tokens, n, generator=generator).to(device).requires_grad_()  # as inside of a network
-    grad = torch.randn(case.tokens, m, generator=generator).to(device, torch.bfloat16 if lower else torch.float32)
+    x = (
+        torch.randn(case.tokens, n, generator=generator).to(device).requires_grad_()
+    )  # as inside of a network
+    grad = torch.randn(case.tokens, m, generator=generator).to(
+        device, torch.bfloat16 if lower else torch.float32
+    )
     layer, optimizer = each.layer, each.optimizer
 
     def forward() -> Tensor:
@@ -165,8 +182,13 @@ def passes(each: Contender, case: Case, device: torch.device) -> dict[str, Call]
         with torch.no_grad():
             forward()
 
-    return {"forward": forward, "forward_backward": forward_backward, "step": optimizer.step, "evaluation": evaluation,
-            "clear": clear}
+    return {
+        "forward": forward,
+        "forward_backward": forward_backward,
+        "step": optimizer.step,
+        "evaluation": evaluation,
+        "clear": clear,
+    }
 
 
 def measure(
@@ -188,33 +210,59 @@ def measure(
             each.layer.train(name != "evaluation")
             if name == "step":
                 calls[each.name]["forward_backward"]()
-        times[name] = alternate({layer: call[name] for layer, call in calls.items()}, share * seconds, least=ROUNDS,
-                                device=rates.device, clock=rates.clock)
+        times[name] = alternate(
+            {layer: call[name] for layer, call in calls.items()},
+            share * seconds,
+            least=ROUNDS,
+            device=rates.device,
+            clock=rates.clock,
+        )
     rows = []
     for each in layers:
         each.layer.train()
         rivals = {"dense": "dense", "peft": each.rival} if each.library == "zoo" else {}
-        rows.append({
-            "name": each.name, "library": each.library,
-            "parameterization": each.spec.cls.__name__ if each.spec else None,
-            "arguments": each.spec.arguments if each.spec else {},
-            "shape": list(case.shape), "tokens": case.tokens, "precision": case.precision,
-            "trainable": each.trainable,
-            "ms": {key: {**quartiles([1e3 * t for t in took[each.name]])._asdict(), "rounds": len(took[each.name])}
-                   for key, took in times.items()},
-            "ratio": {key: {"to": other, **{p: ratio(took[each.name], took[other])._asdict()
-                                            for p, took in times.items()}}
-                      for key, other in rivals.items() if key in against and other},
-            "bytes": bytes_of(each, calls[each.name], rates.device), "floor": floor(each.layer, case, rates),
-        })
+        rows.append(
+            {
+                "name": each.name,
+                "library": each.library,
+                "parameterization": each.spec.cls.__name__ if each.spec else None,
+                "arguments": each.spec.arguments if each.spec else {},
+                "shape": list(case.shape),
+                "tokens": case.tokens,
+                "precision": case.precision,
+                "trainable": each.trainable,
+                "ms": {
+                    key: {
+                        **quartiles([1e3 * t for t in took[each.name]])._asdict(),
+                        "rounds": len(took[each.name]),
+                    }
+                    for key, took in times.items()
+                },
+                "ratio": {
+                    key: {
+                        "to": other,
+                        **{
+                            p: ratio(took[each.name], took[other])._asdict()
+                            for p, took in times.items()
+                        },
+                    }
+                    for key, other in rivals.items()
+                    if key in against and other
+                },
+                "bytes": bytes_of(each, calls[each.name], rates.device),
+                "floor": floor(each.layer, case, rates),
+            }
+        )
     return rows
 
 
 def bytes_of(each: Contender, calls: Mapping[str, Call], device: torch.device) -> dict[str, Any]:
     """Bytes held from step to step, kept for the backward pass, at the peak of a step, and on disk.
 
-    The peak is beyond parameters, moments and buffers, so that the gradients are in it: a step begins without.
+    The peak is beyond parameters, moments and buffers, so that the gradients are in it: a step
+    begins without.
     """
+
     def step() -> None:
         calls["forward_backward"]()
         calls["step"]()
@@ -223,6 +271,8 @@ def bytes_of(each: Contender, calls: Mapping[str, Call], device: torch.device) -
     held = timing.held_bytes(each.layer, each.optimizer)
     calls["clear"]()
     return {
-        "peak": timing.peak_memory(step, device), "kept": timing.kept_for_backward(calls["forward"], each.layer),
-        "held": {**held._asdict(), "total": held.total}, "checkpoint": timing.checkpoint_bytes(each.layer),
+        "peak": timing.peak_memory(step, device),
+        "kept": timing.kept_for_backward(calls["forward"], each.layer),
+        "held": {**held._asdict(), "total": held.total},
+        "checkpoint": timing.checkpoint_bytes(each.layer),
     }

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from zoo.studies.bench.layers import Spec
 
-DEFAULT = "DCT ratio=0.5, BlockDCT ratio=0.5, BlockDCT ratio=0.1, LoRA ratio=0.1, RandLoRA ratio=0.1"
+DEFAULT = (
+    "DCT ratio=0.5, BlockDCT ratio=0.5, BlockDCT ratio=0.1, LoRA ratio=0.1, RandLoRA ratio=0.1"
+)
 UPDATE = "DCT lora_rank=8, BlockDCT lora_rank=8, LoRA rank=8, RandLoRA rank=32"
 
 
@@ -33,7 +35,9 @@ def dotted(argv: Sequence[str]) -> list[str]:
         if word.startswith(f"{option}."):
             key, equals, value = word.removeprefix(f"{option}.").partition("=")
             if end is None:
-                raise UserError(f"{word} belongs to a parameterization: give {option} NAME before it")
+                raise UserError(
+                    f"{word} belongs to a parameterization: give {option} NAME before it"
+                )
             found.insert(end, f"{key}={value if equals else next(rest, '')}")
             end, inside = end + 1, False
             continue
@@ -66,8 +70,10 @@ def specs(groups: Sequence[Sequence[str]]) -> list["Spec"]:
     found: dict[str, Spec] = {}
     for names, *pairs in groups:
         if wrong := next((pair for pair in pairs if "=" not in pair), None):
-            raise UserError(f"--parameterization takes names with commas and KEY=VALUE, as in DCT,LoRA ratio=0.1, got "
-                            f"{wrong!r}")
+            raise UserError(
+                f"--parameterization takes names with commas and KEY=VALUE, as in DCT,LoRA ratio=0.1, got "
+                f"{wrong!r}"
+            )
         for cls in parameterizations(names).values():
             spec = Spec(cls, given(list(pairs)) or budget(cls))
             found.setdefault(spec.label, spec)
@@ -84,7 +90,9 @@ def shapes_of(text: str) -> list[tuple[int, int]]:
     for word in text.split(","):
         sides = word.strip().split("x")
         if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-            raise UserError(f"--shape takes outputs x inputs, as in 768x768,3072x768, got {word.strip()!r}")
+            raise UserError(
+                f"--shape takes outputs x inputs, as in 768x768,3072x768, got {word.strip()!r}"
+            )
         found.append((int(sides[0]), int(sides[1])))
     return list(dict.fromkeys(found))
 
@@ -121,7 +129,9 @@ def check_peft(against: Sequence[str], update: bool) -> None:
     if not update:
         raise UserError("peft has updates alone: --against peft goes with --update")
     if importlib.util.find_spec("peft") is None:
-        raise UserError('--against peft needs peft, which is not installed: pip install -e ".[glue]" peft')
+        raise UserError(
+            '--against peft needs peft, which is not installed: pip install -e ".[glue]" peft'
+        )
 
 
 def path(text: str | None) -> Path | None:
@@ -144,7 +154,9 @@ def figure_path(text: str | None, force: bool) -> Path | None:
     for file in (Path(f"{base}.png"), Path(f"{base}.svg")):
         check_file(file, "--figure")
         if file.exists() and not force:
-            raise UserError(f"'{file}' is there already: give another --figure, or replace it with --force")
+            raise UserError(
+                f"'{file}' is there already: give another --figure, or replace it with --force"
+            )
     return base
 
 

@@ -44,17 +44,32 @@ class Results:
     """
 
     def __init__(
-        self, path: Path | None, csv_path: Path | None, table: Table, settings: Row, facts: Callable[[], Row],
+        self,
+        path: Path | None,
+        csv_path: Path | None,
+        table: Table,
+        settings: Row,
+        facts: Callable[[], Row],
         force: bool = False,
     ) -> None:
-        self.path, self.csv_path, self.table, self.settings, self.facts = path, csv_path, table, settings, facts
+        self.path, self.csv_path, self.table, self.settings, self.facts = (
+            path,
+            csv_path,
+            table,
+            settings,
+            facts,
+        )
         self.data: Row = {"rows": [], "left_out": []}
         for file, option in ((path, "--json"), (csv_path, "--csv")):
             if file is not None:
                 check_file(file, option)
         if path is not None and path.exists():
             self._go_on(path, force)
-        if csv_path is not None and csv_path.exists() and _header(csv_path) != [*table.columns, *SOURCE]:
+        if (
+            csv_path is not None
+            and csv_path.exists()
+            and _header(csv_path) != [*table.columns, *SOURCE]
+        ):
             raise UserError(f"'{csv_path}' has other columns than these rows: give another --csv")
 
     def _go_on(self, path: Path, force: bool) -> None:
@@ -64,9 +79,13 @@ class Results:
         if force:
             return
         if old.get("finished") is not False or not isinstance(old["rows"], list):
-            raise UserError(f"'{path}' is there already: give another --json, or replace it with --force")
+            raise UserError(
+                f"'{path}' is there already: give another --json, or replace it with --force"
+            )
         if old["settings"] != json.loads(json.dumps(self.settings)):
-            raise UserError(f"'{path}' is of an interrupted run with other settings: give another --json, or --force")
+            raise UserError(
+                f"'{path}' is of an interrupted run with other settings: give another --json, or --force"
+            )
         self.data["rows"] = old["rows"]
 
     @property
@@ -127,7 +146,7 @@ def check_file(path: Path, option: str) -> None:
     check_writable(path.parent, option)
 
 
-# ---- As CSV ----------------------------------------------------------------------------------------------------------
+# ---- As CSV --------------------------------------------------------------------------------------
 
 SOURCE = ("command", "commit", "device", "date")
 
@@ -135,7 +154,9 @@ SOURCE = ("command", "commit", "device", "date")
 def source(facts: Row) -> dict[str, object]:
     """Where rows come from."""
     return {
-        "command": facts["command"], "commit": facts["commit"] or "", "date": facts["date"][:10],
+        "command": facts["command"],
+        "commit": facts["commit"] or "",
+        "date": facts["date"][:10],
         "device": f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}",
     }
 
@@ -144,12 +165,17 @@ def case_lines(row: Row) -> list[dict[str, object]]:
     """A line for each layer that a row is compared with, or one line."""
     size = row["bytes"]
     about = {
-        "name": row["name"], "library": row["library"], "shape": "x".join(map(str, row["shape"])),
+        "name": row["name"],
+        "library": row["library"],
+        "shape": "x".join(map(str, row["shape"])),
         **{key: row[key] for key in ("precision", "tokens", "trainable")},
     }
     costs = {
-        "rounds": row["ms"]["forward_backward"]["rounds"], "floor_ms": f"{row['floor']['ms']:.4g}",
-        "held_bytes": size["held"]["total"], "kept_bytes": size["kept"], "peak_bytes": size["peak"],
+        "rounds": row["ms"]["forward_backward"]["rounds"],
+        "floor_ms": f"{row['floor']['ms']:.4g}",
+        "held_bytes": size["held"]["total"],
+        "kept_bytes": size["kept"],
+        "peak_bytes": size["peak"],
         "checkpoint_bytes": size["checkpoint"],
     }
     times = {f"{name}_ms": f"{row['ms'][name]['median']:.4g}" for name in PASSES}
@@ -157,7 +183,9 @@ def case_lines(row: Row) -> list[dict[str, object]]:
     for ratios in row["ratio"].values() or [{}]:
         passes = {
             f"{name}_{key}": text
-            for name in PASSES if ratios for key, text in ratio_columns(ratios[name]).items()
+            for name in PASSES
+            if ratios
+            for key, text in ratio_columns(ratios[name]).items()
         }
         lines.append({**about, "against": ratios.get("to", ""), **times, **passes, **costs})
     return lines
@@ -165,11 +193,28 @@ def case_lines(row: Row) -> list[dict[str, object]]:
 
 def ratio_columns(found: Row) -> dict[str, str]:
     """A ratio and its quartiles as columns of CSV."""
-    return {"ratio": f"{found['median']:.3f}", "quartiles": f"{found['low']:.3f}-{found['high']:.3f}"}
+    return {
+        "ratio": f"{found['median']:.3f}",
+        "quartiles": f"{found['low']:.3f}-{found['high']:.3f}",
+    }
 
 
-CASES = Table([
-    "name", "library", "shape", "precision", "tokens", "trainable", "against",
-    *(f"{name}_{what}" for name in PASSES for what in ("ms", "ratio", "quartiles")),
-    "rounds", "floor_ms", "held_bytes", "kept_bytes", "peak_bytes", "checkpoint_bytes",
-], case_lines)
+CASES = Table(
+    [
+        "name",
+        "library",
+        "shape",
+        "precision",
+        "tokens",
+        "trainable",
+        "against",
+        *(f"{name}_{what}" for name in PASSES for what in ("ms", "ratio", "quartiles")),
+        "rounds",
+        "floor_ms",
+        "held_bytes",
+        "kept_bytes",
+        "peak_bytes",
+        "checkpoint_bytes",
+    ],
+    case_lines,
+)

@@ -6,7 +6,12 @@ from typing import Any
 
 from zoo.studies.terminal import columns
 
-HEADS = {"forward_backward": "fwd + bwd", "forward": "forward", "evaluation": "eval", "step": "AdamW"}
+HEADS = {
+    "forward_backward": "fwd + bwd",
+    "forward": "forward",
+    "evaluation": "eval",
+    "step": "AdamW",
+}
 NAME = 21
 """Characters of a name that stands in its row; a longer one has a line of its own."""
 WIDTH = 80
@@ -63,35 +68,55 @@ def sizes(rows: Sequence[Row]) -> list[str]:
     for row in (row for row in rows if row["tokens"] == tokens):
         size = row["bytes"]
         found = (size["held"]["total"], size["kept"], size["peak"], size["checkpoint"])
-        cells.append((row["name"], f"{row['trainable']:,}", *(f"{count / 1e6:,.2f}" for count in found)))
+        cells.append(
+            (row["name"], f"{row['trainable']:,}", *(f"{count / 1e6:,.2f}" for count in found))
+        )
     return [*lines, *columns(cells, 1)]
 
 
 def legend(rows: Sequence[Row]) -> str:
     """What the columns mean."""
-    rates = {row["precision"]: row["floor"]["operations"] / row["floor"]["arithmetic_ms"] / 1e6 for row in rows}
+    rates = {
+        row["precision"]: row["floor"]["operations"] / row["floor"]["arithmetic_ms"] / 1e6
+        for row in rows
+    }
     shown = " and ".join(f"{rate:,.0f} GFLOP/s in {precision}" for precision, rate in rates.items())
-    return "\n".join([
-        *_item("ratio", "to the line in ms above it: median over neighbours in time, +- half the distance of the "
-               "quartiles"),
-        *_item("fwd", "forward in training; + bwd: and backward, to the input too; eval: forward in evaluation mode "
-               "without gradients; AdamW: its step"),
-        *_item("floor", "fwd + bwd beside the least time of a dense layer's products, or of moving what this layer "
-               f"must read and write; measured here: {shown}"),
-        *_item("held", "parameters, gradients, AdamW's moments and buffers"),
-        *_item("kept", "for the backward pass, the input among it"),
-        *_item("peak", "of a training step, beyond parameters, moments and buffers"),
-    ])
+    return "\n".join(
+        [
+            *_item(
+                "ratio",
+                "to the line in ms above it: median over neighbours in time, +- half the distance of the "
+                "quartiles",
+            ),
+            *_item(
+                "fwd",
+                "forward in training; + bwd: and backward, to the input too; eval: forward in evaluation mode "
+                "without gradients; AdamW: its step",
+            ),
+            *_item(
+                "floor",
+                "fwd + bwd beside the least time of a dense layer's products, or of moving what this layer "
+                f"must read and write; measured here: {shown}",
+            ),
+            *_item("held", "parameters, gradients, AdamW's moments and buffers"),
+            *_item("kept", "for the backward pass, the input among it"),
+            *_item("peak", "of a training step, beyond parameters, moments and buffers"),
+        ]
+    )
 
 
 def _item(name: str, text: str) -> list[str]:
-    return textwrap.wrap(f"{name:<7}{text}", WIDTH, subsequent_indent=" " * 7, break_on_hyphens=False)
+    return textwrap.wrap(
+        f"{name:<7}{text}", WIDTH, subsequent_indent=" " * 7, break_on_hyphens=False
+    )
 
 
 def spread(found: Row) -> str:
     """A median, and half the distance of its quartiles, with as many decimals: 1.08 +-0.02, .063 +-.013."""
     decimals = _decimals(found["median"])
-    both = (f"{value:.{decimals}f}" for value in (found["median"], (found["high"] - found["low"]) / 2))
+    both = (
+        f"{value:.{decimals}f}" for value in (found["median"], (found["high"] - found["low"]) / 2)
+    )
     return " +-".join(text.removeprefix("0") if decimals == 3 else text for text in both)
 
 

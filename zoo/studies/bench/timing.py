@@ -1,7 +1,7 @@
 """Time and memory of alternatives, side by side in one process: what `zoo bench` and `results/measure.py` measure with.
 
-A machine's speed drifts by more than what is looked for, and not within two neighbouring calls. So alternatives are
-called in turn, and what is compared is the ratio of neighbours:
+A machine's speed drifts by more than what is looked for, and not within two neighbouring calls. So
+alternatives are called in turn, and what is compared is the ratio of neighbours:
 
     ratio(a, b) = median_i a_i / b_i, with its quartiles
 """
@@ -46,23 +46,30 @@ class Held(NamedTuple):
         return sum(self)
 
 
-# ---- Time ------------------------------------------------------------------------------------------------------------
+# ---- Time ----------------------------------------------------------------------------------------
 
 
 def alternate(
-    calls: Mapping[str, Call], seconds: float = 0.0, rounds: int = 0, warmup: int = 3, least: int = 5,
-    device: torch.device = CPU, clock: Callable[[], float] = time.perf_counter,
+    calls: Mapping[str, Call],
+    seconds: float = 0.0,
+    rounds: int = 0,
+    warmup: int = 3,
+    least: int = 5,
+    device: torch.device = CPU,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of each call, called in turn, in one order and the reverse.
 
-    Caches are then as a network's other layers leave them, not as a loop over one call does. The garbage collector
-    waits until the end.
+    Caches are then as a network's other layers leave them, not as a loop over one call does. The
+    garbage collector waits until the end.
 
     Args:
         calls: by name.
-        seconds: for each: a call that has taken so long in all, and `least` rounds, is called no more; or
+        seconds: for each: a call that has taken so long in all, and `least` rounds, is called no
+            more; or
         rounds: for all, so many.
-        warmup: rounds before that do not count; a call that takes longer than `seconds` is called once in them.
+        warmup: rounds before that do not count; a call that takes longer than `seconds` is called
+            once in them.
         least: rounds of each, however long they take.
         device: that is waited for.
         clock: seconds since some start.
@@ -95,7 +102,9 @@ def alternate(
         for name in calls:
             found[name], spent[name] = [], 0.0
         backwards = False  # every second round, so that a drift favours none
-        while left := [name for name in calls if len(found[name]) < (rounds or least) or spent[name] < seconds]:
+        while left := [
+            name for name in calls if len(found[name]) < (rounds or least) or spent[name] < seconds
+        ]:
             once(left[::-1] if backwards else left)
             backwards = not backwards
     finally:
@@ -111,7 +120,9 @@ def wait(device: torch.device) -> None:
 
 
 def ratio(a: Sequence[float], b: Sequence[float]) -> Ratio:
-    """a / b, neighbour by neighbour: median and quartiles. Where one was called longer, its last times have none.
+    """a / b, neighbour by neighbour: median and quartiles.
+
+    Where one was called longer, its last times have none.
 
     Raises:
         ValueError: if there are no neighbours.
@@ -129,13 +140,14 @@ def quartiles(values: Sequence[float]) -> Ratio:
     return Ratio(median(values), low, high)
 
 
-# ---- Memory ----------------------------------------------------------------------------------------------------------
+# ---- Memory --------------------------------------------------------------------------------------
 
 
 def peak_memory(call: Call, device: torch.device = CPU) -> int:
     """The most bytes that a call has allocated at one time beyond what there was before it, which must stay.
 
-    Of torch's allocators: what a library takes by itself, as for a transform's scratch space, is not seen on the CPU.
+    Of torch's allocators: what a library takes by itself, as for a transform's scratch space, is
+    not seen on the CPU.
     """
     if device.type == "cuda":
         wait(device)
@@ -144,7 +156,9 @@ def peak_memory(call: Call, device: torch.device = CPU) -> int:
         call()
         wait(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
         call()
     results = profile.profiler.kineto_results  # type: ignore[union-attr]
     events = [event for event in results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
@@ -158,11 +172,13 @@ def peak_memory(call: Call, device: torch.device = CPU) -> int:
 def kept_for_backward(call: Call, module: nn.Module) -> int:
     """Bytes that a forward pass keeps for its backward pass, each storage once.
 
-    What the module holds anyway, parameters and buffers, is left out; its input is not. Tensors that an autograd
-    function keeps as plain attributes are not seen.
+    What the module holds anyway, parameters and buffers, is left out; its input is not. Tensors
+    that an autograd function keeps as plain attributes are not seen.
     """
     held = {_storage(tensor) for tensor in (*module.parameters(), *module.buffers())}
-    saved: list[Tensor] = []  # alive until counted, or a storage's address would be given away again
+    saved: list[
+        Tensor
+    ] = []  # alive until counted, or a storage's address would be given away again
 
     def keep(tensor: Tensor) -> Tensor:
         saved.append(tensor)
@@ -176,11 +192,17 @@ def kept_for_backward(call: Call, module: nn.Module) -> int:
 def held_bytes(module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Held:
     """Bytes of a module's parameters, gradients and buffers and of an optimizer's state, each storage once."""
     parameters = list(module.parameters())
-    state = [] if optimizer is None else [value for each in optimizer.state.values() for value in each.values()]
+    state = (
+        []
+        if optimizer is None
+        else [value for each in optimizer.state.values() for value in each.values()]
+    )
     return Held(
-        _bytes(p for p in parameters if p.requires_grad), _bytes(p for p in parameters if not p.requires_grad),
+        _bytes(p for p in parameters if p.requires_grad),
+        _bytes(p for p in parameters if not p.requires_grad),
         _bytes(p.grad for p in parameters if p.grad is not None),
-        _bytes(value for value in state if isinstance(value, Tensor)), _bytes(module.buffers()),
+        _bytes(value for value in state if isinstance(value, Tensor)),
+        _bytes(module.buffers()),
     )
 
 

@@ -1,8 +1,9 @@
 """`zoo coordinates`: how weights, gradients, updates and activations grow with the width and the depth of a network.
 
-Each network is trained for a few steps, at a constant rate, by the trainer of `zoo fit`. Options of --model, --data and
---trainer are those of `zoo fit`, as in --model.optimizer.name muon. A task must have width, layers and heads, as the
-character model has: widths are compared at the config's depth, depths at its width, and all heads are as large.
+Each network is trained for a few steps, at a constant rate, by the trainer of `zoo fit`. Options of
+--model, --data and --trainer are those of `zoo fit`, as in --model.optimizer.name muon. A task must
+have width, layers and heads, as the character model has: widths are compared at the config's depth,
+depths at its width, and all heads are as large.
 """
 
 import inspect
@@ -15,31 +16,71 @@ from typing import Any
 from zoo.cli.arguments import parse
 from zoo.errors import UserError
 from zoo.files.access import new_folder, write_text
-from zoo.studies.terminal import Bar, check_out, facts, is_ours, need_extra, numbers, parameterizations, split
+from zoo.studies.terminal import (
+    Bar,
+    check_out,
+    facts,
+    is_ours,
+    need_extra,
+    numbers,
+    parameterizations,
+    split,
+)
 
 NAMES, WIDTHS, DEPTHS = "Dense,DCT,RandomOrthonormal,LoRA", "64,128,256,512,1024", "2,4,8,12"
 SIZES = "64,128,256,512,1024,2048,4096"
 OPTIONS: dict[str, dict[str, Any]] = {
-    "--config": {"default": "char_lm.yaml", "metavar": "FILE", "help": "the network and its data; by default "
-                 "char_lm.yaml"},
+    "--config": {
+        "default": "char_lm.yaml",
+        "metavar": "FILE",
+        "help": "the network and its data; by default char_lm.yaml",
+    },
     "--parameterization": {"default": NAMES, "metavar": "NAMES", "help": f"by default {NAMES}"},
-    "--ratio": {"type": float, "default": 0.1, "metavar": "R", "help": "share of the weights that is trained, of those "
-                "that take it; by default 0.1"},
-    "--lr": {"type": float, "default": None, "metavar": "LR", "help": "of every step; by default a tenth of the "
-             "config's"},
+    "--ratio": {
+        "type": float,
+        "default": 0.1,
+        "metavar": "R",
+        "help": "share of the weights that is trained, of those that take it; by default 0.1",
+    },
+    "--lr": {
+        "type": float,
+        "default": None,
+        "metavar": "LR",
+        "help": "of every step; by default a tenth of the config's",
+    },
     "--widths": {"default": WIDTHS, "metavar": "NUMBERS", "help": f"by default {WIDTHS}"},
-    "--depths": {"default": DEPTHS, "metavar": "NUMBERS", "help": f"numbers of blocks; by default {DEPTHS}"},
+    "--depths": {
+        "default": DEPTHS,
+        "metavar": "NUMBERS",
+        "help": f"numbers of blocks; by default {DEPTHS}",
+    },
     "--steps": {"type": int, "default": 4, "metavar": "N", "help": "of training; by default 4"},
-    "--seeds": {"type": int, "default": 1, "metavar": "N", "help": "that means are taken over; by default 1"},
-    "--sizes": {"default": SIZES, "metavar": "NUMBERS", "help": "of the square matrices that are rebuilt in float32 "
-                f"and bfloat16; by default {SIZES}"},
-    "--out": {"default": None, "metavar": "DIR", "help": "a new folder for coordinates.json, .csv and .html, "
-              "rebuild.csv and figures"},
+    "--seeds": {
+        "type": int,
+        "default": 1,
+        "metavar": "N",
+        "help": "that means are taken over; by default 1",
+    },
+    "--sizes": {
+        "default": SIZES,
+        "metavar": "NUMBERS",
+        "help": "of the square matrices that are rebuilt in float32 "
+        f"and bfloat16; by default {SIZES}",
+    },
+    "--out": {
+        "default": None,
+        "metavar": "DIR",
+        "help": "a new folder for coordinates.json, .csv and .html, rebuild.csv and figures",
+    },
     "--force": {"action": "store_true", "help": "replace an earlier report in --out"},
 }
 GROUPS = ("--model.", "--data.", "--trainer.")
-OWN = {"--trainer.max_steps": "--steps", "--model.parameterization": "--parameterization",
-       "--model.parameterization.ratio": "--ratio", "--model.optimizer.lr": "--lr"}
+OWN = {
+    "--trainer.max_steps": "--steps",
+    "--model.parameterization": "--parameterization",
+    "--model.parameterization.ratio": "--ratio",
+    "--model.optimizer.lr": "--lr",
+}
 """Options of `zoo fit` that have a name of their own here."""
 BATCH = ("--data.batch_size=4", "--data.block_size=64")
 """Small: sizes do not depend on how many windows there are, and time does."""
@@ -59,14 +100,25 @@ def main(argv: list[str]) -> int:
 
 
 def coordinates(
-    config: str, parameterization: str, ratio: float, lr: float | None, widths: str, depths: str, steps: int,
-    seeds: int, sizes: str, out: str | None, force: bool, passed: list[str], argv: list[str],
+    config: str,
+    parameterization: str,
+    ratio: float,
+    lr: float | None,
+    widths: str,
+    depths: str,
+    steps: int,
+    seeds: int,
+    sizes: str,
+    out: str | None,
+    force: bool,
+    passed: list[str],
+    argv: list[str],
 ) -> str:
     """Train, rebuild and write; what is to be printed.
 
     Raises:
-        UserError: for an option out of range, a parameterization or task that will not do, or a folder that holds
-            something.
+        UserError: for an option out of range, a parameterization or task that will not do, or a
+            folder that holds something.
     """
     start = time.perf_counter()
     for option, value in (("--steps", steps), ("--seeds", seeds)):
@@ -76,16 +128,37 @@ def coordinates(
     square = numbers("--sizes", sizes, 2)
     if not 0 < ratio <= 1:
         raise UserError(f"--ratio must lie in (0, 1], got {ratio}")
-    if taken := next((OWN[key] for option in passed if (key := option.partition("=")[0]) in OWN), None):
+    if taken := next(
+        (OWN[key] for option in passed if (key := option.partition("=")[0]) in OWN), None
+    ):
         raise UserError(f"the option for that is {taken} here: zoo coordinates --help")
     if lr is not None and not 0 < lr < math.inf:
         raise UserError(f"--lr must be above 0, got {lr}")
     folder = check_out(out, "coordinates", force)
     need_extra()
-    shared = {name: ["--config", config, *BATCH, *CONSTANT, f"--model.parameterization={name}", *budget(cls, ratio),
-                     *passed, f"--trainer.max_steps={steps}"]
-              for name, cls in parameterizations(parameterization).items()}
-    from zoo.studies.coordinates.networks import Cell, base_of, built, data_of, rebuild, settings, sizes_of, train
+    shared = {
+        name: [
+            "--config",
+            config,
+            *BATCH,
+            *CONSTANT,
+            f"--model.parameterization={name}",
+            *budget(cls, ratio),
+            *passed,
+            f"--trainer.max_steps={steps}",
+        ]
+        for name, cls in parameterizations(parameterization).items()
+    }
+    from zoo.studies.coordinates.networks import (
+        Cell,
+        base_of,
+        built,
+        data_of,
+        rebuild,
+        settings,
+        sizes_of,
+        train,
+    )
     from zoo.studies.coordinates.sizes import slopes, summarize
     from zoo.studies.coordinates.terminal import describe
 
@@ -93,30 +166,62 @@ def coordinates(
     base, data = base_of(first), data_of(first)
     lr = SHARE * first.model.optimizer_config.lr if lr is None else lr
     if wrong := [width for width in wide if width % base.head]:
-        raise UserError(f"--widths takes multiples of {base.head}, the size of a head in {config}, got {wrong[0]}")
-    factories = {name: built([*options, *data]).model.parameterization for name, options in shared.items()}
-    grid = dict.fromkeys([*((width, base.depth) for width in wide), *((base.width, depth) for depth in deep)])
-    cells = [Cell(name, width, depth, seed) for width, depth in sorted(grid, key=lambda each: each[0] ** 2 * each[1])
-             for name in shared for seed in range(seeds)]
+        raise UserError(
+            f"--widths takes multiples of {base.head}, the size of a head in {config}, got {wrong[0]}"
+        )
+    factories = {
+        name: built([*options, *data]).model.parameterization for name, options in shared.items()
+    }
+    grid = dict.fromkeys(
+        [*((width, base.depth) for width in wide), *((base.width, depth) for depth in deep)]
+    )
+    cells = [
+        Cell(name, width, depth, seed)
+        for width, depth in sorted(grid, key=lambda each: each[0] ** 2 * each[1])
+        for name in shared
+        for seed in range(seeds)
+    ]
     bar = Bar("networks and matrices")
     done = bar.expect(len(cells) + len(square) * len(shared))
     rows, rebuilt = [], []
-    with new_folder(folder, "--out", is_ours(folder, "coordinates"), force=True) if folder else nullcontext() as part:
+    with (
+        new_folder(folder, "--out", is_ours(folder, "coordinates"), force=True)
+        if folder
+        else nullcontext() as part
+    ):
         try:
             for cell in cells:
-                options = [*shared[cell.name], *data, *sizes_of(cell, base), f"--model.optimizer.lr={lr}"]
+                options = [
+                    *shared[cell.name],
+                    *data,
+                    *sizes_of(cell, base),
+                    f"--model.optimizer.lr={lr}",
+                ]
                 rows += train(built(options), cell)
                 done()
             for name, factory in factories.items():
-                rebuilt += [{"parameterization": name, **errors} for errors in rebuild(factory, square, done)]
+                rebuilt += [
+                    {"parameterization": name, **errors}
+                    for errors in rebuild(factory, square, done)
+                ]
         finally:
             bar.close()
         summary = summarize(rows)
         report = {
-            **facts("coordinates", argv, start), **settings(first), "lr": lr,
-            "parameterizations": list(shared), "ratio": ratio, "widths": wide, "depths": deep, "at": base._asdict(),
-            "steps": steps, "seeds": seeds, "sizes": square,
-            "slopes": slopes(summary, base.width, base.depth, steps), "cells": summary, "rebuild": rebuilt,
+            **facts("coordinates", argv, start),
+            **settings(first),
+            "lr": lr,
+            "parameterizations": list(shared),
+            "ratio": ratio,
+            "widths": wide,
+            "depths": deep,
+            "at": base._asdict(),
+            "steps": steps,
+            "seeds": seeds,
+            "sizes": square,
+            "slopes": slopes(summary, base.width, base.depth, steps),
+            "cells": summary,
+            "rebuild": rebuilt,
         }
         text = describe(report)
         if part is not None:
@@ -135,12 +240,18 @@ def write(folder: Path, report: dict[str, Any], rows: list[dict[str, Any]]) -> N
     tables = {folder / "coordinates.csv": rows, folder / "rebuild.csv": report["rebuild"]}
     for file, found in tables.items():
         write_text(file, table(list(found[0]) if found else [], found))
-    write_report(folder, "coordinates", report, coordinates_figures(report), coordinates_page, tables)
+    write_report(
+        folder, "coordinates", report, coordinates_figures(report), coordinates_page, tables
+    )
 
 
-# ---- Options ---------------------------------------------------------------------------------------------------------
+# ---- Options -------------------------------------------------------------------------------------
 
 
 def budget(cls: type, ratio: float) -> list[str]:
     """The option for a class that takes a ratio."""
-    return [f"--model.parameterization.ratio={ratio}"] if "ratio" in inspect.signature(cls).parameters else []
+    return (
+        [f"--model.parameterization.ratio={ratio}"]
+        if "ratio" in inspect.signature(cls).parameters
+        else []
+    )

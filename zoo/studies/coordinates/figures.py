@@ -8,11 +8,24 @@ from zoo.pages.style import Axes, Data, Figure
 from zoo.studies.coordinates.rebuild import PATHS
 from zoo.studies.coordinates.sizes import MEASURES, series
 
-SHOWN = ("weight", "gradient", "coef. gradient", "update", "update, spectral", "outputs at start",
-         "outputs' change", "stream's change", "logits' change")
+SHOWN = (
+    "weight",
+    "gradient",
+    "coef. gradient",
+    "update",
+    "update, spectral",
+    "outputs at start",
+    "outputs' change",
+    "stream's change",
+    "logits' change",
+)
 STEPS = ("outputs' change", "stream's change", "logits' change")
-SHORT = {"float32": "float32", "rounded": "W rounded to bfloat16", "module": "module in bfloat16",
-         "bases": "bases in bfloat16"}
+SHORT = {
+    "float32": "float32",
+    "rounded": "W rounded to bfloat16",
+    "module": "module in bfloat16",
+    "bases": "bases in bfloat16",
+}
 ROUNDING = 1.66e-3
 """Relative error of normal numbers rounded to bfloat16 (`zoo.studies.coordinates.rebuild.rebuild_errors`)."""
 
@@ -21,7 +34,8 @@ def coordinates_figures(report: Data) -> dict[str, Figure]:
     """The figures of a coordinates.json, by name.
 
     Returns:
-        by_width and by_depth, where there are several; coordinate_check, by step; rebuild_error, if W is rebuilt.
+        by_width and by_depth, where there are several; coordinate_check, by step; rebuild_error, if
+        W is rebuilt.
     """
     figures = {}
     if len(report["widths"]) > 1:
@@ -40,17 +54,32 @@ def against(report: Data, along: str, other: str, where: str) -> Figure:
     title = f"Sizes against {along}, after {report['steps']} steps, at {where}"
     figure, axes = style.panels(title, math.ceil(len(chosen) / 3), 3, 1.75, sharex=True)
     for i, (ax, measure) in enumerate(zip(axes, chosen, strict=True)):
-        style.tidy(ax, measure.label, along if i >= len(chosen) - 3 else "", "rms" if i % 3 == 0 else "")
+        style.tidy(
+            ax, measure.label, along if i >= len(chosen) - 3 else "", "rms" if i % 3 == 0 else ""
+        )
         step = report["steps"] if measure.step is None else measure.step
         shown: list[float | None] = []
         for j, name in enumerate(report["parameterizations"]):
-            x, y = series(report["cells"], name, measure.group, measure.quantity, step, along, other,
-                          report["at"][other])
-            ax.plot(x, [style.number(value) for value in y], markersize=4, label=name, **style.look(j))
+            x, y = series(
+                report["cells"],
+                name,
+                measure.group,
+                measure.quantity,
+                step,
+                along,
+                other,
+                report["at"][other],
+            )
+            ax.plot(
+                x, [style.number(value) for value in y], markersize=4, label=name, **style.look(j)
+            )
             shown += y
         _sizes(ax, report[f"{along}s"])
         _decade(ax, shown)
-    style.legend(figure, [style.key(name, **style.look(j)) for j, name in enumerate(report["parameterizations"])])
+    style.legend(
+        figure,
+        [style.key(name, **style.look(j)) for j, name in enumerate(report["parameterizations"])],
+    )
     return figure
 
 
@@ -59,27 +88,52 @@ def coordinate_check(report: Data) -> Figure:
 
     Yang et al., arXiv 2203.03466, appendix D.1.
     """
-    names, chosen = report["parameterizations"], [measure for measure in MEASURES if measure.label in STEPS]
+    names, chosen = (
+        report["parameterizations"],
+        [measure for measure in MEASURES if measure.label in STEPS],
+    )
     steps = range(1, report["steps"] + 1)
-    title = f"Coordinate check: change since step 0 against width, at {report['at']['depth']} blocks"
+    title = (
+        f"Coordinate check: change since step 0 against width, at {report['at']['depth']} blocks"
+    )
     figure, axes = style.panels(title, len(names), 3, 1.75, sharex=True, sharey="col")
     colours = style.depth(steps)
 
     def line(name: str, place: int, step: int) -> tuple[list[int], list[float | None]]:
         measure = chosen[place]
-        return series(report["cells"], name, measure.group, measure.quantity, step, "width", "depth",
-                      report["at"]["depth"])
+        return series(
+            report["cells"],
+            name,
+            measure.group,
+            measure.quantity,
+            step,
+            "width",
+            "depth",
+            report["at"]["depth"],
+        )
 
     for i, ax in enumerate(axes):
         row, place = divmod(i, 3)
-        style.tidy(ax, chosen[place].label if row == 0 else "", "width" if row == len(names) - 1 else "",
-                   style.wrapped(names[row], 18) if place == 0 else "")
+        style.tidy(
+            ax,
+            chosen[place].label if row == 0 else "",
+            "width" if row == len(names) - 1 else "",
+            style.wrapped(names[row], 18) if place == 0 else "",
+        )
         for step in steps:
             x, y = line(names[row], place, step)
-            ax.plot(x, [style.number(value) for value in y], color=colours[step], marker="o", markersize=3.5,
-                    label=str(step))
+            ax.plot(
+                x,
+                [style.number(value) for value in y],
+                color=colours[step],
+                marker="o",
+                markersize=3.5,
+                label=str(step),
+            )
         _sizes(ax, report["widths"])
-        _decade(ax, (value for name in names for step in steps for value in line(name, place, step)[1]))
+        _decade(
+            ax, (value for name in names for step in steps for value in line(name, place, step)[1])
+        )
     style.legend(figure, [style.key(f"step {step}", colours[step], "-", "o") for step in steps])
     return figure
 
@@ -88,8 +142,14 @@ def rebuild_error(rebuilt: Sequence[Data]) -> Figure:
     """Relative error of W against its size, a line per way to build it, a panel per parameterization."""
     names = style.unique(row["parameterization"] for row in rebuilt)
     columns = min(2, len(names))
-    figure, axes = style.panels("Error of a rebuilt matrix, relative to float64", math.ceil(len(names) / columns),
-                                columns, 2.8, sharex=True, sharey=True)  # fmt: skip
+    figure, axes = style.panels(
+        "Error of a rebuilt matrix, relative to float64",
+        math.ceil(len(names) / columns),
+        columns,
+        2.8,
+        sharex=True,
+        sharey=True,
+    )
     values = [row[path] for row in rebuilt for path in PATHS if row[path]]
     room = [min(values) / 2, max(values) * 2] if values else []
     for i, (ax, name) in enumerate(zip(axes, names, strict=False)):
@@ -101,7 +161,7 @@ def rebuild_error(rebuilt: Sequence[Data]) -> Figure:
             ax.plot([row["size"] for row in own], y, markersize=4.5, label=path, **style.look(j))
         _sizes(ax, [row["size"] for row in own])
         style.log_ticks(ax, room, "{:.0e}".format, "y")
-    style.hide(axes[len(names):])
+    style.hide(axes[len(names) :])
     keys = [style.key(SHORT[path], **style.look(j)) for j, path in enumerate(PATHS)]
     style.legend(figure, [*keys, style.key("rounding alone", style.NULL, "--")])
     return figure
@@ -121,5 +181,3 @@ def _decade(ax: Axes, values: Iterable[float | None]) -> None:
     if good:
         middle = math.sqrt(min(good) * max(good))
         style.log_ticks(ax, [*good, middle / 10**0.5, middle * 10**0.5], axis="y")
-
-

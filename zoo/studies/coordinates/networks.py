@@ -42,8 +42,14 @@ def built(options: Sequence[str]) -> ZooCLI:
     """
     quiet()
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
-    silent = ("--trainer.logger=false", "--trainer.callbacks=null", "--trainer.enable_progress_bar=false",
-              "--trainer.limit_val_batches=0", "--trainer.devices=1", "--trainer.precision=32-true")
+    silent = (
+        "--trainer.logger=false",
+        "--trainer.callbacks=null",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.limit_val_batches=0",
+        "--trainer.devices=1",
+        "--trainer.precision=32-true",
+    )
     try:
         return command_line([], [*options[:2], *silent, *options[2:]])
     except Exception as error:
@@ -60,8 +66,10 @@ def base_of(cli: ZooCLI) -> Base:
     """
     have = cli.model.hparams
     if lacking := [key for key in ("width", "layers", "heads") if key not in have]:
-        raise UserError(f"{type(cli.model).__name__} has no setting {lacking[0]!r}: give the config of a task with "
-                        "width, layers and heads, as char_lm.yaml")
+        raise UserError(
+            f"{type(cli.model).__name__} has no setting {lacking[0]!r}: give the config of a task with "
+            "width, layers and heads, as char_lm.yaml"
+        )
     return Base(have["width"], have["layers"], have["width"] // have["heads"])
 
 
@@ -77,14 +85,22 @@ def data_of(cli: ZooCLI) -> list[str]:
 
 def settings(cli: ZooCLI) -> dict[str, Any]:
     """What all networks share: task, data and optimizer."""
-    return {"task": type(cli.model).__name__, "data": cli.datamodule.headline(), 
-            "optimizer": plain(cli.model.optimizer_config), "precision": str(cli.trainer.precision)}
+    return {
+        "task": type(cli.model).__name__,
+        "data": cli.datamodule.headline(),
+        "optimizer": plain(cli.model.optimizer_config),
+        "precision": str(cli.trainer.precision),
+    }
 
 
 def sizes_of(cell: Cell, base: Base) -> list[str]:
     """The options of a cell."""
-    return [f"--model.width={cell.width}", f"--model.layers={cell.depth}", f"--model.heads={cell.width // base.head}",
-            f"--seed_everything={cell.seed}"]
+    return [
+        f"--model.width={cell.width}",
+        f"--model.layers={cell.depth}",
+        f"--model.heads={cell.width // base.head}",
+        f"--seed_everything={cell.seed}",
+    ]
 
 
 def train(cli: ZooCLI, cell: Cell) -> list[dict[str, Any]]:
@@ -103,9 +119,16 @@ def train(cli: ZooCLI, cell: Cell) -> list[dict[str, Any]]:
         raise
     except Exception as error:
         if mistake := messages.user_error(error):
-            raise UserError(f"{cell.name}, width {cell.width}, {cell.depth} blocks: {mistake}") from error
+            raise UserError(
+                f"{cell.name}, width {cell.width}, {cell.depth} blocks: {mistake}"
+            ) from error
         raise
-    about = {"parameterization": cell.name, "width": cell.width, "depth": cell.depth, "seed": cell.seed}
+    about = {
+        "parameterization": cell.name,
+        "width": cell.width,
+        "depth": cell.depth,
+        "seed": cell.seed,
+    }
     return [about | row for row in record.rows]
 
 

@@ -41,21 +41,49 @@ def coordinates_page(report: Data, drawings: Drawings) -> str:
         f"{report['steps']} steps, {report['precision']}; seeds: {report['seeds']}; "
         f"ratio {report['ratio']:g} where it is taken."
     )
-    along = [each for each, sizes in (("width", report["widths"]), ("depth", report["depths"])) if len(sizes) > 1]
-    rebuilt = [[row["parameterization"], f"{row['size']:,}", *("–" if row[path] is None else f"{row[path]:.2e}"
-                for path in PATHS)] for row in report["rebuild"]]  # fmt: skip
+    along = [
+        each
+        for each, sizes in (("width", report["widths"]), ("depth", report["depths"]))
+        if len(sizes) > 1
+    ]
+    rebuilt = [
+        [
+            row["parameterization"],
+            f"{row['size']:,}",
+            *("–" if row[path] is None else f"{row[path]:.2e}" for path in PATHS),
+        ]
+        for row in report["rebuild"]
+    ]
     paths = [element("li", element("strong", name), " ", words) for name, words in PATHS.items()]
-    errors = section("Rebuilt matrices", paragraph("Relative errors, by how W is built:"), element("ul", *paths),
-                     table(["", "Size", *PATHS], rebuilt)) if rebuilt else Html("")
+    errors = (
+        section(
+            "Rebuilt matrices",
+            paragraph("Relative errors, by how W is built:"),
+            element("ul", *paths),
+            table(["", "Size", *PATHS], rebuilt),
+        )
+        if rebuilt
+        else Html("")
+    )
     return document(
-        "How sizes grow with the network", report,
-        section("Exponents", paragraph(HOW), paragraph(setup), paragraph(READING),
-                *(_exponents(report, each) for each in along)),
-        section("Figures", *captioned(drawings, CAPTIONS)), errors,
-        element("footer", "All numbers are in coordinates.json; each layer and step in coordinates.csv, rebuilt "
-                "matrices in rebuild.csv; the figures as PNG and SVG in figures/. The check is that of Yang et al., "
-                "arXiv 2203.03466, appendix D.1."),
-    )  # fmt: skip
+        "How sizes grow with the network",
+        report,
+        section(
+            "Exponents",
+            paragraph(HOW),
+            paragraph(setup),
+            paragraph(READING),
+            *(_exponents(report, each) for each in along),
+        ),
+        section("Figures", *captioned(drawings, CAPTIONS)),
+        errors,
+        element(
+            "footer",
+            "All numbers are in coordinates.json; each layer and step in coordinates.csv, rebuilt "
+            "matrices in rebuild.csv; the figures as PNG and SVG in figures/. The check is that of Yang et al., "
+            "arXiv 2203.03466, appendix D.1.",
+        ),
+    )
 
 
 def _exponents(report: Data, along: str) -> Html:
@@ -63,18 +91,35 @@ def _exponents(report: Data, along: str) -> Html:
     sizes, at = report[f"{along}s"], report["at"]
     where = f"{at['depth']} blocks" if along == "width" else f"width {at['width']}"
     own = [row for row in report["slopes"] if row["along"] == along]
-    kinds = [group for group in dict.fromkeys(row["group"] for row in own) if group not in (LAYERS, BLOCKS, LOGITS)]
+    kinds = [
+        group
+        for group in dict.fromkeys(row["group"] for row in own)
+        if group not in (LAYERS, BLOCKS, LOGITS)
+    ]
     return element(
-        "div", _table(report, own, (LAYERS, BLOCKS, LOGITS), f"In {along}, {sizes[0]} to {sizes[-1]}, at {where}"),
-        details(f"By kind of layer, in {along}", *(_table(report, own, (kind,), kind) for kind in kinds)),
+        "div",
+        _table(
+            report,
+            own,
+            (LAYERS, BLOCKS, LOGITS),
+            f"In {along}, {sizes[0]} to {sizes[-1]}, at {where}",
+        ),
+        details(
+            f"By kind of layer, in {along}", *(_table(report, own, (kind,), kind) for kind in kinds)
+        ),
     )
 
 
 def _table(report: Data, rows: list[Data], groups: tuple[str, ...], caption: str) -> Html:
     names = report["parameterizations"]
-    found = {(row["parameterization"], row["measure"]): row for row in rows if row["group"] in groups}
-    lines = [[measure.label, *(_cell(found[name, measure.label]) for name in names)]
-             for measure in MEASURES if (names[0], measure.label) in found]
+    found = {
+        (row["parameterization"], row["measure"]): row for row in rows if row["group"] in groups
+    }
+    lines = [
+        [measure.label, *(_cell(found[name, measure.label]) for name in names)]
+        for measure in MEASURES
+        if (names[0], measure.label) in found
+    ]
     return table(["", *names], lines, 1, caption)
 
 

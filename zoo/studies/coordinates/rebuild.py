@@ -21,15 +21,15 @@ def rebuild_errors(parameterization: WeightParameterization) -> dict[str, float 
 
         sqrt(E[4^e] / 3 E[x^2]) 2^-8,   e = floor(log2 |x|),
 
-    which is 0.0017 for normal x, whatever their number: of x = +-m 2^e with 1 <= m < 2 the bits beyond the eighth are
-    cut, at most 2^-8 2^e off and uniformly so.
+    which is 0.0017 for normal x, whatever their number: of x = +-m 2^e with 1 <= m < 2 the bits
+    beyond the eighth are cut, at most 2^-8 2^e off and uniformly so.
 
     Args:
         parameterization: in float32; it ends in bfloat16.
 
     Returns:
-        By path; `bases` is None for a basis that is no `SeparableSubspace`. None for a parameterization without a
-        fixed orthonormal basis.
+        By path; `bases` is None for a basis that is no `SeparableSubspace`. None for a
+        parameterization without a fixed orthonormal basis.
     """
     if not isinstance(parameterization, OrthonormalSubspace):
         return None
@@ -64,5 +64,3 @@ def _with_rounded_bases(parameterization: SeparableSubspace, coef: Tensor) -> Te
 
 def _round(x: Tensor) -> Tensor:
     return x.bfloat16().float()
-
-

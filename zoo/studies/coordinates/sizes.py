@@ -1,9 +1,10 @@
 """The coordinate check: how large weights, gradients, updates and activations are as a network grows.
 
-A network whose activations change as much in a step, however wide it is, can be scaled up at one learning rate; one
-whose changes grow with width cannot (Yang et al., Tensor Programs V, arXiv 2203.03466, appendix D.1). Everything is
-measured in weight space, so that parameterizations compare; sizes are root-mean-squares over entries, which are flat
-in width where each entry keeps its size.
+A network whose activations change as much in a step, however wide it is, can be scaled up at one
+learning rate; one whose changes grow with width cannot (Yang et al., Tensor Programs V, arXiv
+2203.03466, appendix D.1). Everything is measured in weight space, so that parameterizations
+compare; sizes are root-mean-squares over entries, which are flat in width where each entry keeps
+its size.
 """
 
 import math
@@ -64,7 +65,10 @@ MEASURES = (
 def rms(x: Tensor) -> float:
     """sqrt(mean x^2), in float32 or wider."""
     x = x.detach()
-    return float(torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32)) / math.sqrt(x.numel()))
+    return float(
+        torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32))
+        / math.sqrt(x.numel())
+    )
 
 
 class Coordinates(Callback):
@@ -73,21 +77,25 @@ class Coordinates(Callback):
     A row has step, layer, group, and
 
         weight                rms(W_t), W the matrix that the layer multiplies by, (m, n)
-        gradient              rms(G_t), G = dL/dW = sum over rows of dL/dy^T x, of the batch that made step t, unclipped
-        coefficient_gradient  rms(dL/dc), c the coefficients of W(c). By the chain rule dL/dc = J^T G, J = dW/dc. Of K
-                              members of an orthonormal basis it is the projection of G: |dL/dc|_F <= |G|_F, and its rms
-                              is that of G where G has as much in these K as in any others
+        gradient              rms(G_t), G = dL/dW = sum over rows of dL/dy^T x, of the batch that
+        made step t, unclipped coefficient_gradient  rms(dL/dc), c the coefficients of W(c). By the
+        chain rule dL/dc = J^T G, J = dW/dc. Of K
+                              members of an orthonormal basis it is the projection of G: |dL/dc|_F
+                              <= |G|_F, and its rms is that of G where G has as much in these K as
+                              in any others
         step_update           rms(W_t - W_{t-1})
         update                rms(W_t - W_0)
-        spectral              |W_t - W_0|_2 sqrt(n / m): the most that the update adds to the rms of an output, for an
-                              input of rms 1 (Yang, Simon and Bernstein, arXiv 2310.17813, want it flat); of the last
-                              step, as all else it costs is power iteration
-        activation            rms(y_t), the layer's output on the first training batch, at every step
-        moved                 rms(y_t - y_0)
+        spectral              |W_t - W_0|_2 sqrt(n / m): the most that the update adds to the rms of
+        an output, for an
+                              input of rms 1 (Yang, Simon and Bernstein, arXiv 2310.17813, want it
+                              flat); of the last step, as all else it costs is power iteration
+        activation            rms(y_t), the layer's output on the first training batch, at every
+        step moved                 rms(y_t - y_0)
 
-    G is taken from x and dL/dy, and so is the same thing for every parameterization; dL/dc is what an optimizer sees.
-    Blocks, which are the entries of a `ModuleList`, and the network's output have activation and moved only. A batch is
-    (inputs, ...), and the task's `forward` takes the inputs.
+    G is taken from x and dL/dy, and so is the same thing for every parameterization; dL/dc is what
+    an optimizer sees. Blocks, which are the entries of a `ModuleList`, and the network's output
+    have activation and moved only. A batch is (inputs, ...), and the task's `forward` takes the
+    inputs.
     """
 
     def __init__(self) -> None:
@@ -96,19 +104,28 @@ class Coordinates(Callback):
         self._gradients: dict[str, Tensor] = {}
         self._handles: list[Any] = []
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Record step 0, and keep the batch."""
         if self._handles:
             return
         assert isinstance(pl_module, ZooModule)
         self._layers, self._inputs, self._step = zoo_layers(pl_module.net), batch[0], 0
-        blocks = {name: block for name, block in pl_module.net.named_modules()
-                  if isinstance(pl_module.net.get_submodule(name.rpartition(".")[0]), nn.ModuleList)}
-        self._groups = dict.fromkeys(self._layers, LAYERS) | dict.fromkeys(blocks, BLOCKS) | {LOGITS: LOGITS}
+        blocks = {
+            name: block
+            for name, block in pl_module.net.named_modules()
+            if isinstance(pl_module.net.get_submodule(name.rpartition(".")[0]), nn.ModuleList)
+        }
+        self._groups = (
+            dict.fromkeys(self._layers, LAYERS) | dict.fromkeys(blocks, BLOCKS) | {LOGITS: LOGITS}
+        )
         for name, module in (self._layers | blocks).items():
             self._handles.append(module.register_forward_hook(self._hook(name)))
         with torch.no_grad():
-            self._first = self._last = {name: _weight(layer) for name, layer in self._layers.items()}
+            self._first = self._last = {
+                name: _weight(layer) for name, layer in self._layers.items()
+            }
         self._start = self._forward(trainer, pl_module)
         self._record(trainer, self._start, {})
 
@@ -118,9 +135,12 @@ class Coordinates(Callback):
         """Measure the gradients, before they are clipped."""
         self._sizes = {}
         for name, layer in self._layers.items():
-            grads = [p.grad.flatten() for p in layer.parameterization.parameters() if p.grad is not None]
+            grads = [
+                p.grad.flatten() for p in layer.parameterization.parameters() if p.grad is not None
+            ]
             self._sizes[name] = {
-                "gradient": rms(self._gradients[name]), "coefficient_gradient": rms(torch.cat(grads)),
+                "gradient": rms(self._gradients[name]),
+                "coefficient_gradient": rms(torch.cat(grads)),
             }
         self._gradients = {}
 
@@ -151,7 +171,9 @@ class Coordinates(Callback):
 
     def _add(self, name: str, x: Tensor, dy: Tensor) -> None:
         gradient = dy.detach().flatten(0, -2).float().mT @ x.flatten(0, -2).float()  # (m, n)
-        self._gradients[name] = self._gradients[name] + gradient if name in self._gradients else gradient
+        self._gradients[name] = (
+            self._gradients[name] + gradient if name in self._gradients else gradient
+        )
 
     @torch.no_grad()
     def _forward(self, trainer: Trainer, module: ZooModule) -> dict[str, Tensor]:
@@ -163,12 +185,23 @@ class Coordinates(Callback):
         return outputs
 
     @torch.no_grad()
-    def _record(self, trainer: Trainer, outputs: dict[str, Tensor], gradients: dict[str, Row]) -> None:
+    def _record(
+        self, trainer: Trainer, outputs: dict[str, Tensor], gradients: dict[str, Row]
+    ) -> None:
         # At step 0 weights are those that were just built.
-        now = {name: _weight(layer) for name, layer in self._layers.items()} if self._step else self._first
+        now = (
+            {name: _weight(layer) for name, layer in self._layers.items()}
+            if self._step
+            else self._first
+        )
         for name, y in outputs.items():
-            row: Row = {"step": self._step, "layer": name, "group": self._groups[name],
-                        **dict.fromkeys((*WEIGHTS, *OUTPUTS)), "activation": rms(y)}
+            row: Row = {
+                "step": self._step,
+                "layer": name,
+                "group": self._groups[name],
+                **dict.fromkeys((*WEIGHTS, *OUTPUTS)),
+                "activation": rms(y),
+            }
             if self._step:
                 row["moved"] = rms(y.float() - self._start[name].float())
             if name in now:
@@ -205,7 +238,7 @@ def _evaluating(module: nn.Module) -> Any:
             part.training = mode
 
 
-# ---- Many networks ---------------------------------------------------------------------------------------------------
+# ---- Many networks -------------------------------------------------------------------------------
 
 
 def summarize(rows: Iterable[Row]) -> list[Row]:
@@ -215,8 +248,9 @@ def summarize(rows: Iterable[Row]) -> list[Row]:
         rows: of `Coordinates`, with parameterization, width, depth and seed.
 
     Returns:
-        A row for each parameterization, width, depth, step and group; a group is LAYERS, BLOCKS, LOGITS, or a kind of
-        layer (`zoo.layers.convert.kind`). A size that some layer has as 0 is 0, one that none has is None.
+        A row for each parameterization, width, depth, step and group; a group is LAYERS, BLOCKS,
+        LOGITS, or a kind of layer (`zoo.layers.convert.kind`). A size that some layer has as 0 is
+        0, one that none has is None.
     """
     cells: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
@@ -226,7 +260,8 @@ def summarize(rows: Iterable[Row]) -> list[Row]:
             cells.setdefault(key, []).append(row)
     names = ("parameterization", "width", "depth", "step", "group")
     return [
-        dict(zip(names, key, strict=True)) | {q: _mean([row[q] for row in same]) for q in (*WEIGHTS, *OUTPUTS)}
+        dict(zip(names, key, strict=True))
+        | {q: _mean([row[q] for row in same]) for q in (*WEIGHTS, *OUTPUTS)}
         for key, same in cells.items()
     ]
 
@@ -249,7 +284,11 @@ def exponent(sizes: Sequence[float], values: Sequence[float | None]) -> dict[str
     Returns:
         slope, None of fewer than two points; error, None of fewer than three.
     """
-    points = [(size, value) for size, value in zip(sizes, values, strict=True) if value is not None and value > 0]
+    points = [
+        (size, value)
+        for size, value in zip(sizes, values, strict=True)
+        if value is not None and value > 0
+    ]
     if len({size for size, _ in points}) < 2:
         return {"slope": None, "error": None}
     fit = stats.linregress(*np.log(points).T)
@@ -273,11 +312,15 @@ def slopes(cells: Sequence[Row], width: int, depth: int, steps: int) -> list[Row
         steps: the last one.
 
     Returns:
-        Rows of along (`width` or `depth`), parameterization, measure, group, slope, error, reading. Of `MEASURES` for
-        all layers, and again for each kind of layer.
+        Rows of along (`width` or `depth`), parameterization, measure, group, slope, error, reading.
+        Of `MEASURES` for all layers, and again for each kind of layer.
     """
     found = []
-    kinds = [group for group in dict.fromkeys(cell["group"] for cell in cells) if group not in (BLOCKS, LOGITS)]
+    kinds = [
+        group
+        for group in dict.fromkeys(cell["group"] for cell in cells)
+        if group not in (BLOCKS, LOGITS)
+    ]
     for along, other, at in (("width", "depth", depth), ("depth", "width", width)):
         for name in dict.fromkeys(cell["parameterization"] for cell in cells):
             for measure in MEASURES:
@@ -285,17 +328,35 @@ def slopes(cells: Sequence[Row], width: int, depth: int, steps: int) -> list[Row
                     step = steps if measure.step is None else measure.step
                     x, y = series(cells, name, group, measure.quantity, step, along, other, at)
                     fit = exponent(x, y)
-                    found.append({"along": along, "parameterization": name, "measure": measure.label, "group": group,
-                                  **fit, "reading": reading(fit["slope"])})
+                    found.append(
+                        {
+                            "along": along,
+                            "parameterization": name,
+                            "measure": measure.label,
+                            "group": group,
+                            **fit,
+                            "reading": reading(fit["slope"]),
+                        }
+                    )
     return found
 
 
 def series(
-    cells: Iterable[Row], parameterization: str, group: str, quantity: str, step: int, along: str, other: str, at: int
+    cells: Iterable[Row],
+    parameterization: str,
+    group: str,
+    quantity: str,
+    step: int,
+    along: str,
+    other: str,
+    at: int,
 ) -> tuple[list[int], list[float | None]]:
     """Widths and sizes at a depth (`along` width, `other` depth, which is `at`), or depths and sizes at a width."""
     wanted = (parameterization, group, step, at)
-    own = [cell for cell in cells
-           if (cell["parameterization"], cell["group"], cell["step"], cell[other]) == wanted]
+    own = [
+        cell
+        for cell in cells
+        if (cell["parameterization"], cell["group"], cell["step"], cell[other]) == wanted
+    ]
     own.sort(key=lambda cell: cell[along])
     return [cell[along] for cell in own], [cell[quantity] for cell in own]

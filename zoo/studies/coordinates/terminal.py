@@ -15,18 +15,25 @@ CELL = len("-0.00 shrinks")
 def describe(report: dict[str, Any]) -> str:
     """Exponents along width and depth, and rebuild errors, within 80 columns."""
     at = report["at"]
-    lines = [f"{report['task']} on {report['data']}",
-             f"{report['optimizer']['name']}, lr {report['lr']:g}; {report['steps']} steps, seeds: {report['seeds']}; "
-             f"ratio {report['ratio']:g}"]
-    for along, sizes, other in (("width", report["widths"], f"{at['depth']} blocks"),
-                                ("depth", report["depths"], f"width {at['width']}")):
+    lines = [
+        f"{report['task']} on {report['data']}",
+        f"{report['optimizer']['name']}, lr {report['lr']:g}; {report['steps']} steps, seeds: {report['seeds']}; "
+        f"ratio {report['ratio']:g}",
+    ]
+    for along, sizes, other in (
+        ("width", report["widths"], f"{at['depth']} blocks"),
+        ("depth", report["depths"], f"width {at['width']}"),
+    ):
         if len(sizes) > 1:
             lines += ["", f"exponents in {along}, {sizes[0]} to {sizes[-1]}, at {other}"]
             for names in parts(report["parameterizations"]):
                 lines += exponents(report, along, names)
-    lines += ["", "sizes are root-mean-squares over entries, of W whatever its coefficients; an",
-              f"exponent is the slope of log size, flat within {FLAT:g} of 0; gradients are those at",
-              "the start; the stream is what blocks put out"]
+    lines += [
+        "",
+        "sizes are root-mean-squares over entries, of W whatever its coefficients; an",
+        f"exponent is the slope of log size, flat within {FLAT:g} of 0; gradients are those at",
+        "the start; the stream is what blocks put out",
+    ]
     if report["rebuild"]:
         lines += ["", "relative error of a rebuilt matrix", *errors_of(report["rebuild"])]
     return "\n".join(lines)
@@ -45,13 +52,23 @@ def parts(names: Sequence[str]) -> Iterator[list[str]]:
 
 def exponents(report: dict[str, Any], along: str, names: Sequence[str]) -> list[str]:
     """A line for each measure."""
-    found = {(row["parameterization"], row["measure"]): row for row in report["slopes"]
-             if row["along"] == along and row["group"] in (LAYERS, BLOCKS, LOGITS)}
+    found = {
+        (row["parameterization"], row["measure"]): row
+        for row in report["slopes"]
+        if row["along"] == along and row["group"] in (LAYERS, BLOCKS, LOGITS)
+    }
     rows: list[tuple[str, ...]] = [("", *names)]
     for measure in MEASURES:
         cells = [found[name, measure.label] for name in names]
-        rows.append((measure.label, *("-" if cell["slope"] is None else f"{cell['slope']:+.2f} {cell['reading']:>7}"
-                                      for cell in cells)))
+        rows.append(
+            (
+                measure.label,
+                *(
+                    "-" if cell["slope"] is None else f"{cell['slope']:+.2f} {cell['reading']:>7}"
+                    for cell in cells
+                ),
+            )
+        )
     return columns(rows, 1)
 
 

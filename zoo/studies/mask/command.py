@@ -34,15 +34,34 @@ if TYPE_CHECKING:
 
 BUDGETS, ORDERS = "1,2,5,10,25,50,75,100", "magnitude,frequency,random"
 OPTIONS: dict[str, dict[str, Any]] = {
-    "runs": {"nargs": "+", "metavar": "RUN", "help": "a run's folder, a checkpoint in one, or an adapter.safetensors"},
-    "--budgets": {"default": BUDGETS, "metavar": "PERCENTS", "help": f"kept, in (0, 100]; by default {BUDGETS}"},
-    "--order": {"default": ORDERS, "metavar": "NAMES", "help": "which are kept: the largest, those of the lowest "
-                f"frequencies, some at random; by default {ORDERS}"},
+    "runs": {
+        "nargs": "+",
+        "metavar": "RUN",
+        "help": "a run's folder, a checkpoint in one, or an adapter.safetensors",
+    },
+    "--budgets": {
+        "default": BUDGETS,
+        "metavar": "PERCENTS",
+        "help": f"kept, in (0, 100]; by default {BUDGETS}",
+    },
+    "--order": {
+        "default": ORDERS,
+        "metavar": "NAMES",
+        "help": "which are kept: the largest, those of the lowest "
+        f"frequencies, some at random; by default {ORDERS}",
+    },
     "--draws": {"type": int, "default": 3, "metavar": "N", "help": "of random masks; by default 3"},
     **SHARED,
-    "--out": {"default": None, "metavar": "DIR", "help": "a new folder for mask.json, mask.html and figures; the same "
-              "one again goes on after an interruption"},
-    "--save": {"action": "store_true", "help": "write each masked run to --out too, as a file taken like a run"},
+    "--out": {
+        "default": None,
+        "metavar": "DIR",
+        "help": "a new folder for mask.json, mask.html and figures; the same "
+        "one again goes on after an interruption",
+    },
+    "--save": {
+        "action": "store_true",
+        "help": "write each masked run to --out too, as a file taken like a run",
+    },
 }
 
 
@@ -55,13 +74,24 @@ def main(argv: list[str]) -> int:
 
 
 def mask(
-    runs: list[str], budgets: str, order: str, transform: str, draws: int, backbone: str | None, out: str | None,
-    save: bool, force: bool, data: list[str], argv: list[str], trust: Trust = NOBODY,
+    runs: list[str],
+    budgets: str,
+    order: str,
+    transform: str,
+    draws: int,
+    backbone: str | None,
+    out: str | None,
+    save: bool,
+    force: bool,
+    data: list[str],
+    argv: list[str],
+    trust: Trust = NOBODY,
 ) -> str:
     """Evaluate and write; what is to be printed.
 
     Raises:
-        UserError: for an option out of range, a folder that holds something, or a run that cannot be evaluated.
+        UserError: for an option out of range, a folder that holds something, or a run that cannot
+            be evaluated.
     """
     start = time.perf_counter()
     shares = percents(budgets)
@@ -84,28 +114,44 @@ def mask(
 
     plan = masking.Plan(transforms, orders, shares, draws)
     for run in runs:
-        checkpoints.load(checkpoints.resolve(run), resume=False)  # or a peft adapter or plain checkpoint would be read
+        checkpoints.load(
+            checkpoints.resolve(run), resume=False
+        )  # or a peft adapter or plain checkpoint would be read
     sources = read_all(runs, backbone=backbone, trust=trust)
     journal = Journal(folder / JOURNAL if folder else None)
     bar = Bar("evaluations")
     done = bar.expect(len(sources) * plan.evaluations())
-    with new_folder(folder, "--out", is_ours(folder, "mask"), force=True) if folder else nullcontext() as part:
+    with (
+        new_folder(folder, "--out", is_ours(folder, "mask"), force=True)
+        if folder
+        else nullcontext() as part
+    ):
         try:
             found, saved = [], []
             for source in sources:
                 model, evaluate = opened(source.path, backbone, data, trust)
-                files = masking.MaskedFiles(part / "masked", source, model) if part and save else None
+                files = (
+                    masking.MaskedFiles(part / "masked", source, model) if part and save else None
+                )
                 found.append(masking.mask_run(source, model, evaluate, plan, journal, done, files))
                 saved += files.written if files else []
         except KeyboardInterrupt:
             if journal.path is not None and journal.done:
-                print(f"zoo: {len(journal.done)} evaluations are kept; the same command goes on", file=sys.stderr)
+                print(
+                    f"zoo: {len(journal.done)} evaluations are kept; the same command goes on",
+                    file=sys.stderr,
+                )
             raise
         finally:
             bar.close()
         report = {
-            **facts("mask", argv, start), "transforms": transforms, "orders": orders, "budgets": shares,
-            "draws": draws, "runs": found, "groups": masking.groups(found),
+            **facts("mask", argv, start),
+            "transforms": transforms,
+            "orders": orders,
+            "budgets": shares,
+            "draws": draws,
+            "runs": found,
+            "groups": masking.groups(found),
         }
         lines = [describe(group, report) for group in report["groups"]]
         if part is not None:
@@ -151,7 +197,9 @@ def percents(text: str) -> list[float]:
         except ValueError:
             value = -1.0
         if not 0 < value <= 100:
-            raise UserError(f"--budgets takes percents in (0, 100], as in 1,10,100, got {word.strip()!r}")
+            raise UserError(
+                f"--budgets takes percents in (0, 100], as in 1,10,100, got {word.strip()!r}"
+            )
         found.add(value)
     return sorted(found)
 
@@ -162,9 +210,15 @@ def describe(group: dict[str, Any], report: dict[str, Any]) -> str:
 
     same = [run for run in report["runs"] if run["group"] == group["group"]]
     n, orders = group["n"], report["orders"]
-    lines = [group["group"], f"{group['metric']} of {n} run{'s' * (n > 1)}, unmasked {plus_minus(group['unmasked'])}"]
-    lines += [f"note: {run['name']} is {run['unmasked']:.4f} in float32, and was {run['reported']:.4f} as it trained"
-              for run in same if run["reported"] is not None and abs(run["unmasked"] - run["reported"]) > 5e-5]
+    lines = [
+        group["group"],
+        f"{group['metric']} of {n} run{'s' * (n > 1)}, unmasked {plus_minus(group['unmasked'])}",
+    ]
+    lines += [
+        f"note: {run['name']} is {run['unmasked']:.4f} in float32, and was {run['reported']:.4f} as it trained"
+        for run in same
+        if run["reported"] is not None and abs(run["unmasked"] - run["reported"]) > 5e-5
+    ]
     lines += [f"note: {run['name']} {note}" for run in same for note in run["notes"]]
     for transform in report["transforms"]:
         rows: list[tuple[str, ...]] = [(transform, *(f"{order} " for order in orders), "bytes")]
@@ -172,12 +226,20 @@ def describe(group: dict[str, Any], report: dict[str, Any]) -> str:
             place = [(p["transform"], p["budget"]) == (transform, budget) for p in group["points"]]
             points = list(compress(group["points"], place))
             sizes = [next(compress(run["points"], place))["bytes"] for run in same]
-            cells = [plus_minus(p) + (" " if p["p_holm"] is None or p["p_holm"] >= LEVEL else "*") for p in points]
-            rows.append((f"{budget:g} %", *cells, f"{mean(s['values'] + s['places'] for s in sizes):,.0f}"))
+            cells = [
+                plus_minus(p) + (" " if p["p_holm"] is None or p["p_holm"] >= LEVEL else "*")
+                for p in points
+            ]
+            rows.append(
+                (f"{budget:g} %", *cells, f"{mean(s['values'] + s['places'] for s in sizes):,.0f}")
+            )
         lines += ["", *columns(rows, 1)]
     size = same[0]["bytes"]
-    lines += ["", f"bytes  of values and their places, by {orders[0]}; dense {size['dense']:,},",
-              f"       as trained {size['trained']:,}, the head and what else is trained {size['other']:,}"]
+    lines += [
+        "",
+        f"bytes  of values and their places, by {orders[0]}; dense {size['dense']:,},",
+        f"       as trained {size['trained']:,}, the head and what else is trained {size['other']:,}",
+    ]
     if n > 1:
         lines.append(f"*      differs from unmasked: paired t-test, Holm-corrected p < {LEVEL}")
     return "\n".join(lines)
@@ -185,4 +247,8 @@ def describe(group: dict[str, Any], report: dict[str, Any]) -> str:
 
 def plus_minus(value: dict[str, Any]) -> str:
     """A mean, and its standard deviation if there is one."""
-    return f"{value['mean']:.4f}" if value["sd"] is None else f"{value['mean']:.3f} +- {value['sd']:.3f}"
+    return (
+        f"{value['mean']:.4f}"
+        if value["sd"] is None
+        else f"{value['mean']:.3f} +- {value['sd']:.3f}"
+    )

@@ -25,7 +25,12 @@ def score_by_budget(group: Data, mask: Data) -> Figure:
     unmasked, sd = style.number(group["unmasked"]["mean"]), style.number(group["unmasked"]["sd"])
     for i, transform in enumerate(transforms):
         ax = axes[i]
-        style.tidy(ax, transform if len(transforms) > 1 else "", KEPT, _score_name(group) if i % columns == 0 else "")
+        style.tidy(
+            ax,
+            transform if len(transforms) > 1 else "",
+            KEPT,
+            _score_name(group) if i % columns == 0 else "",
+        )
         ax.axhspan(unmasked - sd, unmasked + sd, color=style.NULL, alpha=0.25, linewidth=0)
         ax.axhline(unmasked, color=style.NULL, linestyle="--", label="unmasked")
         for j, order in enumerate(mask["orders"]):
@@ -34,12 +39,19 @@ def score_by_budget(group: Data, mask: Data) -> Figure:
             colour = style.look(j)["color"]
             ax.fill_between(x, y - spread, y + spread, color=colour, alpha=0.18, linewidth=0)
             ax.plot(x, y, color=colour, label=order)
-            found = np.array([p["p_holm"] is not None and p["p_holm"] < LEVEL for p in points], bool)
+            found = np.array(
+                [p["p_holm"] is not None and p["p_holm"] < LEVEL for p in points], bool
+            )
             for where, face, label in ((~found, style.SURFACE, "open"), (found, colour, "filled")):
                 ax.plot(
-                    x[where], y[where], linestyle="", markersize=5.5, markerfacecolor=face, label=f"{order}, {label}",
+                    x[where],
+                    y[where],
+                    linestyle="",
+                    markersize=5.5,
+                    markerfacecolor=face,
+                    label=f"{order}, {label}",
                     **style.look(j),
-                )  # fmt: skip
+                )
         _budget_ticks(ax, mask["budgets"], columns)
     handles = [*_order_keys(mask), style.key("unmasked", style.NULL, "--")]
     if group["unmasked"]["sd"] is not None:
@@ -69,7 +81,9 @@ def score_by_budget_all(mask: Data) -> Figure | None:
         y = numbers(points, "mean") / group["unmasked"]["mean"]
         ax.plot(numbers(points, "budget"), y, label=group["group"], markersize=5, **style.look(i))
         lower = ", lower is better" if group["better"] == "lower" else ""
-        handles.append(style.key(f"{group['group']} ({_score_name(group)}{lower})", **style.look(i)))
+        handles.append(
+            style.key(f"{group['group']} ({_score_name(group)}{lower})", **style.look(i))
+        )
     style.percent(ax.yaxis)
     _budget_ticks(ax, mask["budgets"])
     style.legend(figure, handles)
@@ -79,17 +93,28 @@ def score_by_budget_all(mask: Data) -> Figure | None:
 def energy_by_budget(mask: Data) -> Figure:
     """Share of the update's energy that a mask keeps against budget, mean over runs; a panel per group."""
     groups, transforms = mask["groups"], mask["transforms"]
-    figure, axes, columns = _grid("Energy of the update that a mask keeps", len(groups), sharex=True, sharey=True)
+    figure, axes, columns = _grid(
+        "Energy of the update that a mask keeps", len(groups), sharex=True, sharey=True
+    )
     for i, group in enumerate(groups):
-        style.tidy(axes[i], style.wrapped(group["group"], 40), KEPT, "energy kept" if i % columns == 0 else "")
+        style.tidy(
+            axes[i],
+            style.wrapped(group["group"], 40),
+            KEPT,
+            "energy kept" if i % columns == 0 else "",
+        )
         for j, order in enumerate(mask["orders"]):
             for dash, transform in zip(style.DASHES, transforms, strict=False):
-                points = _run_means(style.runs_of(mask, group), transform, order, lambda point: point["energy"])
+                points = _run_means(
+                    style.runs_of(mask, group), transform, order, lambda point: point["energy"]
+                )
                 x, y, label = list(points), list(points.values()), f"{order}, {transform}"
                 axes[i].plot(x, y, linestyle=dash, markersize=4, label=label, **style.look(j))
         _budget_ticks(axes[i], mask["budgets"], columns)
         style.percent(axes[i].yaxis)
-    dashes = [style.key(t, style.MUTED, dash) for t, dash in zip(transforms, style.DASHES, strict=False)]
+    dashes = [
+        style.key(t, style.MUTED, dash) for t, dash in zip(transforms, style.DASHES, strict=False)
+    ]
     style.legend(figure, [*_order_keys(mask), *(dashes if len(dashes) > 1 else [])])
     return figure
 
@@ -100,11 +125,20 @@ def bytes_by_score(mask: Data) -> Figure:
     figure, axes, _ = _grid(f"Score against bytes on disk ({transform})", len(groups))
     for ax, group in zip(axes, groups, strict=False):
         runs = style.runs_of(mask, group)
-        style.tidy(ax, style.wrapped(group["group"], 40), "bytes of values and places", _score_name(group))
-        dense, trained = (float(np.mean([run["bytes"][key] for run in runs])) for key in ("dense", "trained"))
+        style.tidy(
+            ax, style.wrapped(group["group"], 40), "bytes of values and places", _score_name(group)
+        )
+        dense, trained = (
+            float(np.mean([run["bytes"][key] for run in runs])) for key in ("dense", "trained")
+        )
         ax.axvline(dense, color=style.INK, linestyle="-.", linewidth=1.2, label="dense")
         ax.axvline(trained, color=style.INK, linestyle=":", linewidth=1.6, label="trained")
-        ax.axhline(style.number(group["unmasked"]["mean"]), color=style.NULL, linestyle="--", label="unmasked")
+        ax.axhline(
+            style.number(group["unmasked"]["mean"]),
+            color=style.NULL,
+            linestyle="--",
+            label="unmasked",
+        )
         shown = [dense, trained]
         for i, order in enumerate(mask["orders"]):
             x = list(_run_means(runs, transform, order, _total_bytes).values())
@@ -112,7 +146,11 @@ def bytes_by_score(mask: Data) -> Figure:
             ax.plot(x, y, markersize=4, label=order, **style.look(i))
             shown += x
         style.log_ticks(ax, shown, style.human_bytes)
-    marks = (("dense dW", style.INK, "-."), ("the update as trained", style.INK, ":"), ("unmasked", style.NULL, "--"))
+    marks = (
+        ("dense dW", style.INK, "-."),
+        ("the update as trained", style.INK, ":"),
+        ("unmasked", style.NULL, "--"),
+    )
     style.legend(figure, [*_order_keys(mask), *(style.key(*mark) for mark in marks)])
     return figure
 
@@ -149,7 +187,9 @@ def _order_keys(mask: Data) -> list[Any]:
 def _grid(title: str, count: int, **shared: bool) -> tuple[Figure, list[Axes], int]:
     """Axes in one column or two, and how many columns."""
     columns = min(2, count)
-    figure, axes = style.panels(title, math.ceil(count / columns), columns, (3.0, 2.4)[columns - 1], **shared)
+    figure, axes = style.panels(
+        title, math.ceil(count / columns), columns, (3.0, 2.4)[columns - 1], **shared
+    )
     style.hide(axes[count:])
     return figure, axes, columns
 
@@ -175,11 +215,14 @@ def mask_figures(mask: Data) -> dict[str, Figure]:
     """The figures of a mask.json, by name.
 
     Returns:
-        score_by_budget for each group; score_by_budget_all where there are several; energy_by_budget; bytes_by_score.
+        score_by_budget for each group; score_by_budget_all where there are several;
+        energy_by_budget; bytes_by_score.
     """
-    return present({
-        **each("score_by_budget", mask, lambda group, runs: score_by_budget(group, mask)),
-        "score_by_budget_all": score_by_budget_all(mask),
-        "energy_by_budget": energy_by_budget(mask),
-        "bytes_by_score": bytes_by_score(mask),
-    })  # fmt: skip
+    return present(
+        {
+            **each("score_by_budget", mask, lambda group, runs: score_by_budget(group, mask)),
+            "score_by_budget_all": score_by_budget_all(mask),
+            "energy_by_budget": energy_by_budget(mask),
+            "bytes_by_score": bytes_by_score(mask),
+        }
+    )

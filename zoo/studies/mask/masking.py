@@ -1,8 +1,9 @@
 """How far does an update compress: keep a share of its coefficients, rebuild the network, and evaluate it.
 
-A mask is chosen for each matrix by itself, of the same share in all. The network is evaluated with plain weights,
-W0 + masked dW, and the reference, all coefficients, is evaluated in the same way. Shares are of the coefficients of the
-transform, of which a padded Hadamard plane has more than the matrix has entries.
+A mask is chosen for each matrix by itself, of the same share in all. The network is evaluated with
+plain weights, W0 + masked dW, and the reference, all coefficients, is evaluated in the same way.
+Shares are of the coefficients of the transform, of which a padded Hadamard plane has more than the
+matrix has entries.
 """
 
 import copy
@@ -57,7 +58,12 @@ class Plan:
         for name in self.transforms:
             for order in self.orders:
                 for budget in self.budgets:
-                    yield name, order, budget, self.draws if order == "random" and budget < 100 else 1
+                    yield (
+                        name,
+                        order,
+                        budget,
+                        self.draws if order == "random" and budget < 100 else 1,
+                    )
 
     def evaluations(self) -> int:
         """Of one run, at most: the reference, and every mask that leaves something out."""
@@ -68,7 +74,8 @@ class MaskedNetwork:
     """A trained network whose updates can be replaced.
 
     Args:
-        model: the task, with what was trained; its parameterized layers become plain ones, in place.
+        model: the task, with what was trained; its parameterized layers become plain ones, in
+            place.
         source: its updates.
     """
 
@@ -92,8 +99,13 @@ class MaskedNetwork:
 
 
 def mask_run(
-    source: Source, model: ZooModule, evaluate: Callable[[], float], plan: Plan, journal: Journal,
-    done: Callable[[], object] = lambda: None, files: "MaskedFiles | None" = None,
+    source: Source,
+    model: ZooModule,
+    evaluate: Callable[[], float],
+    plan: Plan,
+    journal: Journal,
+    done: Callable[[], object] = lambda: None,
+    files: "MaskedFiles | None" = None,
 ) -> dict[str, Any]:
     """Evaluate a run under every mask of a plan.
 
@@ -125,7 +137,9 @@ def mask_run(
     network.set_(updates)
     unmasked = evaluate()
     if not math.isfinite(unmasked):
-        raise UserError(f"{source.path!r}: the {metric} of the run is {unmasked}: use a checkpoint from before that")
+        raise UserError(
+            f"{source.path!r}: the {metric} of the run is {unmasked}: use a checkpoint from before that"
+        )
     journal.reference(mark, unmasked)
     done()
     points = []
@@ -138,7 +152,14 @@ def mask_run(
         values = []
         for draw in range(draws):
             kept = {
-                layer: keep(plane, source.updates[layer].shape, name, order, budget / 100, stream_seed(draw, layer))
+                layer: keep(
+                    plane,
+                    source.updates[layer].shape,
+                    name,
+                    order,
+                    budget / 100,
+                    stream_seed(draw, layer),
+                )
                 for layer, plane in planes.items()
             }
             if draw == 0:
@@ -146,12 +167,18 @@ def mask_run(
             if budget == 100:
                 values.append(unmasked)
             else:
-                values.append(journal(f"{mark} {name} {order} {budget!r} {draw}", partial(measure, kept)))
+                values.append(
+                    journal(f"{mark} {name} {order} {budget!r} {draw}", partial(measure, kept))
+                )
                 done()
         point = {
-            "transform": name, "order": order, "budget": budget, "kept": sum(len(k.values) for k in first.values()),
+            "transform": name,
+            "order": order,
+            "budget": budget,
+            "kept": sum(len(k.values) for k in first.values()),
             "energy": sum(float(k.values.square().sum()) for k in first.values()) / energy,
-            "value": sum(values) / draws, "values": values,
+            "value": sum(values) / draws,
+            "values": values,
             "bytes": {
                 "values": sum(4 * len(k.values) for k in first.values()),
                 "places": sum(len(k.places.data) for k in first.values()),
@@ -162,16 +189,22 @@ def mask_run(
         points.append(point)
     fields = ("name", "path", "group", "task", "model", "parameterization", "seed", "what")
     return {
-        **{field: getattr(source, field) for field in fields}, "notes": list(source.notes),
-        "metric": metric, "better": better(model), "unmasked": unmasked,
+        **{field: getattr(source, field) for field in fields},
+        "notes": list(source.notes),
+        "metric": metric,
+        "better": better(model),
+        "unmasked": unmasked,
         "reported": {"val/score": source.score, "val/loss": source.loss}.get(model.monitor),
-        "bytes": {"dense": sum(4 * update.numel() for update in updates.values()), **size}, "points": points,
+        "bytes": {"dense": sum(4 * update.numel() for update in updates.values()), **size},
+        "points": points,
     }
 
 
 def better(model: ZooModule) -> str:
     """`higher` or `lower`: which values of the metric are better."""
-    return "lower" if less_is_better(model.monitor, getattr(model, "monitor_mode", None)) else "higher"
+    return (
+        "lower" if less_is_better(model.monitor, getattr(model, "monitor_mode", None)) else "higher"
+    )
 
 
 def _sizes(model: ZooModule) -> dict[str, int]:
@@ -185,11 +218,14 @@ def _fingerprint(model: ZooModule) -> str:
     """Of all that the network holds, the backbone included."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.net.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(
+            name.encode()
+            + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()[:16]
 
 
-# ---- Groups ----------------------------------------------------------------------------------------------------------
+# ---- Groups --------------------------------------------------------------------------------------
 
 
 def groups(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -210,14 +246,19 @@ def groups(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for point, p in zip(tested, holm([point["p"] for point in tested]), strict=True):
             point["p_holm"] = p
         fields = ("group", "task", "model", "parameterization", "metric", "better")
-        found.append({
-            **{field: same[0][field] for field in fields}, "runs": [run["name"] for run in same], "n": len(same),
-            "unmasked": spread(unmasked), "points": points,
-        })
+        found.append(
+            {
+                **{field: same[0][field] for field in fields},
+                "runs": [run["name"] for run in same],
+                "n": len(same),
+                "unmasked": spread(unmasked),
+                "points": points,
+            }
+        )
     return found
 
 
-# ---- Files -----------------------------------------------------------------------------------------------------------
+# ---- Files ---------------------------------------------------------------------------------------
 
 
 class MaskedFiles:
@@ -232,40 +273,62 @@ class MaskedFiles:
         written: the files, as they come.
 
     Raises:
-        UserError: if the run neither has frozen weights nor is from scratch: the file would lack W0; or if its config
-            is damaged.
+        UserError: if the run neither has frozen weights nor is from scratch: the file would lack
+            W0; or if its config is damaged.
     """
 
     def __init__(self, folder: Path, source: Source, model: ZooModule) -> None:
         if model.start == "project":
-            raise UserError("--save needs updates of frozen weights, and full fine-tuning has none: drop --save")
+            raise UserError(
+                "--save needs updates of frozen weights, and full fine-tuning has none: drop --save"
+            )
         self.folder, self.name, self.written = folder, source.name, list[Path]()
         file = checkpoints.resolve(source.path)
         self.checkpoint, run = checkpoints.load(file, resume=False), checkpoints.run_folder(file)
         try:
-            self.config = read_yaml(run / "config.yaml") if run else parse_yaml(self.checkpoint.get("config", ""))
+            self.config = (
+                read_yaml(run / "config.yaml")
+                if run
+                else parse_yaml(self.checkpoint.get("config", ""))
+            )
             if not isinstance(self.config["model"]["init_args"], dict):
                 raise TypeError
         except UserError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise UserError(f"{source.path!r} has a config without a model, which --save needs: drop --save") from None
+            raise UserError(
+                f"{source.path!r} has a config without a model, which --save needs: drop --save"
+            ) from None
         layers = zoo_layers(model.net).items()
         self.layers = {name: (layer.parameterization.shape, layer.scale) for name, layer in layers}
 
     def write(self, mask: str, kept: Mapping[str, Kept]) -> int:
-        """One file, named by run and mask; its bytes. A layer of which nothing is kept has one coefficient, 0."""
+        """One file, named by run and mask; its bytes.
+
+        A layer of which nothing is kept has one coefficient, 0.
+        """
         matrices = {}
         for name, (shape, scale) in self.layers.items():
             nothing = keep(torch.zeros(shape), shape, "dct", "frequency", 1 / math.prod(shape))
             left = kept.get(name, nothing)
-            matrices[f"net.{name}.parameterization.coef"] = left._replace(values=left.values / scale)
-        others = {key: t for key, t in self.checkpoint["state_dict"].items() if ".parameterization." not in key}
+            matrices[f"net.{name}.parameterization.coef"] = left._replace(
+                values=left.values / scale
+            )
+        others = {
+            key: t
+            for key, t in self.checkpoint["state_dict"].items()
+            if ".parameterization." not in key
+        }
         settings, config = dict(self.checkpoint["hyper_parameters"]), copy.deepcopy(self.config)
         dense = {"parameterization": DENSE, "overrides": None, "budget": None}
         for arguments in (settings, config["model"]["init_args"]):
             arguments.update({key: value for key, value in dense.items() if key in arguments})
-        content = {**self.checkpoint, "state_dict": others, "hyper_parameters": settings, "zoo_fingerprints": {}}
+        content = {
+            **self.checkpoint,
+            "state_dict": others,
+            "hyper_parameters": settings,
+            "zoo_fingerprints": {},
+        }
         if (known := copy.deepcopy(content.get(KEY))) is not None:
             known["identity"]["method"]["masked"] = mask  # another method than the run's
             content[KEY] = known

@@ -37,27 +37,46 @@ def mask_page(mask: Data, drawings: Drawings) -> str:
         mask: as mask.json holds it.
         drawings: of `zoo.studies.mask.figures.mask_figures`.
     """
-    orders = [element("li", element("strong", order), " ", ORDERS.get(order, ""),
-                      f" {mask['draws']}." * (order == "random")) for order in mask["orders"]]  # fmt: skip
+    orders = [
+        element(
+            "li",
+            element("strong", order),
+            " ",
+            ORDERS.get(order, ""),
+            f" {mask['draws']}." * (order == "random"),
+        )
+        for order in mask["orders"]
+    ]
     runs = [f"{run['name']}: {run['what']} of {run['path']}" for run in mask["runs"]]
     return document(
-        f"How far {'an update' if len(runs) == 1 else f'{len(runs)} updates'} can be cut down", mask,
+        f"How far {'an update' if len(runs) == 1 else f'{len(runs)} updates'} can be cut down",
+        mask,
         section(
-            "What was masked", paragraph(MASKS, f"Transforms: {', '.join(mask['transforms'])}. Kept are, by order:"),
-            element("ul", *orders), details(f"Runs: {len(runs)}", element("ul", *(element("li", run) for run in runs))),
+            "What was masked",
+            paragraph(MASKS, f"Transforms: {', '.join(mask['transforms'])}. Kept are, by order:"),
+            element("ul", *orders),
+            details(f"Runs: {len(runs)}", element("ul", *(element("li", run) for run in runs))),
         ),
         section("Figures", *captioned(drawings, CAPTIONS)),
-        section("Scores", paragraph(
-            "± is the standard deviation over runs. t and p are of a paired t-test against the unmasked network over "
-            "the runs of a group; Holm p is corrected for all masks of the group. A dash: one run, or no difference."
-        ), *(_score_tables(group, mask) for group in mask["groups"])),
-        section("Bytes on disk", paragraph(
-            "All numbers are float32, 4 bytes each. A masked update needs its values and the places that they go to, "
-            "here in the cheapest of several encodings; means over the runs of a group. A file of --save has the head, "
-            "names and the run's config as well."
-        ), *(_bytes_tables(group, mask) for group in mask["groups"])),
+        section(
+            "Scores",
+            paragraph(
+                "± is the standard deviation over runs. t and p are of a paired t-test against the unmasked network over "
+                "the runs of a group; Holm p is corrected for all masks of the group. A dash: one run, or no difference."
+            ),
+            *(_score_tables(group, mask) for group in mask["groups"]),
+        ),
+        section(
+            "Bytes on disk",
+            paragraph(
+                "All numbers are float32, 4 bytes each. A masked update needs its values and the places that they go to, "
+                "here in the cheapest of several encodings; means over the runs of a group. A file of --save has the head, "
+                "names and the run's config as well."
+            ),
+            *(_bytes_tables(group, mask) for group in mask["groups"]),
+        ),
         footer("mask"),
-    )  # fmt: skip
+    )
 
 
 def _score_tables(group: Data, mask: Data) -> Html:
@@ -72,11 +91,22 @@ def _score_tables(group: Data, mask: Data) -> Html:
         rows = []
         for point in _points(group, transform, mask["orders"]):
             p = p_value(point["p_holm"])
-            marked = element("strong", p) if point["p_holm"] is not None and point["p_holm"] < LEVEL else p
-            rows.append([
-                point["order"], f"{point['budget']:g} %", plus_minus(point["mean"], point["sd"], 4),
-                decimals(point["difference"], 4), decimals(point["t"], 2), p_value(point["p"]), marked,
-            ])  # fmt: skip
+            marked = (
+                element("strong", p)
+                if point["p_holm"] is not None and point["p_holm"] < LEVEL
+                else p
+            )
+            rows.append(
+                [
+                    point["order"],
+                    f"{point['budget']:g} %",
+                    plus_minus(point["mean"], point["sd"], 4),
+                    decimals(point["difference"], 4),
+                    decimals(point["t"], 2),
+                    p_value(point["p"]),
+                    marked,
+                ]
+            )
         headers = ["Order", "Kept", _metric(group), "Difference", "t", "p", "Holm p"]
         tables.append(table(headers, rows, 1, transform))
     return element("div", element("h3", group["group"]), paragraph(about), *tables)
@@ -84,7 +114,9 @@ def _score_tables(group: Data, mask: Data) -> Html:
 
 def _bytes_tables(group: Data, mask: Data) -> Html:
     runs = runs_of(mask, group)
-    dense, trained, other = (_mean([run["bytes"][key] for run in runs]) for key in ("dense", "trained", "other"))
+    dense, trained, other = (
+        _mean([run["bytes"][key] for run in runs]) for key in ("dense", "trained", "other")
+    )
     about = (
         f"Dense dW {_bytes(dense)}; the update as it was trained {_bytes(trained)}; besides, the head and the like "
         f"{_bytes(other)}, which no mask changes."
@@ -93,16 +125,34 @@ def _bytes_tables(group: Data, mask: Data) -> Html:
     for transform in mask["transforms"]:
         rows = []
         for same in zip(*(_points(run, transform, mask["orders"]) for run in runs), strict=True):
-            values, places = (_mean([point["bytes"][key] for point in same]) for key in ("values", "places"))
+            values, places = (
+                _mean([point["bytes"][key] for point in same]) for key in ("values", "places")
+            )
             files = [point["bytes"]["file"] for point in same if point["bytes"]["file"]]
-            rows.append([
-                same[0]["order"], f"{same[0]['budget']:g} %", f"{values:,.0f}", f"{places:,.0f}",
-                ", ".join(dict.fromkeys(point["bytes"]["encoding"] for point in same)), human_bytes(values + places),
-                f"{_mean(files):,.0f}" if files else "–",
-                _times(values + places, dense, 3), _times(values + places, trained, 2),
-            ])  # fmt: skip
-        headers = ["Order", "Kept", "Values (B)", "Places (B)", "Encoding", "Together", "File (B)", "Times dense",
-                   "Times trained"]  # fmt: skip
+            rows.append(
+                [
+                    same[0]["order"],
+                    f"{same[0]['budget']:g} %",
+                    f"{values:,.0f}",
+                    f"{places:,.0f}",
+                    ", ".join(dict.fromkeys(point["bytes"]["encoding"] for point in same)),
+                    human_bytes(values + places),
+                    f"{_mean(files):,.0f}" if files else "–",
+                    _times(values + places, dense, 3),
+                    _times(values + places, trained, 2),
+                ]
+            )
+        headers = [
+            "Order",
+            "Kept",
+            "Values (B)",
+            "Places (B)",
+            "Encoding",
+            "Together",
+            "File (B)",
+            "Times dense",
+            "Times trained",
+        ]
         tables.append(table(headers, rows, 1, transform))
     return element("div", element("h3", group["group"]), paragraph(about), *tables)
 

@@ -1,7 +1,7 @@
 """`zoo report`: runs side by side: means and intervals over seeds, gaps to dense, equivalence, and what was searched.
 
-Only runs on one corpus or task with one network and as many steps are compared. A method's learning rate is the best
-one on the seeds that have several; the other seeds are reported.
+Only runs on one corpus or task with one network and as many steps are compared. A method's learning
+rate is the best one on the seeds that have several; the other seeds are reported.
 """
 
 import textwrap
@@ -17,13 +17,28 @@ from zoo.studies.terminal import check_out, facts, is_ours, need_extra
 
 WIDTH = 80
 OPTIONS: dict[str, dict[str, Any]] = {
-    "runs": {"nargs": "+", "metavar": "RUNS", "help": "runs, or folders that contain some at any depth"},
-    "--out": {"default": None, "metavar": "DIR", "help": "a new folder for report.html, report.md, report.csv, "
-              "report.json and figures"},
-    "--margin": {"type": float, "default": 0.024, "metavar": "X", "help": "two methods are the same if they differ by "
-                 "less, in units of the metric; by default 0.024"},
-    "--reference": {"default": None, "metavar": "METHOD", "help": "that gaps are taken to, as the table calls it; by "
-                    "default Dense under AdamW"},
+    "runs": {
+        "nargs": "+",
+        "metavar": "RUNS",
+        "help": "runs, or folders that contain some at any depth",
+    },
+    "--out": {
+        "default": None,
+        "metavar": "DIR",
+        "help": "a new folder for report.html, report.md, report.csv, report.json and figures",
+    },
+    "--margin": {
+        "type": float,
+        "default": 0.024,
+        "metavar": "X",
+        "help": "two methods are the same if they differ by "
+        "less, in units of the metric; by default 0.024",
+    },
+    "--reference": {
+        "default": None,
+        "metavar": "METHOD",
+        "help": "that gaps are taken to, as the table calls it; by default Dense under AdamW",
+    },
     "--force": {"action": "store_true", "help": "replace an earlier report in --out"},
     **TRUST,
 }
@@ -39,13 +54,19 @@ def main(argv: list[str]) -> int:
 
 
 def report(
-    runs: list[str], out: str | None, margin: float, reference: str | None, force: bool, argv: list[str],
+    runs: list[str],
+    out: str | None,
+    margin: float,
+    reference: str | None,
+    force: bool,
+    argv: list[str],
     trust: Trust = NOBODY,
 ) -> str:
     """Compare and write; what is to be printed.
 
     Raises:
-        UserError: for an option out of range, folders without finished runs, or a folder that holds something.
+        UserError: for an option out of range, folders without finished runs, or a folder that holds
+            something.
     """
     start = time.perf_counter()
     if not 0 < margin < float("inf"):
@@ -61,7 +82,9 @@ def report(
     if not found:
         path, why = skipped[0]
         others = f", and {len(skipped) - 1} more like it" if len(skipped) > 1 else ""
-        raise UserError(f"no finished run in '{runs[0]}': '{path}': {why}{others}; train some with zoo fit")
+        raise UserError(
+            f"no finished run in '{runs[0]}': '{path}': {why}{others}; train some with zoo fit"
+        )
     data = comparison.compare(found, skipped, margin, reference, trust)
     parts = [describe(each, data) for each in data["comparisons"]]
     parts += [_skipped(data["skipped"])] if data["skipped"] else []
@@ -85,10 +108,12 @@ def _write(folder: Path, data: dict[str, Any], force: bool) -> None:
         found = rows(data)
         write_text(part / "report.md", markdown(data))
         write_text(part / "report.csv", table(list(found[0]), found))
-        write_report(part, "report", data, figures(data), page, [part / "report.md", part / "report.csv"])
+        write_report(
+            part, "report", data, figures(data), page, [part / "report.md", part / "report.csv"]
+        )
 
 
-# ---- In the terminal -------------------------------------------------------------------------------------------------
+# ---- In the terminal -----------------------------------------------------------------------------
 
 
 def describe(comparison: dict[str, Any], data: dict[str, Any]) -> str:
@@ -102,8 +127,10 @@ def describe(comparison: dict[str, Any], data: dict[str, Any]) -> str:
     said += _wrapped(f"search  {comparison['search']['words']}")
     if comparison["reference"] and any(method["gap"] for method in comparison["methods"]):
         level = f"{100 * (1 - data['level']):g} %"
-        said += _wrapped(f"gap     mean minus {comparison['reference']}'s over the seeds of both, with its paired "
-                          f"{level} interval; same: within {data['margin']:g} by TOST at {100 * data['level']:g} %")
+        said += _wrapped(
+            f"gap     mean minus {comparison['reference']}'s over the seeds of both, with its paired "
+            f"{level} interval; same: within {data['margin']:g} by TOST at {100 * data['level']:g} %"
+        )
     for note in dict.fromkeys([*notes(comparison), *comparison["notes"]]):
         said += _wrapped(f"note    {note}".replace("−", "-"))
     return "\n".join(said)
@@ -115,7 +142,18 @@ def _wrapped(text: str) -> list[str]:
 
 def _rows(comparison: dict[str, Any]) -> list[str]:
     """The table; a column that nothing is in is left out, and long names go over several lines."""
-    head = ("method", "share", "lr", "n", comparison["metric"], "sd", "gap", "[low, high]", "same", "rank")
+    head = (
+        "method",
+        "share",
+        "lr",
+        "n",
+        comparison["metric"],
+        "sd",
+        "gap",
+        "[low, high]",
+        "same",
+        "rank",
+    )
     cells = [head, *map(_cells, comparison["methods"])]
     remarks = [[], *map(_remarks, comparison["methods"])]
     used = [i for i, column in enumerate(zip(*cells[1:], strict=True)) if any(column)]
@@ -126,18 +164,28 @@ def _rows(comparison: dict[str, Any]) -> list[str]:
     for (name, *values), more in zip(cells, remarks, strict=True):
         first, *others = textwrap.wrap(name, name_width, break_on_hyphens=False)
         numbers = " ".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
-        said += [f"{first:<{name_width}} {numbers}".rstrip(), *(f"  {other}" for other in [*others, *more])]
+        said += [
+            f"{first:<{name_width}} {numbers}".rstrip(),
+            *(f"  {other}" for other in [*others, *more]),
+        ]
     return said
 
 
 def _cells(method: dict[str, Any]) -> tuple[str, ...]:
     gap, test, rank = method["gap"], method["tost"], method["stable_rank"]
     return (
-        method["method"], f"{100 * method['budget']:.3g}%", f"{method['lr']:g}{'*' * method['tuned_on_reported']}",
+        method["method"],
+        f"{100 * method['budget']:.3g}%",
+        f"{method['lr']:g}{'*' * method['tuned_on_reported']}",
         str(method["n"]),
-        _number(method["mean"]), _number(method["sd"]), _number(gap["mean"], "+") if gap else "",
-        f"[{_number(gap['low'], '+')},{_number(gap['high'], '+')}]" if gap and gap["low"] is not None else "",
-        ("yes" if test["equivalent"] else "no") if test else "", f"{rank['mean']:.1f}" if rank else "",
+        _number(method["mean"]),
+        _number(method["sd"]),
+        _number(gap["mean"], "+") if gap else "",
+        f"[{_number(gap['low'], '+')},{_number(gap['high'], '+')}]"
+        if gap and gap["low"] is not None
+        else "",
+        ("yes" if test["equivalent"] else "no") if test else "",
+        f"{rank['mean']:.1f}" if rank else "",
     )
 
 

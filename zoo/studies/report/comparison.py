@@ -1,4 +1,7 @@
-"""Runs beside each other: which may be compared, what was searched, means, gaps and tests. A report shows this."""
+"""Runs beside each other: which may be compared, what was searched, means, gaps and tests.
+
+A report shows this.
+"""
 
 import math
 from collections import Counter, defaultdict
@@ -24,7 +27,10 @@ LAST = 3
 
 
 def compare(
-    runs: Sequence[Run], skipped: Iterable[Skipped] = (), margin: float = MARGIN, reference: str | None = None,
+    runs: Sequence[Run],
+    skipped: Iterable[Skipped] = (),
+    margin: float = MARGIN,
+    reference: str | None = None,
     trust: Trust = NOBODY,
 ) -> dict[str, Any]:
     """What a report shows, less the facts on top.
@@ -44,10 +50,14 @@ def compare(
     groups = zip(names, alike.values(), strict=True)
     comparisons = [_comparison(name, group, margin, reference, trust) for name, group in groups]
     if reference is not None and not any(comparison["reference"] for comparison in comparisons):
-        known = dict.fromkeys(method["method"] for comparison in comparisons for method in comparison["methods"])
+        known = dict.fromkeys(
+            method["method"] for comparison in comparisons for method in comparison["methods"]
+        )
         raise UserError(f"no method {reference!r}; --reference takes one of: {'; '.join(known)}")
     return {
-        "margin": margin, "level": LEVEL, "skipped": [item._asdict() for item in skipped],
+        "margin": margin,
+        "level": LEVEL,
+        "skipped": [item._asdict() for item in skipped],
         "comparisons": sorted(comparisons, key=lambda comparison: -len(comparison["runs"])),
     }
 
@@ -90,16 +100,26 @@ def _comparison(
         if dense is not None and method is not dense:
             method |= _against(method, dense, margin)
     notes += _notes(methods)
-    called = {id(run): label for label, (_, group) in zip(labels, groups, strict=True) for run in group}
+    called = {
+        id(run): label for label, (_, group) in zip(labels, groups, strict=True) for run in group
+    }
     seeds = {method["method"]: {item["seed"] for item in method["search"]} for method in methods}
     metrics = [metric for metric in runs[0].metrics if all(metric in run.metrics for run in runs)]
     for method in methods:
         del method["results"]
     return {
-        "name": name, "settings": {key.rpartition(".")[2]: short(value) for key, value in runs[0].conditions.items()
-                                  if key not in ("metric", "model", "data")},
-        "metric": metrics[0], "better": "higher" if runs[0].higher else "lower",
-        "reference": dense["method"] if dense else None, "search": _search(methods), "notes": notes, "methods": methods,
+        "name": name,
+        "settings": {
+            key.rpartition(".")[2]: short(value)
+            for key, value in runs[0].conditions.items()
+            if key not in ("metric", "model", "data")
+        },
+        "metric": metrics[0],
+        "better": "higher" if runs[0].higher else "lower",
+        "reference": dense["method"] if dense else None,
+        "search": _search(methods),
+        "notes": notes,
+        "methods": methods,
         "runs": [_row(run, called[id(run)], run.seed in seeds[called[id(run)]]) for run in runs],
     }
 
@@ -118,10 +138,15 @@ def _newest(runs: Sequence[Run], notes: list[str]) -> list[Run]:
 
 def _methods(runs: Sequence[Run]) -> Iterable[tuple[Flat, list[Run]]]:
     """Runs of equal settings; a seed of a basis is none where it is always the run's own."""
-    for group in _grouped(runs, lambda run: frozen(_without(run.method, set(filter(_is_seed, run.method))))).values():
+    for group in _grouped(
+        runs, lambda run: frozen(_without(run.method, set(filter(_is_seed, run.method))))
+    ).values():
         several = len({run.seed for run in group}) > 1
-        own = {key for key in group[0].method
-               if _is_seed(key) and several and all(run.method.get(key) == run.seed for run in group)}
+        own = {
+            key
+            for key in group[0].method
+            if _is_seed(key) and several and all(run.method.get(key) == run.seed for run in group)
+        }
         told: dict[Hashable, list[Run]] = defaultdict(list)
         for run in group:
             told[frozen(_without(run.method, own))].append(run)
@@ -137,7 +162,7 @@ def _is_seed(key: str) -> bool:
     return key.rpartition(".")[2] == "seed"
 
 
-# ---- One method ------------------------------------------------------------------------------------------------------
+# ---- One method ----------------------------------------------------------------------------------
 
 
 def _method(label: str, flat: Flat, runs: Sequence[Run]) -> dict[str, Any]:
@@ -146,23 +171,37 @@ def _method(label: str, flat: Flat, runs: Sequence[Run]) -> dict[str, Any]:
     results = {run.seed: run.value for run in reported}
     values = [value for value in results.values() if value is not None]
     low, high = interval(values, 1 - LEVEL) or (None, None)
-    ranks, seconds = ([run.summary[key] for run in reported if _is_number(run.summary.get(key))]
-                      for key in ("stable_rank", "seconds"))
+    ranks, seconds = (
+        [run.summary[key] for run in reported if _is_number(run.summary.get(key))]
+        for key in ("stable_rank", "seconds")
+    )
     terminals = [found for run in reported if (found := terminal(run))]
     first, rates = reported[0], sorted({run.lr for run in search})
     return {
-        "method": label, "parameterization": first.parameterization,
+        "method": label,
+        "parameterization": first.parameterization,
         "arguments": {key: value for key, value in first.arguments.items() if key != "seed"},
-        "optimizer": first.optimizer, "settings": flat, **first.counts, "lr": lr, "seeds": sorted(results),
-        "n": len(values), "diverged": sorted(seed for seed, value in results.items() if value is None),
-        "tuned_on_reported": any(run in search for run in reported), "results": results,
+        "optimizer": first.optimizer,
+        "settings": flat,
+        **first.counts,
+        "lr": lr,
+        "seeds": sorted(results),
+        "n": len(values),
+        "diverged": sorted(seed for seed, value in results.items() if value is None),
+        "tuned_on_reported": any(run in search for run in reported),
+        "results": results,
         "values": [results[seed] for seed in sorted(results)],
-        **(spread(values) if values else {"mean": None, "sd": None}), "low": low, "high": high,
+        **(spread(values) if values else {"mean": None, "sd": None}),
+        "low": low,
+        "high": high,
         "stable_rank": spread(ranks) if ranks else None,
         "terminal": {
-            "sd": fmean(found["sd"] for found in terminals), "range": fmean(found["range"] for found in terminals),
+            "sd": fmean(found["sd"] for found in terminals),
+            "range": fmean(found["range"] for found in terminals),
             "n": min(found["n"] for found in terminals),
-        } if terminals else None,
+        }
+        if terminals
+        else None,
         "seconds": spread(seconds) if seconds else None,
         "devices": list(dict.fromkeys(str(run.summary.get("device")) for run in reported)),
         "search": [{"lr": run.lr, "seed": run.seed, "value": run.value} for run in search],
@@ -173,9 +212,10 @@ def _method(label: str, flat: Flat, runs: Sequence[Run]) -> dict[str, Any]:
 def searched(runs: Sequence[Run]) -> tuple[list[Run], float, list[Run]]:
     """What was searched, the rate that was found, and the runs that are reported, all of one method.
 
-    Seeds on which more than one rate was run are those of the search. The rate is the one with the best mean over
-    them, among those that other seeds were run at, if any were; a run that diverged is the worst. Reported are the runs
-    at that rate on other seeds, or else those of the search itself. Without a search, it is the rate with most seeds.
+    Seeds on which more than one rate was run are those of the search. The rate is the one with the
+    best mean over them, among those that other seeds were run at, if any were; a run that diverged
+    is the worst. Reported are the runs at that rate on other seeds, or else those of the search
+    itself. Without a search, it is the rate with most seeds.
     """
     rates = defaultdict(set)
     for run in runs:
@@ -209,7 +249,9 @@ def terminal(run: Run) -> dict[str, Any] | None:
     Standard deviation with n - 1 and range, max - min; None for fewer than two validations.
     """
     first = run.steps - run.epoch if run.epoch else run.steps
-    last = [value for step, value in run.curve if step >= first]  # a validation is logged at the step it follows
+    last = [
+        value for step, value in run.curve if step >= first
+    ]  # a validation is logged at the step it follows
     last = last if len(last) >= LAST else [value for _, value in run.curve[-LAST:]]
     if len(last) < 2:
         return None
@@ -224,15 +266,23 @@ def _row(run: Run, method: str, was_searched: bool) -> dict[str, Any]:
     """A run as it stands in the report."""
     found = terminal(run)
     return {
-        "path": run.path, "name": run.name, "method": method, "lr": run.lr, "seed": run.seed, "value": run.value,
+        "path": run.path,
+        "name": run.name,
+        "method": method,
+        "lr": run.lr,
+        "seed": run.seed,
+        "value": run.value,
         **{key: run.summary.get(key) for key in ("loss", "score", "stable_rank")},
-        "coefficients": run.counts["coefficients"], "steps": run.steps, "terminal_sd": found["sd"] if found else None,
-        "searched": was_searched, **{key: run.summary.get(key) for key in ("device", "command", "date")},
+        "coefficients": run.counts["coefficients"],
+        "steps": run.steps,
+        "terminal_sd": found["sd"] if found else None,
+        "searched": was_searched,
+        **{key: run.summary.get(key) for key in ("device", "command", "date")},
         "curves": {"value": run.curve, "stable_rank": run.ranks},
     }
 
 
-# ---- Methods together ------------------------------------------------------------------------------------------------
+# ---- Methods together ----------------------------------------------------------------------------
 
 
 def _budgets(methods: Sequence[dict[str, Any]]) -> None:
@@ -241,8 +291,11 @@ def _budgets(methods: Sequence[dict[str, Any]]) -> None:
     groups: list[list[dict[str, Any]]] = []
     for method in sorted(methods, key=lambda method: (method["replaced"], method["coefficients"])):
         first = groups[-1][0] if groups else None
-        near = first is not None and first["replaced"] == method["replaced"] \
+        near = (
+            first is not None
+            and first["replaced"] == method["replaced"]
             and method["coefficients"] <= (1 + GROUP) * first["coefficients"]
+        )
         groups[-1].append(method) if near else groups.append([method])
     for group in groups:
         usual = Counter(method["coefficients"] for method in group).most_common(1)[0][0]
@@ -258,7 +311,11 @@ def _reference(methods: Sequence[dict[str, Any]], name: str | None) -> dict[str,
     if name is not None:
         named = [method for method in methods if method["method"].lower() == name.lower()]
         return next(iter(named), None)
-    dense = [method for method in methods if (method["parameterization"], method["optimizer"]) == ("Dense", "adamw")]
+    dense = [
+        method
+        for method in methods
+        if (method["parameterization"], method["optimizer"]) == ("Dense", "adamw")
+    ]
     return min(dense, key=lambda method: (len(method["method"]), -method["n"]), default=None)
 
 
@@ -287,7 +344,11 @@ def _search(methods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         efforts[len({trial["lr"] for trial in tried}), len(tried), seeds].append(method["method"])
     said: list[str] = []
     for (rates, _, seeds), names in sorted(efforts.items(), key=lambda item: -len(item[1])):
-        words = f"{rates} learning rates per method on {_seeds(seeds)}" if rates else "no search, one learning rate"
+        words = (
+            f"{rates} learning rates per method on {_seeds(seeds)}"
+            if rates
+            else "no search, one learning rate"
+        )
         said.append(f"{words}: {', '.join(names)}" if said else words)
     if len(said) > 1:
         said[0] += f" ({max(map(len, efforts.values()))} of {len(methods)} methods)"
@@ -299,7 +360,11 @@ def _seeds(seeds: Sequence[int]) -> str:
     whole = list(seeds) == list(range(seeds[0], seeds[-1] + 1))
     if len(seeds) == 1:
         return f"seed {seeds[0]}"
-    return f"seeds {seeds[0]} to {seeds[-1]}" if whole and len(seeds) > 2 else f"seeds {', '.join(map(str, seeds))}"
+    return (
+        f"seeds {seeds[0]} to {seeds[-1]}"
+        if whole and len(seeds) > 2
+        else f"seeds {', '.join(map(str, seeds))}"
+    )
 
 
 def _notes(methods: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -307,8 +372,11 @@ def _notes(methods: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = []
     for side in ("largest", "smallest"):
         if names := [method["method"] for method in methods if method["edge"] == side]:
-            notes.append(f"The best learning rate is the {side} that was tried: {', '.join(names)}.")
+            notes.append(
+                f"The best learning rate is the {side} that was tried: {', '.join(names)}."
+            )
     return notes + [
         f"{method['method']} diverged on {_seeds(method['diverged'])}, which its mean leaves out."
-        for method in methods if method["diverged"]
+        for method in methods
+        if method["diverged"]
     ]

@@ -1,4 +1,7 @@
-"""Families of a report's methods: alike in all but their budget. A family looks the same in every figure."""
+"""Families of a report's methods: alike in all but their budget.
+
+A family looks the same in every figure.
+"""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -35,9 +38,13 @@ class Family(NamedTuple):
     def points(self, marker: str | None = None, **more: Any) -> Data:
         """How its points look, with a marker of its own or one that says something else."""
         return {
-            "color": self.color, "marker": marker or self.marker, "fillstyle": self.fill, "linestyle": "",
-            "markersize": 5.5, **more,
-        }  # fmt: skip
+            "color": self.color,
+            "marker": marker or self.marker,
+            "fillstyle": self.fill,
+            "linestyle": "",
+            "markersize": 5.5,
+            **more,
+        }
 
     def key(self) -> Line2D:
         """Its entry in a legend."""
@@ -54,7 +61,9 @@ def families(comparison: Data) -> list[Family]:
     for method in methods:
         name = family_name(method, methods)
         if any(other["budget"] == method["budget"] for other in groups.get(name, ())):
-            name = method["method"]  # two of a family with one budget: alike in nothing that tells them apart
+            name = method[
+                "method"
+            ]  # two of a family with one budget: alike in nothing that tells them apart
         groups.setdefault(name, []).append(method)
     found: list[Family] = []
     for name, own in sorted(groups.items(), key=lambda item: -len(item[1])):
@@ -72,12 +81,21 @@ def families(comparison: Data) -> list[Family]:
 def family_name(method: Data, methods: Sequence[Data]) -> str:
     """Parameterization, and what tells a method from the others besides its budget."""
     alike = [other for other in methods if other["parameterization"] == method["parameterization"]]
-    told = [f"{key}={value}" for key, value in method["arguments"].items()
-            if key not in BUDGETS and value is not None and len({str(o["arguments"].get(key)) for o in alike}) > 1]
+    told = [
+        f"{key}={value}"
+        for key, value in method["arguments"].items()
+        if key not in BUDGETS
+        and value is not None
+        and len({str(o["arguments"].get(key)) for o in alike}) > 1
+    ]
     if method["optimizer"] != USUAL and len({other["optimizer"] for other in methods}) > 1:
         told.append(str(method["optimizer"]))
     other = {key.split(".")[-1]: value for key, value in method["other"].items()}
-    told += [f"{key}={value}" for key, value in other.items() if key not in BUDGETS and value not in (None, False)]
+    told += [
+        f"{key}={value}"
+        for key, value in other.items()
+        if key not in BUDGETS and value not in (None, False)
+    ]
     return " ".join([method["parameterization"], *told])
 
 
@@ -89,8 +107,14 @@ def reference_of(comparison: Data) -> Data | None:
 def reported(comparison: Data, method: Data) -> list[Data]:
     """The runs that a method's means are over: not those that diverged."""
     seeds = method["seeds"]
-    return [run for run in comparison["runs"] if run["value"] is not None
-            and run["method"] == method["method"] and run["lr"] == method["lr"] and run["seed"] in seeds]  # fmt: skip
+    return [
+        run
+        for run in comparison["runs"]
+        if run["value"] is not None
+        and run["method"] == method["method"]
+        and run["lr"] == method["lr"]
+        and run["seed"] in seeds
+    ]
 
 
 def mean_curve(runs: Iterable[Data], field: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -103,11 +127,17 @@ def mean_curve(runs: Iterable[Data], field: str) -> tuple[np.ndarray, np.ndarray
     Returns:
         steps, mean, sd: (n,) each, n at most CURVE; sd is NaN for one run.
     """
-    curves = [{step: number(value) for step, value in run["curves"].get(field) or ()} for run in runs]
+    curves = [
+        {step: number(value) for step, value in run["curves"].get(field) or ()} for run in runs
+    ]
     curves = [curve for curve in curves if curve]
     steps = np.array(sorted(set.intersection(*map(set, curves))) if curves else [], float)
-    steps = steps[np.unique(np.linspace(0, len(steps) - 1, min(CURVE, len(steps))).round().astype(int))]
-    values = np.array([[curve[step] for step in steps] for curve in curves]).reshape(len(curves), len(steps))
+    steps = steps[
+        np.unique(np.linspace(0, len(steps) - 1, min(CURVE, len(steps))).round().astype(int))
+    ]
+    values = np.array([[curve[step] for step in steps] for curve in curves]).reshape(
+        len(curves), len(steps)
+    )
     if not len(steps):
         return steps, steps, steps
     sd = values.std(0, ddof=1) if len(curves) > 1 else np.full(len(steps), math.nan)
@@ -115,7 +145,9 @@ def mean_curve(runs: Iterable[Data], field: str) -> tuple[np.ndarray, np.ndarray
 
 
 def limits(
-    values: Iterable[float | None], ends: Sequence[Iterable[float | None]] = (), better: str = "lower"
+    values: Iterable[float | None],
+    ends: Sequence[Iterable[float | None]] = (),
+    better: str = "lower",
 ) -> tuple[float, float] | None:
     """An axis that one run that diverged, or a wide interval after two seeds, does not squash all others on.
 
@@ -123,7 +155,8 @@ def limits(
 
     Args:
         values: to be shown.
-        ends: all lows and all highs of their intervals, which widen the axis by at most WIDE times what values take.
+        ends: all lows and all highs of their intervals, which widen the axis by at most WIDE times
+            what values take.
         better: lower or higher.
 
     Returns:
@@ -175,20 +208,33 @@ def by_budget(
         The figure; for each axes, pairs of a family and a method.
     """
     reference = reference_of(comparison)
-    pairs = [(family, m) for family in families(comparison) for m in family.methods if m["method"] in shown]
+    pairs = [
+        (family, m)
+        for family in families(comparison)
+        for m in family.methods
+        if m["method"] in shown
+    ]
     others = [pair for pair in pairs if pair[1] is not reference]
     key = [pair[1]["budget"] for pair in others or pairs]
-    budgets = sorted(style.unique(key), key=lambda budget: -number(budget) if budget is not None else 1.0)
+    budgets = sorted(
+        style.unique(key), key=lambda budget: -number(budget) if budget is not None else 1.0
+    )
     columns = {4: 2}.get(len(budgets), min(3, len(budgets)))
     rows = math.ceil(len(budgets) / columns)
-    figure, axes = style.panels(title, rows, columns, 2.9 if len(budgets) == 1 else 2.4, sharex=True, sharey=True)
+    figure, axes = style.panels(
+        title, rows, columns, 2.9 if len(budgets) == 1 else 2.4, sharex=True, sharey=True
+    )
     style.hide(axes[len(budgets) :])
     found = []
     for i, budget in enumerate(budgets):
         own = [pair for pair in others if pair[1]["budget"] == budget]
         last_in_column = i + columns >= len(budgets)
-        style.tidy(axes[i], share(budget) if len(budgets) > 1 else "", x if last_in_column else "",
-                   "" if i % columns else y)  # fmt: skip
+        style.tidy(
+            axes[i],
+            share(budget) if len(budgets) > 1 else "",
+            x if last_in_column else "",
+            "" if i % columns else y,
+        )
         axes[i].tick_params(labelbottom=last_in_column)
         found.append((axes[i], own + [pair for pair in pairs if pair[1] is reference]))
     return figure, found

@@ -4,7 +4,18 @@ from zoo.pages.markup import Html, details, document, element, paragraph, sectio
 from zoo.pages.page import Drawings, captioned, decimals, footer, over
 from zoo.pages.style import Data, unique
 from zoo.studies.report.figures import suffixes
-from zoo.studies.report.tables import Cell, answers, columns, legend, notes, number_of, ordered, plain, search, settings
+from zoo.studies.report.tables import (
+    Cell,
+    answers,
+    columns,
+    legend,
+    notes,
+    number_of,
+    ordered,
+    plain,
+    search,
+    settings,
+)
 
 CAPTIONS = {
     "loss_by_parameters": "Mean over seeds with its 95 % interval; the dashed line and band are the reference. Lines "
@@ -51,15 +62,23 @@ def page(data: Data, drawings: Drawings) -> str:
     comparisons = data["comparisons"]
     count = number_of(len(unique(m["method"] for c in comparisons for m in c["methods"])), "method")
     parts = [
-        _comparison(data, comparison, {name: svg for name, svg in drawings.items() if name.endswith(suffix)})
+        _comparison(
+            data, comparison, {name: svg for name, svg in drawings.items() if name.endswith(suffix)}
+        )
         for comparison, suffix in zip(comparisons, suffixes(data), strict=True)
     ]
     margin = f"{data['margin']:g}" if data["margin"] is not None else "the margin"
     return document(
-        f"{count} compared" if count != "1 method" else "Report of 1 method", data, _overview(data), *parts,
-        section("How to read the numbers", *(paragraph(text.format(margin=margin)) for text in STATISTICS)),
+        f"{count} compared" if count != "1 method" else "Report of 1 method",
+        data,
+        _overview(data),
+        *parts,
+        section(
+            "How to read the numbers",
+            *(paragraph(text.format(margin=margin)) for text in STATISTICS),
+        ),
         footer("report", PAPER),
-    )  # fmt: skip
+    )
 
 
 def _overview(data: Data) -> Html:
@@ -67,14 +86,24 @@ def _overview(data: Data) -> Html:
     parts = []
     if len(data["comparisons"]) > 1:
         names = [element("li", comparison["name"]) for comparison in data["comparisons"]]
-        parts += [paragraph(
-            f"The runs are of {len(names)} kinds, which differ in task, data, network, steps or the like. Nothing is "
-            "averaged or compared across them."), element("ul", *names)]  # fmt: skip
+        parts += [
+            paragraph(
+                f"The runs are of {len(names)} kinds, which differ in task, data, network, steps or the like. Nothing is "
+                "averaged or compared across them."
+            ),
+            element("ul", *names),
+        ]
     if data["skipped"]:
-        left = [element("li", element("code", skipped["path"]), f": {skipped['why']}") for skipped in data["skipped"]]
+        left = [
+            element("li", element("code", skipped["path"]), f": {skipped['why']}")
+            for skipped in data["skipped"]
+        ]
         summary = f"Skipped: {number_of(len(left), 'folder')}"
-        parts.append(details(summary, element("ul", *left)) if len(left) > 5 else
-                     element("div", element("h3", summary), element("ul", *left)))  # fmt: skip
+        parts.append(
+            details(summary, element("ul", *left))
+            if len(left) > 5
+            else element("div", element("h3", summary), element("ul", *left))
+        )
     return element("div", *parts) if parts else Html("")
 
 
@@ -82,14 +111,19 @@ def _comparison(data: Data, comparison: Data, drawings: Drawings) -> Html:
     headers, rows = columns(comparison, data["level"])
     found = notes(comparison)
     return section(
-        comparison["name"], paragraph(f"{settings(comparison)}."),
+        comparison["name"],
+        paragraph(f"{settings(comparison)}."),
         element("ul", *(element("li", answer) for answer in answers(data, comparison))),
         table(headers, [[_cell(cell) for cell in row] for row in rows]),
         paragraph(_sentence(legend(data, comparison)), css="facts"),
         element("ul", *(element("li", note) for note in found)) if found else "",
-        element("h3", "The search"), paragraph(search(comparison)), _search_table(comparison),
-        element("h3", "Figures"), *captioned(drawings, CAPTIONS), _runs(comparison),
-    )  # fmt: skip
+        element("h3", "The search"),
+        paragraph(search(comparison)),
+        _search_table(comparison),
+        element("h3", "Figures"),
+        *captioned(drawings, CAPTIONS),
+        _runs(comparison),
+    )
 
 
 def _sentence(words: str) -> str:
@@ -111,16 +145,27 @@ def _search_table(comparison: Data) -> Html:
         return Html("")
     rows: list[list[object]] = []
     for method in methods:
-        own = {rate: [found["value"] for found in method["search"] if found["lr"] == rate] for rate in rates}
-        cells = {rate: _mean_cell(values, rate == method["lr"]) for rate, values in own.items() if values}
+        own = {
+            rate: [found["value"] for found in method["search"] if found["lr"] == rate]
+            for rate in rates
+        }
+        cells = {
+            rate: _mean_cell(values, rate == method["lr"]) for rate, values in own.items() if values
+        }
         tried = number_of(len(method["search"]), "run")
         if len(rates) > MANY:
-            words = [part for rate, cell in cells.items() for part in (f"{plain(rate)}: ", cell, "; ")][:-1]
+            words = [
+                part for rate, cell in cells.items() for part in (f"{plain(rate)}: ", cell, "; ")
+            ][:-1]
             rows.append([method["method"], element("span", *words), tried])
         else:
             rows.append([method["method"], *(cells.get(rate, "–") for rate in rates), tried])
     many = len(rates) > MANY
-    headers = ["Method", *(["Rate: " + comparison["metric"]] if many else map(plain, rates)), "Tried"]
+    headers = [
+        "Method",
+        *(["Rate: " + comparison["metric"]] if many else map(plain, rates)),
+        "Tried",
+    ]
     caption = f"{comparison['metric'].capitalize()} by learning rate; bold: chosen"
     whole = table(headers, rows, 2 if many else 1, caption)
     return whole if len(rows) <= 8 else details(f"The search of {len(rows)} methods", whole)
@@ -135,11 +180,32 @@ def _mean_cell(values: list[float | None], chosen: bool) -> Html:
 def _runs(comparison: Data) -> Html:
     """All runs, folded away."""
     rows = [
-        [run["path"], run["method"], plain(run["lr"]), run["seed"], decimals(run["value"], 4),
-         decimals(run["stable_rank"], 2), decimals(run["terminal_sd"], 4), "search" if run["searched"] else "",
-         run["device"], (run["date"] or "–")[:10], element("code", run["command"] or "–")]
+        [
+            run["path"],
+            run["method"],
+            plain(run["lr"]),
+            run["seed"],
+            decimals(run["value"], 4),
+            decimals(run["stable_rank"], 2),
+            decimals(run["terminal_sd"], 4),
+            "search" if run["searched"] else "",
+            run["device"],
+            (run["date"] or "–")[:10],
+            element("code", run["command"] or "–"),
+        ]
         for run in comparison["runs"]
-    ]  # fmt: skip
-    headers = ["Run", "Method", "Rate", "Seed", comparison["metric"].capitalize(), "Stable rank", "Late sd", "",
-               "Device", "Date", "Command"]  # fmt: skip
+    ]
+    headers = [
+        "Run",
+        "Method",
+        "Rate",
+        "Seed",
+        comparison["metric"].capitalize(),
+        "Stable rank",
+        "Late sd",
+        "",
+        "Device",
+        "Date",
+        "Command",
+    ]
     return details(f"Runs: {len(rows)}", table(headers, rows, 2))

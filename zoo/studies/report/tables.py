@@ -47,14 +47,20 @@ def columns(comparison: Data, level: float) -> tuple[list[str], list[list[Cell]]
         "Time": _time,
     }
     rows = [[cell(method) for cell in cells.values()] for method in ordered(comparison)]
-    kept = [i for i in range(len(cells)) if i < 2 or any(row[i].value not in ("–", "reference") for row in rows)]
+    kept = [
+        i
+        for i in range(len(cells))
+        if i < 2 or any(row[i].value not in ("–", "reference") for row in rows)
+    ]
     return [list(cells)[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def ordered(comparison: Data) -> list[Data]:
     """Methods by budget, the reference's and the largest first, and best first in each; without a value at the end."""
     sign = 1 if comparison["better"] == "lower" else -1
-    own = next((m["budget"] for m in comparison["methods"] if m["method"] == comparison["reference"]), None)
+    own = next(
+        (m["budget"] for m in comparison["methods"] if m["method"] == comparison["reference"]), None
+    )
 
     def place(method: Data) -> tuple[bool, bool, float, float]:
         budget, mean = number(method["budget"]), sign * number(method["mean"])
@@ -78,43 +84,72 @@ def markdown(data: Data) -> str:
         about += [f"Note: {note}" for note in notes(comparison)]
         about = [f"{escaped(line)}  " for line in about[:-1]] + [escaped(about[-1])]  # stay lines
         parts.append("\n".join([f"### {escaped(comparison['name'])}", "", *lines, "", *about]))
-    parts += [f"Skipped {len(data['skipped'])}: " + "; ".join(
-        escaped(f"{skipped['path']} ({skipped['why']})") for skipped in data["skipped"])] if data["skipped"] else []
+    parts += (
+        [
+            f"Skipped {len(data['skipped'])}: "
+            + "; ".join(
+                escaped(f"{skipped['path']} ({skipped['why']})") for skipped in data["skipped"]
+            )
+        ]
+        if data["skipped"]
+        else []
+    )
     parts.append(f"{code(data['command'])} · zoo {data['zoo']} · {data['date'][:10]}")
     return "\n\n".join(parts) + "\n"
 
 
 def rows(data: Data) -> list[dict[str, object]]:
     """The rows of report.csv; what is undefined is None."""
-    return [_plain_row(comparison, method) for comparison in data["comparisons"] for method in ordered(comparison)]
+    return [
+        _plain_row(comparison, method)
+        for comparison in data["comparisons"]
+        for method in ordered(comparison)
+    ]
 
 
 def _plain_row(comparison: Data, method: Data) -> dict[str, object]:
     gap, tost, rank = (method[key] or {} for key in ("gap", "tost", "stable_rank"))
     return {
-        "comparison": comparison["name"], **{key: method[key] for key in ("method", "parameterization", "optimizer")},
-        **{key: method[key] for key in ("budget", "coefficients", "trainable", "count_off", "lr", "n")},
+        "comparison": comparison["name"],
+        **{key: method[key] for key in ("method", "parameterization", "optimizer")},
+        **{
+            key: method[key]
+            for key in ("budget", "coefficients", "trainable", "count_off", "lr", "n")
+        },
         "seeds": " ".join(map(str, method["seeds"])),
         **{key: method[key] for key in ("mean", "sd", "low", "high")},
-        "gap": gap.get("mean"), **{f"gap_{key}": gap.get(key) for key in ("low", "high", "p")},
-        "margin": tost.get("margin"), "tost_p": tost.get("p"), "equivalent": tost.get("equivalent"),
-        "stable_rank": rank.get("mean"), "stable_rank_sd": rank.get("sd"),
-        "terminal_sd": (method["terminal"] or {}).get("sd"), "seconds": (method["seconds"] or {}).get("mean"),
-        "search_trials": len(method["search"] or ()), "devices": "; ".join(method["devices"]),
-    }  # fmt: skip
+        "gap": gap.get("mean"),
+        **{f"gap_{key}": gap.get(key) for key in ("low", "high", "p")},
+        "margin": tost.get("margin"),
+        "tost_p": tost.get("p"),
+        "equivalent": tost.get("equivalent"),
+        "stable_rank": rank.get("mean"),
+        "stable_rank_sd": rank.get("sd"),
+        "terminal_sd": (method["terminal"] or {}).get("sd"),
+        "seconds": (method["seconds"] or {}).get("mean"),
+        "search_trials": len(method["search"] or ()),
+        "devices": "; ".join(method["devices"]),
+    }
 
 
 def settings(comparison: Data) -> str:
     """What all runs of a comparison share, in words."""
-    shown = [f"{key.replace('_', ' ')} {plain(value)}" for key, value in comparison["settings"].items()
-             if value is not None]  # fmt: skip
-    return f"{number_of(len(comparison['runs']), 'run')} of {number_of(len(comparison['methods']), 'method')}" + (
-        f", all with {', '.join(shown)}" if shown else "")
+    shown = [
+        f"{key.replace('_', ' ')} {plain(value)}"
+        for key, value in comparison["settings"].items()
+        if value is not None
+    ]
+    return (
+        f"{number_of(len(comparison['runs']), 'run')} of {number_of(len(comparison['methods']), 'method')}"
+        + (f", all with {', '.join(shown)}" if shown else "")
+    )
 
 
 def search(comparison: Data) -> str:
     """How learning rates were chosen, as a sentence."""
-    words = (comparison["search"] or {}).get("words") or "no search, every method was run at one learning rate"
+    words = (comparison["search"] or {}).get(
+        "words"
+    ) or "no search, every method was run at one learning rate"
     words = words[0].upper() + words[1:]
     return words if words.endswith(".") else f"{words}."
 
@@ -123,10 +158,18 @@ def notes(comparison: Data) -> list[str]:
     """What a reader of the table has to know about some of its rows."""
     found, methods = [], comparison["methods"]
     if comparison["search"] and not comparison["search"]["equal"]:
-        found.append("The search was not the same for all methods, which favours those that were searched more.")
-    off = [f"{m['method']} by {_percent(m['count_off'])}" for m in methods if abs(m["count_off"] or 0) > NEAR]
+        found.append(
+            "The search was not the same for all methods, which favours those that were searched more."
+        )
+    off = [
+        f"{m['method']} by {_percent(m['count_off'])}"
+        for m in methods
+        if abs(m["count_off"] or 0) > NEAR
+    ]
     if off:
-        found.append(f"Not the number of coefficients that others of their budget have: {_listed(off)}.")
+        found.append(
+            f"Not the number of coefficients that others of their budget have: {_listed(off)}."
+        )
     own = [m["method"] for m in methods if m["tuned_on_reported"]]
     if own:
         who = "every method" if len(own) == len(methods) else _listed(own)
@@ -136,7 +179,9 @@ def notes(comparison: Data) -> list[str]:
         found.append(f"Runs of one row are from different devices: {'; '.join(mixed)}.")
     devices = {tuple(m["devices"]) for m in methods if len(m["devices"]) == 1}
     if len(devices) > 1:
-        found.append(f"Rows are from different devices: {', '.join(sorted(d for (d,) in devices))}.")
+        found.append(
+            f"Rows are from different devices: {', '.join(sorted(d for (d,) in devices))}."
+        )
     lost = [m["method"] for m in methods if m["mean"] is None]
     if lost:
         found.append(f"Without a value, as after training that diverged: {_listed(lost)}.")
@@ -151,25 +196,39 @@ def answers(data: Data, comparison: Data) -> list[str]:
     """The result in sentences: what is best at each budget, and what is better than the reference or as good."""
     sign, name = (1 if comparison["better"] == "lower" else -1), comparison["reference"]
     known = [m for m in ordered(comparison) if m["mean"] is not None]
-    best = [min((m for m in known if m["budget"] == budget), key=lambda m: sign * m["mean"])
-            for budget in unique(m["budget"] for m in known)]  # fmt: skip
+    best = [
+        min((m for m in known if m["budget"] == budget), key=lambda m: sign * m["mean"])
+        for budget in unique(m["budget"] for m in known)
+    ]
     found = []
     if best:
         shown = (f"{m['method']} ({decimals(m['mean'], 4)})" for m in best)
-        found.append(f"Best {comparison['metric']}{' of each budget' * (len(best) > 1)}: {', '.join(shown)}.")
+        found.append(
+            f"Best {comparison['metric']}{' of each budget' * (len(best) > 1)}: {', '.join(shown)}."
+        )
     tested = [m for m in known if m["gap"] and m["gap"]["p"] is not None]
     if tested:
-        ahead = [m["method"] for m in tested if m["gap"]["p"] < data["level"] and sign * m["gap"]["mean"] < 0]
+        ahead = [
+            m["method"]
+            for m in tested
+            if m["gap"]["p"] < data["level"] and sign * m["gap"]["mean"] < 0
+        ]
         found.append(f"Better than {name} (p < {data['level']:g}): {', '.join(ahead) or 'none'}.")
     if any(m["tost"] for m in known):
         equal = [m["method"] for m in known if m["tost"] and m["tost"]["equivalent"]]
-        found.append(f"Equivalent to {name} within ± {data['margin']:g}: {', '.join(equal) or 'none is shown to be'}.")
+        found.append(
+            f"Equivalent to {name} within ± {data['margin']:g}: {', '.join(equal) or 'none is shown to be'}."
+        )
     return found
 
 
 def legend(data: Data, comparison: Data) -> str:
     """What the signs of the table mean."""
-    words = ["± sd over n seeds", "brackets: 95 % intervals"] if any(m["n"] > 1 for m in comparison["methods"]) else []
+    words = (
+        ["± sd over n seeds", "brackets: 95 % intervals"]
+        if any(m["n"] > 1 for m in comparison["methods"])
+        else []
+    )
     if any(method["gap"] for method in comparison["methods"]):
         words.append(f"gaps: paired by seed, bold where p < {data['level']:g}")
     if any(method["tost"] for method in comparison["methods"]):
@@ -187,14 +246,21 @@ def _gap(method: Data, reference: str | None, level: float) -> Cell:
     gap = method["gap"]
     if not gap or gap["mean"] is None:
         return Cell("reference" if method["method"] == reference else "–")
-    return Cell(_signed(gap["mean"]), _interval(gap, 4, signed=True), gap["p"] is not None and gap["p"] < level)
+    return Cell(
+        _signed(gap["mean"]),
+        _interval(gap, 4, signed=True),
+        gap["p"] is not None and gap["p"] < level,
+    )
 
 
 def _equivalent(method: Data) -> Cell:
     tost = method["tost"]
     if not tost:
         return Cell()
-    return Cell("yes" if tost["equivalent"] else "not shown", () if tost["p"] is None else (in_words(tost["p"]),))
+    return Cell(
+        "yes" if tost["equivalent"] else "not shown",
+        () if tost["p"] is None else (in_words(tost["p"]),),
+    )
 
 
 def _time(method: Data) -> Cell:
@@ -213,7 +279,9 @@ def _spread(found: Data | None, digits: int) -> Cell:
 def _interval(found: Data, digits: int, signed: bool = False) -> tuple[str, ...]:
     if not all(math.isfinite(number(found[end])) for end in ("low", "high")):
         return ()
-    low, high = (_signed(found[end]) if signed else decimals(found[end], digits) for end in ("low", "high"))
+    low, high = (
+        _signed(found[end]) if signed else decimals(found[end], digits) for end in ("low", "high")
+    )
     return (f"[{low}, {high}]",)
 
 

@@ -7,4 +7,13 @@ from zoo.training.callbacks.spectra import SpectralEnergy, StableRank
 from zoo.training.callbacks.stop import Stop, Stopped
 from zoo.training.callbacks.summary import RunSummary
 
-__all__ = ["Checkpoint", "Predictions", "Progress", "RunSummary", "SpectralEnergy", "StableRank", "Stop", "Stopped"]
+__all__ = [
+    "Checkpoint",
+    "Predictions",
+    "Progress",
+    "RunSummary",
+    "SpectralEnergy",
+    "StableRank",
+    "Stop",
+    "Stopped",
+]

@@ -24,13 +24,17 @@ def _is_ours(module: LightningModule) -> bool:
     return type(module).__module__.partition(".")[0] == "tasks"
 
 
-def _not_logged(who: str, metric: str, module: LightningModule, logged: Mapping[str, Tensor]) -> str:
+def _not_logged(
+    who: str, metric: str, module: LightningModule, logged: Mapping[str, Tensor]
+) -> str:
     """What to say of a metric that is watched, and that nothing logs."""
     names, task = ", ".join(sorted(logged)) or "none", type(module).__name__
     near = difflib.get_close_matches(metric, list(logged), 1, 0.5)
     if who == "task":
-        return (f"{task} decides by {metric!r} (its `monitor`) and logs {names}: log {metric!r} in validation_step, or "
-                "set monitor to what it logs")
+        return (
+            f"{task} decides by {metric!r} (its `monitor`) and logs {names}: log {metric!r} in validation_step, or "
+            "set monitor to what it logs"
+        )
     hint = f"did you mean {near[0]!r}?" if near else f"{task} logs {names}"
     return f"{who} watches {metric!r}, which is not logged; {hint}"
 
@@ -38,23 +42,32 @@ def _not_logged(who: str, metric: str, module: LightningModule, logged: Mapping[
 class Checkpoint(Callback):
     """Keeps `checkpoints/last.ckpt` and `checkpoints/best.ckpt` in the run's folder.
 
-    Both are written whole or not at all, so that a run killed at any moment leaves one to resume from. Each loads with
-    `torch.load(path, weights_only=True)` and holds what is trained, 4 bytes a number; what else going on needs lies
-    beside `last.ckpt` (`zoo.runs.checkpoints`).
+    Both are written whole or not at all, so that a run killed at any moment leaves one to resume
+    from. Each loads with `torch.load(path, weights_only=True)` and holds what is trained, 4 bytes a
+    number; what else going on needs lies beside `last.ckpt` (`zoo.runs.checkpoints`).
 
     Args:
-        every_n_steps: steps between two writes of `last.ckpt`; it is also written at the end. 0 keeps no checkpoint.
+        every_n_steps: steps between two writes of `last.ckpt`; it is also written at the end. 0
+            keeps no checkpoint.
         monitor: the metric whose best value makes `best.ckpt`; by default the task's.
-        mode: whether its least value is best, or its largest; by default as its name says (`zoo.training.metrics`).
+        mode: whether its least value is best, or its largest; by default as its name says
+            (`zoo.training.metrics`).
     """
 
     def __init__(
-        self, every_n_steps: int = 250, monitor: str | None = None, mode: Literal["min", "max"] | None = None,
+        self,
+        every_n_steps: int = 250,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] | None = None,
     ) -> None:
         if every_n_steps < 0:
-            raise UserError(f"checkpoint.every_n_steps must be at least 0, which keeps none, got {every_n_steps}")
+            raise UserError(
+                f"checkpoint.every_n_steps must be at least 0, which keeps none, got {every_n_steps}"
+            )
         if monitor is not None and not monitor.strip():
-            raise UserError("checkpoint.monitor must be the name of a metric, or null for the task's, got ''")
+            raise UserError(
+                "checkpoint.monitor must be the name of a metric, or null for the task's, got ''"
+            )
         self.every_n_steps = every_n_steps
         self.monitor = monitor
         self.mode = mode
@@ -77,13 +90,18 @@ class Checkpoint(Callback):
             UserError: if there is no validation to watch.
         """
         of = [self.metric(pl_module), less_is_better(self.metric(pl_module), self._mode(pl_module))]
-        if self.of not in (None, of):  # what goes on was judged by another, whose values say nothing here
+        if self.of not in (
+            None,
+            of,
+        ):  # what goes on was judged by another, whose values say nothing here
             self.best = self.best_step = None
         self.of = of
         watched = self._watched(trainer, pl_module)
         if self.monitor is not None and trainer.limit_val_batches == 0:
-            raise UserError(f"checkpoint.monitor {self.monitor!r} is looked at after a validation, and "
-                            "--trainer.limit_val_batches is 0: leave one of them out")
+            raise UserError(
+                f"checkpoint.monitor {self.monitor!r} is looked at after a validation, and "
+                "--trainer.limit_val_batches is 0: leave one of them out"
+            )
         if not _is_ours(pl_module) or set(watched) != {"task"}:
             trainer.num_sanity_val_steps = max(trainer.num_sanity_val_steps, 1)
 
@@ -96,19 +114,32 @@ class Checkpoint(Callback):
         logged = trainer.callback_metrics
         if not sum(trainer.num_sanity_val_batches):
             data = type(trainer.datamodule).__name__  # type: ignore[attr-defined]
-            raise UserError(f"{data}.val_dataloader has no batch: give more data, or --trainer.limit_val_batches 0")
+            raise UserError(
+                f"{data}.val_dataloader has no batch: give more data, or --trainer.limit_val_batches 0"
+            )
         for who, metric in self._watched(trainer, pl_module).items():
-            is_of_validation = metric.partition("/")[0] in {"val", *(name.partition("/")[0] for name in logged)}
-            if metric not in logged and (is_of_validation or _is_ours(pl_module) and metric != "train/loss"):
+            is_of_validation = metric.partition("/")[0] in {
+                "val",
+                *(name.partition("/")[0] for name in logged),
+            }
+            if metric not in logged and (
+                is_of_validation or _is_ours(pl_module) and metric != "train/loss"
+            ):
                 raise UserError(_not_logged(who, metric, pl_module, logged))
         self.less_is_better(pl_module)
 
     def _watched(self, trainer: Trainer, module: LightningModule) -> dict[str, str]:
         """The metrics that somebody decides by: the task, this callback's setting, and other callbacks."""
-        watched = {"task": self.metric(module)} if self.monitor is None else {"checkpoint.monitor": self.monitor}
+        watched = (
+            {"task": self.metric(module)}
+            if self.monitor is None
+            else {"checkpoint.monitor": self.monitor}
+        )
         others: list[Any] = [c for c in trainer.callbacks if c is not self]  # type: ignore[attr-defined]
         metrics = {type(c).__name__: getattr(c, "monitor", None) for c in others}
-        return watched | {name: metric for name, metric in metrics.items() if isinstance(metric, str)}
+        return watched | {
+            name: metric for name, metric in metrics.items() if isinstance(metric, str)
+        }
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -135,7 +166,9 @@ class Checkpoint(Callback):
         value = trainer.callback_metrics.get(self.metric(pl_module))
         if value is None and self.best is None and self.every_n_steps:
             who = "task" if self.monitor is None else "checkpoint.monitor"
-            raise UserError(_not_logged(who, self.metric(pl_module), pl_module, trainer.callback_metrics))
+            raise UserError(
+                _not_logged(who, self.metric(pl_module), pl_module, trainer.callback_metrics)
+            )
         if value is not None and value.isfinite():
             sign = 1 if self.less_is_better(pl_module) else -1
             if self.best is None or sign * value.item() < sign * self.best:
@@ -169,7 +202,9 @@ class Checkpoint(Callback):
 
     def _mode(self, module: LightningModule) -> str | None:
         """`min` or `max`, where somebody has said it: of its own metric, the task as `monitor_mode`."""
-        return self.mode or (getattr(module, "monitor_mode", None) if self.monitor is None else None)
+        return self.mode or (
+            getattr(module, "monitor_mode", None) if self.monitor is None else None
+        )
 
     def less_is_better(self, module: LightningModule) -> bool:
         """Whether the least value of what decides is the best.
@@ -178,9 +213,15 @@ class Checkpoint(Callback):
             UserError: if neither its name, nor this callback, nor the task says it.
         """
         if (less := less_is_better(self.metric(module), self._mode(module))) is None:
-            who = f"{type(module).__name__} decides by" if self.monitor is None else "checkpoint.monitor watches"
-            raise UserError(f"{who} {self.metric(module)!r}, whose name does not say whether its least or its largest "
-                            "value is best: give --checkpoint.mode min or max")
+            who = (
+                f"{type(module).__name__} decides by"
+                if self.monitor is None
+                else "checkpoint.monitor watches"
+            )
+            raise UserError(
+                f"{who} {self.metric(module)!r}, whose name does not say whether its least or its largest "
+                "value is best: give --checkpoint.mode min or max"
+            )
         return less
 
     def _save(self, trainer: Trainer, name: str, weights_only: bool = False) -> None:
@@ -188,11 +229,17 @@ class Checkpoint(Callback):
         if folder is None:
             return
         if self._wrote and trainer.is_global_zero and not folder.is_dir():
-            warnings.warn(f"'{folder}' was removed while the run trained: it is written anew, without what it held",
-                          stacklevel=2)
+            warnings.warn(
+                f"'{folder}' was removed while the run trained: it is written anew, without what it held",
+                stacklevel=2,
+            )
         self._wrote = True
-        if all(p.isfinite().all() for p in trainer.lightning_module.parameters() if p.requires_grad):
-            trainer.save_checkpoint(folder / name, weights_only)  # a good one is never replaced by a bad one
+        if all(
+            p.isfinite().all() for p in trainer.lightning_module.parameters() if p.requires_grad
+        ):
+            trainer.save_checkpoint(
+                folder / name, weights_only
+            )  # a good one is never replaced by a bad one
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far."""
@@ -205,6 +252,14 @@ class Checkpoint(Callback):
             ValueError: if it is no number of a step.
         """
         best, step = state_dict["best"], state_dict["best_step"]
-        if (best is None) != (step is None) or best is not None and not (isinstance(best, float) and type(step) is int):
+        if (
+            (best is None) != (step is None)
+            or best is not None
+            and not (isinstance(best, float) and type(step) is int)
+        ):
             raise ValueError(f"a best value of {best} at step {step}")
-        self.best, self.best_step, self.of = best, step, state_dict.get("of")  # older checkpoints do not say
+        self.best, self.best_step, self.of = (
+            best,
+            step,
+            state_dict.get("of"),
+        )  # older checkpoints do not say

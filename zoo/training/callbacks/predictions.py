@@ -34,15 +34,16 @@ class NamesColumns(Protocol):
 class Predictions(Callback):
     """Writes `predictions.tsv`, a row for each example, into the folder of the run that predicts.
 
-    Whatever `predict_step` gives becomes columns: a tensor (examples,) or (examples, values) is called `prediction`,
-    and the parts of a mapping by their keys; `NamesColumns` is for tasks that have more to say. The first column,
-    `index`, is the example's number, and rows are in its order. `predict_step` gives it, or else the sampler of the
-    loader, shuffled or not, where there is a row for each example that it drew; otherwise rows are numbered as they
-    come, of one process alone.
+    Whatever `predict_step` gives becomes columns: a tensor (examples,) or (examples, values) is
+    called `prediction`, and the parts of a mapping by their keys; `NamesColumns` is for tasks that
+    have more to say. The first column, `index`, is the example's number, and rows are in its order.
+    `predict_step` gives it, or else the sampler of the loader, shuffled or not, where there is a
+    row for each example that it drew; otherwise rows are numbered as they come, of one process
+    alone.
 
-    A checkpoint that is in no run has its table beside it, and a task without any in the current folder. Of several
-    loaders each has a table of its own, `predictions-NAME.tsv` by the `name` of its data set, or by its number.
-    An earlier table is replaced, any other file is not.
+    A checkpoint that is in no run has its table beside it, and a task without any in the current
+    folder. Of several loaders each has a table of its own, `predictions-NAME.tsv` by the `name` of
+    its data set, or by its number. An earlier table is replaced, any other file is not.
     """
 
     def __init__(self) -> None:
@@ -60,7 +61,9 @@ class Predictions(Callback):
         for path in self.paths(trainer):
             check_writable(path.parent, "--ckpt_path", "predictions to ")
             if (path.exists() or path.is_symlink()) and not _is_table(path):
-                raise UserError(f"'{path}' is there already, and no table of predictions: move it away")
+                raise UserError(
+                    f"'{path}' is there already, and no table of predictions: move it away"
+                )
 
     def paths(self, trainer: Trainer) -> list[Path]:
         """Where the table of each loader goes."""
@@ -72,19 +75,30 @@ class Predictions(Callback):
         loaders = list(loaders) if isinstance(loaders, list | tuple) else [loaders]
         if len(loaders) == 1:
             return [folder / "predictions.tsv"]
-        names = [str(getattr(getattr(loader, "dataset", None), "name", i)) for i, loader in enumerate(loaders)]
-        if len(set(names)) < len(names) or not all(re.fullmatch(r"\w[\w.-]*", name) for name in names):
+        names = [
+            str(getattr(getattr(loader, "dataset", None), "name", i))
+            for i, loader in enumerate(loaders)
+        ]
+        if len(set(names)) < len(names) or not all(
+            re.fullmatch(r"\w[\w.-]*", name) for name in names
+        ):
             names = [str(i) for i in range(len(names))]
         return [folder / f"predictions-{name}.tsv" for name in names]
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the rows of a batch.
 
         Raises:
-            UserError: if they are no table, or not that of the batches before, or several processes do not say which.
+            UserError: if they are no table, or not that of the batches before, or several processes
+                do not say which.
         """
         if isinstance(pl_module, NamesColumns):
             outputs = pl_module.prediction_columns(outputs)
@@ -94,21 +108,33 @@ class Predictions(Callback):
             return
         if (most := max(map(len, table.values()))) != min(map(len, table.values())):
             name = next(name for name, column in table.items() if len(column) != most)
-            raise UserError(f"{what} {most} rows, but {len(table[name])} of {name!r}: give as many of each")
+            raise UserError(
+                f"{what} {most} rows, but {len(table[name])} of {name!r}: give as many of each"
+            )
         drawn = self._drawn(trainer, batch_idx, dataloader_idx) if INDEX not in table else None
-        if drawn is not None and len(drawn) == most and self.numbered.setdefault(dataloader_idx, True):
+        if (
+            drawn is not None
+            and len(drawn) == most
+            and self.numbered.setdefault(dataloader_idx, True)
+        ):
             table = {INDEX: drawn, **table}
         elif INDEX not in table and self.numbered.setdefault(dataloader_idx, False):
-            raise UserError(f"{what} {most} rows for a batch of {len(drawn or ())} examples, after one for each: "
-                            f"return an {INDEX!r}, the number of each example")
+            raise UserError(
+                f"{what} {most} rows for a batch of {len(drawn or ())} examples, after one for each: "
+                f"return an {INDEX!r}, the number of each example"
+            )
         if trainer.world_size > 1 and INDEX not in table:
-            raise UserError(f"{what} no {INDEX!r}, the number of each example, which several processes need: "
-                            "return one, or give --trainer.devices 1")
+            raise UserError(
+                f"{what} no {INDEX!r}, the number of each example, which several processes need: "
+                "return one, or give --trainer.devices 1"
+            )
         rows = self.rows.setdefault(dataloader_idx, [])
         index = table.pop(INDEX, range(len(rows), len(rows) + most))
         names = self.names.setdefault(dataloader_idx, [INDEX, *table])
         if names != [INDEX, *table]:
-            raise UserError(f"{what} {', '.join(table)} after {', '.join(names[1:])}: give the same each time")
+            raise UserError(
+                f"{what} {', '.join(table)} after {', '.join(names[1:])}: give the same each time"
+            )
         rows += map(list, zip(index, *table.values(), strict=True))
 
     def _drawn(self, trainer: Trainer, batch_idx: int, dataloader_idx: int) -> Sequence[int] | None:
@@ -136,14 +162,20 @@ class Predictions(Callback):
                 every = [row for _, row in sorted({row[0]: row for row in every}.items())]
             write_text(paths[number], render([names, *every]))
             table = os.path.relpath(paths[number])
-            print(aligned({"predictions": f"{len(every):,} rows: {shorten(names)}", "table": table}))
+            print(
+                aligned({"predictions": f"{len(every):,} rows: {shorten(names)}", "table": table})
+            )
         if not any(rows for rows, _ in parts):
             print("predictions  none")
 
 
 def shorten(names: Sequence[str], most: int = 8) -> str:
     """The first few names."""
-    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])} and {len(names) - most:,} more"
+    return (
+        ", ".join(names)
+        if len(names) <= most
+        else f"{', '.join(names[:most])} and {len(names) - most:,} more"
+    )
 
 
 def _is_table(path: Path) -> bool:
@@ -159,8 +191,8 @@ def columns(outputs: Any, name: str = "prediction") -> dict[str, Sequence[Any]]:
     """What `predict_step` gave as columns of plain values, by name.
 
     Args:
-        outputs: a tensor whose first dimension is the examples, a sequence of as many values or strings, a mapping of
-            such, or a tuple of tensors, named or not; None is no column.
+        outputs: a tensor whose first dimension is the examples, a sequence of as many values or
+            strings, a mapping of such, or a tuple of tensors, named or not; None is no column.
         name: of what has none; parts are called `name_0`, or by the mapping's keys.
 
     Raises:
@@ -181,12 +213,16 @@ def columns(outputs: Any, name: str = "prediction") -> dict[str, Sequence[Any]]:
         values = outputs.detach().cpu()
         rows = values.flatten(1) if values.dim() > 1 else values.reshape(-1, 1)
         if rows.shape[1] > WIDEST:
-            raise UserError(f"predict_step gives {tuple(values.shape)} as {name!r}, and a table has room for "
-                            f"{WIDEST:,} numbers of an example: give fewer, such as the likeliest")
+            raise UserError(
+                f"predict_step gives {tuple(values.shape)} as {name!r}, and a table has room for "
+                f"{WIDEST:,} numbers of an example: give fewer, such as the likeliest"
+            )
         if values.dim() < 2:
             return {name: rows[:, 0].tolist()}
         return {f"{name}_{i}": column.tolist() for i, column in enumerate(rows.unbind(1))}
-    if isinstance(outputs, list | tuple) and any(isinstance(each, Tensor | Mapping | list | tuple) for each in outputs):
+    if isinstance(outputs, list | tuple) and any(
+        isinstance(each, Tensor | Mapping | list | tuple) for each in outputs
+    ):
         found = {}
         for i, each in enumerate(outputs):
             found |= columns(each, f"{name}_{i}")
@@ -197,7 +233,9 @@ def columns(outputs: Any, name: str = "prediction") -> dict[str, Sequence[Any]]:
 def render(rows: Sequence[Sequence[Any]]) -> str:
     """Rows as tab-separated values, quoted as csv's readers take it; what cannot be printed is spelled out."""
     file = io.StringIO()
-    csv.writer(file, delimiter="\t", lineterminator="\n").writerows([cell(value) for value in row] for row in rows)
+    csv.writer(file, delimiter="\t", lineterminator="\n").writerows(
+        [cell(value) for value in row] for row in rows
+    )
     return file.getvalue()
 
 

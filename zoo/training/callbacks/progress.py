@@ -41,13 +41,24 @@ class Progress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar where a resumed run had stopped."""
-        self.steps = steps = float(trainer.estimated_stepping_batches)  # infinite where only time ends the run
-        self.started, self.first, self.printed = time.perf_counter(), trainer.global_step, trainer.global_step
+        self.steps = steps = float(
+            trainer.estimated_stepping_batches
+        )  # infinite where only time ends the run
+        self.started, self.first, self.printed = (
+            time.perf_counter(),
+            trainer.global_step,
+            trainer.global_step,
+        )
         if trainer.is_global_zero and sys.stderr.isatty() and not self.silent:
             layout = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}, {rate_fmt}, {remaining} left"
             self.bar = tqdm(
-                total=int(steps) if math.isfinite(steps) else None, initial=self.first, bar_format=layout,
-                dynamic_ncols=True, unit=" steps", smoothing=0.05, file=sys.stderr,
+                total=int(steps) if math.isfinite(steps) else None,
+                initial=self.first,
+                bar_format=layout,
+                dynamic_ncols=True,
+                unit=" steps",
+                smoothing=0.05,
+                file=sys.stderr,
             )
 
     def on_train_batch_end(
@@ -65,7 +76,9 @@ class Progress(ProgressBar):
         elif step == steps or step - self.printed >= min(steps, 1000 * self.lines) / self.lines:
             self.printed = step
             rate = (step - self.first) / (self.shown - self.started)
-            minutes, seconds = divmod(int((steps - step) / rate), 60) if math.isfinite(steps) else (0, 0)
+            minutes, seconds = (
+                divmod(int((steps - step) / rate), 60) if math.isfinite(steps) else (0, 0)
+            )
             left = f"  {minutes}:{seconds:02d} left" if math.isfinite(steps) else ""
             number = f"{step:>{len(f'{steps:.0f}')}}/{steps:.0f}"
             say(f"step {number}  {self._losses(trainer, outputs)}  {rate:.1f} steps/s{left}")
@@ -73,21 +86,31 @@ class Progress(ProgressBar):
     def _losses(self, trainer: Trainer, outputs: Any) -> str:
         """The loss of this step, on this process, and of the last validation."""
         losses = {"val": trainer.callback_metrics.get("val/loss")}
-        if isinstance(outputs, Mapping) and "loss" in outputs:  # divided by as many batches as make a step
+        if (
+            isinstance(outputs, Mapping) and "loss" in outputs
+        ):  # divided by as many batches as make a step
             losses = {"loss": outputs["loss"] * trainer.accumulate_grad_batches} | losses
-        return ", ".join(f"{name} {loss.item():.3f}" for name, loss in losses.items() if loss is not None)
+        return ", ".join(
+            f"{name} {loss.item():.3f}" for name, loss in losses.items() if loss is not None
+        )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
         self._close()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
         """Leave the terminal at a new line; after Ctrl-C or a signal, say how to go on."""
         self._close()
         if isinstance(exception, KeyboardInterrupt | Stopped) and trainer.is_global_zero:
             log_dir = trainer.logger.log_dir if trainer.logger is not None else None
             saved = log_dir is not None and (Path(log_dir) / "checkpoints" / "last.ckpt").exists()
-            then = f"go on from the last checkpoint: zoo fit --ckpt_path {log_dir}" if saved else "no checkpoint yet"
+            then = (
+                f"go on from the last checkpoint: zoo fit --ckpt_path {log_dir}"
+                if saved
+                else "no checkpoint yet"
+            )
             say(f"stopped at step {trainer.global_step}; {then}")
 
     def _close(self) -> None:

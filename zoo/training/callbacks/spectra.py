@@ -28,7 +28,9 @@ class SpectrumCallback(Callback, ABC):
 
     def __init__(self, every_n_steps: int) -> None:
         if every_n_steps < 0:
-            raise UserError(f"every_n_steps must be at least 0, which never looks, got {every_n_steps}")
+            raise UserError(
+                f"every_n_steps must be at least 0, which never looks, got {every_n_steps}"
+            )
         self.every_n_steps = every_n_steps
         self.seconds = 0.0
         self.looks: dict[int, dict[str, float]] = {}
@@ -56,7 +58,11 @@ class SpectrumCallback(Callback, ABC):
     @torch.no_grad()
     def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ZooModule)
-        if not self.every_n_steps or trainer.global_step in self.looks or not trainer.is_global_zero:
+        if (
+            not self.every_n_steps
+            or trainer.global_step in self.looks
+            or not trainer.is_global_zero
+        ):
             return
         start = time.perf_counter()
         self.looks[trainer.global_step] = values = self.measure(zoo_layers(pl_module.net))
@@ -76,7 +82,9 @@ class SpectrumCallback(Callback, ABC):
         """
         looks = dict(state_dict["looks"])
         for step, values in looks.items():
-            if type(step) is not int or not all(isinstance(value, int | float) for value in values.values()):
+            if type(step) is not int or not all(
+                isinstance(value, int | float) for value in values.values()
+            ):
                 raise ValueError(f"no look at step {step}")
         self.looks, self.seconds = looks, float(state_dict["seconds"])
 
@@ -87,7 +95,11 @@ def spread(values: dict[str, float]) -> dict[str, float]:
     for name, value in values.items():
         kinds[kind(name)].append(value)
     every = torch.tensor(list(values.values()))
-    summary = {"all.median": every.median().item(), "all.min": every.min().item(), "all.max": every.max().item()}
+    summary = {
+        "all.median": every.median().item(),
+        "all.min": every.min().item(),
+        "all.max": every.max().item(),
+    }
     return summary | {f"kind.{k}": torch.tensor(v).median().item() for k, v in kinds.items()}
 
 
@@ -104,10 +116,14 @@ class StableRank(SpectrumCallback):
     def measure(self, layers: dict[str, ZooLinear]) -> dict[str, float]:
         """`stable_rank/<layer>` of W, `stable_rank/update.<layer>` of dW, and their spreads."""
         ranks = _ranks({name: layer.effective_weight() for name, layer in layers.items()})
-        updates = _ranks({name: layer.update() for name, layer in layers.items() if layer.base is not None})
+        updates = _ranks(
+            {name: layer.update() for name, layer in layers.items() if layer.base is not None}
+        )
         ranks |= spread(ranks)
         if updates:
-            ranks |= {f"update.{name}": value for name, value in (updates | spread(updates)).items()}
+            ranks |= {
+                f"update.{name}": value for name, value in (updates | spread(updates)).items()
+            }
         return {f"stable_rank/{name}": value for name, value in ranks.items()}
 
     @property
@@ -115,9 +131,18 @@ class StableRank(SpectrumCallback):
         """Over the layers, at the last look: of dW, where there is a base."""
         if not self.looks:
             return None
-        last = {tag.removeprefix("stable_rank/"): value for tag, value in self.looks[max(self.looks)].items()}
-        updates = {tag.removeprefix("update."): value for tag, value in last.items() if tag.startswith("update.")}
-        values = [v for tag, v in (updates or last).items() if not tag.startswith(("all.", "kind."))]
+        last = {
+            tag.removeprefix("stable_rank/"): value
+            for tag, value in self.looks[max(self.looks)].items()
+        }
+        updates = {
+            tag.removeprefix("update."): value
+            for tag, value in last.items()
+            if tag.startswith("update.")
+        }
+        values = [
+            v for tag, v in (updates or last).items() if not tag.startswith(("all.", "kind."))
+        ]
         return sum(values) / len(values)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -129,8 +154,12 @@ class StableRank(SpectrumCallback):
             steps = sorted(self.looks)
             update = "update." if are_updates(layers) else ""
             tags = [f"stable_rank/{update}{name}" for name in layers]
-            values = torch.tensor([[self.looks[step].get(tag, math.nan) for step in steps] for tag in tags])
-            largest = max(2, *(min(layer.out_features, layer.in_features) for layer in layers.values()))
+            values = torch.tensor(
+                [[self.looks[step].get(tag, math.nan) for step in steps] for tag in tags]
+            )
+            largest = max(
+                2, *(min(layer.out_features, layer.in_features) for layer in layers.values())
+            )
             title = f"stable rank of {'dW' if update else 'W'}"
             image = tensorboard.heatmap(values, list(layers), steps, title, 1, largest)
             trainer.logger.experiment.add_image("stable_rank/heatmap", image, trainer.global_step)
@@ -144,7 +173,13 @@ def _ranks(weights: dict[str, Tensor]) -> dict[str, float]:
         shapes[weight.shape].append(name)
     ranks: dict[str, float] = {}
     for names in shapes.values():
-        ranks.update(zip(names, stable_rank(torch.stack([weights[name] for name in names])).tolist(), strict=True))
+        ranks.update(
+            zip(
+                names,
+                stable_rank(torch.stack([weights[name] for name in names])).tolist(),
+                strict=True,
+            )
+        )
     return {name: ranks[name] for name in weights}
 
 
@@ -155,8 +190,8 @@ LOGGED = {"k90": "k90", "k90_frequency": "k90_zigzag", "low_25": "low_frequency"
 class SpectralEnergy(SpectrumCallback):
     """Where the energy of W (of dW, where there is a base) lies among its DCT coefficients, beside the rotation null.
 
-    Tags: `k90/<layer>`, `k90_zigzag/<layer>` and `low_frequency/<layer>`, each with `.../null.<layer>` for the same
-    singular values between random singular vectors.
+    Tags: `k90/<layer>`, `k90_zigzag/<layer>` and `low_frequency/<layer>`, each with
+    `.../null.<layer>` for the same singular values between random singular vectors.
 
     Args:
         every_n_steps: steps between looks; 0 never looks.

@@ -26,7 +26,8 @@ class Stopped(Exception):
 
     Args:
         signum: of the signal that asked.
-        status: of this process; 0 in one that another process waits for, and would take for a crash.
+        status: of this process; 0 in one that another process waits for, and would take for a
+            crash.
     """
 
     def __init__(self, signum: int, status: int | None = None) -> None:
@@ -38,8 +39,9 @@ class Stopped(Exception):
 class Stop(Callback):
     """Writes `last.ckpt` and stops, at the first step after a signal on which all processes can agree.
 
-    A handler does nothing but remember: what Lightning does inside its own, a broadcast, waits for good where it meets
-    a reduction of DDP's. All ranks ask each other at the same places instead, after each step.
+    A handler does nothing but remember: what Lightning does inside its own, a broadcast, waits for
+    good where it meets a reduction of DDP's. All ranks ask each other at the same places instead,
+    after each step.
     """
 
     def __init__(self) -> None:
@@ -102,7 +104,9 @@ class Stop(Callback):
         if trainer.state.fn == "fit":
             self._stop_if_asked(trainer)
 
-    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
+    ) -> None:
         """Stop within a validation; ranks may have different numbers of batches, and so only where there is one."""
         if trainer.state.fn == "fit" and trainer.world_size == 1:
             self._stop_if_asked(trainer)

@@ -58,8 +58,10 @@ class RunSummary(Callback):
             UserError: naming the data.
         """
         if trainer.fit_loop.epoch_loop.batch_progress.current.ready == 0:
-            raise UserError(f"{type(trainer.datamodule).__name__}.train_dataloader gives no batch in epoch "  # type: ignore[attr-defined]
-                            f"{trainer.current_epoch}: return a loader that begins anew in each epoch")
+            raise UserError(
+                f"{type(trainer.datamodule).__name__}.train_dataloader gives no batch in epoch "  # type: ignore[attr-defined]
+                f"{trainer.current_epoch}: return a loader that begins anew in each epoch"
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -90,7 +92,10 @@ class RunSummary(Callback):
         if trainer.logger is None or not trainer.logger.log_dir:
             return True
         try:
-            return bool(read_json(Path(trainer.logger.log_dir) / SUMMARY).get("steps") == trainer.global_step)
+            return bool(
+                read_json(Path(trainer.logger.log_dir) / SUMMARY).get("steps")
+                == trainer.global_step
+            )
         except UserError:
             return False
 
@@ -104,13 +109,21 @@ class RunSummary(Callback):
         self._print_metrics(trainer, "test/")
 
     def _print_metrics(self, trainer: Trainer, stage: str) -> None:
-        metrics = {tag: value.item() for tag, value in trainer.callback_metrics.items() if tag.startswith(stage)}
+        metrics = {
+            tag: value.item()
+            for tag, value in trainer.callback_metrics.items()
+            if tag.startswith(stage)
+        }
         if trainer.is_global_zero:
             print(aligned(metric_rows(metrics, stage)))
 
     def summarize(self, trainer: Trainer, module: ZooModule) -> dict[str, Any]:
         """Everything the run can say of itself, as plain values."""
-        metrics = {tag: value.item() for tag, value in trainer.callback_metrics.items() if tag.startswith("val/")}
+        metrics = {
+            tag: value.item()
+            for tag, value in trainer.callback_metrics.items()
+            if tag.startswith("val/")
+        }
         checkpoint = _find(trainer, Checkpoint)
         ranks = _find(trainer, StableRank)
         config = module.optimizer_config
@@ -119,7 +132,11 @@ class RunSummary(Callback):
         whole = identity.global_batch(identity.batch(module))
         return {
             "task": type(module).__name__,
-            **({"data": data.headline(), **data.facts(), "data_name": data.name} if isinstance(data, ZooData) else {}),
+            **(
+                {"data": data.headline(), **data.facts(), "data_name": data.name}
+                if isinstance(data, ZooData)
+                else {}
+            ),
             "network": module.network_name(),
             **module.describe(),
             "arguments": module.arguments(),
@@ -147,12 +164,16 @@ class RunSummary(Callback):
             "steps_per_second": round(taken / seconds, 3) if taken else 0.0,
             "callback_seconds": {
                 type(c).__name__: round(c.seconds, 3)
-                for c in trainer.callbacks if isinstance(c, SpectrumCallback)  # type: ignore[attr-defined]
+                for c in trainer.callbacks
+                if isinstance(c, SpectrumCallback)  # type: ignore[attr-defined]
             },
             "resumed_at": self.first_step or None,
             "device": device_name(trainer.strategy.root_device),
             "threads": torch.get_num_threads(),
-            "versions": {"python": platform.python_version(), **{name: _version(name) for name in ("zoo", *LIBRARIES)}},
+            "versions": {
+                "python": platform.python_version(),
+                **{name: _version(name) for name in ("zoo", *LIBRARIES)},
+            },
             "command": " ".join(["zoo", *sys.argv[1:]]),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -164,10 +185,15 @@ class RunSummary(Callback):
         arguments = {key: value for key, value in module.arguments().items() if value is not None}
         return {
             "arguments": ", ".join(f"{key}={value}" for key, value in arguments.items()),
-            "task": type(module).__name__, "data": data.name if isinstance(data, ZooData) else "",
-            "parameterization": about["parameterization"], "trainable": about["trainable"],
+            "task": type(module).__name__,
+            "data": data.name if isinstance(data, ZooData) else "",
+            "parameterization": about["parameterization"],
+            "trainable": about["trainable"],
             "ratio": round(about["coefficients"] / max(1, about["replaced"]), 4),  # type: ignore[operator, call-overload]
-            "lr": config.lr, "weight_decay": config.weight_decay, "steps": trainer.max_steps, "seed": module.seed,
+            "lr": config.lr,
+            "weight_decay": config.weight_decay,
+            "steps": trainer.max_steps,
+            "seed": module.seed,
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -181,7 +207,9 @@ class RunSummary(Callback):
 
 def metric_rows(metrics: dict[str, float], stage: str) -> dict[str, str]:
     """Metrics of a stage, `val/` or `test/`, as they stand in a table."""
-    rows = {tag.removeprefix(stage).replace("_", " "): f"{value:.4f}" for tag, value in metrics.items()}
+    rows = {
+        tag.removeprefix(stage).replace("_", " "): f"{value:.4f}" for tag, value in metrics.items()
+    }
     long = {"val/": "validation loss", "test/": "test loss"}[stage]
     return {long if name == "loss" else name: value for name, value in rows.items()}
 

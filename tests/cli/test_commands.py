@@ -1,0 +1,199 @@
+"""The small commands: list, check, params, generate, and the front door."""
+
+import json
+
+import pytest
+from fits import fit
+
+from zoo import __version__
+from zoo.__main__ import COMMANDS, main
+
+MINE = '''
+import math
+import torch
+from zoo.parameterizations import SeparableSubspace
+
+
+class Hartley(SeparableSubspace):
+    """The discrete Hartley transform."""
+
+    def side(self, n, axis):
+        angle = 2 * math.pi / n * torch.outer(torch.arange(n), torch.arange(n)).double()
+        return (angle.cos() + angle.sin()) / math.sqrt(n)
+
+
+class Skewed(Hartley):
+    """Not orthogonal."""
+
+    def side(self, n, axis):
+        return super().side(n, axis) * (1 + 0.1 * (n > 1)) + 0.05
+'''
+
+
+def test_help_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in COMMANDS)
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_no_command_is_a_mistake(capsys):
+    assert main([]) == 2
+    assert "usage: zoo" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"zoo {__version__}\n"
+
+
+def test_an_interruption_is_no_traceback(capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zoo.cli.list.main", interrupt)
+    assert main(["list"]) == 130
+    assert capsys.readouterr().err == "zoo: stopped\n"
+
+
+def test_list_has_a_line_for_each(capsys):
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = (
+        "DCT",
+        "Dense",
+        "LoRA",
+        "RandLoRA",
+        "RandomOrthonormal",
+        "Zigzag",
+        "CharLM",
+        "CharData",
+        "dct_half.yaml",
+    )
+    for name in names:
+        (line,) = [line for line in lines if line.startswith(f"  {name} ")]
+        assert len(line.split()) > 3
+    assert max(map(len, lines)) <= 80
+
+
+def test_params_counts(place, small, capsys):
+    assert main(["params", "--config", "dct_half.yaml", *small, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["replaced"] == 2 * 12 * 16 * 16 == 2 * facts["coefficients"]
+    assert facts["layers"][0] == {
+        "layer": "blocks.0.attn.qkv",
+        "shape": [48, 16],
+        "parameterization": "DCT",
+        "weights": 768,
+        "trainable": 384,
+        "lr_mult": pytest.approx(1.9, abs=0.1),
+    }
+    assert main(["params", "--config", "dct_half.yaml", *small]) == 0
+    table = capsys.readouterr().out
+    assert "3,072 for 6,144 weights" in table and max(map(len, table.splitlines())) <= 80
+    assert not (place / "runs").exists()
+
+
+def test_a_basis_of_ones_own_trains_with_no_registration(place, small):
+    (place / "mine.py").write_text(MINE)
+    folder = fit(*small, "--model.parameterization=mine.Hartley")
+    assert json.loads((folder / "summary.json").read_text())["parameterization"] == "Hartley"
+    assert folder.parent.name == "dct_half+Hartley-text"
+
+
+def test_check_passes_a_correct_basis_and_fails_a_wrong_one(place, capsys):
+    (place / "mine2.py").write_text(MINE)
+    assert main(["check", "mine2.Hartley"]) == 0
+    text = capsys.readouterr().out
+    assert "FAIL" not in text and text.count("pass  ") >= 20
+    assert main(["check", "mine2.Skewed"]) == 1
+    text = capsys.readouterr().out
+    assert (
+        "FAIL  isometry" in text
+        and "FAIL  project is idempotent" in text
+        and "pass  deepcopy" in text
+    )
+
+
+@pytest.mark.parametrize("name", ["DCT", "LoRA"])
+def test_check_finds_a_budget_and_lists_what_applies(name, capsys):
+    assert main(["check", name]) == 0
+    text = capsys.readouterr().out
+    assert "all contracts hold" in text and max(map(len, text.splitlines())) <= 80
+    orthonormal = (
+        "isometry",
+        "analyze inverts synthesize",
+        "map rank is count",
+        "weight is of its sides",
+    )
+    assert [f"pass  {contract}\n" in text for contract in orthonormal] == [name == "DCT"] * 4
+
+
+def test_check_says_what_it_found(place, capsys):
+    (place / "mine3.py").write_text(
+        f"{MINE}\n\nclass Idle(Hartley):\n"
+        "    def forward_update(self, x, base, bias=None, scale=1.0):\n"
+        "        return super().forward(x, bias) + x @ base.mT * (scale == 1)\n"
+    )
+    assert main(["check", "mine3.Idle"]) == 1
+    text = capsys.readouterr().out
+    assert "FAIL  forward update" in text and "AssertionError" not in text
+    assert "(16, 16): s = 0.7, a bias, x of (16,): y is off by" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 80 and "of the contracts do not hold" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["check", "nothing.here"], "cannot import 'nothing.here'"),
+        (["check", "DTC"], "cannot import 'DTC'"),
+        (["check", "torch.nn.Linear"], "is no parameterization"),
+        (["check", "SeparableSubspace"], "is abstract: it still has to define side"),
+        (["check", "DCT", "--set", "ratio=2"], "ratio must lie in (0, 1], got 2"),
+        (["check", "DCT", "--set", "ratio"], "--set takes KEY=VALUE"),
+        (["check"], "required: parameterization"),
+        (["list", "--al"], "no option '--al'"),
+        (["generate", "--ckpt_path", "nowhere"], "no checkpoint 'nowhere'"),
+        (["generate", "--ckpt_pat", "x"], "--ckpt_path"),
+        (["generate", "--ckpt_path", "x", "--length", "many"], "invalid int value: 'many'"),
+    ],
+)
+def test_mistakes_are_one_line(words, said, place, capsys):
+    try:
+        status = main(words)
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    error = capsys.readouterr().err
+    assert said in error and error.startswith("zoo: ") and error.count("\n") == 1
+    assert not list(place.iterdir())
+
+
+def test_generate_continues_the_prompt_and_repeats(place, small, capsys):
+    folder = str(fit(*small))
+    capsys.readouterr()
+    texts = []
+    for seed in ("1", "1", "2"):
+        assert (
+            main(
+                [
+                    "generate",
+                    "--ckpt_path",
+                    folder,
+                    "--prompt",
+                    "the fox",
+                    "--length",
+                    "30",
+                    "--seed",
+                    seed,
+                ]
+            )
+            == 0
+        )
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0].startswith("the fox") and len(texts[0].rstrip("\n")) >= 30
+    assert main(["generate", "--ckpt_path", folder, "--prompt", "THE FOX"]) == 2
+    assert "never seen 'EFHOTX'" in capsys.readouterr().err
+    assert main(["generate", "--ckpt_path", folder, "--length", "-1"]) == 2
+    assert "--length must be at least 0 and at most 100,000, got -1" in capsys.readouterr().err

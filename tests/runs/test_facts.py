@@ -1,0 +1,255 @@
+"""What is known of a run, and names and groups that tell several apart."""
+
+import functools
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from adapted import classifier, run
+from fits import fit
+
+from tasks import CharLM
+from zoo.__main__ import main
+from zoo.errors import UserError
+from zoo.files.paths import nickname
+from zoo.parameterizations import LoRA
+from zoo.runs.facts import Facts, label, run_facts
+from zoo.runs.updates import read
+
+
+@pytest.fixture
+def lora_run(tune, place) -> Path:
+    return fit(*tune, config="glue_rte lora_8")
+
+
+def test_facts_are_those_of_the_summary(lora_run):
+    summary = json.loads((lora_run / "summary.json").read_text())
+    source = read(str(lora_run))
+    assert (source.task, source.model, source.parameterization, source.seed) == (
+        "rte",
+        "bert",
+        "LoRA",
+        0,
+    )
+    assert (source.loss, source.score, source.metric) == (
+        summary["loss"],
+        summary["score"],
+        "accuracy",
+    )
+    assert (source.name, source.path) == ("glue_rte+lora_8-rte", str(lora_run))
+    assert source.group == "rte / bert / LoRA rank=8"
+    assert (source.what, source.notes, len(source.updates)) == ("dW", [], 4)
+
+
+def test_results_are_those_of_the_checkpoints_step(lora_run):
+    best = lora_run / "checkpoints" / "best.ckpt"
+    content = torch.load(best, weights_only=True)
+    path = lora_run / "summary.json"
+    summary = json.loads(path.read_text()) | {
+        "steps": 99,
+        "best_step": content["global_step"],
+        "best": 0.75,
+    }
+    path.write_text(json.dumps(summary))
+    source = read(str(best))
+    assert (source.loss, source.score, source.name) == (None, 0.75, "glue_rte+lora_8-rte-best")
+    path.write_text(json.dumps(summary | {"best_step": 98}))
+    assert (read(str(best)).score, read(str(best)).metric) == (None, None)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", '{"parameterization": "DCT"}'])
+def test_a_summary_that_cannot_be_used_is_named(content, lora_run):
+    whole = read(str(lora_run))
+    (lora_run / "summary.json").write_text(content)
+    source = read(str(lora_run))
+    assert "summary.json" in source.notes[0] and "ignored" in source.notes[0]
+    assert (source.task, source.model, source.parameterization, source.seed) == (
+        "rte",
+        "bert",
+        "LoRA",
+        0,
+    )
+    assert (source.loss, source.score, source.metric, source.group) == (
+        None,
+        None,
+        None,
+        whole.group,
+    )
+    (lora_run / "summary.json").unlink()
+    assert read(str(lora_run)).notes == []
+
+
+def test_the_mean_of_several_metrics_is_called_score(tune, place):
+    source = read(str(fit(*tune, config="glue_qqp lora_8")))
+    summary = json.loads((Path(source.path) / "summary.json").read_text())
+    assert len({summary["metrics"][f"val/{name}"] for name in ("accuracy", "f1", "score")}) == 3
+    assert (source.score, source.metric) == (summary["score"], "score")
+
+
+def test_runs_that_differ_in_their_seed_are_one_group(tune, place):
+    options = [
+        "--seed_everything=0",
+        "--seed_everything=1",
+        "--model.optimizer.lr=0.01",
+        "--model.tuning.head_lr=0.02",
+        "--trainer.max_epochs=2",
+    ]
+    folders = [fit(*tune, option, config="glue_rte lora_8") for option in options]
+    folders.append(fit(*tune, "--model.parameterization.lora_rank=4", config="glue_rte dct_8"))
+    sources = label([read(str(folder)) for folder in folders])
+    groups = [source.group for source in sources]
+    assert groups[0] == groups[1]
+    assert len(set(groups)) == 5
+    assert all(group.startswith("rte / bert / LoRA rank=8, ") for group in groups[:5])
+    assert "lr=0.01" in groups[2] and "head_lr=0.02" in groups[3] and "steps=10" in groups[4]
+    assert groups[5] == "rte / bert / DCT lora_rank=4"
+    assert [source.seed for source in sources[:2]] == [0, 1]
+    assert len({source.name for source in sources}) == 6
+
+
+def facts(path: str = "a", **settings: str) -> Facts:
+    return Facts(path=path, name=nickname(path), group="rte / bert / LoRA", settings=settings)
+
+
+def test_groups_differ_by_the_setting_that_tells():
+    sources = [
+        facts(f"run{i}", a="1", lr=lr, rare=rare, long=long)
+        for i, (lr, rare, long) in enumerate(
+            [("1", "x", "y" * 99), ("2", "x", "y" * 99), ("3", "z", "y" * 99)]
+        )
+    ]
+    assert [s.group for s in label(sources)] == [f"rte / bert / LoRA, lr={i}" for i in (1, 2, 3)]
+    assert label(sources[:1])[0].group == "rte / bert / LoRA"
+    hidden = label(
+        [
+            facts("a", long="y" * 99 + "1"),
+            facts("b", long="y" * 99 + "2"),
+            facts("c", long="y" * 99 + "1"),
+        ]
+    )
+    assert hidden[0].group == hidden[2].group != hidden[1].group
+
+
+def test_adapters_are_groups_of_their_own(backbones, place):
+    """Nothing in them says what they were trained on."""
+    path = run(classifier(backbones("bert"), functools.partial(LoRA, rank=4)), Path("run"))
+    for name in ("cola", "rte", "x/rte"):
+        assert main(["export", path, "--to", "peft", "--output", name]) == 0
+    sources = label([read(name) for name in ("cola", "rte", "x/rte")])
+    assert sources[0].group == "cola / bert / LoRA rank=4"
+    assert (
+        len({source.group for source in sources}) == len({source.name for source in sources}) == 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("runs/rte/version_0", "rte"),
+        ("runs/rte/version_1", "rte-version_1"),
+        ("bert-base-uncased", "bert-base-uncased"),
+        ("google/bert", "bert"),
+        ("runs/rte/version_0/checkpoints/last.ckpt", "rte"),
+        ("packages/minilm/model", "minilm"),
+        ("runs/rte/version_2/checkpoints/best.ckpt", "rte-version_2-best"),
+        ("a/adapter/adapter_model.safetensors", "a-adapter"),
+        (f"hub/models--google--bert/snapshots/{'0a' * 20}", "bert"),
+        ("runs/v1.5", "v1.5"),
+    ],
+)
+def test_a_path_in_short(path, name):
+    assert nickname(path) == name
+
+
+def test_names_differ():
+    paths = ["x/rte/version_0", "y/rte/version_0", "y/cola/version_0"]
+    assert [s.name for s in label([facts(path) for path in paths])] == ["x-rte", "y-rte", "cola"]
+    with pytest.raises(UserError, match="'x/rte' and 'x/rte/version_0' are the same"):
+        label([facts("x/rte"), facts("x/rte/version_0")])
+
+
+@pytest.mark.parametrize("linked", ["checkpoints/last.ckpt", "checkpoints", "."])
+def test_a_checkpoint_that_lies_elsewhere(lora_run, linked):
+    """Its summary stands where the link does, or where that leads."""
+    whole = read(str(lora_run))
+    given = lora_run / linked
+    given.rename("scratch")
+    given.symlink_to(Path("scratch").absolute())
+    source = read(str(lora_run))
+    assert (source.loss, source.score, source.notes) == (
+        whole.loss,
+        whole.score,
+        [],
+    ) and source.score is not None
+    assert source.name == whole.name
+    Path("elsewhere.ckpt").symlink_to(lora_run / "checkpoints" / "last.ckpt")
+    assert read("elsewhere.ckpt").score == (whole.score if linked == "." else None)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "examples",
+        "metrics",
+        "score",
+        "loss",
+        "steps",
+        "best",
+        "best_step",
+        "monitor",
+        "glue_task",
+        "corpus",
+        "precision",
+        "batch_size",
+        "max_length",
+    ],
+)
+@pytest.mark.parametrize(
+    "value", [None, [], {}, "x\x1b", [[]], {"a": {}}, 10**400, True, -1, float("nan")]
+)
+def test_a_summary_with_any_value(tmp_path, key, value):
+    """Facts that cannot be are none, and those that can are printable."""
+    model = CharLM(
+        "abc", functools.partial(LoRA, rank=2), block_size=8, layers=1, width=16, heads=2
+    )
+    folder = Path(run(model, tmp_path / "run"))
+    content = {
+        **model.describe(),
+        "steps": 0,
+        "loss": 1.5,
+        "score": 0.5,
+        "metrics": {"val/f1": 0.5},
+        key: value,
+    }
+    (folder / "summary.json").write_text(json.dumps(content))
+    found, _ = run_facts(str(folder), folder / "checkpoints" / "last.ckpt", model)
+    assert found.score is None or math.isfinite(found.score)
+    assert "\x1b" not in repr([found.group, found.task, *found.settings.values()]).replace(
+        "\\x1b", "\x1b"
+    )
+    label([found])
+
+
+@pytest.mark.parametrize("settings", [None, [], "x"])
+def test_settings_that_are_none(tmp_path, settings):
+    model = CharLM(
+        "abc", functools.partial(LoRA, rank=2), block_size=8, layers=1, width=16, heads=2
+    )
+    file = Path(run(model, tmp_path / "run")) / "checkpoints" / "last.ckpt"
+    torch.save({**torch.load(file, weights_only=True), "hyper_parameters": settings}, file)
+    with pytest.raises(UserError, match="hyper_parameters|settings"):
+        run_facts("run", file, model)
+
+
+def test_settings_that_hold_themselves(tmp_path):
+    model = CharLM(
+        "abc", functools.partial(LoRA, rank=2), block_size=8, layers=1, width=16, heads=2
+    )
+    file = Path(run(model, tmp_path / "run")) / "checkpoints" / "last.ckpt"
+    settings = {}
+    settings["a"] = settings
+    torch.save({**torch.load(file, weights_only=True), "hyper_parameters": settings}, file)
+    with pytest.raises(UserError):
+        run_facts("run", file, model)

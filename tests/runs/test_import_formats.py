@@ -1,0 +1,484 @@
+"""`zoo import` of every kind of adapter: the logits of peft's own model; and training goes on from
+them.
+"""
+
+import functools
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import SHARED, refused
+from test_import import peft_adapter
+from test_peft import IDS, base, close, disturb, safetensors, theirs, transformers
+from torch import Tensor
+
+from tasks import CausalLM, GlueClassifier
+from tasks.finetuning import Tuning
+from zoo.__main__ import main
+from zoo.layers.convert import zoo_layers
+from zoo.parameterizations import DCT, LoRA, RandLoRA
+from zoo.runs import checkpoints, peft
+from zoo.runs.updates import read
+from zoo.training.module import ZooModule
+
+pytestmark = [
+    pytest.mark.filterwarnings(
+        "ignore:.*is_gradient_checkpointing.*:FutureWarning"
+    ),  # peft calls it
+    pytest.mark.filterwarnings(
+        "ignore:.*(tie_word_embeddings|save_embedding_layers|resized).*:UserWarning"
+    ),
+    pytest.mark.filterwarnings(
+        "ignore:(Found missing adapter keys|fan_in_fan_out|Specified to not save):UserWarning"
+    ),
+]
+
+
+def imported(*words: str) -> ZooModule:
+    assert main(["import", "adapter", "--output", "run", *words]) == 0
+    return checkpoints.rebuild(checkpoints.resolve("run"))
+
+
+@pytest.fixture
+def untied(backbones: Callable[[str], Path], place: Path) -> Path:
+    """GPT-2 whose head is a matrix of its own."""
+    network = transformers.AutoModelForCausalLM.from_pretrained(
+        backbones("gpt2"), tie_word_embeddings=False
+    )
+    network.lm_head.weight = torch.nn.Parameter(torch.randn_like(network.lm_head.weight) * 0.1)
+    network.save_pretrained("untied")
+    transformers.AutoTokenizer.from_pretrained(backbones("gpt2")).save_pretrained("untied")
+    return Path("untied")
+
+
+# ---- RandLoRA ------------------------------------------------------------------------------------
+
+
+def randlora(network: Any, folder: Path, task: str, **settings: Any) -> Tensor:
+    torch.manual_seed(3)
+    settings = {"task_type": task, "r": 5, "randlora_alpha": 10, **settings}
+    model = theirs.get_peft_model(network, theirs.RandLoraConfig(**settings)).eval()
+    disturb(model)
+    model.save_pretrained(folder)
+    return model(IDS).logits
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"sparse": True}, {"very_sparse": True}, {"randlora_alpha": 7}]
+)
+def test_randlora_of_peft(settings, backbones, place):
+    """Square and tall layers in one; bases that zoo cannot draw again leave dense updates."""
+    network, modules = base(backbones("bert")), ["query", "intermediate.dense", "output.dense"]
+    logits = randlora(network, Path("adapter"), "SEQ_CLS", target_modules=modules, **settings)
+    model = imported("--task", "rte")
+    close(model.net(IDS).logits, logits)
+    assert {type(layer.parameterization).__name__ for layer in zoo_layers(model.net).values()} == {
+        "Dense"
+    }
+
+
+def test_randlora_of_peft_in_a_decoder(backbones, place):
+    """Conv1D, wide and tall."""
+    settings = {"target_modules": ["c_attn", "mlp.c_proj"], "fan_in_fan_out": True}
+    logits = randlora(base(backbones("gpt2"), "CausalLM"), Path("adapter"), "CAUSAL_LM", **settings)
+    close(imported().net(IDS).logits, logits)
+
+
+def test_randlora_of_a_head(untied, backbones, place, capsys):
+    """Of its own, or tied to the embedding; peft stores its weight with the update."""
+    settings = {"target_modules": ["lm_head", "c_attn"], "fan_in_fan_out": True}
+    for folder in (untied, backbones("gpt2")):
+        logits = randlora(base(folder, "CausalLM"), Path("adapter"), "CAUSAL_LM", **settings)
+        assert any(
+            "lm_head.base_layer" in name
+            for name in safetensors.load_file(Path("adapter") / peft.TENSORS)
+        )
+        close(imported().net(IDS).logits, logits)
+        shutil.rmtree("run")
+    refused(
+        capsys,
+        ["import", "adapter", "--backbone", str(untied)],
+        "another lm_head.weight",
+        "--backbone",
+    )
+
+
+def test_randlora_without_its_bases(backbones, place, capsys):
+    randlora(
+        base(backbones("bert")),
+        Path("adapter"),
+        "SEQ_CLS",
+        target_modules=["query"],
+        save_projection=False,
+    )
+    refused(
+        capsys, ["import", "adapter", "--task", "rte"], "'adapter'", "no bases", "save_projection"
+    )
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_bases": 3}, {"seed": 5}, {"scaling": "paper"}])
+def test_randlora_of_zoo_comes_back_as_itself(settings, backbones, place):
+    model = GlueClassifier(
+        str(backbones("bert")),
+        "rte",
+        functools.partial(RandLoRA, rank=4, **settings),
+        ["query", "intermediate.dense"],
+        tuning=Tuning(scale=0.5),
+    ).eval()
+    disturb(model)
+    Path("adapter").mkdir()
+    peft.write(Path("adapter"), model.net, model.peft_fields())
+    again = imported("--task", "rte")
+    close(again.net(IDS).logits, model.net(IDS).logits)
+    for name, layer in zoo_layers(again.net).items():
+        mine: Any = zoo_layers(model.net)[name].parameterization
+        assert isinstance(layer.parameterization, RandLoRA)
+        assert layer.parameterization.num_trainable == mine.num_trainable
+        close(layer.parameterization.basis_B, mine.basis_B)
+
+
+def test_randlora_is_damaged(backbones, place, capsys):
+    randlora(base(backbones("bert")), Path("adapter"), "SEQ_CLS", target_modules=["query"])
+    path, argv = Path("adapter") / peft.TENSORS, ["import", "adapter", "--task", "rte"]
+    whole = safetensors.load_file(path)
+    name = next(name for name in whole if name.endswith("randlora_lambda"))
+    own = next(name for name in whole if name.endswith("query.randlora_A"))
+    changes: list[tuple[str, Tensor, str]] = [
+        (name, torch.ones(2, 2), "(r, N)"),
+        (own, torch.ones(5, 1, 32), "other bases"),
+        (name, torch.full_like(whole[name], torch.nan), "NaN"),
+    ]
+    for key, tensor, words in changes:
+        safetensors.save_file(whole | {key: tensor}, path)
+        refused(capsys, argv, words)
+    wrong = {
+        key: torch.ones(3) if key.endswith("randlora_B") else value for key, value in whole.items()
+    }
+    safetensors.save_file(wrong, path)
+    refused(capsys, argv, "(M, N, r)")
+    safetensors.save_file(whole, path)
+    config = json.loads((path.parent / peft.CONFIG).read_text())
+    (path.parent / peft.CONFIG).write_text(json.dumps(config | {"r": 0}))
+    refused(capsys, argv, "randlora_alpha or r")
+
+
+# ---- Heads and embeddings ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["lm_head"]},
+        {"target_modules": ["lm_head", "c_attn"], "fan_in_fan_out": True},
+    ],
+)
+def test_an_update_of_a_head_of_its_own(settings, untied, capsys):
+    logits = peft_adapter(untied, Path("adapter"), "CausalLM", r=4, **settings)
+    assert any(
+        "lm_head.base_layer" in name
+        for name in safetensors.load_file(Path("adapter") / peft.TENSORS)
+    )
+    close(imported().net(IDS).logits, logits)
+    shutil.rmtree("run")
+    path = Path("adapter") / peft.TENSORS
+    tensors = safetensors.load_file(path)
+    tensors["base_model.model.lm_head.base_layer.weight"] += 1
+    safetensors.save_file(tensors, path)
+    refused(capsys, ["import", "adapter"], "another lm_head.weight", "--backbone")
+
+
+TIED = {
+    "head updated": {"target_modules": ["lm_head"]},
+    "embedding": {"modules_to_save": ["wte"]},
+    "head": {"modules_to_save": ["lm_head"]},
+    "both": {"modules_to_save": ["wte", "lm_head"]},
+    "head updated, embedding": {"target_modules": ["lm_head"], "modules_to_save": ["wte"]},
+}
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_a_head_that_peft_trains_apart_from_its_embedding(name, backbones, place, capsys):
+    """The difference is a dense update; exported again, both are stored whole."""
+    settings = {"target_modules": ["c_attn"], **TIED[name]}
+    settings["fan_in_fan_out"] = "c_attn" in settings["target_modules"]
+    logits = peft_adapter(backbones("gpt2"), Path("adapter"), "CausalLM", r=4, **settings)
+    model = imported()
+    close(model.net(IDS).logits, logits)
+    if name == "head updated, embedding":
+        refused(
+            capsys, ["export", "run", "--to", "peft"], "no layer has an update alone", "--to dense"
+        )
+        return
+    assert main(["export", "run", "--to", "peft", "--output", "again", "--rank", "32"]) == 0
+    loaded = theirs.PeftModel.from_pretrained(base(backbones("gpt2"), "CausalLM"), "again").eval()
+    close(loaded(IDS).logits, logits)
+
+
+def test_a_resized_vocabulary(backbones, place, capsys):
+    """The advice that is given works."""
+    network = base(backbones("gpt2"), "CausalLM")
+    network.resize_token_embeddings(310)
+    settings = theirs.LoraConfig(
+        task_type="CAUSAL_LM", r=4, target_modules=["c_attn"], fan_in_fan_out=True
+    )
+    model = theirs.get_peft_model(network, settings).eval()
+    disturb(model)
+    model.save_pretrained("adapter")
+    words = ["310 tokens", "resize_token_embeddings(310)", "save_pretrained", "--backbone"]
+    refused(capsys, ["import", "adapter"], *words)
+    other = base(backbones("gpt2"), "CausalLM")
+    other.resize_token_embeddings(310)
+    other.save_pretrained("bigger")
+    transformers.AutoTokenizer.from_pretrained(backbones("gpt2")).save_pretrained("bigger")
+    close(imported("--backbone", "bigger").net(IDS).logits, model(IDS).logits)
+
+
+# ---- Files ---------------------------------------------------------------------------------------
+
+
+def as_bin(folder: Path) -> None:
+    torch.save(safetensors.load_file(folder / peft.TENSORS), folder / "adapter_model.bin")
+    (folder / peft.TENSORS).unlink()
+
+
+def test_a_bin_in_a_folder_inside(backbones, place, capsys):
+    logits = peft_adapter(backbones("bert"), Path("adapter/inner"), r=4, target_modules=["query"])
+    as_bin(Path("adapter/inner"))
+    close(imported("--task", "rte").net(IDS).logits, logits)
+    shutil.copytree("adapter/inner", "adapter/other")
+    refused(capsys, ["import", "adapter", "--task", "rte"], "'adapter/inner'", "'adapter/other'")
+    assert (
+        main(["import", "adapter/inner/adapter_model.bin", "--task", "rte", "--output", "again"])
+        == 0
+    )
+
+
+@pytest.mark.parametrize("content", ["code", "list", "huge", "cut"])
+def test_a_bin_that_is_something_else(content, backbones, place, capsys):
+    peft_adapter(backbones("bert"), Path("adapter"), r=4, target_modules=["query"])
+    as_bin(Path("adapter"))
+    path = Path("adapter/adapter_model.bin")
+
+    class Code:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, ("executed",)
+
+    if content == "cut":
+        path.write_bytes(path.read_bytes()[:1000])
+    else:
+        torch.save(
+            {"code": {"x": Code()}, "list": [1], "huge": {"x": torch.zeros(1).expand(2**40)}}[
+                content
+            ],
+            path,
+        )
+    refused(capsys, ["import", "adapter", "--task", "rte"], "adapter_model.bin")
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize(
+    "path", ["run", "run/checkpoints/last.ckpt", "adapter.safetensors", "folder"]
+)
+def test_what_zoo_has_written_needs_no_import(path, handed, capsys):
+    Path("folder").mkdir()
+    shutil.copy("adapter.safetensors", "folder")
+    refused(capsys, ["import", path], f"'{path}'", "needs no import")
+
+
+def test_no_command_sends_the_user_in_a_circle(backbones, place, capsys):
+    """What the others send to `zoo import` is taken there, by the very name that they give."""
+    peft_adapter(backbones("bert"), Path("around/adapter"), r=4, target_modules=["query"])
+    for i, path in enumerate(
+        ("around", "around/adapter", "around/adapter/adapter_model.safetensors")
+    ):
+        for argv in (
+            ["mask", path],
+            ["validate", "--ckpt_path", path],
+            ["export", path, "--to", "dense"],
+        ):
+            refused(capsys, argv, f"zoo import {path}")
+        assert main(["import", path, "--task", "rte", "--output", f"run-{i}"]) == 0
+
+
+def test_a_run_is_no_adapter_for_its_export_inside(backbones, place):
+    peft_adapter(backbones("bert"), Path("adapter"), r=4, target_modules=["query"])
+    imported("--task", "rte")
+    assert main(["export", "run", "--to", "peft"]) == 0
+    assert peft.find(Path("run")) is None and peft.find(Path("run/export-peft")) == Path(
+        "run/export-peft"
+    )
+    assert read("run").path == "run" and read("run/export-peft").model == "bert"
+
+
+def test_randlora_is_analysed_as_a_run(backbones, place, capsys):
+    """Its file does not say how large a matrix is."""
+    randlora(base(backbones("bert")), Path("adapter"), "SEQ_CLS", target_modules=["query"])
+    refused(capsys, ["analyze", "adapter"], "RandLoRA", "zoo import adapter")
+    imported("--task", "rte")
+    assert len(read("run").updates) == 2
+
+
+# ---- loralib -------------------------------------------------------------------------------------
+
+
+def loralib(backbone: Path) -> tuple[GlueClassifier, dict[str, Tensor]]:
+    """A classifier, and what `loralib.lora_state_dict` gives of it, with the head."""
+    model = GlueClassifier(
+        str(backbone),
+        "mnli",
+        functools.partial(LoRA, rank=4),
+        ["query", "value"],
+        tuning=Tuning(scale=16 / 4),
+    ).eval()
+    disturb(model)
+    state = {
+        name.replace("parameterization.", ""): tensor
+        for name, tensor in model.net.state_dict().items()
+        if ".lora_" in name or name.startswith("classifier")
+    }
+    return model, state
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_loralib(nested, backbones, place, capsys):
+    model, state = loralib(backbones("roberta"))
+    torch.save({"model_state_dict": state} if nested else state, "mnli.bin")
+    argv = ["import", "mnli.bin", "--backbone", str(backbones("roberta")), "--task", "mnli"]
+    refused(capsys, argv, "does not say alpha", "--alpha 16")
+    refused(capsys, [*argv, "--alpha", "0"], "--alpha", "finite")
+    refused(capsys, ["import", "mnli.bin", "--alpha", "16", "--task", "mnli"], "--backbone")
+    assert main([*argv, "--alpha", "16"]) == 0
+    again = checkpoints.rebuild(checkpoints.resolve("runs/mnli"))
+    close(again.net(IDS).logits, model.net(IDS).logits)
+
+
+def test_loralib_of_other_layers(backbones, place, capsys):
+    argv = ["import", "gpt.bin", "--backbone", str(backbones("gpt2")), "--alpha", "16"]
+    merged = {
+        "transformer.h.0.attn.c_attn.lora_A": torch.ones(8, 32),
+        "transformer.h.0.attn.c_attn.lora_B": torch.ones(64, 4),
+    }
+    torch.save(merged, "gpt.bin")
+    refused(capsys, argv, "transformer.h.0.attn.c_attn", "MergedLinear", "merge it with loralib")
+    torch.save({"weight": torch.ones(3)}, "gpt.bin")
+    refused(capsys, argv, "'gpt.bin'", "no layers")
+    peft_adapter(backbones("bert"), Path("adapter"), r=4, target_modules=["query"])
+    refused(capsys, ["import", "adapter", "--task", "rte", "--alpha", "3"], "drop --alpha")
+
+
+FILE = SHARED / "adapters" / "loralib" / "roberta_base_lora_mnli.bin"
+
+
+@pytest.mark.skipif(not FILE.is_file(), reason="the LoRA authors' file is not here")
+def test_the_authors_own_file():
+    """r 8, alpha 16: query and value of twelve layers, and a head of three labels."""
+    found = peft.read(FILE, 16)
+    state = torch.load(FILE, weights_only=True, map_location="cpu")
+    assert len(found.updates) == 24
+    for name, update in found.updates.items():
+        want = 16 / 8 * state[f"{name}.lora_B"] @ state[f"{name}.lora_A"]
+        assert update.fits((768, 768))
+        close(update.matrix((768, 768)), want)
+    assert found.saved["classifier.out_proj.weight"].shape == (3, 768)
+
+
+# ---- Training goes on ----------------------------------------------------------------------------
+
+
+def test_training_starts_from_an_imported_adapter(backbones, glue, place, capsys):
+    """In a folder of its own, at step 0, from its weights; what was imported stays as it is."""
+    peft_adapter(backbones("bert"), Path("adapter"), r=4, target_modules=["query"])
+    assert main(["import", "adapter", "--task", "rte"]) == 0
+    before = {
+        path: path.stat().st_mtime_ns for path in Path("runs/adapter").rglob("*") if path.is_file()
+    }
+    words = ["--data.data_dir", str(glue), "--data.max_length", "32", "--trainer.max_steps", "2"]
+    capsys.readouterr()
+    assert (
+        main(
+            [
+                "fit",
+                "--ckpt_path",
+                "runs/adapter",
+                *words,
+                "--model.optimizer.lr",
+                "0",
+                "--name",
+                "still",
+            ]
+        )
+        == 0
+    )
+    assert (
+        "a new run starts from the weights of 'runs/adapter/checkpoints/last.ckpt'"
+        in capsys.readouterr().err
+    )
+    start = checkpoints.rebuild(checkpoints.resolve("runs/adapter")).trained_state()
+    still = checkpoints.rebuild(checkpoints.resolve("runs/still/version_0")).trained_state()
+    assert start.keys() == still.keys() and all(
+        torch.equal(start[name], still[name]) for name in start
+    )
+    assert (
+        main(
+            ["fit", "--ckpt_path", "runs/adapter", *words, "--name", "on", "--seed_everything", "3"]
+        )
+        == 0
+    )
+    moved = checkpoints.load(Path("runs/on/version_0/checkpoints/last.ckpt"))
+    assert moved["global_step"] == 2
+    assert any(not torch.equal(start[name], moved["state_dict"][name]) for name in start)
+    assert {
+        path: path.stat().st_mtime_ns for path in Path("runs/adapter").rglob("*") if path.is_file()
+    } == before
+    assert (
+        main(["fit", "--ckpt_path", "runs/on/version_0", "--trainer.max_steps", "3"]) == 0
+    )  # a run as any other
+    summary = json.loads(Path("runs/on/version_0/summary.json").read_text())
+    assert (summary["steps"], summary["resumed_at"]) == (3, 2)
+    Path("runs/on/version_0/checkpoints/last.resume_3.pt").unlink()
+    refused(capsys, ["fit", "--ckpt_path", "runs/on/version_0"], "no optimizer state")
+
+
+def test_training_starts_from_an_adapter_of_zoo(handed, small, capsys):
+    capsys.readouterr()
+    assert (
+        main(
+            [
+                "fit",
+                "--ckpt_path",
+                "adapter.safetensors",
+                *small,
+                "--trainer.max_steps=3",
+                "--name",
+                "on",
+            ]
+        )
+        == 0
+    )
+    assert (
+        "a new run starts from the weights of 'adapter.safetensors', at step 0"
+        in capsys.readouterr().err
+    )
+    assert json.loads(Path("runs/on/version_0/summary.json").read_text())["steps"] == 3
+
+
+def test_exports_of_a_tied_and_trained_embedding(backbones, place):
+    """With an update of the head, and without."""
+    for targets in (["attn.c_attn", "lm_head"], ["attn.c_attn"]):
+        factory, tuning = functools.partial(DCT, ratio=0.5), Tuning(train=["*wte"])
+        model = CausalLM(str(backbones("gpt2")), factory, targets, tuning=tuning)
+        disturb(model.eval())
+        folder = Path(f"adapter-{len(targets)}")
+        folder.mkdir()
+        peft.write(folder, model.net, model.peft_fields(), 32, model.backbone_state())
+        loaded = theirs.PeftModel.from_pretrained(
+            base(backbones("gpt2"), "CausalLM"), folder
+        ).eval()
+        close(loaded(IDS).logits, model(IDS))
+        assert main(["import", str(folder)]) == 0
+        close(checkpoints.rebuild(checkpoints.resolve(f"runs/{folder}"))(IDS), model(IDS))
