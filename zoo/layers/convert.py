@@ -311,10 +311,8 @@ def merge(model: nn.Module) -> nn.Module:
     weights: dict[tuple[nn.Module, Tensor | None, float], nn.Parameter] = {}
     for layer in zoo_layers(plain).values():
         linear = layer.merge()
-        weight = weights.setdefault(
-            (layer.parameterization, layer.base, layer.scale), linear.weight
-        )  # type: ignore[arg-type]
-        linear.weight = weight  # of tied layers the same one
+        key = layer.parameterization, layer.base, layer.scale
+        linear.weight = weights.setdefault(key, linear.weight)  # type: ignore[arg-type]  # tied: one
         plain = _set(plain, names[layer], linear)
     return plain
 

@@ -164,8 +164,8 @@ class RunSummary(Callback):
             "steps_per_second": round(taken / seconds, 3) if taken else 0.0,
             "callback_seconds": {
                 type(c).__name__: round(c.seconds, 3)
-                for c in trainer.callbacks
-                if isinstance(c, SpectrumCallback)  # type: ignore[attr-defined]
+                for c in trainer.callbacks  # type: ignore[attr-defined]
+                if isinstance(c, SpectrumCallback)
             },
             "resumed_at": self.first_step or None,
             "device": device_name(trainer.strategy.root_device),
