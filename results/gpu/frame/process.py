@@ -30,41 +30,44 @@ def run(command: Sequence[str], environment: Mapping[str, str], seconds: float) 
     for a reader, and by a thread that nobody waits for, should one of them live on with its end of
     the pipe.
     """
-    part = subprocess.Popen(
-        command,
-        env=dict(environment, PYTHONUNBUFFERED="1"),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+    # The guard is there first: nothing runs for which no one waits.
+    guard = subprocess.Popen(
+        ["sh", "-c", 'read -r number; read -r line; kill -s KILL -- "-$number"'],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    kept, guard = bytearray(), None
-    assert part.stdout is not None
-    reader = threading.Thread(target=_read, args=(part.stdout, kept), daemon=True)
+    part, over, kept = None, False, bytearray()
     try:
-        guard = subprocess.Popen(
-            ["sh", "-c", f"read -r line; kill -s KILL -- -{part.pid}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+        part = subprocess.Popen(
+            command,
+            env=dict(environment, PYTHONUNBUFFERED="1"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        assert guard.stdin is not None and part.stdout is not None
+        guard.stdin.write(b"%d\n" % part.pid)
+        guard.stdin.flush()
+        reader = threading.Thread(target=_read, args=(part.stdout, kept), daemon=True)
         reader.start()
-        end, over = time.monotonic() + seconds, False
+        end = time.monotonic() + seconds
         # Its number stays its own until it is waited for: nobody else is killed in its place.
         while not os.waitid(os.P_PID, part.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
             if over := time.monotonic() > end:
                 break
             time.sleep(LOOK)
     finally:
-        if guard is not None:
-            guard.kill()
-            guard.communicate()
-        with suppress(ProcessLookupError):
-            os.killpg(part.pid, SIGKILL)
-        status = part.wait()
+        guard.kill()
+        guard.communicate()
+        if part is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(part.pid, SIGKILL)
+            part.wait()
     reader.join(1.0)
-    return Ended(None if over else status, bytes(kept).decode(errors="replace"))
+    return Ended(None if over else part.returncode, bytes(kept).decode(errors="replace"))
 
 
 def _read(pipe: IO[bytes], kept: bytearray) -> None:
