@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parent
 """The folder that zoo lies in; `tasks` lies beside it."""
+CODE = ("zoo", "tasks", "configs", "results/*.py")
+"""What a measurement depends on, as git's paths; the tables that measurements fill are left out."""
 
 
 def device_name(device: "torch.device") -> str:
@@ -27,18 +29,21 @@ def device_name(device: "torch.device") -> str:
 
 
 def commit() -> str | None:
-    """The commit of zoo's own source, with a + if it has changed since; None outside of a repository."""
-    commands = (
-        ["git", "rev-parse", "--short", "HEAD"],
-        ["git", "status", "--porcelain", "--", "."],
-    )
+    """Name the commit of this source tree, with a + if code has changed since.
+
+    None without git, and where zoo does not lie in a repository of its own: one that is installed
+    may lie within somebody else's.
+    """
+    root = PACKAGE.parent
+    if not (root / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     try:
-        found = [
-            subprocess.run(
-                words, cwd=PACKAGE, capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for words in commands
-        ]
+        changed = git("status", "--porcelain", "--", *CODE)
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return found[0] + ("+" if found[1] else "")

@@ -7,7 +7,6 @@ import io
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -311,29 +310,26 @@ def _open(out: Path, source: dict[str, str]) -> Iterator[None]:
 
 
 def _commit() -> str:
-    """The commit; where there is none or the tree has changed, the hash of the sources tells one tree from another."""
+    """Name the code that is measured: its commit, or a hash where that does not say it all.
+
+    The code of a tree that has changed, or that was copied without its repository, is told from
+    another's by the hash.
+    """
+    from zoo.provenance import commit
+
+    known = commit()
+    if known is not None and not known.endswith("+"):
+        return known
     digest = hashlib.sha256()
-    for folder, names in (
+    for folder, pattern in (
         ("zoo", "*.py"),
         ("tasks", "*.py"),
         ("results/gpu", "*.py"),
         ("configs", "*.yaml"),
     ):
-        for path in sorted((ROOT / folder).rglob(names)):
+        for path in sorted((ROOT / folder).rglob(pattern)):
             digest.update(path.read_bytes())
-    sources = digest.hexdigest()[:7]
-    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
-    try:
-        if not (
-            ROOT / ".git"
-        ).exists():  # else it may be another repository's, in which a copy lies
-            return f"sources {sources}"
-        found = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return f"sources {sources}"
-    return f"{found} {sources}" if found.endswith("-dirty") else found
+    return f"{known or ''} sources {digest.hexdigest()[:7]}".lstrip()
 
 
 def _measure(options: argparse.Namespace, source: dict[str, str], end: float) -> int:

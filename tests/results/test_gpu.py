@@ -8,6 +8,7 @@ import fcntl
 import importlib
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -111,6 +112,15 @@ def test_rows_of_another_commit_or_device_are_not_gone_on_with(place, capsys):
     )
     assert command.main(["--small", "--only", "kernels"]) == 2
     assert "rows of another commit, 'abc'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("known", "pattern"),
+    [("abc", "abc"), ("abc+", r"abc\+ sources [0-9a-f]{7}"), (None, "sources [0-9a-f]{7}")],
+)
+def test_code_that_no_commit_names_is_told_by_its_hash(monkeypatch, known, pattern):
+    monkeypatch.setattr("zoo.provenance.commit", lambda: known)
+    assert re.fullmatch(pattern, command._commit())
 
 
 @pytest.mark.parametrize(
