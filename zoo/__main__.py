@@ -11,7 +11,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from types import ModuleType
 
-from zoo.errors import LOCALE, UserError, is_too_large
+from zoo.errors import LOCALE, UserError, did_you_mean, is_too_large
 
 HELP = """usage: zoo <command> [--config FILE]... [--key value]...
 
@@ -150,14 +150,11 @@ def _said(mistake: object) -> int:
 
 
 def _unknown(argv: list[str]) -> int:
-    import difflib
-
     if argv[0].startswith("-"):
         print(f"zoo: the command comes first, as in: zoo fit {' '.join(argv[:2])}", file=sys.stderr)
         return 2
-    near = difflib.get_close_matches(argv[0], COMMANDS, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
-    print(f"zoo: no command {argv[0]!r}; {hint}", file=sys.stderr)
+    hint = did_you_mean(argv[0], COMMANDS, f"there are {', '.join(COMMANDS)}")
+    print(f"zoo: no command {argv[0]!r}{hint}", file=sys.stderr)
     return 2
 
 

@@ -1,5 +1,7 @@
 """What a user did wrong, as opposed to what zoo did wrong."""
 
+from collections.abc import Callable, Iterable
+
 LOCALE = "{} has letters that names of files cannot have in this locale: set PYTHONUTF8=1"
 """To be said where a name is not written in ASCII and the locale knows nothing else."""
 
@@ -9,6 +11,29 @@ class UserError(ValueError):
 
     The command line prints it as one line and exits with status 2.
     """
+
+
+def did_you_mean(
+    word: str,
+    known: Iterable[str],
+    otherwise: str = "",
+    most: int = 1,
+    written: Callable[[str], str] = repr,
+) -> str:
+    """End a message with the nearest of the words that are known: `; did you mean 'fit'?`.
+
+    Args:
+        word: which is none of them.
+        known: what could stand in its place.
+        otherwise: what to say where none is near.
+        most: words that are named, the nearest first.
+        written: how a word is written in the question.
+    """
+    import difflib
+
+    near = difflib.get_close_matches(word, list(known), most, 0.5)
+    hint = f"did you mean {' or '.join(map(written, near))}?" if near else otherwise
+    return hint and f"; {hint}"
 
 
 def is_too_large(error: BaseException) -> bool:

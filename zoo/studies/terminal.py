@@ -1,6 +1,5 @@
 """What commands that write a report share: lists, folder, progress bar and the facts on top."""
 
-import difflib
 import importlib.util
 import inspect
 import os
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.cli.arguments import TRUST
-from zoo.errors import UserError
+from zoo.errors import UserError, did_you_mean
 from zoo.files.access import check_new, read_json, remove_left
 
 if TYPE_CHECKING:
@@ -248,7 +247,6 @@ def parameterizations(text: str) -> dict[str, type]:
     known = [name for name in zoo.__all__ if not inspect.isabstract(getattr(zoo, name))]
     names = list(dict.fromkeys(word.strip() for word in text.split(",")))
     if unknown := [name for name in names if "." not in name and name not in known]:
-        near = difflib.get_close_matches(unknown[0], known, 1, 0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-        raise UserError(f"--parameterization: {unknown[0]!r} is none; {hint}")
+        hint = did_you_mean(unknown[0], known, f"there are {', '.join(known)}")
+        raise UserError(f"--parameterization: {unknown[0]!r} is none{hint}")
     return {name: find(name) for name in names}

@@ -1,6 +1,5 @@
 """The sweep file, read: what it says, in the words of `zoo.sweep.plan`, or what is wrong with it."""
 
-import difflib
 import json
 import math
 import re
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cli.fit.config_files import find, is_pipe, load, shipped
-from zoo.errors import UserError
+from zoo.errors import UserError, did_you_mean
 from zoo.files.plain import DEEPEST
 from zoo.sweep.names import Point, config_names, label, short_names, shown, stem
 from zoo.sweep.plan import Method, Sweep, count, digest
@@ -65,12 +64,10 @@ def parse(raw: Mapping[str, Any], folder: Path, most: int = TRIALS) -> Sweep:
     """
     for key in raw:
         if key not in KEYS:
-            near = difflib.get_close_matches(str(key), KEYS, 1, 0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(KEYS)}"
-            wrong = (
-                "; is this a config of zoo fit?" if "model" in raw or "base" in raw else f"; {hint}"
-            )
-            raise UserError(f"a sweep file has no {shown(key)}{wrong}")
+            hint = did_you_mean(str(key), KEYS, f"it has {', '.join(KEYS)}")
+            if "model" in raw or "base" in raw:
+                hint = "; is this a config of zoo fit?"
+            raise UserError(f"a sweep file has no {shown(key)}{hint}")
     options = mapping(raw.get("options") or {}, "options")
     search = dict(mapping(raw.get("search") or {}, "search"))
     seeds = _seeds(raw.get("seeds"), "seeds")

@@ -1,6 +1,5 @@
 """Configs: found by path or as a shipped name, composed with `base:`."""
 
-import difflib
 import json
 import os
 import stat
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from zoo.errors import UserError
+from zoo.errors import UserError, did_you_mean
 from zoo.files.access import read_text, read_typed
 from zoo.files.plain import parse_yaml
 from zoo.provenance import PACKAGE
@@ -70,14 +69,12 @@ def find(name: str, near: Path | None = None) -> Path:
         raise TypeError(
             f"config {Path(name).name!r} is two now: {task}.yaml, and after it {NOW_TWO[method]}.yaml"
         )
-    close = difflib.get_close_matches(Path(name).stem, [Path(k).stem for k in known], 3, 0.5)
-    hint = (
-        f"did you mean {' or '.join(c + '.yaml' for c in close)}?"
-        if close
-        else "zoo list names the shipped ones"
+    stems = [path.stem for path in known.values()]
+    hint = did_you_mean(
+        Path(name).stem, stems, "zoo list names the shipped ones", 3, "{}.yaml".format
     )
     shown = name if len(name) <= 60 else f"{name[:57]}..."
-    raise TypeError(f"no config {shown!r} here or among the shipped ones; {hint}")
+    raise TypeError(f"no config {shown!r} here or among the shipped ones{hint}")
 
 
 def load(path: Path) -> dict[str, Any]:

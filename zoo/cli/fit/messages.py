@@ -1,6 +1,5 @@
 """Errors of jsonargparse and Lightning, said in one line with the remedy."""
 
-import difflib
 import inspect
 import linecache
 import re
@@ -13,7 +12,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from zoo.errors import LOCALE, UserError, is_too_large
+from zoo.errors import LOCALE, UserError, did_you_mean, is_too_large
 from zoo.files.trust import Trust, imported
 from zoo.layers.convert import blame
 from zoo.parameterizations import WeightParameterization
@@ -123,12 +122,6 @@ def _is_raised(error: BaseException) -> bool:
     )
 
 
-def near(word: str, words: Iterable[str]) -> str:
-    """A suggestion, if one is close."""
-    close = difflib.get_close_matches(word, list(words), 1, 0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 def subclasses(cls: type) -> Iterable[type]:
     """All concrete subclasses."""
     children: list[type] = cls.__subclasses__()
@@ -173,7 +166,7 @@ def _no_setting(key: str, class_path: str) -> str:
     name = class_path.rpartition(".")[2]
     if key.startswith("parameterization") and "parameterization" not in have:
         return f"{name} takes no {key!r}: a task has **settings in its __init__, for super().__init__(**settings)"
-    return f"{name} has no setting {key!r}{near(key, have)}; it has {', '.join(have) or 'none'}"
+    return f"{name} has no setting {key!r}{did_you_mean(key, have)}; it has {', '.join(have) or 'none'}"
 
 
 @rule(r"does not accept option '([^']+)'")
@@ -182,7 +175,9 @@ def _option(match: re.Match[str], parser: ArgumentParser) -> str:
     keys = [action.dest for action in parser._actions]
     head = key.split(".")[0]
     heads = {k.split(".")[0] for k in keys}
-    return f"no option {key!r}" + (near(key, keys) if head in heads else near(head, heads))
+    return f"no option {key!r}" + (
+        did_you_mean(key, keys) if head in heads else did_you_mean(head, heads)
+    )
 
 
 @rule(r"Expected a dot import path string: ([\w.]+)")
@@ -195,7 +190,7 @@ def _class(match: re.Match[str], parser: ArgumentParser) -> str:
         bases = (WeightParameterization,)
     names = sorted({c.__name__ for base in bases for c in subclasses(base)})
     every = {c.__name__ for base in KINDS for c in subclasses(base)}
-    wrong = f"no class is called {match[1]!r}{near(match[1], names)}"
+    wrong = f"no class is called {match[1]!r}{did_you_mean(match[1], names)}"
     if match[1] in every - set(names):
         wrong = f"class {match[1]!r} cannot stand there, another kind is wanted"
     where = f"{place}: " if place and not bases else ""
@@ -277,7 +272,7 @@ def import_problem(class_path: str) -> str | None:
     except Exception as error:  # a module of the user's own can raise anything
         return f"cannot import {class_path!r}: {blame(error)}; correct that file"
     classes = [key for key, value in names.items() if isinstance(value, type)]
-    hint = near(name, classes) or f"; it has {', '.join(classes) or 'none'}"
+    hint = did_you_mean(name, classes, f"it has {', '.join(classes) or 'none'}")
     if name in names:
         return None
     if hidden := _hidden(module.partition(".")[0]):
@@ -338,7 +333,7 @@ def _unrecognized(match: re.Match[str], parser: ArgumentParser) -> str:
     ]
     heads = {k.split(".")[0] for k in keys}
     head = key.split(".")[0]
-    hint = near(key, [k for k in keys if k.startswith(f"{head}.")]) or (
-        "" if head in heads else near(head, heads)
+    hint = did_you_mean(key, [k for k in keys if k.startswith(f"{head}.")]) or (
+        "" if head in heads else did_you_mean(head, heads)
     )
     return f"no option '--{key}'{hint or '; zoo fit --help lists them'}"

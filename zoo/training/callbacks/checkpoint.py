@@ -1,6 +1,5 @@
 """Two checkpoints a run: `last.ckpt`, to resume from, and `best.ckpt`, what was trained at the best validation."""
 
-import difflib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from zoo.errors import UserError
+from zoo.errors import UserError, did_you_mean
 from zoo.training.metrics import less_is_better
 
 
@@ -29,14 +28,13 @@ def _not_logged(
 ) -> str:
     """What to say of a metric that is watched, and that nothing logs."""
     names, task = ", ".join(sorted(logged)) or "none", type(module).__name__
-    near = difflib.get_close_matches(metric, list(logged), 1, 0.5)
     if who == "task":
         return (
             f"{task} decides by {metric!r} (its `monitor`) and logs {names}: log {metric!r} in validation_step, or "
             "set monitor to what it logs"
         )
-    hint = f"did you mean {near[0]!r}?" if near else f"{task} logs {names}"
-    return f"{who} watches {metric!r}, which is not logged; {hint}"
+    hint = did_you_mean(metric, logged, f"{task} logs {names}")
+    return f"{who} watches {metric!r}, which is not logged{hint}"
 
 
 class Checkpoint(Callback):
