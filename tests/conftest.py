@@ -16,6 +16,7 @@ import torchmetrics  # noqa: F401  its matplotlib keeps a list of fonts in the c
 from tiny import save_backbone, save_glue
 
 from zoo.__main__ import main
+from zoo.testing import Case
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
@@ -34,6 +35,19 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
         if config.args_source is pytest.Config.ArgsSource.ARGS
         else min((os.cpu_count() or 1) + 1, 4)
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to `slow` what the conformance suite says again on shapes and dtypes of no new kind."""
+    for item in items:
+        case, call = getattr(item, "cls", None), getattr(item, "callspec", None)
+        if case is None or call is None or not issubclass(case, Case):
+            continue
+        wide = next(shape for shape in case.shapes if shape[0] < shape[1])
+        tall = next(shape for shape in reversed(case.shapes) if shape[0] > shape[1])
+        shape, dtype = call.params.get("shape", wide), call.params.get("dtype", torch.float32)
+        if shape not in (wide, tall) or dtype == torch.float64:  # the algebra is in float64 anyway
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
