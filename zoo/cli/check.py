@@ -3,29 +3,30 @@
 import importlib
 import inspect
 import textwrap
-from typing import Any
+from typing import Annotated, Any
 
-from zoo.cli.arguments import parse
+from zoo.cli.arguments import call
 from zoo.errors import UserError
-
-OPTIONS: dict[str, dict[str, Any]] = {
-    "parameterization": {
-        "help": "a class of the zoo (DCT) or the path of your own (my_basis.MyBasis)"
-    },
-    "--set": {
-        "action": "append",
-        "default": [],
-        "metavar": "KEY=VALUE",
-        "help": "an argument of the class, as in --set ratio=0.3; by default ratio=0.5, or rank=1, if it needs one",
-    },
-}
 
 
 def main(argv: list[str]) -> int:
     """Print a table; the exit status is 1 if a contract does not hold."""
-    options = parse("check", __doc__ or "", argv, OPTIONS)
-    cls = find(options.parameterization)
-    arguments = given(options.set) or budget(cls)
+    return call(check, argv)
+
+
+def check(parameterization: str, *, set_: Annotated[list[str] | None, "KEY=VALUE"] = None) -> int:
+    """Build a parameterization, run the conformance suite on it, and print a line for each contract.
+
+    Args:
+        parameterization: a class of the zoo (DCT) or the path of your own (my_basis.MyBasis).
+        set_: an argument of the class, as in --set ratio=0.3; by default ratio=0.5, or rank=1, if it
+            needs one.
+
+    Returns:
+        The exit status, 1 if a contract does not hold.
+    """
+    cls = find(parameterization)
+    arguments = given(set_ or []) or budget(cls)
     instantiate(cls, arguments)
     return report(cls, arguments)
 

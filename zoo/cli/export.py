@@ -2,42 +2,38 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from zoo.cli.arguments import TRUST, parse
+from zoo.cli.arguments import call
 from zoo.errors import UserError
-from zoo.files.trust import Trust
-
-OPTIONS: dict[str, dict[str, Any]] = {
-    "run": {"help": "a run's folder, a checkpoint or an adapter.safetensors"},
-    "--to": {
-        "required": True,
-        "choices": ("dense", "safetensors", "peft"),
-        "help": "what to write",
-    },
-    "--output": {"default": None, "help": "a new folder; by default export-<what> in the run's"},
-    "--backbone": {"default": None, "help": "where the pretrained network is now, if it was moved"},
-    "--rank": {
-        "type": int,
-        "default": None,
-        "help": "with --to peft: truncate updates of a higher rank to this one; "
-        "what is neither LoRA nor RandLoRA has 8 by default",
-    },
-    **TRUST,
-}
+from zoo.files.trust import NOBODY, Trust
 
 
 def main(argv: list[str]) -> int:
-    """Write it, and print where and how large it is."""
-    options = vars(parse("export", __doc__ or "", argv, OPTIONS))
-    print(export(**options | {"trust": Trust.of(argv)}))
+    """Write the export, and print where and how large it is."""
+    print(call(export, argv))
     return 0
 
 
 def export(
-    run: str, to: str, output: str | None, backbone: str | None, rank: int | None, trust: Trust
+    run: str,
+    *,
+    to: Literal["dense", "safetensors", "peft"],
+    output: str | None = None,
+    backbone: str | None = None,
+    rank: int | None = None,
+    trust: Trust = NOBODY,
 ) -> str:
-    """Write an export, whole or not at all; where it is, and bytes beside those of the dense update.
+    """Write an export, whole or not at all; returns where it is, and bytes beside those of the dense update.
+
+    Args:
+        run: a run's folder, a checkpoint or an adapter.safetensors.
+        to: what to write.
+        output: a new folder; by default export-<what> in the run's.
+        backbone: where the pretrained network is now, if it was moved.
+        rank: with --to peft: truncate updates of a higher rank to this one; what is neither LoRA nor
+            RandLoRA has 8 by default.
+        trust: which classes besides zoo's own the run may name.
 
     Raises:
         UserError: if the run cannot be rebuilt here, the output is there already, or peft cannot
@@ -48,7 +44,7 @@ def export(
             f"--rank must be at least 1, and goes with --to peft; got --rank {rank} --to {to}"
         )
     from zoo.files.access import new_folder, read_text, size
-    from zoo.files.tensors import ADAPTER
+    from zoo.files.paths import ADAPTER
     from zoo.layers.convert import zoo_layers
     from zoo.runs import checkpoints, peft
 

@@ -1,49 +1,43 @@
 """`zoo generate`: text from a trained language model."""
 
-from typing import Any
-
-from zoo.cli.arguments import TRUST, parse
+from zoo.cli.arguments import call
 from zoo.errors import UserError
-from zoo.files.trust import Trust
+from zoo.files.trust import NOBODY, Trust
 
 LONGEST = 100_000
 """Characters of a prompt, and characters or tokens that may be added: they are held in memory until the last."""
 HOTTEST = 1000
-"""Temperature at which all that can come is as good as equally likely."""
-OPTIONS: dict[str, dict[str, Any]] = {
-    "--ckpt_path": {"required": True, "help": "a checkpoint, or a run's folder"},
-    "--backbone": {"default": None, "help": "where the pretrained network is now, if it was moved"},
-    "--prompt": {"default": "\n", "help": "the text to continue"},
-    "--length": {
-        "type": int,
-        "default": 500,
-        "help": f"characters, or tokens, to add; at most {LONGEST:,}",
-    },
-    "--temperature": {"type": float, "default": 0.8, "help": "0 takes the likeliest"},
-    "--top_k": {"type": int, "default": None, "help": "sample among the k likeliest only"},
-    "--seed": {"type": int, "default": 0, "help": "of the sampling"},
-    **TRUST,
-}
+"""The temperature at which all that can come is as good as equally likely."""
 
 
 def main(argv: list[str]) -> int:
     """Print the prompt and its continuation."""
-    options = vars(parse("generate", __doc__ or "", argv, OPTIONS))
-    print(generate(**options | {"trust": Trust.of(argv)}))
+    print(call(generate, argv))
     return 0
 
 
 def generate(
+    *,
     ckpt_path: str,
-    backbone: str | None,
-    prompt: str,
-    length: int,
-    temperature: float,
-    top_k: int | None,
-    seed: int,
-    trust: Trust,
+    backbone: str | None = None,
+    prompt: str = "\n",
+    length: int = 500,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    seed: int = 0,
+    trust: Trust = NOBODY,
 ) -> str:
-    """The prompt and `length` characters, or tokens, more.
+    """Continue a prompt; returns it and what was added.
+
+    Args:
+        ckpt_path: a checkpoint, or a run's folder.
+        backbone: where the pretrained network is now, if it was moved.
+        prompt: the text to continue.
+        length: characters, or tokens, to add; at most 100,000.
+        temperature: 0 takes the likeliest.
+        top_k: sample among the k likeliest only.
+        seed: of the sampling.
+        trust: which classes besides zoo's own the checkpoint may name.
 
     Raises:
         UserError: for a checkpoint of no language model, a prompt that it cannot read, or a number

@@ -7,30 +7,14 @@ it.
 import os
 import re
 from pathlib import Path
-from typing import Any
 
-from zoo.cli.arguments import parse
+from zoo.cli.arguments import call
 from zoo.errors import UserError
-
-OPTIONS: dict[str, dict[str, Any]] = {
-    "adapter": {
-        "help": "a folder with adapter_config.json and adapter_model.safetensors or .bin, or a folder around "
-        "it; or a state dict that loralib saved"
-    },
-    "--backbone": {
-        "default": None,
-        "help": "a folder or name; by default the one that the adapter names",
-    },
-    "--task": {"default": None, "help": "of GLUE, for a sequence classifier"},
-    "--alpha": {"type": float, "default": None, "help": "of loralib's, which no file says"},
-    "--output": {"default": None, "help": "a new folder; by default runs/<name of the adapter's>"},
-}
 
 
 def main(argv: list[str]) -> int:
     """Write the run, and print where it is."""
-    options = parse("import", __doc__ or "", argv, OPTIONS)
-    folder = import_adapter(**vars(options))
+    folder = call(import_adapter, argv)
     print(f"run             {folder}")
     print(f"look            zoo validate --ckpt_path {folder}")
     print(f"train on        zoo fit --ckpt_path {folder}")
@@ -38,9 +22,22 @@ def main(argv: list[str]) -> int:
 
 
 def import_adapter(
-    adapter: str, backbone: str | None, task: str | None, alpha: float | None, output: str | None
+    adapter: str,
+    *,
+    backbone: str | None = None,
+    task: str | None = None,
+    alpha: float | None = None,
+    output: str | None = None,
 ) -> Path:
-    """Write a run with the adapter's updates and head, whole or not at all; its folder.
+    """Write a run with the adapter's updates and head, whole or not at all; returns its folder.
+
+    Args:
+        adapter: a folder with adapter_config.json and adapter_model.safetensors or .bin, or a folder
+            around it; or a state dict that loralib saved.
+        backbone: a folder or name; by default the one that the adapter names.
+        task: of GLUE, for a sequence classifier.
+        alpha: of loralib's, which no file says.
+        output: a new folder; by default runs/<name of the adapter's>.
 
     Raises:
         UserError: if there is no adapter, or one of another kind, backbone or task.

@@ -2,12 +2,17 @@
 
 import inspect
 
+from zoo.cli.arguments import call
+
 
 def main(argv: list[str]) -> int:
     """Print what there is."""
-    from zoo.cli.arguments import parse
+    call(print_all, argv)
+    return 0
 
-    parse("list", __doc__ or "", argv, {})
+
+def print_all() -> None:
+    """Print parameterizations, tasks and shipped configs, one line each."""
     import tasks
     import zoo.parameterizations as zoo
     from zoo.cli.fit.config_files import load, shipped
@@ -27,18 +32,17 @@ def main(argv: list[str]) -> int:
     sweeps = {name for name, path in shipped().items() if "grid" in load(path)}
     section("configs", {name: line for name, line in about.items() if name not in sweeps})
     section("sweeps", {name: line for name, line in about.items() if name in sweeps})
-    return 0
 
 
 def first_line(cls: type) -> str:
-    """Of a class' docstring."""
+    """Return the first line of a class' docstring."""
     return (cls.__doc__ or "").strip().splitlines()[0]
 
 
 def section(title: str, rows: dict[str, str]) -> None:
-    """A heading, and names with their lines, cut to 80 columns."""
+    """Print a heading, and names with their lines, cut to 80 columns."""
     width = max(map(len, rows))
-    print(f"{title}")
+    print(title)
     for name, line in rows.items():
         text = f"  {name:<{width}}  {line}"
         print(text if len(text) <= 80 else text[:77] + "...")

@@ -1,72 +1,33 @@
 """`zoo sweep`: a grid of fits, searched and reported, on all cores and GPUs; interrupted, the same command goes on."""
 
-import io
 import os
 import shlex
 import sys
-import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stderr
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
-from zoo.cli.arguments import TRUST, parse
+from zoo.cli.arguments import call
 from zoo.errors import UserError
+from zoo.files.trust import NOBODY, Trust
+from zoo.sweep.stop import Stop
 
 if TYPE_CHECKING:
     from zoo.sweep.cluster import Share
     from zoo.sweep.plan import Sweep, Trial
     from zoo.sweep.schedule import Schedule
-    from zoo.sweep.stop import Stop
-
-OPTIONS: dict[str, dict[str, Any]] = {
-    "--config": {
-        "required": True,
-        "metavar": "FILE",
-        "help": "the sweep: its path or the name of a shipped one",
-    },
-    "--out": {
-        "default": None,
-        "metavar": "DIR",
-        "help": "of the trials' folders; by default runs/<name of the sweep>",
-    },
-    "--trials-per-device": {
-        "type": int,
-        "default": None,
-        "metavar": "N",
-        "help": "trials that share a GPU, by default "
-        "1; without a GPU, that share the cores, by default as many as there are cores",
-    },
-    "--ray-address": {
-        "default": None,
-        "metavar": "ADDRESS",
-        "help": "HOST:PORT of a Ray cluster that this machine is "
-        "a node of, or auto; DIR then lies in a folder that all nodes share",
-    },
-    "--max-trials": {
-        "type": int,
-        "default": None,
-        "metavar": "N",
-        "help": "that a sweep may have, by default 10,000",
-    },
-    **TRUST,
-    "--dry-run": {"action": "store_true", "help": "print the trials' commands, and run none"},
-}
 
 
 def main(argv: list[str]) -> int:
-    """Run it; 1 if a trial failed, 130 and 143 if it was stopped by Ctrl-C and SIGTERM.
+    """Run the sweep; 1 if a trial failed, 130 and 143 if it was stopped by Ctrl-C and SIGTERM.
 
     Raises:
         UserError: as `sweep`, and for a file or folder that cannot be read or written.
     """
-    from zoo.sweep.stop import Stop
-
-    options = vars(parse("sweep", __doc__ or "", argv, OPTIONS))
     stopped = Stop()
     try:
         with stopped.listening():
-            return sweep(argv=argv, stopped=stopped, **options)
+            return call(sweep, argv, joint="-", argv=argv, stopped=stopped)
     except KeyboardInterrupt:  # before a trial has started
         print("zoo: stopped", file=sys.stderr)
         return stopped.status
@@ -77,17 +38,34 @@ def main(argv: list[str]) -> int:
 
 
 def sweep(
-    config: str,
-    out: str | None,
-    trials_per_device: int | None,
-    ray_address: str | None,
-    max_trials: int | None,
-    trust: Sequence[str],
-    dry_run: bool,
-    argv: list[str],
-    stopped: "Stop",
+    *,
+    config: Annotated[str, "FILE"],
+    out: Annotated[str | None, "DIR"] = None,
+    trials_per_device: Annotated[int | None, "N"] = None,
+    ray_address: Annotated[str | None, "ADDRESS"] = None,
+    max_trials: Annotated[int | None, "N"] = None,
+    trust: Trust = NOBODY,
+    dry_run: bool = False,
+    argv: Sequence[str],
+    stopped: Stop,
 ) -> int:
     """Plan, check, run and print.
+
+    Args:
+        config: the sweep: its path or the name of a shipped one.
+        out: of the trials' folders; by default runs/<name of the sweep>.
+        trials_per_device: trials that share a GPU, by default 1; without a GPU, that share the cores,
+            by default as many as there are cores.
+        ray_address: HOST:PORT of a Ray cluster that this machine is a node of, or auto; DIR then lies
+            in a folder that all nodes share.
+        max_trials: that a sweep may have, by default 10,000.
+        trust: which classes besides zoo's own files may name.
+        dry_run: print the trials' commands, and run none.
+        argv: the words of the command line after `zoo`.
+        stopped: where signals are heard.
+
+    Returns:
+        The exit status.
 
     Raises:
         UserError: for a sweep file that says nothing, two things or too much, a trial that cannot
@@ -120,7 +98,7 @@ def sweep(
     known = {trial.name: found for trial in there if (found := outcome(folder, trial))}
     schedule = Schedule(plan, known, starting=record.add)
     if dry_run:
-        print("\n".join(commands(schedule, given, trust)))
+        print("\n".join(commands(schedule, given, trust.names)))
         return 0
     if not schedule.over():
         with lock(folder), silence() as (stdout, stderr):
@@ -129,7 +107,16 @@ def sweep(
                 with connected(ray_address, folder, os.getcwd()) as cluster:
                     record.save(config, shlex.join(["zoo", *argv]))
                     parts = share(cluster.nodes, trials_per_device)
-                    run(schedule, folder, parts, cluster.scratch, trust, stopped, stdout, stderr)
+                    run(
+                        schedule,
+                        folder,
+                        parts,
+                        cluster.scratch,
+                        trust.names,
+                        stopped,
+                        stdout,
+                        stderr,
+                    )
             except KeyboardInterrupt:
                 print(
                     f"zoo: stopped; {len(schedule.done)} of {plan.size()} trials are done, and the same command goes "
@@ -148,7 +135,7 @@ def run(
     parts: "Share",
     scratch: Path,
     trust: Sequence[str],
-    stopped: "Stop",
+    stopped: Stop,
     stdout: TextIO,
     stderr: TextIO,
 ) -> None:
@@ -220,23 +207,18 @@ def build(plan: "Sweep", there: Sequence["Trial"], out: str) -> None:
     from zoo.cli.fit.command import command_line
 
     quiet()
-    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     for trial in todo:
-        said = io.StringIO()
         try:
-            with redirect_stderr(said):
-                logger = command_line([], trial.words(out)[1:]).config["trainer"].get("logger")
-            if logger not in (None, True):
-                raise UserError(
-                    f"its config has {logger!r} as trainer.logger, and a run of a sweep needs zoo's own"
-                )
-        except SystemExit:
-            line = said.getvalue().strip().splitlines()[-1]
-            raise UserError(f"{trial.method}: {line.removeprefix('zoo: ')}") from None
+            logger = command_line([], trial.words(out)[1:]).config["trainer"].get("logger")
         except Exception as error:
             if mistake := messages.user_error(error):
                 raise UserError(f"{trial.method}: {mistake}") from error
             raise
+        if logger not in (None, True):
+            raise UserError(
+                f"{trial.method}: its config has {logger!r} as trainer.logger, and a run of a sweep "
+                "needs zoo's own"
+            )
 
 
 def commands(schedule: "Schedule", out: str, trust: Sequence[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 import inspect
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -69,13 +68,16 @@ class Parser(LightningArgumentParser):
         return super().parse_args(args, *rest, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say in one line what is wrong.
+
+        Raises:
+            UserError: whatever it is.
+        """
         if not self.exit_on_error:  # a parser inside a parser: the outer one reports
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
         parser.trust = self.trust
-        sys.stderr.write(f"zoo: {messages.explain(str(message), parser)}\n")
-        self.exit(2)
-        raise SystemExit(2)
+        raise UserError(messages.explain(str(message), parser)) from ex
 
 
 def _values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
