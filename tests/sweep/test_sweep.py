@@ -26,7 +26,9 @@ from zoo.sweep import cluster, trials
 from zoo.sweep.read import parse, read
 from zoo.sweep.schedule import Schedule
 from zoo.sweep.table import Table, clock, lines, methods_table, shorten, time_left
-from zoo.sweep.trials import Outcome, Progress
+from zoo.sweep.trials import Outcome
+from zoo.training import progress_file
+from zoo.training.progress_file import RunProgress
 
 GRID = """
 config: dct_half.yaml
@@ -54,7 +56,7 @@ def test_the_live_table_fits(tmp_path):
     running = {}
     for i in range(30):
         running[plan.next().name] = (
-            Progress(12_345, 100_000, 1.2345, 1.5, 86_000.0) if i % 3 else None
+            RunProgress(12_345, 100_000, 1.2345, 2.0, 1.5, 1.0, 86_000.0) if i % 3 else None
         )
     for width, height in ((80, 24), (60, 10), (120, 50)):
         table = lines(plan, running, 1e5, width, height)
@@ -67,15 +69,27 @@ def test_the_live_table_fits(tmp_path):
     assert "and 12 more" in table
 
 
+def test_a_run_that_time_ends_has_no_last_step(tmp_path):
+    plan = schedule(tmp_path)
+    name = plan.next().name
+    running = {name: RunProgress(1_234, None, 1.0, None, None, 2.0, None)}
+    row = next(line for line in lines(plan, running, None) if line.startswith(name))
+    assert row.split() == [name, "1,234", "1.000", "-", "-"]
+    assert time_left(plan, running, 5.0) is None
+
+
 def test_time_left_counts_what_is_half_done(tmp_path):
     plan = schedule(tmp_path)
     assert time_left(plan, {}, 5.0) is None
     plan.next(), plan.next()
-    half = {"DCT-lr=0.1-seed=0": Progress(3, 6, 1.0, 1.0, 5.0), "DCT-lr=0.2-seed=0": None}
+    half = {
+        "DCT-lr=0.1-seed=0": RunProgress(3, 6, 1.0, 1.0, 1.0, 0.6, 5.0),
+        "DCT-lr=0.2-seed=0": None,
+    }
     assert time_left(plan, half, 5.0) == pytest.approx(10 * 7.5)
     plan.finish("DCT-lr=0.1-seed=0", "no more")  # it, and the two seeds that wait for it
     assert time_left(
-        plan, {"DCT-lr=0.2-seed=0": Progress(3, 6, 1.0, 1.0, 5.0)}, 5.0
+        plan, {"DCT-lr=0.2-seed=0": RunProgress(3, 6, 1.0, 1.0, 1.0, 0.6, 5.0)}, 5.0
     ) == pytest.approx(10 * 4.5)
 
 
@@ -129,6 +143,24 @@ def test_lines_where_there_is_no_terminal_and_a_redrawn_table_where_there_is(tmp
         else:
             assert "0 of 8 done, 2 running" in said and "1 of 8 done, 0 running" in said
             assert said.endswith("A\r\x1b[J")  # nothing of it stays
+
+
+def test_what_was_seen_last_stays_while_a_trial_ends(tmp_path, monkeypatch):
+    """A fit takes its file away before its process is over."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("zoo.sweep.table.EVERY", 0.0)
+    plan = schedule(tmp_path)
+    out, trial = Terminal(), plan.next()
+    table, run = Table(plan, tmp_path, out, out), trials.folder(tmp_path, trial)
+    table.tick()
+    assert f"{trial.name}  starting" in out.getvalue()
+    run.mkdir(parents=True)
+    progress_file.write(run, RunProgress(6, 6, 1.0, None, 1.5, 2.0, 0.0))
+    table.tick()
+    progress_file.remove(run)
+    out.truncate(0)
+    table.tick()
+    assert f"{trial.name}   6/6  1.000     1.500  0:00 min" in out.getvalue()
 
 
 def test_clock_and_names():
@@ -324,7 +356,7 @@ def test_a_sweep_hands_on_whom_the_user_trusts(place, sweeping, capsys):
     assert main([*argv, "--dry-run"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("zoo fit")]
     assert lines and all(line.endswith(" --trust my_basis --trust b.C") for line in lines)
-    assert main(argv) == 0 and sweeping.trust == ["my_basis", "b.C"]
+    assert main(argv) == 0 and sweeping.trust == ("my_basis", "b.C")
     kept = json.loads((place / "runs" / "s" / "sweep.json").read_text())
     assert "trust" not in json.dumps(kept["trials"])
     assert main(argv[:3]) == 0  # the same sweep, whom it trusts

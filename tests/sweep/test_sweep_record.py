@@ -9,7 +9,7 @@ import yaml
 from test_sweep_plan import every, sweep
 
 from zoo.errors import UserError
-from zoo.sweep.classes import classes
+from zoo.sweep.plan import own_classes
 from zoo.sweep.record import Record, lock
 
 
@@ -47,7 +47,7 @@ trainer:
 
 
 def test_classes_are_what_stands_where_a_class_belongs():
-    assert classes(yaml.safe_load(OWN)) == [
+    assert own_classes(yaml.safe_load(OWN)) == [
         "mine.Task",
         "mine.Data",
         "mine.Transform",
@@ -55,7 +55,7 @@ def test_classes_are_what_stands_where_a_class_belongs():
         "mine.Logger",
         "mine.Profiler",
     ]
-    assert classes(
+    assert own_classes(
         {
             "model": {
                 "class_path": "tasks.char_lm.CharLM",
@@ -74,7 +74,7 @@ def test_classes_are_what_stands_where_a_class_belongs():
             }
         }
     ) == ["mine.Basis", "mine.Other", "mine.Third", "mine.Init"]
-    assert classes(
+    assert own_classes(
         {
             "model.parameterization": "mine.Basis",
             "model.init_args.overrides": '{"mlp.*": "mine.Other", "a.b": DCT}',

@@ -123,12 +123,17 @@ def _mapping(path: Path, value: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write into, which takes its name once it is whole and on the disk.
+def replacing(path: Path, on_disk: bool = True) -> Iterator[Path]:
+    """Give a file beside `path` to write into, which takes its name once it is whole and on the disk.
 
     A reader, or whoever comes after a crash, finds the old file or the new one. Where `path` is a
     link, the link is replaced: in a run that was handed over it may lead anywhere. What killed
     writers left of it is removed.
+
+    Args:
+        path: of the file.
+        on_disk: whether to wait for the disk, which can take a tenth of a second; else the file may
+            be empty if the machine, and not the process alone, crashes.
 
     Raises:
         OSError: naming `path`, if it cannot be written; it is then as it was.
@@ -141,9 +146,11 @@ def replacing(path: Path) -> Iterator[Path]:
         part.touch()
         number = hold(part)
         yield part
-        _sync(part)
+        if on_disk:
+            _sync(part)
         part.replace(target)
-        _sync(target.parent)
+        if on_disk:
+            _sync(target.parent)
     except Exception as error:
         reason = next(
             (

@@ -12,14 +12,16 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from zoo.files.trust import OPTION
-from zoo.sweep.classes import classes
+from zoo.files.plain import parse_yaml
+from zoo.files.trust import DOTTED, LIBRARIES, OPTION, OURS, PLACES
 from zoo.sweep.names import Point, stem, word
 
 ENDS = ("trainer.callbacks", "trainer.max_epochs", "trainer.max_time")
 """What else than `trainer.max_steps` can end a run."""
 SEED = "-seed="
 """Stands in a trial's name before its seed, which ends it."""
+OVERRIDES = "model.overrides"
+"""An option whose value has classes by pattern."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Method:
         options = {**self.options, **point}
         name = f"{stem(self.name, point, labels)}{SEED}{seed}"
         steps = planned_steps(self.files, options)
-        named = tuple(dict.fromkeys([*self._classes, *classes(options)]))
+        named = tuple(dict.fromkeys([*self._classes, *own_classes(options)]))
         return Trial(
             name, self.name, searched, point, self.config, options, seed, steps, self._digest, named
         )
@@ -113,7 +115,7 @@ class Method:
 
     @cached_property
     def _classes(self) -> list[str]:
-        return [path for file in self.files for path in classes(file)]
+        return [path for file in self.files for path in own_classes(file)]
 
 
 @dataclass(frozen=True)
@@ -216,3 +218,42 @@ def planned_steps(files: Iterable[Mapping[str, Any]], options: Point) -> int | N
     steps = known.get("trainer.max_steps")
     ends = any(known.get(key) is not None for key in ENDS)
     return steps if type(steps) is int and steps >= 0 and not ends else None
+
+
+def own_classes(settings: Mapping[str, Any]) -> list[str]:
+    """Find the paths of classes that are neither zoo's nor its libraries', each once.
+
+    Args:
+        settings: a config, or options with their values.
+    """
+    found = dict.fromkeys(_class_paths(settings, ""))
+    return [path for path in found if path.partition(".")[0] not in (*OURS, *LIBRARIES)]
+
+
+def _class_paths(value: Any, place: str) -> Iterator[str]:
+    """Find every class path in a value.
+
+    Args:
+        value: as YAML has it.
+        place: the option that it is of, without `init_args`: these stand in files, and may be left
+            out on a command line.
+    """
+    if isinstance(value, Mapping):
+        patterns = place == OVERRIDES and "class_path" not in value
+        skipped = ("",) if place == OVERRIDES else ("", "init_args")
+        for key, each in value.items():
+            parts = [part for part in (place, *str(key).split(".")) if part not in skipped]
+            yield from _class_paths(each, place if patterns else ".".join(parts))
+    elif isinstance(value, list):
+        for each in value:
+            yield from _class_paths(each, place)
+    elif isinstance(value, str) and (
+        place.rpartition(".")[2] == "class_path" or PLACES.fullmatch(f"--{place}")
+    ):
+        if DOTTED.fullmatch(value):
+            yield value
+        elif value.lstrip().startswith(("{", "[")):  # as on a command line
+            try:
+                yield from _class_paths(parse_yaml(value), place)
+            except ValueError:  # fit will say so
+                return

@@ -3,18 +3,18 @@
 import math
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TextIO
 
 from zoo.studies.terminal import columns
 from zoo.sweep.schedule import Schedule
-from zoo.sweep.trials import Outcome, Progress, progress
+from zoo.sweep.trials import Outcome, folder
+from zoo.training import progress_file
+from zoo.training.progress_file import RunProgress
 
 EVERY = 1.0
-"""Seconds between two looks at the logs."""
-Look = Callable[[], dict[str, Progress | None]]
+"""Seconds between two looks at what runs."""
 
 
 def clock(seconds: float) -> str:
@@ -44,6 +44,7 @@ class Table:
         self.started = time.monotonic()
         self.looked = -math.inf
         self.drawn = 0
+        self.seen: dict[str, RunProgress] = {}
 
     def tick(self, last: bool = False) -> None:
         """Say what has ended, and draw, unless this is the last time."""
@@ -53,10 +54,11 @@ class Table:
         if not ended and not (self.live and time.monotonic() - self.looked >= EVERY):
             return
         self.looked = time.monotonic()
-        running = {
-            name: progress(self.folder, trial)
-            for name, trial in list(self.schedule.running.items())
-        }
+        trials = dict(self.schedule.running)
+        for name, trial in trials.items():
+            if (seen := progress_file.read(folder(self.folder, trial))) is not None:
+                self.seen[name] = seen  # and stays, while the trial that has trained ends
+        running = {name: self.seen.get(name) for name in trials}
         left = time_left(self.schedule, running, time.monotonic() - self.started)
         for name in ended:
             self.said.add(name)
@@ -103,7 +105,7 @@ class Table:
 
 
 def time_left(
-    schedule: Schedule, running: dict[str, Progress | None], seconds: float
+    schedule: Schedule, running: dict[str, RunProgress | None], seconds: float
 ) -> float | None:
     """Seconds until the sweep is over, if it goes on as in the seconds so far; running trials count in part."""
     parts = sum(p.step / p.steps for p in running.values() if p is not None and p.steps)
@@ -120,7 +122,7 @@ def time_left(
 
 def lines(
     schedule: Schedule,
-    running: dict[str, Progress | None],
+    running: dict[str, RunProgress | None],
     left: float | None,
     width: int = 80,
     height: int = 24,
@@ -129,7 +131,7 @@ def lines(
 
     Args:
         schedule: to show.
-        running: what the logs of running trials say.
+        running: how far each running trial is; None where it has not said so yet.
         left: seconds, of all.
         width: of the terminal.
         height: of the terminal; one line stays free for the cursor.
@@ -143,10 +145,10 @@ def lines(
             rows.append(
                 (
                     name,
-                    f"{seen.step:,}/{seen.steps:,}",
+                    f"{seen.step:,}" + ("" if seen.steps is None else f"/{seen.steps:,}"),
                     _value(seen.loss),
-                    _value(seen.best),
-                    clock(seen.left),
+                    _value(seen.best_val_loss),
+                    "-" if seen.seconds_left is None else clock(seen.seconds_left),
                 )
             )
     head = ("running", "step", "loss", "best val", "left")
@@ -168,8 +170,8 @@ def lines(
     return [line[: width - 1] for line in ["", *table, *searching, counts + ends]]
 
 
-def _value(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "-"
+def _value(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def shorten(name: str, width: int) -> str:

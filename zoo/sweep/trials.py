@@ -4,11 +4,11 @@ A trial's log is locked by whoever runs it, and the lock is inherited by the pro
 long as that lives, no other can start in the same folder, whatever became of the sweep.
 """
 
+import ctypes
 import fcntl
 import json
 import math
 import os
-import re
 import shutil
 import signal
 import stat
@@ -27,16 +27,17 @@ from zoo.files.access import opened, read_json
 from zoo.files.trust import Trust
 from zoo.sweep import stop
 from zoo.sweep.plan import Trial
+from zoo.training import progress_file
 from zoo.training.metrics import MODES, less_is_better
 
 LINES = 6
 """How many lines of a failed trial are shown."""
 TAIL = 64_000
 """Bytes at the end of a log that are looked at for these."""
+PR_SET_PDEATHSIG = 1
+"""Linux's number for the signal that a process gets when its parent dies."""
 LOOK = 0.5
 """Seconds between two looks at whether the sweep is stopping."""
-STEP = re.compile(r"step +(\d+)/(\d+)  (?:loss (\S+?))?(?:, )?(?:val (\S+))?  ([\d.]+) steps/s")
-"""A line of `zoo.training.callbacks.Progress`."""
 
 
 @dataclass(frozen=True)
@@ -57,25 +58,6 @@ class Outcome:
     seconds: float
     metric: str
     data: str = ""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a running trial's log said last.
-
-    Args:
-        step: taken.
-        steps: of all.
-        loss: of training.
-        best: least validation loss since it was last started.
-        left: seconds to go.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    best: float
-    left: float
 
 
 def folder(out: Path, trial: Trial) -> Path:
@@ -150,6 +132,7 @@ def run(
             return "the sweep is stopping"
         why_not = _why_not_on(out, trial)
         if why_not is None:
+            progress_file.remove(folder(out, trial))  # it says how far a fit was that was killed
             allowed = Trust(tuple(trust), trial.classes)
             status, said = _fit(
                 ["fit", "--ckpt_path", str(folder(out, trial)), *allowed.words()],
@@ -249,7 +232,7 @@ def _fit(words: list[str], file: IO[bytes], there: str, threads: int | None) -> 
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if threads is not None:
         environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-P", "-m", "zoo.sweep.child", str(os.getpid()), *words]
+    command = [sys.executable, "-P", "-m", "zoo.sweep.trials", str(os.getpid()), *words]
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -290,28 +273,17 @@ def _why(status: int, said: str) -> str:
     return "\n".join(lines)
 
 
-def progress(out: Path, trial: Trial) -> Progress | None:
-    """Of a running trial, if its log says something yet; steps and seconds are counted on from there."""
-    path = log(out, trial)
-    try:
-        with opened(path) as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 8000))
-            said = file.read().decode(errors="replace").rpartition("$ zoo ")[2]
-            age = time.time() - os.fstat(file.fileno()).st_mtime
-        found = [match.groups() for line in said.splitlines() if (match := STEP.match(line))]
-        step, steps, loss, _, rate = found[-1]
-        taken = min(float(steps), float(step) + age * float(rate))
-        best = min((float(val) for _, _, _, val, _ in found if val), default=math.nan)
-        left = (float(steps) - taken) / max(1e-9, float(rate))
-        return (
-            Progress(int(taken), int(steps), float(loss or "nan"), best, left)
-            if math.isfinite(left)
-            else None
-        )
-    except (
-        OSError,
-        ValueError,
-        IndexError,
-        OverflowError,
-    ):  # no log, no such line yet, or one of somebody else's
-        return None
+def main(argv: list[str]) -> None:
+    """Become `zoo`, and die with the parent: `python -m zoo.sweep.trials PARENT fit ...`.
+
+    Linux keeps its promise to kill this process when its parent dies across `exec`.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(argv[0]):  # it died before the promise
+        raise SystemExit(1)
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "zoo", *argv[1:]])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

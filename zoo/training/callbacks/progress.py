@@ -1,4 +1,4 @@
-"""One line of progress: loss, speed and time left."""
+"""Progress of a fit: loss, speed and time left, on the terminal and in a file."""
 
 import contextlib
 import math
@@ -12,7 +12,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from zoo.training import progress_file
 from zoo.training.callbacks.stop import Stopped
+from zoo.training.progress_file import RunProgress
+
+WRITTEN_EVERY = 1.0
+"""Seconds between two writes of the file."""
 
 
 def say(line: str) -> None:
@@ -22,10 +27,10 @@ def say(line: str) -> None:
 
 
 class Progress(ProgressBar):
-    """A bar in a terminal; elsewhere, in a log or a pipe, one line now and then.
+    """A bar in a terminal; elsewhere, in a log or a pipe, one line now and then; `progress.json` everywhere.
 
     Args:
-        every_seconds: between updates of the bar.
+        every_seconds: seconds between two updates of the bar.
         lines: how many lines a whole run prints where there is no terminal.
     """
 
@@ -34,13 +39,16 @@ class Progress(ProgressBar):
         self.every_seconds = every_seconds
         self.lines = lines
         self.silent = False
-        """Shows nothing while it trains."""
+        """Whether nothing is shown while it trains."""
         self.bar: tqdm | None = None
-        self.shown = 0.0
+        self.shown = self.written = 0.0
         self.printed = 0
+        self.best = math.inf
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar where a resumed run had stopped."""
+        self._remove_file(trainer)  # of a fit that was killed, which has gone on from there
+        self.best = math.inf
         self.steps = steps = float(
             trainer.estimated_stepping_batches
         )  # infinite where only time ends the run
@@ -64,62 +72,98 @@ class Progress(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Show loss, speed and time left."""
-        steps, step = self.steps, trainer.global_step
-        early = time.perf_counter() - self.shown < self.every_seconds and step < steps
-        if self.silent or early or not trainer.is_global_zero:
+        """Show and write loss, speed and time left."""
+        if not trainer.is_global_zero:
             return
-        self.shown = time.perf_counter()
+        now, steps, step = time.perf_counter(), self.steps, trainer.global_step
+        if now - self.written >= WRITTEN_EVERY and (folder := _folder(trainer)) is not None:
+            self.written = now
+            progress_file.write(folder, self._progress(trainer, outputs))
+        if self.silent or now - self.shown < self.every_seconds and step < steps:
+            return
+        self.shown = now
         if self.bar is not None:
-            self.bar.set_postfix_str(self._losses(trainer, outputs), refresh=False)
+            self.bar.set_postfix_str(_losses(self._progress(trainer, outputs)), refresh=False)
             self.bar.update(step - self.bar.n)
         elif step == steps or step - self.printed >= min(steps, 1000 * self.lines) / self.lines:
             self.printed = step
-            rate = (step - self.first) / (self.shown - self.started)
-            minutes, seconds = (
-                divmod(int((steps - step) / rate), 60) if math.isfinite(steps) else (0, 0)
-            )
-            left = f"  {minutes}:{seconds:02d} left" if math.isfinite(steps) else ""
+            seen = self._progress(trainer, outputs)
+            left = ""
+            if seen.seconds_left is not None:
+                minutes, seconds = divmod(int(seen.seconds_left), 60)
+                left = f"  {minutes}:{seconds:02d} left"
             number = f"{step:>{len(f'{steps:.0f}')}}/{steps:.0f}"
-            say(f"step {number}  {self._losses(trainer, outputs)}  {rate:.1f} steps/s{left}")
+            say(f"step {number}  {_losses(seen)}  {seen.steps_per_second:.1f} steps/s{left}")
 
-    def _losses(self, trainer: Trainer, outputs: Any) -> str:
-        """The loss of this step, on this process, and of the last validation."""
-        losses = {"val": trainer.callback_metrics.get("val/loss")}
-        if (
-            isinstance(outputs, Mapping) and "loss" in outputs
-        ):  # divided by as many batches as make a step
-            losses = {"loss": outputs["loss"] * trainer.accumulate_grad_batches} | losses
-        return ", ".join(
-            f"{name} {loss.item():.3f}" for name, loss in losses.items() if loss is not None
+    def _progress(self, trainer: Trainer, outputs: Any) -> RunProgress:
+        """Say how far the fit is; the loss is that of this step, on this process."""
+        step, steps = trainer.global_step, int(self.steps) if math.isfinite(self.steps) else None
+        rate = (step - self.first) / (time.perf_counter() - self.started)
+        loss, val_loss = None, trainer.callback_metrics.get("val/loss")
+        if isinstance(outputs, Mapping) and "loss" in outputs:
+            # Lightning has divided it by as many batches as make a step.
+            loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
+        return RunProgress(
+            step=step,
+            steps=steps,
+            loss=loss,
+            val_loss=None if val_loss is None else float(val_loss),
+            best_val_loss=self.best,
+            steps_per_second=rate,
+            seconds_left=None if steps is None or not rate else (steps - step) / rate,
         )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the least loss."""
+        loss = trainer.callback_metrics.get("val/loss")
+        if loss is not None and trainer.state.fn == "fit":
+            self.best = min(self.best, float(loss))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
-        self._close()
+        self._close(trainer)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Leave the terminal at a new line; after Ctrl-C or a signal, say how to go on."""
-        self._close()
+        self._close(trainer)
         if isinstance(exception, KeyboardInterrupt | Stopped) and trainer.is_global_zero:
-            log_dir = trainer.logger.log_dir if trainer.logger is not None else None
-            saved = log_dir is not None and (Path(log_dir) / "checkpoints" / "last.ckpt").exists()
+            folder = _folder(trainer)
+            saved = folder is not None and (folder / "checkpoints" / "last.ckpt").exists()
             then = (
-                f"go on from the last checkpoint: zoo fit --ckpt_path {log_dir}"
+                f"go on from the last checkpoint: zoo fit --ckpt_path {folder}"
                 if saved
                 else "no checkpoint yet"
             )
             say(f"stopped at step {trainer.global_step}; {then}")
 
-    def _close(self) -> None:
+    def _close(self, trainer: Trainer) -> None:
+        """Take away the bar and the file."""
+        if self.written:
+            self._remove_file(trainer)
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+    def _remove_file(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero and (folder := _folder(trainer)) is not None:
+            progress_file.remove(folder)
 
     def disable(self) -> None:
         """Lightning's switch for other ranks: they print nothing anyway."""
 
     def enable(self) -> None:
         """The switch back."""
+
+
+def _folder(trainer: Trainer) -> Path | None:
+    """Find the folder of the run, if it has one."""
+    log_dir = trainer.logger.log_dir if trainer.logger is not None else None
+    return Path(log_dir) if log_dir else None
+
+
+def _losses(progress: RunProgress) -> str:
+    """Write the loss of the last step, and of the last validation."""
+    losses = {"loss": progress.loss, "val": progress.val_loss}
+    return ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None)
