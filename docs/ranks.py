@@ -2,15 +2,15 @@
 
 After `zoo fit --config NAME.yaml --trainer.max_steps 600` of lora_48 and dct_half:
 
-    python docs/ranks.py runs/lora_48-tinyshakespeare/version_0
-    runs/dct_half-tinyshakespeare/version_0
+    LORA=runs/lora_48-tinyshakespeare/version_0
+    python docs/ranks.py $LORA runs/dct_half-tinyshakespeare/version_0
 """
 
 import sys
 from pathlib import Path
 
 from zoo.pages.style import PALETTE, key, legend, panels, svg, tidy
-from zoo.runs.curves import mean_over_layers, read
+from zoo.runs.event_curves import mean_over_layers, read
 
 START = "stable_rank/"
 NAMES = {

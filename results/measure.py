@@ -1,4 +1,4 @@
-"""Measure what results/README.md and zoo/bases/transforms.py state, and print it as CSV rows.
+"""Measure what results/README.md and zoo/bases/cosine.py state, and print it as CSV rows.
 
 Rebuilding W by matrix products and by FFTs, and a training step with Muon beside one with AdamW:
 
@@ -29,8 +29,9 @@ from typing import Any
 import torch
 
 from results.goals.rows import trained_step
-from zoo.bases import transforms
-from zoo.bases.seeds import dct_matrix
+from zoo.bases import cosine
+from zoo.bases.basis import Sides, unrotate
+from zoo.bases.cosine import dct_matrix
 from zoo.parameterizations import DCT, Dense, RandomOrthonormal, RowDCT
 from zoo.provenance import commit, device_name
 from zoo.studies.bench.rows import SOURCE, ratio_columns, source
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def print_rows(rows: Iterable[Row], command: str) -> None:
-    """Print rows as CSV, each as soon as it is measured, with columns that say where they come from.
+    """Print rows as CSV, each as soon as it is measured, with columns of their source.
 
     Args:
         rows: all with the same keys; what they say of their own source is kept.
@@ -85,12 +86,12 @@ def transform_rows() -> Iterable[Row]:
     squares = [(n, n) for n in (16, 32, 64, 96, 128, 768)]
     for m, n in [*squares, (384, 128), (512, 128), (128, 512), (3072, 768)]:
         plane = torch.randn(m, n)
-        sides = transforms.Sides(dct_matrix(m).float(), dct_matrix(n).float())
-        plan = transforms.cosine_plan(m, n, plane.device, torch.float32)
-        packed = torch.randn(transforms.packed_shape(m, n))
+        sides = Sides(dct_matrix(m).float(), dct_matrix(n).float())
+        plan = cosine.cosine_plan(m, n, plane.device, torch.float32)
+        packed = torch.randn(cosine.packed_shape(m, n))
         calls = {
-            "products": lambda p=plane, s=sides: transforms.unrotate(p, s),
-            "fft": lambda p=packed, s=(m, n), t=plan: transforms.idct2_packed(p.clone(), s, t),
+            "products": lambda p=plane, s=sides: unrotate(p, s),
+            "fft": lambda p=packed, s=(m, n), t=plan: cosine.idct2_packed(p.clone(), s, t),
         }
         seconds = alternate(calls, rounds=60 if m < 768 else 10, warmup=5)
         times: Row = {f"{name}_ms": f"{1e3 * median(each):.4f}" for name, each in seconds.items()}
@@ -190,7 +191,7 @@ def mask_rows(folder: str) -> Iterable[Row]:
 
 
 def reported_source(report: Mapping[str, Any]) -> Row:
-    """The columns that say where a summary or a report comes from, without anybody's folders."""
+    """Return the columns that say where a report comes from, without anybody's folders."""
     return {
         "command": re.sub(r"(?<=[ =])/\S*/", "", report["command"]),
         "device": f"{report['device']}, {report['threads']} threads",

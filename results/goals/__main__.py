@@ -1,4 +1,4 @@
-"""`python -m results.goals [NAMES]`: what this project wants to reach, and where it is.
+"""Measure where this project is beside what it wants to reach: `python -m results.goals [NAMES]`.
 
 Each goal is a ratio of two things that are measured side by side in one run.
 """
@@ -10,9 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-os.environ.setdefault(
-    "KINETO_LOG_LEVEL", "99"
-)  # before torch is imported: its profiler announces itself
+# Before torch is imported, whose profiler announces itself otherwise.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 from results.goals import rows
 from results.goals.goals import Goal
@@ -27,7 +26,10 @@ from zoo.studies.terminal import Bar, columns
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure the project's goals and print each beside what is measured; 2 for a mistake of the user's."""
+    """Measure the project's goals and print each beside what is measured.
+
+    Returns 0, or 2 for a mistake of the user's.
+    """
     parser = OneLineParser(prog="python -m results.goals", description=__doc__, allow_abbrev=False)
     parser.add_argument("names", nargs="?", help=f"some of {','.join(rows.ROWS)}; by default all")
     parser.add_argument(
@@ -80,12 +82,12 @@ def measure(options: dict[str, Any], argv: Sequence[str], start: float) -> int:
 
 
 def goal_row(goal: Goal) -> Row:
-    """A goal as a row, and whether it is met."""
+    """Return a goal as a row that also says whether it is met."""
     return {**goal._asdict(), "median": goal.measured, "met": goal.met}
 
 
 def goal_lines(row: Row) -> list[dict[str, object]]:
-    """A line of CSV for a goal."""
+    """Return the line of CSV for a goal."""
     about_it = {"case": row["case"], "goal": f"{'>=' if row['at_least'] else '<='} {row['goal']:g}"}
     measured = {f"measured_{key}": text for key, text in ratio_columns(row).items()}
     return [{**about_it, **measured, "met": "yes" if row["met"] else "no", "note": row["note"]}]
@@ -95,7 +97,7 @@ GOALS = Table(["case", "goal", "measured_ratio", "measured_quartiles", "met", "n
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A row for each goal, with its note below, within 80 columns."""
+    """Lay out a row for each goal, with its note below, within 80 columns."""
     cells: list[tuple[str, ...]] = [("goal", "", "measured", "met")]
     notes = [""]
     for row in rows:

@@ -1,4 +1,4 @@
-"""The project's goals beside what is measured: each a ratio of two things measured side by side in one run.
+"""Goals for layers, each a ratio of two things that are measured side by side in one run.
 
 Here are those of layers; what needs a task or the command line is in `results.goals.rows`, peft's
 in `results.goals.peft`.
@@ -30,7 +30,7 @@ from zoo.studies.bench.timing import (
 
 TOKENS = 4096
 LAYERS = {(768, 768): 1.10, (3072, 768): 1.10, (4096, 4096): 1.25}
-"""Shapes whose forward and backward pass has a goal, for DCT 1/2; BlockDCT's is the same for all."""
+"""Shapes whose forward and backward pass has a goal, for DCT 1/2; BlockDCT has one for all."""
 BLOCK, GROWTH, MEMORY, CACHE = 1.03, 1.5, 0.25, 1.02
 SIZES = (256, 512, 1024, 2048, 4096, 8192)
 """Of square matrices that are rebuilt."""
@@ -65,7 +65,7 @@ def measure(
     rows: Mapping[str, Row],
     done: Callable[[list[Goal]], None] = lambda goals: None,
 ) -> list[Goal]:
-    """The goals of some rows.
+    """Measure the goals of some rows.
 
     Args:
         names: of the rows; None for all.
@@ -89,12 +89,12 @@ def measure(
 
 
 def goal(case: str, limit: float, spread: Ratio, note: str, at_least: bool = False) -> Goal:
-    """A goal for a ratio with its quartiles."""
+    """Make a goal of a ratio with its quartiles."""
     return Goal(case, limit, *spread, note, at_least)
 
 
 def exact(value: float) -> Ratio:
-    """What does not vary."""
+    """Return what does not vary as a ratio."""
     return Ratio(value, value, value)
 
 
@@ -107,7 +107,7 @@ def layers(
     tokens: int = TOKENS,
     seconds: float = 4.0,
 ) -> list[Goal]:
-    """Forward and backward pass beside a dense layer's, float32.
+    """Time the forward and backward pass beside a dense layer's, in float32.
 
     Args:
         say: takes the shape.
@@ -141,7 +141,7 @@ def layers(
 def _passes(
     layers: Sequence[Contender], case: Case, name: str, seconds: float
 ) -> dict[str, list[float]]:
-    """Seconds of one of a layer's passes, by contender."""
+    """Time one of a layer's passes for each contender, in seconds."""
     calls = {}
     for each in layers:
         each.layer.train(name != "evaluation")
@@ -160,7 +160,9 @@ def _times(own: Sequence[float], other: Sequence[float]) -> str:
 def growth(
     say: Callable[[str], None], sizes: Sequence[int] = SIZES, seconds: float = 1.0
 ) -> list[Goal]:
-    """Time to rebuild W, (n, n), over n^2 log n, to what it is at the least n; of the n where that is largest.
+    """Time how rebuilding W, (n, n), grows beside n^2 log n.
+
+    The goal is for the time over n^2 log n, relative to the least n, at the n where it is largest.
 
     Args:
         say: takes the size.
@@ -179,7 +181,10 @@ def growth(
         first = spreads[sizes[0]].median
         relative = {n: Ratio(*(value / first for value in spread)) for n, spread in spreads.items()}
         listed = ", ".join(f"{n}: {spread.median:.2f}" for n, spread in relative.items())
-        case = f"rebuild {cls.__name__} 0.1, time over n^2 log n, largest of n = {sizes[0]}-{sizes[-1]} to the first"
+        case = (
+            f"rebuild {cls.__name__} 0.1, time over n^2 log n, "
+            f"largest of n = {sizes[0]}-{sizes[-1]} to the first"
+        )
         found.append(goal(case, GROWTH, max(relative.values()), listed))
     return found
 
@@ -194,7 +199,9 @@ def memory(
     tokens: int = 32,
     ratio: float = 0.1,
 ) -> list[Goal]:
-    """Bytes of training beside dense AdamW: what stays from step to step, and what a forward pass keeps for backward.
+    """Count the bytes of training beside dense AdamW's.
+
+    They are what stays from step to step, and what a forward pass keeps for backward.
 
     Args:
         say: takes the name of a network.
@@ -217,12 +224,12 @@ def memory(
 
 
 def mib(count: float) -> str:
-    """Bytes in MiB."""
+    """Write a number of bytes in MiB."""
     return f"{count / 2**20:.1f}"
 
 
 def training_bytes(network: nn.Module, size: int, tokens: int) -> dict[str, int]:
-    """Of AdamW on (tokens, size) inputs.
+    """Count the bytes of AdamW on (tokens, size) inputs.
 
     Returns:
         `held` from step to step, gradients too; `kept` for backward; and the `peak` of a step
@@ -258,7 +265,7 @@ def cache(
     tokens: Sequence[int] = (1, 16, 512),
     seconds: float = 2.0,
 ) -> list[Goal]:
-    """A forward pass in evaluation mode, again and again, beside a dense layer's.
+    """Time a forward pass in evaluation mode, again and again, beside a dense layer's.
 
     Args:
         say: takes the number of tokens.
@@ -276,7 +283,10 @@ def cache(
         say(f"cache {count} tokens")
         times = _passes([dense, own], Case("float32", shape, count), "evaluation", seconds)
         a, b = times[own.name], times["dense"]
-        case = f"eval-mode forward, repeated, {shape[0]}x{shape[1]}, {count} tokens, {own.name} to dense"
+        case = (
+            f"eval-mode forward, repeated, {shape[0]}x{shape[1]}, {count} tokens, "
+            f"{own.name} to dense"
+        )
         found.append(goal(case, CACHE, ratio(a, b), _times(a, b)))
     return found
 

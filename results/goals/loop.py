@@ -22,7 +22,7 @@ from zoo.files.access import write_text
 from zoo.studies.bench.timing import Call, Ratio, quartiles
 
 CHARACTERS = "".join(chr(48 + i) for i in range(65))
-"""As many as Tiny Shakespeare has. Which ones come when costs nothing, so that a random text will do."""
+"""As many as Tiny Shakespeare has. Which of them come costs nothing, so a random text will do."""
 WINDOWS, BLOCK_SIZE, STEPS = 32, 128, 10_000
 LOOP = {"dense.yaml": 1.0, "dct_half.yaml": 0.95}
 """Configs whose speed is compared, and their goals."""
@@ -31,7 +31,9 @@ CHUNK = 10
 
 
 def loops(say: Callable[[str], None], count: int = 150) -> list[Goal]:
-    """Tokens a second of `zoo fit`, callbacks and all, to those of nanoGPT's loop with plain layers, in one process.
+    """Compare tokens a second of `zoo fit` with those of nanoGPT's loop, in one process.
+
+    `zoo fit` runs with all its callbacks, nanoGPT's loop with plain layers.
 
     Args:
         say: takes the config.
@@ -108,7 +110,9 @@ class Turns(Callback):
 
 
 def plain_step(fused: bool) -> Call:
-    """A step of nanoGPT's train.py (github.com/karpathy/nanoGPT) on the paper's model with `nn.Linear` layers.
+    """Make a step of nanoGPT's train.py on the paper's model with `nn.Linear` layers.
+
+    The loop is that of github.com/karpathy/nanoGPT.
 
     As published: batches stacked from a numpy array, the rate set by hand, AdamW in two groups with
     betas (0.9, 0.99), clipping, gradients set to None, a loss read every tenth step. Autocast,
@@ -165,7 +169,7 @@ def plain_step(fused: bool) -> Call:
 
 
 def ids(count: int = 200_000) -> Tensor:
-    """A random text in ids."""
+    """Draw a random text as ids."""
     return torch.randint(
         len(CHARACTERS), (count,), generator=torch.Generator().manual_seed(0), dtype=torch.int32
     )
@@ -173,19 +177,19 @@ def ids(count: int = 200_000) -> Tensor:
 
 @contextlib.contextmanager
 def corpus() -> Iterator[Path]:
-    """A folder with a random text, for as long as it is needed."""
+    """Provide a folder with a random text for as long as it is needed."""
     with tempfile.TemporaryDirectory() as folder:
         write_text(Path(folder) / "text.txt", "".join(CHARACTERS[i] for i in ids().tolist()))
         yield Path(folder)
 
 
 def options(folder: Path) -> list[str]:
-    """Of `zoo fit`, for a run in a folder of `corpus`."""
+    """Return the options of `zoo fit` for a run in a folder of `corpus`."""
     return [f"--data.corpus={folder / 'text.txt'}", f"--trainer.default_root_dir={folder / 'runs'}"]
 
 
 def fit(words: Sequence[str], callbacks: list[Callback]) -> None:
-    """`zoo fit` in this process, in silence.
+    """Run `zoo fit` in this process, in silence.
 
     Raises:
         RuntimeError: if it fails, with what it said.

@@ -34,7 +34,8 @@ class Batch(NamedTuple):
     """Every linear layer of the encoder; else query and value."""
 
     def __str__(self) -> str:
-        return f"{self.sentences}x{self.tokens} tokens, {'all layers' if self.every else 'query and value'}"
+        layers = "all layers" if self.every else "query and value"
+        return f"{self.sentences}x{self.tokens} tokens, {layers}"
 
 
 BATCHES = (Batch(4, 16), Batch(32, 16), Batch(32, 16, every=True))
@@ -51,11 +52,11 @@ class Pair(NamedTuple):
     options: dict[str, Any]
     limit: float
     recompute: bool = False
-    """Build W again in backward; measured where every layer has an update, and so no weight is kept at all."""
+    """Build W again in backward; measured where every layer has an update, so no weight is kept."""
 
 
 def pairs(width: int, every: bool) -> list[Pair]:
-    """For an encoder of a width, all of whose layers are trained or not."""
+    """Return the pairs for an encoder, all of whose layers are trained or not."""
     count = 2 * RANK * width  # of LoRA on a square layer
     fourier = {"n_frequency": count, "init_weights": True}
     chosen = [
@@ -80,7 +81,7 @@ def peft_pairs(
     sizes: Mapping[str, int] | None = None,
     rounds: int = 6,
 ) -> list[Goal]:
-    """Time and peak memory of a step, to peft's, under bfloat16 autocast.
+    """Compare time and peak memory of a step with peft's, under bfloat16 autocast.
 
     Args:
         say: takes pair and batch; or why nothing is measured.
@@ -117,14 +118,15 @@ def peft_pairs(
                 found.append(
                     goal(f"step, {case}", pair.limit, ratio(times[pair.name], times["peft"]), note)
                 )
-                memory = f"beyond weights and moments, MiB: {mib(peaks[pair.name])} to {mib(peaks['peft'])}"
+                bytes_of_both = f"{mib(peaks[pair.name])} to {mib(peaks['peft'])}"
+                memory = f"beyond weights and moments, MiB: {bytes_of_both}"
                 share = exact(peaks[pair.name] / peaks["peft"])
                 found.append(goal(f"peak memory, {case}", pair.limit, share, memory))
     return found
 
 
 def _backbone(sizes: Mapping[str, int] | None) -> Any:
-    """A classifier of random weights whose encoder is frozen."""
+    """Make a classifier of random weights whose encoder is frozen."""
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(0)
@@ -149,7 +151,7 @@ def _peft(pair: Pair, sizes: Mapping[str, int] | None, every: bool) -> nn.Module
 
 
 def _stepper(model: nn.Module, batch: Batch) -> tuple[Call, nn.Module]:
-    """One step of AdamW on a fixed batch, and the model."""
+    """Return one step of AdamW on a fixed batch, and the model."""
     model.train()
     shape, generator = (batch.sentences, batch.tokens), torch.Generator().manual_seed(0)
     ids = torch.randint(10, model.config.vocab_size, shape, generator=generator)  # type: ignore[union-attr, arg-type]

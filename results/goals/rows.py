@@ -1,4 +1,4 @@
-"""The rows of the goals: those of layers and of peft, and those that need a task or the command line."""
+"""The rows of goals by name: those of layers and of peft, and those that need a task or zoo fit."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ def measure(
     say: Callable[[str], None],
     done: Callable[[list[Goal]], None] = lambda found: None,
 ) -> list[Goal]:
-    """The goals of some rows, or of all (`results.goals.goals.measure`)."""
+    """Measure the goals of some rows, or of all (`results.goals.goals.measure`)."""
     return goals.measure(names, say, ROWS, done)
 
 
@@ -45,7 +45,7 @@ def measure(
 
 
 def steps(say: Callable[[str], None], rounds: int = 40) -> list[Goal]:
-    """A training step of the paper's model, beside that of dense weights."""
+    """Time a training step of the paper's model beside that of dense weights."""
     factories = {
         "dense": Dense,
         "dct_half": partial(DCT, ratio=0.5),
@@ -70,7 +70,10 @@ def steps(say: Callable[[str], None], rounds: int = 40) -> list[Goal]:
 def trained_step(
     parameterization: Any, optimizer: Literal["adamw", "muon"] = "adamw", windows: int = WINDOWS
 ) -> Call:
-    """A training step of the paper's model in a plain loop: bfloat16 autocast, AdamW or Muon, clipping."""
+    """Make a training step of the paper's model in a plain loop.
+
+    It has bfloat16 autocast, AdamW or Muon, and clipping.
+    """
     torch.manual_seed(0)
     model = CharLM(CHARACTERS, parameterization)
     batches = iter(WindowLoader(ids(), STEPS, windows, BLOCK_SIZE, seed=0))
@@ -98,7 +101,10 @@ def trained_step(
 def imports(
     say: Callable[[str], None], rounds: int = 5, config: str = "dct_half.yaml"
 ) -> list[Goal]:
-    """From the start of a process of `zoo fit` to the end of its first step, to importing torch and lightning alone."""
+    """Time a process of `zoo fit` to the end of its first step.
+
+    It is compared with a process that imports torch and lightning alone.
+    """
     with corpus() as folder:
         calls = {
             "imports": partial(_process, IMPORTS),

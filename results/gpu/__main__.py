@@ -1,4 +1,4 @@
-"""`bash results/gpu.sh`: measure zoo on this machine's GPU, in the order of worth, within minutes."""
+"""Measure zoo on the GPU of this machine, in the order of worth: `bash results/gpu.sh`."""
 
 import argparse
 import fcntl
@@ -29,17 +29,17 @@ LAST = 10.0
 GRACE = 15.0
 """Seconds after its time at which a part that has not ended is killed."""
 RESTART = 12.0
-"""Seconds that must be left for a part to go on in another process, once an error has poisoned the device."""
+"""Seconds that must be left for another process to go on, once an error has poisoned the device."""
 LONGEST = 10_000
 """Minutes that a run may take, a week."""
 ROOM = 1 << 21
 """Bytes that must be free where the tables are: more than all of them take."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""That end a run."""
+"""The signals that end a run."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measure.
+    """Measure the parts that the command line names, each in a process of its own.
 
     Returns:
         0 if every part ended well, 1 if one failed, 2 for a mistake of the user's, and as a shell
@@ -71,7 +71,7 @@ class Mistake(Exception):
 
 
 class Stopped(BaseException):
-    """A signal that ends the run: no handler of errors may take it for one."""
+    """A signal that ends the run, which no handler of errors may take for an error."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -80,7 +80,10 @@ class Stopped(BaseException):
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """In which a signal raises `Stopped`, once, so that parts and folders go; one that is ignored stays so."""
+    """Let a signal raise `Stopped`, once, so that parts and folders go.
+
+    A signal that is ignored stays so.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         for each in before:
@@ -99,7 +102,7 @@ def _stoppable() -> Iterator[None]:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """A folder for what comes from wheels."""
+    """Provide a folder for what comes from wheels."""
     try:
         folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     except OSError as error:
@@ -111,7 +114,7 @@ def _folder() -> Iterator[Path]:
 
 
 def _say(text: str, error: bool = False) -> None:
-    """Print at once; if nobody reads it any more, the run goes on, since its tables are what it is for."""
+    """Print at once, and go on if nobody reads it any more: the tables are what a run is for."""
     stream = sys.stderr if error else sys.stdout
     try:
         print(text, file=stream, flush=True)
@@ -131,8 +134,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="gpu.sh",
         description="Measure zoo on the GPU of this machine; run again, it goes on.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"parts: {', '.join(PARTS)}\nwheels, where torch, lightning, torchmetrics, transformers, peft, "
-        f"tensorboard, einops and triton\nare installed and no more: {wheels.DOWNLOAD}",
+        epilog=f"parts: {', '.join(PARTS)}\n"
+        "wheels, where torch, lightning, torchmetrics, transformers, peft, "
+        "tensorboard, einops and triton\n"
+        f"are installed and no more: {wheels.DOWNLOAD}",
     )
     parser.add_argument(
         "--data",
@@ -162,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """What can be said before torch is imported."""
+    """Check what can be checked before torch is imported."""
     options.only = list(
         dict.fromkeys(name.strip() for name in options.only.split(",") if name.strip())
     )
@@ -194,7 +199,8 @@ def _complete(folder: Path | None, site: Path) -> None:
         if folder is None:
             names = " ".join(f"'{each}'" for each in lacking)
             raise Mistake(
-                f"not installed here: {names}; install them, or give --wheels FOLDER, as --help says"
+                f"not installed here: {names}; install them, or give --wheels FOLDER, as --help "
+                "says"
             )
         try:
             wheels.install(lacking, folder, site)
@@ -205,13 +211,12 @@ def _complete(folder: Path | None, site: Path) -> None:
             os.environ["PYTHONPATH"] = os.pathsep.join(
                 [str(site), os.environ.get("PYTHONPATH", str(ROOT))]
             )
-    raise Mistake(
-        f"the wheels of '{folder}' do not fit each other: {', '.join(map(str, lacking))} is still missing"
-    )
+    names = ", ".join(map(str, lacking))
+    raise Mistake(f"the wheels of '{folder}' do not fit each other: {names} is still missing")
 
 
 def _import_torch() -> None:
-    """It is there; whether it works is another question."""
+    """Import torch, which is there; whether it works is another question."""
     try:
         import torch  # noqa: F401
     except (ImportError, OSError) as error:
@@ -219,7 +224,7 @@ def _import_torch() -> None:
 
 
 def _check_corpus(options: argparse.Namespace) -> None:
-    """That the corpus is what it is called."""
+    """Check that the corpus is what it is called."""
     if options.data is None or "characters" not in options.only:
         return
     from tasks.text.corpus import tinyshakespeare
@@ -232,7 +237,7 @@ def _check_corpus(options: argparse.Namespace) -> None:
 
 
 def _check_device(options: argparse.Namespace) -> None:
-    """That there is a GPU with memory enough."""
+    """Check that there is a GPU with enough memory."""
     import torch
 
     if options.small:
@@ -253,7 +258,7 @@ def _check_device(options: argparse.Namespace) -> None:
 
 
 def _source(options: argparse.Namespace) -> dict[str, str]:
-    """The columns that tell where a row comes from."""
+    """Return the columns that tell where a row comes from."""
     import torch
 
     from zoo.provenance import device_name
@@ -272,7 +277,10 @@ def _source(options: argparse.Namespace) -> dict[str, str]:
 
 @contextmanager
 def _open(out: Path, source: dict[str, str]) -> Iterator[None]:
-    """The folder of the tables, held for this run; its rows must be of this commit and device if there are some."""
+    """Hold the folder of the tables for this run.
+
+    Rows that it has already must be of this commit and device.
+    """
     for name, part in PARTS.items():
         try:
             rows = read(out / f"{name}.csv", [*part.case, *part.measured, *SOURCE])
@@ -282,7 +290,8 @@ def _open(out: Path, source: dict[str, str]) -> Iterator[None]:
             for column in ("command", "commit", "device"):
                 if row[column] != source[column]:
                     raise Mistake(
-                        f"--out '{out}' has rows of another {column}, '{row[column]}': give another folder"
+                        f"--out '{out}' has rows of another {column}, '{row[column]}': "
+                        "give another folder"
                     )
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -295,9 +304,8 @@ def _open(out: Path, source: dict[str, str]) -> Iterator[None]:
         if shutil.disk_usage(out).free < ROOM:
             raise Mistake(f"--out '{out}' is on a full disk: give another folder")
         try:
-            fcntl.flock(
-                number, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # of the folder: no file of it is more than a table
+            # The folder is locked, since no file of it is more than a table.
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Mistake(
                 f"--out '{out}' is being written by another run: give another folder"
@@ -333,7 +341,7 @@ def _commit() -> str:
 
 
 def _measure(options: argparse.Namespace, source: dict[str, str], end: float) -> int:
-    """Each part in its process, and then the last table."""
+    """Measure each part in its process, and then print the last table."""
     failed = {}
     _say(f"{source['device']}, commit {source['commit']}; tables in {options.out}")
     for place, name in enumerate(options.only):

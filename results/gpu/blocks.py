@@ -57,13 +57,13 @@ if TYPE_CHECKING:
     from zoo.bases.kernels.block_linear import KernelTables
 
 PRODUCTS = 128
-"""Of a graph, at least: to launch one takes about as long as a few of them."""
+"""Products of a graph, at least: launching one takes about as long as a few of them."""
 LEAST, EACH = 2.0, 0.7
 """Seconds without which no case is begun, and those that one takes without a search."""
 
 
 def measure(setting: Setting, table: Table) -> None:
-    """A row for each case, as long as there is time."""
+    """Write a row for each case, as long as there is time."""
     peak, every = ceilings(setting.device), cases(setting.small)
     left = [case for case in every if not table.has(**case._asdict())]
     winners = winners_of(table.rows)
@@ -89,13 +89,16 @@ def measure(setting: Setting, table: Table) -> None:
 
 
 def share(left: Sequence[Case], seconds: float) -> float:
-    """Seconds for the first of the cases that are left: what all need, and by its worth of what is to spare."""
+    """Return the seconds for the first of the cases that are left.
+
+    They are what all need, and of what is to spare the share of its worth.
+    """
     spare = max(0.0, seconds - LEAST - EACH * len(left))
     return EACH + spare * left[0].worth / sum(case.worth for case in left)
 
 
 def one(case: Case, setting: Setting, start: Sequence[Tiles], until: float) -> dict:
-    """Seconds of a case, and its fastest tiles."""
+    """Measure the seconds of a case, and its fastest tiles."""
     from zoo.bases.kernels import cases as checks
     from zoo.bases.kernels.block_linear import block_linear, device_of
 
@@ -110,11 +113,9 @@ def one(case: Case, setting: Setting, start: Sequence[Tiles], until: float) -> d
         )
 
     def graph(calls: Sequence[Call]) -> Call:
-        return (
-            _together(calls)
-            if small
-            else captured(_together([*calls] * _rounds(len(calls))), warmup=1)
-        )
+        if small:
+            return _together(calls)
+        return captured(_together([*calls] * _rounds(len(calls))), warmup=1)
 
     def times(batch: Sequence[Tiles]) -> Mapping[Tiles, float]:
         if not small:
@@ -155,7 +156,7 @@ def one(case: Case, setting: Setting, start: Sequence[Tiles], until: float) -> d
 
 
 def default(case: Case) -> Tiles:
-    """Those that a call would take here."""
+    """Return the tiles that a call would take here."""
     from zoo.bases.kernels.block_linear import device_of
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -167,7 +168,7 @@ def default(case: Case) -> Tiles:
 def operands(
     case: Case, device: str, small: bool
 ) -> tuple[Tensor, Sequence[Tensor], BlockLayout, "KernelTables"]:
-    """What `x`, copies of the coefficients, layout and tables of a case are."""
+    """Make `x`, copies of the coefficients, layout and tables of a case."""
     from zoo.bases.kernels.block_linear import kernel_tables
 
     layout = layout_of(case)
@@ -182,23 +183,23 @@ def operands(
 
 @lru_cache(maxsize=16)  # of 256 MB each
 def numbers(count: int, device: str, small: bool) -> tuple[Tensor, ...]:
-    """Copies of a vector of random numbers."""
+    """Make copies of a vector of random numbers."""
     vector = torch.randn(count, device=device, dtype=DTYPE)
     return tuple(tune.copies(vector, 0) if small else tune.copies(vector))
 
 
 def weights(rows: int, columns: int, device: str, small: bool) -> list[Tensor]:
-    """Copies of a dense weight."""
+    """Make copies of a dense weight."""
     return [each.view(rows, columns) for each in numbers(rows * columns, device, small)]
 
 
 def _rounds(copies: int) -> int:
-    """How often a graph goes through the copies, so that to launch it takes little of its time."""
+    """Return how often a graph goes through the copies, so that a launch is little of its time."""
     return -(-PRODUCTS // copies)
 
 
 def _together(calls: Sequence[Call]) -> Call:
-    """All of the calls as one."""
+    """Return a call that makes all of the calls."""
 
     def every() -> None:
         for call in calls:
@@ -208,7 +209,7 @@ def _together(calls: Sequence[Call]) -> Call:
 
 
 def _compiles(case: Case, tiles: Tiles, device: str) -> Callable[[], Sequence[Any]]:
-    """What compiles the kernel of a case."""
+    """Return the job that compiles the kernel of a case."""
 
     @torch.no_grad()
     def job() -> Sequence[Any]:
@@ -223,7 +224,7 @@ def _compiles(case: Case, tiles: Tiles, device: str) -> Callable[[], Sequence[An
 
 
 def lines(rows: list[dict[str, str]]) -> list[str]:
-    """How many goals are met, and how much faster than dense the largest worth is."""
+    """Summarize how many goals are met, and how much faster than dense the largest worth is."""
     found = []
     rows = [row for row in rows if row.get("ratio")]
     for share, goal in GOALS.items():
@@ -239,7 +240,8 @@ def lines(rows: list[dict[str, str]]) -> list[str]:
         )
         first = min(few, key=lambda row: case_of(row).place)
         found.append(
-            f"  {first['rows']}x{first['columns']}, blocks of {first['block']}, {first['tokens']} tokens: "
+            f"  {first['rows']}x{first['columns']}, blocks of {first['block']}, "
+            f"{first['tokens']} tokens: "
             f"{float(first['ratio']):.2f}, at {float(first['floor_share']):.0%} of its floor"
         )
     return found

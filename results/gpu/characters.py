@@ -1,11 +1,12 @@
-"""The first paper's table: the character model for 4000 steps as shipped, at the rates that the searches found.
+"""The first paper's table: the character model as shipped, at the rates that the searches found.
 
-Model, data, windows, optimizer, warm-up, decay and precision are those of `configs/char_lm.yaml`;
-`tests/results/test_gpu_characters.py` holds the first losses against those of a real `zoo fit`. Seeds 1 to
-5 of one method train side by side, each a branch of one CUDA graph (`results.gpu.training.steps`);
-where that fails, or its first 50 losses are not those of Lightning's loop on the same device, each
-is a graph of its own, and then the step is launched from Python: `loop` says which, and `agreement`
-is the largest relative difference of those losses, for the first seed.
+Training takes 4000 steps. Model, data, windows, optimizer, warm-up, decay and precision are those
+of `configs/char_lm.yaml`; `tests/results/test_gpu_characters.py` holds the first losses against
+those of a real `zoo fit`. Seeds 1 to 5 of one method train side by side, each a branch of one CUDA
+graph (`results.gpu.training.steps`); where that fails, or its first 50 losses are not those of
+Lightning's loop on the same device, each is a graph of its own, and then the step is launched from
+Python: `loop` says which, and `agreement` is the largest relative difference of those losses, for
+the first seed.
 
 Validation is over the whole last tenth every 250 steps, all its windows as one batch; Lightning's
 batches of 32 give the same sum. `loss` is that of the last step, `best_loss` the least.
@@ -40,17 +41,20 @@ if TYPE_CHECKING:
 GRAPHS = ("one graph, a branch for each seed", "a graph for each seed")
 """Loops of `results.gpu.training.steps` that are CUDA graphs."""
 WIDTH = 68
-"""Of a line of the summary."""
+"""Columns of a line of the summary."""
 TOLERANCE = 0.05
 """Relative difference of first losses up to which a loop is the same as Lightning's.
 
-In bfloat16 rounding grows: rates in float32 and one layer's start moved by 1e-6 change a loss by up to 1e-3 in 50
-steps (on a CPU). A step that works on others' memory is off by far more.
+In bfloat16 rounding grows: rates in float32 and one layer's start moved by 1e-6 change a loss by up
+to 1e-3 in 50 steps (on a CPU). A step that works on others' memory is off by far more.
 """
 
 
 def measure(setting: Setting, table: Table) -> None:
-    """Rows of all seeds of each method, written together; a method that there is no time for is left to another run."""
+    """Write the rows of all seeds of each method together.
+
+    A method that there is no time for is left to another run.
+    """
     from zoo.cli.console import quiet
 
     quiet()  # Lightning, at the start of each reference
@@ -87,7 +91,7 @@ def measure(setting: Setting, table: Table) -> None:
 def train(
     method: Method, training: Training, left: Callable[[], float], broken: Collection[str] = ()
 ) -> list[dict[str, Any]] | None:
-    """What is measured of each seed; None if there is not time enough.
+    """Train a method with all seeds and return a row for each; None if there is not time enough.
 
     Args:
         method: that is trained.
@@ -179,7 +183,11 @@ def _finish(
     training: Training,
     left: Callable[[], float],
 ) -> tuple[list[list[float]], float] | None:
-    """Validation losses of each run, at every interval, and seconds of a step of all; None if time runs out."""
+    """Take the steps of all runs.
+
+    Returns the validation losses of each run, at every interval, and the seconds of a step of all;
+    None if time runs out.
+    """
     losses: list[list[float]] = [[] for _ in runs]
     seconds, counted, start = 0.0, 0, time.perf_counter()
     for done in range(training.first + 1, training.steps + 1):
@@ -197,7 +205,7 @@ def _finish(
 
 
 def _floor(run: "Run", tokens: int, context: int, most: Any) -> float:
-    """Seconds that a step of one run takes at least: its products, and what AdamW moves."""
+    """Return the least seconds of a step of one run: its products, and what AdamW moves."""
     from results.gpu.training.steps import moved, operations
 
     with run.precision():
@@ -209,7 +217,7 @@ def _floor(run: "Run", tokens: int, context: int, most: Any) -> float:
 
 @torch.no_grad()
 def stable_rank(run: "Run") -> float:
-    """The mean over the matrices, as a run's summary has it."""
+    """Return the mean stable rank over the matrices, as a run's summary has it."""
     from zoo.layers.convert import zoo_layers
     from zoo.training.callbacks import StableRank
 
@@ -220,7 +228,7 @@ def stable_rank(run: "Run") -> float:
 
 
 def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """The largest deviation over seeds, and the loop; then mean loss and mean stable rank of each method."""
+    """Summarize the largest deviation over seeds, the loop, and the means of each method."""
     whole = [row for row in rows if row.get("loss")]
     said, spreads = [], [0.0]
     for name in METHODS:

@@ -1,4 +1,4 @@
-"""Tokens a second at batch 1, of a network of GPT-2's size: merged, kept and multiplied by the kernel.
+"""Tokens a second at batch 1, of a network of GPT-2's size: merged, kept and by the kernel.
 
 What `zoo generate` does for a token, `LanguageModel.sample`, on the device in bfloat16, at
 temperature 0.8: the command itself stays on the CPU. It has no cache of keys and values, and sees
@@ -8,8 +8,7 @@ network is that of `results.gpu.step`; from-scratch tasks are the ones that zoo 
     merged    plain layers (`zoo.layers.convert.merge`)
     kept      W is built once and kept (`zoo.layers.linear`), so it must take as long as merged
     fused     every layer by the kernel for blocks, which reads coefficients only
-    (`zoo.bases.kernels`) default   as zoo chooses for each layer; `by_kernel` says for how many it
-    is the kernel
+    default   as zoo chooses for each layer; `by_kernel` says for how many it is the kernel
 
 The floor is the bytes of weights, or of coefficients, and of the head, over the measured bandwidth:
 by the counts 247 MB, 57 microseconds at 4.3e12 bytes a second, for a matrix of weights; 162 MB and
@@ -24,6 +23,7 @@ time.
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,7 @@ class Fused(BlockDCT):
 
 
 def measure(setting: Setting, table: Table) -> None:
-    """A row for each network, window and way to run it."""
+    """Write a row for each network, window and way to run it."""
     size = SMALL if setting.small else GPT2
     model, of = None, ("", "")
     for case in cases(setting.small):
@@ -86,7 +86,10 @@ def measure(setting: Setting, table: Table) -> None:
 
 
 def cases(small: bool) -> Iterator[dict[str, Any]]:
-    """In the order in which networks are made; without a GPU there are no graphs, and of each way one."""
+    """Return the cases in the order in which networks are made.
+
+    Without a GPU there are no graphs, and of each way there is one.
+    """
     ways = {way: layers for layers, way in reversed(WAYS)}
     for (layers, way), window, loop in product(WAYS, WINDOWS, ("python", "graph")):
         if not small or (loop == "python" and window == 1 and ways[way] == layers):
@@ -96,7 +99,7 @@ def cases(small: bool) -> Iterator[dict[str, Any]]:
 def prepared(
     layers: str, way: str, size: Size, device: str, before: "CharLM | None" = None
 ) -> "CharLM":
-    """A network, ready to generate; made of the one before, if that is given."""
+    """Return a network, ready to generate; made of the one before, if that is given."""
     from zoo.layers.convert import merge
 
     name, ratio = layers.split()
@@ -127,13 +130,11 @@ def _compile(model: "CharLM") -> None:
             tables = block_linear.kernel_tables(space.arrangement, x.device, DTYPE)
             return block_linear.prepare(x, space.coef, space.arrangement, tables, bias)
 
-    compile_all(
-        [lambda s=space, w=window: job(s, w) for space in maps.values() for window in WINDOWS]
-    )  # type: ignore[misc]
+    compile_all([partial(job, space, window) for space in maps.values() for window in WINDOWS])
 
 
 def _measured(model: "CharLM", case: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
-    """One row."""
+    """Measure one row."""
     window, device = case["window"], setting.device
     model.block_size = window
     ids = torch.zeros(1, window, dtype=torch.int64, device=device)
@@ -156,7 +157,10 @@ def _measured(model: "CharLM", case: Mapping[str, Any], setting: Setting) -> dic
 
 @torch.no_grad()
 def bytes_read(model: "CharLM", window: int) -> tuple[int, int]:
-    """Bytes of weights that a token needs: what each layer multiplies by, and the head; and layers by the kernel."""
+    """Count the bytes of weights that a token needs, and the layers by the kernel.
+
+    They are what each layer multiplies by, and the head.
+    """
     from zoo.layers.convert import zoo_layers
 
     net, total, by_kernel = model.net, 0, 0
@@ -175,7 +179,7 @@ def bytes_read(model: "CharLM", window: int) -> tuple[int, int]:
 
 
 def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """For each window and loop the tokens a second of each way."""
+    """Summarize for each window and loop the tokens a second of each way."""
     said = []
     for window, loop in product(WINDOWS, ("python", "graph")):
         own = [
@@ -190,7 +194,8 @@ def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
             "BlockDCT 1/2": "1/2",
         }
         rates = [
-            f"{names[row['layers'] if row['way'] == 'fused' else row['way']]} {float(row['tokens_per_second']):,.0f}"
+            f"{names[row['layers'] if row['way'] == 'fused' else row['way']]} "
+            f"{float(row['tokens_per_second']):,.0f}"
             for row in own
             if row["way"] != "default"
         ]

@@ -63,7 +63,7 @@ class Check(NamedTuple):
 
 
 def measure(setting: Setting, table: Table) -> None:
-    """A row for each case.
+    """Write a row for each case.
 
     Raises:
         RuntimeError: after all rows, if some do not agree.
@@ -104,7 +104,7 @@ def _measure(check: Check, setting: Setting, table: Table) -> None:
 
 
 def checks(setting: Setting) -> list[Check]:
-    """All of them, in the order of worth; few in a rehearsal."""
+    """Return all checks in the order of worth, and few in a rehearsal."""
     from zoo.bases.kernels import cases, row_cases
 
     kernels = {"block_linear": cases, "row_linear": row_cases}
@@ -148,7 +148,7 @@ def _call(kernel: str, case: "Case | RowCase", device: str) -> Check:
 
 
 def _layer(dtypes: Sequence[torch.dtype], setting: Setting) -> Iterator[Check]:
-    """What a user calls: eager, captured, and compiled, which takes longest and comes last."""
+    """Check what a user calls: eager, captured, and last compiled, which takes longest."""
     ways: dict[str, Callable[..., Found]] = {"BlockDCT": _eager}
     if setting.device == "cuda":
         ways["BlockDCT, captured"] = _captured
@@ -184,14 +184,14 @@ class _Layer:
         return self.space(self.x, self.bias)
 
     def found(self, y: torch.Tensor) -> Found:
-        """How far y is from the reference."""
+        """Return how far y is from the reference."""
         from zoo.bases.kernels.cases import distance, expected
 
         wanted = expected(self.x, self.space.coef, self.space.arrangement, self.bias)
         return distance(y, wanted) if y.dtype == self.x.dtype else math.inf, self.tolerance
 
     def found_by_kernel(self, y: torch.Tensor) -> Found:
-        """The same, and infinite where the layer has not taken the kernel."""
+        """Return how far y is from the reference, and infinity where no kernel was taken."""
         return self.found(y) if self.space._kernel_tables else (math.inf, self.tolerance)
 
 
@@ -238,7 +238,7 @@ def _backend(setting: Setting) -> str:
 
 
 def lines(rows: list[dict[str, str]]) -> list[str]:
-    """How many cases agree, and the largest error of each dtype."""
+    """Summarize how many cases agree, and the largest error of each dtype."""
     if not rows:
         return []
     wrong = [row for row in rows if row["agrees"] != "True"]

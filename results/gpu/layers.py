@@ -1,4 +1,4 @@
-"""Layers beside a dense one and beside peft's: times, ratios and peak memory, in bfloat16, eager and compiled.
+"""Layers beside a dense one and peft's in bfloat16: times, ratios and peak memory.
 
 A row is one layer at one shape and number of tokens, alone or as an update of a frozen W0: a
 forward pass as training has it, and both passes, with gradients to x and to all that is trained.
@@ -47,12 +47,12 @@ COMPILED = (
     ((768, 768), 4096, "alone", ("DCT 0.5", "BlockDCT 0.5")),
 )
 GROUP, BUILD, COLD, WARM = 4.0, 12.0, 25.0, 12.0
-"""Seconds that must be left to begin: a group of eager layers, the building of 4096 x 4096 ones, the first compiled
-layer, and each after it."""
+"""Seconds that must be left to begin: a group of eager layers, the building of 4096 x 4096 ones,
+the first compiled layer, and each after it."""
 
 
 def measure(setting: Setting, table: Table) -> None:
-    """A row for each layer, shape, number of tokens and way to run it."""
+    """Write a row for each layer, shape, number of tokens and way to run it."""
     torch.manual_seed(0)
     if setting.small:
         torch.set_num_threads(1)  # tiny sizes wait for other threads longer than they work
@@ -88,7 +88,7 @@ def _case(shape: tuple[int, int], tokens: int, start: str, name: str, run: str) 
 
 
 class _Calls(NamedTuple):
-    """Of one layer."""
+    """The calls of one layer."""
 
     forward: Callable[[], Tensor]
     both: Callable[[], None]
@@ -104,7 +104,7 @@ class _Data:
         self.grad = torch.randn(tokens, shape[0], device=device, dtype=torch.bfloat16)
 
     def calls(self, module: Callable[[Tensor], Tensor], trained: Sequence[nn.Parameter]) -> _Calls:
-        """The passes of a module that trains these parameters."""
+        """Return the passes of a module that trains these parameters."""
 
         def forward() -> Tensor:
             with torch.autocast(self.device, torch.bfloat16):
@@ -124,7 +124,7 @@ class _Data:
 
 
 def _shape(shape: tuple[int, int], tokens: Sequence[int], setting: Setting, table: Table) -> None:
-    """All eager groups of a shape."""
+    """Measure all eager groups of a shape."""
     for start in ("alone", "update"):
         left = [
             count for count in tokens if not table.has(**_case(shape, count, start, DENSE, "eager"))
@@ -172,7 +172,10 @@ def _group(
     setting: Setting,
     table: Table,
 ) -> None:
-    """Times in turn of all layers, and a row of each; the dense one's last, which says that the group is done."""
+    """Time all layers in turn and write a row of each.
+
+    The dense one's comes last, which says that the group is done.
+    """
     data, calls, working, peaks = _Data(shape, tokens, setting.device), {}, [], {}
     for layer in layers:
         if layer.name != DENSE and table.has(**_case(shape, tokens, start, layer.name, "eager")):
@@ -194,7 +197,10 @@ def _group(
 
 
 def _peak(calls: _Calls, device: str) -> int:
-    """Bytes of both passes, gradients included; what is made once, at a first call, is not among them."""
+    """Measure the bytes of both passes with their gradients.
+
+    What is made once, at a first call, is not among them.
+    """
     calls.both()
     calls.clear()
     return peak_memory(calls.both, torch.device(device))
@@ -208,7 +214,7 @@ def _found(
     setting: Setting,
     rival: str | None = None,
 ) -> dict[str, Any]:
-    """The columns of a row: of the forward pass, and of both."""
+    """Return the columns of a row: of the forward pass, and of both."""
     row: dict[str, Any] = {"trained": layer.counts.trained}
     for name, times, both in zip(("forward", "both"), taken, (False, True), strict=True):
         row[f"{name}_ms"] = 1e3 * statistics.median(times[key])
@@ -229,7 +235,7 @@ def _compiled(
     setting: Setting,
     table: Table,
 ) -> None:
-    """Each layer compiled, in turn with itself eager and with the first, a dense layer, compiled."""
+    """Time each layer compiled, in turn with itself eager and with a compiled dense layer."""
     torch._dynamo.reset()  # one function is compiled for at most eight modules
     data, backend = _Data(shape, tokens, setting.device), "eager" if setting.small else "inductor"
     dense, seconds = None, 0.01 if setting.small else 0.3
@@ -278,7 +284,7 @@ def _compiled(
 
 
 def lines(rows: list[dict[str, str]]) -> list[str]:
-    """At most five: both passes to dense, alone, as updates and compiled; and to peft's."""
+    """Summarize both passes to dense and to peft's in at most five lines."""
     done = [row for row in rows if row.get("both_ms") and row.get("layer") not in (DENSE, "Dense")]
     if not done:
         return []
@@ -293,7 +299,7 @@ def lines(rows: list[dict[str, str]]) -> list[str]:
 
 
 def _listed(what: str, rows: Sequence[dict[str, str]], column: str) -> list[str]:
-    """One line of as many layers as fit, or none."""
+    """Join as many layers as fit into one line; return none if there is no layer."""
     short = {"BlockDCT": "Block", "lora_rank=8": "8", "rank=": "", " 0.5": " 1/2", " 0.1": " 1/10"}
     line = f"{what}:"
     for row in rows:

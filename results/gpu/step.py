@@ -1,4 +1,4 @@
-"""A training step of a network of GPT-2's size, from scratch: tokens a second, share of the peak, memory.
+"""A training step of a network of GPT-2's size, from scratch: tokens a second, peak share, memory.
 
 The network is the character task's GPT, zoo's own way to train from scratch, at GPT-2's sizes: 12
 blocks of width 768, 12 heads, 50,304 ids (GPT-2's 50,257, padded to a multiple of 64), 8 windows of
@@ -11,15 +11,15 @@ All five run from Python first, then those that build W with `recompute` (W is n
 backward), then compiled, while there is time: each block is compiled by itself, and twelve alike
 share one graph, which takes a twelfth of the time; embedding, head and loss are not.
 
-    operations = 6 N T + 6 L T C w      (results.gpu.training.steps.operations: N as the method has
-    it) floor      = operations / (measured products a second) + 32 bytes a parameter / (measured
-    bandwidth)
+    operations = 6 N T + 6 L T C w
+    floor = operations / (measured products a second) + 32 bytes a parameter / (measured bandwidth)
 
-`share_of_peak` is operations / (time x measured products a second). By the counts, at 7.2e14
-operations and 4.3e12 bytes a second, a dense step is 6.1e12 + 0.5e12 operations, 9.1 ms, and 5.2
-GB, 1.2 ms, so 10.3 ms and 0.8 million tokens a second at best. Logits in float32 and their gradient
-are 3.3 GB, of some 20 GB at the peak. Building the five takes 10 to 15 s (DCT's places are sorted
-on the CPU), measuring one 2 s, compiling a block 10 to 20 s.
+N is as the method has it (`results.gpu.training.steps.operations`). `share_of_peak` is operations /
+(time x measured products a second). By the counts, at 7.2e14 operations and 4.3e12 bytes a second,
+a dense step is 6.1e12 + 0.5e12 operations, 9.1 ms, and 5.2 GB, 1.2 ms, so 10.3 ms and 0.8 million
+tokens a second at best. Logits in float32 and their gradient are 3.3 GB, of some 20 GB at the peak.
+Building the five takes 10 to 15 s (DCT's places are sorted on the CPU), measuring one 2 s,
+compiling a block 10 to 20 s.
 """
 
 import sys
@@ -54,7 +54,7 @@ METHODS: dict[str, tuple[str, dict[str, float]]] = {
 
 
 def measure(setting: Setting, table: Table) -> None:
-    """A row for each method and way to run it, in the order of worth."""
+    """Write a row for each method and way to run it, in the order of worth."""
     wanted = [case for case in cases(setting.small) if not table.has(**case)]
     if not wanted:
         return
@@ -77,7 +77,7 @@ def measure(setting: Setting, table: Table) -> None:
 
 
 def cases(small: bool) -> Iterator[dict[str, str]]:
-    """In the order of worth; one that is compiled is rehearsed."""
+    """Return the cases in the order of worth; one that is compiled is rehearsed."""
     for name in METHODS:
         yield {"layers": name, "loop": "eager", "recompute": "no"}
     for name in ("DCT 1/2", "BlockDCT 1/2"):
@@ -87,7 +87,7 @@ def cases(small: bool) -> Iterator[dict[str, str]]:
 
 
 def built(name: str, size: Size, device: str) -> "Run":
-    """The training of one method, on the device."""
+    """Make the training of one method, on the device."""
     from results.gpu.training.steps import Run
     from zoo import parameterizations
 
@@ -102,7 +102,7 @@ def built(name: str, size: Size, device: str) -> "Run":
 def _measured(
     run: "Run", case: Mapping[str, str], size: Size, setting: Setting, most: Ceilings
 ) -> dict[str, Any]:
-    """One row: of a step, called again and again."""
+    """Measure one row: a step, called again and again."""
     from results.gpu.training.steps import moved, operations
     from zoo.layers.convert import zoo_layers
 
@@ -137,7 +137,7 @@ def _measured(
 
 
 def _peak(run: "Run") -> int:
-    """Bytes at the peak of a step: the run's own, and what it adds to all that is there."""
+    """Return the bytes at the peak of a step: the run's own, and what a step adds to them."""
     run.optimizer.zero_grad()
     torch.cuda.synchronize()
     state = [value for each in run.optimizer.state.values() for value in each.values()]
@@ -152,7 +152,11 @@ def _peak(run: "Run") -> int:
 
 
 def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """One line for each method: thousands of tokens a second, from Python and compiled, share of the peak, memory."""
+    """Summarize each method in a line.
+
+    It says thousands of tokens a second, from Python and compiled, the share of the peak, and
+    memory.
+    """
     found = {
         (row.get("layers"), row.get("loop"), row.get("recompute")): row
         for row in rows
@@ -172,10 +176,7 @@ def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
             text += f", compiled {float(fast['tokens_per_second']) / 1e3:.0f}k"
         if eager.get("peak_gb"):
             text += f", {float(eager['peak_gb']):.1f} GB"
-            text += (
-                f", recomputed {float(again['peak_gb']):.1f}"
-                if again is not None and again.get("peak_gb")
-                else ""
-            )
+            if again is not None and again.get("peak_gb"):
+                text += f", recomputed {float(again['peak_gb']):.1f}"
         said.append(text)
     return said

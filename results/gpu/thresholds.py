@@ -1,4 +1,4 @@
-"""The thresholds by which zoo chooses between two ways, measured on both sides of each, and fitted.
+"""Thresholds by which zoo chooses between two ways, measured on both sides of each, and fitted.
 
     python -m results.gpu.thresholds FOLDER    # the constants of FOLDER's table, as lines of source
 
@@ -7,13 +7,18 @@ over neighbours, with quartiles, and the floor the first way's, by counts. What 
 order of worth:
 
     FFT_FROM           the DCT of a matrix and the transform of its gradient, by FFT or by products;
-    256^2 to 4096^2 COSTS              BlockDCT's products, and with W built, to a dense layer; 16,
-    256, 4096 tokens, 768 to 4096 wide LARGEST            four weights and gradients as a batch, or
-    one by one; 128^2 to 2048^2 FACTORS_UP_TO      RandLoRA by factors, or with W built; at 1/4 to 4
-    times the tokens of equal operations TOKENS             inference of 1 to 64 tokens by the
-    kernel, the product or a kept W, past the caches, as a graph BLOCK, BLOCKED_FROM, CHUNK_BYTES,
-    ONE_BY_ONE_ABOVE    what was chosen for a CPU's caches ROWS_PAY_FROM      inference of 1 to 16
-    tokens by RowDCT's kernel, or with W kept, by the ratio of their floors
+                       256^2 to 4096^2
+    COSTS              BlockDCT's products, and with W built, to a dense layer; 16, 256 and 4096
+                       tokens, 768 to 4096 wide
+    LARGEST            four weights and gradients as a batch, or one by one; 128^2 to 2048^2
+    FACTORS_UP_TO      RandLoRA by factors, or with W built; at 1/4 to 4 times the tokens of equal
+                       operations
+    TOKENS             inference of 1 to 64 tokens by the kernel, the product or a kept W, past the
+                       caches, as a graph
+    BLOCK, BLOCKED_FROM, CHUNK_BYTES, ONE_BY_ONE_ABOVE
+                       what was chosen for a CPU's caches
+    ROWS_PAY_FROM      inference of 1 to 16 tokens by RowDCT's kernel, or with W kept, by the ratio
+                       of their floors
 
 and beside it, as comments: the FFT of rows alone, against products in TF32, and replayed as a CUDA
 graph; LoRA, which never builds W. Times called from Python hold the launches, as a small network's
@@ -52,7 +57,7 @@ LAST = 4.0
 
 
 def measure(setting: Setting, table: Table) -> None:
-    """Rows of each case, most valuable first."""
+    """Write the rows of each case, the most valuable first."""
     from results.gpu.cases.thresholds import cases
 
     torch.manual_seed(0)
@@ -76,12 +81,8 @@ def _measure(case: "Case", left: "list[Pair]", setting: Setting, table: Table) -
             calls = case.make()
             if case.launch == "graph":
                 calls = {name: captured(call) for name, call in calls.items()}
-            options = (
-                {"seconds": 0.0, "least": 2, "warmup": 1}
-                if setting.small
-                else {"seconds": 0.06 * len(calls), "least": 7, "warmup": 2}
-            )
-            times = alternate(calls, setting.device, **options)  # type: ignore[arg-type]
+            often = (0.0, 2, 1) if setting.small else (0.06 * len(calls), 7, 2)
+            times = alternate(calls, setting.device, *often)
     except Exception as error:
         why = note(error, setting.device)
         print(f"{case.threshold}, {case.shape}, {case.tokens}: {why}", file=sys.stderr, flush=True)
@@ -105,7 +106,7 @@ def _measure(case: "Case", left: "list[Pair]", setting: Setting, table: Table) -
 
 @contextmanager
 def _precision(dtype: str) -> "Iterator[None]":
-    """In which products of float32 are in TF32, if that is what is asked for."""
+    """Provide a context with products of float32 in TF32, if that is what is asked for."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
     try:
@@ -130,7 +131,7 @@ def _columns(case: "Case", pair: "Pair", setting: Setting) -> dict[str, Any]:
 
 
 def lines(rows: list[dict[str, str]]) -> list[str]:
-    """What was fitted for this device; four at most."""
+    """Summarize what was fitted for this device, in four lines at most."""
     said, device = constants(rows), rows[0].get("on", "") if rows else ""
     fitted = [line for line in said if not line.startswith("#")]
     values = []
@@ -152,7 +153,7 @@ def lines(rows: list[dict[str, str]]) -> list[str]:
 
 
 def main(words: list[str], say: Callable[[str], object] = print) -> int:
-    """Print the constants of a folder's table; 2 if there is none."""
+    """Print the constants of a folder's table; return 2 if there is none."""
     try:
         said = constants(of_folder(words, "thresholds"))
     except (ValueError, KeyError, TypeError, ArithmeticError) as error:

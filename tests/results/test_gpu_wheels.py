@@ -139,4 +139,4 @@ def test_no_more_is_needed_than_the_machine_has():
         "triton",
         "numpy",
     }
-    assert {each.name for each in wheels.needed()} == has | {"jsonargparse"}
+    assert {each.name for each in wheels.needed()} == has | {"jsonargparse", "docstring-parser"}

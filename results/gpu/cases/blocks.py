@@ -56,7 +56,7 @@ class Case(NamedTuple):
 
 
 def cases(small: bool) -> list[Case]:
-    """All, in the order of worth."""
+    """Return all cases in the order of their worth."""
     shapes, tokens = (REHEARSED[:1], REHEARSED[1]) if small else (SHAPES, TOKENS)
     found = [
         Case(*shape, share, block, each)
@@ -70,7 +70,7 @@ def cases(small: bool) -> list[Case]:
 
 @lru_cache
 def layout_of(case: Case) -> BlockLayout:
-    """Where the coefficients of a case stand."""
+    """Return where the coefficients of a case stand."""
     return block_layout(
         case.rows,
         case.columns,
@@ -81,7 +81,7 @@ def layout_of(case: Case) -> BlockLayout:
 
 
 def judged(case: Case, row: Mapping, tiles: Tiles, peak: Ceilings) -> dict[str, Value]:
-    """The columns of a row: times, their floors and ratios, and whether the goal is met."""
+    """Return the columns of a row: times, their floors and ratios, and whether the goal is met."""
     from zoo.bases.kernels.block_linear import Work, dense_work, work  # and with it triton
 
     def floor(count: Work) -> float:
@@ -104,7 +104,7 @@ def judged(case: Case, row: Mapping, tiles: Tiles, peak: Ceilings) -> dict[str, 
 
 
 def alike(case: Case, winners: Mapping[Case, Tiles]) -> list[Tiles]:
-    """What won in the case that is most like this one, if it fits."""
+    """Return what won in the case that is most like this one, if it fits."""
 
     def distance(other: Case) -> float:
         sizes = [(each.rows * each.columns, each.tokens) for each in (case, other)]
@@ -116,18 +116,18 @@ def alike(case: Case, winners: Mapping[Case, Tiles]) -> list[Tiles]:
 
 
 def case_of(row: Row) -> Case:
-    """The case of a row as it is read."""
+    """Return the case of a row as it is read."""
     numbers = [int(str(row[name])) for name in ("rows", "columns", "block", "tokens")]
     return Case(*numbers[:2], float(str(row["share"])), *numbers[2:])
 
 
 def winners_of(rows: Sequence[Row]) -> dict[Case, Tiles]:
-    """The fastest tiles by case."""
+    """Return the fastest tiles by case."""
     return {case_of(row): read(str(row["best_tiles"])) for row in rows if row.get("best_tiles")}
 
 
 def measured(rows: Sequence[Row]) -> dict[Class, Tiles]:
-    """The fastest tiles by the class of a call."""
+    """Return the fastest tiles by the class of a call."""
     capability = {case_of(row): str(row["capability"]) for row in rows}
     found = {}
     for case, tiles in winners_of(rows).items():

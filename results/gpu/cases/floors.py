@@ -26,7 +26,7 @@ from results.gpu.frame.clock import Ceilings
 
 
 class Counts(NamedTuple):
-    """Of one layer."""
+    """What is counted of one layer."""
 
     shape: tuple[int, int]  # m, n
     trained: int  # K
@@ -37,18 +37,18 @@ class Counts(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What one way takes."""
+    """The bytes and operations that one way takes."""
 
     operations: int
     bytes: int
 
     def seconds(self, rates: Ceilings) -> float:
-        """At the least."""
+        """Return the least seconds that the work takes."""
         return max(self.operations / rates.products, self.bytes / rates.bandwidth)
 
 
 def ways(layer: Counts, tokens: int, both: bool) -> list[Work]:
-    """The work with W, and that without it where it can be; forward, or both passes."""
+    """Return the work with W, and without it where that can be, of the forward or both passes."""
     (m, n), k, f = layer.shape, layer.trained, layer.frozen
     moved = 4 * tokens * n + 2 * tokens * m + 4 * (k + f)
     if both:
@@ -67,5 +67,5 @@ def ways(layer: Counts, tokens: int, both: bool) -> list[Work]:
 
 
 def floor(layer: Counts, tokens: int, both: bool, rates: Ceilings) -> float:
-    """Seconds, at the least."""
+    """Return the least seconds that a layer takes."""
     return min(way.seconds(rates) for way in ways(layer, tokens, both))

@@ -1,4 +1,4 @@
-"""The layers that are compared: dense, zoo's, and peft's at equal counts; and what of each its floor follows from."""
+"""The layers that are compared: dense, zoo's, and peft's at equal counts, with what floors need."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -42,14 +42,14 @@ class Layer(NamedTuple):
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """That are trained."""
+        """The parameters that are trained."""
         return [p for p in self.module.parameters() if p.requires_grad]
 
 
 def layers_of(
     shape: tuple[int, int], start: str, device: str, names: Sequence[str] = ()
 ) -> Iterator[Layer | tuple[str, str]]:
-    """The dense layer first, then the others; in place of one that cannot be had, its name and why.
+    """Make the dense layer, then the others; in place of one that cannot be had, its name and why.
 
     Args:
         shape: (m, n) of W.
@@ -81,7 +81,7 @@ def layers_of(
 
 
 def _zoo(spec: Spec, shape: tuple[int, int], device: torch.device, update: bool) -> ZooLinear:
-    """A layer as `convert` makes it, but that positions and bases are drawn once, where they stay: it takes seconds."""
+    """Make a layer as `convert` does, with positions and bases drawn once, which takes seconds."""
     with torch.device("meta"):
         p = spec.cls(*shape, **spec.arguments)
     p.to_empty(device=device)
@@ -93,7 +93,7 @@ def _zoo(spec: Spec, shape: tuple[int, int], device: torch.device, update: bool)
 
 
 def _peft(layer: Layer, device: str) -> Layer | tuple[str, str]:
-    """Peft's layer of the same kind and count."""
+    """Make peft's layer of the same kind and count."""
     name = f"peft for {layer.name}"
     try:
         name, config = rival(layer.module)
@@ -105,7 +105,7 @@ def _peft(layer: Layer, device: str) -> Layer | tuple[str, str]:
 
 
 def counts(layer: nn.Module, update: bool) -> Counts:
-    """Of a layer of zoo's."""
+    """Count what a layer of zoo's takes."""
     p = layer.parameterization
     assert isinstance(p, WeightParameterization)
     (m, n), trained = (

@@ -1,4 +1,4 @@
-"""What the part characters trains, and how: the methods of the first paper's table, and the shipped training."""
+"""What the part characters trains, and how: methods of the first paper's table, as shipped."""
 
 import contextlib
 from collections.abc import Iterator
@@ -58,7 +58,7 @@ METHODS = {
 
 
 class Training(NamedTuple):
-    """How all of them are trained."""
+    """How all of the methods are trained."""
 
     corpus: str
     data_dir: str | None
@@ -76,13 +76,13 @@ class Training(NamedTuple):
     device: str
 
     def data(self, seed: int) -> "CharData":
-        """The text, and the windows of a seed."""
+        """Return the text, and the windows of a seed."""
         from tasks import CharData
 
         return CharData(self.corpus, self.data_dir, None, self.batch_size, self.block_size, seed)
 
     def model(self, method: Method, seed: int, vocabulary: str) -> "CharLM":
-        """The task as `zoo fit --seed_everything` makes it."""
+        """Make the task as `zoo fit --seed_everything` makes it."""
         from tasks import CharLM
         from zoo import parameterizations
         from zoo.training.optimizers import OptimizerConfig
@@ -102,7 +102,7 @@ class Training(NamedTuple):
 
 @contextlib.contextmanager
 def shipped(setting: Setting) -> Iterator[Training]:
-    """The shipped training; in small another text, a narrow network and few steps."""
+    """Provide the shipped training; in small another text, a narrow network and few steps."""
     content = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     optimizer, data = content["model"]["init_args"]["optimizer"], content["data"]["init_args"]
     trainer, corpus = content["trainer"], data["corpus"]

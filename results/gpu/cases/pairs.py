@@ -1,4 +1,4 @@
-"""Two ways of one thing, between which zoo chooses by size: what `results.gpu.thresholds` measures."""
+"""Two ways of one thing, between which zoo chooses by size; `results.gpu.thresholds` times them."""
 
 from collections.abc import Callable, MutableMapping
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class Pair(NamedTuple):
 
     @property
     def keys(self) -> tuple[str, str]:
-        """Names of their calls."""
+        """The names of the two calls."""
         return f"{self.first} {self.share} {self.block}" if self.block else self.first, self.second
 
 
@@ -42,7 +42,7 @@ class Case(NamedTuple):
 def with_constant(
     constants: MutableMapping[str, Any], device: str, value: float, call: Call
 ) -> Call:
-    """The call with another constant for the device."""
+    """Return the call under another constant for the device."""
 
     def run() -> None:
         before = constants[device]
@@ -65,7 +65,7 @@ class Inputs:
         self.mixed, self.device = dtype == torch.bfloat16, device
 
     def passes(self, forward: Callable[[Tensor], Tensor], module: nn.Module) -> Call:
-        """Both, to x and to what a module trains."""
+        """Return the forward and backward pass of a function, to x and to what a module trains."""
         trained = [p for p in module.parameters() if p.requires_grad]
 
         def run() -> None:

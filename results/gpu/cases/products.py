@@ -1,4 +1,4 @@
-"""Products with a weight that is built, and without: BlockDCT's, its kernel's, RandLoRA's and LoRA's."""
+"""Products with a weight that is built, and without: of BlockDCT, its kernel, RandLoRA and LoRA."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,39 +13,32 @@ from results.gpu.frame.clock import Call, Ceilings
 from zoo.bases import block_products
 from zoo.bases.kernels import floors
 from zoo.parameterizations import BlockDCT, LoRA, RandLoRA
-from zoo.parameterizations.low_rank import add_product
+from zoo.parameterizations.low_rank.products import add_product
 
 SHARES, BLOCKS = (0.5, 0.1), (16, 32)
 FLUSH_BYTES = 256 * 2**20
-"""Of coefficients that a measurement of few tokens goes through in turn: more than caches hold, as in a network."""
+"""Bytes of weights that few tokens go through in turn: more than caches hold, as in a network."""
 
 
 def product(shape: Shape, tokens: int, dtype: str, device: str) -> Case:
-    """BlockDCT by its products and with W built, each to a dense layer."""
+    """Compare BlockDCT by its products with W built, each beside a dense layer."""
     (m, n), each = shape, [(share, block) for share in SHARES for block in BLOCKS]
 
     def make() -> dict[str, Call]:
-        inputs, dense = (
-            Inputs(shape, tokens, getattr(torch, dtype), device),
-            nn.Linear(n, m, bias=False).to(device),
-        )
+        inputs = Inputs(shape, tokens, getattr(torch, dtype), device)
+        dense = nn.Linear(n, m, bias=False).to(device)
         calls = {"dense": inputs.passes(dense, dense)}
         for share, block in each:
             p = BlockDCT(m, n, ratio=share, block=block).to(device)
             calls[f"product {share} {block}"] = inputs.passes(p._product, p)
-            calls[f"built {share} {block}"] = inputs.passes(
-                lambda x, p=p: F.linear(x, p.weight()), p
-            )  # type: ignore[misc]
+            built = lambda x, p=p: F.linear(x, p.weight())  # noqa: E731
+            calls[f"built {share} {block}"] = inputs.passes(built, p)
         return calls
 
     def least(pair: Pair, rates: Ceilings) -> float:
         k = int(float(pair.share) * m * n)
-        return floor(
-            Counts(shape, k, 0, adds=(k, 3 * k) if pair.first == "product" else None),
-            tokens,
-            True,
-            rates,
-        )
+        counts = Counts(shape, k, 0, adds=(k, 3 * k) if pair.first == "product" else None)
+        return floor(counts, tokens, True, rates)
 
     pairs = [
         Pair(way, "dense", tokens, str(share), str(block))
@@ -56,7 +49,10 @@ def product(shape: Shape, tokens: int, dtype: str, device: str) -> Case:
 
 
 def factors(shape: Shape, times: float, device: str) -> Case:
-    """RandLoRA of full rank as an update, at so many times the tokens for which both ways take as many operations."""
+    """Compare RandLoRA of full rank as an update by its factors with W built.
+
+    `times` is over the tokens for which both ways take as many operations.
+    """
     wide, d = max(shape), min(shape)
     k = 8 * -(-d // 8)
     equal = 4 * wide * k * d / (k * (4 * wide + 6 * d) - 2 * wide * d)
@@ -92,7 +88,7 @@ def factors(shape: Shape, times: float, device: str) -> Case:
 
 
 def lora(shape: Shape, tokens: int, device: str) -> Case:
-    """LoRA of rank 8 as an update, which never builds W."""
+    """Compare LoRA of rank 8 as an update, which never builds W, with W built."""
 
     def make() -> dict[str, Call]:
         inputs, p = Inputs(shape, tokens, torch.bfloat16, device), LoRA(*shape, rank=8).to(device)
@@ -120,7 +116,7 @@ def lora(shape: Shape, tokens: int, device: str) -> Case:
 
 
 def one_by_one(shape: Shape, tokens: int, device: str) -> Case:
-    """All positions of a row of a block as one product, or one after another."""
+    """Compare all positions of a row of a block as one product with one after another."""
 
     def make() -> dict[str, Call]:
         call, constants = _half(shape, tokens, device), block_products.ONE_BY_ONE_ABOVE
@@ -142,7 +138,7 @@ def one_by_one(shape: Shape, tokens: int, device: str) -> Case:
 
 
 def chunks(shape: Shape, tokens: int, device: str) -> Case:
-    """Some bytes of x at a time, or all."""
+    """Compare some bytes of x at a time with all at once."""
     powers = (23, 25, 40)
 
     def make() -> dict[str, Call]:
@@ -158,7 +154,7 @@ def chunks(shape: Shape, tokens: int, device: str) -> Case:
 
 
 def _half(shape: Shape, tokens: int, device: str) -> Call:
-    """Both passes of a BlockDCT with half of the coefficients, without W."""
+    """Make both passes of a BlockDCT with half of the coefficients, without W."""
     p = BlockDCT(*shape, ratio=0.5, block=16).to(device)
     return Inputs(shape, tokens, torch.bfloat16, device).passes(p._product, p)
 
@@ -169,7 +165,10 @@ def _half_floor(shape: Shape, tokens: int) -> Callable[[Pair, Ceilings], float]:
 
 
 def kernel(shape: Shape, share: float, tokens: int, launch: str, device: str) -> Case:
-    """Inference in bfloat16, through as many layers as caches do not hold: the kernel, the product, and W kept."""
+    """Compare the kernel, the product and the kept W for inference in bfloat16.
+
+    It goes through as many layers as caches do not hold.
+    """
     (m, n), k = shape, int(share * shape[0] * shape[1])
     layers = 1 if device == "cpu" else FLUSH_BYTES // (2 * k)
 
@@ -204,7 +203,10 @@ def kernel(shape: Shape, share: float, tokens: int, launch: str, device: str) ->
 
 
 def row_kernel(shape: Shape, share: float, tokens: int, launch: str, device: str) -> Case:
-    """The same of RowDCT, by its kernel and with W kept; the size is how many times the kernel's floor W's is."""
+    """Compare RowDCT's kernel with the kept W for inference in bfloat16.
+
+    The size is how many times the kernel's floor W's is.
+    """
     (m, n), k = shape, int(share * shape[0] * shape[1])
     layers = 1 if device == "cpu" else FLUSH_BYTES // (4 * k)
 
@@ -234,7 +236,7 @@ def row_kernel(shape: Shape, share: float, tokens: int, launch: str, device: str
 
 
 def _weights(shape: Shape, layers: int, device: str) -> list[torch.Tensor]:
-    """One for each layer, no more different ones than caches do not hold."""
+    """Make a weight for each layer, no more different ones than caches do not hold."""
     different = [
         torch.randn(shape, device=device, dtype=torch.bfloat16)
         for _ in range(min(layers, max(2, FLUSH_BYTES // (2 * shape[0] * shape[1]))))

@@ -1,4 +1,4 @@
-"""The pairs of ways between which zoo chooses by size, on both sides of each threshold; `results.gpu.thresholds`."""
+"""Pairs of ways between which zoo chooses by size, on both sides of each threshold."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,14 +19,15 @@ from results.gpu.cases.products import (
     row_kernel,
 )
 from results.gpu.frame.clock import Call, Ceilings
-from zoo.bases import transforms
-from zoo.bases.seeds import dct_matrix
+from zoo.bases import cosine
+from zoo.bases.basis import Plan, SomeSides
+from zoo.bases.cosine import dct_matrix
 from zoo.layers import batched
 from zoo.parameterizations import DCT, BlockDCT, OrthonormalSubspace
 
 
 def cases(device: str, small: bool) -> Iterator[Case]:
-    """All, in the order of their worth."""
+    """Yield all cases in the order of their worth."""
     squares = [16, 32] if small else [256, 512, 768, 1024, 1536, 2048, 4096]
     shapes = [(n, n) for n in squares]
     yield from (_fft(shape, device) for shape in [*shapes, *([] if small else [(3072, 768)])])
@@ -70,24 +71,27 @@ def cases(device: str, small: bool) -> Iterator[Case]:
 
 
 def _there_and_back(shape: Shape, device: str, rows_only: bool = False) -> dict[str, Call]:
-    """W from its coefficients, which are overwritten, and the coefficients of a gradient: both ways."""
+    """Return W from its coefficients, and the coefficients of a gradient, both ways.
+
+    The first overwrites the coefficients.
+    """
     m, n = shape
     where = torch.device(device)
     left = None if rows_only else dct_matrix(m).to(where, torch.float32)
-    sides = transforms.SomeSides(left, dct_matrix(n).to(where, torch.float32))
-    plan = transforms.cosine_plan(m, n, where, torch.float32, rows_only)
+    sides = SomeSides(left, dct_matrix(n).to(where, torch.float32))
+    plan = cosine.cosine_plan(m, n, where, torch.float32, rows_only)
     plane, grad = (torch.randn(m, n, device=device) for _ in range(2))
-    packed = torch.randn(transforms.packed_shape(m, n, rows_only), device=device)
+    packed = torch.randn(cosine.packed_shape(m, n, rows_only), device=device)
 
-    def both(coefficients: Tensor, tables: transforms.SomeSides | transforms.CosinePlan) -> None:
-        transforms.synthesize(coefficients.clone(), shape, tables)
-        transforms.analyze(grad, tables)
+    def both(coefficients: Tensor, plan: Plan) -> None:
+        plan.synthesize(coefficients.clone(), shape)
+        plan.analyze(grad)
 
     return {"fft": partial(both, packed, plan), "products": partial(both, plane, sides)}
 
 
 def _moved(shape: Shape) -> Callable[[Pair, Ceilings], float]:
-    """Coefficients read and W written, and back, in float32."""
+    """Return the floor of reading coefficients and writing W, and back, in float32."""
     return lambda pair, rates: 16 * shape[0] * shape[1] / rates.bandwidth
 
 
@@ -114,7 +118,7 @@ def _fft(
 
 def _pieces(shape: Shape, device: str) -> Case:
     def make() -> dict[str, Call]:
-        fft, constants = _there_and_back(shape, device)["fft"], transforms.BLOCK
+        fft, constants = _there_and_back(shape, device)["fft"], cosine.BLOCK
         return {
             f"1 << {power}": with_constant(constants, device, 1 << power, fft)
             for power in (18, 22, 40)
@@ -127,7 +131,7 @@ def _pieces(shape: Shape, device: str) -> Case:
 
 def _transpose(shape: Shape, device: str) -> Case:
     def make() -> dict[str, Call]:
-        fft, constants = _there_and_back(shape, device)["fft"], transforms.BLOCKED_FROM
+        fft, constants = _there_and_back(shape, device)["fft"], cosine.BLOCKED_FROM
         return {
             "own pass": with_constant(constants, device, 0, fft),
             "strided": with_constant(constants, device, 1 << 60, fft),
@@ -141,7 +145,7 @@ def _transpose(shape: Shape, device: str) -> Case:
 
 
 def _together(kind: type[OrthonormalSubspace], n: int, device: str) -> Case:
-    """Four weights and the gradients of their coefficients, as a batch or one by one."""
+    """Compare four weights and the gradients of their coefficients as a batch with one by one."""
 
     def drawn(
         seed: int,

@@ -1,1 +1,1 @@
-"""Constants from what was measured."""
+"""Constants of zoo's that are fitted to what was measured."""

@@ -23,18 +23,18 @@ class Threshold(NamedTuple):
 
 
 THRESHOLDS = (
-    Threshold("fft", "products", "zoo.bases.transforms", "FFT_FROM", True),
+    Threshold("fft", "products", "zoo.bases.cosine", "FFT_FROM", True),
     Threshold("together", "alone", "zoo.layers.batched", "LARGEST", False),
     Threshold(
-        "factors", "built", "zoo.parameterizations.randlora", "FACTORS_UP_TO", False, whole=False
+        "factors", "built", "zoo.parameterizations.low_rank.randlora", "FACTORS_UP_TO", False, whole=False
     ),
     Threshold("kernel", "product", "zoo.bases.kernels", "TOKENS", False),
     Threshold("row kernel", "kept", "zoo.bases.kernels.floors", "ROWS_PAY_FROM", True, whole=False),
-    Threshold("transpose", "strided", "zoo.bases.transforms", "BLOCKED_FROM", True),
+    Threshold("transpose", "strided", "zoo.bases.cosine", "BLOCKED_FROM", True),
     Threshold("one by one", "as one", "zoo.bases.block_products", "ONE_BY_ONE_ABOVE", True),
 )
 CHOICES = {
-    "pieces": ("zoo.bases.transforms", "BLOCK"),
+    "pieces": ("zoo.bases.cosine", "BLOCK"),
     "chunks": ("zoo.bases.block_products", "CHUNK_BYTES"),
 }
 """Constants of which some values are tried, by their rows' threshold."""
@@ -43,7 +43,7 @@ SAME = 0.98
 
 
 def constants(rows: Sequence[Row]) -> list[str]:
-    """Lines of source, and comments on what was not fitted and on what no constant holds.
+    """Return lines of source, and comments on what was not fitted and on what no constant holds.
 
     Rows may be few or none.
     """
@@ -69,7 +69,10 @@ def _point(row: Row) -> Point:
 
 
 def _usual(row: Row) -> bool:
-    """Whether a row is what the constants are for: called from Python, kernels in a graph, in the usual precision."""
+    """Return whether a row is what the constants are for.
+
+    That is: called from Python, or kernels in a graph, in the usual precision.
+    """
     return (
         row["launch"]
         == ("graph" if "kernel" in row["threshold"] and row["on"] == "cuda" else "called")
@@ -89,22 +92,23 @@ def _threshold(threshold: Threshold, rows: Sequence[Row], device: str) -> list[s
     points = [_point(row) for row in some]
     if not points:
         return [f"# {name}: not measured"]
-    found = crossing(points, threshold.falls)
-    if found is None:
-        return [f"# {name}: {_nowhere(some, points)}"]
-    at = max(1, round(found.at)) if threshold.whole else float(f"{found.at:.2g}")
-    return [f"{_dictionary(threshold.module, name, device, at)}  # {found}"]
+    crossed = crossing(points, threshold.falls)
+    if crossed is None:
+        return [f"# {name}: {_nowhere(some, points)}; left as it is"]
+    at = max(1, round(crossed.at)) if threshold.whole else float(f"{crossed.at:.2g}")
+    return [f"{_dictionary(threshold.module, name, device, at)}  # {crossed}"]
 
 
 def _nowhere(rows: Sequence[Row], points: Sequence[Point]) -> str:
-    """In words that one way is the faster one at all sizes."""
+    """Say that one way is the faster one at all sizes."""
     way = rows[0]["first" if faster(points) else "second"]
     sizes = [point.size for point in points]
-    return f"no crossing, '{way}' is faster at all of {min(sizes):.6g} to {max(sizes):.6g}; left as it is"
+    all_sizes = f"{min(sizes):.6g} to {max(sizes):.6g}"
+    return f"no crossing, '{way}' is faster at all of {all_sizes}"
 
 
 def _choice(rows: Sequence[Row], module: str, name: str, device: str) -> list[str]:
-    """The value of least time, a geometric mean over all sizes."""
+    """Return the value of least time, a geometric mean over all sizes."""
     if not rows:
         return [f"# {name}: not measured"]
     values = {row["first"] for row in rows}
@@ -125,24 +129,16 @@ def _costs(rows: Sequence[Row], device: str) -> list[str]:
     values = {each: dict(of_each) for each, of_each in COSTS.items()}
     said = []
     for dtype, size in (("bfloat16", 2), ("float32", 4)):
-        found = costs(
-            _layers(
-                [
-                    row
-                    for row in rows
-                    if row["threshold"] == "product_pays" and row["dtype"] == dtype
-                ]
-            )
-        )
-        if found is None:
+        products = [row for row in rows if row["threshold"] == "product_pays"]
+        fitted = costs(_layers([row for row in products if row["dtype"] == dtype]))
+        if fitted is None:
             said.append(f"# COSTS of {dtype}: too little was measured")
             continue
-        values[device][size] = type(values[device][size])(
-            *(float(f"{value:.3g}") for value in found.values)
-        )
+        rounded = (float(f"{value:.3g}") for value in fitted.values)
+        values[device][size] = type(values[device][size])(*rounded)
         said.append(
-            f"# COSTS of {dtype}: {found.right} of {found.layers} decided as measured, in {found.lost:.3f} "
-            "times the faster way's time"
+            f"# COSTS of {dtype}: {fitted.right} of {fitted.layers} decided as measured, "
+            f"in {fitted.lost:.3f} times the faster way's time"
         )
     if all("too little" in line for line in said):
         return said
@@ -158,32 +154,24 @@ def _costs(rows: Sequence[Row], device: str) -> list[str]:
 
 
 def _layers(rows: Sequence[Row]) -> list[Layer]:
-    """Pairs of rows, by the product and with W built."""
+    """Pair the rows by the product with those of W built."""
     ways: dict[tuple[str, ...], dict[str, float]] = {}
     for row in rows:
         key = tuple(row[name] for name in ("shape", "tokens", "share", "block"))
         ways.setdefault(key, {})[row["first"]] = float(row["ratio"])
-    found = []
+    layers = []
     for (shape, tokens, share, block), times in ways.items():
         if len(times) == 2:
             m, n = map(int, shape.split("x"))
             p, q = largest_divisor(m, int(block)), largest_divisor(n, int(block))
             each = int(float(share) * m * n) // (m * n // (p * q))  # coefficients of a block
-            found.append(
-                Layer(
-                    each / (p * q),
-                    p / m + q / n,
-                    1 / m + 1 / n,
-                    int(tokens),
-                    times["product"],
-                    times["built"],
-                )
-            )
-    return found
+            sizes = (each / (p * q), p / m + q / n, 1 / m + 1 / n)
+            layers.append(Layer(*sizes, int(tokens), times["product"], times["built"]))
+    return layers
 
 
 def _comments(rows: Sequence[Row]) -> list[str]:
-    """Crossings of what no constant holds."""
+    """Say the crossings of what no constant holds."""
     said = []
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
@@ -201,18 +189,14 @@ def _comments(rows: Sequence[Row]) -> list[str]:
             groups.setdefault(key, []).append(row)
     for key, some in groups.items():
         points = [_point(row) for row in some]
-        found = crossing(points, falls=key[0].startswith("fft"))
-        words = (
-            f"crosses at {found}"
-            if found
-            else _nowhere(some, points).replace("; left as it is", "")
-        )
-        said.append(f"# {key[0]}, {key[1]} against {key[2]}, {key[3]}, {key[4]}: {words}")
+        at = crossing(points, falls=key[0].startswith("fft"))
+        verdict = f"crosses at {at}" if at else _nowhere(some, points)
+        said.append(f"# {key[0]}, {key[1]} against {key[2]}, {key[3]}, {key[4]}: {verdict}")
     return said
 
 
 def _dictionary(module: str, name: str, device: str, value: float | str) -> str:
-    """The assignment with one device's value replaced; the others' as they are.
+    """Return the assignment with one device's value replaced and the others' as they are.
 
     One constant may be of GPUs alone.
     """
@@ -225,7 +209,7 @@ def _dictionary(module: str, name: str, device: str, value: float | str) -> str:
 
 
 def _number(value: float | str) -> str:
-    """As it is written in source."""
+    """Write a number as it stands in source."""
     if isinstance(value, str):
         return value
     if value == math.inf:

@@ -1,4 +1,4 @@
-"""Where one of two ways gets faster than the other, from ratios of their times; and the costs of `product_pays`.
+"""Where one of two ways gets faster than the other, and the costs of `product_pays`.
 
 Pure functions of numbers. A threshold is fitted only where the measured sizes lie on both sides of
 it.
@@ -31,11 +31,12 @@ class Crossing(NamedTuple):
     points: int
 
     def __str__(self) -> str:
-        return f"{self.at:.3g} ({self.low:.3g} to {self.high:.3g}), {self.right} of {self.points} decided as measured"
+        size = f"{self.at:.3g} ({self.low:.3g} to {self.high:.3g})"
+        return f"{size}, {self.right} of {self.points} decided as measured"
 
 
 def crossing(points: Sequence[Point], falls: bool) -> Crossing | None:
-    """Where the ratio crosses 1, interpolated between two sizes, logarithm on logarithm.
+    """Find where the ratio crosses 1, interpolated logarithm on logarithm between two sizes.
 
     The two sizes are those between which a threshold costs least: the sum of |log ratio| over the
     sizes that it decides against what was measured. Points of one size count as their mean
@@ -52,14 +53,12 @@ def crossing(points: Sequence[Point], falls: bool) -> Crossing | None:
     if at is None:
         return None
     ends = []
-    for ratios, faster in (
-        ([point.low for point in points], True),
-        ([point.high for point in points], False),
-    ):
-        found = _cross(points, ratios, falls)
+    lows, highs = ([getattr(point, end) for point in points] for end in ("low", "high"))
+    for ratios, faster in ((lows, True), (highs, False)):
+        end = _cross(points, ratios, falls)
         # A ratio of which nothing crosses 1 says that the first way is the faster one everywhere,
         # or nowhere.
-        ends.append(found if found is not None else 0.0 if faster == falls else math.inf)
+        ends.append(end if end is not None else 0.0 if faster == falls else math.inf)
     right = sum((point.ratio < 1) == ((point.size >= at) == falls) for point in points)
     return Crossing(at, min(*ends, at), max(*ends, at), right, len(points))
 
@@ -83,13 +82,12 @@ def _cross(points: Sequence[Point], ratios: Sequence[float], falls: bool) -> flo
     if i in (0, len(sizes)):
         return None
     (a, b), (u, v) = heights[i - 1 : i + 1], (math.log(size) for size in sizes[i - 1 : i + 1])
-    return math.exp(
-        u + (v - u) * (a / (a - b) if a > b else 0.5)
-    )  # a >= 0 >= b, or another i would cost less
+    part = a / (a - b) if a > b else 0.5  # a >= 0 >= b, or another i would cost less
+    return math.exp(u + (v - u) * part)
 
 
 def faster(points: Sequence[Point]) -> bool:
-    """Whether the first way is the faster one on the whole."""
+    """Return whether the first way is the faster one on the whole."""
     return sum(math.log(point.ratio) for point in points) < 0
 
 
@@ -117,7 +115,7 @@ class Costs(NamedTuple):
 
 
 def costs(layers: Sequence[Layer]) -> Costs | None:
-    """Least squares of relative errors, a to e not below 0.
+    """Fit the costs by least squares of relative errors, with a to e not below 0.
 
         product = (1 + a s) K / mn + b s + c (1/m + 1/n),   built = d + e / T
 
@@ -142,7 +140,7 @@ def costs(layers: Sequence[Layer]) -> Costs | None:
 
 
 def _least_squares(rows: Sequence[tuple[tuple[float, ...], float, float]]) -> tuple[float, ...]:
-    """Coefficients, none below 0, of columns that add up to a target, each row over its scale.
+    """Fit coefficients, none below 0, of columns that add up to a target, each row over its scale.
 
     Of few columns: the best of all subsets whose solution is nowhere below 0, which is the
     least-squares solution.

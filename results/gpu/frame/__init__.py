@@ -1,1 +1,1 @@
-"""How a part is run: its setting, its clock, its table, what it lacks and what it says at the end."""
+"""How a part is run: setting, clock, table, what it lacks, and what it says at the end."""

@@ -20,7 +20,7 @@ class Ceilings(NamedTuple):
 
 
 def captured(call: Call, warmup: int = 3) -> Call:
-    """The replay of a call's kernels, as one CUDA graph, so that launches from Python cost nothing.
+    """Capture a call's kernels as one CUDA graph, so that launches from Python cost nothing.
 
     What the call reads and writes must stay where it is: the replay holds the call, and with it
     what it is of. Called some times before, on a stream of its own, so that whatever is made or
@@ -59,7 +59,7 @@ def captured(call: Call, warmup: int = 3) -> Call:
 def alternate(
     calls: Mapping[str, Call], device: str, seconds: float = 0.2, least: int = 5, warmup: int = 3
 ) -> dict[str, list[float]]:
-    """Seconds of each call, called in turn; a machine's drift then favours none.
+    """Time each call in seconds, called in turn; a machine's drift then favours none.
 
     Args:
         calls: by name.
@@ -104,13 +104,13 @@ def synchronize(device: str) -> None:
 
 
 def median(times: Mapping[str, list[float]]) -> dict[str, float]:
-    """The median of each."""
+    """Return the median of each call's times."""
     return {name: statistics.median(each) for name, each in times.items()}
 
 
 @lru_cache(maxsize=1)
 def ceilings(device: str) -> Ceilings:
-    """What this device does at most: a copy far larger than its caches, and a large product."""
+    """Measure what this device does at most: a copy far larger than its caches, a large product."""
     gpu = device == "cuda"
     source = torch.empty(2**31 if gpu else 2**24, dtype=torch.uint8, device=device)
     target, n = torch.empty_like(source), 8192 if gpu else 256

@@ -7,15 +7,15 @@ from contextlib import suppress
 from typing import Any
 
 THREADS = min(16, os.cpu_count() or 1)
-"""That compile at a time."""
+"""How many compile at a time."""
 
 
 def compile_all(jobs: Sequence[Callable[[], Sequence[Any] | None]]) -> None:
-    """Run jobs that compile kernels, several at a time, since most of it is done without Python's lock.
+    """Run jobs that compile kernels, several at a time.
 
-    Of the compiled kernels that a job returns the launchers are made too, each by a run of the C
-    compiler. A job that fails does so in silence: the call that needs its kernel compiles again,
-    and raises.
+    Most of it is done without Python's lock. Of the compiled kernels that a job returns the
+    launchers are made too, each by a run of the C compiler. A job that fails does so in silence:
+    the call that needs its kernel compiles again, and raises.
     """
 
     def attempt(job: Callable[[], Sequence[Any] | None]) -> None:
@@ -24,8 +24,6 @@ def compile_all(jobs: Sequence[Callable[[], Sequence[Any] | None]]) -> None:
                 _ = kernel.run
 
     for job in jobs[:1]:
-        attempt(
-            job
-        )  # what Triton does once for a kernel, it does not do in several threads at a time
+        attempt(job)  # alone: what Triton does once for a kernel, it does not do in several threads
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(attempt, jobs[1:]))

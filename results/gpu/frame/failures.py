@@ -6,7 +6,7 @@ from results.gpu.frame.rows import Last
 
 
 def note(error: Exception, device: str) -> str:
-    """An error in one line, what was allocated being let go.
+    """Write an error in one line, and let go of what was allocated.
 
     It is the process' last one if the error has poisoned the device, or left a graph unfinished:
     nothing could be measured after it.
@@ -21,6 +21,6 @@ def note(error: Exception, device: str) -> str:
 
 
 def line(error: Exception) -> str:
-    """An error in one line."""
+    """Write an error in one line."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"[:160]

@@ -1,4 +1,4 @@
-"""One part, in a process of its own: `python -m results.gpu.frame.part NAME`, started by `results.gpu`."""
+"""One part in a process of its own, which `results.gpu` starts: `python -m` this with its name."""
 
 import importlib
 import sys
@@ -9,7 +9,7 @@ from results.gpu.frame.rows import Poisoned, Table
 from results.gpu.frame.setting import Setting
 
 AGAIN = 75
-"""The exit status of a process that has written why it can measure no more: another one goes on from there."""
+"""The exit status of a process that can measure no more: another one goes on from there."""
 
 
 def main(name: str) -> int:

@@ -1,4 +1,4 @@
-"""A process that is run within its time, and of which nothing stays, whatever ends it or its parent."""
+"""A process that is run within its time, and of which nothing stays, whatever ends it."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ class Ended(NamedTuple):
 
 
 def run(command: Sequence[str], environment: Mapping[str, str], seconds: float) -> Ended:
-    """Run a process, and kill what is left of it and of those that it started when it ends or its time is over.
+    """Run a process within its time, and kill what is left of it and of those that it started.
 
     They are a session of their own, beside which a shell waits for the end of this process: it
     kills them if this process is killed. What they say is read all the time, so that no one waits

@@ -1,4 +1,4 @@
-"""Tables whose rows are whole whenever a run is cut, and that say what need not be measured again."""
+"""Tables whose rows are whole whenever a run is cut, and that say what is measured already."""
 
 import csv
 import errno
@@ -15,7 +15,7 @@ class Last(str):
 
 
 class Poisoned(RuntimeError):
-    """Said once such a note is written: another process goes on."""
+    """An error that is raised once such a note is written: another process goes on."""
 
 
 Value = str | int | float | bool
@@ -25,7 +25,7 @@ SOURCE = ("command", "commit", "device", "date")
 
 
 def read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The whole rows of a table, without an unfinished last line; none if there is no file.
+    """Read the whole rows of a table, without an unfinished last line; none if there is no file.
 
     Raises:
         ValueError: if it has other columns, is damaged or cannot be read, in words for the user.
@@ -50,7 +50,7 @@ def read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 
 def of_folder(words: Sequence[str], name: str) -> list[dict[str, str]]:
-    """The rows of a part's table, in the folder that a command line names.
+    """Read the rows of a part's table, in the folder that a command line names.
 
     Raises:
         ValueError: if it names no folder or several, there is no such table, or it is damaged, in
@@ -95,7 +95,7 @@ class Table:
         self._done = {self._key(row) for row in self.rows}
 
     def has(self, **case: Value) -> bool:
-        """Whether there is a row of this case, so that it need not be measured again."""
+        """Return whether there is a row of this case, so that it need not be measured again."""
         return self._key(case) in self._done
 
     def write(self, **row: Value) -> None:
@@ -139,9 +139,4 @@ class Table:
 def _text(value: Value) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = str(value)
-    return (
-        text
-        if text.isprintable()
-        else "".join(each if each.isprintable() else " " for each in text)
-    )
+    return "".join(each if each.isprintable() else " " for each in str(value))

@@ -21,19 +21,19 @@ class Setting:
     out: str
     """The folder of the tables."""
     data: str | None
-    """The folder that holds `tinyshakespeare/input.txt`; None for a text made up, which is for `small` alone."""
+    """The folder that holds `tinyshakespeare/input.txt`; None for a made-up text, if `small`."""
     source: dict[str, str]
     """Columns of every row: command, commit, device and date."""
 
     def left(self) -> float:
-        """Seconds until the part must have ended."""
+        """Return the seconds until the part must have ended."""
         return self.until - time.time()
 
     def environment(self) -> dict[str, str]:
-        """The environment of the part's process."""
+        """Return the environment of the part's process."""
         return {**os.environ, VARIABLE: json.dumps(asdict(self))}
 
     @classmethod
     def given(cls) -> "Setting":
-        """What this process was told."""
+        """Return what this process was told."""
         return cls(**json.loads(os.environ[VARIABLE]))

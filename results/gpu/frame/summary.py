@@ -9,10 +9,12 @@ from results.gpu import PARTS
 from results.gpu.frame.rows import SOURCE, read
 
 LINES, WIDTH, NAME = 30, 80, 11
+DAMAGED = (ValueError, KeyError, IndexError, TypeError, ArithmeticError)
+"""What rows raise that somebody has changed."""
 
 
 def summary(out: Path, failed: Mapping[str, str], source: Mapping[str, str]) -> str:
-    """Thirty lines at most, of 80 columns, on what the tables of a folder hold.
+    """Summarize the tables of a folder in at most thirty lines of 80 columns.
 
     Where there are more, those parts say less that say most; that one failed is always said.
 
@@ -39,11 +41,5 @@ def _said(name: str, out: Path, source: Mapping[str, str]) -> list[str]:
     try:
         rows = read(out / f"{name}.csv", [*part.case, *part.measured, *SOURCE])
         return importlib.import_module(f"results.gpu.{name}").lines(rows)
-    except (
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        ArithmeticError,
-    ) as error:  # of rows that somebody has changed
+    except DAMAGED as error:
         return [f"its rows cannot be read: {error}"]

@@ -1,4 +1,4 @@
-"""What zoo needs and this machine lacks, from a folder of wheels, without a network and without pip.
+"""What zoo needs and this machine lacks, from a folder of wheels, without network and pip.
 
 What is installed is taken to work as it is. Beside torch, lightning, torchmetrics, transformers,
 peft, tensorboard, einops, numpy and triton that is jsonargparse and what it needs to read
@@ -22,7 +22,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[3]
 BROUGHT = ("jsonargparse<5", "docstring-parser", "typeshed-client")
-"""The wheels, all of pure Python, that a machine with the packages above needs; PyYAML comes with those."""
+"""The wheels, all pure Python, that a machine with the packages above needs; those bring PyYAML."""
 DOWNLOAD = "pip download --no-deps --only-binary :all: -d FOLDER " + " ".join(
     f"'{each}'" for each in BROUGHT
 )
@@ -30,7 +30,7 @@ DOWNLOAD = "pip download --no-deps --only-binary :all: -d FOLDER " + " ".join(
 
 
 def needed() -> list[Requirement]:
-    """What the measurements need: zoo's own dependencies, and those of the models and kernels."""
+    """Return what the measurements need: zoo's dependencies, those of the models, and kernels'."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     lines = [*project["dependencies"], *extras["kernels"], *extras["glue"], *extras["test"]]
@@ -40,7 +40,7 @@ def needed() -> list[Requirement]:
 
 
 def missing(requirements: list[Requirement], site: Path) -> list[Requirement]:
-    """Those of the requirements that are not installed or do not fit.
+    """Return those of the requirements that are not installed or do not fit.
 
     So are those that they require in turn, of packages that have come from wheels into `site`, and
     of extras: pip has not seen to these.
@@ -66,7 +66,7 @@ def missing(requirements: list[Requirement], site: Path) -> list[Requirement]:
 
 
 def _in_turn(installed: Distribution, extras: set[str]) -> Iterator[Requirement]:
-    """What a package requires on this machine, with these extras."""
+    """Yield what a package requires on this machine, with these extras."""
     for line in installed.requires or []:
         requirement = Requirement(line)
         marker = requirement.marker
@@ -113,7 +113,7 @@ def unpack(wheel: Path, target: Path) -> None:
 
 
 def find(requirement: Requirement, wheels: Path) -> Path | None:
-    """The newest wheel in a folder that satisfies a requirement and fits this Python."""
+    """Find the newest wheel in a folder that satisfies a requirement and fits this Python."""
     fitting, tags = [], set(sys_tags())
     for path in wheels.glob("*.whl"):
         try:

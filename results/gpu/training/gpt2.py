@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Size(NamedTuple):
-    """Of a network."""
+    """The size of a network."""
 
     vocabulary: int
     layers: int
@@ -32,7 +32,7 @@ def made(
     device: str,
     dtype: torch.dtype = torch.float32,
 ) -> "CharLM":
-    """The character task at a size, on a device, in a dtype.
+    """Make the character task at a size, on a device, in a dtype.
 
     Its constructor runs on the meta device, and then one layer of each shape is made after the
     other, and all others in threads: a random selection sorts its places on the CPU, which takes

@@ -1,14 +1,15 @@
-"""A training step as `zoo fit` takes it, which never waits for the device and so can be a CUDA graph.
+"""A training step as `zoo fit` takes it, which never waits for the device: it can be a CUDA graph.
 
-The task's own `training_step`, parameter groups, clipping and AdamW; what Python would hand to each
-step lies on the device beforehand: the text, where every window of every step starts, and the rates
-of all steps. A counter there says which step it is, so that a replay of the graph is the next one.
+A step takes the task's own `training_step`, parameter groups, clipping and AdamW. What Python would
+hand to each step lies on the device beforehand: the text, where every window of every step starts,
+and the rates of all steps. A counter there says which step it is, so that a replay of the graph is
+the next one.
 
-On a CPU it is Lightning's loop to the bit (`tests/results/test_gpu_characters.py`). On a GPU the rate is a
-float32, as the kernel of AdamW takes it from the device. Gradients are multiplied by min(1, clip /
-norm) also where that is 1, for a branch would ask the device; for the same reason a gradient that
-is not finite stops nothing, and the loss is NaN from then on. Dropout is not seeded by the step:
-the shipped models have none.
+On a CPU it is Lightning's loop to the bit (`tests/results/test_gpu_characters.py`). On a GPU the
+rate is a float32, as the kernel of AdamW takes it from the device. Gradients are multiplied by
+min(1, clip / norm) also where that is 1, for a branch would ask the device; for the same reason a
+gradient that is not finite stops nothing, and the loss is NaN from then on. Dropout is not seeded
+by the step: the shipped models have none.
 """
 
 import math
@@ -36,7 +37,9 @@ from zoo.training.optimizers import warmup_cosine
 def window_starts(
     characters: int, steps: int, batch_size: int, block_size: int, seed: int
 ) -> Tensor:
-    """Where the windows of every step start, as `WindowLoader` draws them; (steps, batch_size) int64.
+    """Draw where the windows of every step start, as `WindowLoader` does.
+
+    Returns (steps, batch_size), int64.
 
     A run of as many steps is one epoch of that loader, so there is no end of an epoch to follow.
     """
@@ -81,10 +84,9 @@ class Run:
         peaks = torch.tensor(
             [group["lr"] for group in self.optimizer.param_groups], dtype=torch.float64
         )
-        exact = (
-            torch.float32 if device.type == "cuda" else torch.float64
-        )  # the kernel on a GPU takes no other
-        self._rates = (shares[:, None] * peaks).to(device, exact)  # (steps, groups)
+        # On a GPU the kernel of AdamW takes rates of no other dtype than float32.
+        dtype = torch.float32 if device.type == "cuda" else torch.float64
+        self._rates = (shares[:, None] * peaks).to(device, dtype)  # (steps, groups)
         self._rate = self._rates[:1].clone()
         for group, rate in zip(self.optimizer.param_groups, self._rate[0].unbind(), strict=True):
             group.update(lr=rate, capturable=device.type == "cuda")
@@ -113,20 +115,18 @@ class Run:
 
     @property
     def taken(self) -> int:
-        """Steps that were taken, those among them that `captured` takes before there is a graph."""
+        """The steps that were taken, also those that `captured` takes before there is a graph."""
         return int(self._number)
 
     def precision(self) -> torch.autocast | nullcontext[None]:
-        """The context of forward passes."""
-        return (
-            torch.autocast(self.losses.device.type, torch.bfloat16)
-            if self.autocast
-            else nullcontext()
-        )
+        """Return the context of forward passes."""
+        if not self.autocast:
+            return nullcontext()
+        return torch.autocast(self.losses.device.type, torch.bfloat16)
 
     @torch.no_grad()
     def validate(self, windows: tuple[Tensor, Tensor, Tensor]) -> float:
-        """The loss over all windows of `TextData.val_dataloader` at once, in nats.
+        """Return the loss over all windows of `TextData.val_dataloader` at once, in nats.
 
         Args:
             windows: inputs, targets and characters; (windows, block_size) each, on the device.
@@ -144,7 +144,7 @@ class Run:
 
 
 def one_graph(runs: Sequence[Run]) -> Call:
-    """A step of every run, as branches of one CUDA graph, which the device works on side by side."""
+    """Capture a step of every run as branches of one CUDA graph, worked on side by side."""
     streams = [torch.cuda.Stream() for _ in runs]
 
     def step() -> None:
@@ -160,7 +160,7 @@ def one_graph(runs: Sequence[Run]) -> Call:
 
 
 def graph_each(runs: Sequence[Run]) -> Call:
-    """A step of every run, each a CUDA graph on a stream of its own."""
+    """Capture a step of every run, each as a CUDA graph on a stream of its own."""
     replays = [captured(run.step) for run in runs]
     streams = [torch.cuda.Stream() for _ in runs]
     torch.cuda.synchronize()
@@ -174,7 +174,7 @@ def graph_each(runs: Sequence[Run]) -> Call:
 
 
 def eager(runs: Sequence[Run]) -> Call:
-    """A step of every run, one after the other, launched from Python."""
+    """Return a call that takes a step of every run, one after the other, launched from Python."""
 
     def step() -> None:
         for run in runs:
@@ -218,7 +218,9 @@ class _First(Callback):
 def lightning_losses(
     model: LanguageModel, data: TextData, steps: int, count: int, device: str
 ) -> Tensor:
-    """The first losses of a run of Lightning's, with the task's and the data's own hooks; (count,), on the CPU.
+    """Return the first losses of a run of Lightning's; (count,), on the CPU.
+
+    The task's and the data's own hooks are at work.
 
     Args:
         model: the task, as it is before training.
@@ -250,7 +252,9 @@ def lightning_losses(
 
 
 def operations(model: LanguageModel, tokens: int, context: int) -> float:
-    """Of forward and backward passes, a multiply-add being two: 6 N T, and 6 T C w of each attention.
+    """Count the operations of both passes, a multiply-add being two.
+
+    They are 6 N T, and 6 T C w for each attention.
 
     N counts the numbers that rows are multiplied by: a matrix, where W is built; the coefficients,
     where it is not (low rank, and `BlockDCT` for few coefficients). Attention to C / 2 ids on
@@ -282,5 +286,8 @@ def _is_matrix(layer: ZooLinear) -> bool:
 
 
 def moved(model: LanguageModel) -> int:
-    """Bytes that AdamW moves at least: a gradient is written and read, and parameter and moments both ways."""
+    """Count the bytes that AdamW moves at least.
+
+    A gradient is written and read; a parameter and its two moments are read and written.
+    """
     return 8 * 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
