@@ -10,8 +10,15 @@ import pytest
 from report_runs import write_run
 
 from zoo.__main__ import main
-from zoo.pages.markup import text
-from zoo.pages.texts import cell, clean, code, lines, markdown, printable, table
+from zoo.pages.html import ENVIRONMENT
+from zoo.pages.markdown import code, escape
+from zoo.pages.texts import cell, clean, csv_text, lines, printable
+
+
+def text(words):
+    """What a page shows."""
+    return ENVIRONMENT.from_string("{{ words }}").render(words=words)
+
 
 PLAIN = [
     "DCT ratio=0.5",
@@ -32,7 +39,7 @@ PLAIN = [
 
 @pytest.mark.parametrize("words", PLAIN)
 def test_ordinary_names_stay_as_they_are(words):
-    assert printable(words) == markdown(words) == words == lines(words)
+    assert printable(words) == escape(words) == words == lines(words)
     assert code(words) == f"`{words}`"
 
 
@@ -59,7 +66,7 @@ def test_ordinary_names_stay_as_they_are(words):
     ],
 )
 def test_markdown_is_read_as_it_is(words, found):
-    assert markdown(words) == found
+    assert escape(words) == found
 
 
 @pytest.mark.parametrize(
@@ -80,7 +87,7 @@ def test_code_ends_where_it_ends(words, found):
 )
 def test_characters_that_are_not_to_be_seen(character):
     words = f"a{character}b"
-    assert printable(words) == "a\ufffdb" == text(words) == markdown(words) == cell(words)
+    assert printable(words) == "a\ufffdb" == text(words) == escape(words) == cell(words)
     assert clean({words: [words, {"x": words}], "n": 1.5}) == {
         "a\ufffdb": ["a\ufffdb", {"x": "a\ufffdb"}],
         "n": 1.5,
@@ -109,11 +116,11 @@ def test_a_number_is_a_number(value):
 
 def test_a_table_is_read_back():
     rows = [{"a": 'x,"y"\nz', "b": -1.5}, {"a": "=1", "b": None}]
-    assert list(csv.DictReader(table(["a", "b"], rows).splitlines())) == [
+    assert list(csv.DictReader(csv_text(["a", "b"], rows).splitlines())) == [
         {"a": 'x,"y" z', "b": "-1.5"},
         {"a": "'=1", "b": ""},
     ]
-    assert table(["a", "b"], rows, header=False) == table(["a", "b"], rows).partition("\n")[2]
+    assert csv_text(["a", "b"], rows, header=False) == csv_text(["a", "b"], rows).partition("\n")[2]
 
 
 def test_a_report_of_a_run_with_evil_names(place):

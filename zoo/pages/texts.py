@@ -11,8 +11,6 @@ CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 """What moves a terminal's cursor, turns text around, or cannot be written in UTF-8."""
-MARKUP = re.compile(r"[\\`*~|\[\]]|!(?=\[)|(?<![^\W_])_|_(?![^\W_])")
-"""What Markdown takes for more than itself; an underscore inside a word is one."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -36,26 +34,6 @@ def clean(value: Any) -> Any:
     return printable(value) if isinstance(value, str) else value
 
 
-def markdown(text: object) -> str:
-    """Anything as one line of Markdown that reads as it is: no link, image, emphasis, cell or HTML comes of it.
-
-    GitHub makes links of bare addresses too, hence the backslashes in them, and the space of no
-    width after an `@`.
-    """
-    words = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(printable(text).split()))
-    words = MARKUP.sub(r"\\\g<0>", words.replace("<", "&lt;").replace(">", "&gt;"))
-    words = re.sub(r"(?i)\b(www)\.", r"\1\\.", words.replace("://", ":\\//"))
-    return words.replace("@", "@&#8203;")
-
-
-def code(text: object) -> str:
-    """Anything as code in Markdown, within more backticks than it has in a row."""
-    words = " ".join(printable(text).split())
-    fence = "`" * (1 + max(map(len, re.findall("`+", words)), default=0))
-    pad = " " if words.startswith("`") or words.endswith("`") else ""
-    return f"{fence}{pad}{words}{pad}{fence}"
-
-
 def cell(value: object) -> object:
     """What a cell of a CSV file holds; text that a spreadsheet would take for a formula gets a `'` in front."""
     if not isinstance(value, str):
@@ -64,7 +42,9 @@ def cell(value: object) -> object:
     return ("'" if is_formula else "") + printable(value)
 
 
-def table(columns: Sequence[str], rows: Iterable[Mapping[str, object]], header: bool = True) -> str:
+def csv_text(
+    columns: Sequence[str], rows: Iterable[Mapping[str, object]], header: bool = True
+) -> str:
     """The text of a CSV file, or of more lines for one."""
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, lineterminator="\n")

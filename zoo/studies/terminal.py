@@ -21,7 +21,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "--transform": {
         "default": "dct",
         "metavar": "NAMES",
-        "help": "some of dct,fourier,hadamard,haar,random; by default dct",
+        "help": "some of dct,fourier,hadamard,haar,random,hartley; by default dct",
     },
     "--backbone": {
         "default": None,
@@ -33,6 +33,8 @@ SHARED: dict[str, dict[str, Any]] = {
 }
 """Options of both."""
 SMALL = 8
+LAB = ("scipy", "matplotlib", "pandas", "jinja2")
+"""Packages of the extra `lab`."""
 JOURNAL = "evaluations.jsonl"
 MORE = {
     "mask": (JOURNAL,),
@@ -69,8 +71,8 @@ def split(argv: Sequence[str], prefixes: tuple[str, ...]) -> tuple[list[str], li
 
 
 def need_extra(*more: str) -> None:
-    """Raises UserError naming the extra, if scipy, matplotlib or one of `more` is not installed."""
-    for name in ("scipy", "matplotlib", *more):
+    """Raises UserError naming the extra, if a package of it or one of `more` is not installed."""
+    for name in (*LAB, *more):
         if importlib.util.find_spec(name) is None:
             raise UserError(
                 f'this command needs {name}, which is not installed: pip install -e ".[lab]"'
@@ -141,7 +143,8 @@ def check_out(out: str | None, name: str, force: bool) -> Path | None:
 
 def read_all(runs: Sequence[str], **options: Any) -> list["Source"]:
     """The updates of runs, each once, with names, groups and notes; options are those of `zoo.runs.updates.read`."""
-    from zoo.runs.facts import label, repeated
+    from zoo.runs.names import label
+    from zoo.runs.run import repeated
     from zoo.runs.updates import read
 
     sources = label([read(run, **options) for run in dict.fromkeys(map(os.path.normpath, runs))])

@@ -154,7 +154,7 @@ def test_an_earlier_report_is_replaced_with_force_only(runs, capsys, monkeypatch
 
 def test_a_report_that_fails_leaves_nothing(runs, monkeypatch):
     monkeypatch.setattr("zoo.studies.report.figures.figures", lambda data: {})
-    monkeypatch.setattr("zoo.studies.report.tables.markdown", lambda data: 1 / 0)
+    monkeypatch.setattr("zoo.studies.report.markdown.markdown", lambda data: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["report", "runs", "--out", "there"])
     assert [path.name for path in runs.parent.iterdir()] == ["runs"]

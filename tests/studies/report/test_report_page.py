@@ -10,20 +10,12 @@ from html_reader import read
 from report_data import report
 
 from zoo.pages import style
-from zoo.pages.page import decimals, plus_minus
+from zoo.pages.numbers import decimals, interval, plus_minus, typeset
 from zoo.studies.report.figures import figures
+from zoo.studies.report.markdown import markdown
 from zoo.studies.report.page import page
-from zoo.studies.report.tables import (
-    answers,
-    columns,
-    legend,
-    markdown,
-    notes,
-    ordered,
-    rows,
-    search,
-    settings,
-)
+from zoo.studies.report.sentences import answers, legend, notes, search, settings
+from zoo.studies.report.tables import exported, methods_table, ordered
 
 FIELDS = [
     "comparison",
@@ -110,17 +102,13 @@ def test_every_number_is_on_the_page_and_in_markdown(data):
         for method in comparison["methods"]:
             for shown in (words, text):
                 assert method["method"] in shown and f"{method['coefficients']:,}" in shown
-                assert plus_minus(method["mean"], method["sd"], 4) in shown
-                assert f"[{decimals(method['low'], 4)}, {decimals(method['high'], 4)}]" in shown
-                assert plus_minus(**method["stable_rank"], digits=2) in shown
-                if method["gap"]:
-                    ends = ", ".join(
-                        f"{method['gap'][end]:+.4f}".replace("-", "−") for end in ("low", "high")
-                    )
-                    assert (
-                        f"{method['gap']['mean']:+.4f}".replace("-", "−") in shown
-                        and f"[{ends}]" in shown
-                    )
+                assert typeset(plus_minus(method["mean"], method["sd"], 4)) in shown
+                assert typeset(interval(method["low"], method["high"], 4)) in shown
+                assert typeset(plus_minus(**method["stable_rank"], digits=2)) in shown
+                if gap := method["gap"]:
+                    assert f"{gap['mean']:+.4f}".replace("-", "−") in shown
+                    ends = (f"{gap[end]:+.4f}".replace("-", "−") for end in ("low", "high"))
+                    assert f"[{', '.join(ends)}]" in shown
             assert all(decimals(found["value"], 4) in words for found in method["search"])
         assert all(run["path"] in words and run["command"] in words for run in comparison["runs"])
     for fact in ("zoo 0.1.0", "2026-05-20", "zoo report runs --out report", "0.0021", "47.6 s"):
@@ -141,7 +129,7 @@ def test_markdown_is_a_table_per_comparison(data):
 
 
 def test_rows_have_every_field_and_the_numbers_of_their_method(data):
-    found = rows(data)
+    found = exported(data).to_dict("records")
     assert [list(row) for row in found] == [FIELDS] * 2 * 19
     methods = {(c["name"], m["method"]): m for c in data["comparisons"] for m in c["methods"]}
     for row in found:
@@ -196,8 +184,9 @@ def test_equivalence_and_significance_are_set_off(one):
     equal = sum(method["tost"]["equivalent"] for method in comparison["methods"] if method["tost"])
     assert shown.count('<span class="word yes">yes</span>') == equal > 0
     assert shown.count('<span class="word">not shown</span>') == 6 - equal > 0
-    headers, cells = columns(comparison, data["level"])
-    strong = {row[0].value for row in cells if row[headers.index("Gap to Dense")].strong}
+    table = methods_table(comparison, data["level"])
+    place = [column.header for column in table.columns].index("Gap to Dense")
+    strong = {row[0].text for row in table.rows if row[place].strong}
     assert strong == {
         m["method"] for m in comparison["methods"] if m["gap"] and m["gap"]["p"] < 0.05
     }
@@ -239,7 +228,7 @@ def test_notes_say_what_a_reader_has_to_know(one):
     comparison["notes"] = ["runs/a repeats runs/b: only the newest counts."]
     assert notes(comparison) == [
         "The search was not the same for all methods, which favours those that were searched more.",
-        "Not the number of coefficients that others of their budget have: DCT ratio=0.5 by −3.1 %.",
+        "Not the number of coefficients that others of their budget have: DCT ratio=0.5 by -3.1 %.",
         "Reported on the seed that the rate was chosen on, which flatters: DCT ratio=0.5.",
         "Runs of one row are from different devices: DCT ratio=0.5 (cpu, H100).",
         "Without a value, as after training that diverged: DCT ratio=0.1.",
@@ -250,7 +239,9 @@ def test_notes_say_what_a_reader_has_to_know(one):
         words_of(data),
         [row for row in table_of(markdown(data)) if row[0] == "DCT ratio=0.5"],
     )
-    assert all(note in words and note in markdown(data) for note in notes(comparison))
+    said = [typeset(note) for note in notes(comparison)]
+    assert all(note in words and note in markdown(data) for note in said)
+    assert "by −3.1 %." in words
     assert row[1:3] == ["393,216 (−3.1 %)", "0.01 (own seed)"] and row[-1] == "47.6 s (2 devices)"
 
 
@@ -276,7 +267,7 @@ def test_one_run_has_no_column_that_is_empty():
         "seconds": {"mean": 754.0, "sd": None},
     }
     comparison["search"]["words"] = ""
-    headers, _ = columns(comparison, 0.05)
+    headers = [column.header for column in methods_table(comparison, 0.05).columns]
     assert headers == ["Method", "Coefficients", "Rate", "n", "Loss", "Time"]
     assert table_of(markdown(data))[2][2:] == [
         "0.01",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from zoo.errors import UserError
 from zoo.files.access import check_writable, opened, read_json, write_text
-from zoo.pages.texts import table as csv_text
+from zoo.pages.texts import csv_text
 from zoo.studies.bench.floor import Case
 from zoo.studies.bench.layers import PASSES
 
