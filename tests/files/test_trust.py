@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from tasks import CharLM
 from zoo.__main__ import main
 from zoo.errors import UserError
-from zoo.files.tensors import ADAPTER, read_tensors
+from zoo.files.paths import ADAPTER
+from zoo.files.tensors import read_tensors
 from zoo.files.trust import NOBODY, Trust, Untrusted, split
 from zoo.parameterizations import DCT, WeightParameterization
 from zoo.training.checkpoint_files import OF

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 
 from tasks import CharData, CharLM
 from zoo.__main__ import main
-from zoo.runs.experiments import read
+from zoo.runs.finished_runs import read
 from zoo.training.identity import identity
 
 

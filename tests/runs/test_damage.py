@@ -25,7 +25,8 @@ from safetensors.torch import save_file
 from tasks import CharLM
 from zoo.__main__ import main
 from zoo.errors import UserError
-from zoo.files.tensors import ADAPTER, read_tensors, write_tensors
+from zoo.files.paths import ADAPTER
+from zoo.files.tensors import read_tensors, write_tensors
 from zoo.parameterizations import DCT
 from zoo.runs import checkpoints
 from zoo.training.checkpoint_files import OF, CheckpointFiles, load

@@ -17,8 +17,8 @@ from zoo.__main__ import main
 from zoo.files.trust import Trust
 from zoo.pages.page import finite
 from zoo.pages.style import svg
-from zoo.runs import curves
-from zoo.runs.experiments import read
+from zoo.runs import event_curves
+from zoo.runs.finished_runs import read
 from zoo.studies.report.command import describe
 from zoo.studies.report.comparison import compare, usable
 from zoo.studies.report.figures import figures
@@ -219,7 +219,7 @@ def test_damaged_events(tmp_path, damage):
     content = events.read_bytes()
     events.write_bytes(damage(len(content) if damage is os.urandom else content))
     assert shown(tmp_path) == (["run"], [])
-    assert set(curves.read(run, ["val/"]).get("val/loss", ())) <= {
+    assert set(event_curves.read(run, ["val/"]).get("val/loss", ())) <= {
         (step, 2.0) for step in range(1, 20)
     }
 
@@ -229,7 +229,7 @@ def test_steps_that_are_none(tmp_path):
         tmp_path / "run",
         events={"val/loss": [(-5, 1.0), (2**60, 1.0), (3, 2.0), (4, float("inf"))]},
     )
-    assert curves.read(run, ["val/"]) == {"val/loss": [(3, 2.0)]}
+    assert event_curves.read(run, ["val/"]) == {"val/loss": [(3, 2.0)]}
 
 
 def test_what_the_checks_miss_is_left_out_alone(tmp_path, monkeypatch, capsys):
@@ -237,8 +237,8 @@ def test_what_the_checks_miss_is_left_out_alone(tmp_path, monkeypatch, capsys):
     for name in ("good", "bad"):
         write_run(tmp_path / name)
     for place in (
-        "zoo.runs.experiments._told",
-        "zoo.runs.experiments._run",
+        "zoo.runs.older_runs.completed",
+        "zoo.runs.finished_runs._run",
         "zoo.studies.report.comparison._row",
     ):
         module, _, function = place.rpartition(".")

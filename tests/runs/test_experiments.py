@@ -8,9 +8,10 @@ from fits import events, fit
 from report_runs import write_events, write_run
 
 from zoo.errors import UserError
-from zoo.runs import curves
-from zoo.runs.experiments import read
-from zoo.runs.settings import filled, flatten
+from zoo.files.flat import flatten
+from zoo.runs import event_curves
+from zoo.runs.defaults import filled
+from zoo.runs.finished_runs import read
 from zoo.studies.report.comparison import compare
 
 
@@ -325,7 +326,9 @@ def test_curves_of_a_resumed_run(tmp_path):
     write_events(tmp_path, {"val/loss": [(2, 3.0), (4, float("nan")), (5, 2.0), (6, 1.0)]})
     last = max(tmp_path.glob("events*"))
     last.write_bytes(last.read_bytes()[:-3])
-    assert curves.read(tmp_path, ["val/"]) == {"val/loss": [(1, 5.0), (2, 3.0), (3, 9.0), (5, 2.0)]}
+    assert event_curves.read(tmp_path, ["val/"]) == {
+        "val/loss": [(1, 5.0), (2, 3.0), (3, 9.0), (5, 2.0)]
+    }
 
 
 def test_mean_over_layers():
@@ -336,6 +339,6 @@ def test_mean_over_layers():
         "r/update.a": [(0, 50.0)],
         "q/c": [(0, 8.0)],
     }
-    assert curves.mean_over_layers(found, "r/") == [(0, 1.5), (2, 4.0)]
-    assert curves.mean_over_layers(found, "r/update.") == [(0, 50.0)]
-    assert curves.mean_over_layers(found, "none/") == []
+    assert event_curves.mean_over_layers(found, "r/") == [(0, 1.5), (2, 4.0)]
+    assert event_curves.mean_over_layers(found, "r/update.") == [(0, 50.0)]
+    assert event_curves.mean_over_layers(found, "none/") == []

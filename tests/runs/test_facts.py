@@ -15,7 +15,9 @@ from zoo.__main__ import main
 from zoo.errors import UserError
 from zoo.files.paths import nickname
 from zoo.parameterizations import LoRA
-from zoo.runs.facts import Facts, label, run_facts
+from zoo.runs.checkpoint_runs import checkpoint_run
+from zoo.runs.names import label
+from zoo.runs.run import Run
 from zoo.runs.updates import read
 
 
@@ -27,7 +29,7 @@ def lora_run(tune, place) -> Path:
 def test_facts_are_those_of_the_summary(lora_run):
     summary = json.loads((lora_run / "summary.json").read_text())
     source = read(str(lora_run))
-    assert (source.task, source.model, source.parameterization, source.seed) == (
+    assert (source.task, source.network, source.parameterization, source.seed) == (
         "rte",
         "bert",
         "LoRA",
@@ -65,7 +67,7 @@ def test_a_summary_that_cannot_be_used_is_named(content, lora_run):
     (lora_run / "summary.json").write_text(content)
     source = read(str(lora_run))
     assert "summary.json" in source.notes[0] and "ignored" in source.notes[0]
-    assert (source.task, source.model, source.parameterization, source.seed) == (
+    assert (source.task, source.network, source.parameterization, source.seed) == (
         "rte",
         "bert",
         "LoRA",
@@ -109,8 +111,8 @@ def test_runs_that_differ_in_their_seed_are_one_group(tune, place):
     assert len({source.name for source in sources}) == 6
 
 
-def facts(path: str = "a", **settings: str) -> Facts:
-    return Facts(path=path, name=nickname(path), group="rte / bert / LoRA", settings=settings)
+def facts(path: str = "a", **settings: str) -> Run:
+    return Run(path=path, name=nickname(path), group="rte / bert / LoRA", conditions=settings)
 
 
 def test_groups_differ_by_the_setting_that_tells():
@@ -224,7 +226,7 @@ def test_a_summary_with_any_value(tmp_path, key, value):
         key: value,
     }
     (folder / "summary.json").write_text(json.dumps(content))
-    found, _ = run_facts(str(folder), folder / "checkpoints" / "last.ckpt", model)
+    found, _ = checkpoint_run(str(folder), folder / "checkpoints" / "last.ckpt", model)
     assert found.score is None or math.isfinite(found.score)
     assert "\x1b" not in repr([found.group, found.task, *found.settings.values()]).replace(
         "\\x1b", "\x1b"
@@ -240,7 +242,7 @@ def test_settings_that_are_none(tmp_path, settings):
     file = Path(run(model, tmp_path / "run")) / "checkpoints" / "last.ckpt"
     torch.save({**torch.load(file, weights_only=True), "hyper_parameters": settings}, file)
     with pytest.raises(UserError, match="hyper_parameters|settings"):
-        run_facts("run", file, model)
+        checkpoint_run("run", file, model)
 
 
 def test_settings_that_hold_themselves(tmp_path):
@@ -252,4 +254,4 @@ def test_settings_that_hold_themselves(tmp_path):
     settings["a"] = settings
     torch.save({**torch.load(file, weights_only=True), "hyper_parameters": settings}, file)
     with pytest.raises(UserError):
-        run_facts("run", file, model)
+        checkpoint_run("run", file, model)

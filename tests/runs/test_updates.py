@@ -179,7 +179,7 @@ def test_from_scratch_the_weight_itself(factory, place):
     for name, update in source.updates.items():
         assert (update.right is None) == (factory.func is DCT)
         close(update.matrix(), plain[f"{name}.weight"])
-    assert (source.task, source.model, source.seed) == ("CharLM", "CharLM", 0)
+    assert (source.task, source.network, source.seed) == ("CharLM", "CharLM", 0)
 
 
 def test_an_adapter_file_is_its_run(backbones, place):
@@ -227,7 +227,7 @@ def test_an_exported_adapter_is_its_run(backbones, place):
     for name, update in mine.updates.items():
         assert adapter.updates[name].left.shape == update.left.shape
         close(adapter.updates[name].matrix(), update.matrix())
-    assert (adapter.what, adapter.model, adapter.parameterization) == ("dW", "bert", "LoRA")
+    assert (adapter.what, adapter.network, adapter.parameterization) == ("dW", "bert", "LoRA")
     assert (adapter.name, adapter.seed, adapter.score) == ("place-adapter", None, None)
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from zoo.cli.fit.config_files import shipped
 from zoo.errors import UserError
-from zoo.sweep.names import label, short_names
+from zoo.sweep.names import label
 from zoo.sweep.plan import planned_steps
 from zoo.sweep.read import parse, read
 from zoo.sweep.schedule import Schedule
@@ -118,16 +118,6 @@ def test_a_search_of_one_value_needs_no_trials(tmp_path):
         tmp_path,
     )
     assert [trial.name for trial in Schedule(plan, {}).waiting] == ["DCT-lr=0.1-seed=7"]
-
-
-def test_options_with_the_same_last_word_keep_two():
-    names = short_names({"model.optimizer.lr", "model.tuning.lr", "model.width", "lr"})
-    assert names == {
-        "model.optimizer.lr": "optimizer.lr",
-        "model.tuning.lr": "tuning.lr",
-        "model.width": "width",
-        "lr": "lr",
-    }
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from tasks import GlueData
 from zoo.__main__ import main
 from zoo.cli.fit.command import keep_buffers
 from zoo.errors import UserError
-from zoo.runs.experiments import read
+from zoo.runs.finished_runs import read
 from zoo.studies.report.comparison import compare
 
 WITNESS = '''

@@ -14,8 +14,8 @@ from tiny import save_glue
 
 from zoo.__main__ import main
 from zoo.files.trust import Trust
-from zoo.runs.experiments import read
-from zoo.runs.facts import label
+from zoo.runs.finished_runs import read
+from zoo.runs.names import label
 from zoo.runs.updates import read as read_updates
 from zoo.studies.report.comparison import compare
 from zoo.training.identity import KEY, anchored, as_json, digest_of_weights

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from zoo.files.tensors import ADAPTER
-
+ADAPTER = "adapter.safetensors"
+"""A run in one file, as `zoo export --to safetensors` writes it."""
 SUFFIXES = (".ckpt", ".safetensors", ".bin", ".pt")
 SILENT = re.compile(
     r"checkpoints|snapshots|version_0|last|model|(adapter|pytorch)_model|[0-9a-f]{40}"

@@ -13,8 +13,6 @@ from torch import Tensor
 from zoo.errors import UserError
 from zoo.files.access import opened, replacing
 
-ADAPTER = "adapter.safetensors"
-"""A run in one file, as `zoo export --to safetensors` writes it."""
 DIGEST = "sha256"
 """The entry of a file's metadata that tells whether it is as it was written."""
 

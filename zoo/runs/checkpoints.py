@@ -21,7 +21,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from zoo.bases.masks import Kept, pack
 from zoo.errors import UserError
-from zoo.files.tensors import ADAPTER, write_tensors
+from zoo.files.paths import ADAPTER
+from zoo.files.tensors import write_tensors
 from zoo.files.trust import NOBODY, OURS, Trust
 from zoo.layers.convert import zoo_layers
 from zoo.training.checkpoint_files import START, load, run_folder

@@ -16,9 +16,17 @@ from zoo.layers.convert import are_updates, is_conv1d, matches, summary, zoo_lay
 from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import LoRA
 from zoo.runs import checkpoints, peft
-from zoo.runs.facts import Facts, adapter_facts, plain_facts, run_facts
+from zoo.runs.checkpoint_runs import adapter_run, checkpoint_run, plain_run
 from zoo.runs.peft import Factors, lora_factors
-from zoo.runs.stored import Stored, aligned, in_memory, is_zoo, plain_tensors, state_files
+from zoo.runs.plain_checkpoints import (
+    Stored,
+    aligned,
+    in_memory,
+    is_zoo,
+    plain_tensors,
+    state_files,
+)
+from zoo.runs.run import Run
 from zoo.training.module import ZooModule
 
 EXPECTED = "give a run's folder, a .ckpt, an adapter.safetensors or a peft adapter's folder"
@@ -77,7 +85,7 @@ class Update:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Source(Facts):
+class Source(Run):
     """Updates, and what is known of where they are from.
 
     Args:
@@ -117,7 +125,7 @@ def read(
         trust: whose classes a run may name.
 
     Returns:
-        The updates that are not 0, float32, on the CPU; `zoo.runs.facts.label` gives several
+        The updates that are not 0, float32, on the CPU; `zoo.runs.names.label` gives several
         sources names and groups that tell them apart.
 
     Raises:
@@ -216,7 +224,7 @@ def _run(path: str, backbone: str | None, layers: Sequence[str] | None, trust: T
     for name, tensor in model.trained_state().items():
         if not tensor.isfinite().all():
             raise _not_finite(name, repr(path))
-    facts, notes = run_facts(path, file, model)
+    run, notes = checkpoint_run(path, file, model)
     there = zoo_layers(model.net)
     chosen = {name: there[name] for name in _choose(there, layers)}
     if are_updates(there) or model.start != "project":
@@ -233,7 +241,7 @@ def _run(path: str, backbone: str | None, layers: Sequence[str] | None, trust: T
         }
         if drawn := len(chosen) - len(updates):
             notes.append(f"left out, as it started from random weights: {_count(drawn, 'layer')}")
-    return Source(**vars(facts), what=what, updates=updates, notes=notes)
+    return Source(**vars(run), what=what, updates=updates, notes=notes)
 
 
 def _own(layer: ZooLinear) -> Update:
@@ -287,7 +295,7 @@ def _adapter(path: str, folder: Path, layers: Sequence[str] | None) -> Source:
                 f"run with zoo import {path}"
             )
         updates[name] = _product(factors)
-    return Source(**vars(adapter_facts(path, adapter.config)), what="dW", updates=updates, notes=[])
+    return Source(**vars(adapter_run(path, adapter.config)), what="dW", updates=updates, notes=[])
 
 
 # ---- Pairs of checkpoints ------------------------------------------------------------------------
@@ -311,7 +319,7 @@ def _pair(
         )
     chosen = _choose(matrices, layers)
     file = checkpoints.find(Path(path))
-    facts, notes = run_facts(path, file, model) if model and file else (plain_facts(path), [])
+    run, notes = checkpoint_run(path, file, model) if model and file else (plain_run(path), [])
     sides = (
         (after, model, origin),
         (old, origin, model),
@@ -338,8 +346,8 @@ def _pair(
         name: Update(common[name][0].load().float() - common[name][1].load().float())
         for name in chosen
     }
-    facts = dataclasses.replace(facts, settings={**facts.settings, "before": before})
-    return Source(**vars(facts), what="dW", updates=updates, notes=notes)
+    run = dataclasses.replace(run, conditions={**run.conditions, "before": before})
+    return Source(**vars(run), what="dW", updates=updates, notes=notes)
 
 
 def _is_embedding(name: str) -> bool:

@@ -4,8 +4,7 @@ import hashlib
 import json
 import re
 import reprlib
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +28,6 @@ def config_names(value: Any) -> list[str]:
         str(name)
         for name in (value if isinstance(value, list) else [] if value is None else [value])
     ]
-
-
-def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """Each option by its last words, as few as tell it from the others."""
-    parts = {key: key.split(".") for key in keys}
-    ends = {
-        key: [".".join(words[-n:]) for n in range(1, len(words) + 1)]
-        for key, words in parts.items()
-    }
-    shared = Counter(end for mine in ends.values() for end in mine)
-    return {key: next((end for end in mine if shared[end] == 1), key) for key, mine in ends.items()}
 
 
 def label(point: Point, labels: Mapping[str, str]) -> list[str]:

@@ -12,7 +12,8 @@ from typing import Any
 from zoo.cli.fit.config_files import find, is_pipe, load, shipped
 from zoo.errors import UserError, did_you_mean
 from zoo.files.plain import DEEPEST
-from zoo.sweep.names import Point, config_names, label, short_names, shown, stem
+from zoo.runs.names import short_names
+from zoo.sweep.names import Point, config_names, label, shown, stem
 from zoo.sweep.plan import Method, Sweep, count, digest
 
 KEYS = ("config", "options", "grid", "search", "seeds")

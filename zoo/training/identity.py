@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zoo.errors import UserError
+from zoo.errors import UserError, option
+from zoo.files.flat import Flat, flatten
 
 if TYPE_CHECKING:
     from zoo.training.module import ZooData, ZooModule
 
-Flat = dict[str, Any]
-"""Settings by dotted name; a class stands under the name of what it is of."""
 KEY = "zoo_run"
 """Of the record in a checkpoint."""
 PARTS = ("data", "method", "conditions")
@@ -37,18 +36,6 @@ UNTIL = "_until_"
 """Stands between a setting and the step from which a run went on with another."""
 OF_SCORING = ("steps", "planned_steps", "trainer.limit_val_batches", "validation_batch")
 """Conditions that say nothing of the steps before; the plan of these is compared by itself."""
-
-
-def flatten(value: Any, prefix: str = "") -> Flat:
-    """Nested settings by dotted name; of a node with a class_path, the path under the node's own name."""
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    if "class_path" in value:
-        return {prefix: value["class_path"], **flatten(value.get("init_args") or {}, prefix)}
-    flat: Flat = {}
-    for key, item in value.items():
-        flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 def as_json(value: Any) -> Any:
@@ -418,7 +405,7 @@ def _product(taken: Mapping[str, Any]) -> str:
 
 def _options(group: str, names: Iterable[str]) -> str:
     """`, as --data.corpus or --data.data_dir`."""
-    return ", as " + (" or ".join(f"--{name}" for name in names) or f"an option of --{group}")
+    return ", as " + (" or ".join(map(option, names)) or f"an option of --{group}")
 
 
 def _short(value: object) -> str:

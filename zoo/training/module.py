@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from zoo.bases.masks import restore
 from zoo.bases.seeds import stream_seed
 from zoo.errors import UserError
+from zoo.files.flat import Flat
 from zoo.files.tensors import write_tensors
 from zoo.layers.batched import build_together
 from zoo.layers.convert import (
@@ -77,7 +78,7 @@ class ZooModule(LightningModule, ABC):
     """Of a checkpoint's weights: what the run said of itself (`identity.record`), until it was compared."""
     resumed: dict[str, Any] | None = None
     """The same, of the run that a fit goes on with."""
-    before: Mapping[str, identity.Flat] = {}
+    before: Mapping[str, Flat] = {}
     """What was another in training before the run went on, by part of the identity (`zoo.training.identity.before`)."""
     trained_on: dict[str, object] | None = None
     """What its data was as a fit began, whatever becomes of a file meanwhile."""

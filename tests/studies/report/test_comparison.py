@@ -6,7 +6,7 @@ from report_runs import write_run, write_sweep
 from scipy import stats
 
 from zoo.errors import UserError
-from zoo.runs.experiments import read
+from zoo.runs.finished_runs import read
 from zoo.studies.report.comparison import compare, searched, terminal
 
 DENSE, DCT = [1.50, 1.52, 1.49, 1.51], [1.51, 1.54, 1.52, 1.55]

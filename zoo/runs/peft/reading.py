@@ -12,7 +12,8 @@ from torch import Tensor
 
 from zoo.errors import UserError
 from zoo.files.access import read_json
-from zoo.files.tensors import ADAPTER, read_tensors
+from zoo.files.paths import ADAPTER
+from zoo.files.tensors import read_tensors
 from zoo.runs.peft import lora, loralib, randlora
 from zoo.runs.peft.adapter import BINARY, CONFIG, PREFIX, TENSORS, Adapter, Update, finite
 from zoo.training.checkpoint_files import read_file

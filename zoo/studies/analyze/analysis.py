@@ -72,21 +72,9 @@ def _run(
         key: _correlation(matrices, {n: found[key] for n, found in looks.items()})
         for key in transforms
     }
-    fields = (
-        "name",
-        "path",
-        "what",
-        "group",
-        "task",
-        "model",
-        "parameterization",
-        "seed",
-        "loss",
-        "score",
-        "metric",
-    )
     return {
-        **{field: getattr(source, field) for field in fields},
+        **source.about(),
+        **{field: getattr(source, field) for field in ("what", "loss", "score", "metric")},
         "notes": list(source.notes),
         "matrices": matrices,
         "averages": averages,

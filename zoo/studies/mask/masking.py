@@ -187,9 +187,9 @@ def mask_run(
             },
         }
         points.append(point)
-    fields = ("name", "path", "group", "task", "model", "parameterization", "seed", "what")
     return {
-        **{field: getattr(source, field) for field in fields},
+        **source.about(),
+        "what": source.what,
         "notes": list(source.notes),
         "metric": metric,
         "better": better(model),

@@ -10,10 +10,10 @@ from statistics import fmean
 from typing import Any
 
 from zoo.errors import UserError
+from zoo.files.flat import Flat, frozen
 from zoo.files.trust import NOBODY, Trust
-from zoo.runs.experiments import Run, Skipped, damaged
-from zoo.runs.labels import besides, comparison_names, method_names, short
-from zoo.runs.settings import Flat, frozen
+from zoo.runs.finished_runs import FinishedRun, Skipped, damaged
+from zoo.runs.names import besides, method_names, short, told_apart
 from zoo.studies.statistics import interval, paired, spread, tost
 
 LEVEL = 0.05
@@ -27,7 +27,7 @@ LAST = 3
 
 
 def compare(
-    runs: Sequence[Run],
+    runs: Sequence[FinishedRun],
     skipped: Iterable[Skipped] = (),
     margin: float = MARGIN,
     reference: str | None = None,
@@ -36,7 +36,7 @@ def compare(
     """What a report shows, less the facts on top.
 
     Args:
-        runs: as `zoo.runs.experiments.read` has them.
+        runs: as `zoo.runs.finished_runs.read` has them.
         skipped: what it left out.
         margin: of the equivalence test, in units of the metric.
         reference: the method that gaps are taken to; by default `Dense` under AdamW.
@@ -46,7 +46,8 @@ def compare(
         UserError: for a reference that no comparison has.
     """
     alike = _grouped(runs, lambda run: frozen(run.conditions))
-    names = comparison_names([group[0] for group in alike.values()])
+    firsts = [group[0] for group in alike.values()]
+    names = told_apart([run.subject for run in firsts], [run.conditions for run in firsts])
     groups = zip(names, alike.values(), strict=True)
     comparisons = [_comparison(name, group, margin, reference, trust) for name, group in groups]
     if reference is not None and not any(comparison["reference"] for comparison in comparisons):
@@ -62,7 +63,7 @@ def compare(
     }
 
 
-def usable(runs: Iterable[Run]) -> tuple[list[Run], list[Skipped]]:
+def usable(runs: Iterable[FinishedRun]) -> tuple[list[FinishedRun], list[Skipped]]:
     """Runs that can be compared at least with themselves, and those that whatever they hold keeps from it."""
     good, skipped = [], []
     for run in runs:
@@ -75,15 +76,17 @@ def usable(runs: Iterable[Run]) -> tuple[list[Run], list[Skipped]]:
     return good, skipped
 
 
-def _grouped(runs: Iterable[Run], key: Callable[[Run], Hashable]) -> dict[Hashable, list[Run]]:
-    groups: dict[Hashable, list[Run]] = defaultdict(list)
+def _grouped(
+    runs: Iterable[FinishedRun], key: Callable[[FinishedRun], Hashable]
+) -> dict[Hashable, list[FinishedRun]]:
+    groups: dict[Hashable, list[FinishedRun]] = defaultdict(list)
     for run in runs:
         groups[key(run)].append(run)
     return dict(groups)
 
 
 def _comparison(
-    name: str, runs: Sequence[Run], margin: float, reference: str | None, trust: Trust
+    name: str, runs: Sequence[FinishedRun], margin: float, reference: str | None, trust: Trust
 ) -> dict[str, Any]:
     """Methods side by side, best first."""
     notes: list[str] = []
@@ -124,7 +127,7 @@ def _comparison(
     }
 
 
-def _newest(runs: Sequence[Run], notes: list[str]) -> list[Run]:
+def _newest(runs: Sequence[FinishedRun], notes: list[str]) -> list[FinishedRun]:
     """Of runs that differ in nothing the last, since they are no independent draws."""
     kept = []
     for group in _grouped(runs, lambda run: (frozen(run.method), run.lr, run.seed)).values():
@@ -136,7 +139,7 @@ def _newest(runs: Sequence[Run], notes: list[str]) -> list[Run]:
     return sorted(kept, key=lambda run: run.path)
 
 
-def _methods(runs: Sequence[Run]) -> Iterable[tuple[Flat, list[Run]]]:
+def _methods(runs: Sequence[FinishedRun]) -> Iterable[tuple[Flat, list[FinishedRun]]]:
     """Runs of equal settings; a seed of a basis is none where it is always the run's own."""
     for group in _grouped(
         runs, lambda run: frozen(_without(run.method, set(filter(_is_seed, run.method))))
@@ -147,7 +150,7 @@ def _methods(runs: Sequence[Run]) -> Iterable[tuple[Flat, list[Run]]]:
             for key in group[0].method
             if _is_seed(key) and several and all(run.method.get(key) == run.seed for run in group)
         }
-        told: dict[Hashable, list[Run]] = defaultdict(list)
+        told: dict[Hashable, list[FinishedRun]] = defaultdict(list)
         for run in group:
             told[frozen(_without(run.method, own))].append(run)
         for same in told.values():
@@ -165,7 +168,7 @@ def _is_seed(key: str) -> bool:
 # ---- One method ----------------------------------------------------------------------------------
 
 
-def _method(label: str, flat: Flat, runs: Sequence[Run]) -> dict[str, Any]:
+def _method(label: str, flat: Flat, runs: Sequence[FinishedRun]) -> dict[str, Any]:
     """The statistics of the runs at the rate that the search gives."""
     search, lr, reported = searched(runs)
     results = {run.seed: run.value for run in reported}
@@ -209,7 +212,7 @@ def _method(label: str, flat: Flat, runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def searched(runs: Sequence[Run]) -> tuple[list[Run], float, list[Run]]:
+def searched(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], float, list[FinishedRun]]:
     """What was searched, the rate that was found, and the runs that are reported, all of one method.
 
     Seeds on which more than one rate was run are those of the search. The rate is the one with the
@@ -235,7 +238,7 @@ def searched(runs: Sequence[Run]) -> tuple[list[Run], float, list[Run]]:
     return search, lr, sorted(reported, key=lambda run: run.seed)
 
 
-def _badness(runs: Sequence[Run]) -> float:
+def _badness(runs: Sequence[FinishedRun]) -> float:
     """The mean loss, or minus the mean score; infinite where one diverged or there is none."""
     values = [run.value for run in runs if run.value is not None]
     if not values or len(values) < len(runs):
@@ -243,7 +246,7 @@ def _badness(runs: Sequence[Run]) -> float:
     return -fmean(values) if runs[0].higher else fmean(values)
 
 
-def terminal(run: Run) -> dict[str, Any] | None:
+def terminal(run: FinishedRun) -> dict[str, Any] | None:
     """How much the metric moves at the end: over the validations of the last pass, or the last three if that has fewer.
 
     Standard deviation with n - 1 and range, max - min; None for fewer than two validations.
@@ -262,7 +265,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _row(run: Run, method: str, was_searched: bool) -> dict[str, Any]:
+def _row(run: FinishedRun, method: str, was_searched: bool) -> dict[str, Any]:
     """A run as it stands in the report."""
     found = terminal(run)
     return {

@@ -2,14 +2,14 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import UserError
 from zoo.files.access import read_json, read_yaml
+from zoo.files.flat import Flat, flatten
 from zoo.pages.texts import clean
-from zoo.runs.settings import Flat, flatten
 from zoo.training.identity import PARTS, is_identity
 
 SUMMARY, CONFIG = "summary.json", "config.yaml"
@@ -155,6 +155,16 @@ def read_summary(folder: Path) -> dict[str, Any]:
     if summary.get("loss") is None and summary.get("score") is None:
         raise UserError("it was never validated: its summary.json has no loss")
     return summary
+
+
+def fitting(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a summary without those of its values that are none of their kind, and what is null."""
+    kinds = NEEDED | OPTIONAL
+    return {
+        key: value
+        for key, value in summary.items()
+        if value is not None and (key not in kinds or kinds[key](value))
+    }
 
 
 def read_settings(folder: Path) -> Flat:

@@ -1,29 +1,25 @@
-"""Settings of runs, flat and comparable: what an older run does not mention is at its default."""
+"""Defaults of settings, by the classes that have them: what a run does not mention is at its default."""
 
 import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from zoo.errors import UserError
+from zoo.files.flat import Flat, frozen, is_set
 from zoo.files.trust import NOBODY, Trust
-from zoo.training.identity import Flat, flatten
-
-__all__ = ["Flat", "defaults", "filled", "flatten", "frozen", "is_set"]
 
 
 def filled(settings: Sequence[Flat], trust: Trust = NOBODY) -> list[Flat]:
-    """The same settings, each with the defaults of what it lacks and another has; then without what is not set.
+    """Return the same settings, with the defaults of what one lacks and another has.
 
-    Settings of a class are looked for in others that have the same class there. Only what is
-    missing is looked up, since that imports its class. One that is not trusted or cannot be
-    imported stays as it is.
+    Runs that an older zoo wrote lack what it did not know. Settings of a class are looked for in
+    others that have the same class there. Only what is missing is looked up, since that imports its
+    class; one that is not trusted or cannot be imported stays as it is. What is not set is left out.
     """
-    known: dict[
-        tuple[str, Any], bool
-    ] = {}  # by name and the class that has it: whether any sets it
+    known: dict[tuple[str, Any], bool] = {}  # by name and its class: whether any sets it
     for flat in settings:
         for key, value in flat.items():
             place = key, frozen(flat.get(key.rpartition(".")[0]))
@@ -33,9 +29,7 @@ def filled(settings: Sequence[Flat], trust: Trust = NOBODY) -> list[Flat]:
         whole = dict(flat)
         for (key, kind), somewhere in known.items():
             same = kind == frozen(flat.get(key.rpartition(".")[0]))
-            if (
-                key not in flat and same and somewhere
-            ):  # what all others leave empty is empty by default
+            if key not in flat and same and somewhere:  # what none sets is empty by default
                 default = _default_of(flat, key, trust)
                 if default is not inspect.Parameter.empty:
                     whole[key] = default
@@ -43,20 +37,8 @@ def filled(settings: Sequence[Flat], trust: Trust = NOBODY) -> list[Flat]:
     return complete
 
 
-def is_set(value: Any) -> bool:
-    """Whether a setting says anything."""
-    return value is not None and value != [] and value != {}
-
-
-def frozen(value: Any) -> Any:
-    """A setting that can be hashed, in which 1 and 1.0 are one."""
-    if isinstance(value, Mapping):
-        return frozenset((key, frozen(item)) for key, item in value.items())
-    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
-
-
 def _default_of(flat: Flat, key: str, trust: Trust) -> Any:
-    """The default of a setting that is missing, by the class that would have it; `empty` if it is not known."""
+    """Return the default of a setting by the class that would have it; `empty` if it is not known."""
     node, _, name = key.rpartition(".")
     owner, _, parameter = node.rpartition(".")
     cls, above = flat.get(node), flat.get(owner)
@@ -70,7 +52,7 @@ def _default_of(flat: Flat, key: str, trust: Trust) -> Any:
 
 @functools.cache
 def defaults(path: str, trust: Trust = NOBODY) -> dict[str, Any]:
-    """The defaults of a class' arguments, by its path; empty if it is not trusted or cannot be imported."""
+    """Return the defaults of a class' arguments; none if it is not trusted or cannot be imported."""
     cls = _class(path, trust)
     try:
         parameters = inspect.signature(cls).parameters.values() if cls is not None else ()
@@ -81,7 +63,7 @@ def defaults(path: str, trust: Trust = NOBODY) -> dict[str, Any]:
 
 @functools.cache
 def _fields(path: str, parameter: str, trust: Trust) -> dict[str, Any]:
-    """The defaults of the dataclass that an argument of a class takes."""
+    """Return the defaults of the dataclass that an argument of a class takes."""
     cls = _class(path, trust)
     try:
         hint = typing.get_type_hints(cls.__init__).get(parameter) if cls is not None else None  # type: ignore[misc]
