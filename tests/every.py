@@ -1,15 +1,31 @@
 """Every parameterization that is exported, so that a new class stands in all matrices of tests by
-itself.
+itself; and matrices of which some rows run by default, and all under `slow`.
 """
 
 import functools
+from collections.abc import Callable, Iterable
 from typing import Any
+
+import pytest
 
 import zoo.parameterizations as zoo
 from zoo.layers.convert import ParameterizationFactory
 
 BUDGETS: dict[str, dict[str, Any]] = {"Dense": {}, "LoRA": {"rank": 2}}
 """Arguments of classes that a ratio does not suit."""
+OF_EACH_KIND = ("BlockDCT", "DCT", "LoRA", "RandLoRA")
+"""Classes that share no way to make W: what holds of layers with these holds of the others too."""
+
+
+def thinned(rows: Iterable[Any], default: Callable[..., bool]) -> list[Any]:
+    """Leave all rows of a matrix of tests to `slow` but those that also run by default.
+
+    Args:
+        rows: the arguments of one test each, tuples where there are several.
+        default: whether the test with these arguments runs by default.
+    """
+    given = [row if isinstance(row, tuple) else (row,) for row in rows]
+    return [pytest.param(*row, marks=() if default(*row) else pytest.mark.slow) for row in given]
 
 
 def factories(

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from every import thinned
 from test_blocks import reference
 
 pytest.importorskip("triton")
@@ -41,7 +42,15 @@ def make(m, n, block, ratio, dtype=torch.float32):
     return layout, torch.randn(layout.coefficients, dtype=dtype)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case} {case.dtype}")
+# Every fourth by default: each of its dtypes, with and without a bias, strides and tiles.
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=() if i % 4 == 0 else pytest.mark.slow)
+        for i, case in enumerate(CASES)
+    ],
+    ids=lambda case: f"{case} {case.dtype}",
+)
 def test_y_is_x_w_t_plus_b(interpreted, case):
     error, tolerance = cases.error(case, "cpu", calls=1)
     assert error <= tolerance
@@ -233,7 +242,9 @@ class Hopper:
         return None
 
 
-@pytest.mark.parametrize(("block", "ratio", "tokens"), DESIGN)
+@pytest.mark.parametrize(
+    ("block", "ratio", "tokens"), thinned(DESIGN, lambda *case: case in (DESIGN[0], DESIGN[-1]))
+)
 def test_it_compiles_for_a_gpu(block, ratio, tokens, tmp_path, monkeypatch):
     """Loads are of 16 bytes, asynchronous in a loop; products run on tensor cores; registers do not
     spill.

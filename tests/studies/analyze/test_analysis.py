@@ -175,6 +175,7 @@ def test_curves_are_those_of_a_dense_transform():
         assert found.curves[f"null_{name}"] == pytest.approx(mean.tolist(), abs=0.1)
 
 
+@pytest.mark.slow
 def test_false_positive_rate():
     """Of 200 rotated planted updates, 5 +- 3 % are called structured."""
     weight, found = planted(48, 48), 0
@@ -183,6 +184,7 @@ def test_false_positive_rate():
     assert 0.02 <= found / 200 <= 0.08
 
 
+@pytest.mark.slow
 def test_false_positive_rate_of_layers_and_runs_that_share_a_direction():
     """A random direction that all have, as those of the residual stream, moves all alike, and their
     nulls too.

@@ -134,7 +134,11 @@ def test_bytes_by_score(masks, masked):
 
 
 @pytest.mark.parametrize(
-    "groups, transforms", [(1, ("dct",)), (5, ("dct", "fourier", "hadamard", "haar"))]
+    "groups, transforms",
+    [
+        (1, ("dct",)),
+        pytest.param(5, ("dct", "fourier", "hadamard", "haar"), marks=pytest.mark.slow),
+    ],
 )
 def test_nothing_of_a_mask_lies_outside(groups, transforms):
     for name, figure in mask_figures(mask(groups, 2, transforms)).items():
