@@ -1,9 +1,14 @@
 """What a user did wrong, as opposed to what zoo did wrong."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 LOCALE = "{} has letters that names of files cannot have in this locale: set PYTHONUTF8=1"
 """To be said where a name is not written in ASCII and the locale knows nothing else."""
+
+
+_OPTIONS: ContextVar[Mapping[str, str] | None] = ContextVar("names of options", default=None)
 
 
 class UserError(ValueError):
@@ -11,6 +16,29 @@ class UserError(ValueError):
 
     The command line prints it as one line and exits with status 2.
     """
+
+
+def option(name: str) -> str:
+    """Name an option of `zoo fit` in a message as the command that is at work calls it.
+
+    Args:
+        name: of the option without its dashes, as `model.backbone`.
+    """
+    return f"--{(_OPTIONS.get() or {}).get(name, name)}"
+
+
+@contextmanager
+def options_called(names: Mapping[str, str]) -> Iterator[None]:
+    """Have messages name options as a command calls them that is not `zoo fit`.
+
+    Args:
+        names: by what `zoo fit` calls each option; both without dashes.
+    """
+    token = _OPTIONS.set(names)
+    try:
+        yield
+    finally:
+        _OPTIONS.reset(token)
 
 
 def did_you_mean(
