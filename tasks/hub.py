@@ -1,4 +1,4 @@
-"""Pretrained networks and their tokenizers: from a `save_pretrained` folder, the cache or the Hugging Face hub.
+"""Pretrained networks and their tokenizers, from a folder, the cache or the Hugging Face hub.
 
 transformers and datasets are an extra, imported here only and only when used. Python code that
 comes with a backbone is refused: without `trust_remote_code=False`, transformers asks on the
@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from zoo.errors import UserError
+from zoo.errors import UserError, option
 
 Head = Literal["SequenceClassification", "CausalLM"]
 HUB_SECONDS = 3.0
-"""A hub that has not answered by then is taken for unreachable: well within 10 s, imports and all."""
+"""A hub that has not answered by then is taken for unreachable: a refusal takes less than 10 s."""
 PADDED_POSITIONS = (
     "camembert",
     "data2vec-text",
@@ -33,11 +33,11 @@ PADDED_POSITIONS = (
     "xlm-roberta-xl",
     "xmod",
 )
-"""Architectures whose positions are counted from behind the padding token's id, 1, and so are two fewer."""
+"""Architectures that count positions from behind the padding token's id, 1, so have two fewer."""
 
 
 def library(name: str) -> Any:
-    """transformers, datasets or another library of the extra, imported.
+    """Import transformers, datasets or another library of the extra.
 
     Raises:
         UserError: naming the extra, if it is not installed.
@@ -51,18 +51,18 @@ def library(name: str) -> Any:
             f'Hugging Face models need {name}, which is not installed: pip install -e ".[glue]"'
         ) from None
     if name in ("transformers", "datasets"):
-        module.logging.set_verbosity_error()  # its report on every load; what matters is checked here
+        module.logging.set_verbosity_error()  # it reports on every load; `load_network` checks that
         module.logging.disable_progress_bar()
     return module
 
 
 def offline() -> bool:
-    """Whether the user has switched the hub off."""
+    """Return whether the user has switched the hub off."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
 
 
 def reachable(seconds: float = HUB_SECONDS) -> bool:
-    """Whether the hub answers; asked in a thread of its own, because a name look-up obeys no time-out."""
+    """Ask whether the hub answers, in a thread: a name look-up obeys no time-out."""
     answers = threading.Event()
 
     def ask() -> None:
@@ -72,9 +72,7 @@ def reachable(seconds: float = HUB_SECONDS) -> bool:
             ).close()
         except urllib.error.HTTPError:
             pass  # it answers
-        except (
-            Exception
-        ):  # whatever goes wrong here, also with a damaged $HF_ENDPOINT, there is no hub
+        except Exception:  # whatever goes wrong, also with a damaged $HF_ENDPOINT, there is no hub
             return
         answers.set()
 
@@ -85,12 +83,12 @@ def reachable(seconds: float = HUB_SECONDS) -> bool:
 
 
 def is_path(name: str) -> bool:
-    """Whether a name can only mean a folder: hub names are `name` or `owner/name`."""
+    """Return whether a name can only mean a folder: hub names are `name` or `owner/name`."""
     return Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
 def fetch(name: str, what: str, option: str, load: Callable[[bool], Any]) -> Any:
-    """`load(local_files_only)`, first from a folder or the cache, then from the hub.
+    """Call `load(local_files_only)`, first for a folder or the cache, then for the hub.
 
     Args:
         name: a folder, or a name on the hub.
@@ -104,14 +102,15 @@ def fetch(name: str, what: str, option: str, load: Callable[[bool], Any]) -> Any
     """
     if is_path(name) and not Path(name).is_dir():
         raise UserError(
-            f"no folder {name!r}: give one written by save_pretrained, or a name on the hub, as {option}"
+            f"no folder {name!r}: give one written by save_pretrained, or a name on the hub, as "
+            f"{option}"
         )
     for file in Path(name).iterdir() if is_path(name) else ():
-        if file.exists() and not (
-            file.is_file() or file.is_dir()
-        ):  # the libraries would wait for a pipe
+        regular = file.is_file() or file.is_dir()
+        if file.exists() and not regular:  # the libraries would wait for a pipe
             raise UserError(
-                f"{what} {name!r} has '{file.name}', which is no regular file; give another {option}"
+                f"{what} {name!r} has '{file.name}', which is no regular file; give another "
+                f"{option}"
             )
     try:
         return load(True)
@@ -141,7 +140,7 @@ def _first_line(error: Exception) -> str:
 
 
 def load_config(backbone: str) -> Any:
-    """The configuration of a pretrained network.
+    """Load the configuration of a pretrained network.
 
     Raises:
         UserError: if there is none, or its architecture is unknown.
@@ -149,7 +148,8 @@ def load_config(backbone: str) -> Any:
     transformers = library("transformers")
     if Path(backbone).is_dir() and not (Path(backbone) / "config.json").is_file():
         raise UserError(
-            f"folder {backbone!r} has no config.json: give --model.backbone one written by save_pretrained"
+            f"folder {backbone!r} has no config.json: give {option('model.backbone')} one written "
+            "by save_pretrained"
         )
 
     def load(local: bool) -> Any:
@@ -157,11 +157,11 @@ def load_config(backbone: str) -> Any:
             backbone, local_files_only=local, trust_remote_code=False
         )
 
-    return fetch(backbone, "backbone", "--model.backbone", load)
+    return fetch(backbone, "backbone", option("model.backbone"), load)
 
 
 def load_skeleton(backbone: str, head: Head) -> Any:
-    """A network without its weights, on the meta device: names and shapes.
+    """Make a network without its weights, on the meta device: names and shapes.
 
     Raises:
         UserError: if the backbone cannot be had, or its architecture has no such head.
@@ -174,19 +174,17 @@ def load_skeleton(backbone: str, head: Head) -> Any:
 
 
 def auto_class(backbone: str, config: Any, head: Head) -> Any:
-    """The class that makes a network with a head.
+    """Return the class that makes a network with a head.
 
     Raises:
         UserError: if the architecture has no such head.
     """
     auto = getattr(library("transformers"), f"AutoModelFor{head}")
     if type(config) not in auto._model_mapping:
-        wanted = {
-            "SequenceClassification": "classification head",
-            "CausalLM": "language-model head",
-        }[head]
+        wanted = "language-model head" if head == "CausalLM" else "classification head"
         raise UserError(
-            f"backbone {backbone!r}: a {config.model_type} has no {wanted}; give another --model.backbone"
+            f"backbone {backbone!r}: a {config.model_type} has no {wanted}; give another "
+            f"{option('model.backbone')}"
         )
     return auto
 
@@ -194,7 +192,9 @@ def auto_class(backbone: str, config: Any, head: Head) -> Any:
 def load_network(
     backbone: str, head: Head, dtype: str = "float32", frozen: bool = False, **settings: Any
 ) -> tuple[Any, frozenset[str]]:
-    """A pretrained network with a head, in training mode; and what of it no file of the backbone holds.
+    """Load a pretrained network with a head, in training mode.
+
+    Named beside it is what of it no file of the backbone holds.
 
     A classifier's head that the backbone lacks, or that has another number of labels, is drawn at
     random; so is a pooler. Nothing else may be missing.
@@ -233,53 +233,47 @@ def load_network(
             trust_remote_code=False,
         )
 
-    if (
-        torch.get_default_device().type == "meta"
-    ):  # names and shapes are asked for, and nothing is read
+    if torch.get_default_device().type == "meta":  # names and shapes are wanted, nothing is read
         network = auto.from_config(config)
         report: dict[str, Any] = {"missing_keys": [], "mismatched_keys": []}
     else:
-        network, report = fetch(backbone, "backbone", "--model.backbone", load)
+        network, report = fetch(backbone, "backbone", option("model.backbone"), load)
         if not getattr(network, "_keep_in_fp32_modules_strict", None):
-            for parameter in (
-                network.parameters()
-            ):  # DeBERTa's own biases stay float32, and its forward pass fails
+            # DeBERTa's own biases would stay float32, and its forward pass fail.
+            for parameter in network.parameters():
                 parameter.data = parameter.data.to(getattr(torch, dtype))
-    base = f"{network.base_model_prefix}."
+    base, classifies = f"{network.base_model_prefix}.", head == "SequenceClassification"
     drawn = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
-    if lacking := [
-        key for key in drawn if head == "CausalLM" or key.startswith(base) and ".pooler." not in key
-    ]:
+    needed = [key for key in drawn if key.startswith(base) and ".pooler." not in key]
+    if lacking := needed if classifies else drawn:
         raise UserError(
-            f"the weights of backbone {backbone!r} do not fit its config.json: {lacking[0]} is missing or of another "
-            f"shape ({len(lacking)} such); give another --model.backbone"
+            f"the weights of backbone {backbone!r} do not fit its config.json: {lacking[0]} is "
+            f"missing or of another shape ({len(lacking)} such); give another "
+            f"{option('model.backbone')}"
         )
+    drawn_names = frozenset(drawn)
     for name, parameter in network.named_parameters() if frozen else ():
-        parameter.requires_grad_(
-            name in drawn or head == "SequenceClassification" and not name.startswith(base)
-        )
-    if head == "SequenceClassification":
+        parameter.requires_grad_(name in drawn or classifies and not name.startswith(base))
+    if classifies:
         network.config.pad_token_id = padding(config)  # by which a decoder finds the last token
         for name, module in network.named_children():
             if dtype != "float32" and f"{name}." != base:
                 module.float().register_forward_pre_hook(_in_float32)
         for name, module in network.base_model.named_modules() if dtype != "float32" else ():
-            if any(
-                f"{base}{name}.{key}" in drawn for key, _ in module.named_parameters(recurse=False)
-            ):
+            own = (f"{base}{name}.{key}" for key, _ in module.named_parameters(recurse=False))
+            if not drawn_names.isdisjoint(own):
                 module.float().register_forward_pre_hook(_in_float32)
-    return network.train(), frozenset(
-        drawn
-    )  # from_pretrained leaves it in eval mode, and dropout off
+    # from_pretrained leaves it in eval mode, and dropout off.
+    return network.train(), drawn_names
 
 
 def _in_float32(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a float32 head is given by a network of another dtype."""
+    """Turn what a float32 head is given by a network of another dtype into float32."""
     return tuple(x.float() if getattr(x, "is_floating_point", bool)() else x for x in inputs)
 
 
 def load_tokenizer(backbone: str) -> Any:
-    """The tokenizer of a pretrained network.
+    """Load the tokenizer of a pretrained network.
 
     Raises:
         UserError: if it cannot be had.
@@ -292,10 +286,9 @@ def load_tokenizer(backbone: str) -> Any:
             backbone, local_files_only=local, trust_remote_code=False
         )
 
-    tokenizer = fetch(backbone, "the tokenizer of", "--model.backbone", load)
-    if len(tokenizer) <= len(
-        tokenizer.all_special_ids
-    ):  # what transformers makes of a folder without its files
+    tokenizer = fetch(backbone, "the tokenizer of", option("model.backbone"), load)
+    # Of a folder without a tokenizer's files transformers makes one of special tokens alone.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise UserError(
             f"the tokenizer of {backbone!r} has no words: its files are missing; give another one"
         )
@@ -303,13 +296,13 @@ def load_tokenizer(backbone: str) -> Any:
 
 
 def padding(config: Any) -> int:
-    """The id that fills up a batch: the padding token's, or where a network has none that of the end of text."""
+    """Return the id that fills up a batch.
+
+    It is the padding token's, or where a network has none that of the end of text.
+    """
     ends = getattr(config, "eos_token_id", None)
-    candidates = (
-        getattr(config, "pad_token_id", None),
-        *(ends if isinstance(ends, list) else [ends]),
-        0,
-    )
+    several = ends if isinstance(ends, list) else [ends]  # Llama 3 has a list of them
+    candidates = (getattr(config, "pad_token_id", None), *several, 0)
     return next(i for i in candidates if i is not None)
 
 
@@ -320,11 +313,8 @@ def check_length(backbone: str, length: int, option: str) -> None:
         UserError: naming the option that gave the length.
     """
     config = load_config(backbone)
-    positions = getattr(config, "max_position_embeddings", None)
-    longest = (
-        positions - 2
-        if positions is not None and config.model_type in PADDED_POSITIONS
-        else positions
-    )
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and config.model_type in PADDED_POSITIONS:
+        longest -= 2
     if longest is not None and length > longest:
         raise UserError(f"{option} must be at most {longest} for {backbone!r}, got {length}")

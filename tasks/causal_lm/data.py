@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tasks.hub import check_length, load_tokenizer
 from tasks.text.data import TextData
-from zoo.errors import UserError
+from zoo.errors import UserError, option
 from zoo.training.identity import digest
 
 
@@ -49,7 +49,7 @@ class TokenData(TextData):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The backbone's.
+        """The backbone's tokenizer.
 
         Raises:
             UserError: if the network has fewer positions than `block_size`, or the tokenizer cannot
@@ -59,12 +59,13 @@ class TokenData(TextData):
         tokenizer = load_tokenizer(self.backbone)
         if not tokenizer.is_fast:
             raise UserError(
-                f"the tokenizer of {self.backbone!r} tells no offsets; give another --model.backbone"
+                f"the tokenizer of {self.backbone!r} tells no offsets; give another "
+                f"{option('model.backbone')}"
             )
         return tokenizer
 
     def encode(self, text: str) -> tuple[Tensor, Tensor]:
-        """Tokens; each stands for the characters up to where the next one starts."""
+        """Turn a text into tokens, each of which stands for the characters up to the next one."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         starts = torch.tensor(
             [0, *(start for start, _ in encoded["offset_mapping"][1:]), len(text)]
@@ -72,14 +73,17 @@ class TokenData(TextData):
         return torch.tensor(encoded["input_ids"], dtype=torch.int32), starts.diff()
 
     def identity(self) -> dict[str, object]:
-        """The hash of the tokens too: of one text, another tokenizer makes others."""
+        """Return the identity of the text, and the hash of its tokens.
+
+        Of one text, another tokenizer makes others.
+        """
         return {**super().identity(), "tokens_sha256": self.tokens_sha256}
 
     @cached_property
     def tokens_sha256(self) -> str:
-        """Of the ids of both parts, int32."""
+        """The hash of the ids of both parts, int32."""
         return digest(*(ids for ids, _ in self.encoded))
 
     def facts(self) -> dict[str, object]:
-        """The corpus and its hash, sizes, the windows and the tokenizer."""
+        """Return the corpus and its hash, sizes, the windows and the tokenizer."""
         return {**super().facts(), "backbone": self.backbone, "vocabulary": len(self.tokenizer)}

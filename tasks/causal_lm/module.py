@@ -9,7 +9,7 @@ from torch import Tensor
 from tasks.finetuning import FineTuning, Tuning
 from tasks.hub import load_tokenizer
 from tasks.text.module import LanguageModel, LanguageScore
-from zoo.errors import UserError
+from zoo.errors import UserError, option
 from zoo.layers.convert import ParameterizationFactory
 from zoo.parameterizations import Dense
 from zoo.parameterizations.budget import Budget
@@ -17,7 +17,7 @@ from zoo.training.optimizers import OptimizerConfig
 
 
 def sees_ahead(network: Any) -> bool:
-    """Whether the logits at a position depend on a later one, as an encoder's do."""
+    """Return whether the logits at a position depend on a later one, as an encoder's do."""
     training = network.training
     ids = torch.arange(2, device=network.device)[None]
     with torch.enable_grad():  # whoever builds the task
@@ -60,44 +60,36 @@ class CausalLM(FineTuning, LanguageModel):
         seed: int = 0,
         recompute: bool = False,
     ) -> None:
-        super().__init__(
-            backbone,
-            parameterization,
-            targets,
-            overrides,
-            budget,
-            tuning,
-            optimizer,
-            seed,
-            recompute,
-        )
+        update = (parameterization, targets, overrides, budget, tuning)
+        super().__init__(backbone, *update, optimizer, seed, recompute)
         self.save_settings()
         self.block_size = block_size
         network: Any = self.build("CausalLM")
         if network.device.type != "meta" and sees_ahead(network):
             raise UserError(
-                f"backbone {backbone!r}: a {network.config.model_type} is an encoder, which sees the token that is to "
-                "be predicted; give a decoder, such as gpt2, as --model.backbone"
+                f"backbone {backbone!r}: a {network.config.model_type} is an encoder, which sees "
+                "the token that is to be predicted; give a decoder, such as gpt2, as "
+                f"{option('model.backbone')}"
             )
         self.net = network
         self.score = LanguageScore()
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(batch, time) ids to (batch, time, vocabulary) logits of the next token; float32."""
+        """Turn (batch, time) ids into (batch, time, vocabulary) float32 logits of the next token."""
         return self.net(input_ids=ids, use_cache=False).logits.float()
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The backbone's, loaded when first asked for."""
+        """The backbone's tokenizer, loaded when first asked for."""
         return load_tokenizer(self.backbone)
 
     def encode(self, text: str) -> Tensor:
-        """Text to (1, tokens) ids."""
+        """Turn a text into (1, tokens) ids."""
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if not ids:
             raise UserError(f"{text!r} has no tokens: give words to continue")
         return torch.tensor([ids], device=self.device)
 
     def decode(self, ids: Tensor) -> str:
-        """(tokens,) ids to text."""
+        """Turn (tokens,) ids into text."""
         return self.tokenizer.decode(ids)

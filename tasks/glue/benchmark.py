@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from zoo.errors import UserError
+from zoo.errors import UserError, option
 
 
 @dataclass(frozen=True)
 class GlueTask:
-    """One task.
+    """One task of GLUE.
 
     Args:
         folder: its name in the official download.
@@ -36,7 +36,7 @@ class GlueTask:
 
     @property
     def num_labels(self) -> int:
-        """Outputs of the head: 1 for a regression."""
+        """The outputs of the head: 1 for a regression."""
         return len(self.labels) or 1
 
 
@@ -85,13 +85,14 @@ TASKS = {
 
 
 def glue_task(name: str) -> GlueTask:
-    """A task by its name.
+    """Return a task by its name.
 
     Raises:
         UserError: if there is none.
     """
     if name not in TASKS:
         raise UserError(
-            f"no GLUE task is called {name!r}; there are {', '.join(TASKS)}: give one as --data.task"
+            f"no GLUE task is called {name!r}; there are {', '.join(TASKS)}: give one as "
+            f"{option('data.task')}"
         )
     return TASKS[name]

@@ -5,11 +5,10 @@ it.
 """
 
 import os
-import re
 from pathlib import Path
 
 from zoo.cli.arguments import call
-from zoo.errors import UserError
+from zoo.errors import UserError, options_called
 
 
 def main(argv: list[str]) -> int:
@@ -32,8 +31,8 @@ def import_adapter(
     """Write a run with the adapter's updates and head, whole or not at all; returns its folder.
 
     Args:
-        adapter: a folder with adapter_config.json and adapter_model.safetensors or .bin, or a folder
-            around it; or a state dict that loralib saved.
+        adapter: a folder with adapter_config.json and adapter_model.safetensors or .bin, or a
+            folder around it; or a state dict that loralib saved.
         backbone: a folder or name; by default the one that the adapter names.
         task: of GLUE, for a sequence classifier.
         alpha: of loralib's, which no file says.
@@ -58,12 +57,8 @@ def import_adapter(
     path = Path(os.path.abspath(adapter))
     target = Path(output) if output else Path("runs") / (path.stem if path.is_file() else path.name)
     with new_folder(target) as part:
-        try:
+        with options_called({"model.backbone": "backbone", "data.task": "task"}):
             model, data = build(found, str(backbone), task)
-        except UserError as error:  # names the options of fit
-            raise UserError(
-                re.sub(r"--(model|data)\.(backbone|task)\b", r"--\2", str(error))
-            ) from error
         fill_(model, found)
         linked = {
             target.rpartition(".")[2] for target in tasks.LINKS.values()

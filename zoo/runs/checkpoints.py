@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from zoo.bases.masks import Kept, pack
-from zoo.errors import UserError
+from zoo.errors import UserError, options_called
 from zoo.files.paths import ADAPTER
 from zoo.files.tensors import write_tensors
 from zoo.files.trust import NOBODY, OURS, Trust
@@ -150,10 +150,11 @@ def rebuild(
             raise UserError(f"{where} has no backbone: drop --backbone")
         settings["backbone"] = backbone
     try:
-        check_sizes(path, checkpoint, lambda: instantiate_module(task, settings))
-        model: ZooModule = instantiate_module(task, settings)  # type: ignore[type-var]
-    except UserError as error:  # names the option of fit
-        raise UserError(str(error).replace("--model.backbone", "--backbone")) from error
+        with options_called({"model.backbone": "backbone"}):
+            check_sizes(path, checkpoint, lambda: instantiate_module(task, settings))
+            model: ZooModule = instantiate_module(task, settings)  # type: ignore[type-var]
+    except UserError:
+        raise
     except Exception as error:  # what a checkpoint names may be missing here, or be something else
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:100]
         hint = (
@@ -162,10 +163,8 @@ def rebuild(
             else "run it where its parameterization is found"
         )
         raise UserError(f"{where} cannot be rebuilt here ({reason}); {hint}") from error
-    try:
+    with options_called({"model.backbone": "backbone"}):
         check(path, checkpoint, model)
-    except UserError as error:  # names the option of fit
-        raise UserError(str(error).replace("--model.backbone", "--backbone")) from error
     if trained:
         model.load_state_dict(checkpoint["state_dict"])
     return model.eval()
