@@ -9,7 +9,7 @@ After `zoo fit --config NAME.yaml --trainer.max_steps 600` of lora_48 and dct_ha
 import sys
 from pathlib import Path
 
-from zoo.pages.style import PALETTE, key, legend, panels, svg, tidy
+from zoo.pages.style import PALETTE, key, legend, panels, styled, svg
 from zoo.runs.event_curves import mean_over_layers, read
 
 START = "stable_rank/"
@@ -19,9 +19,10 @@ NAMES = {
 }
 
 
+@styled
 def main(folders: list[str]) -> None:
     """Write ranks.svg beside this file: a thin line for each weight, a thick one for their mean."""
-    figure, (ax,) = panels("", 1, 1, 3.2)
+    figure, (ax,) = panels("", 1, 1, 3.2, "training step", "stable rank of each weight")
     handles = []
     for folder, colour in zip(folders, PALETTE, strict=False):
         curves = read(Path(folder), [START])
@@ -31,7 +32,6 @@ def main(folders: list[str]) -> None:
         ax.plot(*zip(*mean_over_layers(curves, START), strict=True), color=colour, linewidth=2.2)
         name = Path(folder).parent.name.partition("-")[0]
         handles.append(key(NAMES.get(name, name), colour))
-    tidy(ax, "", "training step", "stable rank of each weight")
     legend(figure, handles)
     Path(__file__).with_name("ranks.svg").write_bytes(svg(figure))
 

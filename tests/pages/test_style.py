@@ -17,6 +17,7 @@ def data():
     return analysis(groups=2, seeds=3, blocks=3, kinds=2, transforms=("dct", "haar"))
 
 
+@style.styled
 def test_a_long_legend_takes_nothing_from_the_axes():
     heights = []
     for count in (1, 12):
@@ -27,35 +28,62 @@ def test_a_long_legend_takes_nothing_from_the_axes():
     assert heights[1] == pytest.approx(heights[0], abs=0.35)
 
 
-@pytest.mark.parametrize(
-    "values, ticks",
-    [
-        ([0.25, 0.55], [0.3, 0.4, 0.5, 0.6]),
-        ([1, 1], [0.9, 1]),
-        ([0.02, 0.9], [0.03, 0.1, 0.3, 1]),
-        ([6e4, 8e6], [1e5, 3e5, 1e6, 3e6]),
-        ([1e-14, 1], [1e-14, 1e-11, 1e-8, 1e-5, 1e-2]),
-        ([0, math.nan, 2], [2]),
-    ],
-)
-def test_log_ticks_are_few_and_round(values, ticks):
-    ax = style.Figure().subplots()
-    style.log_ticks(ax, values)
-    assert ax.get_xticks() == pytest.approx(ticks)
-    low, high = ax.get_xlim()
-    assert all(low < value < high for value in values if value > 0)
+@style.styled
+def test_a_legend_has_as_many_columns_as_fit():
+    """Its rows are alike: six short entries stand in one row, six longer ones three by three."""
+    for label, columns in (("x", 6), ("x" * 25, 3), ("x" * 60, 1)):
+        figure, _ = style.panels("title", 1, 1, 2.0)
+        style.legend(figure, [style.key(label, style.INK)] * 6)
+        assert figure.legends[0]._ncols == columns and len(figure.legends) == 1
 
 
-@pytest.mark.parametrize("values", [[12.6, 14], [15], [0.3, 4], [110, 150], [1, 1000], [10, 10.1]])
-def test_a_logarithmic_axis_has_a_tick(values):
+VALUES = [
+    [0.25, 0.55],
+    [1, 1],
+    [0.02, 0.9],
+    [6e4, 8e6],
+    [1e-14, 1],
+    [12.6, 14],
+    [15],
+    [0.3, 4],
+    [110, 150],
+    [1, 1000],
+    [10, 10.1],
+]
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_a_logarithmic_axis_has_a_few_round_ticks(values):
+    """At least one and at most six within the axis, which has room for all that is drawn and hardly more."""
     ax = style.Figure().subplots()
-    style.log_ticks(ax, [*values, 0, math.nan])
+    ax.plot([*values, 0, math.nan], [0] * (len(values) + 2), "o")
+    style.log_axis(ax.xaxis)
     low, high = ax.get_xlim()
-    assert (
-        any(low <= tick <= high for tick in ax.get_xticks())
-        and low < min(values) <= max(values) < high
+    assert ax.get_xscale() == "log" and not ax.get_xticks(minor=True).size
+    ticks = [tick for tick in ax.get_xticks() if low <= tick <= high]
+    assert 1 <= len(ticks) <= 6
+    assert all(float(f"{tick:.4g}") == pytest.approx(tick) for tick in ticks)
+    assert low < min(values) <= max(values) < high
+    assert high / low < (
+        200 if len(set(values)) == 1 else 1.25 * (max(values) / min(values)) ** 1.2
     )
-    assert high / low < max(2.1, 1.5 * max(values) / min(values))
+
+
+def test_what_is_flat_looks_flat_on_an_axis_of_a_decade():
+    ax = style.Figure().subplots()
+    ax.plot([1, 2], [10, 10.1])
+    style.log_axis(ax.yaxis, decades=1)
+    low, high = ax.get_ylim()
+    assert high / low == pytest.approx(10) and low * high == pytest.approx(101)
+
+
+def test_ticks_of_values_are_labelled_where_there_is_room():
+    ax = style.Figure().subplots()
+    style.log_ticks(ax, [100, 1, 10, 98, 10])
+    assert ax.get_xticks().tolist() == [1, 10, 98, 100]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "10", "", "100"]
+    style.log_ticks(ax, [64])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["64"]
 
 
 def test_files_are_png_and_svg_with_the_same_bytes_each_time(tmp_path, data):
@@ -91,11 +119,12 @@ def test_names_are_no_formulas_and_no_markup():
             run["group"] = name if run["group"] == group["group"] else run["group"]
         group["group"] = name
     for figure in mask_figures(data).values():
-        ElementTree.fromstring(style.svg(figure))
+        root = ElementTree.fromstring(style.svg(figure))
     shown = [
         text.get_text() for text in mask_figures(data)["score_by_budget_all"].legends[0].get_texts()
     ]
-    assert len(shown) == 2 and "_\\$\\frac{\\$" in shown[0] and "\x07" not in shown[1]
+    assert len(shown) == 2 and "\x07" not in shown[1]
+    assert any("_$\\frac{$ / $x$ <b>&" in text for text in root.itertext())  # as it is
 
 
 def test_short_names():

@@ -1,7 +1,7 @@
-"""How figures look: one palette, one kind of axes, legends that never cover data, files with the same bytes each time.
+"""How figures look: zoo.mplstyle, axes in a grid, legends that never cover data, files with the same bytes each time.
 
-No pyplot and no setting of matplotlib is changed; the palette is Okabe and Ito's (Color Universal
-Design, 2008), which readers with any colour vision tell apart.
+No pyplot and no setting of matplotlib is changed: what draws a figure is `styled`, within which
+matplotlib has zoo's settings.
 """
 
 import math
@@ -17,16 +17,16 @@ import numpy as np
 from zoo.errors import UserError
 
 try:
-    from matplotlib import rc_context
+    from matplotlib import rc_context, rc_params_from_file
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, ListedColormap, to_rgb
+    from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, to_rgb
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 except ModuleNotFoundError:
     raise UserError(
         "figures need matplotlib, which is not installed: pip install 'zoo[lab]'"
@@ -34,26 +34,25 @@ except ModuleNotFoundError:
 
 Data = dict[str, Any]
 
-INK, MUTED, GRID, SURFACE = "#24292f", "#6b7280", "#e3e6ea", "#ffffff"
-"""Text and frame, secondary text, grid lines, background: a page in a dark scheme puts others in their places."""
+SETTINGS = rc_params_from_file(Path(__file__).with_name("zoo.mplstyle"), use_default_template=False)
+styled = rc_context(SETTINGS)
+"""Decorates what draws: matplotlib reads its settings when a part is made, ticks not before they are drawn."""
+
+INK, MUTED = SETTINGS["text.color"], SETTINGS["xtick.color"]
+"""Text, and secondary text and frames: a page in a dark scheme puts others in their places, as in these two:"""
+GRID, SURFACE = SETTINGS["grid.color"], SETTINGS["figure.facecolor"]
 NULL = "#8a8f98"
 """What is there to compare with, never data."""
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31")
+PALETTE = tuple(SETTINGS["axes.prop_cycle"].by_key()["color"])
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*", "h")
 DASHES = ("-", "--", ":", "-.")
-WIDTH = 7.0
-"""Inches. Embedded 700 pixels wide, text of 9 points is then 12 pixels high."""
 DEPTH = LinearSegmentedColormap.from_list("depth", ["#3d6fd6", "#8f5fc4", "#cf5377", "#e5892c"])
 """First block to last; of a middle lightness throughout, to be seen on white and on black."""
-TYPE = 9
-TEXT: Data = {"fontsize": TYPE, "color": INK}
-SMALL: Data = {"fontsize": TYPE - 1, "color": INK}
-SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "zoo"}
 
 
 def plain(text: object) -> str:
-    """Any text as one that matplotlib takes as it is: no formulas, no characters that SVG cannot hold."""
-    return "".join(c if c.isprintable() else " " for c in str(text)).replace("$", r"\$")
+    """Any text as one that SVG can hold."""
+    return "".join(c if c.isprintable() else " " for c in str(text))
 
 
 def wrapped(text: object, width: int = 26) -> str:
@@ -67,45 +66,39 @@ def wrapped(text: object, width: int = 26) -> str:
     return "\n".join(lines)
 
 
+# ---- Axes ----------------------------------------------------------------------------------------
+
+
 def panels(
-    title: str, rows: int, columns: int, height: float, **shared: Any
+    title: str, count: int, columns: int, height: float, x: str = "", y: str = "", **shared: Any
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of rows x columns axes, each `height` inches high, and those axes row by row.
+    """Make a figure of some axes, row by row.
+
+    Where axes share a side, the outermost alone have its label.
 
     Args:
-        title: says what is shown.
-        rows: of axes.
-        columns: of axes.
+        title: of the figure, says what is shown.
+        count: of axes.
+        columns: at most.
         height: of a row, in inches.
+        x: label.
+        y: label.
         shared: `sharex` and `sharey` of `Figure.subplots`.
     """
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
     lines = title.count("\n") + 1
-    figure = Figure((WIDTH, rows * height + 0.2 * lines), layout="constrained", facecolor=SURFACE)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=TYPE + 1, fontweight="bold", color=INK)
-    return figure, list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
-
-
-def tidy(ax: Axes, title: str, x: str, y: str = "", grid: str | None = "both") -> None:
-    """Give axes a title and labels, a light grid behind the data, and two sides instead of a box."""
-    ax.set_facecolor(SURFACE)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set_color(MUTED)
-    ax.tick_params(
-        which="both", labelsize=TYPE - 1, color=MUTED, labelcolor=INK, width=0.8, length=3
-    )
-    ax.minorticks_off()
-    if grid:
-        ax.grid(True, axis=grid, color=GRID, linewidth=0.8)  # type: ignore[arg-type]
-    ax.set_title(title, loc="left", **TEXT)
-    ax.set_xlabel(plain(x), **TEXT)
-    ax.set_ylabel(plain(y), **TEXT)
-
-
-def hide(axes: Iterable[Axes]) -> None:
-    """Take away what a grid of axes has too many."""
-    for ax in axes:
-        ax.set_axis_off()
+    figure = Figure((SETTINGS["figure.figsize"][0], rows * height + 0.2 * lines))
+    figure.suptitle(title, x=0.01, ha="left")
+    axes = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
+    for ax in axes[count:]:
+        ax.remove()
+    for i, ax in enumerate(axes[:count]):
+        lowest = i + columns >= count or not shared.get("sharex")
+        first = i % columns == 0 or not shared.get("sharey")
+        ax.tick_params(labelbottom=lowest)
+        ax.set(xlabel=plain(x) if lowest else "", ylabel=plain(y) if first else "")
+    return figure, axes[:count]
 
 
 def percent(*axes: Axis) -> None:
@@ -114,13 +107,54 @@ def percent(*axes: Axis) -> None:
         axis.set_major_formatter(PercentFormatter(1))
 
 
-def ink_on(colour: Any) -> str:
-    """Black or white, whichever is read better on a colour; the same in a page's dark scheme."""
-    return "#101010" if np.dot(to_rgb(colour), (0.3, 0.59, 0.11)) > 0.5 else "#fefefe"
+def log_axis(axis: Axis, form: Any = "{x:g}", decades: float = 0.0) -> None:
+    """Make an axis logarithmic, with a few round ticks, however narrow or wide what is drawn on it is.
+
+    matplotlib's own ticks of such an axis are powers of 10, of which there may be none, and its
+    labels formulas.
+
+    Args:
+        axis: of axes on which all is drawn.
+        form: of labels, for `Axis.set_major_formatter`.
+        decades: that it has at least, so that what is flat looks flat.
+    """
+    ax, name = axis.axes, axis.axis_name  # type: ignore[attr-defined]
+    ax.set(**{f"{name}scale": "log"})
+    low, high = axis.get_view_interval()
+    if (span := math.log10(high / low)) < decades:
+        room = 10 ** ((decades - span) / 2)
+        ax.set(**{f"{name}lim": (low / room, high * room)})
+        span = decades
+    steps = (1, 2, 5) if span < 1.7 else (1, 3) if span < 3 else (1,)
+    axis.set_major_locator(
+        MaxNLocator(4, steps=(1, 2, 5, 10)) if span < 0.5 else LogLocator(subs=steps, numticks=6)
+    )
+    axis.set_major_formatter(form)
+    ax.minorticks_off()
+
+
+def log_ticks(ax: Axes, values: Iterable[float]) -> None:
+    """Make the x axis logarithmic, with a tick at each value, and its label where there is room, from the largest down."""
+    x = sorted(set(values))
+    columns = ax.get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
+    character = 0.014 * columns * math.log(x[-1] / x[0])  # as wide as on the axis, about
+    labels: list[str] = []
+    last = math.inf
+    for value in reversed(x):
+        label = f"{value:g}"
+        room = math.log(last / value) > (len(label) + 1) * character
+        labels.insert(0, label if room else "")
+        last = value if room else last
+    ax.set_xscale("log")
+    ax.set_xticks(x, labels)
+    ax.minorticks_off()
+
+
+# ---- Legends and colours -------------------------------------------------------------------------
 
 
 def key(
-    label: object, color: str, line: Any = "-", marker: str = "", filled: bool = True
+    label: object, color: Any, line: Any = "-", marker: str = "", filled: bool = True
 ) -> Line2D:
     """An entry of a legend."""
     face = color if filled else SURFACE
@@ -135,36 +169,27 @@ def band(label: str, color: str) -> Patch:
 
 
 def legend(figure: Figure, handles: Sequence[Artist], note: str = "") -> None:
-    """A legend under the axes, in as many columns as its longest label allows.
-
-    The figure grows by its height.
+    """Put a legend under the axes, in as many columns as fit; the figure grows by its height.
 
     Args:
         figure: of axes that are done.
         handles: with labels.
         note: a line above it, such as what is not shown.
     """
-    labels = [wrapped(str(handle.get_label()).replace(r"\$", "$"), 80) for handle in handles]
-    longest = max(len(line) for label in labels for line in label.split("\n"))
-    columns = min(len(labels), max(1, int(88 / (longest + 6))))
-    rows = math.ceil(len(labels) / columns) + sum(label.count("\n") for label in labels)
-    rows += wrapped(note, 100).count("\n") + 1 if note else 0
-    figure.set_figheight(figure.get_figheight() + 0.19 * rows)
+    labels = [wrapped(handle.get_label(), 80) for handle in handles]
     # matplotlib leaves out labels that begin with an underscore
-    shown = [f" {label}" if label.startswith("_") else label for label in labels]
-    box = figure.legend(
-        handles,
-        shown,
-        loc="outside lower center",
-        ncols=columns,
-        frameon=False,
-        handlelength=2.2,
-        labelcolor=INK,
-        fontsize=TYPE - 1,
-        title=wrapped(note, 100),
-        title_fontsize=TYPE - 1,
-    )
+    labels = [f" {label}" if label.startswith("_") else label for label in labels]
+    for rows in range(1, len(labels) + 1):
+        columns = math.ceil(len(labels) / rows)
+        box = figure.legend(
+            handles, labels, loc="outside lower center", ncols=columns, title=wrapped(note, 100)
+        )
+        extent = box.get_window_extent()
+        if columns == 1 or extent.width < figure.bbox.width:
+            break
+        box.remove()
     box.get_title().set(color=MUTED, multialignment="center")
+    figure.set_figheight(figure.get_figheight() + extent.height / figure.dpi)
 
 
 def look(index: int) -> dict[str, Any]:
@@ -172,67 +197,30 @@ def look(index: int) -> dict[str, Any]:
     return {"color": PALETTE[index % len(PALETTE)], "marker": MARKERS[index % len(MARKERS)]}
 
 
-def depth(blocks: Iterable[int]) -> dict[int, Any]:
-    """A colour for each block, first to last."""
-    order = sorted(set(blocks))
-    return {block: DEPTH(i / max(1, len(order) - 1)) for i, block in enumerate(order)}
+def ink_on(colour: Any) -> str:
+    """Black or white, whichever is read better on a colour; the same in a page's dark scheme."""
+    return "#101010" if np.dot(to_rgb(colour), (0.3, 0.59, 0.11)) > 0.5 else "#fefefe"
 
 
-def depth_bar(figure: Figure, axes: list[Axes], colours: dict[int, Any]) -> None:
-    """A bar beside the axes that says which colour is which block, if there is more than one."""
-    if len(colours) < 2:
-        return
-    blocks, n = list(colours), len(colours)
-    scale = ScalarMappable(
-        BoundaryNorm([i - 0.5 for i in range(n + 1)], n), ListedColormap(list(colours.values()))
-    )
-    ticks = range(0, n, math.ceil(n / 12))
-    bar = figure.colorbar(scale, ax=axes, ticks=list(ticks), aspect=30, pad=0.02)
-    bar.ax.set_yticklabels([str(blocks[i]) for i in ticks])
-    tidy_bar(bar, "block")
+def depth(blocks: Iterable[int]) -> ScalarMappable:
+    """A colour for each block, first to last: `to_rgba(block)`."""
+    order = sorted(set(blocks)) or [0]
+    edges = np.arange(order[0] - 0.5, order[-1] + 1)
+    return ScalarMappable(BoundaryNorm(edges, DEPTH.N), DEPTH)
 
 
-def tidy_bar(bar: Any, label: str = "") -> None:
-    """A colour bar without a frame."""
-    bar.outline.set_visible(False)
+def depth_bar(figure: Figure, axes: list[Axes], colours: ScalarMappable) -> None:
+    """Put a bar beside the axes that says which colour is which block, if there is more than one."""
+    if colours.norm.vmax - colours.norm.vmin > 1:  # type: ignore[operator]
+        colour_bar(figure, axes, colours, ticks=MaxNLocator(12, integer=True), label="block")
+
+
+def colour_bar(figure: Figure, axes: Any, colours: ScalarMappable, **more: Any) -> None:
+    """Put a colour bar without a frame beside axes."""
+    bar = figure.colorbar(colours, ax=axes, pad=0.02, aspect=30, **more)
+    bar.outline.set_visible(False)  # type: ignore[operator]
     bar.minorticks_off()
-    bar.ax.tick_params(labelsize=TYPE - 1, color=MUTED, labelcolor=INK, length=0)
-    bar.set_label(label, **TEXT)
-
-
-def log_ticks(
-    ax: Axes, values: Iterable[float], labels: Any = "{:g}".format, axis: str = "x"
-) -> None:
-    """A logarithmic axis around values, with as many round ticks as do not crowd it, and at least one."""
-    good = [value for value in values if value > 0 and math.isfinite(value)]
-    if not good:
-        return
-    low, high = min(good) / 1.2, max(good) * 1.2
-    if not (ticks := round_numbers(low, high)):
-        middle = math.sqrt(low * high)
-        low, high = middle / 1.42, middle * 1.42  # 1 and 2 are a factor 2 apart
-        ticks = round_numbers(low, high)
-    ticks = ticks[:: math.ceil(len(ticks) / 5)]
-    ax.set(**{f"{axis}scale": "log"})
-    ax.set(**{f"{axis}lim": (low, high)})
-    ax.set(**{f"{axis}ticks": ticks, f"{axis}ticklabels": [labels(tick) for tick in ticks]})
-    ax.minorticks_off()
-
-
-def round_numbers(low: float, high: float) -> list[float]:
-    """Numbers of one digit between two, few if the two are far apart."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found: list[float] = []
-    for steps in (range(1, 10), (1, 2, 5), (1, 3), (1,)):
-        found = [
-            step * 10.0**power
-            for power in powers
-            for step in steps
-            if low <= step * 10.0**power <= high
-        ]
-        if len(found) <= 5:
-            break
-    return found
+    bar.ax.tick_params(length=0)
 
 
 # ---- Data ----------------------------------------------------------------------------------------
@@ -286,15 +274,15 @@ def svg(figure: Figure) -> bytes:
     return _render(figure, "svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
 
 
-def png(figure: Figure, dpi: int = 150) -> bytes:
+def png(figure: Figure, dpi: float = SETTINGS["savefig.dpi"]) -> bytes:
     """A figure as PNG; the same bytes each time."""
     return _render(figure, "png", dpi=dpi, metadata={"Software": None})
 
 
+@styled
 def _render(figure: Figure, form: str, **options: Any) -> bytes:
     file = BytesIO()
-    with rc_context(SETTINGS):
-        figure.savefig(file, format=form, **options)
+    figure.savefig(file, format=form, **options)
     return file.getvalue()
 
 

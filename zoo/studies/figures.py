@@ -5,7 +5,7 @@ no data is left out.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from zoo.pages.style import Data, Figure, runs_of
 
@@ -15,17 +15,26 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "group"
 
 
+def distinct(names: Iterable[str]) -> list[str]:
+    """Names, with dashes after those that were there before: they differ in signs alone, or far behind."""
+    taken: list[str] = []
+    for name in names:
+        while name in taken:
+            name += "-"
+        taken.append(name)
+    return taken
+
+
 def each(
     name: str, data: Data, make: Callable[[Data, list[Data]], Figure | None]
 ) -> dict[str, Figure | None]:
     """One figure per group, made of it and its runs: `name` for a single one, else `name` and the group's."""
-    figures: dict[str, Figure | None] = {}
-    for group in data["groups"]:
-        own = f"{name}_{slug(group['group'])}" if len(data["groups"]) > 1 else name
-        while own in figures:  # groups whose names differ in signs alone, or far behind
-            own += "-"
-        figures[own] = make(group, runs_of(data, group))
-    return figures
+    groups = data["groups"]
+    ends = [f"_{slug(group['group'])}" if len(groups) > 1 else "" for group in groups]
+    names = distinct(name + end for end in ends)
+    return {
+        key: make(group, runs_of(data, group)) for key, group in zip(names, groups, strict=True)
+    }
 
 
 def present(figures: dict[str, Figure | None]) -> dict[str, Figure]:

@@ -1,10 +1,12 @@
 """Figures of a coordinates.json: sizes against width and depth, by step, and the errors of rebuilt matrices."""
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
 
 from zoo.pages import style
-from zoo.pages.style import Axes, Data, Figure
+from zoo.pages.style import Data, Figure
 from zoo.studies.coordinates.rebuild import PATHS
 from zoo.studies.coordinates.sizes import MEASURES, series
 
@@ -30,6 +32,7 @@ ROUNDING = 1.66e-3
 """Relative error of normal numbers rounded to bfloat16 (`zoo.studies.coordinates.rebuild.rebuild_errors`)."""
 
 
+@style.styled
 def coordinates_figures(report: Data) -> dict[str, Figure]:
     """The figures of a coordinates.json, by name.
 
@@ -52,34 +55,19 @@ def against(report: Data, along: str, other: str, where: str) -> Figure:
     """Each quantity after the last step against width or depth, a line per parameterization."""
     chosen = [measure for measure in MEASURES if measure.label in SHOWN]
     title = f"Sizes against {along}, after {report['steps']} steps, at {where}"
-    figure, axes = style.panels(title, math.ceil(len(chosen) / 3), 3, 1.75, sharex=True)
-    for i, (ax, measure) in enumerate(zip(axes, chosen, strict=True)):
-        style.tidy(
-            ax, measure.label, along if i >= len(chosen) - 3 else "", "rms" if i % 3 == 0 else ""
-        )
+    figure, axes = style.panels(title, len(chosen), 3, 1.75, along, sharex=True)
+    figure.supylabel("rms")
+    names, at = report["parameterizations"], report["at"][other]
+    for ax, measure in zip(axes, chosen, strict=True):
+        ax.set_title(measure.label)
         step = report["steps"] if measure.step is None else measure.step
-        shown: list[float | None] = []
-        for j, name in enumerate(report["parameterizations"]):
-            x, y = series(
-                report["cells"],
-                name,
-                measure.group,
-                measure.quantity,
-                step,
-                along,
-                other,
-                report["at"][other],
-            )
-            ax.plot(
-                x, [style.number(value) for value in y], markersize=4, label=name, **style.look(j)
-            )
-            shown += y
-        _sizes(ax, report[f"{along}s"])
-        _decade(ax, shown)
-    style.legend(
-        figure,
-        [style.key(name, **style.look(j)) for j, name in enumerate(report["parameterizations"])],
-    )
+        what = (measure.group, measure.quantity, step)
+        for j, name in enumerate(names):
+            x, y = series(report["cells"], name, *what, along, other, at)
+            ax.plot(x, [style.number(value) for value in y], label=name, **style.look(j))
+        style.log_ticks(ax, report[f"{along}s"])
+        style.log_axis(ax.yaxis, decades=1.1)
+    style.legend(figure, [style.key(name, **style.look(j)) for j, name in enumerate(names)])
     return figure
 
 
@@ -88,96 +76,46 @@ def coordinate_check(report: Data) -> Figure:
 
     Yang et al., arXiv 2203.03466, appendix D.1.
     """
-    names, chosen = (
-        report["parameterizations"],
-        [measure for measure in MEASURES if measure.label in STEPS],
-    )
-    steps = range(1, report["steps"] + 1)
-    title = (
-        f"Coordinate check: change since step 0 against width, at {report['at']['depth']} blocks"
-    )
-    figure, axes = style.panels(title, len(names), 3, 1.75, sharex=True, sharey="col")
-    colours = style.depth(steps)
-
-    def line(name: str, place: int, step: int) -> tuple[list[int], list[float | None]]:
-        measure = chosen[place]
-        return series(
-            report["cells"],
-            name,
-            measure.group,
-            measure.quantity,
-            step,
-            "width",
-            "depth",
-            report["at"]["depth"],
-        )
-
-    for i, ax in enumerate(axes):
-        row, place = divmod(i, 3)
-        style.tidy(
-            ax,
-            chosen[place].label if row == 0 else "",
-            "width" if row == len(names) - 1 else "",
-            style.wrapped(names[row], 18) if place == 0 else "",
-        )
-        for step in steps:
-            x, y = line(names[row], place, step)
-            ax.plot(
-                x,
-                [style.number(value) for value in y],
-                color=colours[step],
-                marker="o",
-                markersize=3.5,
-                label=str(step),
-            )
-        _sizes(ax, report["widths"])
-        _decade(
-            ax, (value for name in names for step in steps for value in line(name, place, step)[1])
-        )
-    style.legend(figure, [style.key(f"step {step}", colours[step], "-", "o") for step in steps])
+    names, depth = report["parameterizations"], report["at"]["depth"]
+    chosen = [measure for measure in MEASURES if measure.label in STEPS]
+    steps = np.arange(1, report["steps"] + 1)
+    colours = dict(zip(steps.tolist(), style.depth(steps).to_rgba(steps), strict=True))
+    title = f"Coordinate check: change since step 0 against width, at {depth} blocks"
+    figure, axes = style.panels(title, 3 * len(names), 3, 1.75, "width", sharex=True, sharey="col")
+    for ax, (name, measure) in zip(axes, product(names, chosen), strict=True):
+        for step, colour in colours.items():
+            what = (measure.group, measure.quantity, step)
+            x, y = series(report["cells"], name, *what, "width", "depth", depth)
+            look: Data = {"color": colour, "marker": "o", "markersize": 3.5}
+            ax.plot(x, [style.number(value) for value in y], label=str(step), **look)
+        style.log_ticks(ax, report["widths"])
+    for ax, measure in zip(axes[:3], chosen, strict=True):
+        ax.set_title(measure.label)
+        style.log_axis(ax.yaxis, decades=1.1)
+    for ax, name in zip(axes[::3], names, strict=True):
+        ax.set_ylabel(style.wrapped(name, 18))
+    keys = [style.key(f"step {step}", colour, "-", "o") for step, colour in colours.items()]
+    style.legend(figure, keys)
     return figure
 
 
 def rebuild_error(rebuilt: Sequence[Data]) -> Figure:
     """Relative error of W against its size, a line per way to build it, a panel per parameterization."""
     names = style.unique(row["parameterization"] for row in rebuilt)
-    columns = min(2, len(names))
-    figure, axes = style.panels(
+    title, labels = (
         "Error of a rebuilt matrix, relative to float64",
-        math.ceil(len(names) / columns),
-        columns,
-        2.8,
-        sharex=True,
-        sharey=True,
+        ("rows and columns", "|W' - W| / |W|"),
     )
-    values = [row[path] for row in rebuilt for path in PATHS if row[path]]
-    room = [min(values) / 2, max(values) * 2] if values else []
-    for i, (ax, name) in enumerate(zip(axes, names, strict=False)):
-        own = [row for row in rebuilt if row["parameterization"] == name]
-        style.tidy(ax, name, "rows and columns", "|W' - W| / |W|" if i % columns == 0 else "")
+    figure, axes = style.panels(title, len(names), 2, 2.8, *labels, sharex=True, sharey=True)
+    for ax, name in zip(axes, names, strict=True):
+        rows = [row for row in rebuilt if row["parameterization"] == name]
+        ax.set_title(style.plain(name))
         ax.axhline(ROUNDING, color=style.NULL, linestyle="--", label="rounding")
+        sizes = [row["size"] for row in rows]
         for j, path in enumerate(PATHS):
-            y = style.numbers(own, path)
-            ax.plot([row["size"] for row in own], y, markersize=4.5, label=path, **style.look(j))
-        _sizes(ax, [row["size"] for row in own])
-        style.log_ticks(ax, room, "{:.0e}".format, "y")
-    style.hide(axes[len(names) :])
+            ax.plot(sizes, style.numbers(rows, path), label=path, **style.look(j))
+        style.log_ticks(ax, sizes)
+    style.log_axis(axes[0].yaxis, "{x:.0e}")
     keys = [style.key(SHORT[path], **style.look(j)) for j, path in enumerate(PATHS)]
     style.legend(figure, [*keys, style.key("rounding alone", style.NULL, "--")])
     return figure
-
-
-def _sizes(ax: Axes, sizes: Sequence[int]) -> None:
-    """A logarithmic axis with a tick at each size."""
-    ax.set_xscale("log")
-    ax.set_xticks(sizes, [str(size) for size in sizes])
-    ax.set_xlim(min(sizes) / 1.2, max(sizes) * 1.2)
-    ax.minorticks_off()
-
-
-def _decade(ax: Axes, values: Iterable[float | None]) -> None:
-    """A logarithmic axis around values, of a decade at least, so that what is flat looks flat."""
-    good = [value for value in values if value is not None and value > 0]
-    if good:
-        middle = math.sqrt(min(good) * max(good))
-        style.log_ticks(ax, [*good, middle / 10**0.5, middle * 10**0.5], axis="y")

@@ -46,6 +46,10 @@ class Family(NamedTuple):
             **more,
         }
 
+    def line(self, width: float) -> Data:
+        """How a line through its points looks."""
+        return {"color": self.color, "linestyle": self.dash, "linewidth": width, "marker": ""}
+
     def key(self) -> Line2D:
         """Its entry in a legend."""
         handle = style.key(self.name, self.color, self.dash, self.marker)
@@ -215,29 +219,23 @@ def by_budget(
         if m["method"] in shown
     ]
     others = [pair for pair in pairs if pair[1] is not reference]
-    key = [pair[1]["budget"] for pair in others or pairs]
-    budgets = sorted(
-        style.unique(key), key=lambda budget: -number(budget) if budget is not None else 1.0
-    )
-    columns = {4: 2}.get(len(budgets), min(3, len(budgets)))
-    rows = math.ceil(len(budgets) / columns)
+    budgets = sorted_budgets(method for _, method in others or pairs)
+    columns, height = 2 if len(budgets) == 4 else 3, 2.9 if len(budgets) == 1 else 2.4
     figure, axes = style.panels(
-        title, rows, columns, 2.9 if len(budgets) == 1 else 2.4, sharex=True, sharey=True
+        title, len(budgets), columns, height, x, y, sharex=True, sharey=True
     )
-    style.hide(axes[len(budgets) :])
     found = []
-    for i, budget in enumerate(budgets):
-        own = [pair for pair in others if pair[1]["budget"] == budget]
-        last_in_column = i + columns >= len(budgets)
-        style.tidy(
-            axes[i],
-            share(budget) if len(budgets) > 1 else "",
-            x if last_in_column else "",
-            "" if i % columns else y,
-        )
-        axes[i].tick_params(labelbottom=last_in_column)
-        found.append((axes[i], own + [pair for pair in pairs if pair[1] is reference]))
+    for ax, budget in zip(axes, budgets, strict=True):
+        ax.set_title(share(budget) if len(budgets) > 1 else "")
+        of_budget = [pair for pair in others if pair[1]["budget"] == budget]
+        found.append((ax, of_budget + [pair for pair in pairs if pair[1] is reference]))
     return figure, found
+
+
+def sorted_budgets(methods: Iterable[Data]) -> list[float | None]:
+    """The budgets of methods, largest first; none comes last."""
+    budgets = style.unique(method["budget"] for method in methods)
+    return sorted(budgets, key=lambda budget: 1.0 if budget is None else -number(budget))
 
 
 def share(budget: float | None) -> str:

@@ -9,10 +9,11 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import EngFormatter
 
 from zoo.pages import style
 from zoo.pages.style import Axes, Data, Figure, number, numbers
-from zoo.studies.figures import slug
+from zoo.studies.figures import distinct, present, slug
 from zoo.studies.report.families import (
     Family,
     at_edge,
@@ -24,6 +25,7 @@ from zoo.studies.report.families import (
     reference_of,
     reported,
     share,
+    sorted_budgets,
 )
 
 BESIDE = 1.12
@@ -32,6 +34,7 @@ SETTLED = 0.3
 """Share of training after which a loss is as low as the axis has to show."""
 
 
+@style.styled
 def figures(data: Data) -> dict[str, Figure]:
     """The figures of a report, by name; of several comparisons, each has its own at the end of the name.
 
@@ -39,9 +42,9 @@ def figures(data: Data) -> dict[str, Figure]:
         For each comparison loss_by_parameters, gaps, loss_by_stable_rank, rank_over_training,
         loss_over_training and rate_sensitivity, less those without data.
     """
-    found: dict[str, Figure] = {}
+    drawn: dict[str, Figure] = {}
     for comparison, suffix in zip(data["comparisons"], suffixes(data), strict=True):
-        own = {
+        of_comparison = {
             "loss_by_parameters": loss_by_parameters(comparison),
             "gaps": gaps(comparison, data["margin"]),
             "loss_by_stable_rank": loss_by_stable_rank(comparison),
@@ -49,62 +52,46 @@ def figures(data: Data) -> dict[str, Figure]:
             "loss_over_training": over_training(comparison, "value"),
             "rate_sensitivity": rate_sensitivity(comparison),
         }
-        found |= {name + suffix: figure for name, figure in own.items() if figure is not None}
-    return found
+        drawn |= {name + suffix: figure for name, figure in present(of_comparison).items()}
+    return drawn
 
 
 def suffixes(data: Data) -> list[str]:
     """What ends the names of each comparison's figures: nothing for a single one."""
-    found: list[str] = []
-    for comparison in data["comparisons"] if len(data["comparisons"]) > 1 else ():
-        own = f"_{slug(comparison['name'])}"
-        while own in found:  # names that differ in signs alone, or far behind
-            own += "-"
-        found.append(own)
-    return found or [""] * len(data["comparisons"])
+    return distinct(
+        f"_{slug(c['name'])}" if len(data["comparisons"]) > 1 else "" for c in data["comparisons"]
+    )
 
 
 def loss_by_parameters(comparison: Data) -> Figure | None:
     """Mean and interval against the number of coefficients, a series per family, the reference across."""
     reference, methods = reference_of(comparison), comparison["methods"]
-    shown = limits(
-        numbers(methods, "mean"),
-        [numbers(methods, end) for end in ("low", "high")],
-        comparison["better"],
-    )
+    ends = [numbers(methods, end) for end in ("low", "high")]
+    shown = limits(numbers(methods, "mean"), ends, comparison["better"])
     if shown is None:
         return None
-    figure, (ax,) = style.panels(_title(comparison, "by number of coefficients"), 1, 1, 3.3)
-    style.tidy(
-        ax,
-        "",
-        "trainable coefficients, and their share of the weights they replace",
-        _metric(comparison),
-    )
+    x_label = "trainable coefficients, and their share of the weights they replace"
+    figure, ax = _one_panel(comparison, "by number of coefficients", 3.3, x_label)
     ax.set_ylim(*shown)
     handles: list[Any] = []
     if reference is not None and reference["mean"] is not None:
         ax.axhline(reference["mean"], color=style.NULL, linestyle="--", label="reference")
         handles.append(style.key(reference["method"], style.NULL, "--"))
         if reference["low"] is not None:
-            ax.axhspan(
-                reference["low"], reference["high"], color=style.NULL, alpha=0.2, linewidth=0
-            )
-    found = [family for family in families(comparison) if family.methods != [reference]]
+            low, high = reference["low"], reference["high"]
+            ax.axhspan(low, high, color=style.NULL, alpha=0.2, linewidth=0)
+    drawn = [family for family in families(comparison) if family.methods != [reference]]
     out = 0
-    for family in found:
-        x = numbers(family.methods, "coefficients") * [
-            _beside(method, found) for method in family.methods
-        ]
+    for family in drawn:
+        beside = [_beside(method, drawn) for method in family.methods]
+        x = numbers(family.methods, "coefficients") * beside
         y, low, high = (numbers(family.methods, field) for field in ("mean", "low", "high"))
-        ax.plot(
-            x, y, color=family.color, linestyle=family.dash, linewidth=1, alpha=0.6, label="line"
-        )
+        ax.plot(x, y, **family.line(1), alpha=0.6, label="line")
         ax.vlines(x, low, high, color=family.color, linewidth=1.4)
         ax.plot(x, y, label=family.name, **family.points())
         out += at_edge(ax, x, y, family.color)
-    handles += [family.key() for family in found]
-    _count_ticks(ax, [method for family in found for method in family.methods] or methods)
+    handles += [family.key() for family in drawn]
+    _count_ticks(ax, [method for family in drawn for method in family.methods] or methods)
     if any(method["low"] is not None for method in methods):
         handles.append(style.key("95 % interval over seeds", style.MUTED, marker="|"))
     style.legend(figure, handles, beyond(out))
@@ -113,59 +100,41 @@ def loss_by_parameters(comparison: Data) -> Figure | None:
 
 def gaps(comparison: Data, margin: float | None) -> Figure | None:
     """Mean gap to the reference with its paired interval, best first; equivalence is inside the band."""
-    sign = 1 if comparison["better"] == "lower" else -1
-    owners = {
-        method["method"]: family for family in families(comparison) for method in family.methods
-    }
-    rows = [
-        method
-        for method in comparison["methods"]
-        if method["gap"] and method["gap"]["mean"] is not None
-    ]
-    rows.sort(key=lambda method: sign * method["gap"]["mean"])
+    better = comparison["better"]
+    rows = [m for m in comparison["methods"] if m["gap"] and m["gap"]["mean"] is not None]
+    rows.sort(key=lambda method: method["gap"]["mean"], reverse=better == "higher")
     if not rows:
         return None
     names = [style.wrapped(method["method"], 36) for method in rows]
     heights = np.array([0.1 + 0.13 * (name.count("\n") + 1) for name in names])
     y = np.cumsum(heights) - heights / 2
     title = f"Gap to {style.wrapped(comparison['reference'], 60)}, over the seeds that both have"
-    figure, (ax,) = style.panels(title, 1, 1, 0.8 + heights.sum())
-    style.tidy(
-        ax,
-        "",
-        f"{comparison['metric']} minus the reference's, {comparison['better']} is better",
-        grid="x",
-    )
-    found = [method["gap"] for method in rows]
-    mean, low, high = (numbers(found, field) for field in ("mean", "low", "high"))
+    x_label = f"{comparison['metric']} minus the reference's, {better} is better"
+    figure, (ax,) = style.panels(title, 1, 1, 0.8 + heights.sum(), x_label)
+    ax.grid(False, axis="y")
+    of_rows = [method["gap"] for method in rows]
+    mean, low, high = (numbers(of_rows, field) for field in ("mean", "low", "high"))
     base = number((reference_of(comparison) or {"mean": 0.0})["mean"])
-    outer = ((-(margin or 0.0), low), (margin or 0.0, high))
-    shown = limits(
-        [base, *(base + mean)], [[base + o, *(base + e)] for o, e in outer], comparison["better"]
-    )
+    ends = [base + np.array([-(margin or 0.0), *low]), base + np.array([margin or 0.0, *high])]
+    shown = limits([base, *(base + mean)], ends, better)
     left, right = np.subtract(shown, base) if shown else (-1.0, 1.0)
     ax.set_xlim(left, right)
     if margin:
         ax.axvspan(-margin, margin, color=style.NULL, alpha=0.2, linewidth=0)
     ax.axvline(0, color=style.NULL, linestyle="--", label="reference")
+    owners = {m["method"]: family for family in families(comparison) for m in family.methods}
     out = 0
     for i, method in enumerate(rows):
         family = owners[method["method"]]
         ax.hlines(y[i], low[i], high[i], color=family.color, linewidth=1.4)
-        equivalent = bool(method["tost"] and method["tost"]["equivalent"])
-        ax.plot(
-            [mean[i]],
-            [y[i]],
-            label=method["method"],
-            **family.points(
-                "o", fillstyle="full", markerfacecolor=family.color if equivalent else style.SURFACE
-            ),
-        )
-        for edge, beyond_it, marker in ((left, mean[i] < left, 4), (right, mean[i] > right, 5)):
-            if beyond_it:
-                ax.plot(
-                    [edge], [y[i]], marker=marker, color=family.color, linestyle="", label="beyond"
-                )
+        equivalent = method["tost"] and method["tost"]["equivalent"]
+        face = family.color if equivalent else style.SURFACE
+        point = family.points("o", fillstyle="full", markerfacecolor=face)
+        ax.plot([mean[i]], [y[i]], label=method["method"], **point)
+        for edge, is_beyond, marker in ((left, mean[i] < left, 4), (right, mean[i] > right, 5)):
+            if is_beyond:
+                arrow: Data = {"marker": marker, "color": family.color, "label": "beyond"}
+                ax.plot([edge], [y[i]], linestyle="", **arrow)
                 out += 1
     ax.set_yticks(y, names)
     ax.set_ylim(heights.sum() + 0.05, -0.05)
@@ -184,42 +153,35 @@ def gaps(comparison: Data, margin: float | None) -> Figure | None:
 
 def loss_by_stable_rank(comparison: Data) -> Figure | None:
     """Each run by its stable rank, a marker per budget, a line through the means of a family's budgets."""
-    budgets = style.unique(method["budget"] for method in comparison["methods"])
-    budgets.sort(key=lambda budget: -number(budget) if budget is not None else 1.0)
+    budgets = sorted_budgets(comparison["methods"])
     marks = {budget: style.MARKERS[i % len(style.MARKERS)] for i, budget in enumerate(budgets)}
     points = {
         m["method"]: [
-            (run["stable_rank"], run["value"])
-            for run in reported(comparison, m)
-            if run["stable_rank"]
+            (r["stable_rank"], r["value"]) for r in reported(comparison, m) if r["stable_rank"]
         ]
         for m in comparison["methods"]
     }
-    ranks, values = np.array([point for own in points.values() for point in own]).reshape(-1, 2).T
+    values = [value for of_method in points.values() for _, value in of_method]
     shown = limits(values, better=comparison["better"])
     if shown is None:
         return None
-    figure, (ax,) = style.panels(_title(comparison, "by stable rank, run by run"), 1, 1, 3.5)
-    style.tidy(ax, "", "mean stable rank of the replaced weights", _metric(comparison))
+    x_label = "mean stable rank of the replaced weights"
+    figure, ax = _one_panel(comparison, "by stable rank, run by run", 3.5, x_label)
     ax.set_ylim(*shown)
     out, handles = 0, []
     for family in families(comparison):
-        own = [
-            (method, points[method["method"]])
-            for method in family.methods
-            if points[method["method"]]
-        ]
-        if not own:
+        methods = [method for method in family.methods if points[method["method"]]]
+        if not methods:
             continue
-        x, y = np.array([np.mean(found, 0) for _, found in own]).T
-        ax.plot(x, y, color=family.color, linestyle=family.dash, linewidth=1.2, label=family.name)
-        for method, found in own:
-            x, y = np.array(found).T
+        x, y = np.array([np.mean(points[method["method"]], 0) for method in methods]).T
+        ax.plot(x, y, **family.line(1.2), label=family.name)
+        for method in methods:
+            x, y = np.array(points[method["method"]]).T
             look = family.points(marks[method["budget"]], markersize=4.5, alpha=0.85)
             ax.plot(x, y, label=method["method"], **look)
             out += at_edge(ax, x, y, family.color)
         handles.append(style.key(family.name, family.color, family.dash))
-    style.log_ticks(ax, ranks)
+    style.log_axis(ax.xaxis)
     if len(budgets) > 1:
         handles += [style.key(share(budget), style.MUTED, "", marks[budget]) for budget in budgets]
     style.legend(figure, handles, beyond(out))
@@ -239,30 +201,21 @@ def over_training(comparison: Data, field: str) -> Figure | None:
     have = [name for name, (steps, _, _) in curves.items() if len(steps)]
     figure, panels = by_budget(comparison, title, "step", what, have)
     drawn: dict[str, Family] = {}
-    settled = np.concatenate(
-        [mean[steps >= SETTLED * steps[-1]] for steps, mean, _ in curves.values() if len(steps)]
-    )
     for ax, pairs in panels:
         for family, method in pairs:
             steps, mean, sd = curves[method["method"]]
-            ax.fill_between(
-                steps, mean - sd, mean + sd, color=family.color, alpha=0.18, linewidth=0
-            )
-            ax.plot(
-                steps,
-                mean,
-                color=family.color,
-                linestyle=family.dash,
-                linewidth=1.4,
-                label=method["method"],
-            )
+            band: Data = {"color": family.color, "alpha": 0.18, "linewidth": 0}
+            ax.fill_between(steps, mean - sd, mean + sd, **band)
+            ax.plot(steps, mean, **family.line(1.4), label=method["method"])
             drawn[family.name] = family
-        if rank:
-            everything = np.concatenate([mean for _, mean, _ in curves.values()])
-            style.log_ticks(ax, everything, axis="y")
-        elif shown := limits(settled, better=comparison["better"]):
-            ax.set_ylim(*shown)
         ax.locator_params(axis="x", nbins=4)
+    settled = [
+        mean[steps >= SETTLED * steps[-1]] for steps, mean, _ in curves.values() if len(steps)
+    ]
+    if rank:
+        style.log_axis(ax.yaxis)
+    elif shown := limits(np.concatenate(settled), better=comparison["better"]):
+        ax.set_ylim(*shown)
     handles: list[Any] = [
         style.key(family.name, family.color, family.dash) for family in drawn.values()
     ]
@@ -274,87 +227,59 @@ def over_training(comparison: Data, field: str) -> Figure | None:
 
 def rate_sensitivity(comparison: Data) -> Figure | None:
     """Metric against learning rate in the search, a panel per budget, the reference in each; the chosen rate ringed."""
-    found = {
-        m["method"]: [s for s in m["search"] or () if s["value"] is not None]
-        for m in comparison["methods"]
+    methods = comparison["methods"]
+    searches = {
+        m["method"]: [s for s in m["search"] or () if s["value"] is not None] for m in methods
     }
-    every = [search for own in found.values() for search in own]
+    every = [search for searched in searches.values() for search in searched]
     shown = limits([search["value"] for search in every], better=comparison["better"])
-    if shown is None or all(len({search["lr"] for search in own}) < 2 for own in found.values()):
+    if shown is None or all(len({s["lr"] for s in some}) < 2 for some in searches.values()):
         return None
     title = _title(comparison, "by learning rate, in the search")
-    have = [name for name, own in found.items() if own]
+    have = [name for name, searched in searches.items() if searched]
     figure, panels = by_budget(comparison, title, "learning rate", _metric(comparison), have)
-    rates = sorted({search["lr"] for search in every})
     drawn: dict[str, Family] = {}
     out = 0
     for ax, pairs in panels:
         ax.set_ylim(*shown)
         for family, method in pairs:
-            own = found[method["method"]]
-            x, y = ([search[field] for search in own] for field in ("lr", "value"))
-            tried = sorted(set(x))
-            mean = [
-                float(np.mean([search["value"] for search in own if search["lr"] == rate]))
-                for rate in tried
-            ]
-            ax.plot(
-                tried,
-                mean,
-                color=family.color,
-                linestyle=family.dash,
-                linewidth=1.2,
-                label=method["method"],
-            )
+            searched = searches[method["method"]]
+            x, y = ([search[field] for search in searched] for field in ("lr", "value"))
+            means = {
+                rate: float(np.mean([s["value"] for s in searched if s["lr"] == rate]))
+                for rate in sorted(set(x))
+            }
+            ax.plot(list(means), list(means.values()), **family.line(1.2), label=method["method"])
             ax.plot(x, y, label="searched", **family.points(markersize=4))
-            if method["lr"] in tried:
-                best = mean[tried.index(method["lr"])]
-                ax.plot(
-                    [method["lr"]],
-                    [best],
-                    linestyle="",
-                    marker="o",
-                    markersize=10,
-                    markerfacecolor="none",
-                    color=family.color,
-                    label="chosen",
-                )
+            if method["lr"] in means:
+                ring = family.points("o", markersize=10, fillstyle="none")
+                ax.plot([method["lr"]], [means[method["lr"]]], label="chosen", **ring)
             out += at_edge(ax, x, y, family.color)
             drawn[family.name] = family
-        style.log_ticks(ax, rates)
-        if len(rates) <= 6:
-            ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
-            ax.minorticks_off()
-    ring = style.key("chosen", style.MUTED, "", "o", filled=False)
-    ring.set_markersize(10)
-    missing = sum(
-        search["value"] is None
-        for method in comparison["methods"]
-        for search in method["search"] or ()
-    )
+        style.log_ticks(ax, [search["lr"] for search in every])
+    chosen = style.key("chosen", style.MUTED, "", "o", filled=False)
+    chosen.set_markersize(10)
+    missing = sum(s["value"] is None for m in methods for s in m["search"] or ())
     note = [beyond(out), f"{missing} of the search diverged" if missing else ""]
-    style.legend(
-        figure, [*(family.key() for family in drawn.values()), ring], "; ".join(filter(None, note))
-    )
+    handles = [*(family.key() for family in drawn.values()), chosen]
+    style.legend(figure, handles, "; ".join(filter(None, note)))
     return figure
 
 
-def _beside(method: Data, found: list[Family]) -> float:
+def _beside(method: Data, drawn: list[Family]) -> float:
     """A factor in [1 / BESIDE, BESIDE], by which families of one budget stand side by side on a logarithmic axis."""
     same = [
-        each for family in found for each in family.methods if each["budget"] == method["budget"]
+        each for family in drawn for each in family.methods if each["budget"] == method["budget"]
     ]
-    same.sort(
-        key=lambda each: number(each["coefficients"])
-    )  # or a place of its own were that of another's
+    # By count, or the place that is made for one were that of another.
+    same.sort(key=lambda each: number(each["coefficients"]))
     n = len(same)
     return float(min(1.04, BESIDE ** (2 / max(1, n - 1))) ** (same.index(method) - (n - 1) / 2))
 
 
 def _count_ticks(ax: Axes, methods: list[Data]) -> None:
     """A tick at the most common count of each budget, or round ones where those would crowd."""
-    counts = numbers(methods, "coefficients")
-    style.log_ticks(ax, [*(counts / BESIDE), *(counts * BESIDE)], _short)
+    style.log_axis(ax.xaxis, EngFormatter(sep=""))
     ticks = {
         budget: statistics.mode(m["coefficients"] for m in methods if m["budget"] == budget)
         for budget in style.unique(m["budget"] for m in methods)
@@ -363,11 +288,13 @@ def _count_ticks(ax: Axes, methods: list[Data]) -> None:
     places = sorted(ticks.values())
     low, high = ax.get_xlim()
     if places and all(math.log(b / a) > 0.1 * math.log(high / low) for a, b in pairwise(places)):
-        ax.set_xticks(
-            list(ticks.values()),
-            [f"{_short(c)}\n{100 * budget:.3g} %" for budget, c in ticks.items()],
-        )
-        ax.minorticks_off()
+        labels = [f"{_short(count)}\n{100 * budget:.3g} %" for budget, count in ticks.items()]
+        ax.set_xticks(list(ticks.values()), labels)
+
+
+def _one_panel(comparison: Data, rest: str, height: float, x: str) -> tuple[Figure, Axes]:
+    figure, (ax,) = style.panels(_title(comparison, rest), 1, 1, height, x, _metric(comparison))
+    return figure, ax
 
 
 def _title(comparison: Data, rest: str) -> str:
@@ -380,6 +307,5 @@ def _metric(comparison: Data) -> str:
 
 
 def _short(count: float) -> str:
-    """500, 20k, 7M."""
-    power = min(3, max(0, int(math.log10(max(count, 1)) + 1e-4) // 3))
-    return f"{count / 1000**power:.3g}{('', 'k', 'M', 'G')[power]}"
+    """Three digits of a count: 500, 20k, 7M."""
+    return EngFormatter(sep="")(float(f"{count:.3g}"))
