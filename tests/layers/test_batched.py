@@ -58,8 +58,10 @@ def test_together_is_each_alone(kind, fft, monkeypatch):
     assert sorted(calls) == [2, 2, 2, 2]  # two blocks of four shapes
     agree(again, loss, 1e-6)
     assert together.keys() == alone.keys()
-    for name, grad in alone.items():
-        agree(together[name], grad, 1e-5)
+    largest = max(grad.abs().max().item() for grad in alone.values())
+    for name, grad in alone.items():  # that of a key's bias is 0, but for roundings of the others
+        error = (together[name] - grad).abs().max().item()
+        assert error <= 1e-5 * max(grad.abs().max().item(), 1e-3 * largest), name
 
 
 def count_batches(monkeypatch) -> list[int]:

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.bases.seeds import autocast_dtype, of_device
+from zoo.bases.seeds import of_device
 from zoo.bases.vmapped import Function, transforming
 from zoo.layers.convert import zoo_layers
+from zoo.layers.kept import product_dtype
+from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import OrthonormalSubspace
 
 LARGEST = {"cpu": 1 << 19, "cuda": 1 << 19}
@@ -73,39 +75,43 @@ def batches(maps: Iterable[OrthonormalSubspace]) -> list[list[OrthonormalSubspac
 
 
 class Together:
-    """Builds the small weights of a network at the start of a forward pass, and forgets them at its end."""
+    """Builds the small weights of a network at the start of a forward pass, and takes them back at its end."""
 
     def __init__(self, network: nn.Module) -> None:
-        layers = [
-            layer
-            for layer in zoo_layers(network).values()
-            if layer.base is None and not layer.recompute
-        ]
-        maps = [layer.parameterization for layer in layers]
-        most = max(LARGEST.values())  # a network may move yet
-        self.maps = [
-            s for s in maps if isinstance(s, OrthonormalSubspace) and math.prod(s.shape) <= most
-        ]
+        self.layers: dict[OrthonormalSubspace, list[ZooLinear]] = {}  # tied layers share a map
+        largest = max(LARGEST.values())  # the network may move to another device yet
+        for layer in zoo_layers(network).values():
+            space = layer.parameterization
+            alone = layer.base is not None or layer.recompute or math.prod(space.shape) > largest
+            if isinstance(space, OrthonormalSubspace) and not alone:
+                self.layers.setdefault(space, []).append(layer)
 
     def before(self, network: nn.Module, args: object) -> None:
-        """The hook at the start.
+        """Build the weights and hand them to their layers, at the start of a pass that trains.
 
-        A transform may have a batch of buffers, and an exported program is no faster.
+        Not within a transform of `torch.func`, which may have a batch of buffers, nor in an
+        exported program, which is no faster for it.
         """
         skipped = transforming() or torch.compiler.is_exporting()
         if skipped or not network.training or not torch.is_grad_enabled():
             return
-        small = (s for s in self.maps if math.prod(s.shape) <= of_device(LARGEST, s.coef.device))
-        for group in batches(s for s in small if s.coef.requires_grad):
-            coefs = [s.coef for s in group]
-            dtype = autocast_dtype(coefs[0].device) or coefs[0].dtype
-            for space, w in zip(group, _Together.apply(group, dtype, *coefs), strict=True):
-                space.ahead = w
+        for group in batches(space for space in self.layers if _takes_part(space)):
+            coefs = [space.coef for space in group]
+            weights = _Together.apply(group, product_dtype(coefs[0]), *coefs)
+            for space, w in zip(group, weights, strict=True):
+                for layer in self.layers[space]:
+                    layer.hand_over(w if layer.scale == 1.0 else layer.scale * w)
 
     def after(self, network: nn.Module, args: object, output: object) -> None:
-        """The hook at the end, also after an error."""
-        for space in self.maps:
-            space.ahead = None
+        """Take the weights back at the end of a pass, also of one that failed."""
+        for layers in self.layers.values():
+            for layer in layers:
+                layer.hand_over(None)
+
+
+def _takes_part(space: OrthonormalSubspace) -> bool:
+    small = math.prod(space.shape) <= of_device(LARGEST, space.coef.device)
+    return small and space.coef.requires_grad and space.builds_weight
 
 
 def build_together(network: nn.Module) -> None:
@@ -115,6 +121,6 @@ def build_together(network: nn.Module) -> None:
     lower precision, in which the layer multiplies.
     """
     together = Together(network)
-    if together.maps:
+    if together.layers:
         network.register_forward_pre_hook(together.before)
         network.register_forward_hook(together.after, always_call=True)

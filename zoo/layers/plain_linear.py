@@ -66,6 +66,24 @@ def why_not_plain(layer: nn.Module) -> str | None:
     return None
 
 
+def make_plain(cls: type[nn.Module], weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """Make a plain layer that trains copies of a weight and a bias, without drawing others first.
+
+    Args:
+        cls: what the layer is, `nn.Linear`, a subclass of it or Conv1D.
+        weight: W, (out_features, in_features).
+        bias: (out_features,), or None; its copy gets W's dtype.
+    """
+    layer = cls.__new__(cls)
+    nn.Module.__init__(layer)
+    vars(layer).update(zip(("out_features", "in_features"), weight.shape, strict=True))
+    stored = weight.mT if is_conv1d(cls) else weight
+    layer.weight = nn.Parameter(stored.detach().clone(memory_format=torch.contiguous_format))
+    copied = None if bias is None else nn.Parameter(bias.detach().to(weight.dtype, copy=True))
+    layer.register_parameter("bias", copied)
+    return layer
+
+
 def held_besides(
     model: nn.Module, layers: Collection[nn.Module]
 ) -> Iterator[tuple[nn.Module, str]]:

@@ -157,5 +157,5 @@ def _writes(func: Callable[..., Any]) -> bool:
 def _built(value: Any) -> Any:
     if not isinstance(value, WeightView):
         return value
-    weight = value.layer.built()
+    weight = value.layer.merged_weight()
     return weight.detach() if value.detached else weight

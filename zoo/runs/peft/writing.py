@@ -109,7 +109,7 @@ class Plain(Mapping[str, Tensor]):
         if leaf != "weight" or owner not in self.layers:
             return self.state[name]
         layer = self.layers[owner]
-        weight = layer.built().detach()
+        weight = layer.merged_weight().detach()
         return weight.mT if is_conv1d(layer.replaced) else weight
 
     def __iter__(self) -> Iterator[str]:
