@@ -8,8 +8,8 @@ import torch
 from scipy.optimize import brentq
 from scipy.stats import entropy, norm
 
-from zoo.bases.seeds import dct_matrix
-from zoo.bases.transforms import Sides, rotate, unrotate
+from zoo.bases.basis import Sides, rotate, unrotate
+from zoo.bases.cosine import dct_matrix
 from zoo.spectrum import (
     GAUSSIAN,
     SHARES,

@@ -6,15 +6,31 @@ from collections.abc import Sequence
 __version__ = "0.1.0"
 
 MOVED = {
+    "bases.frequencies": "bases",
+    "bases.transforms": "bases.cosine",
     "callbacks": "training.callbacks",
     "convert": "layers.convert",
     "data": "training.data",
-    "frequencies": "bases.frequencies",
+    "frequencies": "bases",
     "lab": "studies, and what reads a run in zoo.runs",
     "linear": "layers.linear",
     "loader": "training.loader",
     "module": "training.module",
     "optimizers": "training.optimizers",
+    **{
+        f"parameterizations.{name}": "parameterizations"
+        for name in (
+            "block_dct",
+            "dct",
+            "lora",
+            "orthonormal",
+            "randlora",
+            "random_orthonormal",
+            "row_dct",
+            "sparse",
+            "zigzag",
+        )
+    },
 }
 """Where modules are now that files of a user's own may import from their earlier place."""
 

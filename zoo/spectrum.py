@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
+from zoo.bases import transform
+from zoo.bases.basis import Sides, rotate
 from zoo.bases.seeds import haar_matrix, shared
 from zoo.bases.selection import zigzag_order
-from zoo.bases.transforms import Sides, dct2, rotate
 
 SHARES = (0.5, 0.9, 0.99)
 """Parts of the energy whose cost in coefficients is measured: k50, k90 and k99."""
@@ -176,7 +177,7 @@ def measures(magnitude: Tensor, frequency: Tensor) -> dict[str, float]:
 
 def dct_energy(weight: Tensor) -> dict[str, float]:
     """`spectral_energy` of the orthonormal 2-D DCT-II of W."""
-    return spectral_energy(dct2(weight.detach()))
+    return spectral_energy(transform("dct").forward(weight.detach()))
 
 
 # ---- The rotation null ---------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from zoo.bases.frequencies import TRANSFORMS, transform
+from zoo.bases import TRANSFORMS, transform
 from zoo.bases.masks import ORDERS, count, keep, pack, restore, unpack
 
 

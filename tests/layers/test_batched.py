@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tasks.char_lm.model import GPT
-from zoo.bases import transforms
+from zoo.bases import cosine
 from zoo.layers.batched import batches, build_together
 from zoo.layers.convert import convert, zoo_layers
 from zoo.parameterizations import DCT, BlockDCT, RandomOrthonormal, RowDCT, Zigzag
@@ -49,7 +49,7 @@ def gradients(net: nn.Module, mixed: bool = False) -> tuple[torch.Tensor, dict[s
 @pytest.mark.parametrize("kind", FACTORIES)
 def test_together_is_each_alone(kind, fft, monkeypatch):
     """W_i = weight(c_i) and dL/dc_i, for all i, to rounding."""
-    monkeypatch.setitem(transforms.FFT_FROM, "cpu", 0 if fft else 10**9)
+    monkeypatch.setitem(cosine.FFT_FROM, "cpu", 0 if fft else 10**9)
     net = network(FACTORIES[kind])
     loss, alone = gradients(net)
     build_together(net)

@@ -8,7 +8,7 @@ from every import OF_EACH_KIND, factories, thinned
 from torch import nn
 
 from tasks.char_lm.model import GPT
-from zoo.bases import transforms
+from zoo.bases import cosine
 from zoo.layers.batched import build_together
 from zoo.layers.convert import convert
 from zoo.parameterizations import BlockDCT
@@ -20,7 +20,7 @@ FACTORIES = {**factories(BlockDCT={"ratio": 0.1}), "many": functools.partial(Blo
 @pytest.mark.parametrize("kind", thinned(FACTORIES, lambda kind: kind in OF_EACH_KIND))
 def test_compiled_layers_have_no_graph_break(kind, monkeypatch):
     """compile(net)(x) = net(x) and so with gradients, with fullgraph=True, in eval mode too."""
-    monkeypatch.setitem(transforms.FFT_FROM, "cpu", 0)
+    monkeypatch.setitem(cosine.FFT_FROM, "cpu", 0)
     torch.manual_seed(0)
     net = convert(
         nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8)), FACTORIES[kind], ["*"]

@@ -8,7 +8,7 @@ from every import factories
 from torch import nn
 from torch.func import functional_call, grad, jacrev, vmap
 
-from zoo.bases import transforms
+from zoo.bases import cosine
 from zoo.layers.batched import build_together
 from zoo.layers.convert import convert, zoo_layers
 from zoo.parameterizations import BlockDCT
@@ -79,9 +79,9 @@ def test_second_derivatives(kind, together):
 def test_an_exported_program_has_the_gradients_of_its_network(kind, fft, monkeypatch):
     """As an update, for a number of rows that it was not made with; FFTs in pieces, too."""
     if fft:
-        monkeypatch.setitem(transforms.FFT_FROM, "cpu", 0)
-        monkeypatch.setitem(transforms.BLOCKED_FROM, "cpu", 0)
-        monkeypatch.setitem(transforms.BLOCK, "cpu", 20)
+        monkeypatch.setitem(cosine.FFT_FROM, "cpu", 0)
+        monkeypatch.setitem(cosine.BLOCKED_FROM, "cpu", 0)
+        monkeypatch.setitem(cosine.BLOCK, "cpu", 20)
     net, n = network(kind, "update")
     shapes = {"input": {0: torch.export.Dim("rows")}}
     program = torch.export.export(

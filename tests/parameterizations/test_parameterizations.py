@@ -10,16 +10,22 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import pywt
 import scipy.fft
+import scipy.linalg
 import torch
 
 import zoo.testing
 from zoo import parameterizations
-from zoo.bases import block_products, transforms
+from zoo.bases import block_products, cosine
+from zoo.bases.basis import SomeSides
 from zoo.parameterizations import (
     DCT,
     BlockDCT,
     Dense,
+    Haar,
+    Hadamard,
+    Hartley,
     LoRA,
     RandLoRA,
     RandomOrthonormal,
@@ -60,7 +66,7 @@ class TestDCTByFFT(TestDCT):
 
     @pytest.fixture(autouse=True)
     def _fft_always(self, monkeypatch):
-        monkeypatch.setitem(transforms.FFT_FROM, "cpu", 0)
+        monkeypatch.setitem(cosine.FFT_FROM, "cpu", 0)
 
 
 class TestRandomOrthonormal(SeparableTestCase):
@@ -112,6 +118,24 @@ class TestZigzagRandom(SeparableTestCase):
     parameterization = Zigzag
     arguments: ClassVar = {"ratio": 0.2, "basis": "random"}
     std_tolerance = 0.03
+
+
+class TestHadamard(SeparableTestCase):
+    parameterization = Hadamard
+    arguments: ClassVar = {"ratio": 0.3}
+    std_tolerance = 0.02
+
+
+class TestHaar(SeparableTestCase):
+    parameterization = Haar
+    arguments: ClassVar = {"ratio": 0.3}
+    std_tolerance = 0.02
+
+
+class TestHartley(SeparableTestCase):
+    parameterization = Hartley
+    arguments: ClassVar = {"ratio": 0.3}
+    std_tolerance = 0.02
 
 
 class TestLoRA(ParameterizationTestCase):
@@ -170,7 +194,7 @@ def test_every_assertion_of_the_suite_says_what_it_found():
 @pytest.mark.parametrize("shape", [(16, 16), (12, 31), (7, 1), (97, 120)])
 def test_dct_is_scipys(shape, always, monkeypatch):
     if always:
-        monkeypatch.setitem(transforms.FFT_FROM, "cpu", 0)
+        monkeypatch.setitem(cosine.FFT_FROM, "cpu", 0)
     p = DCT(*shape, ratio=0.4).double()
     plane = np.zeros(shape)
     plane.reshape(-1)[p.support.numpy()] = p.coef.detach().numpy()
@@ -179,9 +203,9 @@ def test_dct_is_scipys(shape, always, monkeypatch):
 
 def test_dct_weights_do_not_depend_on_the_path(monkeypatch):
     slow = DCT(24, 36, ratio=0.5, seed=7)
-    monkeypatch.setitem(transforms.FFT_FROM, "cpu", 0)
+    monkeypatch.setitem(cosine.FFT_FROM, "cpu", 0)
     fast = DCT(24, 36, ratio=0.5, seed=7)
-    assert fast.fast and not slow.fast
+    assert isinstance(fast.tables, cosine.CosinePlan) and isinstance(slow.tables, SomeSides)
     fast.load_state_dict(slow.state_dict())
     agree(fast.weight(), slow.weight(), 1e-6)
 
@@ -223,6 +247,52 @@ def test_bases_are_shared_and_positions_are_not():
     assert p.left.data_ptr() == q.left.data_ptr()
     assert not torch.equal(p.places, q.places)
     assert p.float().left.data_ptr() == q.float().left.data_ptr()
+
+
+def plane_of(p):
+    plane = np.zeros(p.shape)
+    plane.reshape(-1)[p.support.numpy()] = p.coef.detach().numpy()
+    return plane
+
+
+def test_hadamard_is_scipys_by_sequency():
+    """W = H^T S H with the rows of scipy's matrices sorted by their sign changes."""
+    p = Hadamard(16, 64, ratio=0.4).double()
+    left, right = (
+        h[(h[:, 1:] != h[:, :-1]).sum(1).argsort()] / math.sqrt(len(h))
+        for h in map(scipy.linalg.hadamard, p.shape)
+    )
+    agree(p.weight().detach(), torch.from_numpy(left.T @ plane_of(p) @ right), 1e-12)
+
+
+def test_haar_is_pywavelets_fully_separable_transform():
+    p = Haar(8, 64, ratio=0.4).double()
+    plane = torch.from_numpy(pywt.fswavedecn(p.weight().detach().numpy(), "haar").coeffs)
+    agree(plane, torch.from_numpy(plane_of(p)), 1e-12)
+
+
+@pytest.mark.parametrize("shape", [(8, 12), (13, 7), (1, 30)])
+def test_hartley_is_numpys_fft_of_each_side(shape):
+    """S = Re F - Im F along one side and then the other; rows are k = 0, 1, n - 1, 2, n - 2, ..."""
+    p = Hartley(*shape, ratio=0.4).double()
+    plane = p.weight().detach().numpy()
+    for axis, n in enumerate(shape):
+        f = np.fft.fft(plane, axis=axis, norm="ortho")
+        order = sorted(range(n), key=lambda k, n=n: (min(k, n - k), k))
+        plane = np.take(f.real - f.imag, order, axis=axis)
+    agree(torch.from_numpy(plane), torch.from_numpy(plane_of(p)), 1e-12)
+
+
+def test_a_box_of_low_frequencies_is_smooth_in_every_basis_that_has_some():
+    """The lowest sixteenth holds nine tenths of a smooth matrix and more, of any basis but a random one."""
+    i, j = (torch.arange(48)[:, None] + 0.5) / 48, (torch.arange(64) + 0.5) / 64
+    smooth = (1 + torch.cos(math.pi * i)) * (1 + torch.cos(math.pi * j))
+    held = {}
+    for cls in (DCT, Hadamard, Haar, Hartley, RandomOrthonormal):
+        p = cls(48, 64, ratio=1 / 16, selection="lowpass")
+        p.project_(smooth)
+        held[cls] = (p.weight().norm() / smooth.norm()).square().item()
+    assert held.pop(RandomOrthonormal) < 0.5 and min(held.values()) > 0.9
 
 
 def test_zigzag_bounds_the_rank():

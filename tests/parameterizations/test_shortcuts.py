@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.bases import block_products, transforms
+from zoo.bases import block_products, cosine
+from zoo.bases.cosine import Cosine
 from zoo.bases.seeds import generator, haar_matrix
 from zoo.layers.batched import batches
 from zoo.parameterizations import (
@@ -71,6 +72,10 @@ class Other:
         return haar_matrix(n, self.seed, "other", axis)
 
 
+def by_fft(p):
+    return isinstance(p.tables, cosine.CosinePlan)
+
+
 def below(*parents):
     return type("".join(parent.__name__ for parent in parents), parents, {"__module__": __name__})
 
@@ -119,7 +124,7 @@ def arguments_of(cls):
 def test_a_changed_class_computes_what_it_says_on_every_path(cls, always, monkeypatch):
     """FFTs from the smallest size on, and products without W wherever a class has them, or not."""
     if always:
-        monkeypatch.setitem(transforms.FFT_FROM, "cpu", 0)
+        monkeypatch.setitem(cosine.FFT_FROM, "cpu", 0)
         monkeypatch.setattr(block_products, "product_pays", lambda *_: True)
     case = case_for(cls, arguments_of(cls))
     for name in PATHS:
@@ -136,7 +141,7 @@ def test_a_transform_of_ones_own_is_given_plain_planes(monkeypatch):
     """(m, n) to (m, n), also where the class it comes from packs them for the FFT, and never a
     batch.
     """
-    monkeypatch.setitem(transforms.FFT_FROM, "cpu", 0)
+    monkeypatch.setitem(cosine.FFT_FROM, "cpu", 0)
     seen = set()
 
     class Watched(DCT):
@@ -145,7 +150,7 @@ def test_a_transform_of_ones_own_is_given_plain_planes(monkeypatch):
             return super().synthesize(plane)
 
     layers = [Watched(12, 9, ratio=0.5).for_layer(name) for name in "ab"]
-    assert DCT(12, 9, ratio=0.5).fast and not layers[0].fast and batches(layers) == []
+    assert by_fft(DCT(12, 9, ratio=0.5)) and not by_fft(layers[0]) and batches(layers) == []
     layers[0].weight()
     assert seen == {(12, 9)}
 
@@ -154,10 +159,10 @@ def test_a_class_can_say_that_a_shortcut_still_serves(monkeypatch):
     """By naming it: batches of a transform that takes them, FFTs of planes that are passed on as
     they are.
     """
-    monkeypatch.setitem(transforms.FFT_FROM, "cpu", 0)
+    monkeypatch.setitem(cosine.FFT_FROM, "cpu", 0)
 
     class Halved(DCT):
-        cosine = True
+        basis = DCT.basis
         batch_key = DCT.batch_key
 
         def synthesize(self, plane):
@@ -167,7 +172,7 @@ def test_a_class_can_say_that_a_shortcut_still_serves(monkeypatch):
             return -super().analyze(weight)
 
     layers = [Halved(12, 9, ratio=0.5).for_layer(name) for name in "ab"]
-    assert layers[0].fast and batches(layers) == [layers]
+    assert by_fft(layers[0]) and batches(layers) == [layers]
     case_for(Halved, {"ratio": 0.5}).test_together_is_alone((12, 9))
 
 
@@ -299,7 +304,7 @@ class Batched(SignedDCT):
 
 
 class NoCosines(SeparableSubspace):
-    cosine = True
+    basis = Cosine()
 
     def side(self, n, axis):
         return haar_matrix(n, self.seed, axis)

@@ -9,7 +9,8 @@ import torch
 
 from zoo.bases.blocks import block_layout
 from zoo.bases.kernels import floors
-from zoo.bases.seeds import dct_matrix, generator
+from zoo.bases.cosine import dct_matrix
+from zoo.bases.seeds import generator
 from zoo.bases.selection import lowpass_order, random_support
 
 M, N, P, Q = 24, 36, 8, 12

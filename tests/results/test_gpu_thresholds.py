@@ -16,7 +16,7 @@ from results.gpu.fitting.constants import THRESHOLDS, constants
 from results.gpu.fitting.crossings import Layer, Point, costs, crossing, faster
 from results.gpu.frame.rows import SOURCE, Table
 from results.gpu.frame.setting import Setting
-from zoo.bases import block_products, transforms
+from zoo.bases import block_products, cosine
 from zoo.bases.blocks import block_layout
 from zoo.testing import agree
 
@@ -220,11 +220,11 @@ def test_constants_are_lines_of_source():
     }
     assert values.keys() == {"FFT_FROM", "TOKENS", "ROWS_PAY_FROM", "COSTS", "BLOCK"}
     assert values["FFT_FROM"] == {
-        "cpu": transforms.FFT_FROM["cpu"],
+        "cpu": cosine.FFT_FROM["cpu"],
         "cuda": pytest.approx(1e6, rel=1e-3),
     }
     assert values["TOKENS"] == {"cpu": 64, "cuda": 32} and values["ROWS_PAY_FROM"] == 1.5
-    assert values["BLOCK"] == transforms.BLOCK
+    assert values["BLOCK"] == cosine.BLOCK
     assert values["COSTS"]["cpu"] == block_products.COSTS["cpu"]
     agree(torch.tensor(values["COSTS"]["cuda"][2]), torch.tensor([20, 2.5, 60, 1.1, 200]), 0.01)
     comments = "\n".join(line for line in said if line.startswith("#"))

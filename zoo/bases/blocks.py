@@ -23,7 +23,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.bases.seeds import dct_matrix, without_autocast
+from zoo.bases.cosine import dct_matrix
+from zoo.bases.seeds import without_autocast
 from zoo.bases.selection import mask_norm
 
 

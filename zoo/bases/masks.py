@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.bases import TRANSFORMS, transform
 from zoo.bases.encoding import Encoding, Places, decode, encode, seeded
-from zoo.bases.frequencies import TRANSFORMS, transform
 
 Order = Literal["magnitude", "frequency", "random"]
 ORDERS: tuple[Order, ...] = get_args(Order)

@@ -1,4 +1,4 @@
-"""Seeded randomness and the orthonormal matrices that parameterizations are built from.
+"""Seeded randomness, and matrices that are made once and shared.
 
 Pure functions of torch.
 
@@ -69,18 +69,6 @@ def stream_seed(seed: int, *labels: object) -> int:
 def generator(seed: int, *labels: object) -> torch.Generator:
     """A CPU generator of the stream that `seed` and the labels name."""
     return torch.Generator("cpu").manual_seed(stream_seed(seed, *labels))
-
-
-@cached(maxsize=32)
-def dct_matrix(n: int) -> Tensor:
-    """The orthonormal DCT-II, C[k, i] = sqrt((2 - [k = 0]) / n) cos(pi (2 i + 1) k / 2 n); (n, n), float64.
-
-    C x is `scipy.fft.dct(x, norm="ortho")`; rows are the cosines, lowest frequency first.
-    """
-    k = torch.arange(n, dtype=torch.float64)
-    c = torch.cos(math.pi / (2 * n) * (2 * k + 1) * k[:, None]) * math.sqrt(2 / n)
-    c[0] /= math.sqrt(2)
-    return c
 
 
 @cached(maxsize=32)

@@ -1,24 +1,32 @@
 """The zoo: maps from trainable coefficients to weight matrices, one per file.
 
-Needs torch alone, no Lightning.
+It needs torch alone, no Lightning. The path of each is that of this package and its name, as in
+`zoo.parameterizations.DCT`, whichever folder it lies in.
 """
 
 from zoo.parameterizations.base import WeightParameterization
-from zoo.parameterizations.block_dct import BlockDCT
-from zoo.parameterizations.dct import DCT
 from zoo.parameterizations.dense import Dense
-from zoo.parameterizations.lora import LoRA
-from zoo.parameterizations.orthonormal import OrthonormalSubspace, SeparableSubspace
-from zoo.parameterizations.randlora import RandLoRA
-from zoo.parameterizations.random_orthonormal import RandomOrthonormal
-from zoo.parameterizations.row_dct import RowDCT
-from zoo.parameterizations.sparse import Sparse
-from zoo.parameterizations.zigzag import Zigzag
+from zoo.parameterizations.low_rank.lora import LoRA
+from zoo.parameterizations.low_rank.randlora import RandLoRA
+from zoo.parameterizations.subspaces.block_dct import BlockDCT
+from zoo.parameterizations.subspaces.dct import DCT
+from zoo.parameterizations.subspaces.haar import Haar
+from zoo.parameterizations.subspaces.hadamard import Hadamard
+from zoo.parameterizations.subspaces.hartley import Hartley
+from zoo.parameterizations.subspaces.orthonormal import OrthonormalSubspace
+from zoo.parameterizations.subspaces.random_orthonormal import RandomOrthonormal
+from zoo.parameterizations.subspaces.row_dct import RowDCT
+from zoo.parameterizations.subspaces.separable import SeparableSubspace
+from zoo.parameterizations.subspaces.sparse import Sparse
+from zoo.parameterizations.subspaces.zigzag import Zigzag
 
 __all__ = [
     "BlockDCT",
     "DCT",
     "Dense",
+    "Haar",
+    "Hadamard",
+    "Hartley",
     "LoRA",
     "OrthonormalSubspace",
     "RandLoRA",
@@ -29,3 +37,7 @@ __all__ = [
     "WeightParameterization",
     "Zigzag",
 ]
+
+# The path by which each is named in configs, checkpoints and tables, which no move of a file changes.
+for _name in __all__:
+    globals()[_name].__module__ = __name__

@@ -21,7 +21,7 @@ def overtaken(cls: type, shortcut: str, stands_for: tuple[str, ...]) -> bool:
     return False
 
 
-UNCOUNTED = {"revision", "ahead", "training"}
+UNCOUNTED = {"revision", "training"}
 """Attributes that W does not follow from."""
 
 
@@ -91,7 +91,10 @@ class WeightParameterization(nn.Module, ABC):
 
     @abstractmethod
     def weight(self) -> Tensor:
-        """W, (out_features, in_features), differentiable in every parameter."""
+        """W of the parameters as they are now, (out_features, in_features), differentiable in every parameter.
+
+        In their dtype, also under autocast and within a forward pass.
+        """
 
     @abstractmethod
     def reset_parameters(self, std: float) -> None:
@@ -150,9 +153,9 @@ class WeightParameterization(nn.Module, ABC):
         Such an optimizer moves each coefficient by about +-lr, whatever the gradient's scale. What
         is as large can be meant in two ways, and lr_mult lies between them:
 
-            |dW|_F as that of a dense step, lr sqrt(mn), for signs that are independent: 1 / rms(dW
-            / lr) <G, dW> as that of a dense step, lr sum |G_ij|, for the signs of a gradient G of
-            rank one
+            |dW|_F as that of a dense step, lr sqrt(mn), for signs that are independent:
+                1 / rms(dW / lr)
+            <G, dW> as that of a dense step, lr sum |G_ij|, for the signs of a gradient G of rank one
         """
         return 1.0
 

@@ -17,7 +17,12 @@ def lora_count(m: int, n: int, rank: int) -> int:
 
 
 def layer_budget(
-    m: int, n: int, ratio: float | None, coefficients: int | None, lora_rank: int | None = None
+    m: int,
+    n: int,
+    ratio: float | None,
+    coefficients: int | None,
+    lora_rank: int | None = None,
+    where: str | None = None,
 ) -> int:
     """K of one (m, n) weight, from exactly one of the three.
 
@@ -27,6 +32,7 @@ def layer_budget(
         ratio: K = ratio mn, rounded.
         coefficients: K itself.
         lora_rank: as many as LoRA of this rank, K = r (m + n).
+        where: what messages say of the weight; by default ` for shape (m, n)`.
 
     Raises:
         ValueError: if none or several are given, if ratio is not in (0, 1], or K not in [1, mn]; a
@@ -34,6 +40,7 @@ def layer_budget(
     """
     given = {"ratio": ratio, "coefficients": coefficients, "lora_rank": lora_rank}
     given = {name: value for name, value in given.items() if value is not None}
+    where = f" for shape ({m}, {n})" if where is None else where
     if not given:
         raise ValueError(
             "needs a budget: give ratio (share of the weights), coefficients (their number) or lora_rank"
@@ -46,22 +53,18 @@ def layer_budget(
             raise ValueError(f"ratio must lie in (0, 1], got {ratio}")
         if (count := round(ratio * m * n)) < 1:
             raise ValueError(
-                f"ratio must be at least {1 / (m * n):.2g} for shape ({m}, {n}), which is one coefficient,"
-                f" got {ratio}: raise it, or leave the layer out of the targets"
+                f"ratio must be at least {1 / (m * n):.2g}{where}, which is one coefficient, "
+                f"got {ratio}: raise it, or leave the layer out of the targets"
             )
         return count
     if lora_rank is not None:
         if not 1 <= lora_count(m, n, lora_rank) <= m * n:
             most = m * n // (m + n)
-            raise ValueError(
-                f"lora_rank must lie in [1, {most}] for shape ({m}, {n}), got {lora_rank}"
-            )
+            raise ValueError(f"lora_rank must lie in [1, {most}]{where}, got {lora_rank}")
         return lora_count(m, n, lora_rank)
     assert coefficients is not None
     if not 1 <= coefficients <= m * n:
-        raise ValueError(
-            f"coefficients must lie in [1, {m * n}] for shape ({m}, {n}), got {coefficients}"
-        )
+        raise ValueError(f"coefficients must lie in [1, {m * n}]{where}, got {coefficients}")
     return coefficients
 
 
@@ -100,12 +103,11 @@ class Budget:
             )
         try:
             total = layer_budget(
-                1, weights, self.ratio, self.coefficients if lora is None else lora
+                1, weights, self.ratio, self.coefficients if lora is None else lora, where=""
             )
         except ValueError as error:
-            why = str(error).replace(f" for shape (1, {weights})", "")
             raise UserError(
-                f"budget (of {len(sizes)} layers with {weights} weights): {why}"
+                f"budget (of {len(sizes)} layers with {weights} weights): {error}"
             ) from None
         exact = {name: total * size / weights for name, size in sizes.items()}
         split = {name: int(share) for name, share in exact.items()}

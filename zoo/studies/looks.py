@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.bases.frequencies import Transform, transform
+from zoo.bases import Basis, transform
 from zoo.bases.seeds import generator
 from zoo.runs.updates import Update
 from zoo.spectrum import measures, numerical_rank, random_sides, running_sums
@@ -65,7 +65,7 @@ def look(
 
     Args:
         updates: dW of some matrices.
-        transforms: names of `zoo.bases.frequencies.TRANSFORMS`.
+        transforms: names of `zoo.bases.TRANSFORMS`.
         draws: B, at least 2.
         seed: of both nulls.
         done: called after each draw of each update.
@@ -119,7 +119,7 @@ def look(
     return looks
 
 
-def _plane(update: Update, t: Transform) -> Tensor:
+def _plane(update: Update, t: Basis) -> Tensor:
     return (
         t.forward(update.left)
         if update.right is None
@@ -153,7 +153,7 @@ def _values(sums: tuple[Tensor, Tensor]) -> np.ndarray:
 
 
 def _measure(
-    plane: Tensor, t: Transform, shape: tuple[int, int], energies: np.ndarray
+    plane: Tensor, t: Basis, shape: tuple[int, int], energies: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The MEASURES (9,), both curves (2, 101) and both correlations of energies (2,) of a plane."""
     sums = running_sums(plane, t.order(*shape))

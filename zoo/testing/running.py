@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from zoo.parameterizations import OrthonormalSubspace, SeparableSubspace, WeightParameterization
-from zoo.parameterizations.orthonormal import BUILT_FROM
+from zoo.parameterizations.subspaces.orthonormal import BUILT_FROM
 from zoo.testing.case import TOLERANCE, Case, Shape, reason
 from zoo.testing.layers import ParameterizationTestCase
 from zoo.testing.orthonormal import OrthonormalTestCase, SeparableTestCase

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.bases.frequencies import TRANSFORMS, transform
+from zoo.bases import TRANSFORMS, transform
 from zoo.runs.updates import Source, Update
 from zoo.spectrum import GAUSSIAN, spectral_energy
 from zoo.studies.analyze.analysis import analyze

@@ -15,7 +15,7 @@ from scipy import stats
 
 from tasks import CharLM
 from tasks.finetuning import Tuning
-from zoo.bases.frequencies import transform
+from zoo.bases import transform
 from zoo.bases.masks import keep, restore
 from zoo.errors import UserError
 from zoo.layers.convert import zoo_layers

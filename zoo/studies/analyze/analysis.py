@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.layers.convert import block, kind
+from zoo.layers.names import block, kind
 from zoo.runs.updates import Source, Update
 from zoo.spectrum import ranks
 from zoo.studies.looks import MEASURES, Look, gaussian_spectrum, look
@@ -29,7 +29,7 @@ def analyze(
 
     Args:
         sources: as `zoo.runs.updates.read` gives them.
-        transforms: names of `zoo.bases.frequencies.TRANSFORMS`.
+        transforms: names of `zoo.bases.TRANSFORMS`.
         draws: of the null, at least 3.
         seed: of the null.
         done: called after each draw of each matrix.

@@ -19,7 +19,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from zoo.bases.frequencies import transform
+from zoo.bases import transform
 from zoo.bases.masks import Kept, Order, keep, restore
 from zoo.bases.seeds import stream_seed
 from zoo.errors import UserError
@@ -42,7 +42,7 @@ class Plan:
     """Which masks to try.
 
     Args:
-        transforms: names of `zoo.bases.frequencies.TRANSFORMS`.
+        transforms: names of `zoo.bases.TRANSFORMS`.
         orders: of `zoo.bases.masks.ORDERS`.
         budgets: shares of the coefficients in percent, in (0, 100].
         draws: of random masks.

@@ -4,19 +4,17 @@ import pytest
 import scipy.fft
 import torch
 
-from zoo.bases import transforms
-from zoo.bases.seeds import dct_matrix, generator, haar_matrix, uniform_matrix
-from zoo.bases.transforms import (
-    Sides,
+from zoo.bases import cosine, transform
+from zoo.bases.basis import Sides, rotate, unrotate
+from zoo.bases.cosine import (
     cosine_plan,
-    dct2,
     dct2_packed,
+    dct_matrix,
     idct2_packed,
     packed_places,
     packed_shape,
-    rotate,
-    unrotate,
 )
+from zoo.bases.seeds import generator, haar_matrix, uniform_matrix
 from zoo.testing import agree
 
 SHAPES = [(1, 1), (1, 8), (8, 1), (2, 2), (7, 5), (16, 12), (33, 64), (96, 97)]
@@ -30,10 +28,14 @@ def test_dct_matrix_is_scipys(n):
 
 @pytest.mark.parametrize("always", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_dct2_is_scipys(shape, always, monkeypatch):
-    monkeypatch.setitem(transforms.FFT_FROM, "cpu", 0 if always else 10**9)
+def test_the_basis_is_scipys(shape, always, monkeypatch):
+    monkeypatch.setitem(cosine.FFT_FROM, "cpu", 0 if always else 10**9)
     w = torch.randn(shape, dtype=torch.float64)
-    agree(dct2(w), torch.from_numpy(scipy.fft.dctn(w.numpy(), norm="ortho")), 1e-12)
+    agree(
+        transform("dct").forward(w),
+        torch.from_numpy(scipy.fft.dctn(w.numpy(), norm="ortho")),
+        1e-12,
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -44,8 +46,8 @@ def test_packed_inverse(shape, blocked, rows_only, dtype, monkeypatch):
     """idct2_packed(dct2_packed(W)) = W for a batch, it is scipy's, and unused slots of the plane
     stay out of it.
     """
-    monkeypatch.setitem(transforms.BLOCKED_FROM, "cpu", 0 if blocked else 10**9)
-    monkeypatch.setitem(transforms.BLOCK, "cpu", 20)
+    monkeypatch.setitem(cosine.BLOCKED_FROM, "cpu", 0 if blocked else 10**9)
+    monkeypatch.setitem(cosine.BLOCK, "cpu", 20)
     w = torch.randn(3, *shape, dtype=dtype)
     expected = torch.from_numpy(
         scipy.fft.dctn(w.numpy(), axes=(2,) if rows_only else (1, 2), norm="ortho")

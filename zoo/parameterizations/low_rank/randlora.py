@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.bases.seeds import autocast_dtype, of_device, shared, uniform_matrix
+from zoo.bases.seeds import autocast_dtype, of_device, shared, uniform_matrix, without_autocast
 from zoo.bases.vmapped import Function
 from zoo.parameterizations.base import WeightParameterization
 from zoo.parameterizations.budget import layer_budget
-from zoo.parameterizations.low_rank import add_product
+from zoo.parameterizations.low_rank.products import add_product
 
 FACTORS_UP_TO = {"cpu": 1.0, "cuda": 1.0}
 """How many times the operations of a product with W those with its factors may be and still take less time.
@@ -144,11 +144,11 @@ class RandLoRA(WeightParameterization):
         self.register_buffer("basis_B", shared(b, device, dtype), persistent=False)
 
     def weight(self) -> Tensor:
-        """W; under autocast its one product runs in the lower precision, as a layer's own would."""
-        return self._weight().to(self.randlora_lambda.dtype)
+        with without_autocast(self.randlora_lambda.device):
+            return self._weight()
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x W^T + b."""
+        """x W^T + b; under autocast W is built in the lower precision, as x is multiplied."""
         return F.linear(x, self._weight(), bias)
 
     def forward_update(

@@ -2,9 +2,9 @@
 
     W = synthesize(scatter(c)),   c in R^K,   |W|_F = |c|
 
-Two abstract classes, and a new basis is a subclass of either: `OrthonormalSubspace` needs
-`synthesize` and its adjoint `analyze`; `SeparableSubspace`, W = L^T S R, needs one orthogonal
-matrix per side. Everything else is inherited: the budget, the selection, initialisation,
+A subspace is a basis and a support. `synthesize` and its adjoint `analyze` are the basis;
+`zoo.parameterizations.subspaces.separable` has both for the bases of `zoo.bases` with one matrix a
+side. `selection` is the support. Everything else is inherited: the budget, initialisation,
 projection, the learning-rate multiplier, the backward pass and the tests.
 """
 
@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.bases import seeds, transforms
-from zoo.bases.selection import Selection, mask_norm, select
+from zoo.bases import seeds
+from zoo.bases.selection import Selection, select
 from zoo.bases.vmapped import Function, transforming
-from zoo.parameterizations.base import WeightParameterization, overtaken
+from zoo.parameterizations.base import WeightParameterization
 from zoo.parameterizations.budget import layer_budget
 
 
@@ -117,8 +117,6 @@ class OrthonormalSubspace(WeightParameterization):
         "collect": (*BUILT_FROM, "layout", "reset_buffers"),
     }
     places: Tensor
-    ahead: Tensor | None = None
-    """W, if it has been built already (`zoo.layers.batched`)."""
 
     def __init__(
         self,
@@ -215,8 +213,6 @@ class OrthonormalSubspace(WeightParameterization):
         return plane.reshape(-1).index_select(0, places).to(weight.dtype)
 
     def weight(self) -> Tensor:
-        if self.ahead is not None:
-            return self.ahead
         # A transform may have a batch of buffers; asked for by name, those of the meta device are
         # rebuilt.
         buffers = tuple(getattr(self, name) for name in [*self._buffers]) if transforming() else ()
@@ -252,127 +248,3 @@ class OrthonormalSubspace(WeightParameterization):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, selection={self.selection!r}"
-
-
-class SeparableSubspace(OrthonormalSubspace):
-    """W = L^T S R: one orthogonal matrix per side.
-
-    L is (m, m), R (n, n). A subclass whose sides are `dct_matrix` may say `cosine = True` (or a
-    property of it): large ones then go through the FFT, where no class below it redefines `side`,
-    `synthesize` or `analyze`; with `rows_only`, where the left side is None.
-    """
-
-    cosine = False
-    rows_only = False
-
-    # ---- A subclass defines ----------------------------------------------------------------------
-
-    @abstractmethod
-    def side(self, n: int, axis: int) -> Tensor | None:
-        """The orthogonal matrix of axis 0 (rows of W) or 1 (columns), basis vectors as rows; (n, n), float64.
-
-        None leaves the axis as it is.
-        """
-
-    # ---- Concrete --------------------------------------------------------------------------------
-
-    def layout(self) -> tuple[Tensor | None, tuple[int, ...]]:
-        if not self.fast:
-            return None, self.shape
-        shape = *self.shape, self.rows_only
-        return transforms.packed_places(*shape), transforms.packed_shape(*shape)
-
-    def storage_order(self) -> Tensor | None:
-        """The packed plane's, for cosines: the scatter then runs through memory in order."""
-        return transforms.packed_places(*self.shape) if self.cosine and not self.rows_only else None
-
-    def reset_buffers(self) -> None:
-        device = self.coef.device
-        self._own_places: Tensor | None = None
-        self._lr_mult: float | None = None
-        cosine = self.cosine and not overtaken(
-            type(self), "cosine", ("side", "synthesize", "analyze")
-        )
-        self.fast: bool = cosine and transforms.fft_pays(*self.shape, device)
-        super().reset_buffers()
-        tables: transforms.SomeSides | transforms.CosinePlan
-        if self.fast:
-            tables = transforms.cosine_plan(*self.shape, device, self.compute_dtype, self.rows_only)
-        else:
-            tables = transforms.SomeSides(
-                *(self._shared(self.side(n, axis)) for axis, n in enumerate(self.shape))
-            )
-        self._tables = type(tables)
-        for name, table in tables._asdict().items():
-            self.register_buffer(name, table, persistent=False)
-
-    def batch_key(self) -> Hashable:
-        return (type(self), self.shape, self.coef.dtype, *map(id, self.tables))
-
-    @staticmethod
-    def expand_batch(maps: "Sequence[SeparableSubspace]", coefs: Sequence[Tensor]) -> Tensor:
-        first = maps[0]
-        planes = coefs[0].new_zeros(len(maps), *first.plane_shape, dtype=first.compute_dtype)
-        for plane, space, coef in zip(planes.flatten(1), maps, coefs, strict=True):
-            plane.scatter_(0, space.places, coef.to(first.compute_dtype))
-        return first.synthesize(planes)
-
-    @staticmethod
-    def gather_batch(maps: "Sequence[SeparableSubspace]", weights: Tensor) -> Sequence[Tensor]:
-        planes = maps[0].analyze(weights.to(maps[0].compute_dtype)).flatten(1)
-        return [
-            plane.index_select(0, space.places) for plane, space in zip(planes, maps, strict=True)
-        ]
-
-    def _shared(self, side: Tensor | None) -> Tensor | None:
-        return None if side is None else seeds.shared(side, self.coef.device, self.compute_dtype)
-
-    @property
-    def tables(self) -> transforms.SomeSides | transforms.CosinePlan:
-        """What W is built with: the two sides, or the tables of the fast cosine transform."""
-        return self._tables(*(getattr(self, name) for name in self._tables._fields))
-
-    def spread(self, coef: Tensor) -> Tensor:
-        """S = L W R^T, (m, n): the coefficients at their places."""
-        return (
-            coef.new_zeros(self.out_features * self.in_features)
-            .scatter_(0, self.own_places, coef)
-            .view(self.shape)
-        )
-
-    def collect(self, matrix: Tensor) -> Tensor:
-        return matrix.reshape(-1).index_select(0, self.own_places)
-
-    @property
-    def lr_mult(self) -> float:
-        """sqrt(mn) / |M|_2, M the (m, n) matrix of zeros and ones that is 1 where there is a coefficient.
-
-        A step of +-lr a coefficient moves W by L^T (lr P) R with P in {-1, 0, 1} on the support,
-        and so by
-
-            |dW|_2 = lr |P|_2 <= lr |M|_2,     a dense one by at most lr sqrt(mn),
-
-        with equality where the signs are those of a matrix of rank one, as a gradient's nearly are:
-        it is a sum of few outer products that agree from batch to batch, and noise. lr_mult makes
-        the two bounds equal, so that features move alike ("A Spectral Condition for Feature
-        Learning", arXiv 2310.17813). Evenly spread places have |M|_2 = K / sqrt(mn), so mn / K; a
-        box has |M|_2 = sqrt(K), so sqrt(mn / K); zigzag's triangle lies between.
-        """
-        if self._lr_mult is None:
-            self._lr_mult = math.sqrt(self.out_features * self.in_features) / mask_norm(
-                self.support, *self.shape
-            )
-        return self._lr_mult
-
-    @property
-    def own_places(self) -> Tensor:
-        """`support` where the coefficients are; made when first asked for."""
-        if self._own_places is None:
-            self._own_places = self.support.to(self.coef.device)
-        return self._own_places
-
-    def synthesize(self, plane: Tensor) -> Tensor:
-        return transforms.synthesize(plane, self.shape, self.tables)
-
-    def analyze(self, weight: Tensor) -> Tensor:
-        return transforms.analyze(weight, self.tables)

@@ -11,16 +11,13 @@ import scipy.fft
 import scipy.linalg
 import torch
 
-from zoo.bases.frequencies import (
-    TRANSFORMS,
-    Haar,
-    haar_wavelets,
-    hadamard_matrix,
-    hadamard_size,
-    transform,
-)
-from zoo.bases.seeds import dct_matrix, haar_matrix
+from zoo.bases import TRANSFORMS, transform
+from zoo.bases.cosine import dct_matrix
+from zoo.bases.fourier import hartley_matrix
+from zoo.bases.hadamard import BlockHadamard, hadamard_blocks, hadamard_matrix, hadamard_size
+from zoo.bases.seeds import haar_matrix
 from zoo.bases.selection import zigzag_order
+from zoo.bases.wavelets import Haar, haar_wavelets
 from zoo.testing import agree
 
 NAMES = list(TRANSFORMS)
@@ -115,7 +112,9 @@ def test_a_plane_of_another_shape_is_refused(name):
 
 
 def test_a_transform_that_does_not_exist():
-    with pytest.raises(ValueError, match="must be dct, fourier, hadamard, haar, random, got 'dst'"):
+    with pytest.raises(
+        ValueError, match="must be dct, fourier, hadamard, haar, random, hartley, got 'dst'"
+    ):
         transform("dst")
 
 
@@ -199,6 +198,37 @@ def test_padding_is_with_zeros_at_the_end():
     w, padded = draw(5, 12), torch.zeros(8, 12, dtype=torch.float64)
     padded[:5] = w
     agree(transform("hadamard").forward(w), transform("hadamard").forward(padded), 1e-12)
+
+
+@pytest.mark.parametrize(
+    "n, sizes",
+    [(1, [1]), (7, [4, 2, 1]), (12, [12]), (13, [12, 1]), (100, [96, 4]), (768, [768])],
+)
+def test_blocks_of_hadamard_matrices_are_orthonormal(n, sizes):
+    """The whole matrix where there is one; otherwise the largest blocks that fill the axis."""
+    side = BlockHadamard().side(n, 0)
+    assert hadamard_blocks(n) == sizes
+    agree(side @ side.T, torch.eye(n, dtype=torch.float64), 1e-12)
+    if len(sizes) == 1:
+        assert torch.equal(side, hadamard_matrix(n) / math.sqrt(n))
+    at = 0
+    for size in sizes:
+        block = side[:, at : at + size]
+        rows = block[block.abs().sum(1) > 0]
+        assert torch.equal(rows, hadamard_matrix(size) / math.sqrt(size))
+        at += size
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 13])
+def test_hartley_is_the_real_and_imaginary_part_of_numpys_fft(n):
+    """H x = Re F - Im F, lowest frequency min(k, n - k) first; the matrix is its own inverse but for the order."""
+    x = draw(n)
+    f = np.fft.fft(x.numpy(), norm="ortho")
+    k = sorted(range(n), key=lambda k: (min(k, n - k), k))
+    agree(hartley_matrix(n) @ x, torch.from_numpy((f.real - f.imag)[k]), 1e-12)
+    assert transform("hartley").frequency(n).tolist() == [min(each, n - each) for each in k]
+    natural = hartley_matrix(n)[torch.tensor(k).argsort()]
+    agree(natural @ natural, torch.eye(n, dtype=torch.float64), 1e-12)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (8, 8), (4, 32), (64, 2), (128, 128)])
@@ -317,7 +347,7 @@ def test_rotates_says_whether_singular_values_survive(name, shape):
     same = torch.allclose(expected, actual[: len(expected)], rtol=1e-10)
     assert t.rotates(m, n) == (same and t.plane_shape(m, n) == shape)
     assert t.rotates(m, n) == (
-        name in ("dct", "haar", "random") or (name == "hadamard" and shape == (8, 12))
+        name in ("dct", "haar", "hartley", "random") or (name == "hadamard" and shape == (8, 12))
     )
 
 

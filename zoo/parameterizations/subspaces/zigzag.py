@@ -10,8 +10,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from zoo.bases.seeds import dct_matrix, haar_matrix
-from zoo.parameterizations.orthonormal import SeparableSubspace
+from zoo.bases.basis import Separable
+from zoo.bases.cosine import Cosine
+from zoo.bases.seeds import haar_matrix
+from zoo.parameterizations.subspaces.separable import SeparableSubspace
+
+COSINE = Cosine()
 
 
 class Zigzag(SeparableSubspace):
@@ -43,13 +47,13 @@ class Zigzag(SeparableSubspace):
     ) -> None:
         if basis not in ("dct", "random"):
             raise ValueError(f"basis must be dct or random, got {basis!r}")
-        self.basis = basis  # before super(), which builds the buffers
+        self.basis_name = basis  # before super(), which builds the buffers
         super().__init__(out_features, in_features, ratio, coefficients, "zigzag", seed, lora_rank)
 
     @property
-    def cosine(self) -> bool:  # type: ignore[override]
-        """Whether the sides are cosines."""
-        return self.basis == "dct"
+    def basis(self) -> Separable | None:  # type: ignore[override]
+        """The cosines, if it is these."""
+        return COSINE if self.basis_name == "dct" else None
 
-    def side(self, n: int, axis: int) -> Tensor:
-        return dct_matrix(n) if self.cosine else haar_matrix(n, self.seed, axis)
+    def side(self, n: int, axis: int) -> Tensor | None:
+        return haar_matrix(n, self.seed, axis) if self.basis is None else self.basis.side(n, axis)

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.bases import block_products, blocks, kernels, seeds
+from zoo.bases.cosine import dct_matrix
 from zoo.parameterizations.budget import layer_budget
-from zoo.parameterizations.orthonormal import BUILT_FROM, OrthonormalSubspace
+from zoo.parameterizations.subspaces.orthonormal import BUILT_FROM, OrthonormalSubspace
 
 
 class BlockDCT(OrthonormalSubspace):
@@ -85,10 +86,8 @@ class BlockDCT(OrthonormalSubspace):
         self._lr_mult: float | None = None
         device = self.coef.device
         p, q = self.arrangement.p, self.arrangement.q
-        self._cosines = (
-            seeds.dct_matrix(p).to(device),
-            seeds.dct_matrix(q).to(device),
-        )  # torch.compile takes no cache
+        # Made here, since torch.compile takes no cache.
+        self._cosines = dct_matrix(p).to(device), dct_matrix(q).to(device)
         self._kernel_tables: dict[tuple[torch.device, torch.dtype], Any] = {}
         if (
             type(self).expand is OrthonormalSubspace.expand

@@ -1,4 +1,4 @@
-"""K coefficients of the cosine transform of each row, W = S C_n; K parameters.
+"""K coefficients of the cosine transform of each row, W = S C_n.
 
 Between DCT and Sparse: a row of W, the weights of one output, is a sum of cosines over all inputs,
 and outputs are not mixed. Adam's step, which knows coordinates, then still knows each output; at a
@@ -16,12 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.bases import kernels
+from zoo.bases.cosine import RowCosine
 from zoo.bases.kernels import floors
-from zoo.bases.seeds import autocast_dtype, dct_matrix
+from zoo.bases.seeds import autocast_dtype
 from zoo.bases.vmapped import transforming
-from zoo.parameterizations.orthonormal import BUILT_FROM, SeparableSubspace
+from zoo.parameterizations.subspaces.orthonormal import BUILT_FROM
+from zoo.parameterizations.subspaces.separable import SeparableSubspace
 
-WHOLE = (*BUILT_FROM, "side", "support", "layout", "storage_order", "rows_only")
+WHOLE = (*BUILT_FROM, "side", "support", "layout", "storage_order", "basis")
 """What makes W = S C_n, row by row."""
 
 
@@ -32,17 +34,13 @@ class RowDCT(SeparableSubspace):
     """
 
     shortcuts = {**SeparableSubspace.shortcuts, "needs_no_weight": (*WHOLE, "forward")}
-    cosine = rows_only = True
-    # Kept, though `reset_buffers` is redefined: what it adds is of the kernel, and W is what it
-    # was.
+    basis = RowCosine()
+    # Kept, though `reset_buffers` is redefined: what it adds is of the kernel, and W is what it was.
     batch_key, spread, collect = (
         SeparableSubspace.batch_key,
         SeparableSubspace.spread,
         SeparableSubspace.collect,
     )
-
-    def side(self, n: int, axis: int) -> Tensor | None:
-        return dct_matrix(n) if axis == 1 else None
 
     def reset_buffers(self) -> None:
         self._kernel_tables: dict[torch.device, Any] = {}

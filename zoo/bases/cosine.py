@@ -1,8 +1,8 @@
-"""Two-dimensional orthonormal transforms: S = L W R^T and its inverse W = L^T S R, L and R orthogonal.
+"""The cosine basis: the DCT-II of both sides of a matrix, or of its rows alone.
 
-Two ways to compute them. `rotate` multiplies by stored matrices, 2 mn (m + n) operations. For the
-DCT-II, `dct2_packed` goes through a real FFT (Makhoul, IEEE TASSP 28(1), 1980) in O(mn log mn). The
-coefficients are then kept in the order in which the FFT wants them, a *plane* of `packed_shape`: an
+Two ways to compute it. `SomeSides` multiplies by stored cosines, 2 mn (m + n) operations.
+`CosinePlan` goes through a real FFT (Makhoul, IEEE TASSP 28(1), 1980) in O(mn log mn). The
+coefficients are then kept in the order in which the FFT wants them, a plane of `packed_shape`: an
 axis of n coefficients becomes n // 2 + 1 complex numbers, X_k + i X_{n-k}. Whoever scatters
 coefficients anyway scatters them straight to their places in the plane, and no pass over the matrix
 is spent on reordering. Which way is faster depends on size and device: `fft_pays` holds the
@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.bases.seeds import cached, dct_matrix, of_device, without_autocast
+from zoo.bases.basis import Plan, Separable
+from zoo.bases.seeds import cached, of_device
 
 FFT_FROM = {"cpu": 160 * 160, "cuda": 1024 * 1024}
 """Fewest weights for which the FFT is used, by type of device.
@@ -30,46 +31,38 @@ def fft_pays(m: int, n: int, device: torch.device | str) -> bool:
     return m * n >= of_device(FFT_FROM, device)
 
 
-class Sides(NamedTuple):
-    """The two orthogonal matrices of a separable basis, basis vectors as rows."""
-
-    left: Tensor  # (m, m)
-    right: Tensor  # (n, n)
-
-
-class SomeSides(NamedTuple):
-    """The same; None leaves an axis as it is."""
-
-    left: Tensor | None
-    right: Tensor | None
-
-
-def rotate(weight: Tensor, sides: Sides | SomeSides) -> Tensor:
-    """S = L W R^T; (..., m, n) to (..., m, n).
-
-    The adjoint, and for orthogonal L and R the inverse: `unrotate`.
-    """
-    with without_autocast(weight.device):
-        weight = weight if sides.left is None else sides.left @ weight
-        return weight if sides.right is None else weight @ sides.right.mT
-
-
-def unrotate(plane: Tensor, sides: Sides | SomeSides) -> Tensor:
-    """W = L^T S R; (..., m, n) to (..., m, n)."""
-    with without_autocast(plane.device):
-        plane = plane if sides.left is None else sides.left.mT @ plane
-        return plane if sides.right is None else plane @ sides.right
-
-
 class CosinePlan(NamedTuple):
-    """Tables for `dct2_packed` and `idct2_packed` of (m, n) matrices: m + n complex numbers."""
+    """The plan of the FFT for (m, n) matrices: m + n complex numbers.
 
-    phase_m: (
-        Tensor | None
-    )  # (m // 2 + 1,) turns the FFT's bins into DCT coefficients along axis 0; None leaves it
-    phase_n: Tensor  # (n // 2 + 1,) the same along axis 1
+    A phase, (n // 2 + 1,), turns the FFT's bins into DCT coefficients along an axis; None leaves
+    axis 0 as it is.
+    """
+
+    phase_m: Tensor | None
+    phase_n: Tensor
     unphase_m: Tensor | None  # 1 / phase_m
     unphase_n: Tensor  # 1 / phase_n
+
+    def analyze(self, weight: Tensor) -> Tensor:
+        """Return the packed planes of (..., m, n) matrices."""
+        return dct2_packed(weight, self)
+
+    def synthesize(self, plane: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Return the matrices of packed planes, which are overwritten."""
+        return idct2_packed(plane, shape, self)
+
+
+@cached(maxsize=32)
+def dct_matrix(n: int) -> Tensor:
+    """Return the orthonormal DCT-II, C[k, i] = sqrt((2 - [k = 0]) / n) cos(pi (2 i + 1) k / 2 n).
+
+    It is (n, n), float64, and C x is `scipy.fft.dct(x, norm="ortho")`; rows are the cosines, lowest
+    frequency first.
+    """
+    k = torch.arange(n, dtype=torch.float64)
+    c = torch.cos(math.pi / (2 * n) * (2 * k + 1) * k[:, None]) * math.sqrt(2 / n)
+    c[0] /= math.sqrt(2)
+    return c
 
 
 def _phase(n: int) -> Tensor:
@@ -77,8 +70,8 @@ def _phase(n: int) -> Tensor:
 
     With v = (w_1, w_3, w_5, ..., w_4, w_2, w_0) and V = rfft(v, norm="ortho"),
 
-        X_k + i X_{n-k} = sqrt(2) exp(-3 i pi k / 2n) V_k,     X_0 = V_0,     X_{n/2} = -V_{n/2} for
-        even n:
+        X_k + i X_{n-k} = sqrt(2) exp(-3 i pi k / 2n) V_k,    X_0 = V_0,
+        X_{n/2} = -V_{n/2} for even n:
 
     Makhoul's sequence backwards, which is its FFT's conjugate, and one place on, a factor exp(2 i
     pi k / n).
@@ -219,25 +212,39 @@ def idct2_packed(plane: Tensor, shape: tuple[int, int], plan: CosinePlan) -> Ten
     return _unshuffle(v, torch.empty_like(v))
 
 
-def synthesize(plane: Tensor, shape: tuple[int, int], tables: SomeSides | CosinePlan) -> Tensor:
-    """W from planes laid out for these tables; to (..., m, n)."""
-    return (
-        unrotate(plane, tables)
-        if isinstance(tables, SomeSides)
-        else idct2_packed(plane, shape, tables)
-    )
+class Cosine(Separable):
+    """The DCT-II, `scipy.fft.dctn(W, norm="ortho")`, in zigzag order (ITU-T T.81)."""
+
+    name = "dct"
+    rows_only = False
+
+    def side(self, n: int, axis: int) -> Tensor | None:
+        return dct_matrix(n)
+
+    def plan(self, m: int, n: int, device: torch.device, dtype: torch.dtype) -> Plan:
+        if fft_pays(m, n, device):
+            return cosine_plan(m, n, device, dtype, self.rows_only)
+        return self.sides(m, n, device, dtype)
+
+    def layout(self, m: int, n: int, device: torch.device) -> tuple[Tensor | None, tuple[int, ...]]:
+        if not fft_pays(m, n, device):
+            return None, (m, n)
+        shape = m, n, self.rows_only
+        return packed_places(*shape), packed_shape(*shape)
+
+    def storage_order(self, m: int, n: int) -> Tensor | None:
+        """Return the packed plane's order: the scatter then runs through memory in order."""
+        return packed_places(m, n)
 
 
-def analyze(weight: Tensor, tables: SomeSides | CosinePlan) -> Tensor:
-    """The inverse and adjoint of `synthesize`: the planes of (..., m, n) matrices, laid out for these tables."""
-    return rotate(weight, tables) if isinstance(tables, SomeSides) else dct2_packed(weight, tables)
+class RowCosine(Cosine):
+    """The DCT-II of each row, `scipy.fft.dct(W, axis=1, norm="ortho")`; columns are left as they are."""
 
+    name = "row_dct"
+    rows_only = True
 
-def dct2(weight: Tensor) -> Tensor:
-    """The orthonormal 2-D DCT-II of an (m, n) matrix, equal to `scipy.fft.dctn(weight, norm="ortho")`; |S| = |W|."""
-    m, n = weight.shape
-    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    if fft_pays(m, n, weight.device):
-        plan = cosine_plan(m, n, weight.device, weight.dtype)
-        return dct2_packed(weight, plan).flatten()[packed_places(m, n).to(weight.device)]
-    return rotate(weight, Sides(dct_matrix(m).to(weight), dct_matrix(n).to(weight)))
+    def side(self, n: int, axis: int) -> Tensor | None:
+        return dct_matrix(n) if axis == 1 else None
+
+    def storage_order(self, m: int, n: int) -> Tensor | None:
+        return None

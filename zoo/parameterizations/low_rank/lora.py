@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.bases.seeds import without_autocast
 from zoo.parameterizations.base import WeightParameterization
-from zoo.parameterizations.low_rank import add_product
+from zoo.parameterizations.low_rank.products import add_product
 
 
 class LoRA(WeightParameterization):
@@ -63,7 +64,8 @@ class LoRA(WeightParameterization):
         return rank
 
     def weight(self) -> Tensor:
-        return self.lora_B @ self.lora_A
+        with without_autocast(self.lora_B.device):
+            return self.lora_B @ self.lora_A
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """(x A^T) B^T + b: r (m + n) operations per row of x instead of mn."""

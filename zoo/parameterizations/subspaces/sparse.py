@@ -1,10 +1,10 @@
-"""K weights at fixed places, all others zero, W = S: the standard basis, in which Adam is at home; K parameters.
+"""K weights at fixed places, all others zero, W = S: the standard basis, in which Adam is at home.
 
 What DCT and RandomOrthonormal are compared with when the question is what a transform adds to
 trained places alone; known as sparse training with a fixed random mask (arXiv 2202.02643).
 """
 
-from zoo.parameterizations.orthonormal import SeparableSubspace
+from zoo.parameterizations.subspaces.separable import SeparableSubspace
 
 
 class Sparse(SeparableSubspace):
