@@ -12,14 +12,9 @@ from tasks.finetuning import PEFT_TASKS, FineTuning, Tuning
 from tasks.glue import GlueClassifier
 from tasks.hub import load_skeleton
 from zoo.errors import UserError
-from zoo.layers.convert import (
-    ParameterizationFactory,
-    dense_weight,
-    linear_layers,
-    summary,
-    zoo_layers,
-)
+from zoo.layers.convert import ParameterizationFactory, dense_weight, linear_layers, zoo_layers
 from zoo.layers.linear import ZooLinear
+from zoo.layers.names import summary
 from zoo.parameterizations import Dense, LoRA, RandLoRA
 from zoo.runs.peft import Adapter, Diagonals, Factors, Update
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from tasks.hub import Head, load_network, load_tokenizer
 from zoo.errors import UserError
 from zoo.files.paths import nickname
-from zoo.layers.convert import ParameterizationFactory, matches, merge
+from zoo.layers.convert import ParameterizationFactory, merge
+from zoo.layers.names import matches
 from zoo.layers.presets import Preset, preset_targets
 from zoo.parameterizations.budget import Budget
 from zoo.training.identity import digest_of_weights

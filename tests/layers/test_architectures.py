@@ -10,7 +10,8 @@ from torch import nn
 
 import zoo.parameterizations
 from zoo.layers.batched import build_together
-from zoo.layers.convert import convert, is_conv1d, linear_layers, matches, merge, zoo_layers
+from zoo.layers.convert import convert, is_conv1d, linear_layers, merge, zoo_layers
+from zoo.layers.names import matches
 from zoo.layers.presets import preset_targets
 from zoo.parameterizations import Dense
 from zoo.testing import agree

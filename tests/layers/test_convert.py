@@ -9,8 +9,9 @@ from torch import nn
 
 from tasks.char_lm.model import GPT
 from zoo.errors import UserError
-from zoo.layers.convert import convert, counts, kind, matches, merge, table, zoo_layers
+from zoo.layers.convert import convert, counts, merge, table, zoo_layers
 from zoo.layers.linear import ZooLinear
+from zoo.layers.names import kind, matches
 from zoo.parameterizations import DCT, Dense, LoRA, RandomOrthonormal
 from zoo.testing import agree
 

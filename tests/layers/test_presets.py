@@ -11,7 +11,8 @@ from architectures import configuration
 from torch import nn
 
 from zoo.errors import UserError
-from zoo.layers.convert import linear_layers, matches
+from zoo.layers.convert import linear_layers
+from zoo.layers.names import matches
 from zoo.layers.presets import PRESETS, preset_targets
 
 transformers = pytest.importorskip("transformers")

@@ -5,7 +5,6 @@ import functools
 import math
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from zoo.errors import UserError
 from zoo.layers.linear import ZooLinear
+from zoo.layers.names import matches_any, summary
 from zoo.layers.plain_linear import (
     conflicts,
     dense_weight,
@@ -31,16 +31,6 @@ ParameterizationFactory = Callable[[int, int], WeightParameterization]
 """(out_features, in_features) to a parameterization: a class, or one with its other arguments bound."""
 
 
-def matches(name: str, pattern: str) -> bool:
-    """Whether a glob matches a dotted module name, whole or from any dot on.
-
-    `*` crosses dots: `blocks.*` is every layer in the blocks, `attn.*` or `proj` every layer so
-    called.
-    """
-    parts = name.split(".")
-    return any(fnmatchcase(".".join(parts[i:]), pattern) for i in range(len(parts)))
-
-
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Every `nn.Linear` and `Conv1D` by name, and no layer that was converted already."""
     return {name: m for name, m in model.named_modules() if is_linear(m)}
@@ -54,18 +44,6 @@ def zoo_layers(model: nn.Module) -> dict[str, ZooLinear]:
 def are_updates(layers: Mapping[str, ZooLinear]) -> bool:
     """Whether any of these layers has a frozen base, so that its W is an update."""
     return any(layer.base is not None for layer in layers.values())
-
-
-def kind(name: str) -> str:
-    """What a layer is, without which block it is in: `blocks.3.attn.qkv` is an `attn.qkv`."""
-    parts = name.split(".")
-    last = max((i for i, part in enumerate(parts) if part.isdigit()), default=-1)
-    return ".".join(parts[last + 1 :]) or name
-
-
-def block(name: str) -> int | None:
-    """Which block a layer is in: 3 for `blocks.3.attn.qkv`, None for `head`."""
-    return next((int(part) for part in reversed(name.split(".")) if part.isdigit()), None)
 
 
 def convert(
@@ -89,7 +67,7 @@ def convert(
         model: any module with `nn.Linear` layers, or transformers' `Conv1D`; or such a layer
             itself.
         parameterization: makes the weight of a layer.
-        targets: globs of layer names (`matches`); none may match nothing.
+        targets: globs of layer names (`zoo.layers.names.matches`); none may match nothing.
         overrides: parameterizations for the layers that match a glob, the last match wins; none may
             match nothing.
         start: `random`, with the root-mean-square of the weight that W replaces, so that a model's
@@ -111,12 +89,12 @@ def convert(
             base is tied to what stays as it is.
     """
     layers, names = linear_layers(model), _all_names(model)
-    chosen = {name: layer for name, layer in layers.items() if _matches_any(names[layer], targets)}
+    chosen = {name: layer for name, layer in layers.items() if matches_any(names[layer], targets)}
     for pattern, candidates in [
         *((t, layers) for t in targets),
         *((o, chosen) for o in overrides or {}),
     ]:
-        if not any(_matches_any(names[layer], [pattern]) for layer in candidates.values()):
+        if not any(matches_any(names[layer], [pattern]) for layer in candidates.values()):
             raise UserError(
                 f"pattern {pattern!r} matches no linear layer; there are: {summary(candidates)}"
             )
@@ -126,7 +104,7 @@ def convert(
             {
                 name: factory
                 for name, layer in chosen.items()
-                if _matches_any(names[layer], [pattern])
+                if matches_any(names[layer], [pattern])
             }
         )
     for name, layer in chosen.items():
@@ -229,10 +207,6 @@ def _all_names(model: nn.Module) -> dict[nn.Module, list[str]]:
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
     return names
-
-
-def _matches_any(names: Iterable[str], patterns: Iterable[str]) -> bool:
-    return any(matches(name, pattern) for name in names for pattern in patterns)
 
 
 def _set(model: nn.Module, names: Iterable[str], layer: nn.Module) -> nn.Module:
@@ -377,31 +351,19 @@ def _why(factory: ParameterizationFactory, error: Exception) -> str:
     return f"{name} cannot be made: {blame(error)}; zoo check tests a class"
 
 
-def summary(names: Iterable[str]) -> str:
-    """Layer names with block numbers folded: blocks.*.attn.qkv, head."""
-    folded = (
-        ".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names
-    )
-    return ", ".join(dict.fromkeys(folded)) or "none"
-
-
 __all__ = [
     "ParameterizationFactory",
     "Start",
     "are_updates",
     "blame",
-    "block",
     "convert",
     "counts",
     "dense_weight",
     "factory_class",
     "is_conv1d",
     "is_linear",
-    "kind",
     "linear_layers",
-    "matches",
     "merge",
-    "summary",
     "table",
     "zoo_layers",
 ]

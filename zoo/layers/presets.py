@@ -10,7 +10,8 @@ from typing import Literal
 from torch import nn
 
 from zoo.errors import UserError
-from zoo.layers.convert import linear_layers, summary
+from zoo.layers.convert import linear_layers
+from zoo.layers.names import summary
 
 Preset = Literal["query_value", "attention", "mlp", "all"]
 

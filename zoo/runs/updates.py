@@ -12,8 +12,9 @@ from torch import Tensor
 
 from zoo.errors import UserError
 from zoo.files.trust import NOBODY, Trust
-from zoo.layers.convert import are_updates, is_conv1d, matches, summary, zoo_layers
+from zoo.layers.convert import are_updates, is_conv1d, zoo_layers
 from zoo.layers.linear import ZooLinear
+from zoo.layers.names import matches, summary
 from zoo.parameterizations import LoRA
 from zoo.runs import checkpoints, peft
 from zoo.runs.checkpoint_runs import adapter_run, checkpoint_run, plain_run
@@ -120,7 +121,7 @@ def read(
             with the same name in both is compared, as it is stored; embeddings only where `layers`
             names them.
         backbone: where a run's pretrained network is now, if it was moved.
-        layers: globs of layer names (`zoo.layers.convert.matches`) that choose; all of them by
+        layers: globs of layer names (`zoo.layers.names.matches`) that choose; all of them by
             default.
         trust: whose classes a run may name.
 

@@ -51,7 +51,7 @@ class ZooModule(LightningModule, ABC):
 
     Args:
         parameterization: makes the weight of a layer from its (out_features, in_features).
-        targets: globs of the layers to convert (`zoo.layers.convert.matches`); None takes
+        targets: globs of the layers to convert (`zoo.layers.names.matches`); None takes
             `default_targets`.
         overrides: other parameterizations for layers that match a glob.
         optimizer: how to train.

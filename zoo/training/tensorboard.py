@@ -16,7 +16,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from zoo.errors import UserError
 from zoo.files.locks import Lock
-from zoo.layers.convert import kind
+from zoo.layers.names import kind
 
 LOCK = ".lock"
 """The file in a run's folder that says that it is trained in, and by whom."""

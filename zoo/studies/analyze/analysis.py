@@ -29,7 +29,7 @@ def analyze(
 
     Args:
         sources: as `zoo.runs.updates.read` gives them.
-        transforms: names of `zoo.bases.TRANSFORMS`.
+        transforms: names of `zoo.bases.frequencies.TRANSFORMS`.
         draws: of the null, at least 3.
         seed: of the null.
         done: called after each draw of each matrix.

@@ -18,8 +18,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from scipy import stats
 from torch import Tensor, nn
 
-from zoo.layers.convert import kind, zoo_layers
+from zoo.layers.convert import zoo_layers
 from zoo.layers.linear import ZooLinear
+from zoo.layers.names import kind
 from zoo.spectrum import stable_rank
 from zoo.training.module import ZooModule
 
@@ -249,7 +250,7 @@ def summarize(rows: Iterable[Row]) -> list[Row]:
 
     Returns:
         A row for each parameterization, width, depth, step and group; a group is LAYERS, BLOCKS,
-        LOGITS, or a kind of layer (`zoo.layers.convert.kind`). A size that some layer has as 0 is
+        LOGITS, or a kind of layer (`zoo.layers.names.kind`). A size that some layer has as 0 is
         0, one that none has is None.
     """
     cells: dict[tuple[Any, ...], list[Row]] = {}

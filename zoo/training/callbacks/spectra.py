@@ -12,8 +12,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from zoo.errors import UserError
-from zoo.layers.convert import are_updates, kind, zoo_layers
+from zoo.layers.convert import are_updates, zoo_layers
 from zoo.layers.linear import ZooLinear
+from zoo.layers.names import kind
 from zoo.spectrum import dct_energy, rotation_null, stable_rank
 from zoo.training import tensorboard
 from zoo.training.module import ZooModule
