@@ -1,4 +1,4 @@
-"""Files that may come from anyone, read within bounds; files and folders that are written whole or not at all."""
+"""Files from anyone, read within bounds; files and folders that are written whole or not at all."""
 
 import errno
 import os
@@ -15,7 +15,20 @@ from zoo.files.locks import hold
 from zoo.files.plain import parse_json, parse_yaml
 
 LARGEST = 64 * 2**20
-"""Bytes of a text that is read: a summary, a config, an index of tensors."""
+"""How many bytes a text that is read may have: a summary, a config, an index of tensors."""
+
+
+class Unusable(UserError):
+    """A file that is not what it must be.
+
+    Args:
+        name: of the file.
+        reason: what is wrong with it, in words that follow the name.
+    """
+
+    def __init__(self, name: str | Path, reason: str) -> None:
+        super().__init__(f"'{name}' {reason}: use another one")
+        self.reason = reason
 
 
 # ---- Reading -------------------------------------------------------------------------------------
@@ -23,7 +36,7 @@ LARGEST = 64 * 2**20
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A regular file, or a link to one, opened for reading. Nothing else is waited for.
+    """Open a regular file, or a link to one, for reading; nothing else is waited for.
 
     Raises:
         UserError: if it is a pipe, a device or a folder, or cannot be read.
@@ -32,20 +45,20 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"'{path}' cannot be read ({reason}): use another one") from None
+        raise Unusable(path, f"cannot be read ({reason})") from None
     if not stat.S_ISREG(os.fstat(number).st_mode):
         os.close(number)
-        raise UserError(f"'{path}' is no regular file: use another one")
+        raise Unusable(path, "is no regular file")
     with os.fdopen(number, "rb") as file:
         yield file
 
 
 def read_text(path: Path, largest: int = LARGEST) -> str:
-    """The text of a file in UTF-8.
+    """Read the text of a file in UTF-8.
 
     Args:
         path: of a regular file.
-        largest: bytes that it may have.
+        largest: how many bytes it may have.
 
     Raises:
         UserError: if it is none, larger, or not UTF-8.
@@ -54,23 +67,22 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
         with opened(path) as file:
             content = file.read(largest + 1)
     except OSError as error:
-        raise UserError(f"'{path}' cannot be read ({error.strerror}): use another one") from None
+        raise Unusable(path, f"cannot be read ({error.strerror})") from None
     if len(content) > largest:
-        raise UserError(f"'{path}' has more than {largest:,} bytes: use another one")
+        raise Unusable(path, f"has more than {largest:,} bytes")
     return _decoded(content, str(path))
 
 
 def _decoded(content: bytes, name: str) -> str:
     try:
-        return content.decode(
-            "utf-8-sig"
-        )  # some editors begin a text with a mark that is no part of it
+        # Some editors begin a text with a mark that is no part of it.
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UserError(f"'{name}' is no UTF-8 text: use another one") from None
+        raise Unusable(name, "is no UTF-8 text") from None
 
 
 def read_typed(name: str, largest: int = LARGEST) -> str:
-    """The text of a file that the command line names: of a pipe or, for `-`, of standard input, too.
+    """Read the text of a file that the command line names: of a pipe or standard input, `-`, too.
 
     Raises:
         UserError: as `read_text`.
@@ -81,12 +93,12 @@ def read_typed(name: str, largest: int = LARGEST) -> str:
     with open(0 if name == "-" else name, "rb", closefd=name != "-") as file:
         content = file.read(largest + 1)
     if len(content) > largest:
-        raise UserError(f"'{shown}' has more than {largest:,} bytes: use another one")
+        raise Unusable(shown, f"has more than {largest:,} bytes")
     return _decoded(content, shown)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A mapping from a JSON file.
+    """Read a mapping from a JSON file.
 
     Raises:
         UserError: if it is none.
@@ -96,11 +108,11 @@ def read_json(path: Path) -> dict[str, Any]:
     except UserError:
         raise
     except ValueError:
-        raise UserError(f"'{path}' is damaged or no JSON file: use another one") from None
+        raise Unusable(path, "is damaged or no JSON file") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A mapping from a YAML file; an empty one is an empty mapping.
+    """Read a mapping from a YAML file; an empty one is an empty mapping.
 
     Raises:
         UserError: if it is none.
@@ -110,12 +122,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"'{path}' is damaged ({error}): use another one") from None
+        raise Unusable(path, f"is damaged ({error})") from None
 
 
 def _mapping(path: Path, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise UserError(f"'{path}' holds no mapping: use another one")
+        raise Unusable(path, "holds no mapping")
     return value
 
 
@@ -124,7 +136,7 @@ def _mapping(path: Path, value: Any) -> dict[str, Any]:
 
 @contextmanager
 def replacing(path: Path, on_disk: bool = True) -> Iterator[Path]:
-    """Give a file beside `path` to write into, which takes its name once it is whole and on the disk.
+    """Give a file beside `path` to write into, which takes its name once it is whole.
 
     A reader, or whoever comes after a crash, finds the old file or the new one. Where `path` is a
     link, the link is replaced: in a run that was handed over it may lead anywhere. What killed
@@ -187,17 +199,15 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(number)
     except OSError as error:
-        if error.errno not in (
-            errno.EINVAL,
-            errno.ENOTSUP,
-        ):  # a file system that has nothing to say to it
+        # These are of a file system that cannot do it.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
         os.close(number)
 
 
 def remove_left(target: Path) -> None:
-    """Remove parts of a file or folder that nobody writes any more, and put back what a killed writer had set aside."""
+    """Remove parts that nobody writes any more, and put back what a killed writer had set aside."""
     for left in target.parent.glob(f".{escape(target.name)}.*"):
         if (
             not left.name.removeprefix(f".{target.name}.").endswith((".part", ".old"))
@@ -220,7 +230,7 @@ def remove_left(target: Path) -> None:
 
 
 def size(folder: Path) -> int:
-    """Bytes of all files in a folder."""
+    """Count the bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
@@ -228,9 +238,9 @@ def check_writable(folder: Path, option: str, what: str = "") -> None:
     """Refuse a folder that cannot be made or written, without making it.
 
     Args:
-        folder: that will hold something.
-        option: that names it.
-        what: will be in it, as in `runs to `.
+        folder: the folder that will hold something.
+        option: the option that names it.
+        what: what will be in it, as in `runs to `.
 
     Raises:
         UserError: naming the folder or file above it that is in the way.
@@ -253,10 +263,10 @@ def check_new(
 
     Args:
         path: the folder.
-        option: that gives another.
-        ours: whether a file, by its path in the folder, was written by the command that is to write
-            again.
-        force: replace it, if all files in it are such.
+        option: the option that gives another.
+        ours: says whether a file, by its path in the folder, was written by the command that is to
+            write again.
+        force: whether to replace the folder, if all files in it are such.
 
     Raises:
         UserError: if something would be overwritten, or the folder cannot be made.
@@ -275,11 +285,13 @@ def check_new(
             )
         if other:
             raise UserError(
-                f"'{path}' holds '{other}' too, which --force does not replace: give another {option}"
+                f"'{path}' holds '{other}' too, which --force does not replace: give another "
+                f"{option}"
             )
         if files and not force:
             raise UserError(
-                f"'{path}' holds an earlier report: give another {option}, or replace it with --force"
+                f"'{path}' holds an earlier report: give another {option}, or replace it with "
+                "--force"
             )
     there = _first_parent(path)
     if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
@@ -288,7 +300,7 @@ def check_new(
 
 
 def _first_parent(path: Path) -> Path:
-    """The folder above that is there."""
+    """Find the nearest folder above that is there."""
     return next(parent for parent in path.absolute().parents if os.path.lexists(parent))
 
 
@@ -299,7 +311,7 @@ def new_folder(
     ours: Callable[[Path], bool] | None = None,
     force: bool = False,
 ) -> Iterator[Path]:
-    """A folder to write into, which gets its name when everything is in it and is gone after an error.
+    """Give a folder to write into, which gets its name when all is in it, or is gone.
 
     Takes and raises what `check_new` does. What is replaced is there until then, and is renamed
     whole; a file that somebody else has put there meanwhile is kept. What a killed writer had set
@@ -344,7 +356,7 @@ def new_folder(
 
 
 def _keep_others(old: Path, new: Path, ours: Callable[[Path], bool] | None) -> None:
-    """Have a folder hold what is not ours in the one that it replaces, too: links, so that no kill leaves none."""
+    """Have a folder hold what is not ours of the one that it replaces, by links."""
     for file in [file for file in old.rglob("*") if not file.is_dir()]:
         name = file.relative_to(old)
         if (ours is None or not ours(name)) and not os.path.lexists(new / name):

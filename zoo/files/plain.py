@@ -4,35 +4,50 @@ import json
 from typing import Any
 
 DEEPEST, MOST, BITS = 60, 1_000_000, 2048
-"""Nesting, number of values, and bits of a whole number, of what is read from JSON or YAML."""
+"""The most levels and values, and bits of a whole number, that JSON or YAML may have."""
 LONG = 5_000
-"""Characters of a text of which it is worth knowing exactly what is wrong with it."""
+"""How many characters a text may have for it to be read again to say exactly what is wrong."""
 
 
-class Twice(ValueError):
+class Damaged(ValueError):
+    """A text that is no plain data within bounds.
+
+    Args:
+        problem: in words.
+        line: where it is, from 1, if that is known.
+    """
+
+    def __init__(self, problem: object, line: int | None = None) -> None:
+        super().__init__(f"line {line}: {problem}" if line else str(problem))
+        self.problem, self.line = problem, line
+
+
+class Twice(Damaged):
     """A mapping gives a key twice, of which a reader would take the last."""
 
     def __init__(self, key: object, line: int) -> None:
         shown = f"{str(key)[:57]}..." if len(str(key)) > 60 else str(key)
-        super().__init__(f"line {line}: {shown!r} is given a second time: take one of the two out")
+        super().__init__(f"{shown!r} is given a second time: take one of the two out", line)
 
 
 def check_bounds(value: Any) -> None:
-    """Refuse plain data that is nested too deeply or has too many values, each counted as often as it is referred to.
+    """Refuse plain data that is nested too deeply or has too many values.
+
+    A value counts as often as it is referred to.
 
     Raises:
-        ValueError: naming the bound.
+        Damaged: naming the bound.
     """
     todo, seen = [(value, 1)], 0
     while todo:
         item, depth = todo.pop()
         seen += 1
         if depth > DEEPEST:
-            raise ValueError(f"nested deeper than {DEEPEST}")
+            raise Damaged(f"nested deeper than {DEEPEST}")
         if seen > MOST:
-            raise ValueError(f"more than {MOST:,} values")
+            raise Damaged(f"more than {MOST:,} values")
         if isinstance(item, int) and item.bit_length() > BITS:
-            raise ValueError(f"a number of more than {BITS} bits")
+            raise Damaged(f"a number of more than {BITS} bits")
         if isinstance(item, dict):
             todo += [(each, depth + 1) for each in item.values()]
         elif isinstance(item, list | tuple | set):
@@ -40,7 +55,7 @@ def check_bounds(value: Any) -> None:
 
 
 def parse_json(text: str) -> Any:
-    """Plain data from JSON, within bounds.
+    """Read plain data from JSON, within bounds.
 
     Raises:
         ValueError: if it is damaged, beyond them, or gives a key twice, of which Python would take
@@ -63,16 +78,18 @@ def parse_json(text: str) -> Any:
     try:
         value = json.loads(text, object_pairs_hook=once)
     except RecursionError:
-        raise ValueError(f"nested deeper than {DEEPEST}") from None
+        raise Damaged(f"nested deeper than {DEEPEST}") from None
     check_bounds(value)
     return value
 
 
 def parse_yaml(text: str) -> Any:
-    """Plain data from YAML, within bounds; nesting is counted before anything is built, aliases as what they stand for.
+    """Read plain data from YAML, within bounds.
+
+    Nesting is counted before anything is built, and an alias counts as what it stands for.
 
     Raises:
-        ValueError: if it is damaged, beyond them, or gives a key twice, of which YAML would take
+        Damaged: if it is damaged, beyond them, or gives a key twice, of which YAML would take
             the last.
     """
     import yaml
@@ -84,7 +101,7 @@ def parse_yaml(text: str) -> Any:
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
-                raise ValueError(f"nested deeper than {DEEPEST}")
+                raise Damaged(f"nested deeper than {DEEPEST}")
         loading = loader(text)
         try:
             root = loading.get_single_node()
@@ -95,26 +112,27 @@ def parse_yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         problem = _telling(text) or error  # libyaml does not say which character it is
         mark = getattr(problem, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise ValueError(f"{where}{getattr(problem, 'problem', None) or 'no YAML'}") from None
-    except ValueError:
+        line = mark.line + 1 if mark else None
+        raise Damaged(getattr(problem, "problem", None) or "no YAML", line) from None
+    except Damaged:
         raise
+    except ValueError as error:
+        raise Damaged(error) from None
     except Exception:  # what its constructors make of a value that is none of its tag's
-        raise ValueError("a value that is none of its kind") from None
+        raise Damaged("a value that is none of its kind") from None
     check_bounds(value)
     return value
 
 
 def _check_keys(root: Any, loading: Any) -> None:
-    """Raises ValueError for a mapping of a YAML document that gives a key twice, with its line."""
+    """Raise Twice for a mapping of a YAML document that gives a key twice."""
     import yaml
 
     todo, seen = [root], set()
     while todo:
         node = todo.pop()
-        if (
-            not isinstance(node, yaml.CollectionNode) or id(node) in seen
-        ):  # what an alias stands for is seen once
+        # What an alias stands for is seen once.
+        if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
             continue
         seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
@@ -135,7 +153,7 @@ def _check_keys(root: Any, loading: Any) -> None:
 
 
 def _telling(text: str) -> Exception | None:
-    """What the parser in Python says of a text that libyaml cannot read; for long ones it would take minutes."""
+    """Ask the parser in Python what libyaml cannot read, unless that would take minutes."""
     import yaml
 
     if len(text) > LONG:

@@ -32,7 +32,7 @@ OURS = ("zoo", "tasks")
 ARGUMENTS = ("init_args", "dict_kwargs")
 """Where a config has the arguments of a class."""
 LIBRARIES = ("lightning", "torch")
-"""Whose classes a run's trainer may have when training goes on."""
+"""The packages whose classes a run's trainer may have when training goes on."""
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 PLACES = re.compile(
     r"--(model|data|model\.(parameterization|overrides)|"
@@ -40,10 +40,10 @@ PLACES = re.compile(
 )
 """Options that take a class."""
 WORD = re.compile(r"[\w-]+(:\d+)?")
-"""What a strategy, an accelerator or a profiler is called that needs no class."""
+"""How a strategy, an accelerator or a profiler is named that needs no class."""
 NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?\.?(inf|nan)", re.IGNORECASE)
 PATHLIKE = re.compile(r"(^|_)(dir|dirpath|path|file|filename|folder|root)(_|$)|dir$|path$")
-"""What an argument is called that takes a path."""
+"""Names of arguments that take a path."""
 
 
 class Untrusted(UserError):
@@ -52,7 +52,7 @@ class Untrusted(UserError):
 
 @dataclass(frozen=True)
 class Trust:
-    """What a command may import for a file.
+    """Say what a command may import for a file.
 
     Args:
         names: modules and classes that the user has named with `--trust`.
@@ -66,7 +66,7 @@ class Trust:
 
     @classmethod
     def of(cls, argv: Sequence[str]) -> "Trust":
-        """What a command line opts into: by `--trust NAME`, or as the value of an option that takes a class."""
+        """Read what a command line opts into: by `--trust`, or as a value where a class belongs."""
         rest, names = split(argv)
         typed = []
         for word, after in zip(rest, [*rest[1:], ""], strict=True):
@@ -80,7 +80,7 @@ class Trust:
         return cls(tuple(names), tuple(typed), tuple(argv))
 
     def words(self) -> list[str]:
-        """The same as options, for a command that is started by this one."""
+        """Write the same as options, for a command that is started by this one."""
         return [
             word for name in dict.fromkeys([*self.names, *self.typed]) for word in (OPTION, name)
         ]
@@ -88,12 +88,12 @@ class Trust:
     def find(
         self, path: str, wanted: type | tuple[type, ...], where: str, libraries: bool = False
     ) -> type:
-        """The class that a file names.
+        """Import the class that a file names.
 
         Args:
-            path: of the class, as the file has it.
+            path: the class, as the file has it.
             wanted: what it must inherit from.
-            where: the file, for the user.
+            where: what to call the file.
             libraries: whether it may be one of `LIBRARIES`.
 
         Raises:
@@ -118,8 +118,8 @@ class Trust:
         except Exception as error:  # a module of the user's own can raise anything
             why = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(
-                f"{where} names the class {path}, which cannot be imported here ({why[0][:100]}): run it "
-                "where it is found"
+                f"{where} names the class {path}, which cannot be imported here ({why[0][:100]}): "
+                "run it where it is found"
             ) from error
         if not isinstance(found, type):
             raise UserError(f"{where} names {path}, which is no class: use another one")
@@ -136,34 +136,36 @@ class Trust:
         if not issubclass(found, wanted):
             kinds = wanted if isinstance(wanted, tuple) else (wanted,)
             raise UserError(
-                f"{where} names {path}, which is no {' or '.join(kind.__name__ for kind in kinds)}: use "
-                "another one"
+                f"{where} names {path}, which is no "
+                f"{' or '.join(kind.__name__ for kind in kinds)}: use another one"
             )
         return found
 
     def _opted(self, path: str) -> str | None:
-        """The name by which the user has let a class in."""
+        """Find the name by which the user has let a class in; None if that was not done."""
         known = (given for given in self.names if path == given or path.startswith(f"{given}."))
         return next(known, path if path in self.typed else None)
 
     def refusal(self, path: str, where: str) -> Untrusted:
-        """What to say of a class that is not on the list."""
+        """Make the error for a class that is not on the list."""
         said = f"{where} names {path}, which is not zoo's own: nothing of it was imported"
+        return Untrusted(f"{said}; {self._remedy(path)}")
+
+    def _remedy(self, path: str) -> str:
+        """Say how to let a class in: by the whole command, where that is known."""
         if not self.argv:
-            return Untrusted(f"{said}; if you trust it, add {OPTION} {path}")
-        return Untrusted(
-            f"{said}; if you trust it: {shlex.join(['zoo', *self.argv, OPTION, path])}"
-        )
+            return f"if you trust it, add {OPTION} {path}"
+        return f"if you trust it: {shlex.join(['zoo', *self.argv, OPTION, path])}"
 
     def check(
         self, spec: Any, wanted: type | tuple[type, ...], where: str, inside: Path | None = None
     ) -> type:
-        """Check a class with its arguments, `path` or `{class_path: path, init_args: {...}}`, and all in them.
+        """Check a class with its arguments and all in them.
 
         Args:
-            spec: from a file.
+            spec: what a file has: `path`, or `{class_path: path, init_args: {...}}`.
             wanted: what the class must inherit from.
-            where: the file, for the user.
+            where: what to call the file.
             inside: the folder in which paths must lie; with it, classes of `LIBRARIES` are taken
                 too.
 
@@ -181,7 +183,7 @@ class Trust:
                 said = (
                     f"{where} gives {path} the {key} {_shown(outside)}, which leads out of the run"
                 )
-                raise Untrusted(f"{said}; {str(self.refusal(path, where)).partition('; ')[2]}")
+                raise Untrusted(f"{said}; {self._remedy(path)}")
         self.check_arguments(cls, arguments, where, inside)
         return cls
 
@@ -198,7 +200,7 @@ class Trust:
             self._check_value(value, hints.get(key, Any), f"{where}: {key}", inside)
 
     def _check_text(self, text: str, where: str, inside: Path | None) -> None:
-        """Check a text that stands where anything may: jsonargparse reads it as YAML, and makes the classes in it."""
+        """Check a text that stands where anything may: jsonargparse reads it as YAML."""
         value = _parsed(text)
         if isinstance(value, Mapping | list):
             self._check_value(value, Any, where, inside)
@@ -229,7 +231,8 @@ class Trust:
                 )
             if classes and os.path.lexists(value):  # jsonargparse would read it as a config
                 raise UserError(
-                    f"{where} is {_shown(value)}, and a file here is called so, too: go to another folder"
+                    f"{where} is {_shown(value)}, and a file here is called so, too: go to another "
+                    "folder"
                 )
             if classes and not (takes_text and WORD.fullmatch(value)):
                 self.check(value, classes, where, inside)
@@ -282,17 +285,17 @@ class Trust:
 
 
 NOBODY = Trust()
-"""Zoo's own classes only."""
+"""No classes but zoo's own."""
 
 
 def imported(path: str) -> Any:
-    """What a path stands for that was imported already; None if it was not."""
+    """Find what a path stands for that was imported already; None if it was not."""
     module, _, name = path.rpartition(".")
     return getattr(sys.modules.get(module), name, None)
 
 
 def split(argv: Iterable[str]) -> tuple[list[str], list[str]]:
-    """A command line without `--trust`, and what that names.
+    """Split a command line into the words without `--trust`, and what that names.
 
     Raises:
         UserError: if a name is missing.
@@ -313,7 +316,7 @@ def split(argv: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def _is_genuine(top: str, module: str | None = None) -> bool:
-    """Whether a package is the one that zoo itself came with, and a module of it lies in its folder.
+    """Say whether a package is the one that zoo came with, and a module of it lies in its folder.
 
     `tasks` is the one beside `zoo`, wherever a folder of that name lies that would be found first.
     """
@@ -339,7 +342,7 @@ def _is_genuine(top: str, module: str | None = None) -> bool:
 
 
 def _full(name: str, wanted: type | tuple[type, ...]) -> str:
-    """The path of one of zoo's classes that is called by its name alone; the name, if none is."""
+    """Find the path of a class of zoo's that is called by its name; gives the name if there is none."""
     todo = list(wanted if isinstance(wanted, tuple) else (wanted,))
     while todo:
         cls = todo.pop()
@@ -356,7 +359,8 @@ def _parts(spec: Any, where: str) -> tuple[Any, Mapping[str, Any]]:
         or set(spec) - {"class_path", *ARGUMENTS}
     ):
         raise UserError(
-            f"{where} holds {_shown(spec)} where a class with its arguments belongs: use another one"
+            f"{where} holds {_shown(spec)} where a class with its arguments belongs: use another "
+            "one"
         )
     arguments: dict[str, Any] = {}
     for key in ARGUMENTS:
@@ -367,14 +371,15 @@ def _parts(spec: Any, where: str) -> tuple[Any, Mapping[str, Any]]:
             )
         if twice := next((name for name in part if name in arguments), None):
             raise UserError(
-                f"{where} gives {_shown(twice)} twice, in {' and in '.join(ARGUMENTS)}: use another one"
+                f"{where} gives {_shown(twice)} twice, in {' and in '.join(ARGUMENTS)}: use "
+                "another one"
             )
         arguments |= part
     return spec["class_path"], arguments
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    """Types of the arguments of a class, those that it hands on to its parents too."""
+    """Find the types of a class' arguments, of those that it hands on to its parents too."""
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         if "__init__" in vars(base) and base is not object:
@@ -388,7 +393,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _alternatives(hint: Any) -> Iterable[Any]:
-    """The members of a union, or the type itself."""
+    """List the members of a union, or the type itself."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         for each in typing.get_args(hint):
             yield from _alternatives(each)
@@ -397,7 +402,7 @@ def _alternatives(hint: Any) -> Iterable[Any]:
 
 
 def _class_of(kind: Any) -> type | None:
-    """What a class must inherit from to stand in a place of this type; None where no class can."""
+    """Say what a class must inherit from to stand in a place of a type; None where no class can."""
     origin = typing.get_origin(kind)
     if origin is Callable or kind is Callable:
         returned = typing.get_args(kind)[-1:]
@@ -413,15 +418,14 @@ def _class_of(kind: Any) -> type | None:
 
 
 def _leads_outside(key: str, value: Any, inside: Path | None) -> str | None:
-    """The first string in an argument that may be a path outside a folder."""
+    """Find the first string in an argument that may be a path outside a folder."""
     for text in _strings(value):
         if inside is not None and Path(os.path.realpath(text)).is_relative_to(
             os.path.realpath(inside)
         ):
             continue
-        bare = (
-            key in ("filename", "file_name") and os.path.basename(text) == text
-        )  # in a folder that is named apart
+        # Such a file lies in a folder that is named apart.
+        bare = key in ("filename", "file_name") and os.path.basename(text) == text
         looks = (
             text.startswith(("/", "~", "\\"))
             or ".." in Path(text).parts
@@ -433,7 +437,7 @@ def _leads_outside(key: str, value: Any, inside: Path | None) -> str | None:
 
 
 def _parsed(text: str) -> Any:
-    """What a text is as YAML; itself, if it is none."""
+    """Read a text as YAML; gives the text if it is none."""
     try:
         return parse_yaml(text)
     except ValueError:

@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from zoo.errors import UserError, did_you_mean
-from zoo.files.access import read_text, read_typed
-from zoo.files.plain import parse_yaml
+from zoo.files.access import Unusable, read_text, read_typed
+from zoo.files.plain import Damaged, parse_yaml
 from zoo.provenance import PACKAGE
 
 PACKAGED = PACKAGE / "_configs"
-"""Where a wheel keeps the shipped configs; an editable install reads the repository's own folder."""
+"""Where a wheel keeps the shipped configs; an editable install reads the repository's folder."""
 WORDS = ("-c", "--config")
 NOW_TWO = {"lora": "lora_8", "dct": "dct_8", "randlora": "randlora_8", "dense": "full"}
-"""How shipped configs of a task and a parameterization once ended, and the second of the two configs in their place."""
+"""How names of shipped configs once ended, and the second of the two configs that replace each."""
 
 
 BASES = ("ZooModule", "ZooData")
@@ -28,7 +28,7 @@ BASES = ("ZooModule", "ZooData")
 
 
 class Layer(NamedTuple):
-    """What a config says, without its bases.
+    """Hold what a config says, without its bases.
 
     Args:
         name: to call it by.
@@ -44,13 +44,15 @@ class Layer(NamedTuple):
 
 
 def shipped() -> dict[str, Path]:
-    """Every shipped config, by file name."""
+    """Find every shipped config, by file name."""
     folder = PACKAGED if PACKAGED.is_dir() else PACKAGE.parent / "configs"
     return {path.name: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def find(name: str, near: Path | None = None) -> Path:
-    """A config by its path, beside another config, or by the name of a shipped one, with or without `.yaml`.
+    """Find a config by its path, beside another config, or by the name of a shipped one.
+
+    The name may lack its `.yaml`.
 
     Raises:
         TypeError: if there is none, which jsonargparse turns into its own error.
@@ -67,7 +69,8 @@ def find(name: str, near: Path | None = None) -> Path:
     task, _, method = Path(name).stem.rpartition("_")
     if f"{task}.yaml" in known and task.startswith("glue_") and method in NOW_TWO:
         raise TypeError(
-            f"config {Path(name).name!r} is two now: {task}.yaml, and after it {NOW_TWO[method]}.yaml"
+            f"config {Path(name).name!r} is two now: {task}.yaml, and after it "
+            f"{NOW_TWO[method]}.yaml"
         )
     stems = [path.stem for path in known.values()]
     hint = did_you_mean(
@@ -78,7 +81,7 @@ def find(name: str, near: Path | None = None) -> Path:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A config as a dict.
+    """Read a config as a dict.
 
     Raises:
         TypeError: naming the line of a syntax error, or if it is no mapping, or nested or repeated
@@ -89,24 +92,23 @@ def load(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> Layer:
     beside = os.path.relpath(path)
-    name = f"'{path.name if path in shipped().values() else path if beside.startswith('..') else beside}'"
+    name = path if beside.startswith("..") else beside
+    name = f"'{path.name if path in shipped().values() else name}'"
     try:
         text = read_text(path)
-    except UserError as error:
-        reason = str(error).partition("' ")[2].removesuffix(": use another one")
-        raise TypeError(f"config {name} cannot be read, it {reason}: give a text file") from error
+    except Unusable as error:
+        raise TypeError(
+            f"config {name} cannot be read, it {error.reason}: give a text file"
+        ) from error
     return Layer(name, text, _content(text, name), path.parent)
 
 
 def _content(text: str, name: str) -> dict[str, Any]:
     try:
         raw = parse_yaml(text)
-    except ValueError as error:
-        line, colon, problem = str(error).partition(": ")
-        where, why = (
-            (f", {line}", problem) if line.startswith("line ") and colon else ("", str(error))
-        )
-        raise TypeError(f"config {name}{where}: {why}") from error
+    except Damaged as error:
+        where = f", line {error.line}" if error.line else ""
+        raise TypeError(f"config {name}{where}: {error.problem}") from error
     if raw is None:
         return {}
     if not isinstance(raw, dict):
@@ -115,18 +117,18 @@ def _content(text: str, name: str) -> dict[str, Any]:
 
 
 def after_configs(words: Sequence[str]) -> Sequence[str]:
-    """The words of a command line that stand behind its last config."""
+    """Give the words of a command line that stand behind its last config."""
     last = max((place for place, _, _ in _typed(words)), default=-1)
     return words[last + 1 :]
 
 
 def configs_of(words: Sequence[str]) -> list[str]:
-    """The configs that a command line names."""
+    """List the configs that a command line names."""
     return [config for _, _, config in _typed(words)]
 
 
 def _typed(words: Sequence[str]) -> Iterator[tuple[int, str, str]]:
-    """Configs on a command line: the place of the word, what stands before the config in it, and the config."""
+    """Find configs on a command line: the word's place, what precedes the config in it, and it."""
     for i, word in enumerate(words):
         key, equals, value = word.partition("=")
         if i > 0 and words[i - 1] in WORDS:
@@ -138,7 +140,7 @@ def _typed(words: Sequence[str]) -> Iterator[tuple[int, str, str]]:
 
 
 def given_settings(config: str, group: str) -> set[str]:
-    """The settings of the model or the data that a config gives, or one of its bases.
+    """Find the settings of the model or the data that a config gives, or one of its bases.
 
     Args:
         config: as it is typed; its settings are of no interest if it is none, which the parser
@@ -157,7 +159,7 @@ def given_settings(config: str, group: str) -> set[str]:
 
 
 def written_out(words: Sequence[str]) -> list[str]:
-    """A command line in which configs from pipes and from standard input, `-`, stand as what they hold.
+    """Put what configs from pipes and from standard input, `-`, hold in their place.
 
     They can be read once only, and a process that is started for another rank reads the command
     line again.
@@ -180,7 +182,7 @@ def written_out(words: Sequence[str]) -> list[str]:
 
 
 def is_pipe(name: str) -> bool:
-    """Whether a name is that of a pipe, which can be read once only."""
+    """Say whether a name is that of a pipe, which can be read once only."""
     try:
         return bool(name) and stat.S_ISFIFO(os.stat(name).st_mode)
     except (OSError, ValueError):
@@ -208,14 +210,13 @@ class ConfigFile(ActionConfigFile):
             _check_same(layers[-1].name, group, None if open_before else before, after)
         for layer in layers:
             if layer.content:
-                with chdir(
-                    layer.folder or Path()
-                ):  # where configs that it names as parts of itself are looked for
+                # Configs that it names as parts of itself are looked for in its own folder.
+                with chdir(layer.folder or Path()):
                     ActionConfigFile.apply_config(parser, cfg, dest, _as_value(layer))
 
 
 def _check_order(layers: Sequence[Layer], group: str, settled: bool, loose: bool) -> None:
-    """Refuse a class that comes after settings which were given without one, as all of them would be lost.
+    """Refuse a class that comes after settings without one, as all of them would be lost.
 
     Args:
         layers: of configs, in the order in which they are merged.
@@ -229,8 +230,8 @@ def _check_order(layers: Sequence[Layer], group: str, settled: bool, loose: bool
         if _last_class([layer], group) is not None:
             if loose:
                 raise TypeError(
-                    f"config {layers[-1].name} says which {group} it is, and {before} sets something "
-                    "of it: give the one that says which first"
+                    f"config {layers[-1].name} says which {group} it is, and {before} sets "
+                    "something of it: give the one that says which first"
                 )
             settled = True
         elif isinstance(part, Mapping) and part and not settled:
@@ -238,7 +239,7 @@ def _check_order(layers: Sequence[Layer], group: str, settled: bool, loose: bool
 
 
 def _as_value(layer: Layer) -> str:
-    """A config as a value that is never the name of a file, which jsonargparse takes it for first.
+    """Write a config as a value that is no name of a file, which jsonargparse takes it for first.
 
     Where names of files are no UTF-8 and it has other letters, it is written anew: looking for the
     file would fail.
@@ -251,7 +252,7 @@ def _as_value(layer: Layer) -> str:
 
 
 def _layers(value: str, seen: tuple[Path, ...] = ()) -> Iterator[Layer]:
-    """A config's bases and the config, in the order in which they are merged."""
+    """Read a config's bases and the config, in the order in which they are merged."""
     if value.lstrip().startswith("{"):
         layer = Layer("of the command line", value, _content(value, "of the command line"), None)
     else:
@@ -279,19 +280,18 @@ def _layers(value: str, seen: tuple[Path, ...] = ()) -> Iterator[Layer]:
 
 
 def _last_class(layers: Sequence[Layer], group: str) -> str | None:
-    """The class that configs make of the model or the data, if they say."""
+    """Find the class that configs make of the model or the data, if they say."""
     for layer in reversed(layers):
         part = layer.content.get(group)
         path = part.get("class_path") if isinstance(part, Mapping) else part
-        if (
-            isinstance(path, str) and not ((layer.folder or Path()) / path).is_file()
-        ):  # else a config of its own
+        # What is a file is a config of its own.
+        if isinstance(path, str) and not ((layer.folder or Path()) / path).is_file():
             return path
     return None
 
 
 def _check_same(name: str, group: str, before: str | None, after: str | None) -> None:
-    """Raises TypeError if a config swaps the class of the model or data that stands before it, of which all is lost."""
+    """Raise TypeError if a config swaps the class of what stands before it, which is lost."""
     if before is None or after is None or before == after:
         return
     one, other = (path.rpartition(".")[2] for path in (before, after))
@@ -300,13 +300,13 @@ def _check_same(name: str, group: str, before: str | None, after: str | None) ->
     ):
         return
     raise TypeError(
-        f"config {name} makes the {group} a {other}, and what stands before it a {one}: give one of the "
-        f"two, or say which with --{group} {other}"
+        f"config {name} makes the {group} a {other}, and what stands before it a {one}: give one "
+        f"of the two, or say which with --{group} {other}"
     )
 
 
 def _imported(path: str) -> Any:
-    """A class by its path; the path, where it cannot be imported."""
+    """Import a class by its path; gives the path, where that cannot be done."""
     module, _, name = path.rpartition(".")
     try:
         return getattr(import_module(module), name)

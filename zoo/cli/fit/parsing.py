@@ -1,4 +1,4 @@
-"""The parser of the commands that train and test: its errors in one line, and what it built held against its types."""
+"""The parser of the commands that train and test, whose errors are one line."""
 
 import inspect
 import re
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, NoReturn, Optional, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, Optional, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import Namespace
 from jsonargparse import Path as ConfigPath
@@ -24,7 +24,7 @@ NEGATIVE = re.compile(r"-(\d[\d.:e+-]*|\.\d+|inf|nan)", re.IGNORECASE)
 
 
 def _read(path: ConfigPath) -> str:
-    """A config that another one names is read like any other: in UTF-8, not in the locale's encoding; each key once.
+    """Read a config that another one names like any other: in UTF-8, and each key once.
 
     Raises:
         TypeError: if it is none.
@@ -41,7 +41,7 @@ ConfigPath.read_text = _read  # type: ignore[method-assign, assignment]
 
 
 class Parser(LightningArgumentParser):
-    """Says what is wrong in one line.
+    """Parse a command line, and say what is wrong with it in one line.
 
     Attributes:
         trust: which classes may be imported to find out; None where all that is parsed are the
@@ -81,7 +81,7 @@ class Parser(LightningArgumentParser):
 
 
 def _values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The options of a command line, each with its value."""
+    """Go through the options of a command line, each with its value."""
     for word, after in zip(words, [*words[1:], ""], strict=False):
         key, equals, value = word.partition("=")
         if key.startswith("--"):
@@ -89,7 +89,7 @@ def _values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _joined(words: Sequence[str]) -> list[str]:
-    """A command line in which a value that begins with a minus is one word with its option: argparse knows -1 alone."""
+    """Join a value that begins with a minus with its option: argparse knows -1 alone."""
     found: list[str] = []
     for word in words:
         if (
@@ -105,7 +105,7 @@ def _joined(words: Sequence[str]) -> list[str]:
 
 
 def options_of(words: Iterable[str]) -> frozenset[str]:
-    """The options that a command line gives, without their `--`; `model` for its `model.class_path` as well."""
+    """List the options of a command line without their `--`, and `model` for `model.class_path`."""
     keys = (word.partition("=")[0] for word in words if word.startswith("--"))
     return frozenset(key.removeprefix("--").removesuffix(".class_path") for key in keys)
 
@@ -130,21 +130,21 @@ def check_classes(value: Any, where: str) -> None:
             check_classes(each, where)
     elif callable(value) and not isinstance(value, type):
         raise UserError(
-            f"{where} is given the function {getattr(value, '__name__', value)!r}: give a class, as "
-            "my_file.MyBasis"
+            f"{where} is given the function {getattr(value, '__name__', value)!r}: give a class, "
+            "as my_file.MyBasis"
         )
 
 
 def check_nulls(
     value: Any, where: str, cls: type | None = None, linked: Iterable[str] = ()
 ) -> None:
-    """Refuse null where a class takes none: jsonargparse hands it to the class, which fails with something else.
+    """Refuse null where a class takes none: the class would fail with something else.
 
     Args:
         value: a group of settings, with classes in it by their paths.
-        where: it stands.
-        cls: whose settings it holds; None where `value` names the class.
-        linked: what is null until it is taken from elsewhere.
+        where: the option that holds it.
+        cls: the class whose settings it holds; None where `value` names the class.
+        linked: options that are null until they are taken from others.
 
     Raises:
         UserError: naming the first, and what it must be.
@@ -169,22 +169,26 @@ def check_nulls(
             and f"{where}.{key}" not in linked
             and not any(kind in (Any, None, NoneType) for kind in kinds)
         ):
-            name = " or ".join(
-                str(kind) if get_args(kind) else getattr(kind, "__name__", str(kind))
-                for kind in kinds
-            )
-            raise UserError(f"{where}.{key} must be {name.replace('typing.Literal', '')}, got null")
+            legal = " or ".join(map(_in_words, kinds))
+            raise UserError(f"{where}.{key} must be {legal}, got null")
         plain = next((kind for kind in kinds if is_dataclass(kind)), None)
         check_nulls(each, f"{where}.{key}", plain, linked)  # type: ignore[arg-type]
 
 
+def _in_words(kind: Any) -> str:
+    """Write a type as a message has it: of a Literal, its values."""
+    if get_origin(kind) is Literal:
+        return str(list(get_args(kind)))
+    return str(kind) if get_args(kind) else getattr(kind, "__name__", str(kind))
+
+
 def _kinds(hint: Any) -> tuple[Any, ...]:
-    """Of a union each, else the type itself."""
+    """List the types of a union, or the type itself."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def _settings(cls: type) -> dict[str, Any]:
-    """The types that the constructor of a class and of those above it name, with null where it is the default."""
+    """Find the types of a constructor's arguments, of classes above too; null if it is default."""
     found: dict[str, Any] = {}
     for each in reversed(cls.__mro__):
         if (function := vars(each).get("__init__")) is None or each is object:
