@@ -53,7 +53,7 @@ COMMANDS = {
 
 
 class OwnTasks(MetaPathFinder):
-    """Finds zoo's own `tasks` beside it, whatever else of that name lies in the current folder or on the path.
+    """Finds zoo's own `tasks` beside it, whatever else of that name is on the path.
 
     It is there from the import of this module on, so that it is in processes too that are started
     for other ranks.
@@ -92,11 +92,10 @@ def main(argv: list[str] | None = None) -> int:
     if command not in COMMANDS:
         return _unknown(argv)
     try:
-        here = (
-            os.getcwd()
-        )  # last, so that ./my_basis.py is found and a ./yaml.py does not hide another
+        here = os.getcwd()
     except OSError:
         return _said("the current folder was deleted: go to another one")
+    # Last, so that ./my_basis.py is found and a ./yaml.py does not hide another.
     sys.path[:] = [*(folder for folder in sys.path if folder not in ("", here)), here]
     module, function = COMMANDS[command].split(":")
     return guarded(lambda: getattr(importlib.import_module(module), function)(argv))
@@ -127,13 +126,12 @@ def guarded(command: Callable[[], int]) -> int:
 
 
 def prepare_process() -> None:
-    """Have a process of its own print whatever its console's encoding is, and take no warning for an error."""
+    """Have a process print whatever its console's encoding is, and take no warning for an error."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    logging.getLogger("matplotlib").setLevel(
-        logging.ERROR
-    )  # without a HOME it tells of its temporary cache
+    # Without a HOME, matplotlib tells of its temporary cache.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     if "error" in os.environ.get("PYTHONWARNINGS", "") or any(
         "error" in option for option in sys.warnoptions
     ):

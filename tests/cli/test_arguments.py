@@ -57,8 +57,8 @@ def test_what_is_not_given_is_the_parameters_default():
 
 
 def test_arguments_and_options_in_any_order():
-    words = "one --to b --set x=1 --many A B --set y=2 --many C --force --top_k 3 --margin -1 two --trust m.C"
-    found = given(words)
+    words = "one --to b --set x=1 --many A B --set y=2 --many C --force --top_k 3 --margin -1 two"
+    found = given(f"{words} --trust m.C")
     assert (found["runs"], found["to"], found["force"]) == (["one", "two"], "b", True)
     assert (found["top_k"], found["margin"], found["set_"]) == (3, -1.0, ["x=1", "y=2"])
     assert found["many"] == [["A", "B"], ["C"]]
@@ -93,6 +93,12 @@ def test_a_mistake_is_one_line(words, line, capsys):
     with pytest.raises(SystemExit) as left:
         given(words)
     assert left.value.code == 2 and capsys.readouterr().err == f"zoo: {line}\n"
+
+
+def test_words_of_fit_are_left_out_and_trusted_all_the_same():
+    argv = ["thing", "one", "--to", "a", "--data=mine.Data"]
+    found = call(command, argv, own=argv[1:4], argv=[])
+    assert found["runs"] == ["one"] and found["trust"].typed == ("mine.Data",)
 
 
 def test_options_may_be_joined_with_dashes():

@@ -1,7 +1,7 @@
-"""A command's options are the parameters of its function: their types, defaults and docstring say it all.
+"""A command's options are the parameters of its function, with their types, defaults and docstring.
 
-A mistake is one line and exit status 2. jsonargparse, which the commands that train are built on, takes no
-`zoo report RUN RUN --force`: there lists are written `[RUN,RUN]`, and flags `--force true`.
+A mistake is one line and exit status 2. jsonargparse, which the commands that train are built on,
+takes no `zoo report RUN RUN --force`: it has lists as `[RUN,RUN]`, and flags as `--force true`.
 """
 
 import argparse
@@ -36,20 +36,26 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def call(
-    function: Callable[..., Result], argv: Sequence[str], /, joint: str = "_", **more: Any
+    function: Callable[..., Result],
+    argv: Sequence[str],
+    /,
+    joint: str = "_",
+    own: Sequence[str] | None = None,
+    **more: Any,
 ) -> Result:
     """Call the function of a command with what the command line says.
 
-    What can be given by position is positional on the command line too, and what follows the star is an
-    option. `Annotated[str, "FILE"]` says what help calls a value, the docstring's `Args` what it is; the
-    module's docstring is on top of the help. `trust: Trust` is the option of commands that read what others
-    wrote.
+    What can be given by position is positional on the command line too, and what follows the star
+    is an option. `Annotated[str, "FILE"]` says what help calls a value, and the docstring's `Args`
+    what it is; the module's docstring is on top of the help. `trust: Trust` is the option of
+    commands that read what others wrote. A name may end in `_`, where Python has it already.
 
     Args:
-        function: of the command.
-        argv: its name, and the words after it.
-        joint: between the words of an option.
-        more: arguments that are no options.
+        function: the function of the command.
+        argv: the command's name, and the words after it.
+        joint: what stands between the words of an option.
+        own: the words after the name that are this command's, if some are of `zoo fit`.
+        more: arguments of the function that are no options.
     """
     from docstring_parser.google import parse
 
@@ -68,7 +74,8 @@ def call(
             is_option = parameter.kind is parameter.KEYWORD_ONLY
             word = f"--{name.rstrip('_').replace('_', joint)}" if is_option else name
             parser.add_argument(word, help=said, **_kind(hints[name], parameter))
-    options = vars(parser.parse_intermixed_args(list(argv[1:])))  # RUN --null 5 RUN
+    # Intermixed, so that arguments may stand on both sides of an option.
+    options = vars(parser.parse_intermixed_args(list(argv[1:] if own is None else own)))
     if "trust" in options:
         options["trust"] = Trust.of(argv)
     return function(**options, **more)

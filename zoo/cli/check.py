@@ -1,4 +1,4 @@
-"""`zoo check my_basis.MyBasis`: run the conformance suite on a parameterization and print what holds."""
+"""`zoo check my_basis.MyBasis`: run the conformance suite on a parameterization."""
 
 import importlib
 import inspect
@@ -15,12 +15,12 @@ def main(argv: list[str]) -> int:
 
 
 def check(parameterization: str, *, set_: Annotated[list[str] | None, "KEY=VALUE"] = None) -> int:
-    """Build a parameterization, run the conformance suite on it, and print a line for each contract.
+    """Build a parameterization, run the conformance suite on it, and print what holds.
 
     Args:
         parameterization: a class of the zoo (DCT) or the path of your own (my_basis.MyBasis).
-        set_: an argument of the class, as in --set ratio=0.3; by default ratio=0.5, or rank=1, if it
-            needs one.
+        set_: an argument of the class, as in --set ratio=0.3; by default ratio=0.5, or rank=1, if
+            it needs one.
 
     Returns:
         The exit status, 1 if a contract does not hold.
@@ -51,7 +51,7 @@ def report(cls: type, arguments: dict[str, Any]) -> int:
 
 
 def find(path: str) -> type:
-    """A concrete parameterization, by name or path.
+    """Find a concrete parameterization, by name or path.
 
     Raises:
         UserError: if it does not import, is no parameterization or is abstract.
@@ -67,7 +67,8 @@ def find(path: str) -> type:
         raise UserError(f"cannot import {path!r} ({reason}); {hint}") from error
     if not isinstance(cls, type) or not issubclass(cls, zoo.WeightParameterization):
         raise UserError(
-            f"{path!r} is no parameterization: subclass zoo.parameterizations.WeightParameterization"
+            f"{path!r} is no parameterization: subclass "
+            "zoo.parameterizations.WeightParameterization"
         )
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(cls.__abstractmethods__))
@@ -76,7 +77,7 @@ def find(path: str) -> type:
 
 
 def given(pairs: list[str]) -> dict[str, Any]:
-    """Arguments from KEY=VALUE, the value as yaml.
+    """Read arguments from KEY=VALUE, the value as yaml.
 
     Raises:
         UserError: without an equals sign.
@@ -96,7 +97,7 @@ def given(pairs: list[str]) -> dict[str, Any]:
 
 
 def budget(cls: type) -> dict[str, Any]:
-    """The smallest usual arguments that a class accepts: none, half the coefficients, or rank 1."""
+    """Find the least arguments that a class accepts: none, half the coefficients, or rank 1."""
     names = inspect.signature(cls).parameters
     for arguments in ({}, {"ratio": 0.5}, {"rank": 1}):
         if set(arguments) <= set(names):

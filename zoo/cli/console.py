@@ -43,17 +43,17 @@ def quiet() -> None:
 
 
 def _of_a_thread(failed: threading.ExceptHookArgs) -> None:
-    """Say nothing of a file that TensorBoard's thread cannot write: the next event raises that in the main one."""
+    """Say nothing of a file that TensorBoard's thread cannot write: the next event says it, too."""
     if not isinstance(failed.exc_value, OSError):
         threading.__excepthook__(failed)
 
 
 def file_error(error: OSError, folder: str | None = None) -> str:
-    """One line for a file that cannot be read or written, with the remedy where a run broke off.
+    """Say in one line that a file cannot be read or written, with the remedy where a run broke off.
 
     Args:
         error: what the system said.
-        folder: of the run that was training.
+        folder: folder of the run that was training, if one was.
     """
     what = (
         f"{error.strerror or error}: {os.fsdecode(error.filename) if error.filename else 'no file'}"
@@ -77,5 +77,5 @@ def file_error(error: OSError, folder: str | None = None) -> str:
 
 
 def is_first() -> bool:
-    """Whether this is the process of the first rank, as far as that is known before any was started."""
+    """Say whether this process is the first rank's, as far as is known before any was started."""
     return getattr(rank_zero_only, "rank", 0) == 0

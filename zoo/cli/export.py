@@ -1,4 +1,4 @@
-"""`zoo export`: a trained run as a plain model, as one small file, or as an adapter for Hugging Face's peft."""
+"""`zoo export`: a trained run as a plain model, one small file or a Hugging Face peft adapter."""
 
 import math
 from pathlib import Path
@@ -24,16 +24,19 @@ def export(
     rank: int | None = None,
     trust: Trust = NOBODY,
 ) -> str:
-    """Write an export, whole or not at all; returns where it is, and bytes beside those of the dense update.
+    """Write an export, whole or not at all.
 
     Args:
         run: a run's folder, a checkpoint or an adapter.safetensors.
         to: what to write.
         output: a new folder; by default export-<what> in the run's.
         backbone: where the pretrained network is now, if it was moved.
-        rank: with --to peft: truncate updates of a higher rank to this one; what is neither LoRA nor
-            RandLoRA has 8 by default.
+        rank: with --to peft: truncate updates of a higher rank to this one; what is neither LoRA
+            nor RandLoRA has 8 by default.
         trust: which classes besides zoo's own the run may name.
+
+    Returns:
+        Where it is, and how many bytes it has beside those of the dense update.
 
     Raises:
         UserError: if the run cannot be rebuilt here, the output is there already, or peft cannot
@@ -75,6 +78,7 @@ def export(
         worst = max(errors, key=errors.__getitem__)
         mean = sum(errors.values()) / len(errors)
         lines.append(
-            f"relative error  mean {mean:.3g}, max {errors[worst]:.3g} ({worst}), of dW in the Frobenius norm"
+            f"relative error  mean {mean:.3g}, max {errors[worst]:.3g} ({worst}), of dW in the "
+            "Frobenius norm"
         )
     return "\n".join(lines)

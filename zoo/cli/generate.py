@@ -5,7 +5,7 @@ from zoo.errors import UserError
 from zoo.files.trust import NOBODY, Trust
 
 LONGEST = 100_000
-"""Characters of a prompt, and characters or tokens that may be added: they are held in memory until the last."""
+"""How many characters a prompt may have, and how many characters or tokens are added at most."""
 HOTTEST = 1000
 """The temperature at which all that can come is as good as equally likely."""
 
@@ -70,7 +70,8 @@ def generate(
     model = checkpoints.rebuild(path, backbone, trust=trust)
     if not isinstance(model, LanguageModel):
         raise UserError(
-            f"checkpoint '{path}' is of a {type(model).__name__}, which writes no text: use another one"
+            f"checkpoint '{path}' is of a {type(model).__name__}, which writes no text: use "
+            "another one"
         )
     for layer in zoo_layers(model.net).values():
         layer.recompute = False  # each W is built once for all steps

@@ -60,9 +60,8 @@ def import_adapter(
         with options_called({"model.backbone": "backbone", "data.task": "task"}):
             model, data = build(found, str(backbone), task)
         fill_(model, found)
-        linked = {
-            target.rpartition(".")[2] for target in tasks.LINKS.values()
-        }  # the command line takes them from data
+        # These the command line takes from data.
+        linked = {target.rpartition(".")[2] for target in tasks.LINKS.values()}
         init_args = {
             k: v for k, v in model.hparams.items() if k not in {"_instantiator", "seed", *linked}
         }

@@ -16,7 +16,7 @@ from zoo.training.module import ZooData, ZooModule
 def open_run(
     path: str, backbone: str | None = None, options: Sequence[str] = (), trust: Trust = NOBODY
 ) -> tuple[ZooModule, ZooData, Trainer]:
-    """A run as it was trained, its data, and a trainer that evaluates it in silence, in float32 on one device.
+    """Open a run as it was trained, to be evaluated in silence, in float32 on one device.
 
     Args:
         path: of the run's folder, a checkpoint in one or an adapter.safetensors.

@@ -1,1 +1,1 @@
-"""Files that may come from anyone: read within bounds, written whole or not at all, trusted by name alone."""
+"""Files that may come from anyone: read within bounds, written whole or not at all."""

@@ -1,4 +1,4 @@
-"""Settings by dotted name: nested plain data as one mapping, whose values can be compared one by one."""
+"""Settings by dotted name: nested plain data as one mapping, to be compared value by value."""
 
 from collections.abc import Mapping
 from typing import Any

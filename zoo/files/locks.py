@@ -1,4 +1,4 @@
-"""Locks that a killed process does not leave behind: `flock` on a file or folder, given up when its holder dies."""
+"""Locks that a killed process does not leave behind: `flock`, given up when its holder dies."""
 
 import fcntl
 import os
@@ -31,10 +31,10 @@ def hold(path: Path) -> int | None:
 
 
 class Lock:
-    """A lock file that names its holder.
+    """Hold a lock file that names its holder.
 
     Args:
-        path: of the file, in a folder that is there; it is gone again after `release`.
+        path: the file, in a folder that is there; it is gone again after `release`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +42,7 @@ class Lock:
         self._number: int | None = None
 
     def acquire(self) -> bool:
-        """Take the lock, if nobody has it; whether that worked.
+        """Take the lock, if nobody has it; says whether that worked.
 
         Where the file system has no locks, whoever asks gets it.
 
@@ -76,7 +76,7 @@ class Lock:
         return True
 
     def holder(self) -> str:
-        """Who has it, as `<process> on <machine>`; `another process` where that is not known."""
+        """Say who has it: `<process> on <machine>`, or `another process` if unknown."""
         try:
             number = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:

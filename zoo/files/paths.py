@@ -17,11 +17,11 @@ WEAK = re.compile(
 
 
 def nickname(path: str, parts: int = 1) -> str:
-    """The last parts of a path that say something, joined: `rte-lora` of `rte-lora/version_0/checkpoints/last.ckpt`.
+    """Join the last parts of a path that say something: `rte-lora` of `rte-lora/version_0/last.ckpt`.
 
     Args:
-        path: of a run, a checkpoint or a network; or a network's name on a hub.
-        parts: how many, besides those that need the one before, such as `version_1`.
+        path: a run, a checkpoint or a network; or a network's name on a hub.
+        parts: how many are joined, besides those that need the one before, such as `version_1`.
     """
     whole = Path(path).absolute()
     whole = whole.parent if whole.name == ADAPTER else whole

@@ -58,7 +58,8 @@ def read_tensors(
     digest = metadata.pop(DIGEST, None)
     if names is None and digest is not None and digest != _digest(path, metadata):
         raise UserError(
-            f"'{path}' is damaged: its sha256 is not the one that it was written with; use another copy"
+            f"'{path}' is damaged: its sha256 is not the one that it was written with; use another "
+            "copy"
         )
     return tensors, metadata
 
@@ -100,7 +101,10 @@ def write_tensors(
 
 
 def _header(content: bytes | memoryview) -> tuple[dict[str, Any], int]:
-    """What a file says of its tensors, and where their data begins: eight bytes for a length, then so much JSON."""
+    """Read what a file says of its tensors, and where their data begins.
+
+    Eight bytes are the length of the JSON that follows.
+    """
     start = 8 + struct.unpack_from("<Q", content)[0]
     header = json.loads(bytes(content[8:start]))
     header.pop("__metadata__", None)

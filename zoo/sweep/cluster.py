@@ -37,23 +37,24 @@ IMPATIENT = {
     "RAY_gcs_rpc_server_connect_timeout_s": "2",
     "RAY_NUM_REDIS_GET_RETRIES": "1",
 }
-"""Of a driver that joins a cluster: at an address where something else answers, Ray would try for minutes."""
+"""How soon a driver that joins a cluster gives up: where something else answers, Ray would try for
+minutes."""
 STORE = 80_000_000
-"""Bytes of Ray's object store, which holds next to nothing here; Ray's least is 75 MiB."""
+"""Bytes of Ray's object store, which holds next to nothing here; Ray takes at least 75 MiB."""
 SECONDS = 30.0
-"""To wait for a cluster's answer."""
+"""How long to wait for a cluster's answer."""
 PROBE = (
     "import ray, sys; ray.init(address=sys.argv[1], logging_level='CRITICAL', log_to_driver=False)"
 )
 TOKEN = ".zoo-sweep"
 """A file in the sweep's folder, by which a node knows that it sees the same one."""
 PREFIX, MARK = "zoo-sweep-", "ray-of-zoo-sweep"
-"""What the folder of Ray's own files is called, and a file in it: only such a folder is removed."""
+"""How the name of Ray's own folder begins, and a file in it: no other folder is removed."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Ray as it runs.
+    """Describe Ray as it runs.
 
     Args:
         nodes: each node's CPU and GPU.
@@ -66,12 +67,12 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Share:
-    """What a trial gets of a machine.
+    """Describe what a trial gets of a machine.
 
     Args:
         resources: cpu and gpu, as Ray counts them.
-        threads: of a trial on the CPU; None with a GPU.
-        limit: of trials at a time.
+        threads: how many a trial on the CPU has; None with a GPU.
+        limit: how many trials run at a time.
     """
 
     resources: dict[str, float]
@@ -80,12 +81,12 @@ class Share:
 
 
 def share(nodes: list[dict[str, float]], per_device: int | None) -> Share:
-    """Divide nodes among trials: `per_device` on each GPU, 1 by default; else on each CPU, by default one per core.
+    """Divide nodes among trials.
 
     Args:
-        nodes: each node's CPU and GPU.
-        per_device: trials that share a device; the device of a node without a GPU is all of its
-            cores.
+        nodes: each node's CPU and GPU, as Ray counts them.
+        per_device: how many trials share a device: a GPU, by default 1, or where no node has one,
+            all cores of a node, by default as many as there are cores.
 
     Raises:
         UserError: if there is neither.
@@ -108,12 +109,12 @@ def share(nodes: list[dict[str, float]], per_device: int | None) -> Share:
 
 @contextmanager
 def connected(address: str | None, out: Path, there: str) -> Iterator[Cluster]:
-    """Ray, started here or found at an address.
+    """Have Ray run, started here or found at an address.
 
     Args:
         address: `HOST:PORT` of a cluster that this machine is a node of, or `auto`.
         out: the sweep's folder, which all nodes must see.
-        there: the current folder, as well.
+        there: the current folder, which all nodes must see as well.
 
     Raises:
         UserError: if Ray does not start, the cluster does not answer, or a node does not see the
@@ -170,7 +171,10 @@ def prepare(address: str | None) -> None:
 
 
 def _scratch() -> tuple[Path, int | None]:
-    """A new folder with a short name, for Ray's sockets lie in it, and what holds its lock as long as this process.
+    """Make a folder for Ray, whose name is short, as sockets lie in it, and lock it.
+
+    Returns:
+        The folder, and a file descriptor that holds its lock as long as this process lives.
 
     Raises:
         UserError: if it cannot be made.
@@ -181,13 +185,14 @@ def _scratch() -> tuple[Path, int | None]:
         (folder / MARK).touch()
     except OSError as error:
         raise UserError(
-            f"cannot write '{tempfile.gettempdir()}': {error.strerror}; set TMPDIR to another folder"
+            f"cannot write '{tempfile.gettempdir()}': {error.strerror}; set TMPDIR to another "
+            "folder"
         ) from None
     return folder, held
 
 
 def _remove_left() -> None:
-    """What Ray had for sweeps that were killed."""
+    """Remove what Ray had written for sweeps that were killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         if not (folder / MARK).is_file():  # a folder of the user's
             continue
@@ -209,8 +214,8 @@ def _check_address(address: str) -> None:
         host, colon, port = address.rpartition(":")
         if "/" in address or not (colon and host and port.isdigit()):
             raise UserError(
-                f"--ray-address takes HOST:PORT of the cluster's head, as 10.0.0.1:6379, or auto, got "
-                f"{address!r}"
+                "--ray-address takes HOST:PORT of the cluster's head, as 10.0.0.1:6379, or auto, "
+                f"got {address!r}"
             )
         try:
             socket.create_connection((host, int(port)), 5).close()
@@ -230,7 +235,11 @@ def _check_address(address: str) -> None:
 
 
 def _check_nodes(ray: Any, out: Path, there: str) -> None:
-    """Raises UserError if a node does not see what this one has written, or has no zoo."""
+    """Have each node look for what this one has written, and for zoo.
+
+    Raises:
+        UserError: naming the first node that lacks something.
+    """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     token = out / TOKEN
@@ -262,7 +271,11 @@ def _check_nodes(ray: Any, out: Path, there: str) -> None:
 
 @contextmanager
 def silence() -> Iterator[tuple[TextIO, TextIO]]:
-    """Send what Ray prints, from its own processes too, nowhere; gives this command's own output and error streams."""
+    """Send what Ray prints, from its own processes too, nowhere.
+
+    Yields:
+        This command's own output and error streams.
+    """
     with ExitStack() as stack:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -286,7 +299,7 @@ def silence() -> Iterator[tuple[TextIO, TextIO]]:
 
 
 def _is(stream: TextIO, number: int) -> bool:
-    """Whether it writes to a file descriptor, as it does not where a test captures it."""
+    """Say whether a stream writes to a file descriptor, as it does not where a test captures it."""
     try:
         return stream.fileno() == number
     except (OSError, ValueError):

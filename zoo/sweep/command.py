@@ -1,4 +1,7 @@
-"""`zoo sweep`: a grid of fits, searched and reported, on all cores and GPUs; interrupted, the same command goes on."""
+"""`zoo sweep`: a grid of fits, searched and reported, on all cores and GPUs.
+
+Interrupted, the same command goes on.
+"""
 
 import os
 import shlex
@@ -49,15 +52,15 @@ def sweep(
     argv: Sequence[str],
     stopped: Stop,
 ) -> int:
-    """Plan, check, run and print.
+    """Plan a sweep, check it, run what is not done, and print what has come of it.
 
     Args:
         config: the sweep: its path or the name of a shipped one.
         out: of the trials' folders; by default runs/<name of the sweep>.
-        trials_per_device: trials that share a GPU, by default 1; without a GPU, that share the cores,
-            by default as many as there are cores.
-        ray_address: HOST:PORT of a Ray cluster that this machine is a node of, or auto; DIR then lies
-            in a folder that all nodes share.
+        trials_per_device: trials that share a GPU, by default 1; without a GPU, that share the
+            cores, by default as many as there are cores.
+        ray_address: HOST:PORT of a Ray cluster that this machine is a node of, or auto; DIR then
+            lies in a folder that all nodes share.
         max_trials: that a sweep may have, by default 10,000.
         trust: which classes besides zoo's own files may name.
         dry_run: print the trials' commands, and run none.
@@ -119,8 +122,8 @@ def sweep(
                     )
             except KeyboardInterrupt:
                 print(
-                    f"zoo: stopped; {len(schedule.done)} of {plan.size()} trials are done, and the same command goes "
-                    "on",
+                    f"zoo: stopped; {len(schedule.done)} of {plan.size()} trials are done, and "
+                    "the same command goes on",
                     file=stderr,
                 )
                 return stopped.status
@@ -139,7 +142,7 @@ def run(
     stdout: TextIO,
     stderr: TextIO,
 ) -> None:
-    """Run what is waiting, and show it."""
+    """Run what is waiting, and show how it goes."""
     from zoo.sweep import stop, tune
     from zoo.sweep.table import Table
     from zoo.sweep.trials import log
@@ -162,7 +165,7 @@ def run(
 
 
 def conclude(schedule: "Schedule", out: str) -> int:
-    """Print methods side by side, and what failed; the exit status."""
+    """Print methods side by side, and what failed; returns the exit status."""
     from zoo.sweep.table import methods_table
 
     print("\n".join(["", *methods_table(schedule), ""]), flush=True)
@@ -180,12 +183,14 @@ def conclude(schedule: "Schedule", out: str) -> int:
 
 
 def build(plan: "Sweep", there: Sequence["Trial"], out: str) -> None:
-    """Build each method, and each searched value, that has no run yet: what is wrong is said before anything starts.
+    """Build each method and each searched value that has no run yet.
+
+    What is wrong with one is said before anything starts.
 
     Args:
-        plan: the sweep.
-        there: trials whose folders are there.
-        out: the sweep's folder.
+        plan: of the sweep.
+        there: the trials whose folders are there already.
+        out: folder of the sweep.
 
     Raises:
         UserError: naming the method.
@@ -216,13 +221,13 @@ def build(plan: "Sweep", there: Sequence["Trial"], out: str) -> None:
             raise
         if logger not in (None, True):
             raise UserError(
-                f"{trial.method}: its config has {logger!r} as trainer.logger, and a run of a sweep "
-                "needs zoo's own"
+                f"{trial.method}: its config has {logger!r} as trainer.logger, and a run of a "
+                "sweep needs zoo's own"
             )
 
 
 def commands(schedule: "Schedule", out: str, trust: Sequence[str]) -> list[str]:
-    """Of the trials that are waiting, and what comes after a search."""
+    """Write the commands of the trials that are waiting, and what comes after a search."""
     sweep = schedule.sweep
     lines = [shlex.join(["zoo", *trial.words(out, trust)]) for trial in schedule.waiting]
     seeds = ", ".join(map(str, sweep.seeds))

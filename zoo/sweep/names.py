@@ -1,4 +1,4 @@
-"""What methods and trials are called: what a user gave, in words that may stand in a file's name."""
+"""What methods and trials are called: what a user gave, in words that a file's name may have."""
 
 import hashlib
 import json
@@ -13,17 +13,18 @@ from zoo.pages.texts import printable
 PARAMETERIZATION = "model.parameterization"
 LONGEST = 120
 LARGEST = 200
-"""Bytes of a trial's name before its seed: with that, `.damaged-1` or `.log` it stays within a file system's 255."""
+"""How many bytes a trial's name may have before its seed: file systems take 255, and the seed and
+`.damaged-1` or `.log` come after it."""
 Point = Mapping[str, Any]
 
 
 def word(value: Any) -> str:
-    """A value as it stands on a command line."""
+    """Write a value as it stands on a command line."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def config_names(value: Any) -> list[str]:
-    """One config or several."""
+    """Take one config or several."""
     return [
         str(name)
         for name in (value if isinstance(value, list) else [] if value is None else [value])
@@ -31,7 +32,7 @@ def config_names(value: Any) -> list[str]:
 
 
 def label(point: Point, labels: Mapping[str, str]) -> list[str]:
-    """A point in words that may stand in a file's name; what is cut or replaced is told apart by a digest."""
+    """Write a point in words for a file's name; what is cut or replaced is told apart by a digest."""
     found = []
     for key, value in point.items():
         if key in (PARAMETERIZATION, "config"):
@@ -46,12 +47,12 @@ def label(point: Point, labels: Mapping[str, str]) -> list[str]:
 
 
 def stem(method: str, point: Point, labels: Mapping[str, str]) -> str:
-    """What the trials of a method at a point are called, before their seed: a file's name, hidden or an option never.
+    """Name the trials of a method at a point, before their seed: a file's name, never hidden.
 
     Args:
-        method: its name.
-        point: its searched options.
-        labels: how names call an option.
+        method: the method's name.
+        point: the searched options with their values.
+        labels: what names call each option.
     """
     name = re.sub(r"^[.-]+", "_", "-".join([method, *label(point, labels)]))
     if len(name.encode()) > LARGEST:
@@ -61,7 +62,7 @@ def stem(method: str, point: Point, labels: Mapping[str, str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value in a message: its start, however large it is."""
+    """Write the start of a value for a message, however large it is."""
     short = reprlib.Repr()
     short.maxlevel, short.maxstring, short.maxother = 3, 60, 60
     try:
@@ -71,7 +72,7 @@ def shown(value: Any) -> str:
 
 
 def cut(text: str) -> str:
-    """A text in a message: its start, on one line."""
+    """Write the start of a text for a message, on one line."""
     short = text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
     return printable(short)
 

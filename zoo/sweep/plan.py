@@ -17,28 +17,28 @@ from zoo.files.trust import DOTTED, LIBRARIES, OPTION, OURS, PLACES
 from zoo.sweep.names import Point, stem, word
 
 ENDS = ("trainer.callbacks", "trainer.max_epochs", "trainer.max_time")
-"""What else than `trainer.max_steps` can end a run."""
+"""Options besides `trainer.max_steps` that can end a run."""
 SEED = "-seed="
-"""Stands in a trial's name before its seed, which ends it."""
+"""What stands in a trial's name before the seed, with which it ends."""
 OVERRIDES = "model.overrides"
-"""An option whose value has classes by pattern."""
+"""The option whose value has classes by pattern."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One `zoo fit`.
+    """Describe one `zoo fit`.
 
     Args:
-        name: of its folder.
-        method: whose it is.
-        searched: whether it belongs to the search.
+        name: what its folder is called.
+        method: the name of the method that it belongs to.
+        searched: whether it belongs to the method's search.
         point: its searched options.
         config: the configs that it starts from, by path or shipped name.
         options: all else on its command line.
-        seed: of everything.
-        steps: that it will take, if that is known beforehand.
-        digest: of what is in the configs.
-        classes: of the user's own that the options or configs name.
+        seed: from which everything random is drawn.
+        steps: how many it will take, if that is known beforehand.
+        digest: a hash of what is in the configs.
+        classes: the user's own classes that the options or configs name.
     """
 
     name: str
@@ -53,10 +53,10 @@ class Trial:
     classes: tuple[str, ...] = ()
 
     def words(self, out: str, trust: Iterable[str] = ()) -> list[str]:
-        """Its command line after `zoo`; parents come before their children, as a class before its settings.
+        """Write its command line after `zoo`, in which a class stands before its settings.
 
         Args:
-            out: the sweep's folder.
+            out: folder of the sweep.
             trust: modules and classes that the sweep was given as trusted.
         """
         pairs = sorted(self.options.items(), key=lambda pair: pair[0].count("."))
@@ -71,7 +71,7 @@ class Trial:
         ]
 
     def record(self) -> dict[str, Any]:
-        """What a folder of this name must hold a run of."""
+        """Say which settings a run in a folder of this name must have."""
         settings = asdict(self)
         return {
             "config": list(self.config),
@@ -81,13 +81,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Method:
-    """A point of the grid.
+    """Describe a point of the grid.
 
     Args:
-        name: of the options that the grid gives.
-        config: as in a trial.
-        options: all but the searched ones.
-        points: that are searched; a single one, which may be empty, needs no search.
+        name: made of the options that the grid gives.
+        config: the configs that its trials start from, by path or shipped name.
+        options: all options but the searched ones.
+        points: the points that are searched; a single one, which may be empty, needs no search.
         files: what is in the configs, bases first.
     """
 
@@ -100,7 +100,7 @@ class Method:
     def trial(
         self, point: Point, seed: int, labels: Mapping[str, str], searched: bool = False
     ) -> Trial:
-        """The trial at a searched point, on a seed."""
+        """Make the trial at a searched point, on a seed."""
         options = {**self.options, **point}
         name = f"{stem(self.name, point, labels)}{SEED}{seed}"
         steps = planned_steps(self.files, options)
@@ -120,13 +120,13 @@ class Method:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep file says.
+    """Hold what a sweep file says.
 
     Args:
-        methods: in its order.
-        seeds: that are reported.
-        search_seed: of the search; None without one.
-        labels: how trials' names call an option.
+        methods: in the order of the file.
+        seeds: the seeds that are reported.
+        search_seed: the seed of the search; None without a search.
+        labels: what trials' names call each option.
     """
 
     methods: tuple[Method, ...]
@@ -135,11 +135,11 @@ class Sweep:
     labels: Mapping[str, str]
 
     def searches(self, method: Method) -> bool:
-        """Whether there is something to choose."""
+        """Say whether a method has something to choose."""
         return self.search_seed is not None and len(method.points) > 1
 
     def search(self, method: Method) -> list[Trial]:
-        """The trials of a method's search: none where there is nothing to choose."""
+        """Make the trials of a method's search: none where there is nothing to choose."""
         if self.search_seed is None or not self.searches(method):
             return []
         return [
@@ -148,11 +148,11 @@ class Sweep:
         ]
 
     def reported(self, method: Method, point: Point) -> list[Trial]:
-        """The trials of a method at the best point of its search."""
+        """Make the reported trials of a method at the best point of its search."""
         return [method.trial(point, seed, self.labels) for seed in self.seeds]
 
     def firsts(self) -> Iterator[Trial]:
-        """One trial of each method at each point."""
+        """Make one trial of each method at each point."""
         for method in self.methods:
             if searched := self.search(method):
                 yield from searched
@@ -162,7 +162,7 @@ class Sweep:
                 )
 
     def among(self, names: Iterable[str]) -> list[Trial]:
-        """Those of all trials that could be, at every searched point on every seed, that have one of these names."""
+        """Find trials by their names, of all that may be at every searched point on every seed."""
         known = {
             stem(method.name, point, self.labels): (method, point)
             for method in self.methods
@@ -185,7 +185,7 @@ class Sweep:
         return found
 
     def size(self) -> int:
-        """How many trials there are."""
+        """Count the trials."""
         return sum(
             count(len(method.points), len(self.seeds), self.searches(method))
             for method in self.methods
@@ -193,19 +193,19 @@ class Sweep:
 
 
 def count(points: int, seeds: int, searches: bool) -> int:
-    """How many trials a method has."""
+    """Count the trials of a method."""
     return seeds + (points if searches else 0)
 
 
 def digest(files: Iterable[Mapping[str, Any]]) -> str:
-    """Of what is in configs."""
+    """Hash what is in configs."""
     return hashlib.sha256(
         json.dumps(list(files), sort_keys=True, default=str).encode()
     ).hexdigest()[:12]
 
 
 def planned_steps(files: Iterable[Mapping[str, Any]], options: Point) -> int | None:
-    """How many steps a run takes, if `trainer.max_steps` alone ends it."""
+    """Count the steps that a run takes, if `trainer.max_steps` alone ends it."""
     known: dict[str, Any] = {}
     for file in files:
         trainer = file.get("trainer")

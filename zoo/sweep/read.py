@@ -1,4 +1,4 @@
-"""The sweep file, read: what it says, in the words of `zoo.sweep.plan`, or what is wrong with it."""
+"""Reads a sweep file: what it says, in the words of `zoo.sweep.plan`, or what is wrong with it."""
 
 import json
 import math
@@ -25,18 +25,19 @@ OURS = (
     "trainer.logger",
     "trust",
 )
-"""Options of `zoo fit` that a sweep sets itself."""
+"""The options of `zoo fit` that a sweep sets itself."""
 TRIALS, BASES = 10_000, 1_000
-"""Trials of a sweep that need no further word; configs that one may start from, each counted as often as it is."""
+"""How many trials a sweep has without a further word, and how many configs one may start from, of
+which each counts as often as it is named."""
 LAST_SEED = 2**32 - 1
 
 
 def read(name: str, most: int = TRIALS) -> Sweep:
-    """A sweep file, by path or shipped name.
+    """Read a sweep file, by path or shipped name.
 
     Args:
         name: of the file.
-        most: trials that it may have.
+        most: how many trials it may have.
 
     Raises:
         UserError: if there is none, or it says nothing, something unknown, two things at once or
@@ -44,8 +45,8 @@ def read(name: str, most: int = TRIALS) -> Sweep:
     """
     if name == "-" or is_pipe(name):
         raise UserError(
-            f"--config {name} can be read once only, and a sweep reads it again when it goes on: give a "
-            "file"
+            f"--config {name} can be read once only, and a sweep reads it again when it goes on: "
+            "give a file"
         )
     try:
         path = find(name)
@@ -55,7 +56,7 @@ def read(name: str, most: int = TRIALS) -> Sweep:
 
 
 def parse(raw: Mapping[str, Any], folder: Path, most: int = TRIALS) -> Sweep:
-    """What a sweep file says, whose configs may lie beside it.
+    """Say what a sweep file says, whose configs may lie beside it.
 
     Its trials are counted before anything is made of them: a few lines can stand for billions.
 
@@ -75,12 +76,13 @@ def parse(raw: Mapping[str, Any], folder: Path, most: int = TRIALS) -> Sweep:
     search_seed = _seeds([search.pop("seed", 0)], "search.seed")[0] if "search" in raw else None
     if "search" in raw and not search:
         raise UserError(
-            "search tunes no option: name one with its values, as in model.optimizer.lr: [0.005, 0.01]"
+            "search tunes no option: name one with its values, as in model.optimizer.lr: [0.005, "
+            "0.01]"
         )
     if search_seed in seeds:
         raise UserError(
-            f"seed {search_seed} is the search's and reported too: take it out of seeds, or give search "
-            "another seed"
+            f"seed {search_seed} is the search's and reported too: take it out of seeds, or give "
+            "search another seed"
         )
     searched = {key: axis(value, f"search.{key}", must=True) for key, value in search.items()}
     blocks = raw.get("grid")
@@ -88,7 +90,8 @@ def parse(raw: Mapping[str, Any], folder: Path, most: int = TRIALS) -> Sweep:
     grid = [mapping(block or {}, "grid", ()) for block in blocks]
     if not grid or not all(grid):
         raise UserError(
-            "the grid is empty: name an option with its values, as in model.parameterization: [DCT, Dense]"
+            "the grid is empty: name an option with its values, as in model.parameterization: "
+            "[DCT, Dense]"
         )
     for key in options:
         if (
@@ -129,7 +132,17 @@ def _check_count(
     searches: bool,
     most: int,
 ) -> None:
-    """Raises UserError if a grid, given by what is set and what is searched in each part, has too many trials."""
+    """Refuse a grid that has too many trials.
+
+    Args:
+        parts: of each part of the grid what is set and what is searched, by option.
+        seeds: how many are reported.
+        searches: whether there is a search.
+        most: how many trials there may be.
+
+    Raises:
+        UserError: saying how many there would be.
+    """
     total = 0
     for axes, tuned in parts:
         points = math.prod(map(len, tuned.values()))
@@ -138,8 +151,8 @@ def _check_count(
         many = f"{total:,}" if total < 1e15 else f"about 10^{math.log10(total):.0f}"
         remedy = f", or allow them with --max-trials {total}" if total < 1e15 else ""
         raise UserError(
-            f"the sweep has {many} trials, more than {most:,}: take values out of its grid, search or "
-            f"seeds{remedy}"
+            f"the sweep has {many} trials, more than {most:,}: take values out of its grid, search "
+            f"or seeds{remedy}"
         )
 
 
@@ -164,7 +177,12 @@ def _method(
 
 
 def _check(methods: Sequence[Method], labels: Mapping[str, str]) -> None:
-    """Raises UserError if two methods or trials are one, or some are searched over more values than others."""
+    """Refuse methods that cannot be told apart or compared.
+
+    Raises:
+        UserError: if two methods or trials are one, or some are searched over more values than
+            others.
+    """
     seen: set[str] = set()
     for method in methods:
         same = {method.name, _same([method.config, method.options])}
@@ -184,14 +202,14 @@ def _check(methods: Sequence[Method], labels: Mapping[str, str]) -> None:
             name = stem(method.name, point, labels)
             if name in stems:
                 raise UserError(
-                    f"two trials would both be called {name}, and share a folder: write their values "
-                    "shorter, or leave one out"
+                    f"two trials would both be called {name}, and share a folder: write their "
+                    "values shorter, or leave one out"
                 )
             stems.add(name)
 
 
 def mapping(value: Any, where: str, refused: Iterable[str] = ("config",)) -> Mapping[str, Any]:
-    """Options with their values.
+    """Take a mapping of options to their values.
 
     Raises:
         UserError: if it is none, or names an option that is the sweep's own.
@@ -213,7 +231,7 @@ def mapping(value: Any, where: str, refused: Iterable[str] = ("config",)) -> Map
 
 
 def axis(value: Any, where: str, must: bool = False) -> list[Any]:
-    """The values of an option, each once; one value is a list of one, unless it must be a list.
+    """Take the values of an option, each once; one value is a list of one, if it may be.
 
     Raises:
         UserError: if it is empty, holds a value twice, or is no list where it must be.
@@ -232,7 +250,7 @@ def axis(value: Any, where: str, must: bool = False) -> list[Any]:
 
 
 def _check_plain(value: Any, where: str) -> None:
-    """Raises UserError for what cannot stand on a command line."""
+    """Raise UserError for what cannot stand on a command line."""
     if isinstance(value, dict):
         _check_plain([*value, *value.values()], where)
         value = next((key for key in value if not isinstance(key, str)), None)
@@ -255,7 +273,7 @@ def _check_plain(value: Any, where: str) -> None:
 
 
 def _same(value: Any) -> str:
-    """Equal for values that are, such as 1 and 1.0."""
+    """Write a value so that equal ones, such as 1 and 1.0, are written alike."""
     exact = type(value) is int and abs(value) <= 2**53
     return json.dumps(float(value) if exact else value, sort_keys=True, default=str)
 
@@ -264,7 +282,8 @@ def _seeds(value: Any, where: str) -> tuple[int, ...]:
     seeds = value if isinstance(value, list) else [value]
     if not seeds or not all(type(seed) is int and 0 <= seed <= LAST_SEED for seed in seeds):
         raise UserError(
-            f"{where} must be whole numbers from 0 to {LAST_SEED}, as in [1, 2, 3], got {shown(value)}"
+            f"{where} must be whole numbers from 0 to {LAST_SEED}, as in [1, 2, 3], got "
+            f"{shown(value)}"
         )
     if len(set(seeds)) < len(seeds):
         raise UserError(
@@ -274,7 +293,7 @@ def _seeds(value: Any, where: str) -> tuple[int, ...]:
 
 
 def number(value: Any) -> Any:
-    """YAML reads 1e-3 as a word; here it is a number."""
+    """Take 1e-3 for a number, which YAML reads as a word."""
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)
     return value
@@ -292,7 +311,7 @@ def _files(path: Path) -> tuple[dict[str, Any], ...]:
 
 
 def chain(path: Path, seen: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
-    """What is in a config and its bases, bases first.
+    """Read a config and its bases, bases first.
 
     Raises:
         UserError: if it has too many, or itself, as bases.

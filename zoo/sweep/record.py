@@ -1,4 +1,7 @@
-"""`sweep.json`: which settings each trial's folder was made with, so that a changed sweep file never mixes two."""
+"""`sweep.json`: the settings that each trial's folder was made with.
+
+A sweep file that was changed then never mixes runs of two settings.
+"""
 
 import json
 import os
@@ -18,7 +21,7 @@ NAME, LOCK = "sweep.json", "sweep.lock"
 
 
 class Record:
-    """The plan as it stands in the sweep's folder.
+    """Keep the plan in the sweep's folder.
 
     Args:
         out: the folder, which need not be there.
@@ -62,7 +65,7 @@ class Record:
                 )
 
     def save(self, sweep: str, command: str) -> None:
-        """Write it, with the file that it is of and the command."""
+        """Write the record, with the name of the sweep file and the command."""
         self.facts |= {"zoo": __version__, "sweep": sweep, "command": command}
         self.write()
 
@@ -73,7 +76,7 @@ class Record:
             self.write()
 
     def write(self) -> None:
-        """Whole or not at all.
+        """Write the record, whole or not at all.
 
         Raises:
             UserError: if it cannot be written; it is then as it was.
@@ -87,7 +90,7 @@ class Record:
 
 
 def _is_record(settings: Any) -> bool:
-    """Whether it is what `Trial.record` gives."""
+    """Say whether settings are what `Trial.record` gives."""
     if not isinstance(settings, dict) or not isinstance(settings.get("options"), dict):
         return False
     config = settings.get("config")
@@ -97,7 +100,7 @@ def _is_record(settings: Any) -> bool:
 
 
 def _differs(then: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """The first setting that does."""
+    """Name the first setting that differs, with both values; None if none does."""
     for key in {**then["options"], **now["options"]}:
         a, b = (json.dumps(side["options"].get(key)) for side in (then, now))
         if a != b:
@@ -110,7 +113,7 @@ def _differs(then: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 @contextmanager
 def lock(out: Path) -> Iterator[None]:
-    """The sweep's folder, made if need be, for one sweep at a time; it is not left empty.
+    """Lock the sweep's folder for one sweep at a time; it is made if need be, and not left empty.
 
     Raises:
         UserError: if another sweep has it.
@@ -124,8 +127,8 @@ def lock(out: Path) -> Iterator[None]:
         raise UserError(f"cannot write '{out}': {error.strerror}; give another --out") from None
     if not free:
         raise UserError(
-            f"another zoo sweep is at work in '{out}' ({cut(held.holder())}): let it end, or give another "
-            "--out"
+            f"another zoo sweep is at work in '{out}' ({cut(held.holder())}): let it end, or give "
+            "another --out"
         )
     try:
         yield

@@ -1,4 +1,4 @@
-"""Which trial is next: the searches first, and each method's reported seeds as soon as its own search is done."""
+"""Which trial is next: searches first, and a method's reported seeds once its search is done."""
 
 import math
 from collections import deque
@@ -12,19 +12,21 @@ from zoo.sweep.trials import Outcome
 
 @dataclass
 class Schedule:
-    """What is done, running and waiting.
+    """Keep what is done, running and waiting.
 
     Args:
         sweep: the plan.
-        known: outcomes of trials that were finished before.
+        known: outcomes of trials that were finished before, by their names.
         starting: is called with a trial before it starts.
 
     Attributes:
         done: outcomes by the trials' names.
-        before: those that were finished already.
-        failed: why, by the trials' names.
-        best: by method, what its search has found.
-        stuck: why a method has no best point though its search is done.
+        before: names of trials that were finished already.
+        failed: why trials failed, by their names.
+        running: the trials that run, by their names.
+        waiting: the trials that can start, in their order.
+        best: the point that a method's search has found, by the method's name.
+        stuck: why a method has no best point though its search is done, by its name.
     """
 
     sweep: Sweep
@@ -63,11 +65,11 @@ class Schedule:
         return trial
 
     def over(self) -> bool:
-        """Whether no trial will come any more."""
+        """Say whether no trial will come any more."""
         return not self.waiting and not self.running
 
     def blocked(self) -> int:
-        """How many trials will not come, since their method's search has no result."""
+        """Count the trials that will not come, as their method's search has no result."""
         failed = {
             trial.method
             for method in self.sweep.methods
@@ -110,7 +112,7 @@ class Schedule:
             self._add(trial)
 
     def at_edge(self, method: Method) -> bool:
-        """Whether the best of several values is the least or the largest that was searched."""
+        """Say whether the best of several values is the least or the largest that was searched."""
         point = self.best.get(method.name, {})
         for key, value in point.items():
             values = sorted(

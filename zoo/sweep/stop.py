@@ -22,14 +22,14 @@ from zoo.files.locks import hold
 NAME = "sweep.stop"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SECONDS = 20.0
-"""That trials get to write their last checkpoint; clusters often kill after 30."""
+"""How long trials get to write their last checkpoint; clusters often kill after 30."""
 
 
 class Stop:
-    """What has stopped this command.
+    """Hear the signals that stop this command.
 
     Attributes:
-        number: of the signal, if one has come.
+        number: the number of the signal, if one has come.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Stop:
 
     @property
     def status(self) -> int:
-        """Of the command, as shells count it."""
+        """Return the exit status of the command, as shells count it."""
         return 128 + (self.number or signal.SIGINT)
 
     @contextmanager
@@ -55,15 +55,14 @@ class Stop:
         raise KeyboardInterrupt
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt again, if a signal has come: what was at work then may have swallowed it."""
+        """Raise KeyboardInterrupt again, if a signal has come: something may have swallowed it."""
         if self.number is not None:
             raise KeyboardInterrupt
 
 
 def _set(handlers: Mapping[int, Any]) -> None:
-    if (
-        threading.current_thread() is threading.main_thread()
-    ):  # the only one that may, and that gets any
+    # Only the main thread may set handlers, and gets signals.
+    if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
@@ -95,7 +94,7 @@ def clear(out: Path) -> None:
 
 
 def asked(out: Path) -> bool:
-    """Whether the sweep in a folder is stopping."""
+    """Say whether the sweep in a folder is stopping."""
     return os.path.lexists(out / NAME)
 
 
@@ -104,7 +103,7 @@ def tell(out: Path, logs: Iterable[Path]) -> None:
 
     Args:
         out: the sweep's folder.
-        logs: of the trials, each locked while its trial runs.
+        logs: the trials' logs, each locked while its trial runs.
     """
     try:
         write_text(out / NAME, "")

@@ -1,4 +1,4 @@
-"""What a sweep shows: a live table in a terminal, else a line for each trial that ends; at the end, the methods."""
+"""What a sweep shows: a live table in a terminal, else a line a trial; at the end, the methods."""
 
 import math
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TextIO
 
-from zoo.studies.terminal import columns
+from zoo.pages.terminal import aligned
 from zoo.sweep.schedule import Schedule
 from zoo.sweep.trials import Outcome, folder
 from zoo.training import progress_file
@@ -18,7 +18,7 @@ EVERY = 1.0
 
 
 def clock(seconds: float) -> str:
-    """Hours and minutes, or minutes and seconds."""
+    """Write a duration as hours and minutes, or as minutes and seconds."""
     whole = max(0, round(seconds))
     return (
         f"{whole // 3600}:{whole % 3600 // 60:02d} h"
@@ -28,13 +28,13 @@ def clock(seconds: float) -> str:
 
 
 class Table:
-    """Shows a schedule as it goes.
+    """Show a schedule as it goes.
 
     Args:
         schedule: to show.
-        folder: of the sweep.
-        out: where the table goes, and lines for what is finished.
-        err: where failures go.
+        folder: the sweep's.
+        out: the stream of the table, and of lines for what is finished.
+        err: the stream of failures.
     """
 
     def __init__(self, schedule: Schedule, folder: Path, out: TextIO, err: TextIO) -> None:
@@ -96,7 +96,7 @@ class Table:
         return size.columns or 80, size.lines or 24
 
     def _draw(self, rows: list[str]) -> None:
-        """In place of what was drawn last."""
+        """Draw rows in place of what was drawn last."""
         up = f"\x1b[{self.drawn}A" if self.drawn else ""
         if up or rows:
             self.out.write(f"{up}\r\x1b[J" + "".join(f"{row}\n" for row in rows))
@@ -107,7 +107,16 @@ class Table:
 def time_left(
     schedule: Schedule, running: dict[str, RunProgress | None], seconds: float
 ) -> float | None:
-    """Seconds until the sweep is over, if it goes on as in the seconds so far; running trials count in part."""
+    """Estimate the seconds until a sweep is over, if it goes on as it did.
+
+    Args:
+        schedule: what is done and what is not.
+        running: how far each running trial is; it counts in part.
+        seconds: how long the sweep has run.
+
+    Returns:
+        None as long as nothing has been done.
+    """
     parts = sum(p.step / p.steps for p in running.values() if p is not None and p.steps)
     taken = len(schedule.done) - len(schedule.before) + parts
     rest = (
@@ -127,14 +136,14 @@ def lines(
     width: int = 80,
     height: int = 24,
 ) -> list[str]:
-    """The live table: what runs, and how many wait, are done and failed.
+    """Make the live table: what runs, and how many wait, are done and failed.
 
     Args:
         schedule: to show.
         running: how far each running trial is; None where it has not said so yet.
-        left: seconds, of all.
-        width: of the terminal.
-        height: of the terminal; one line stays free for the cursor.
+        left: seconds until the sweep is over, if that is known.
+        width: columns of the terminal.
+        height: lines of the terminal, of which one stays free for the cursor.
     """
     room = max(1, height - 5)
     rows = []
@@ -154,12 +163,15 @@ def lines(
     head = ("running", "step", "loss", "best val", "left")
     numbers = [max(map(len, cells)) for cells in zip(head, *rows, strict=True)][1:]
     names = width - 1 - sum(numbers) - 2 * len(numbers)
-    table = columns([head, *((shorten(row[0], names), *row[1:]) for row in rows)], 1)
+    table = aligned([head, *((shorten(row[0], names), *row[1:]) for row in rows)], width=width)
     if len(running) > len(rows):
         table.append(f"and {len(running) - len(rows)} more")
     total, done = schedule.sweep.size(), len(schedule.done)
     rest = total - done - len(schedule.failed) - len(running)
-    counts = f"{done} of {total} done, {len(running)} running, {rest} waiting, {len(schedule.failed)} failed"
+    counts = (
+        f"{done} of {total} done, {len(running)} running, {rest} waiting, {len(schedule.failed)} "
+        "failed"
+    )
     chosen = (
         f"{len(schedule.best)} of {len(schedule.sweep.methods)} methods have their searched value"
     )
@@ -175,7 +187,7 @@ def _value(value: float | None) -> str:
 
 
 def shorten(name: str, width: int) -> str:
-    """Cut in the middle: a trial's name begins with its method and ends with its seed."""
+    """Cut a trial's name in the middle: it begins with the method and ends with the seed."""
     width = max(width, 8)
     return (
         name
@@ -185,7 +197,7 @@ def shorten(name: str, width: int) -> str:
 
 
 def methods_table(schedule: Schedule) -> list[str]:
-    """Each method's best point, and mean and standard deviation over its seeds."""
+    """Make a table of each method's best point, and its mean and standard deviation over seeds."""
     sweep = schedule.sweep
     keys = list(sweep.methods[0].points[0])
     found: list[Outcome] = []
@@ -207,7 +219,7 @@ def methods_table(schedule: Schedule) -> list[str]:
         "seeds",
         found[0].metric if found else "",
     )
-    table = columns([head, *rows], 1)
+    table = aligned([head, *rows])
     if any(map(schedule.at_edge, sweep.methods)):
         table += [
             "",

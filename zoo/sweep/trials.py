@@ -1,4 +1,4 @@
-"""One trial: a `zoo fit` in a process and a folder of its own, found finished, gone on with or started.
+"""One trial: a `zoo fit` in a process of its own, found finished, gone on with or started.
 
 A trial's log is locked by whoever runs it, and the lock is inherited by the process that trains: as
 long as that lives, no other can start in the same folder, whatever became of the sweep.
@@ -33,7 +33,7 @@ from zoo.training.metrics import MODES, less_is_better
 LINES = 6
 """How many lines of a failed trial are shown."""
 TAIL = 64_000
-"""Bytes at the end of a log that are looked at for these."""
+"""How many bytes at the end of a log are searched for these lines."""
 PR_SET_PDEATHSIG = 1
 """Linux's number for the signal that a process gets when its parent dies."""
 LOOK = 0.5
@@ -42,13 +42,13 @@ LOOK = 0.5
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial that is finished says.
+    """Hold what a trial that is finished says.
 
     Args:
-        value: of the task's metric, after the last step.
+        value: the task's metric after the last step.
         lower: whether less of it is better.
-        seconds: of training.
-        metric: by which trials are compared, `loss` or `score` or what the run was told to monitor.
+        seconds: how long it trained.
+        metric: what trials are compared by: `loss`, `score` or what the run was told to monitor.
         data: what identifies the data that it was trained on, as JSON; empty if the run does not
             say.
     """
@@ -61,17 +61,17 @@ class Outcome:
 
 
 def folder(out: Path, trial: Trial) -> Path:
-    """Of its run."""
+    """Find the folder of a trial's run."""
     return out / trial.name / "version_0"
 
 
 def log(out: Path, trial: Trial) -> Path:
-    """What it printed."""
+    """Find the file that holds what a trial has printed."""
     return out / f"{trial.name}.log"
 
 
 def outcome(out: Path, trial: Trial) -> Outcome | None:
-    """Of a trial that is finished: its summary is whole and of all its steps.
+    """Read the outcome of a trial that is finished: its summary is whole and of all its steps.
 
     Raises:
         UserError: if it is of another seed or of more steps: somebody went on with it.
@@ -93,8 +93,8 @@ def outcome(out: Path, trial: Trial) -> Outcome | None:
         return None
     if seed != trial.seed or (trial.steps is not None and steps > trial.steps):
         raise UserError(
-            f"'{folder(out, trial)}' is a run of {steps} steps and seed {seed}, where the sweep has "
-            f"{trial.steps} and {trial.seed}: move it away, or give another --out"
+            f"'{folder(out, trial)}' is a run of {steps} steps and seed {seed}, where the sweep "
+            f"has {trial.steps} and {trial.seed}: move it away, or give another --out"
         )
     if trial.steps is not None and steps < trial.steps:
         return None
@@ -116,9 +116,9 @@ def run(
 
     Args:
         out: folder of the sweep, seen from here.
-        trial: to run.
+        trial: the trial to run.
         there: current folder of the command, in which classes of the user's own are found.
-        threads: of its process; None where an accelerator does the work.
+        threads: how many its process has; None where an accelerator does the work.
         trust: modules and classes that the sweep was given as trusted.
 
     Raises:
@@ -147,7 +147,7 @@ def run(
 
 
 def _why_not_on(out: Path, trial: Trial) -> str | None:
-    """Why a trial cannot go on from what it left; None if it can.
+    """Say why a trial cannot go on from what it left; None if it can.
 
     Raises:
         OSError: if there is a checkpoint that cannot be read now; that says nothing of what is in
@@ -175,12 +175,12 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _make_room(home: Path, why: str, file: IO[bytes]) -> None:
-    """Have a trial's name free: its folder is removed if no checkpoint or summary is in it, else renamed.
+    """Free a trial's name: remove its folder, or rename it if a checkpoint or summary is in it.
 
     Args:
         home: the folder, which need not be there.
-        why: the trial does not go on from it.
-        file: the trial's log.
+        why: why the trial does not go on from it.
+        file: the trial's log, which says what became of the folder.
     """
     if not os.path.lexists(home):
         return
@@ -199,7 +199,7 @@ def _is_of_worth(path: Path) -> bool:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[IO[bytes]]:
-    """A log, appended to, when no other process has it.
+    """Open a log to append to it, as soon as no other process has it.
 
     Raises:
         UserError: if it is no regular file.
@@ -212,20 +212,19 @@ def _locked(path: Path) -> Iterator[IO[bytes]]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except (
-                BlockingIOError
-            ):  # the sweep before this one has just been killed, and its trial not yet
+            except BlockingIOError:
+                # The sweep before this one has just been killed, and its trial not yet.
                 time.sleep(0.2)
         yield file
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Opens a file; a pipe's other end is not waited for."""
+    """Open a file without waiting for the other end of a pipe."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 def _fit(words: list[str], file: IO[bytes], there: str, threads: int | None) -> tuple[int, str]:
-    """Exit status, and what was printed."""
+    """Run `zoo` in a process; returns its exit status, and the end of what it printed."""
     file.write(f"$ zoo {' '.join(words)}\n".encode())
     file.flush()
     start = file.tell()
@@ -253,7 +252,7 @@ def _fit(words: list[str], file: IO[bytes], there: str, threads: int | None) -> 
 
 
 def _wait(process: "subprocess.Popen[bytes]", out: Path) -> int:
-    """The exit status of a trial, which is told to stop when its sweep is."""
+    """Wait for a trial, which is told to stop when its sweep is; returns its exit status."""
     told = False
     while True:
         try:

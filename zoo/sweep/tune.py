@@ -22,12 +22,12 @@ from zoo.sweep.schedule import Schedule
 
 
 class Plan(Searcher):
-    """Suggests what the schedule has next; nothing while a search has to end first.
+    """Suggest what the schedule has next; nothing while a search has to end first.
 
     Args:
-        schedule: what is next, and what becomes of it.
+        schedule: says what is next, and is told what becomes of it.
         out: the sweep's folder.
-        limit: of trials at a time.
+        limit: how many trials run at a time.
     """
 
     def __init__(self, schedule: Schedule, out: Path, limit: int) -> None:
@@ -36,7 +36,7 @@ class Plan(Searcher):
         self.names: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        """A trial; None for now, or FINISHED for good."""
+        """Give a trial; None if there is none now, FINISHED if none will come."""
         if self.schedule.over():
             return Searcher.FINISHED
         trial = self.schedule.next() if len(self.schedule.running) < self.limit else None
@@ -48,7 +48,7 @@ class Plan(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Put down what has become of it."""
+        """Put down what has become of a trial."""
         name = self.names.pop(trial_id)
         why = "the process of Ray that ran it has died" if error else (result or {}).get("why")
         try:
@@ -60,17 +60,17 @@ class Plan(Searcher):
         )
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the runs' folders are the state."""
+        """Save nothing: the runs' folders are the state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing."""
+        """Restore nothing, as nothing is saved."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune would keep it, to go on with; a sweep goes on from its runs
 
 
 class Clock(tune.Callback):
-    """Calls a function some times a second."""
+    """Call a function some times a second."""
 
     def __init__(self, tick: Callable[[], None]) -> None:
         self.tick = tick
@@ -94,12 +94,12 @@ def run(
     """Run what the schedule says until nothing is left.
 
     Args:
-        schedule: what is next, and what becomes of it.
+        schedule: says what is next, and is told what becomes of it.
         out: the sweep's folder.
         there: current folder of the command.
-        parts: what each trial gets.
+        parts: what each trial gets of a machine.
         scratch: a folder for what Tune writes.
-        tick: is called some times a second.
+        tick: a function that is called some times a second.
         trust: modules and classes that the sweep was given as trusted.
     """
     work = partial(train, out=out, there=there, threads=parts.threads, trust=tuple(trust))
@@ -122,7 +122,7 @@ def run(
 def train(
     config: dict[str, Any], out: Path, there: str, threads: int | None, trust: Sequence[str]
 ) -> None:
-    """What Tune runs: one trial."""
+    """Run one trial, and report to Tune whether and why it failed."""
     trial: Trial = config["trial"]
     try:
         why = trials.run(out, trial, there, threads, trust)

@@ -1,4 +1,7 @@
-"""`progress.json`: how far a fit is, in its run's folder while it trains, for whoever waits for it to read."""
+"""`progress.json`: how far a fit is, in its run's folder for whoever waits for it.
+
+The file is there while the fit trains; it is never the cause of a failure.
+"""
 
 import json
 import math
@@ -38,7 +41,7 @@ class RunProgress:
 
 
 def write(folder: Path, progress: RunProgress) -> None:
-    """Write the file whole or not at all; what keeps it from being written is no reason to stop a fit."""
+    """Write the file, whole or not at all; a fit goes on whatever keeps it from being written."""
     values = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in asdict(progress).items()
@@ -48,7 +51,7 @@ def write(folder: Path, progress: RunProgress) -> None:
 
 
 def read(folder: Path) -> RunProgress | None:
-    """Read how far a fit is by now: steps and seconds are counted on from when the file was written.
+    """Read how far a fit is by now, counted on from when the file was written.
 
     Args:
         folder: of the run.

@@ -1,4 +1,4 @@
-"""The commands that train and test, as a LightningCLI: any task, any parameterization, from one yaml."""
+"""The commands that train and test, as a LightningCLI: any task and parameterization, from yaml."""
 
 import argparse
 import inspect
@@ -78,10 +78,10 @@ class SaveConfig(SaveConfigCallback):
     """Keeps the resolved config with the run, for fit only."""
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Nothing yet: a fit that fails before its first step writes nothing."""
+        """Write nothing yet: a fit that fails before its first step leaves nothing."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Have what the data says of itself be what can be written."""
+        """Check that what the data says of itself can be written."""
         if isinstance(data := trainer.datamodule, ZooData):  # type: ignore[attr-defined]
             check_facts(data)
 
@@ -95,13 +95,8 @@ class SaveConfig(SaveConfigCallback):
         config, data = self.config.clone(), trainer.datamodule  # type: ignore[attr-defined]
         for key, value in (data.settings() if isinstance(data, ZooData) else {}).items():
             config.data.init_args[key] = value
-        for key in (
-            "ckpt_path",
-            "weights_only",
-            "config",
-            "base",
-            "trust",
-        ):  # of this command; the file serves all
+        # These are of this command alone, and the file serves all.
+        for key in ("ckpt_path", "weights_only", "config", "base", "trust"):
             config.pop(key, None)
         if trainer.is_global_zero and logger.log_dir is not None:
             folder = Path(logger.log_dir)
@@ -139,14 +134,13 @@ class ZooCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """The one that is asked for, where that is known: a parser takes 0.06 s to build."""
+        """List the subcommands, or the one that is asked for: a parser takes 0.06 s to build."""
         commands = {**LightningCLI.subcommands(), "params": {"model", "datamodule"}}
         return {name: skip for name, skip in commands.items() if ZooCLI.command in (None, name)}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        parser = self.parser_class(
-            **kwargs, allow_abbrev=False
-        )  # or --trainer.max_step would pass as max_steps
+        # With abbreviations --trainer.max_step would pass as max_steps.
+        parser = self.parser_class(**kwargs, allow_abbrev=False)
         parser.trust = self.trust if self.given else None  # type: ignore[attr-defined]
         parser.settled = self.settled  # type: ignore[attr-defined]
         parser.add_argument(
@@ -161,14 +155,12 @@ class ZooCLI(LightningCLI):
         parser.add_argument(
             "--name", type=str | None, default=None, help="of the run; else of config and data"
         )
-        parser.add_argument(
-            trust.OPTION, type=str | None, default=None, help=trust.HELP
-        )  # read before the parser is
+        # This one is read before the parser is.
+        parser.add_argument(trust.OPTION, type=str | None, default=None, help=trust.HELP)
         parser.add_lightning_class_args(StableRank, "stable_rank")
         parser.add_lightning_class_args(SpectralEnergy, "spectral_energy")
-        parser.add_lightning_class_args(
-            Checkpoint, "checkpoint"
-        )  # after those whose state it saves
+        # Checkpoints come after those whose state they save.
+        parser.add_lightning_class_args(Checkpoint, "checkpoint")
         for source, target in tasks.LINKS.items():
             parser.link_arguments(source, target, apply_on="instantiate")
         for source, target in tasks.SETTINGS.items():
@@ -179,8 +171,8 @@ class ZooCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         for source, targets in LINKED.items():
             for target in targets:
-                if self.typed & {target, target.replace(".init_args", "")}:
-                    option = target.replace(".init_args", "")
+                option = target.replace(".init_args", "")
+                if self.typed & {target, option}:
                     raise UserError(f"--{option} is taken from --{source}: give that in its place")
         with self._of_the_run():
             super().parse_arguments(parser, args)
@@ -192,7 +184,7 @@ class ZooCLI(LightningCLI):
         trainer_options.check(str(self.config.get("subcommand")), config.trainer)
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing: Lightning would let the checkpoint's settings override the command line (its PR 21455).
+        """Do nothing: Lightning lets a checkpoint's settings override the command line (PR 21455).
 
         `run` puts the run's own config in front of the command line instead.
         """
@@ -204,19 +196,17 @@ class ZooCLI(LightningCLI):
             check_classes(self._get(self.config, group), group)
             check_nulls(self._get(self.config, group), group, linked=LINKED_KEYS)
             anchor(self._get(self.config, group))
-        if (
-            self.given is None and (path := self._get(self.config, "ckpt_path")) is not None
-        ):  # a config has it
+        path = self._get(self.config, "ckpt_path")
+        if self.given is None and path is not None:  # a config has it
             self.given = Given(checkpoints.resolve(str(path)), None, None, [], [])
         if self.subcommand in LightningCLI.subcommands():
-            self.config[
-                self.subcommand
-            ].weights_only = True  # never execute what a checkpoint holds
+            # Nothing that a checkpoint holds is ever executed.
+            self.config[self.subcommand].weights_only = True
         if self.subcommand in ("validate", "test"):
             self.config[self.subcommand].verbose = False  # RunSummary prints a table of its own
 
     def instantiate_classes(self) -> None:
-        """Build task, data and trainer; of a checkpoint's task, first what it would be, held against the checkpoint."""
+        """Build task, data and trainer; sizes in a checkpoint are checked first."""
         with self._of_the_run():
             if self.given is not None:
                 path = self.given.path
@@ -296,10 +286,8 @@ class ZooCLI(LightningCLI):
         if config.get("enable_progress_bar") is False:
             for callback in self.trainer_defaults["callbacks"]:
                 if isinstance(callback, Progress):
-                    kwargs["enable_progress_bar"], callback.silent = (
-                        True,
-                        True,
-                    )  # it still says how to go on
+                    # The callback stays, to say how to go on and how far the fit is.
+                    kwargs["enable_progress_bar"] = callback.silent = True
         if config.get("logger") in (None, True):
             kwargs["logger"] = self._logger(config, step) if resume else False
         if (plugins := environment(config.get("plugins"))) is not None:
@@ -329,13 +317,13 @@ class ZooCLI(LightningCLI):
         """
         if self.trainer.num_training_batches == 0:
             raise UserError(
-                f"{type(self.datamodule).__name__}.train_dataloader has no batch: give more data, or a "
-                "smaller --data.batch_size"
+                f"{type(self.datamodule).__name__}.train_dataloader has no batch: give more data, "
+                "or a smaller --data.batch_size"
             )
 
     @property
     def _starts(self) -> bool:
-        """Whether a fit begins a new run with the weights of the checkpoint, in place of going on with it."""
+        """Say whether a fit begins a new run with the checkpoint's weights, and does not go on."""
         if self.given is None or self.checkpoint is None:
             return False
         return self.subcommand == "fit" and checkpoints.is_start(self.given.path, self.checkpoint)
@@ -356,12 +344,12 @@ class ZooCLI(LightningCLI):
         seed = checkpoint.get("hyper_parameters", {}).get("seed", self.model.seed)
         if seed != self.model.seed:
             raise UserError(
-                f"'{path}' was trained with seed {seed}, and goes on with it alone, got {self.model.seed}: "
-                "drop --seed_everything, or start a new run"
+                f"'{path}' was trained with seed {seed}, and goes on with it alone, got "
+                f"{self.model.seed}: drop --seed_everything, or start a new run"
             )
 
     def _logger(self, config: Any, step: int) -> Logger:
-        """A new version of the run, or the one that is resumed, which nobody else may be training in."""
+        """Make the logger of a new version, or of one that goes on, in which nobody else trains."""
         if self.given is not None and self.given.folder is not None:
             version = self.given.folder
             for name in (
@@ -396,7 +384,7 @@ def _several(value: Any) -> list[Any]:
 
 
 def keep_buffers(ddp: dict[str, Any]) -> None:
-    """Broadcast no buffers in DDP, unless its settings say so: bases are buffers, and equal on every rank."""
+    """Broadcast no buffers in DDP, unless its settings say so: bases are equal on every rank."""
     old, new = "broadcast_buffers", "forward_sync_buffers"  # torch 2.13 renamed it
     if old not in ddp and new not in ddp:
         ddp[new if new in inspect.signature(DistributedDataParallel).parameters else old] = False
@@ -405,7 +393,14 @@ def keep_buffers(ddp: dict[str, Any]) -> None:
 def command_line(
     callbacks: list[Callback], args: list[str] | None = None, run: bool = False, **settings: Any
 ) -> ZooCLI:
-    """Parse, and build task, data and trainer; run the subcommand that the words begin with, if that is asked for."""
+    """Parse a command line, and build task, data and trainer.
+
+    Args:
+        callbacks: of the trainer.
+        args: words of the command line; the first is the subcommand, if it is to be run.
+        run: whether to run the subcommand.
+        settings: of `ZooCLI`.
+    """
     return ZooCLI(
         ZooModule,
         ZooData,
@@ -432,21 +427,19 @@ def command_line(
 
 
 def run(argv: list[str], callbacks: Sequence[Callback] = ()) -> int:
-    """One of the LightningCLI commands, with more callbacks if wanted; returns the exit status."""
+    """Run a LightningCLI command, with more callbacks if wanted; returns the exit status."""
     quiet()
     stop, lock = Stop(), None
     try:
-        sys.argv[1:] = argv = kept(
-            written_out(argv)
-        )  # in place: DDP starts its other processes with sys.argv
+        # In place, as DDP starts its other processes with sys.argv.
+        sys.argv[1:] = argv = kept(written_out(argv))
         trusted = Trust.of(argv)
         words = ["--json=true" if word == "--json" else word for word in trust.split(argv)[0]]
         ZooCLI.command = words[0]
         source = given(words, trusted)
         if words[0] == "fit" and source is not None and source.folder is not None and is_first():
-            lock = locked(
-                source.folder
-            )  # before the checkpoint is read, which somebody else may be about to replace
+            # Before the checkpoint is read, which somebody else may be about to replace.
+            lock = locked(source.folder)
         rest = source.words() if source is not None else words[1:]
         with stop.listening():
             command_line(

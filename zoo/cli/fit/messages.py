@@ -21,13 +21,16 @@ from zoo.training.module import ZooData, ZooModule
 
 Rule = Callable[[re.Match[str], ArgumentParser], str | None]
 RULES: list[tuple[re.Pattern[str], Rule]] = []
-"""(what jsonargparse says, what zoo says or None), tried in order. tests/cli/test_mistakes.py has a case for each."""
+"""What jsonargparse says, and what zoo says or None, tried in order.
+
+tests/cli/test_mistakes.py has a case for each.
+"""
 SPEC = r"(?:val=|class_path=|'class_path': )'((?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*)'"
 """A class in a message."""
 NOTHING = "nothing says what to train: give a config, as in --config dct_half.yaml"
 KINDS = (WeightParameterization, ZooModule, ZooData)
 PLACES: dict[str, tuple[type, ...]] = {"model": (ZooModule,), "data": (ZooData,)}
-"""What stands in a place."""
+"""The classes that can stand in a place."""
 OWN = {
     "model": "MyTask",
     "data": "MyData",
@@ -35,7 +38,7 @@ OWN = {
     "trainer.logger": "MyLogger",
     "trainer.plugins": "MyPlugin",
 }
-"""What one of the user's own may be called there."""
+"""What a class of the user's own may be called there."""
 LIGHTNINGS = (ValueError, TypeError, RuntimeError, ModuleNotFoundError)
 """What Lightning raises for settings that do not go together, or for a package that is missing."""
 NOISE = (
@@ -58,7 +61,7 @@ def rule(pattern: str) -> Callable[[Rule], Rule]:
 
 
 def explain(message: str, parser: ArgumentParser) -> str:
-    """One line for a message of jsonargparse; an unknown one is cut to its last line that says anything.
+    """Put a message of jsonargparse in one line: of an unknown one, the last that says anything.
 
     In a message stand the words of files, too. Where one was handed over, the parser's `trust` says
     what of them may be imported to find out more (`zoo.cli.fit.parsing.Parser`).
@@ -76,7 +79,7 @@ def explain(message: str, parser: ArgumentParser) -> str:
 
 
 def _may_import(path: str, parser: ArgumentParser) -> bool:
-    """Whether a class that a message names may be imported: any of the user's own words, of a file's the trusted."""
+    """Say whether a class in a message may be imported: the user wrote it, or trusts it."""
     trust: Trust | None = getattr(parser, "trust", None)
     if trust is None:
         return True
@@ -87,7 +90,7 @@ def _may_import(path: str, parser: ArgumentParser) -> bool:
 
 
 def user_error(error: BaseException) -> str | None:
-    """What the user did wrong, if that is the cause of an exception, however deeply it is wrapped."""
+    """Say what the user did wrong, if that caused an exception, however deeply it is wrapped."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -99,15 +102,15 @@ def user_error(error: BaseException) -> str | None:
         if is_too_large(cause):
             reason = " ".join(str(cause).split())[:120] or type(cause).__name__
             return (
-                f"the network or a batch is too large for this machine ({reason}): lower a size, as "
-                "--data.batch_size or --model.width"
+                f"the network or a batch is too large for this machine ({reason}): lower a size, "
+                "as --data.batch_size or --model.width"
             )
         cause = cause.__cause__ or cause.__context__
     return None
 
 
 def _is_raised(error: BaseException) -> bool:
-    """Whether zoo or a task raised a ValueError itself, or Lightning another: it stands for a mistake of the user's."""
+    """Say whether zoo or Lightning raised an error itself: it is a mistake of the user's then."""
     frames = list(traceback.walk_tb(error.__traceback__))
     if not frames or not isinstance(error, LIGHTNINGS):
         return False
@@ -123,7 +126,7 @@ def _is_raised(error: BaseException) -> bool:
 
 
 def subclasses(cls: type) -> Iterable[type]:
-    """All concrete subclasses."""
+    """Find all concrete subclasses."""
     children: list[type] = cls.__subclasses__()
     for sub in children:
         if not inspect.isabstract(sub):
@@ -132,7 +135,7 @@ def subclasses(cls: type) -> Iterable[type]:
 
 
 def settings(class_path: str) -> list[str]:
-    """What a class can be given in a config."""
+    """List what a class can be given in a config."""
     module, _, name = class_path.rpartition(".")
     parameters = inspect.signature(getattr(import_module(module), name).__init__).parameters
     return [key for key in parameters if key not in ("self", "out_features", "in_features")]
@@ -165,8 +168,14 @@ def _no_setting(key: str, class_path: str) -> str:
     have = settings(class_path)
     name = class_path.rpartition(".")[2]
     if key.startswith("parameterization") and "parameterization" not in have:
-        return f"{name} takes no {key!r}: a task has **settings in its __init__, for super().__init__(**settings)"
-    return f"{name} has no setting {key!r}{did_you_mean(key, have)}; it has {', '.join(have) or 'none'}"
+        return (
+            f"{name} takes no {key!r}: a task has **settings in its __init__, for "
+            "super().__init__(**settings)"
+        )
+    return (
+        f"{name} has no setting {key!r}{did_you_mean(key, have)}; it has "
+        f"{', '.join(have) or 'none'}"
+    )
 
 
 @rule(r"does not accept option '([^']+)'")
@@ -182,7 +191,7 @@ def _option(match: re.Match[str], parser: ArgumentParser) -> str:
 
 @rule(r"Expected a dot import path string: ([\w.]+)")
 def _class(match: re.Match[str], parser: ArgumentParser) -> str:
-    """What may stand in the place, which the keys on the way there name."""
+    """Say what may stand in the place, which the keys on the way there name."""
     keys = re.findall(r'Parser key "([^"]+)"', match.string)
     place = ".".join(keys)
     bases: tuple[type, ...] = PLACES.get(place, ())
@@ -195,11 +204,15 @@ def _class(match: re.Match[str], parser: ArgumentParser) -> str:
         wrong = f"class {match[1]!r} cannot stand there, another kind is wanted"
     where = f"{place}: " if place and not bases else ""
     known = f"known are {', '.join(names)}, and one" if names else "one"
-    return f"{where}{wrong}; {known} of your own goes by its path, as my_file.{OWN.get(place, 'MyBasis')}"
+    return (
+        f"{where}{wrong}; {known} of your own goes by its path, as "
+        f"my_file.{OWN.get(place, 'MyBasis')}"
+    )
 
 
 @rule(
-    r"Problem with given class_path '([^']+)':\s+(?:-\s*)?the following arguments are required: (\w+)"
+    r"Problem with given class_path '([^']+)':\s+(?:-\s*)?"
+    r"the following arguments are required: (\w+)"
 )
 def _lacking(match: re.Match[str], parser: ArgumentParser) -> str:
     place = ".".join(re.findall(r'Parser key "([^"]+)"', match.string))
@@ -209,10 +222,11 @@ def _lacking(match: re.Match[str], parser: ArgumentParser) -> str:
 
 
 @rule(
-    r"""Parser key "(model|data)":.*?(?:given class_path '|Import path |Given value: )((?:[A-Za-z_]\w*\.)+\w+)"""
+    r"""Parser key "(model|data)":.*?"""
+    r"""(?:given class_path '|Import path |Given value: )((?:[A-Za-z_]\w*\.)+\w+)"""
 )
 def _task(match: re.Match[str], parser: ArgumentParser) -> str | None:
-    """A class that cannot be imported, or that is none of a task or its data."""
+    """Explain a class that cannot be imported, or that is none of a task or its data."""
     group, path = match.groups()
     if not _may_import(path, parser):
         return None
@@ -221,7 +235,10 @@ def _task(match: re.Match[str], parser: ArgumentParser) -> str | None:
     found, (base,) = imported(path), PLACES[group]
     if isinstance(found, type) and issubclass(found, base):
         return None
-    return f"{path!r} is no {base.__name__}: give a class that inherits from zoo.training.module.{base.__name__}"
+    return (
+        f"{path!r} is no {base.__name__}: give a class that inherits from "
+        f"zoo.training.module.{base.__name__}"
+    )
 
 
 @rule(r"Expected an import path or a subclass spec, but got (.*?)\. Got value")
@@ -238,7 +255,10 @@ def _function(match: re.Match[str], parser: ArgumentParser) -> str:
 def _required(match: re.Match[str], parser: ArgumentParser) -> str:
     key = match[1].split(",")[0]
     name = match[2].rpartition(".")[2]
-    return f"{name} needs a value for {key!r}: give it as --model.parameterization.{key} or under its init_args"
+    return (
+        f"{name} needs a value for {key!r}: give it as --model.parameterization.{key} or under its "
+        "init_args"
+    )
 
 
 @rule(r"Expected '([^']+)' to be a (?:subclass of|function that returns) <class '(\w+)'>")
@@ -248,7 +268,7 @@ def _kind(match: re.Match[str], parser: ArgumentParser) -> str:
 
 @rule(r"(?:val=|class_path=|'class_path': )'[A-Za-z_]\w*\.")
 def _import(match: re.Match[str], parser: ArgumentParser) -> str | None:
-    """Try each class that the message holds: jsonargparse does not say which it could not import, or why."""
+    """Try each class in the message: jsonargparse does not say which cannot be imported, or why."""
     for path in re.findall(SPEC, match.string):
         if _may_import(path, parser) and (problem := import_problem(path)):
             return problem
@@ -256,18 +276,23 @@ def _import(match: re.Match[str], parser: ArgumentParser) -> str | None:
 
 
 def import_problem(class_path: str) -> str | None:
-    """Why a class cannot be imported, or None if it can."""
+    """Say why a class cannot be imported; None if it can."""
     module, _, name = class_path.rpartition(".")
     try:
         names = vars(import_module(module))
     except ModuleNotFoundError as error:
         if hidden := _hidden(module.partition(".")[0]):
-            return f"no module {error.name!r} in zoo's own {hidden.stem!r}, which hides '{hidden}': rename that"
+            return (
+                f"no module {error.name!r} in zoo's own {hidden.stem!r}, which hides '{hidden}': "
+                "rename that"
+            )
         if module == error.name or module.startswith(f"{error.name}."):
-            here = sys.path[
-                -1
-            ]  # where the command was called: the current folder may be that of a config by now
-            return f"no module {error.name!r} for {class_path!r}: it must be a file in {here}, or installed"
+            # Where the command was called: the current folder may be that of a config by now.
+            here = sys.path[-1]
+            return (
+                f"no module {error.name!r} for {class_path!r}: it must be a file in {here}, or "
+                "installed"
+            )
         return f"cannot import {class_path!r}: {blame(error)}; install it, or correct the import"
     except Exception as error:  # a module of the user's own can raise anything
         return f"cannot import {class_path!r}: {blame(error)}; correct that file"
@@ -281,7 +306,7 @@ def import_problem(class_path: str) -> str | None:
 
 
 def _hidden(top: str) -> Path | None:
-    """What else is called `tasks`, in the current folder or on the path, and is hidden by zoo's own."""
+    """Find what else is called `tasks`, here or on the path, and is hidden by zoo's own."""
     home = PACKAGE.parent
     places = [
         place for folder in sys.path for place in (Path(folder) / top, Path(folder) / f"{top}.py")
@@ -297,27 +322,34 @@ def _hidden(top: str) -> Path | None:
 
 @rule(r'.*Parser key "([^"]+)":(.*?)(?:Given|Got) value: (.*?)(?:\. Got value|\n|$)')
 def _value(match: re.Match[str], parser: ArgumentParser) -> str | None:
-    """The greedy start finds the innermost key: model, its optimizer, its lr."""
+    """Explain a value of a wrong type.
+
+    The greedy start finds the innermost key: model, its optimizer, its lr.
+    """
     types = re.findall(r"Expected a (?:<class '([\w.]+)'>|typing\.Literal\[([^\n]*)\])", match[2])
     key = ".".join(re.findall(r'Parser key "([^"]+)"', match[0]))
     legal = [literal or {"NoneType": "null"}.get(name, name) for name, literal in types]
-    legal = [
-        name for name in legal if key != "seed_everything" or name != "bool"
-    ]  # trainer_options.check_seed
+    # A seed of true or false is refused in trainer_options.check_seed.
+    legal = [name for name in legal if key != "seed_everything" or name != "bool"]
     hint = """; write a list as '["one", "two"]'""" if "list" in legal else ""
     shown = match[3] if len(match[3]) <= 60 else f"{match[3][:57]}..."
     shown = "null" if shown == "None" else f"{shown!r}"
-    if match[3].startswith(
-        "Namespace("
-    ):  # a class with its arguments, of which jsonargparse says nothing
-        return f"{key} is given arguments that its class does not take: zoo fit --{key}.help CLASS lists them"
+    # A class with its arguments, of which jsonargparse says nothing.
+    if match[3].startswith("Namespace("):
+        return (
+            f"{key} is given arguments that its class does not take: zoo fit --{key}.help CLASS "
+            "lists them"
+        )
     return f"{key} must be {' or '.join(legal)}, got {shown}{hint}" if legal else None
 
 
 @rule(r'Parser key "([^"]+)":\s*(?:-\s*)?Unable to load config "(.*?)"')
 def _group(match: re.Match[str], parser: ArgumentParser) -> str:
     key, given = match.groups()
-    return f"{key} is a group of settings, got {given[:60]!r}: give each as --{key}.NAME, or a file of them"
+    return (
+        f"{key} is a group of settings, got {given[:60]!r}: give each as --{key}.NAME, or a file "
+        "of them"
+    )
 
 
 @rule(r"unrecognized arguments: (\S+)")

@@ -1,4 +1,4 @@
-"""What a run is called: by the user, or after its configs and what the command line changes of them."""
+"""What a run is called: by the user, or after its configs and what is changed of them."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ LONGEST = 120
 
 
 def run_name(argv: list[str]) -> str:
-    """From the configs' names and what the command line changes of the parameterization: `dct_half+ratio=0.1`."""
+    """Name a run after its configs and what is changed of them: `dct_half+ratio=0.1`."""
     pairs = []
     for i, word in enumerate(argv):
         if word.startswith("-"):
@@ -37,10 +37,12 @@ def check_name(name: str) -> None:
         raise UserError(f"--name is no path, got {name!r}; --trainer.default_root_dir takes one")
     if not name.strip():
         raise UserError(
-            f"--name must say something, got {name!r}: leave it out to have the run named after its config"
+            f"--name must say something, got {name!r}: leave it out to have the run named after "
+            "its config"
         )
     if not name.isprintable() or len(name.encode()) > 200:
         shown = name if len(name) <= 40 else f"{name[:37]}..."
         raise UserError(
-            f"--name takes printable characters, 200 bytes at most, got {shown!r} ({len(name.encode())})"
+            f"--name takes printable characters, 200 bytes at most, got {shown!r} "
+            f"({len(name.encode())})"
         )

@@ -25,16 +25,16 @@ LOADERS = {
     "test": ("test_dataloader",),
     "predict": ("predict_dataloader",),
 }
-"""What each command calls."""
+"""The loaders that each command calls."""
 
 
 def check_task(model: ZooModule, data: ZooData, command: str, validates: bool = True) -> None:
     """Hold a task against what zoo and Lightning ask of it.
 
     Args:
-        model: as its class has built it.
+        model: the task as its class has built it.
         data: its data.
-        command: that is to be run.
+        command: the one that is to be run.
         validates: whether a fit validates.
 
     Raises:
@@ -48,8 +48,8 @@ def check_task(model: ZooModule, data: ZooData, command: str, validates: bool = 
     if not isinstance(getattr(model, "net", None), nn.Module):
         others = ", ".join(key for key, _ in model.named_children()) or "none"
         raise UserError(
-            f"{name} has no network: keep it as self.net, which --model.targets and counts refer to (its "
-            f"modules are {others})"
+            f"{name} has no network: keep it as self.net, which --model.targets and counts refer "
+            f"to (its modules are {others})"
         )
     if not zoo_layers(model.net):
         raise UserError(
@@ -58,8 +58,8 @@ def check_task(model: ZooModule, data: ZooData, command: str, validates: bool = 
         )
     if "parameterization" not in model.hparams:
         raise UserError(
-            f"{name} keeps no settings in its checkpoints: call self.save_settings() in its __init__, "
-            "after super().__init__(**settings)"
+            f"{name} keeps no settings in its checkpoints: call self.save_settings() in its "
+            "__init__, after super().__init__(**settings)"
         )
     if "prepare_data_per_node" not in vars(data):
         raise UserError(f"{of_data} is not set up: call super().__init__() first in its __init__")
@@ -100,17 +100,17 @@ def check_facts(data: ZooData) -> None:
                 json.dumps({key: value})
             except (TypeError, ValueError, RecursionError):
                 raise UserError(
-                    f"{name}.{method} gives {type(value).__name__} as {key!r}, which a summary cannot "
-                    "hold: give numbers, texts, and lists and dicts of them"
+                    f"{name}.{method} gives {type(value).__name__} as {key!r}, which a summary "
+                    "cannot hold: give numbers, texts, and lists and dicts of them"
                 ) from None
 
 
 def why_not_built(error: BaseException, classes: Sequence[type]) -> str | None:
-    """What went wrong in a constructor of the user's own, in one line; None if it was nobody's of these classes.
+    """Say in one line what went wrong in a constructor of the user's own; None if nothing did.
 
     Args:
-        error: that came of building them, wrapped or not.
-        classes: the task's and its data's.
+        error: the exception that building them raised, wrapped or not.
+        classes: of the task and its data.
     """
     own = [cls for cls in classes if cls.__module__.partition(".")[0] not in OURS]
     for cause in reversed(list(_causes(error))):  # the first of them
@@ -122,7 +122,7 @@ def why_not_built(error: BaseException, classes: Sequence[type]) -> str | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception, and those that it was made of."""
+    """Go through an exception and those that it was made of."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -132,6 +132,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def classes_of(*specs: Any) -> list[type]:
-    """The classes of a config that are imported already."""
+    """Find the classes of a config that are imported already."""
     found = (imported(str(spec.get("class_path"))) for spec in specs if spec is not None)
     return [cls for cls in found if isinstance(cls, type)]

@@ -8,12 +8,12 @@ from zoo.training.module import ZooModule
 
 
 def params_json(model: ZooModule) -> str:
-    """Layers and counts as JSON."""
+    """Write layers and counts as JSON."""
     return json.dumps({"layers": table(model.net), **counts(model.net)}, indent=2)
 
 
 def params_table(model: ZooModule) -> str:
-    """Layers and counts as a table that fits 80 columns; what all names begin with is said once."""
+    """Write layers and counts as a table of 80 columns; what all names begin with is said once."""
     rows = table(model.net)
     names = [str(row["layer"]) for row in rows]
     prefix = os.path.commonprefix(names).rpartition(".")[0] if len(names) > 1 else ""
@@ -25,7 +25,8 @@ def params_table(model: ZooModule) -> str:
         cells.append((name.removeprefix(prefix), shape, str(row["parameterization"]), *numbers))
     widths = [max(len(cell[i]) for cell in cells) for i in range(6)]
     lines = [
-        f"{layer:<{widths[0]}} {shape:>{widths[1]}}  {kind:<{widths[2]}}  {trainable:>{widths[3]}} of "
+        f"{layer:<{widths[0]}} {shape:>{widths[1]}}  {kind:<{widths[2]}}  {trainable:>{widths[3]}} "
+        "of "
         f"{weights:>{widths[4]}} {mult:>{widths[5]}}".rstrip()
         for layer, shape, kind, trainable, weights, mult in cells
     ]
@@ -35,6 +36,7 @@ def params_table(model: ZooModule) -> str:
     lines += [
         "",
         f"coefficients  {total['coefficients']:>9,} for {total['replaced']:,} weights",
-        f"trainable     {total['trainable']:>9,} of {total['total']:,} parameters of the dense model",
+        f"trainable     {total['trainable']:>9,} of {total['total']:,} parameters of the dense "
+        "model",
     ]
     return "\n".join(lines)

@@ -39,17 +39,17 @@ PRECISIONS = {
     for name in get_args(kind)
 }
 MANY = 64
-"""Processes of one machine that a run's config may ask for; more are for the command line to ask."""
+"""How many processes of one machine a run's config may ask for; more are asked for by option."""
 
 
 class Given(NamedTuple):
-    """A checkpoint on a command line.
+    """Hold a checkpoint that a command line names.
 
     Args:
-        path: of the file.
-        folder: of the run that it is in, if it is in one.
+        path: the file.
+        folder: the run that it is in, if it is in one.
         config: what the command takes of its config; None if there is none.
-        imports: classes in that which are not zoo's own.
+        imports: the classes in that which are not zoo's own.
         rest: the command line's other words.
     """
 
@@ -60,12 +60,12 @@ class Given(NamedTuple):
     rest: list[str]
 
     def words(self) -> list[str]:
-        """The command line's words after the command, in which the config stands before all that was typed."""
+        """Write the words after the command; the config stands before all that was typed."""
         config = ["--config", json.dumps(self.config)] if self.config else []
         return [*config, *self.rest, "--ckpt_path", str(self.path)]
 
     def names(self, data: ZooData) -> bool:
-        """Whether the other words say which data it is, by an option or in a config."""
+        """Say whether the other words give the data, by an option or in a config."""
         words = [word.partition("=")[0] for word in self.rest]
         settings = {
             word.removeprefix("--data.").removeprefix("init_args.").partition(".")[0]
@@ -82,7 +82,7 @@ class Given(NamedTuple):
 
 
 def anchor(spec: Any) -> None:
-    """Let paths in the settings of a task or of its data begin at the root, so that they mean the same everywhere.
+    """Let paths in the settings of a task or its data begin at the root.
 
     Those are the settings that its class calls `sources`, and what looks like a path by its name;
     of them those that are there. A corpus that is known by its name stays that.
@@ -97,7 +97,7 @@ def anchor(spec: Any) -> None:
 
 
 def given(argv: Sequence[str], trust: Trust) -> Given | None:
-    """What a command line's `--ckpt_path` brings along; a run's folder stands for its last checkpoint.
+    """Read what `--ckpt_path` brings along; a run's folder stands for its last checkpoint.
 
     Raises:
         UserError: if there is no such checkpoint, or its config is damaged or names what is not
@@ -116,7 +116,7 @@ def given(argv: Sequence[str], trust: Trust) -> Given | None:
 
 
 def _content(path: Path, folder: Path | None) -> tuple[dict[str, Any] | None, str]:
-    """The whole config, and what to call it."""
+    """Read the whole config; gives it and what to call it."""
     if folder is not None:
         file = folder / "config.yaml"
         return read_yaml(file), f"'{os.path.relpath(file)}'"
@@ -135,7 +135,7 @@ def _content(path: Path, folder: Path | None) -> tuple[dict[str, Any] | None, st
 
 
 def _set(words: Sequence[str]) -> set[str]:
-    """Settings of the trainer that the command line replaces."""
+    """List the settings of the trainer that the command line replaces."""
     keys = (word.partition("=")[0] for word in words if word.startswith("--trainer."))
     return {key.removeprefix("--trainer.") for key in keys}
 
@@ -148,7 +148,7 @@ def _taken(
     trust: Trust,
     typed: set[str],
 ) -> dict[str, Any]:
-    """What a command takes of a config, checked before any parser sees it."""
+    """Take what a command needs of a config, checked before any parser sees it."""
     taken: dict[str, Any] = {}
     for key, wanted in (("model", ZooModule), ("data", ZooData)):
         if content.get(key) is not None:
@@ -164,12 +164,13 @@ def _taken(
     if command != "fit" or folder is None:
         return taken
     usual = {name: p.default for name, p in inspect.signature(Trainer.__init__).parameters.items()}
+    # What is as usual need not be parsed.
     trainer = {
         key: value
         for key, value in trainer.items()
         if key not in {"default_root_dir", *typed}
         and value != usual.get(str(key), inspect.Parameter.empty)
-    }  # what is as usual need not be parsed
+    }
     trust.check_arguments(Trainer, trainer, where, Path(os.path.abspath(folder)))
     for key in ("devices", "num_nodes"):
         value = trainer.get(key)
@@ -188,7 +189,7 @@ def _taken(
 
 
 def _foreign(value: Any) -> Iterator[str]:
-    """The classes of a config that are not zoo's own."""
+    """Find the classes of a config that are not zoo's own."""
     if isinstance(value, Mapping):
         path = value.get("class_path")
         if isinstance(path, str) and "." in path and path.partition(".")[0] not in OURS:

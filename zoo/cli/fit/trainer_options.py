@@ -1,4 +1,4 @@
-"""What the trainer's options may be, where Lightning takes a value and does something else than it says."""
+"""What the trainer's options may be, where Lightning takes a value and does something else."""
 
 import json
 import math
@@ -14,9 +14,9 @@ from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from zoo.errors import UserError
 
 MOST = 1024
-"""Processes on the CPU of one machine."""
+"""How many processes there may be on the CPU of one machine."""
 LAST_SEED = 2**32 - 1
-"""That numpy takes."""
+"""The largest seed that numpy takes."""
 TIME = re.compile(r"\d+:\d\d?:\d\d?:\d\d?")
 ZERO = re.compile(r"0*(:0*)+")
 """A duration of nothing, as DD:HH:MM:SS."""
@@ -59,7 +59,7 @@ LEGAL: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
 }
 LIMITS = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
-"""Of each command, the batches without which it does nothing."""
+"""Which batches each command needs, without which it does nothing."""
 
 
 def check(command: str, trainer: Mapping[str, Any]) -> None:
@@ -81,8 +81,8 @@ def check(command: str, trainer: Mapping[str, Any]) -> None:
         number = int(str(devices)) if re.fullmatch(r"[1-9]\d{0,9}", str(devices)) else 0
         if not 1 <= number <= MOST or isinstance(devices, bool):
             raise UserError(
-                f"--trainer.devices must be auto or a number of processes from 1 to {MOST:,} on the CPU, "
-                f"got {devices!r}"
+                f"--trainer.devices must be auto or a number of processes from 1 to {MOST:,} on "
+                f"the CPU, got {devices!r}"
             )
     nodes: int = trainer.get("num_nodes") or 1
     if (
@@ -91,8 +91,8 @@ def check(command: str, trainer: Mapping[str, Any]) -> None:
         and not trainer.get("plugins")
     ):
         raise UserError(
-            f"--trainer.num_nodes {nodes} waits for other machines, and nothing says which: start zoo with "
-            "torchrun on each, or set MASTER_ADDR, MASTER_PORT and NODE_RANK"
+            f"--trainer.num_nodes {nodes} waits for other machines, and nothing says which: start "
+            "zoo with torchrun on each, or set MASTER_ADDR, MASTER_PORT and NODE_RANK"
         )
 
 
@@ -122,8 +122,9 @@ def follow_launcher(trainer: Any) -> None:
             trainer[key] = number
         elif re.fullmatch(r"\d+", str(value)) and int(value) != number:
             raise UserError(
-                f"torchrun has started {number} {'processes here' if key == 'devices' else 'nodes'}, and "
-                f"--trainer.{key} is {value}: give --trainer.{key} {number}"
+                f"torchrun has started {number} "
+                f"{'processes here' if key == 'devices' else 'nodes'}, and --trainer.{key} is "
+                f"{value}: give --trainer.{key} {number}"
             )
 
 
@@ -135,5 +136,6 @@ def check_seed(seed: Any) -> None:
     """
     if type(seed) is not int or not 0 <= seed <= LAST_SEED:
         raise UserError(
-            f"--seed_everything must be a whole number from 0 to {LAST_SEED:,}, got {json.dumps(seed)}"
+            f"--seed_everything must be a whole number from 0 to {LAST_SEED:,}, got "
+            f"{json.dumps(seed)}"
         )

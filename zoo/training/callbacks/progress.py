@@ -21,13 +21,13 @@ WRITTEN_EVERY = 1.0
 
 
 def say(line: str) -> None:
-    """Print a line on stderr, unless nobody reads it any more: a run does not end because `| head` did."""
+    """Print a line on stderr, unless nobody reads it: a run does not end because `| head` did."""
     with contextlib.suppress(BrokenPipeError):
         print(line, file=sys.stderr, flush=True)
 
 
 class Progress(ProgressBar):
-    """A bar in a terminal; elsewhere, in a log or a pipe, one line now and then; `progress.json` everywhere.
+    """Shows a bar in a terminal, elsewhere a line now and then, and writes `progress.json`.
 
     Args:
         every_seconds: seconds between two updates of the bar.
@@ -47,18 +47,20 @@ class Progress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar where a resumed run had stopped."""
-        self._remove_file(trainer)  # of a fit that was killed, which has gone on from there
+        self._remove_file(trainer)  # that a killed fit has left
         self.best = math.inf
-        self.steps = steps = float(
-            trainer.estimated_stepping_batches
-        )  # infinite where only time ends the run
+        # Infinite where only time ends the run.
+        self.steps = steps = float(trainer.estimated_stepping_batches)
         self.started, self.first, self.printed = (
             time.perf_counter(),
             trainer.global_step,
             trainer.global_step,
         )
         if trainer.is_global_zero and sys.stderr.isatty() and not self.silent:
-            layout = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}, {rate_fmt}, {remaining} left"
+            layout = (
+                "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}, {rate_fmt}, "
+                "{remaining} left"
+            )
             self.bar = tqdm(
                 total=int(steps) if math.isfinite(steps) else None,
                 initial=self.first,
