@@ -11,10 +11,10 @@ from zoo.studies.statistics import (
     holm,
     interval,
     mean_correlations,
+    mean_sd,
     paired,
     pearson,
     spearman,
-    spread,
     tost,
 )
 
@@ -105,6 +105,22 @@ def test_tost():
         tost([1.0, 2.0], [1.0, 2.5], 0)
 
 
+def test_tost_is_students_at_any_scale():
+    """p = max(P(T > (d + margin) / s), P(T < (d - margin) / s)), s the standard error of d."""
+    rng = np.random.default_rng(5)
+    for n in (2, 3, 20):
+        for scale in 10.0 ** np.arange(-4, 5):
+            x, y = rng.normal(size=(2, n)) * scale
+            d, s = np.mean(x - y), np.std(x - y, ddof=1) / n**0.5
+            margin = 0.5 * scale
+            expected = max(
+                stats.t.sf((d + margin) / s, n - 1), stats.t.cdf((d - margin) / s, n - 1)
+            )
+            assert tost(x, y, margin) == pytest.approx(expected, rel=1e-12)
+            half = stats.t.ppf(0.975, n - 1) * s
+            assert interval(x - y) == pytest.approx((d - half, d + half), rel=1e-10)
+
+
 def test_tost_of_known_differences():
     """Differences 0, 1, 2, margin 3: s = 1 / sqrt 3, t = (1 - 3) / s = -3.464; a table has P(T_2 <
     t) = 0.0371.
@@ -191,8 +207,8 @@ def test_the_interval_of_a_mean_is_of_95_percent():
     assert (low, high) == pytest.approx((-1.96, 1.96), abs=0.15)
 
 
-def test_spread_and_groups():
-    assert spread([1.0, 3.0]) == {"mean": 2.0, "sd": pytest.approx(2**0.5)}
-    assert spread([1.0]) == {"mean": 1.0, "sd": None}
+def test_mean_sd_and_groups():
+    assert mean_sd([1.0, 3.0]) == {"mean": 2.0, "sd": pytest.approx(2**0.5)}
+    assert mean_sd([1.0]) == {"mean": 1.0, "sd": None}
     rows = [{"k": "b", "n": 1}, {"k": "a", "n": 2}, {"k": "b", "n": 3}, {"k": None, "n": 4}]
     assert grouped(rows, "k") == {"b": [rows[0], rows[2]], "a": [rows[1]]}

@@ -8,7 +8,9 @@ from scipy import stats
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
 RESAMPLES = 2000
-"""Of a bootstrap interval."""
+"""Draws that a bootstrap interval is of."""
+SAME = 1e-12
+"""Differences with a standard deviation of at most this are taken for equal ones."""
 
 
 class Paired(NamedTuple):
@@ -40,17 +42,16 @@ def against_null(value: float, draws: np.ndarray) -> dict[str, float | None]:
         same = abs(value - mean) <= 1e-9 * max(1.0, abs(mean))
         return {"value": value, "null": mean, "sd": 0.0, "z": None, "p": 1.0 if same else 0.0}
     z = (value - mean) / sd
+    # `stats.ttest_ind([value], draws).pvalue`, which takes nine times as long, thousands of times
     p = 2 * stats.t.sf(abs(z) / (1 + 1 / b) ** 0.5, b - 1)
     return {"value": value, "null": mean, "sd": sd, "z": z, "p": float(p)}
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p-values corrected for their number, so that all may be read at one level (Holm, Scand. J.
-
-    Stat. 6, 1979).
+    """Correct p-values for their number, so that all may be read at one level.
 
     The i-th smallest of m, i = 0, 1, ..., is multiplied by m - i, and none is less than one before
-    it.
+    it (Holm, Scand. J. Stat. 6, 1979; scipy has other corrections alone).
     """
     adjusted, least = [0.0] * len(ps), 0.0
     for i, place in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
@@ -60,35 +61,36 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def paired(values: Sequence[float], reference: Sequence[float]) -> Paired:
-    """Student's t-test that the mean difference of pairs is 0; t and p are None for one pair, or equal differences."""
+    """Test (Student) that the mean difference of pairs is 0.
+
+    t and p are None for one pair, or equal differences.
+    """
     difference = np.subtract(values, reference)
     mean = float(difference.mean())
-    if len(difference) < 2 or difference.std() <= 1e-12:
+    if not _vary(difference):
         return Paired(mean, None, None)
-    result = stats.ttest_rel(values, reference)
+    result = stats.ttest_1samp(difference, 0)
     return Paired(mean, float(result.statistic), float(result.pvalue))
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Student's interval of a mean: mean -+ t_{n-1, (1 + level) / 2} sd / sqrt(n); of differences, a paired one.
+    """Return Student's interval of a mean; of differences, it is a paired one.
 
-    None for one value, or equal values: they say nothing of how far the mean may be off.
+    mean -+ t_{n-1, (1 + level) / 2} sd / sqrt(n). None for one value, or equal values: they say
+    nothing of how far the mean may be off.
     """
-    x = np.asarray(values, float)
-    n = len(x)
-    if n < 2 or x.std() <= 1e-12:
+    if not _vary(np.asarray(values, float)):
         return None
-    half = float(stats.t.ppf((1 + level) / 2, n - 1) * x.std(ddof=1) / n**0.5)
-    return float(x.mean()) - half, float(x.mean()) + half
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(level)
+    return float(low), float(high)
 
 
 def tost(values: Sequence[float], reference: Sequence[float], margin: float) -> float | None:
-    """Two one-sided paired t-tests that the mean difference d lies within (-margin, margin): their larger p.
+    """Test (two one-sided paired t-tests) that the mean difference lies within (-margin, margin).
 
-    p = max(P(T > (d + margin) / s), P(T < (d - margin) / s)), T of Student's with n - 1 degrees of
-    freedom and s = sd(differences) / sqrt(n) (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987). At
-    a level a, p < a exactly where the interval of level 1 - 2 a lies within the margin. None for
-    one pair, or equal differences.
+    The larger p of both (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987). At a level a, p < a
+    exactly where the interval of level 1 - 2 a lies within the margin. None for one pair, or equal
+    differences.
 
     Raises:
         ValueError: for a margin that is not positive.
@@ -96,15 +98,23 @@ def tost(values: Sequence[float], reference: Sequence[float], margin: float) -> 
     if not margin > 0:
         raise ValueError(f"margin must be above 0, got {margin}")
     difference = np.subtract(values, reference)
-    n = len(difference)
-    if n < 2 or difference.std() <= 1e-12:
+    if not _vary(difference):
         return None
-    d, s = float(difference.mean()), float(difference.std(ddof=1)) / n**0.5
-    return float(max(stats.t.sf((d + margin) / s, n - 1), stats.t.cdf((d - margin) / s, n - 1)))
+    above = stats.ttest_1samp(difference, -margin, alternative="greater").pvalue
+    below = stats.ttest_1samp(difference, margin, alternative="less").pvalue
+    return float(max(above, below))
+
+
+def _vary(values: np.ndarray) -> bool:
+    """Whether there are several values that differ, without which scipy warns and returns NaN."""
+    return len(values) > 1 and bool(values.std() > SAME)
 
 
 def grouped(rows: Iterable[Row], field: str) -> dict[str, list[Row]]:
-    """Rows by the value of a field, as a word, in the order of their first; those without one are left out."""
+    """Group rows by the value of a field, as a word, in the order of their first.
+
+    Rows without a value are left out.
+    """
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row[field] is not None:
@@ -112,8 +122,8 @@ def grouped(rows: Iterable[Row], field: str) -> dict[str, list[Row]]:
     return groups
 
 
-def spread(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean, and standard deviation with n - 1; None for one value."""
+def mean_sd(values: Sequence[float]) -> dict[str, float | None]:
+    """Return the mean, and the standard deviation with n - 1, None for one value."""
     return {
         "mean": float(np.mean(values)),
         "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
@@ -121,43 +131,46 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
 
 
 # ---- Correlation ---------------------------------------------------------------------------------
+# scipy's `pearsonr` takes 19 times as long for one pair of lists, since it tests, and warns of each
+# resample that is constant; its `spearmanr` takes no batches. Its `bootstrap` draws the same
+# resamples, but has no interval where one of them is constant, as of four pairs some always are.
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Pearson's r along the last axis; NaN where x or y is constant."""
+    """Return Pearson's r along the last axis; NaN where x or y is constant."""
     x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
     scale = np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
     return (x * y).sum(-1) / np.where(scale > 1e-24, scale, np.nan)
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Spearman's rho, Pearson's r of the ranks, along the last axis; ties have their mean rank."""
+    """Return Spearman's rho, Pearson's r of ranks, along the last axis; ties have their mean rank."""
     return pearson(stats.rankdata(x, axis=-1), stats.rankdata(y, axis=-1))
 
 
-MEASURES = {"pearson": pearson, "spearman": spearman}
+CORRELATIONS = {"pearson": pearson, "spearman": spearman}
 
 
 def correlations(
     x: Sequence[float], y: Sequence[float], null_x: np.ndarray | None = None, seed: int = 0
 ) -> dict[str, dict[str, float | int | None]]:
-    """Pearson's and Spearman's correlation of pairs, with 95 % percentile bootstrap intervals over the pairs.
+    """Correlate pairs (Pearson, Spearman), with 95 % percentile bootstrap intervals over the pairs.
 
     Args:
-        x: (n,).
-        y: (n,).
+        x: (n,) values.
+        y: (n,) values.
         null_x: (B, n), draws of x under a null that leaves y as it is.
         seed: of the resampling.
 
     Returns:
         `pearson` and `spearman`, each: value; low, high: the interval; null, null_sd: mean and
-            standard deviation
-        under the null; n. All None where x or y is constant or there are fewer than 3 pairs.
+        standard deviation under the null; n. All None where x or y is constant or there are fewer
+        than 3 pairs.
     """
     a, b = np.asarray(x, float), np.asarray(y, float)
     rows = np.random.default_rng(seed).integers(len(a), size=(RESAMPLES, len(a)))
-    found = {}
-    for name, correlation in MEASURES.items():
+    correlated = {}
+    for name, correlation in CORRELATIONS.items():
         value = float(correlation(a, b)) if len(a) >= 3 else float("nan")
         resampled = null = np.empty(0)
         if np.isfinite(value):
@@ -167,14 +180,14 @@ def correlations(
                 if null_x is not None
                 else null
             )
-        found[name] = _correlation(value, resampled, null, len(a))
-    return found
+        correlated[name] = _correlation(value, resampled, null, len(a))
+    return correlated
 
 
 def mean_correlations(
     values: Sequence[float], null: np.ndarray, seed: int = 0
 ) -> dict[str, float | int | None]:
-    """The mean of one correlation of each of n matrices, with a bootstrap interval over the matrices.
+    """Average one correlation of each of n matrices, with a bootstrap interval over the matrices.
 
     Args:
         values: (n,); NaN where it is undefined.

@@ -12,7 +12,7 @@ from zoo.layers.names import block, kind
 from zoo.runs.updates import Source, Update
 from zoo.spectrum import ranks
 from zoo.studies.looks import MEASURES, Look, gaussian_spectrum, look
-from zoo.studies.statistics import against_null, correlations, grouped, mean_correlations, spread
+from zoo.studies.statistics import against_null, correlations, grouped, mean_correlations, mean_sd
 from zoo.studies.verdicts import Values, verdicts
 
 RANKS = ("stable_rank", "effective_rank", "numerical_rank")
@@ -29,7 +29,7 @@ def analyze(
 
     Args:
         sources: as `zoo.runs.updates.read` gives them.
-        transforms: names of `zoo.bases.frequencies.TRANSFORMS`.
+        transforms: names of `zoo.bases.TRANSFORMS`.
         draws: of the null, at least 3.
         seed: of the null.
         done: called after each draw of each matrix.
@@ -189,7 +189,7 @@ def _groups(
         spectra = {
             key: {
                 m: {
-                    **spread([a["spectra"][key][m]["value"] for a in averages]),
+                    **mean_sd([a["spectra"][key][m]["value"] for a in averages]),
                     "null": float(np.mean([a["spectra"][key][m]["null"] for a in averages])),
                     "null_sd": float(np.mean([a["spectra"][key][m]["sd"] for a in averages])),
                 }
@@ -211,9 +211,9 @@ def _groups(
                 "runs": [run["name"] for run in same],
                 "spectra": spectra,
                 "verdicts": judged,
-                **{rank: spread([a[rank] for a in averages]) for rank in RANKS},
+                **{rank: mean_sd([a[rank] for a in averages]) for rank in RANKS},
                 **{
-                    field: spread(values) if None not in values else None
+                    field: mean_sd(values) if None not in values else None
                     for field, values in scores.items()
                 },
             }

@@ -29,7 +29,7 @@ from zoo.layers.convert import dense_weight, zoo_layers
 from zoo.runs import checkpoints
 from zoo.runs.updates import Source
 from zoo.studies.journal import Journal
-from zoo.studies.statistics import grouped, holm, paired, spread
+from zoo.studies.statistics import grouped, holm, mean_sd, paired
 from zoo.training.identity import KEY
 from zoo.training.metrics import less_is_better
 from zoo.training.module import ZooModule
@@ -241,7 +241,7 @@ def groups(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             values = [run["points"][i]["value"] for run in same]
             test = paired(values, unmasked)
             keys = {key: point[key] for key in ("transform", "order", "budget")}
-            points.append({**keys, **spread(values), **test._asdict(), "p_holm": None})
+            points.append({**keys, **mean_sd(values), **test._asdict(), "p_holm": None})
         tested = [point for point in points if point["p"] is not None]
         for point, p in zip(tested, holm([point["p"] for point in tested]), strict=True):
             point["p_holm"] = p
@@ -251,7 +251,7 @@ def groups(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 **{field: same[0][field] for field in fields},
                 "runs": [run["name"] for run in same],
                 "n": len(same),
-                "unmasked": spread(unmasked),
+                "unmasked": mean_sd(unmasked),
                 "points": points,
             }
         )

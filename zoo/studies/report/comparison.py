@@ -14,7 +14,7 @@ from zoo.files.flat import Flat, frozen
 from zoo.files.trust import NOBODY, Trust
 from zoo.runs.finished_runs import FinishedRun, Skipped, damaged
 from zoo.runs.names import besides, method_names, short, told_apart
-from zoo.studies.statistics import interval, paired, spread, tost
+from zoo.studies.statistics import interval, mean_sd, paired, tost
 
 LEVEL = 0.05
 """Of every test; intervals are of 1 - LEVEL."""
@@ -194,10 +194,10 @@ def _method(label: str, flat: Flat, runs: Sequence[FinishedRun]) -> dict[str, An
         "tuned_on_reported": any(run in search for run in reported),
         "results": results,
         "values": [results[seed] for seed in sorted(results)],
-        **(spread(values) if values else {"mean": None, "sd": None}),
+        **(mean_sd(values) if values else {"mean": None, "sd": None}),
         "low": low,
         "high": high,
-        "stable_rank": spread(ranks) if ranks else None,
+        "stable_rank": mean_sd(ranks) if ranks else None,
         "terminal": {
             "sd": fmean(found["sd"] for found in terminals),
             "range": fmean(found["range"] for found in terminals),
@@ -205,7 +205,7 @@ def _method(label: str, flat: Flat, runs: Sequence[FinishedRun]) -> dict[str, An
         }
         if terminals
         else None,
-        "seconds": spread(seconds) if seconds else None,
+        "seconds": mean_sd(seconds) if seconds else None,
         "devices": list(dict.fromkeys(str(run.summary.get("device")) for run in reported)),
         "search": [{"lr": run.lr, "seed": run.seed, "value": run.value} for run in search],
         "edge": {rates[0]: "smallest", rates[-1]: "largest"}.get(lr) if len(rates) > 1 else None,
@@ -258,7 +258,7 @@ def terminal(run: FinishedRun) -> dict[str, Any] | None:
     last = last if len(last) >= LAST else [value for _, value in run.curve[-LAST:]]
     if len(last) < 2:
         return None
-    return {"sd": spread(last)["sd"], "range": max(last) - min(last), "n": len(last)}
+    return {"sd": mean_sd(last)["sd"], "range": max(last) - min(last), "n": len(last)}
 
 
 def _is_number(value: object) -> bool:
