@@ -226,19 +226,6 @@ def colour_bar(figure: Figure, axes: Any, colours: ScalarMappable, **more: Any) 
 # ---- Data ----------------------------------------------------------------------------------------
 
 
-def short_names(names: Sequence[str]) -> dict[str, str]:
-    """The shortest end of each dotted name that no other name has, else the whole name."""
-    short = {}
-    for name in names:
-        parts = name.split(".")
-        ends = (".".join(parts[-i:]) for i in range(1, len(parts)))
-        taken = [f".{other}" for other in names if other != name]
-        short[name] = next(
-            (end for end in ends if not any(o.endswith(f".{end}") for o in taken)), name
-        )
-    return short
-
-
 def runs_of(data: Data, group: Data) -> list[Data]:
     """The runs of a group."""
     return [run for run in data["runs"] if run["group"] == group["group"]]

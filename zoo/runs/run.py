@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from zoo import path_today
 from zoo.files.flat import Flat, is_set
 from zoo.runs.run_files import is_number
 from zoo.training.identity import PARTS
@@ -54,7 +55,7 @@ class Run:
     @property
     def metric(self) -> str | None:
         """What the score is called, if there is one."""
-        return self.metrics[0] if self.score is not None else None
+        return self.metrics[0] if self.metrics and self.score is not None else None
 
     @property
     def settings(self) -> Flat:
@@ -83,7 +84,8 @@ def slashed(*parts: str | None) -> str:
 def settings_of(summary: Mapping[str, Any]) -> Flat:
     """Return the identity in a summary as one mapping; what it says of the data begins with `facts`."""
     data, method, conditions = (summary["identity"][part] for part in PARTS)
-    return {**{f"facts.{key}": value for key, value in data.items()}, **conditions, **method}
+    facts = {f"facts.{key}": value for key, value in data.items()}
+    return facts | conditions | {key: path_today(value) for key, value in method.items()}
 
 
 def told(summary: Mapping[str, Any], settings: Flat, step: int) -> dict[str, Any]:

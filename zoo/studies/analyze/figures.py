@@ -10,6 +10,7 @@ import numpy as np
 
 from zoo.pages import style
 from zoo.pages.style import Axes, Data, Figure, numbers
+from zoo.runs.names import short_names
 from zoo.spectrum import GAUSSIAN
 from zoo.studies.figures import each, present
 
@@ -138,9 +139,7 @@ def k90_heatmap(runs: list[Data], transform: str) -> Figure | None:
         ),
     ]
     turned = len(kinds) > 3
-    names = [
-        style.wrapped(name, 40 if turned else 16) for name in style.short_names(kinds).values()
-    ]
+    names = [style.wrapped(name, 40 if turned else 16) for name in short_names(kinds).values()]
     step = math.ceil(len(blocks) / 24)
     for ax, (title, values, form, colours) in zip(axes, shown, strict=True):
         ax.set_title(title)
@@ -243,7 +242,7 @@ def _chosen(matrices: list[Data], most: int) -> tuple[dict[str, str], str]:
     """Short names of at most `most` kinds of layer, query and value first; and a line about those left out."""
     kinds = style.unique(m["kind"] for m in matrices)
     first = sorted(kinds, key=lambda kind: kind.split(".")[-1] not in FIRST_KINDS)[:most]
-    short = style.short_names(kinds)
+    short = short_names(kinds)
     left_out = ", ".join(short[kind] for kind in kinds if kind not in first)
     return {kind: short[kind] for kind in first}, f"not shown: {left_out}" if left_out else ""
 

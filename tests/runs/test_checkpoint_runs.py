@@ -1,4 +1,4 @@
-"""What is known of a run, and names and groups that tell several apart."""
+"""The run that a checkpoint is of: what it keeps itself, and what a summary beside it adds."""
 
 import functools
 import json
@@ -7,17 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapted import classifier, run
+from adapted import run
 from fits import fit
 
 from tasks import CharLM
-from zoo.__main__ import main
 from zoo.errors import UserError
-from zoo.files.paths import nickname
 from zoo.parameterizations import LoRA
 from zoo.runs.checkpoint_runs import checkpoint_run
 from zoo.runs.names import label
-from zoo.runs.run import Run
 from zoo.runs.updates import read
 
 
@@ -88,88 +85,6 @@ def test_the_mean_of_several_metrics_is_called_score(tune, place):
     summary = json.loads((Path(source.path) / "summary.json").read_text())
     assert len({summary["metrics"][f"val/{name}"] for name in ("accuracy", "f1", "score")}) == 3
     assert (source.score, source.metric) == (summary["score"], "score")
-
-
-def test_runs_that_differ_in_their_seed_are_one_group(tune, place):
-    options = [
-        "--seed_everything=0",
-        "--seed_everything=1",
-        "--model.optimizer.lr=0.01",
-        "--model.tuning.head_lr=0.02",
-        "--trainer.max_epochs=2",
-    ]
-    folders = [fit(*tune, option, config="glue_rte lora_8") for option in options]
-    folders.append(fit(*tune, "--model.parameterization.lora_rank=4", config="glue_rte dct_8"))
-    sources = label([read(str(folder)) for folder in folders])
-    groups = [source.group for source in sources]
-    assert groups[0] == groups[1]
-    assert len(set(groups)) == 5
-    assert all(group.startswith("rte / bert / LoRA rank=8, ") for group in groups[:5])
-    assert "lr=0.01" in groups[2] and "head_lr=0.02" in groups[3] and "steps=10" in groups[4]
-    assert groups[5] == "rte / bert / DCT lora_rank=4"
-    assert [source.seed for source in sources[:2]] == [0, 1]
-    assert len({source.name for source in sources}) == 6
-
-
-def facts(path: str = "a", **settings: str) -> Run:
-    return Run(path=path, name=nickname(path), group="rte / bert / LoRA", conditions=settings)
-
-
-def test_groups_differ_by_the_setting_that_tells():
-    sources = [
-        facts(f"run{i}", a="1", lr=lr, rare=rare, long=long)
-        for i, (lr, rare, long) in enumerate(
-            [("1", "x", "y" * 99), ("2", "x", "y" * 99), ("3", "z", "y" * 99)]
-        )
-    ]
-    assert [s.group for s in label(sources)] == [f"rte / bert / LoRA, lr={i}" for i in (1, 2, 3)]
-    assert label(sources[:1])[0].group == "rte / bert / LoRA"
-    hidden = label(
-        [
-            facts("a", long="y" * 99 + "1"),
-            facts("b", long="y" * 99 + "2"),
-            facts("c", long="y" * 99 + "1"),
-        ]
-    )
-    assert hidden[0].group == hidden[2].group != hidden[1].group
-
-
-def test_adapters_are_groups_of_their_own(backbones, place):
-    """Nothing in them says what they were trained on."""
-    path = run(classifier(backbones("bert"), functools.partial(LoRA, rank=4)), Path("run"))
-    for name in ("cola", "rte", "x/rte"):
-        assert main(["export", path, "--to", "peft", "--output", name]) == 0
-    sources = label([read(name) for name in ("cola", "rte", "x/rte")])
-    assert sources[0].group == "cola / bert / LoRA rank=4"
-    assert (
-        len({source.group for source in sources}) == len({source.name for source in sources}) == 3
-    )
-
-
-@pytest.mark.parametrize(
-    ("path", "name"),
-    [
-        ("runs/rte/version_0", "rte"),
-        ("runs/rte/version_1", "rte-version_1"),
-        ("bert-base-uncased", "bert-base-uncased"),
-        ("google/bert", "bert"),
-        ("runs/rte/version_0/checkpoints/last.ckpt", "rte"),
-        ("packages/minilm/model", "minilm"),
-        ("runs/rte/version_2/checkpoints/best.ckpt", "rte-version_2-best"),
-        ("a/adapter/adapter_model.safetensors", "a-adapter"),
-        (f"hub/models--google--bert/snapshots/{'0a' * 20}", "bert"),
-        ("runs/v1.5", "v1.5"),
-    ],
-)
-def test_a_path_in_short(path, name):
-    assert nickname(path) == name
-
-
-def test_names_differ():
-    paths = ["x/rte/version_0", "y/rte/version_0", "y/cola/version_0"]
-    assert [s.name for s in label([facts(path) for path in paths])] == ["x-rte", "y-rte", "cola"]
-    with pytest.raises(UserError, match="'x/rte' and 'x/rte/version_0' are the same"):
-        label([facts("x/rte"), facts("x/rte/version_0")])
 
 
 @pytest.mark.parametrize("linked", ["checkpoints/last.ckpt", "checkpoints", "."])
