@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Mistake, refused
+from every import thinned
 
 from zoo.__main__ import main, prepare_process
 from zoo.cli.fit.config_files import written_out
@@ -118,7 +119,10 @@ def cases(table: dict[str, str]) -> list[tuple[str, str]]:
     return [(option, value) for option, values in table.items() for value in shlex.split(values)]
 
 
-@pytest.mark.parametrize(("option", "value"), cases(BAD))
+@pytest.mark.parametrize(
+    ("option", "value"),
+    thinned(cases(BAD), lambda option, value: value == shlex.split(BAD[option])[0]),
+)
 def test_a_bad_value_is_one_line_and_nothing_is_written(
     option: str, value: str, mistake: Mistake
 ) -> None:
@@ -307,6 +311,7 @@ HARSH = {
 }
 
 
+@pytest.mark.slow
 def test_another_console_locale_and_warnings_change_nothing(place, small, text):
     """Configs are UTF-8 whatever the locale, what a console cannot show is escaped, and no warning
     is an error.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import refused
+from every import thinned
 from report_runs import write_run
 
 from zoo.__main__ import main
@@ -105,7 +106,7 @@ def test_a_file_that_comes_meanwhile_is_kept(reported, monkeypatch):
     assert (reported / "figures" / "mine.png").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", thinned(FORMS, "mask".__eq__))
 def test_analyses_and_masks(char, capsys, name):
     command, *options = FORMS[name]
     argv = [command, char, *options, "--out", "out"] + (

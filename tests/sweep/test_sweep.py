@@ -466,6 +466,7 @@ def test_ray_that_is_missing_or_does_not_answer(place, small, capsys, monkeypatc
     refused(capsys, argv, "pip install 'zoo[sweep]'")
 
 
+@pytest.mark.slow
 def test_what_shipped_sweeps_train_can_be_built(place, text):
     sweeps = [name for name in shipped() if "sweep" in name]
     methods = {method.name: method for name in sweeps for method in read(name).methods}

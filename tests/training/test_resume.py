@@ -36,7 +36,9 @@ class Killer(Callback):
 '''
 
 
-@pytest.mark.parametrize("step, optimizer", [(3, "adamw"), (7, "muon")])
+@pytest.mark.parametrize(
+    "step, optimizer", [(3, "adamw"), pytest.param(7, "muon", marks=pytest.mark.slow)]
+)
 def test_a_killed_run_resumes_bit_equal(step, optimizer, place, small):
     """SIGKILL after any step and `--ckpt_path`: the weights of the uninterrupted run, in the same
     folder.
@@ -88,6 +90,7 @@ def _history(folder: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
+@pytest.mark.slow
 def test_epochs_resume_bit_equal_too(place, small):
     """With epochs instead of steps, from a checkpoint in the middle of the second."""
     options = [*small, "--trainer.max_steps=-1", "--trainer.max_epochs=2", "--data.batch_size=16"]
