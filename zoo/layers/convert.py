@@ -123,23 +123,16 @@ def convert(
     new: dict[str, ZooLinear] = {}
     for name, layer in chosen.items():
         if first[name] == name:
-            weight, base = _make(name, layer, factories[name], start, budget is not None), None
-            if start == "update":
-                own = layer._parameters["weight"] if name in tied else None
-                base = (
-                    nn.Parameter(dense_weight(layer).detach(), requires_grad=False)
-                    if own is None
-                    else own
-                )
-            made[name] = weight, base
-        new[name] = ZooLinear(
-            made[first[name]][0], layer.bias, made[first[name]][1], scale, recompute
-        )  # type: ignore[arg-type]
+            weight = _make(name, layer, factories[name], start, budget is not None)
+            made[name] = weight, _base(layer, name in tied) if start == "update" else None
+        weight, base = made[first[name]]
+        bias = layer._parameters["bias"]
+        new[name] = ZooLinear(weight, bias, base, scale, recompute)
         new[name].replaced = type(layer)
         if taken := conflicts(layer, new[name]):
             raise UserError(
-                f"{name or 'the model'} has an attribute {taken[0]!r}, which a parameterized layer has for "
-                "something else: leave it out of the targets"
+                f"{name or 'the model'} has an attribute {taken[0]!r}, which a parameterized layer "
+                "has for something else: leave it out of the targets"
             )
     for name, layer in chosen.items():  # nothing was changed so far
         take_place(layer, new[name])
@@ -169,6 +162,13 @@ def _make(
     if start == "project" and not old.is_meta:
         weight.project_(old.detach())
     return weight
+
+
+def _base(layer: nn.Module, tied: bool) -> nn.Parameter | None:
+    """W0 of a layer: its own parameter if another module has it too, or else a frozen one of its memory."""
+    if tied:
+        return layer._parameters["weight"]
+    return nn.Parameter(dense_weight(layer).detach(), requires_grad=False)
 
 
 def _ties(

@@ -1,5 +1,6 @@
 """The linear layer whose weight is parameterized: y = x (W0 + s W)^T + b."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -99,8 +100,9 @@ class ZooLinear(nn.Module):
             and not (transforming() or is_exporting())
         ):
             # `checkpoint` saves the parameters, and so refuses to go back past a change of them.
-            product, again = self._product, {"use_reentrant": False, "preserve_rng_state": False}
-            return checkpoint(product, x, *self.parameters(), **again)
+            return checkpoint(
+                self._product, x, *self.parameters(), use_reentrant=False, preserve_rng_state=False
+            )
         return self._product(x)
 
     def _product(self, x: Tensor, *parameters: Tensor) -> Tensor:
@@ -122,7 +124,8 @@ class ZooLinear(nn.Module):
 
     def update(self) -> Tensor:
         """s W, what training added to the frozen weight; (out_features, in_features), as `effective_weight`."""
-        with without_autocast(next(self.parameterization.parameters()).device):
+        p = next(self.parameterization.parameters(), None)  # a replica has none
+        with nullcontext() if p is None else without_autocast(p.device):
             w = self.parameterization.weight()
             return w if self.scale == 1.0 else self.scale * w
 
@@ -195,5 +198,6 @@ class ZooLinear(nn.Module):
 
 
 def _parameter(value: Tensor | None, trained: bool) -> nn.Parameter | None:
-    plain = value is not None and not isinstance(value, nn.Parameter)
-    return nn.Parameter(value.detach(), trained) if plain else value
+    if value is None or isinstance(value, nn.Parameter):
+        return value
+    return nn.Parameter(value.detach(), trained)
