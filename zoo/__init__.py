@@ -1,7 +1,9 @@
 """zoo: train any network in any parameterization of its weights."""
 
+import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -33,6 +35,15 @@ MOVED = {
     },
 }
 """Where modules are now that files of a user's own may import from their earlier place."""
+
+BY_FILE = re.compile(r"zoo\.parameterizations\.[a-z_]+\.([A-Z]\w*)")
+"""A parameterization by the file that it lay in, as checkpoints of networks made in Python once had it."""
+
+
+def path_today(path: Any) -> Any:
+    """Return the path by which a parameterization is known today; whatever else a file holds as it is."""
+    named = BY_FILE.fullmatch(path) if isinstance(path, str) else None
+    return f"zoo.parameterizations.{named[1]}" if named else path
 
 
 class Moved:

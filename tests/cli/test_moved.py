@@ -10,6 +10,8 @@ from conftest import refused
 
 import zoo
 from results.goals.__main__ import main as goals
+from zoo.files.trust import NOBODY
+from zoo.parameterizations import DCT, WeightParameterization
 
 TASK = "from zoo.module import ZooModule\n\n\nclass Mine(ZooModule):\n    pass\n"
 
@@ -19,6 +21,15 @@ def test_the_new_place_is_there(name):
     importlib.import_module(f"zoo.{zoo.MOVED[name].partition(',')[0]}")
     with pytest.raises(ModuleNotFoundError, match=f"^zoo.{name} is zoo.{zoo.MOVED[name]} now$"):
         importlib.import_module(f"zoo.{name}")
+
+
+def test_a_parameterization_by_its_former_file_is_found():
+    """Checkpoints of networks made in Python name it so; a class of a user's own is left alone."""
+    former = "zoo.parameterizations.dct.DCT"
+    assert NOBODY.find(former, WeightParameterization, "a file") is DCT
+    assert zoo.path_today(former) == zoo.path_today("zoo.parameterizations.DCT")
+    for other in ("my.parameterizations.dct.DCT", "zoo.parameterizations.dct.DCT.x", 3, None):
+        assert zoo.path_today(other) is other
 
 
 def test_what_is_not_there_is_not_found():

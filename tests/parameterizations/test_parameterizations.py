@@ -5,6 +5,7 @@ reference.
 import ast
 import inspect
 import math
+import pickle
 from pathlib import Path
 from typing import ClassVar
 
@@ -171,6 +172,14 @@ def test_every_exported_parameterization_has_a_case():
     exported = {getattr(parameterizations, name) for name in parameterizations.__all__}
     concrete = {cls for cls in exported if not inspect.isabstract(cls)}
     assert concrete == {case.parameterization for case in CASES}
+
+
+def test_the_path_of_each_is_the_packages_own():
+    """It stands in configs, checkpoints and tables, so that no file that moves changes it."""
+    for name in parameterizations.__all__:
+        cls = getattr(parameterizations, name)
+        assert (cls.__module__, cls.__qualname__) == ("zoo.parameterizations", name)
+        assert pickle.loads(pickle.dumps(cls)) is cls
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)

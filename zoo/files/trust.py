@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zoo import path_today
 from zoo.errors import UserError
 from zoo.files.plain import parse_yaml
 from zoo.provenance import PACKAGE
@@ -106,6 +107,7 @@ class Trust:
             raise UserError(
                 f"{where} names {_shown(path)}, which is no path of a class: use another one"
             )
+        path = path_today(path)
         top, (module, _, name) = path.partition(".")[0], path.rpartition(".")
         known = (*OURS, *LIBRARIES) if libraries else OURS
         opted = self._opted(path)
