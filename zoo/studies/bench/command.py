@@ -1,4 +1,4 @@
-"""`zoo bench`: what parameterized layers cost beside dense ones of the same size: time, memory and bytes on disk.
+"""`zoo bench`: what parameterized layers cost beside dense ones: time, memory, bytes on disk.
 
 A parameterization is a name, or several with commas, and its arguments, as in --parameterization
 DCT ratio=0.5; the option may be repeated, and --parameterization.ratio 0.5 works as in `zoo fit`.
@@ -10,9 +10,9 @@ import textwrap
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from zoo.cli.arguments import parse
+from zoo.cli.arguments import call
 from zoo.errors import UserError
 from zoo.studies.bench.options import (
     DEFAULT,
@@ -38,118 +38,102 @@ if TYPE_CHECKING:
 
 SHAPES, TOKENS = "768x768,3072x768,4096x4096", "1,16,512,4096,16384"
 SECONDS = 0.5
-OPTIONS: dict[str, dict[str, Any]] = {
-    "--parameterization": {
-        "action": "append",
-        "nargs": "+",
-        "metavar": ("NAMES", "KEY=VALUE"),
-        "help": f"by default {DEFAULT}; with --update {UPDATE}",
-    },
-    "--shape": {"metavar": "SHAPES", "help": f"outputs x inputs; by default {SHAPES}"},
-    "--tokens": {"metavar": "NUMBERS", "help": f"inputs at once; by default {TOKENS}"},
-    "--against": {"metavar": "NAMES", "help": "some of dense,peft; by default dense"},
-    "--update": {
-        "action": "store_true",
-        "help": "W is added to a frozen weight, as in fine-tuning",
-    },
-    "--recompute": {
-        "action": "store_true",
-        "help": "W is built again in backward in place of being kept",
-    },
-    "--precision": {
-        "metavar": "NAMES",
-        "help": "some of float32,bfloat16 (autocast); by default float32",
-    },
-    "--device": {"default": "cpu", "metavar": "NAME", "help": "cpu or cuda; by default cpu"},
-    "--threads": {
-        "type": int,
-        "metavar": "N",
-        "help": "of the processor; by default as many as torch takes",
-    },
-    "--seconds": {
-        "type": float,
-        "metavar": "S",
-        "help": f"for each row, about; by default {SECONDS:g}",
-    },
-    "--json": {
-        "metavar": "FILE",
-        "help": "all that is measured; the same command goes on after an interruption",
-    },
-    "--csv": {"metavar": "FILE", "help": "a line for each row, added to those that are there"},
-    "--figure": {"metavar": "FILE", "help": "ratios against tokens, as FILE.png and FILE.svg"},
-    "--force": {"action": "store_true", "help": "replace an earlier --json or --figure"},
-}
 
 
 def main(argv: list[str]) -> int:
     """Print a table for each shape as it is done, and write what is asked for."""
-    os.environ.setdefault(
-        "KINETO_LOG_LEVEL", "99"
-    )  # before torch is imported: its profiler announces itself
+    # Before torch is imported: its profiler announces itself.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     start = time.perf_counter()
     if any(word.partition("=")[0] == "--goals" for word in argv):
         raise UserError(
             "the project's goals are measured by python -m results.goals, in a clone of zoo"
         )
-    options = vars(parse("bench", __doc__ or "", argv[:1] + dotted(argv[1:]), OPTIONS))
-    if options["threads"] is not None and options["threads"] < 1:
-        raise UserError(f"--threads must be at least 1, got {options['threads']}")
-    bench(options, argv[1:], start)
+    call(bench, argv, own=dotted(argv[1:]), argv=argv[1:], start=start)
     return 0
 
 
-def bench(options: dict[str, Any], argv: Sequence[str], start: float) -> None:
+def bench(
+    *,
+    parameterization: Annotated[list[list[str]] | None, ("NAMES", "KEY=VALUE")] = None,
+    shape: Annotated[str | None, "SHAPES"] = None,
+    tokens: Annotated[str | None, "NUMBERS"] = None,
+    against: Annotated[str | None, "NAMES"] = None,
+    update: bool = False,
+    recompute: bool = False,
+    precision: Annotated[str | None, "NAMES"] = None,
+    device: Annotated[str, "NAME"] = "cpu",
+    threads: Annotated[int | None, "N"] = None,
+    seconds: Annotated[float | None, "S"] = None,
+    json: Annotated[str | None, "FILE"] = None,
+    csv: Annotated[str | None, "FILE"] = None,
+    figure: Annotated[str | None, "FILE"] = None,
+    force: bool = False,
+    argv: Sequence[str],
+    start: float,
+) -> None:
     """Measure every case.
+
+    Args:
+        parameterization: by default DCT ratio=0.5, BlockDCT ratio=0.5, BlockDCT ratio=0.1, LoRA
+            ratio=0.1, RandLoRA ratio=0.1; with --update DCT lora_rank=8, BlockDCT lora_rank=8, LoRA
+            rank=8, RandLoRA rank=32.
+        shape: outputs x inputs; by default 768x768,3072x768,4096x4096.
+        tokens: inputs at once; by default 1,16,512,4096,16384.
+        against: some of dense,peft; by default dense.
+        update: W is added to a frozen weight, as in fine-tuning.
+        recompute: W is built again in backward in place of being kept.
+        precision: some of float32,bfloat16 (autocast); by default float32.
+        device: cpu or cuda; by default cpu.
+        threads: of the processor; by default as many as torch takes.
+        seconds: for each row, about; by default 0.5.
+        json: all that is measured; the same command goes on after an interruption.
+        csv: a line for each row, added to those that are there.
+        figure: ratios against tokens, as FILE.png and FILE.svg.
+        force: replace an earlier --json or --figure.
+        argv: the words of the command line after `zoo bench`.
+        start: when the command started, by `time.perf_counter`.
 
     Raises:
         UserError: for an option that will not do, before anything is measured.
     """
+    if threads is not None and threads < 1:
+        raise UserError(f"--threads must be at least 1, got {threads}")
     from zoo.studies.bench import floor
     from zoo.studies.bench.layers import PRECISIONS
     from zoo.studies.bench.rows import CASES, Results
 
-    update = options["update"]
-    against = words("--against", _or(options["against"], "dense"), ("dense", "peft"))
-    check_peft(against, update)
-    seconds = SECONDS if options["seconds"] is None else options["seconds"]
+    rivals = words("--against", _or(against, "dense"), ("dense", "peft"))
+    check_peft(rivals, update)
+    seconds = SECONDS if seconds is None else seconds
     if not 0 < seconds <= 3600:
         raise UserError(f"--seconds must lie in (0, 3600], got {seconds:g}")
-    shapes, tokens = (
-        shapes_of(_or(options["shape"], SHAPES)),
-        numbers("--tokens", _or(options["tokens"], TOKENS)),
-    )
-    precisions = words("--precision", _or(options["precision"], "float32"), PRECISIONS)
-    chosen = specs(options["parameterization"] or default(UPDATE if update else DEFAULT))
-    if options["parameterization"]:
+    shapes, counts = shapes_of(_or(shape, SHAPES)), numbers("--tokens", _or(tokens, TOKENS))
+    precisions = words("--precision", _or(precision, "float32"), PRECISIONS)
+    chosen = specs(parameterization or default(UPDATE if update else DEFAULT))
+    if parameterization:
         check_shapes(chosen, shapes, update)
-    figure = figure_path(options["figure"], options["force"])
-    device = device_of(options["device"], options["threads"])
+    picture = figure_path(figure, force)
+    where = device_of(device, threads)
     settings = {
         "parameterizations": [[spec.cls.__name__, spec.arguments] for spec in chosen],
         "shapes": shapes,
-        "tokens": tokens,
-        "against": against,
+        "tokens": counts,
+        "against": rivals,
         "update": update,
-        "recompute": options["recompute"],
+        "recompute": recompute,
         "precisions": precisions,
         "seconds": seconds,
-        "device": str(device),
-        "threads": options["threads"],
+        "device": str(where),
+        "threads": threads,
     }
     results = Results(
-        path(options["json"]),
-        path(options["csv"]),
-        CASES,
-        settings,
-        lambda: about(argv, start, device),
-        options["force"],
+        path(json), path(csv), CASES, settings, lambda: about(argv, start, where), force
     )
-    rates = floor.Rates(device)
+    rates = floor.Rates(where)
     try:
-        for shape in shapes:
-            cases = [
-                floor.Case(precision, shape, count) for precision in precisions for count in tokens
-            ]
+        for each in shapes:
+            cases = [floor.Case(name, each, count) for name in precisions for count in counts]
             measure_shape(cases, chosen, results, rates, settings)
     except KeyboardInterrupt:
         if results.path is not None and results.rows:
@@ -158,7 +142,7 @@ def bench(options: dict[str, Any], argv: Sequence[str], start: float) -> None:
                 file=sys.stderr,
             )
         raise
-    report(results, figure)
+    report(results, picture)
 
 
 def _or(given: str | None, usual: str) -> str:
@@ -172,7 +156,7 @@ def measure_shape(
     rates: "Rates",
     settings: dict[str, Any],
 ) -> None:
-    """All cases of one shape, which share their layers; then a table for each precision, of what there is."""
+    """Measure all cases of one shape, which share their layers, and print a table per precision."""
     from zoo.studies.bench.floor import too_long
     from zoo.studies.bench.layers import contenders, measure
 
@@ -207,11 +191,11 @@ def measure_shape(
         show([row for case in wanted for row in results.of(case)], left)
 
 
-def sort(found: Iterable["Contender | str"]) -> "tuple[list[Contender], list[str]]":
-    """Layers, and lines on those that there cannot be."""
+def sort(made: Iterable["Contender | str"]) -> "tuple[list[Contender], list[str]]":
+    """Sort layers from lines on those that there cannot be."""
     layers: list[Contender] = []
     lines: list[str] = []
-    for each in found:
+    for each in made:
         if isinstance(each, str):
             lines.append(each)
         else:
@@ -220,7 +204,7 @@ def sort(found: Iterable["Contender | str"]) -> "tuple[list[Contender], list[str
 
 
 def show(rows: Sequence[dict[str, Any]], left: Sequence[str]) -> None:
-    """A table for each precision, and what was left out."""
+    """Print a table for each precision, and what was left out."""
     from zoo.studies.bench.terminal import table
 
     for precision in dict.fromkeys(row["precision"] for row in rows):
@@ -235,7 +219,7 @@ def show(rows: Sequence[dict[str, Any]], left: Sequence[str]) -> None:
 
 
 def report(results: "Results", figure: Path | None) -> None:
-    """The legend, and what is written at the end."""
+    """Print the legend, and write what is written at the end."""
     from zoo.studies.bench.terminal import legend
 
     if not results.rows:
@@ -254,7 +238,7 @@ def report(results: "Results", figure: Path | None) -> None:
 
 
 def about(argv: Sequence[str], start: float, device: "torch.device") -> dict[str, Any]:
-    """The facts on top of a report: also the commit, torch's version, and the device that is measured."""
+    """Return the facts on top of a report, with commit, torch's version and the device."""
     import torch
 
     from zoo.provenance import commit, device_name

@@ -6,61 +6,45 @@ rate is the best one on the seeds that have several; the other seeds are reporte
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from zoo.cli.arguments import TRUST, parse
+from zoo.cli.arguments import call
 from zoo.errors import UserError
 from zoo.files.trust import NOBODY, Trust
 from zoo.pages.texts import lines
 from zoo.studies.terminal import check_out, facts, is_ours, need_extra
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "runs": {
-        "nargs": "+",
-        "metavar": "RUNS",
-        "help": "runs, or folders that contain some at any depth",
-    },
-    "--out": {
-        "default": None,
-        "metavar": "DIR",
-        "help": "a new folder for report.html, report.md, report.csv, report.json and figures",
-    },
-    "--margin": {
-        "type": float,
-        "default": 0.024,
-        "metavar": "X",
-        "help": "two methods are the same if they differ by "
-        "less, in units of the metric; by default 0.024",
-    },
-    "--reference": {
-        "default": None,
-        "metavar": "METHOD",
-        "help": "that gaps are taken to, as the table calls it; by default Dense under AdamW",
-    },
-    "--force": {"action": "store_true", "help": "replace an earlier report in --out"},
-    **TRUST,
-}
 MANY = 10
 """Runs that were left out that are named."""
 
 
 def main(argv: list[str]) -> int:
     """Print the tables, and write the report if asked to."""
-    options = vars(parse("report", __doc__ or "", argv, OPTIONS)) | {"trust": Trust.of(argv)}
-    print(lines(report(argv=argv[1:], **options)))
+    print(lines(call(report, argv, argv=argv[1:])))
     return 0
 
 
 def report(
-    runs: list[str],
-    out: str | None,
-    margin: float,
-    reference: str | None,
-    force: bool,
-    argv: list[str],
+    runs: Annotated[list[str], "RUNS"],
+    *,
+    out: Annotated[str | None, "DIR"] = None,
+    margin: Annotated[float, "X"] = 0.024,
+    reference: Annotated[str | None, "METHOD"] = None,
+    force: bool = False,
     trust: Trust = NOBODY,
+    argv: list[str],
 ) -> str:
-    """Compare and write; what is to be printed.
+    """Compare runs, and write a report if asked to; returns what is to be printed.
+
+    Args:
+        runs: runs, or folders that contain some at any depth.
+        out: a new folder for report.html, report.md, report.csv, report.json and figures.
+        margin: two methods are the same if they differ by less, in units of the metric; by default
+            0.024.
+        reference: that gaps are taken to, as the table calls it; by default Dense under AdamW.
+        force: replace an earlier report in --out.
+        trust: which classes besides zoo's own the runs may name.
+        argv: the words of the command line after `zoo report`.
 
     Raises:
         UserError: for an option out of range, folders without finished runs, or a folder that holds
@@ -116,7 +100,7 @@ def _write(folder: Path, data: dict[str, Any], force: bool) -> None:
 
 
 def describe(comparison: dict[str, Any], data: dict[str, Any]) -> str:
-    """Return a comparison in 80 columns: its settings, a row for each method, the search and notes."""
+    """Return a comparison in 80 columns: its settings, methods, search and notes."""
     from zoo.pages.terminal import hanging, table
     from zoo.studies.report.sentences import notes
     from zoo.studies.report.tables import terminal_table
