@@ -1,7 +1,7 @@
-"""How figures look: zoo.mplstyle, axes in a grid, legends that never cover data, files with the same bytes each time.
+"""How figures look: a style file, axes in a grid, legends that never cover data, exact files.
 
-No pyplot and no setting of matplotlib is changed: what draws a figure is `styled`, within which
-matplotlib has zoo's settings.
+A figure's files have the same bytes each time. No pyplot is used and no setting of matplotlib is
+changed: what draws a figure is `styled`, within which matplotlib has the settings of the file.
 """
 
 import math
@@ -36,11 +36,11 @@ Data = dict[str, Any]
 
 SETTINGS = rc_params_from_file(Path(__file__).with_name("zoo.mplstyle"), use_default_template=False)
 styled = rc_context(SETTINGS)
-"""Decorates what draws: matplotlib reads its settings when a part is made, ticks not before they are drawn."""
+"""Decorates what makes or draws a figure: matplotlib makes some parts not before they are drawn."""
 
 INK, MUTED = SETTINGS["text.color"], SETTINGS["xtick.color"]
-"""Text, and secondary text and frames: a page in a dark scheme puts others in their places, as in these two:"""
 GRID, SURFACE = SETTINGS["grid.color"], SETTINGS["figure.facecolor"]
+"""Text, secondary text, grid, background: a page in a dark scheme puts others in their places."""
 NULL = "#8a8f98"
 """What is there to compare with, never data."""
 PALETTE = tuple(SETTINGS["axes.prop_cycle"].by_key()["color"])
@@ -51,12 +51,12 @@ DEPTH = LinearSegmentedColormap.from_list("depth", ["#3d6fd6", "#8f5fc4", "#cf53
 
 
 def plain(text: object) -> str:
-    """Any text as one that SVG can hold."""
+    """Return any text as one that SVG can hold."""
     return "".join(c if c.isprintable() else " " for c in str(text))
 
 
 def wrapped(text: object, width: int = 26) -> str:
-    """A name in lines of at most `width` characters, broken at blanks, and at signs only in words that are longer."""
+    """Break a name into lines of at most `width` characters: at blanks, longer words at signs."""
     lines = [""]
     for word in plain(text).split():
         parts = [word] if len(word) <= width else re.split(r"(?<=[./_-])", word)
@@ -108,7 +108,7 @@ def percent(*axes: Axis) -> None:
 
 
 def log_axis(axis: Axis, form: Any = "{x:g}", decades: float = 0.0) -> None:
-    """Make an axis logarithmic, with a few round ticks, however narrow or wide what is drawn on it is.
+    """Make an axis logarithmic around what is drawn on it, with a few round ticks.
 
     matplotlib's own ticks of such an axis are powers of 10, of which there may be none, and its
     labels formulas.
@@ -134,7 +134,10 @@ def log_axis(axis: Axis, form: Any = "{x:g}", decades: float = 0.0) -> None:
 
 
 def log_ticks(ax: Axes, values: Iterable[float]) -> None:
-    """Make the x axis logarithmic, with a tick at each value, and its label where there is room, from the largest down."""
+    """Make the x axis logarithmic, with a tick at each value.
+
+    Its label stands where there is room, from the largest down.
+    """
     x = sorted(set(values))
     columns = ax.get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
     character = 0.014 * columns * math.log(x[-1] / x[0])  # as wide as on the axis, about
@@ -156,7 +159,7 @@ def log_ticks(ax: Axes, values: Iterable[float]) -> None:
 def key(
     label: object, color: Any, line: Any = "-", marker: str = "", filled: bool = True
 ) -> Line2D:
-    """An entry of a legend."""
+    """Make an entry of a legend."""
     face = color if filled else SURFACE
     return Line2D(
         [], [], color=color, linestyle=line, marker=marker, markerfacecolor=face, label=plain(label)
@@ -164,7 +167,7 @@ def key(
 
 
 def band(label: str, color: str) -> Patch:
-    """An entry of a legend for a shaded range."""
+    """Make an entry of a legend for a shaded range."""
     return Patch(color=color, alpha=0.2, linewidth=0, label=plain(label))
 
 
@@ -193,24 +196,24 @@ def legend(figure: Figure, handles: Sequence[Artist], note: str = "") -> None:
 
 
 def look(index: int) -> dict[str, Any]:
-    """Colour and marker of the index-th series; more series than colours differ in their markers."""
+    """Return colour and marker of a series; more series than colours differ in their markers."""
     return {"color": PALETTE[index % len(PALETTE)], "marker": MARKERS[index % len(MARKERS)]}
 
 
 def ink_on(colour: Any) -> str:
-    """Black or white, whichever is read better on a colour; the same in a page's dark scheme."""
+    """Return black or white, as is read better on a colour, also in a page's dark scheme."""
     return "#101010" if np.dot(to_rgb(colour), (0.3, 0.59, 0.11)) > 0.5 else "#fefefe"
 
 
 def depth(blocks: Iterable[int]) -> ScalarMappable:
-    """A colour for each block, first to last: `to_rgba(block)`."""
+    """Give each block a colour, first to last: `to_rgba(block)` of what is returned."""
     order = sorted(set(blocks)) or [0]
     edges = np.arange(order[0] - 0.5, order[-1] + 1)
     return ScalarMappable(BoundaryNorm(edges, DEPTH.N), DEPTH)
 
 
 def depth_bar(figure: Figure, axes: list[Axes], colours: ScalarMappable) -> None:
-    """Put a bar beside the axes that says which colour is which block, if there is more than one."""
+    """Put a bar beside the axes that says which colour is which block, if there are several."""
     if colours.norm.vmax - colours.norm.vmin > 1:  # type: ignore[operator]
         colour_bar(figure, axes, colours, ticks=MaxNLocator(12, integer=True), label="block")
 
@@ -227,27 +230,27 @@ def colour_bar(figure: Figure, axes: Any, colours: ScalarMappable, **more: Any) 
 
 
 def runs_of(data: Data, group: Data) -> list[Data]:
-    """The runs of a group."""
+    """Return the runs of a group."""
     return [run for run in data["runs"] if run["group"] == group["group"]]
 
 
 def unique(values: Iterable[Any]) -> list[Any]:
-    """Each value once, in the order in which they come."""
+    """Return each value once, in the order in which they come."""
     return list(dict.fromkeys(values))
 
 
 def number(value: float | None) -> float:
-    """A number that may be missing, for matplotlib: NaN is a gap."""
+    """Return a number that may be missing as matplotlib takes it: NaN is a gap."""
     return math.nan if value is None else float(value)
 
 
 def numbers(items: Iterable[Data], field: str) -> np.ndarray:
-    """A field of each item; NaN where it is missing."""
+    """Return a field of each item; NaN where it is missing."""
     return np.array([number(item[field]) for item in items])
 
 
 def human_bytes(count: float) -> str:
-    """500 B, 20 kB, 7.1 MB: powers of 1000, at most one decimal."""
+    """Write a count as 500 B, 20 kB or 7.1 MB: powers of 1000, at most one decimal."""
     power = min(3, max(0, int(math.log10(max(count, 1)) + 1e-4) // 3))
     value = f"{count / 1000**power:.{min(power, 1)}f}".removesuffix(".0")
     return f"{value} {('B', 'kB', 'MB', 'GB')[power]}"
@@ -257,12 +260,12 @@ def human_bytes(count: float) -> str:
 
 
 def svg(figure: Figure) -> bytes:
-    """A figure as SVG, text as text; the same bytes each time."""
+    """Draw a figure as SVG, text as text; the same bytes each time."""
     return _render(figure, "svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
 
 
 def png(figure: Figure, dpi: float = SETTINGS["savefig.dpi"]) -> bytes:
-    """A figure as PNG; the same bytes each time."""
+    """Draw a figure as PNG; the same bytes each time."""
     return _render(figure, "png", dpi=dpi, metadata={"Software": None})
 
 
@@ -274,7 +277,12 @@ def _render(figure: Figure, form: str, **options: Any) -> bytes:
 
 
 def save(figure: Figure, path: Path) -> bytes:
-    """Write <path>.png and <path>.svg, and return the latter; `path` has no suffix, but may have dots in its name."""
+    """Write <path>.png and <path>.svg, and return the latter.
+
+    Args:
+        figure: that is written.
+        path: without a suffix; a dot in its name begins none.
+    """
     drawing = svg(figure)
     path.with_name(f"{path.name}.svg").write_bytes(drawing)
     path.with_name(f"{path.name}.png").write_bytes(png(figure))

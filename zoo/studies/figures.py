@@ -11,12 +11,12 @@ from zoo.pages.style import Data, Figure, runs_of
 
 
 def slug(text: str) -> str:
-    """A name as part of a file's name."""
+    """Return a name as part of a file's name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "group"
 
 
 def distinct(names: Iterable[str]) -> list[str]:
-    """Names, with dashes after those that were there before: they differ in signs alone, or far behind."""
+    """Append dashes to names that were there before: they differ in signs alone, or far behind."""
     taken: list[str] = []
     for name in names:
         while name in taken:
@@ -28,7 +28,7 @@ def distinct(names: Iterable[str]) -> list[str]:
 def each(
     name: str, data: Data, make: Callable[[Data, list[Data]], Figure | None]
 ) -> dict[str, Figure | None]:
-    """One figure per group, made of it and its runs: `name` for a single one, else `name` and the group's."""
+    """Make a figure of each group and its runs: `name`, and of several groups the group's."""
     groups = data["groups"]
     ends = [f"_{slug(group['group'])}" if len(groups) > 1 else "" for group in groups]
     names = distinct(name + end for end in ends)
@@ -38,5 +38,5 @@ def each(
 
 
 def present(figures: dict[str, Figure | None]) -> dict[str, Figure]:
-    """Those figures that there are."""
+    """Return those figures that there are."""
     return {name: figure for name, figure in figures.items() if figure is not None}

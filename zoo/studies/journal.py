@@ -12,7 +12,7 @@ from zoo.files.plain import parse_json
 
 
 class Journal:
-    """Evaluations by what they are of, in a file that grows with each.
+    """Remembers evaluations by what they are of, in a file that grows with each.
 
     Args:
         path: of the file, a line of JSON for each; or None, to keep them in memory.
@@ -30,13 +30,13 @@ class Journal:
                     self.done[pair[0]] = pair[1]
 
     def __call__(self, key: str, evaluate: Callable[[], float]) -> float:
-        """The value that is known, or a new one."""
+        """Return the value that is known, or evaluate it."""
         if key not in self.done:
             self._write(key, evaluate())
         return self.done[key]
 
     def reference(self, model: str, value: float) -> None:
-        """Forget what is known of a model whose reference is another than it was: its data has changed.
+        """Forget what is known of a model if its reference has changed: its data has.
 
         Args:
             model: what all keys of the model begin with.
@@ -45,8 +45,8 @@ class Journal:
         key = f"{model} unmasked"
         if not math.isclose(self.done.get(key, value), value, rel_tol=1e-6, abs_tol=1e-9):
             self.done = {
-                known: found
-                for known, found in self.done.items()
+                known: evaluation
+                for known, evaluation in self.done.items()
                 if not known.startswith(f"{model} ")
             }
         if key not in self.done:
@@ -57,13 +57,15 @@ class Journal:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(
-                    f"\n{json.dumps([key, value])}"
-                )  # the line end first, since the last line may be cut short
+                # The line end comes first, since the last line may be cut short.
+                file.write(f"\n{json.dumps([key, value])}")
 
 
 def is_journal(path: Path) -> bool:
-    """Whether a file is a journal, if there is one: its first line is an evaluation, or was cut short as one."""
+    """Tell whether a file, if there is one, is a journal.
+
+    Its first line is an evaluation, or was cut short as one.
+    """
     if not os.path.lexists(path):
         return True
     try:
@@ -83,7 +85,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _pair(line: str) -> tuple[str, float] | None:
-    """What an evaluation is of, and its value; None for a line that was being written."""
+    """Read what an evaluation is of, and its value; None for a line that was being written."""
     try:
         key, value = parse_json(line)
         return (key, float(value)) if isinstance(key, str) and type(value) in (int, float) else None

@@ -144,7 +144,7 @@ def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return Spearman's rho, Pearson's r of ranks, along the last axis; ties have their mean rank."""
+    """Return Spearman's rho, r of the ranks, along the last axis; ties have their mean rank."""
     return pearson(stats.rankdata(x, axis=-1), stats.rankdata(y, axis=-1))
 
 

@@ -1,4 +1,4 @@
-"""The answer in words: is there frequency structure in an update beyond what its singular values force?"""
+"""Verdicts: is there frequency structure in an update beyond what its singular values force?"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ LEVEL = 0.05
 """Corrected p below which there is structure."""
 
 EMPTY = 0.05
-"""Share of coefficients that are 0 above which they were left out; of a LoRA update about 0.005 are as small."""
+"""A larger share of zeros was left out on purpose; of a LoRA update about 0.005 are as small."""
 DIRECTIONS = {
     "k90": ("energy in fewer coefficients", "energy in more coefficients"),
     "low_25": ("less energy in low frequencies", "more energy in low frequencies"),
@@ -20,7 +20,7 @@ DIRECTIONS = {
 """Of a measure below its null and above it."""
 
 Values = dict[str, dict[str, float | None]]
-"""By measure: value; null, sd, z and p of the rotation null; shuffled and its p, of shuffled rows and columns."""
+"""By measure: value; null, sd, z, p of the rotation null; shuffled, shuffled_p of the other."""
 
 
 def verdicts(
@@ -28,7 +28,7 @@ def verdicts(
     matrices: Sequence[Mapping[str, Values]],
     zeros: Mapping[str, float] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """One answer for each transform.
+    """Judge an update, with one answer for each transform.
 
     A PRIMARY measure of the mean over matrices decides if it differs from the rotation null;
     p-values are corrected (Holm) for both measures and all transforms. The structure is one of
@@ -47,7 +47,7 @@ def verdicts(
     """
     tests = list(average.values())
     against, shuffled = (_corrected(tests, field) for field in ("p", "shuffled_p"))
-    found = {}
+    judged = {}
     for i, (key, values) in enumerate(average.items()):
         deciding = [measure for measure in PRIMARY if against[i][measure] < LEVEL]
         ordered = [
@@ -64,12 +64,12 @@ def verdicts(
             "zeros": (zeros or {}).get(key, 0.0),
             "matrices": sum(min(ps.values()) < LEVEL for ps in alone),
         }
-        found[key] = {**facts, "words": _words(values, deciding, facts, len(matrices))}
-    return found
+        judged[key] = {**facts, "words": _words(values, deciding, facts, len(matrices))}
+    return judged
 
 
 def _corrected(tests: Sequence[Values], field: str) -> list[dict[str, float]]:
-    """The p-value of each PRIMARY measure, corrected for all of them."""
+    """Correct the p-value of each PRIMARY measure for all of them."""
     corrected = iter(
         holm([_number(values[measure], field) for values in tests for measure in PRIMARY])
     )
@@ -101,15 +101,15 @@ def _words(values: Values, deciding: Sequence[str], facts: Mapping[str, Any], n:
         answer = f"Structure {beyond}, but no sign that it is one of frequency: {what} ({p})."
     gap, forced = GAUSSIAN["k90"] - k90["value"], GAUSSIAN["k90"] - k90["null"]
     explained = (
-        f": the singular values alone explain {percent(forced / gap, 0)} of the distance to a Gaussian "
-        f"matrix ({GAUSSIAN['k90']:.3f})"
+        f": the singular values alone explain {percent(forced / gap, 0)} of the distance to a "
+        f"Gaussian matrix ({GAUSSIAN['k90']:.3f})"
         if 0.005 < forced < gap
         else ""
     )
     sentences = [
         answer,
-        f"k90 is {k90['value']:.3f}, against {k90['null']:.3f} with the same singular values in random directions"
-        f"{explained}.",
+        f"k90 is {k90['value']:.3f}, against {k90['null']:.3f} with the same singular values in "
+        f"random directions{explained}.",
         f"The lowest quarter of the frequencies holds {percent(low['value'])} of the energy, "
         f"against {percent(low['null'])}.",
     ]
@@ -125,17 +125,17 @@ def _words(values: Values, deciding: Sequence[str], facts: Mapping[str, Any], n:
         sentences.append(f"Of {n} matrices, {count} {are}.")
     if facts["zeros"] > EMPTY:
         sentences.append(
-            f"But {percent(facts['zeros'], 0)} of the coefficients are 0: a parameterization or a mask "
-            "left them out, and that is structure by construction."
+            f"But {percent(facts['zeros'], 0)} of the coefficients are 0: a parameterization or a "
+            "mask left them out, and that is structure by construction."
         )
     return " ".join(sentences)
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """A share as in 25.0 %."""
+    """Write a share as in 25.0 %."""
     return f"{100 * share:.{digits}f} %"
 
 
 def in_words(p: float) -> str:
-    """A p-value to two digits, or how small it is at least."""
+    """Write a p-value to two digits, or how small it is at least."""
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"

@@ -8,7 +8,7 @@ from zoo.bases import TRANSFORMS, transform
 from zoo.runs.updates import Source, Update
 from zoo.spectrum import GAUSSIAN, spectral_energy
 from zoo.studies.analyze.analysis import analyze
-from zoo.studies.looks import MEASURES, gaussian_spectrum, look
+from zoo.studies.analyze.spectra import SPECTRAL_MEASURES, beside_nulls, gaussian_spectrum
 from zoo.studies.verdicts import LEVEL, verdicts
 
 NAMES = [
@@ -58,11 +58,13 @@ def verdict(weight, draws=20, seed=0):
 def test_factors_and_their_product_are_measured_alike(key):
     update = low_rank()
     product = Update(update.matrix())
-    a, b = (look([each], [key], 5)[0][key] for each in (update, product))
+    a, b = (beside_nulls([each], [key], 5)[0][key] for each in (update, product))
     expected = spectral_energy(
         transform(key).forward(update.matrix()), transform(key).order(*update.shape)
     )
-    assert a.values.tolist() == pytest.approx([expected[m] for m in MEASURES], abs=2 / 1920)
+    assert a.values.tolist() == pytest.approx(
+        [expected[m] for m in SPECTRAL_MEASURES], abs=2 / 1920
+    )
     assert b.values.tolist() == pytest.approx(a.values.tolist(), abs=2 / 1920)
     assert a.curves["magnitude"] == pytest.approx(b.curves["magnitude"], abs=1e-4)
 
@@ -73,7 +75,7 @@ def test_the_null_is_a_rotation(key):
     rotating dW itself.
     """
     update = planted(24, 24)
-    found = torch.from_numpy(look([Update(update)], [key], 200)[0][key].null)
+    found = torch.from_numpy(beside_nulls([Update(update)], [key], 200)[0][key].null)
     t = transform(key)
     direct = torch.tensor(
         [
@@ -117,7 +119,7 @@ def test_shuffled_rows_and_columns_tell_frequency_from_what_all_rows_share():
 
 def test_shuffled_is_a_permutation():
     update = low_rank(12, 10)
-    found = torch.from_numpy(look([update], ["dct"], 300)[0]["dct"].shuffled)
+    found = torch.from_numpy(beside_nulls([update], ["dct"], 300)[0]["dct"].shuffled)
     t, dense = transform("dct"), update.matrix()
     direct = torch.tensor(
         [
@@ -138,7 +140,8 @@ def test_factors_and_their_product_are_shuffled_alike():
     """Rows and columns of both, in the same order for one seed."""
     update = low_rank(24, 20)
     a, b = (
-        look([each], ["dct"], 4)[0]["dct"].shuffled for each in (update, Update(update.matrix()))
+        beside_nulls([each], ["dct"], 4)[0]["dct"].shuffled
+        for each in (update, Update(update.matrix()))
     )
     assert np.allclose(a, b, atol=2 / 480)
 
@@ -160,7 +163,7 @@ def test_curves_are_those_of_a_dense_transform():
     null's are its mean.
     """
     weight = planted(20, 15, 2)  # 300 coefficients: three to a percent
-    found = look([Update(weight)], ["dct"], 60)[0]["dct"]
+    found = beside_nulls([Update(weight)], ["dct"], 60)[0]["dct"]
     t = transform("dct")
 
     def both(w):
@@ -207,7 +210,9 @@ def test_false_positive_rate_of_layers_and_runs_that_share_a_direction():
 def test_a_draw_turns_all_matrices_alike():
     """What two have in common, they have in common after it: their nulls are those of one matrix."""
     update = low_rank(12, 10)
-    one, other, third = look([update, Update(2 * update.matrix()), low_rank(12, 10)], ["dct"], 6)
+    one, other, third = beside_nulls(
+        [update, Update(2 * update.matrix()), low_rank(12, 10)], ["dct"], 6
+    )
     for field in ("null", "shuffled"):
         a, b, c = (getattr(found["dct"], field) for found in (one, other, third))
         assert np.allclose(a, b, atol=1e-6)
@@ -225,7 +230,7 @@ def neutral():
         "shuffled": 0.4,
         "shuffled_p": 0.5,
     }
-    return {measure: dict(fields) for measure in MEASURES}
+    return {measure: dict(fields) for measure in SPECTRAL_MEASURES}
 
 
 def test_singular_values_explain_a_share_of_the_distance_to_a_gaussian():
@@ -336,7 +341,7 @@ def test_averages_and_their_null():
                 np.mean([by_layer[name][field] for name in members])
             )
         for name in ("dct", "haar"):
-            for measure in MEASURES:
+            for measure in SPECTRAL_MEASURES:
                 same = [by_layer[layer]["spectra"][name][measure] for layer in members]
                 found = average["spectra"][name][measure]
                 assert found["value"] == pytest.approx(np.mean([one["value"] for one in same]))
@@ -416,15 +421,17 @@ def test_correlations_across_matrices():
     value = found["k90_effective_rank"]["pearson"]["value"]
     assert value == pytest.approx(np.corrcoef(k90, effective)[0, 1])
     # the null is that of rotations: their k90, draw by draw, and the same ranks
-    looks = [found["dct"] for found in look(list(updates.values()), ["dct"], 8)]
-    nulls = np.stack([one.null for one in looks])
-    drawn = [np.corrcoef(draw, ranks)[0, 1] for draw in nulls[:, :, MEASURES.index("k90")].T]
+    spectra = [found["dct"] for found in beside_nulls(list(updates.values()), ["dct"], 8)]
+    nulls = np.stack([one.null for one in spectra])
+    drawn = [
+        np.corrcoef(draw, ranks)[0, 1] for draw in nulls[:, :, SPECTRAL_MEASURES.index("k90")].T
+    ]
     assert (pearson["null"], pearson["null_sd"]) == pytest.approx(
         (np.mean(drawn), np.std(drawn, ddof=1))
     )
     for i, name in enumerate(("pearson", "spearman")):  # rank 1 and 2 have none
         assert found["energies"][name]["null"] == pytest.approx(
-            np.mean([one.null_energies[:, i] for one in looks[2:]])
+            np.mean([one.null_energies[:, i] for one in spectra[2:]])
         )
         assert found["energies"][name]["n"] == 4
 
@@ -485,5 +492,7 @@ def test_factors_never_meet_a_dense_decomposition(monkeypatch):
             return function(a, *args, **kwargs)
 
         monkeypatch.setattr(torch.linalg, name, small)
-    (looks,) = look([Update(torch.randn(768, 8), torch.randn(8, 768))], ["dct"], 2)
-    assert looks["dct"].values[MEASURES.index("k90")].item() == pytest.approx(0.41, abs=0.01)
+    (spectra,) = beside_nulls([Update(torch.randn(768, 8), torch.randn(8, 768))], ["dct"], 2)
+    assert spectra["dct"].values[SPECTRAL_MEASURES.index("k90")].item() == pytest.approx(
+        0.41, abs=0.01
+    )

@@ -11,7 +11,12 @@ import numpy as np
 from zoo.layers.names import block, kind
 from zoo.runs.updates import Source, Update
 from zoo.spectrum import ranks
-from zoo.studies.looks import MEASURES, Look, gaussian_spectrum, look
+from zoo.studies.analyze.spectra import (
+    SPECTRAL_MEASURES,
+    Spectrum,
+    beside_nulls,
+    gaussian_spectrum,
+)
 from zoo.studies.statistics import against_null, correlations, grouped, mean_correlations, mean_sd
 from zoo.studies.verdicts import Values, verdicts
 
@@ -39,23 +44,28 @@ def analyze(
             `runs`, `groups`.
     """
     every = [update for source in sources for update in source.updates.values()]
-    found = iter(look(every, transforms, draws, seed, done))
-    looks = {source.name: {name: next(found) for name in source.updates} for source in sources}
-    runs = [_run(source, looks[source.name], transforms, seed) for source in sources]
+    measured = iter(beside_nulls(every, transforms, draws, seed, done))
+    spectra = {source.name: {name: next(measured) for name in source.updates} for source in sources}
+    runs = [_run(source, spectra[source.name], transforms, seed) for source in sources]
     return {
         "transforms": list(transforms),
         "draws": draws,
         "seed": seed,
         "runs": runs,
-        "groups": _groups(runs, looks),
+        "groups": _groups(runs, spectra),
     }
 
 
 def _run(
-    source: Source, looks: Mapping[str, Mapping[str, Look]], transforms: Sequence[str], seed: int
+    source: Source,
+    spectra: Mapping[str, Mapping[str, Spectrum]],
+    transforms: Sequence[str],
+    seed: int,
 ) -> dict[str, Any]:
     """One of `runs`."""
-    matrices = [_matrix(name, update, looks[name], seed) for name, update in source.updates.items()]
+    matrices = [
+        _matrix(name, update, spectra[name], seed) for name, update in source.updates.items()
+    ]
     sets = {
         "run": {"all": matrices},
         "block": grouped(matrices, "block"),
@@ -63,13 +73,13 @@ def _run(
     }
     averages = {
         what: {
-            key: _average(members, looks)
+            key: _average(members, spectra)
             for key, members in sorted(groups.items(), key=_numbers_first)
         }
         for what, groups in sets.items()
     }
     correlation = {
-        key: _correlation(matrices, {n: found[key] for n, found in looks.items()})
+        key: _correlation(matrices, {n: by_transform[key] for n, by_transform in spectra.items()})
         for key in transforms
     }
     return {
@@ -82,15 +92,17 @@ def _run(
         "verdicts": verdicts(
             averages["run"]["all"]["spectra"],
             [matrix["spectra"] for matrix in matrices],
-            _zeros(looks.values()),
+            _zeros(spectra.values()),
         ),
     }
 
 
-def _matrix(name: str, update: Update, looks: Mapping[str, Look], seed: int) -> dict[str, Any]:
+def _matrix(
+    name: str, update: Update, spectra: Mapping[str, Spectrum], seed: int
+) -> dict[str, Any]:
     s = update.singular_values().double()
-    found = ranks(s, update.shape)
-    rank, norm = int(found["numerical_rank"]), float(s.norm())
+    of_rank = ranks(s, update.shape)
+    rank, norm = int(of_rank["numerical_rank"]), float(s.norm())
     mean, sd = gaussian_spectrum(update.shape, rank, 20, seed)
     return {
         "layer": name,
@@ -98,15 +110,15 @@ def _matrix(name: str, update: Update, looks: Mapping[str, Look], seed: int) -> 
         "kind": kind(name),
         "shape": list(update.shape),
         "norm": norm,
-        **found,
+        **of_rank,
         "singular_values": s[:rank].tolist(),
         "gaussian_singular_values": {
             "mean": [norm * v for v in mean[:rank]],
             "sd": [norm * v for v in sd[:rank]],
         },
-        "spectra": {key: _beside_null([found]) for key, found in looks.items()},
-        "curves": {key: found.curves for key, found in looks.items()},
-        "zeros": {key: found.zeros for key, found in looks.items()},
+        "spectra": {key: _beside_null([spectrum]) for key, spectrum in spectra.items()},
+        "curves": {key: spectrum.curves for key, spectrum in spectra.items()},
+        "zeros": {key: spectrum.zeros for key, spectrum in spectra.items()},
     }
 
 
@@ -115,7 +127,7 @@ def _numbers_first(item: tuple[str, Any]) -> tuple[int, str]:
 
 
 def _average(
-    members: Sequence[dict[str, Any]], looks: Mapping[str, Mapping[str, Look]]
+    members: Sequence[dict[str, Any]], spectra: Mapping[str, Mapping[str, Spectrum]]
 ) -> dict[str, Any]:
     """Means over matrices; the null of a mean is the mean of their nulls, draw by draw."""
     names = [member["layer"] for member in members]
@@ -123,40 +135,49 @@ def _average(
         "matrices": len(members),
         **{rank: float(np.mean([member[rank] for member in members])) for rank in RANKS},
         "spectra": {
-            key: _beside_null([looks[name][key] for name in names]) for key in looks[names[0]]
+            key: _beside_null([spectra[name][key] for name in names]) for key in spectra[names[0]]
         },
     }
 
 
-def _beside_null(looks: Sequence[Look]) -> Values:
-    values = np.mean([found.values for found in looks], axis=0).tolist()
+def _beside_null(spectra: Sequence[Spectrum]) -> Values:
+    values = np.mean([spectrum.values for spectrum in spectra], axis=0).tolist()
     null, shuffled = (
-        np.mean([getattr(found, field) for found in looks], axis=0)
+        np.mean([getattr(spectrum, field) for spectrum in spectra], axis=0)
         for field in ("null", "shuffled")
     )
-    found = {}
-    for i, (key, value) in enumerate(zip(MEASURES, values, strict=True)):
+    measures = {}
+    for i, (key, value) in enumerate(zip(SPECTRAL_MEASURES, values, strict=True)):
         other = against_null(value, shuffled[:, i])
-        found[key] = against_null(value, null[:, i]) | {
+        measures[key] = against_null(value, null[:, i]) | {
             "shuffled": other["null"],
             "shuffled_p": other["p"],
         }
-    return found
+    return measures
 
 
-def _zeros(looks: Iterable[Mapping[str, Look]]) -> dict[str, float]:
+def _zeros(spectra: Iterable[Mapping[str, Spectrum]]) -> dict[str, float]:
     """By transform, the mean over matrices of the share of coefficients that are 0."""
-    every = list(looks)
-    return {key: float(np.mean([found[key].zeros for found in every])) for key in every[0]}
+    every = list(spectra)
+    return {
+        key: float(np.mean([by_transform[key].zeros for by_transform in every])) for key in every[0]
+    }
 
 
-def _correlation(matrices: Sequence[dict[str, Any]], looks: Mapping[str, Look]) -> dict[str, Any]:
-    """Within matrices, sorted singular-value against coefficient energies; across them, k90 against rank and depth."""
-    found = list(looks.values())
-    k90 = [float(one.values[MEASURES.index("k90")]) for one in found]
-    null_k90 = np.stack([one.null[:, MEASURES.index("k90")] for one in found], axis=1)  # (B, n)
+def _correlation(
+    matrices: Sequence[dict[str, Any]], spectra: Mapping[str, Spectrum]
+) -> dict[str, Any]:
+    """Correlate energies within matrices, and k90 with rank and depth across them.
+
+    Energies are sorted: those of singular values beside those of coefficients.
+    """
+    every = list(spectra.values())
+    k90 = [float(one.values[SPECTRAL_MEASURES.index("k90")]) for one in every]
+    null_k90 = np.stack(
+        [one.null[:, SPECTRAL_MEASURES.index("k90")] for one in every], axis=1
+    )  # (B, n)
     within, null_within = (
-        np.stack([getattr(one, f) for one in found], -2) for f in ("energies", "null_energies")
+        np.stack([getattr(one, f) for one in every], -2) for f in ("energies", "null_energies")
     )
     names = ("pearson", "spearman")
     energies = {
@@ -180,28 +201,26 @@ def _correlation(matrices: Sequence[dict[str, Any]], looks: Mapping[str, Look]) 
 
 
 def _groups(
-    runs: Sequence[dict[str, Any]], looks: Mapping[str, Mapping[str, Mapping[str, Look]]]
+    runs: Sequence[dict[str, Any]], spectra: Mapping[str, Mapping[str, Mapping[str, Spectrum]]]
 ) -> list[dict[str, Any]]:
-    """Runs that differ only in their seed: mean and standard deviation over them, and a verdict on all together."""
+    """Average runs that differ only in their seed, and give a verdict on all together."""
     groups = []
     for name, same in grouped(runs, "group").items():
         averages = [run["averages"]["run"]["all"] for run in same]
-        spectra = {
+        averaged = {
             key: {
                 m: {
                     **mean_sd([a["spectra"][key][m]["value"] for a in averages]),
                     "null": float(np.mean([a["spectra"][key][m]["null"] for a in averages])),
                     "null_sd": float(np.mean([a["spectra"][key][m]["sd"] for a in averages])),
                 }
-                for m in MEASURES
+                for m in SPECTRAL_MEASURES
             }
             for key in averages[0]["spectra"]
         }
         scores = {field: [run[field] for run in same] for field in ("loss", "score")}
-        every = [found for run in same for found in looks[run["name"]].values()]
-        pooled = {
-            key: _beside_null([found[key] for found in every]) for key in averages[0]["spectra"]
-        }
+        every = [one for run in same for one in spectra[run["name"]].values()]
+        pooled = {key: _beside_null([one[key] for one in every]) for key in averages[0]["spectra"]}
         matrices = [matrix["spectra"] for run in same for matrix in run["matrices"]]
         judged = verdicts(pooled, matrices, _zeros(every))
         groups.append(
@@ -209,7 +228,7 @@ def _groups(
                 "group": name,
                 **{field: same[0][field] for field in ("task", "model", "parameterization")},
                 "runs": [run["name"] for run in same],
-                "spectra": spectra,
+                "spectra": averaged,
                 "verdicts": judged,
                 **{rank: mean_sd([a[rank] for a in averages]) for rank in RANKS},
                 **{

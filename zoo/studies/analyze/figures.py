@@ -1,4 +1,4 @@
-"""Each figure of `zoo analyze`: k90, energy and singular values beside their nulls, and rank against loss.
+"""Figures of `zoo analyze`: k90, energy and singular values beside nulls, rank against loss.
 
 They take a whole analysis.json, or runs of it. None stands for a figure that there is no data for.
 """
@@ -21,7 +21,10 @@ NULL_KEY: Data = {"color": style.NULL, "line": "--"}
 
 
 def k90_by_task(analysis: Data) -> Figure:
-    """k90 of each group, a marker per transform with sd over runs, beside its null (SpectralLoRA, fig. 4)."""
+    """Draw k90 of each group beside its null, a marker per transform with sd over runs.
+
+    After SpectralLoRA, fig. 4.
+    """
     groups, transforms = analysis["groups"], analysis["transforms"]
     row = 0.8 / len(transforms)  # a group is 1 high
     height = 0.9 + len(groups) * (0.25 + 0.18 * len(transforms))
@@ -63,10 +66,10 @@ def k90_by_task(analysis: Data) -> Figure:
 
 
 def cumulative_energy(run: Data, transform: str) -> Figure | None:
-    """Energy against the share of coefficients, a line per block, a panel per kind (SpectralLoRA, fig. 5).
+    """Draw energy against the share of coefficients, a line per block, a panel per kind.
 
-    Below it the difference of each from its own null, which is too small to be seen in the curves
-    themselves.
+    After SpectralLoRA, fig. 5. Below it the difference of each from its own null, which is too
+    small to be seen in the curves themselves.
     """
     matrices = [m for m in run["matrices"] if m["block"] is not None and transform in m["curves"]]
     if not matrices:
@@ -104,7 +107,10 @@ def cumulative_energy(run: Data, transform: str) -> Figure | None:
 
 
 def k90_heatmap(runs: list[Data], transform: str) -> Figure | None:
-    """k90 by block and kind of layer, mean over runs, and what it is above or below its null (SpectralLoRA, fig. 6)."""
+    """Draw k90 by block and kind of layer, mean over runs, and how far it is from its null.
+
+    After SpectralLoRA, fig. 6.
+    """
     matrices = [m for run in runs for m in run["matrices"] if m["block"] is not None]
     if not matrices:
         return None
@@ -157,7 +163,7 @@ def k90_heatmap(runs: list[Data], transform: str) -> Figure | None:
 
 
 def singular_values(run: Data) -> Figure | None:
-    """Singular values over the norm, a line per matrix, a panel per kind, beside those of Gaussian matrices."""
+    """Draw singular values over the norm, a line per matrix, beside those of Gaussian matrices."""
     matrices = [m for m in run["matrices"] if m["singular_values"] and m["norm"]]
     if not matrices:
         return None
@@ -201,7 +207,7 @@ def singular_values(run: Data) -> Figure | None:
 
 
 def rank_against_loss(analysis: Data) -> Figure | None:
-    """Loss and score of each run against its mean stable rank; panels of their own for each task."""
+    """Draw loss and score of each run against its mean stable rank, panels for each task."""
     groups = [group["group"] for group in analysis["groups"]]
     shown = [
         (task, field, runs)
@@ -239,7 +245,11 @@ def rank_against_loss(analysis: Data) -> Figure | None:
 
 
 def _chosen(matrices: list[Data], most: int) -> tuple[dict[str, str], str]:
-    """Short names of at most `most` kinds of layer, query and value first; and a line about those left out."""
+    """Choose at most `most` kinds of layer, query and value first.
+
+    Returns:
+        Their short names by kind, and a line about those left out.
+    """
     kinds = style.unique(m["kind"] for m in matrices)
     first = sorted(kinds, key=lambda kind: kind.split(".")[-1] not in FIRST_KINDS)[:most]
     short = short_names(kinds)
@@ -252,7 +262,7 @@ def _indices(values: np.ndarray) -> np.ndarray:
 
 
 def _ragged_mean(rows: list[np.ndarray]) -> np.ndarray:
-    """Mean of lists that need not be of one length."""
+    """Average lists that need not be of one length, place by place."""
     return np.array(
         [np.mean([row[i] for row in rows if len(row) > i]) for i in range(max(map(len, rows)))]
     )
@@ -273,7 +283,7 @@ def _stable_rank(run: Data) -> float:
 
 @style.styled
 def analysis_figures(analysis: Data) -> dict[str, Figure]:
-    """The figures of an analysis.json, by name.
+    """Draw the figures of an analysis.json, by name.
 
     Returns:
         k90_by_task, rank_against_loss; for each group cumulative_energy and singular_values of its

@@ -9,10 +9,10 @@ from zoo.pages.style import Figure
 
 @style.styled
 def bench_figure(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Forward and backward pass against tokens, a panel per shape and precision, a line per parameterization.
+    """Draw a forward and backward pass against tokens, a panel per shape and precision.
 
-    Medians; the shaded range is between the quartiles. Against the dense layer, or peft's if there
-    is none.
+    Lines are medians, a line per parameterization, and shaded what is between the quartiles, of
+    ratios to the dense layer, or to peft's if there is none.
     """
     compared = [row for row in rows if row["ratio"]]
     names = style.unique(row["name"] for row in compared)

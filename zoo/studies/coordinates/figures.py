@@ -1,4 +1,4 @@
-"""Figures of a coordinates.json: sizes against width and depth, by step, and the errors of rebuilt matrices."""
+"""Figures of a coordinates.json: sizes against width, depth and step, and errors of rebuilt W."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -29,12 +29,12 @@ SHORT = {
     "bases": "bases in bfloat16",
 }
 ROUNDING = 1.66e-3
-"""Relative error of normal numbers rounded to bfloat16 (`zoo.studies.coordinates.rebuild.rebuild_errors`)."""
+"""Relative error of normal numbers rounded to bfloat16 (`rebuild.rebuild_errors` derives it)."""
 
 
 @style.styled
 def coordinates_figures(report: Data) -> dict[str, Figure]:
-    """The figures of a coordinates.json, by name.
+    """Draw the figures of a coordinates.json, by name.
 
     Returns:
         by_width and by_depth, where there are several; coordinate_check, by step; rebuild_error, if
@@ -52,7 +52,7 @@ def coordinates_figures(report: Data) -> dict[str, Figure]:
 
 
 def against(report: Data, along: str, other: str, where: str) -> Figure:
-    """Each quantity after the last step against width or depth, a line per parameterization."""
+    """Draw quantities after the last step against width or depth, a line per parameterization."""
     chosen = [measure for measure in MEASURES if measure.label in SHOWN]
     title = f"Sizes against {along}, after {report['steps']} steps, at {where}"
     figure, axes = style.panels(title, len(chosen), 3, 1.75, along, sharex=True)
@@ -72,9 +72,9 @@ def against(report: Data, along: str, other: str, where: str) -> Figure:
 
 
 def coordinate_check(report: Data) -> Figure:
-    """Change of outputs since step 0 against width, a line per step, a row of panels per parameterization.
+    """Draw the change of outputs since step 0 against width, a line per step.
 
-    Yang et al., arXiv 2203.03466, appendix D.1.
+    A row of panels is of a parameterization. Yang et al., arXiv 2203.03466, appendix D.1.
     """
     names, depth = report["parameterizations"], report["at"]["depth"]
     chosen = [measure for measure in MEASURES if measure.label in STEPS]
@@ -100,7 +100,7 @@ def coordinate_check(report: Data) -> Figure:
 
 
 def rebuild_error(rebuilt: Sequence[Data]) -> Figure:
-    """Relative error of W against its size, a line per way to build it, a panel per parameterization."""
+    """Draw the relative error of W against its size, a line per way to build it."""
     names = style.unique(row["parameterization"] for row in rebuilt)
     title, labels = (
         "Error of a rebuilt matrix, relative to float64",

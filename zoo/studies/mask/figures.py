@@ -1,4 +1,4 @@
-"""Each figure of `zoo mask`: score, energy and bytes against the share of coefficients that is kept.
+"""Figures of `zoo mask`: score, energy and bytes against the share of coefficients kept.
 
 They take a whole mask.json, or a group of it. None stands for a figure that there is no data for.
 """
@@ -18,7 +18,10 @@ KEPT = "coefficients kept (%)"
 
 
 def score_by_budget(group: Data, mask: Data) -> Figure:
-    """Score against budget, a line per order with sd over runs, a panel per transform (SpectralLoRA, figs. 1, 2)."""
+    """Draw score against budget, a line per order with sd over runs, a panel per transform.
+
+    After SpectralLoRA, figs. 1 and 2.
+    """
     transforms = mask["transforms"]
     name = style.wrapped(group["group"], 80)
     title = f"Score of a masked update, by share of coefficients kept\n{name}"
@@ -53,9 +56,10 @@ def score_by_budget(group: Data, mask: Data) -> Figure:
 
 
 def score_by_budget_all(mask: Data) -> Figure | None:
-    """Score over that of the unmasked model against budget, all groups (SpectralLoRA, fig. 3).
+    """Draw the score over that of the unmasked model against budget, all groups.
 
-    Groups whose unmasked score is not above 0 are left out: a share of it means nothing.
+    After SpectralLoRA, fig. 3. Groups whose unmasked score is not above 0 are left out: a share of
+    it means nothing.
     """
     groups = [group for group in mask["groups"] if (group["unmasked"]["mean"] or 0) > 0]
     if len(groups) < 2:
@@ -79,7 +83,7 @@ def score_by_budget_all(mask: Data) -> Figure | None:
 
 
 def energy_by_budget(mask: Data) -> Figure:
-    """Share of the update's energy that a mask keeps against budget, mean over runs; a panel per group."""
+    """Draw the share of an update's energy that masks keep, mean over runs, a panel per group."""
     groups, transforms = mask["groups"], mask["transforms"]
     title = "Energy of the update that a mask keeps"
     figure, axes = _panels(title, len(groups), KEPT, "energy kept", shared=True)
@@ -101,7 +105,7 @@ def energy_by_budget(mask: Data) -> Figure:
 
 
 def bytes_by_score(mask: Data) -> Figure:
-    """Score against bytes on disk, values and places, a line per order; beside dense dW and the run's own numbers."""
+    """Draw score against bytes on disk, a line per order, beside dense dW and the trained run."""
     groups, transform = mask["groups"], mask["transforms"][0]
     title = f"Score against bytes on disk ({transform})"
     figure, axes = _panels(title, len(groups), "bytes of values and places")
@@ -135,7 +139,7 @@ def _score_name(group: Data) -> str:
 
 
 def _points(data: Data, transform: str, order: str) -> list[Data]:
-    """A group's or run's points of one transform and order, by budget."""
+    """Return a group's or run's points of one transform and order, by budget."""
     points = [p for p in data["points"] if (p["transform"], p["order"]) == (transform, order)]
     return sorted(points, key=lambda p: p["budget"])
 
@@ -143,7 +147,7 @@ def _points(data: Data, transform: str, order: str) -> list[Data]:
 def _run_means(
     runs: list[Data], transform: str, order: str, value: Callable[[Data], float | None]
 ) -> dict[float, float]:
-    """By budget, the mean over runs of what `value` takes from a point."""
+    """Average over runs what `value` takes from a point, by budget."""
     values: dict[float, list[float]] = {}
     for run in runs:
         for point in _points(run, transform, order):
@@ -162,14 +166,14 @@ def _order_keys(mask: Data) -> list[Any]:
 def _panels(
     title: str, count: int, x: str, y: str = "", shared: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """Axes in one column or two, which are then lower."""
+    """Make axes in one column or two, which are then lower."""
     height = 3.0 if count == 1 else 2.4
     return style.panels(title, count, 2, height, x, y, sharex=shared, sharey=shared)
 
 
 @style.styled
 def mask_figures(mask: Data) -> dict[str, Figure]:
-    """The figures of a mask.json, by name.
+    """Draw the figures of a mask.json, by name.
 
     Returns:
         score_by_budget for each group; score_by_budget_all where there are several;

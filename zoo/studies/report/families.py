@@ -1,6 +1,6 @@
 """Families of a report's methods: alike in all but their budget.
 
-A family looks the same in every figure.
+A family has one colour, marker and dash in every figure.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 from zoo.pages import style
 from zoo.pages.style import Axes, Data, Figure, Line2D, number
 
-BUDGETS = ("ratio", "rank", "coefficients", "lora_rank", "num_bases", "budget")
+BUDGET_ARGUMENTS = ("ratio", "rank", "coefficients", "lora_rank", "num_bases", "budget")
 """Arguments that say how many coefficients there are."""
 USUAL = "adamw"
 """An optimizer that is not named."""
@@ -36,7 +36,7 @@ class Family(NamedTuple):
     fill: Any
 
     def points(self, marker: str | None = None, **more: Any) -> Data:
-        """How its points look, with a marker of its own or one that says something else."""
+        """Return the style of its points, with its marker or one that says something else."""
         return {
             "color": self.color,
             "marker": marker or self.marker,
@@ -47,11 +47,11 @@ class Family(NamedTuple):
         }
 
     def line(self, width: float) -> Data:
-        """How a line through its points looks."""
+        """Return the style of a line through its points."""
         return {"color": self.color, "linestyle": self.dash, "linewidth": width, "marker": ""}
 
     def key(self) -> Line2D:
-        """Its entry in a legend."""
+        """Make its entry in a legend."""
         handle = style.key(self.name, self.color, self.dash, self.marker)
         handle.set_fillstyle(self.fill)
         handle.set_markerfacecolor("none" if self.fill == "none" else self.color)
@@ -59,36 +59,38 @@ class Family(NamedTuple):
 
 
 def families(comparison: Data) -> list[Family]:
-    """The families of a comparison's methods, those of most budgets first; a reference with no other budget is grey."""
+    """Return the families of a comparison's methods, those of most budgets first.
+
+    A reference with no other budget is grey.
+    """
     methods = comparison["methods"]
     groups: dict[str, list[Data]] = {}
     for method in methods:
         name = family_name(method, methods)
         if any(other["budget"] == method["budget"] for other in groups.get(name, ())):
-            name = method[
-                "method"
-            ]  # two of a family with one budget: alike in nothing that tells them apart
+            # Two of a family with one budget: alike in nothing that tells them apart.
+            name = method["method"]
         groups.setdefault(name, []).append(method)
-    found: list[Family] = []
-    for name, own in sorted(groups.items(), key=lambda item: -len(item[1])):
-        ordered = sorted(own, key=lambda method: number(method["coefficients"]))
-        if [method["method"] for method in own] == [comparison["reference"]]:
-            found.append(Family(name, ordered, style.NULL, "o", "--", "full"))
+    drawn: list[Family] = []
+    for name, alike in sorted(groups.items(), key=lambda item: -len(item[1])):
+        ordered = sorted(alike, key=lambda method: number(method["coefficients"]))
+        if [method["method"] for method in alike] == [comparison["reference"]]:
+            drawn.append(Family(name, ordered, style.NULL, "o", "--", "full"))
             continue
-        i = sum(family.color != style.NULL for family in found)
+        i = sum(family.color != style.NULL for family in drawn)
         turn = i // len(style.PALETTE)
         dash, fill = style.DASHES[turn % len(style.DASHES)], FILLS[turn % len(FILLS)]
-        found.append(Family(name, ordered, dash=dash, fill=fill, **style.look(i)))
-    return found
+        drawn.append(Family(name, ordered, dash=dash, fill=fill, **style.look(i)))
+    return drawn
 
 
 def family_name(method: Data, methods: Sequence[Data]) -> str:
-    """Parameterization, and what tells a method from the others besides its budget."""
+    """Return the parameterization, and what tells a method from others besides its budget."""
     alike = [other for other in methods if other["parameterization"] == method["parameterization"]]
     told = [
         f"{key}={value}"
         for key, value in method["arguments"].items()
-        if key not in BUDGETS
+        if key not in BUDGET_ARGUMENTS
         and value is not None
         and len({str(o["arguments"].get(key)) for o in alike}) > 1
     ]
@@ -98,18 +100,18 @@ def family_name(method: Data, methods: Sequence[Data]) -> str:
     told += [
         f"{key}={value}"
         for key, value in other.items()
-        if key not in BUDGETS and value not in (None, False)
+        if key not in BUDGET_ARGUMENTS and value not in (None, False)
     ]
     return " ".join([method["parameterization"], *told])
 
 
 def reference_of(comparison: Data) -> Data | None:
-    """The method that gaps are taken to."""
+    """Return the method that gaps are taken to."""
     return next((m for m in comparison["methods"] if m["method"] == comparison["reference"]), None)
 
 
 def reported(comparison: Data, method: Data) -> list[Data]:
-    """The runs that a method's means are over: not those that diverged."""
+    """Return the runs that a method's means are over: not those that diverged."""
     seeds = method["seeds"]
     return [
         run
@@ -122,7 +124,7 @@ def reported(comparison: Data, method: Data) -> list[Data]:
 
 
 def mean_curve(runs: Iterable[Data], field: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps that all runs with a curve have, and mean and standard deviation over runs there.
+    """Average curves over runs at the steps that all runs with a curve have.
 
     Args:
         runs: of one method.
@@ -153,7 +155,7 @@ def limits(
     ends: Sequence[Iterable[float | None]] = (),
     better: str = "lower",
 ) -> tuple[float, float] | None:
-    """An axis that one run that diverged, or a wide interval after two seeds, does not squash all others on.
+    """Find an axis on which a run that diverged, or a wide interval, does not squash all others.
 
     Losses are left out that are FAR times the best, and further from it than 4 times the median is.
 
@@ -182,7 +184,7 @@ def limits(
 
 
 def at_edge(ax: Axes, x: Iterable[float], y: Iterable[float | None], color: str) -> int:
-    """Arrows at the edge of the axes for values above them or below; how many there are."""
+    """Draw arrows at the edge of the axes for values beyond it, and return how many there are."""
     low, high = ax.get_ylim()
     out = [(a, b) for a, b in zip(x, map(number, y), strict=True) if b > high or b < low]
     for a, b in out:
@@ -192,14 +194,14 @@ def at_edge(ax: Axes, x: Iterable[float], y: Iterable[float | None], color: str)
 
 
 def beyond(count: int) -> str:
-    """A note on values that are not on the axes."""
+    """Return a note on values that are not on the axes."""
     return f"{count} value{'s' * (count != 1)} beyond the axis, at the arrows" if count else ""
 
 
 def by_budget(
     comparison: Data, title: str, x: str, y: str, shown: Sequence[str]
 ) -> tuple[Figure, list[tuple[Axes, list[Any]]]]:
-    """Axes for each budget, largest first, with its methods, and the reference last.
+    """Make axes for each budget, largest first, with its methods, and the reference last.
 
     Args:
         comparison: of report data.
@@ -224,20 +226,20 @@ def by_budget(
     figure, axes = style.panels(
         title, len(budgets), columns, height, x, y, sharex=True, sharey=True
     )
-    found = []
+    paired = []
     for ax, budget in zip(axes, budgets, strict=True):
         ax.set_title(share(budget) if len(budgets) > 1 else "")
         of_budget = [pair for pair in others if pair[1]["budget"] == budget]
-        found.append((ax, of_budget + [pair for pair in pairs if pair[1] is reference]))
-    return figure, found
+        paired.append((ax, of_budget + [pair for pair in pairs if pair[1] is reference]))
+    return figure, paired
 
 
 def sorted_budgets(methods: Iterable[Data]) -> list[float | None]:
-    """The budgets of methods, largest first; none comes last."""
+    """Return the budgets of methods, largest first; None comes last."""
     budgets = style.unique(method["budget"] for method in methods)
     return sorted(budgets, key=lambda budget: 1.0 if budget is None else -number(budget))
 
 
 def share(budget: float | None) -> str:
-    """A budget in words."""
+    """Say a budget in words."""
     return "no budget" if budget is None else f"{100 * budget:.3g} % of the weights"

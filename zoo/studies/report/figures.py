@@ -1,4 +1,4 @@
-"""Each figure of `zoo report`: loss by parameters and by stable rank, over training and by learning rate, and gaps.
+"""Figures of `zoo report`: loss by parameters, stable rank, step and learning rate, and gaps.
 
 They take report data, or one comparison of it. None stands for a figure that there is no data for.
 """
@@ -36,7 +36,7 @@ SETTLED = 0.3
 
 @style.styled
 def figures(data: Data) -> dict[str, Figure]:
-    """The figures of a report, by name; of several comparisons, each has its own at the end of the name.
+    """Draw the figures of a report, by name, which ends with the comparison's if there are several.
 
     Returns:
         For each comparison loss_by_parameters, gaps, loss_by_stable_rank, rank_over_training,
@@ -57,14 +57,14 @@ def figures(data: Data) -> dict[str, Figure]:
 
 
 def suffixes(data: Data) -> list[str]:
-    """What ends the names of each comparison's figures: nothing for a single one."""
+    """Return what ends the names of each comparison's figures: nothing for a single one."""
     return distinct(
         f"_{slug(c['name'])}" if len(data["comparisons"]) > 1 else "" for c in data["comparisons"]
     )
 
 
 def loss_by_parameters(comparison: Data) -> Figure | None:
-    """Mean and interval against the number of coefficients, a series per family, the reference across."""
+    """Draw mean and interval against the number of coefficients, the reference across."""
     reference, methods = reference_of(comparison), comparison["methods"]
     ends = [numbers(methods, end) for end in ("low", "high")]
     shown = limits(numbers(methods, "mean"), ends, comparison["better"])
@@ -99,7 +99,7 @@ def loss_by_parameters(comparison: Data) -> Figure | None:
 
 
 def gaps(comparison: Data, margin: float | None) -> Figure | None:
-    """Mean gap to the reference with its paired interval, best first; equivalence is inside the band."""
+    """Draw mean gaps to the reference with paired intervals, best first, the margin as a band."""
     better = comparison["better"]
     rows = [m for m in comparison["methods"] if m["gap"] and m["gap"]["mean"] is not None]
     rows.sort(key=lambda method: method["gap"]["mean"], reverse=better == "higher")
@@ -152,7 +152,7 @@ def gaps(comparison: Data, margin: float | None) -> Figure | None:
 
 
 def loss_by_stable_rank(comparison: Data) -> Figure | None:
-    """Each run by its stable rank, a marker per budget, a line through the means of a family's budgets."""
+    """Draw each run by its stable rank, a marker per budget, a line through a family's means."""
     budgets = sorted_budgets(comparison["methods"])
     marks = {budget: style.MARKERS[i % len(style.MARKERS)] for i, budget in enumerate(budgets)}
     points = {
@@ -189,7 +189,7 @@ def loss_by_stable_rank(comparison: Data) -> Figure | None:
 
 
 def over_training(comparison: Data, field: str) -> Figure | None:
-    """Stable rank or metric against the step, mean over seeds with sd, a panel per budget and the reference in each."""
+    """Draw stable rank or metric against the step, mean over seeds with sd, a panel per budget."""
     curves = {
         m["method"]: mean_curve(reported(comparison, m), field) for m in comparison["methods"]
     }
@@ -226,7 +226,7 @@ def over_training(comparison: Data, field: str) -> Figure | None:
 
 
 def rate_sensitivity(comparison: Data) -> Figure | None:
-    """Metric against learning rate in the search, a panel per budget, the reference in each; the chosen rate ringed."""
+    """Draw the metric by learning rate in the search, a panel per budget, a ring at the chosen."""
     methods = comparison["methods"]
     searches = {
         m["method"]: [s for s in m["search"] or () if s["value"] is not None] for m in methods
@@ -267,7 +267,7 @@ def rate_sensitivity(comparison: Data) -> Figure | None:
 
 
 def _beside(method: Data, drawn: list[Family]) -> float:
-    """A factor in [1 / BESIDE, BESIDE], by which families of one budget stand side by side on a logarithmic axis."""
+    """Return a factor, within BESIDE, that puts families of one budget side by side."""
     same = [
         each for family in drawn for each in family.methods if each["budget"] == method["budget"]
     ]
@@ -278,7 +278,7 @@ def _beside(method: Data, drawn: list[Family]) -> float:
 
 
 def _count_ticks(ax: Axes, methods: list[Data]) -> None:
-    """A tick at the most common count of each budget, or round ones where those would crowd."""
+    """Put a tick at the most common count of each budget, or round ones where those would crowd."""
     style.log_axis(ax.xaxis, EngFormatter(sep=""))
     ticks = {
         budget: statistics.mode(m["coefficients"] for m in methods if m["budget"] == budget)
@@ -307,5 +307,5 @@ def _metric(comparison: Data) -> str:
 
 
 def _short(count: float) -> str:
-    """Three digits of a count: 500, 20k, 7M."""
+    """Write three digits of a count: 500, 20k, 7M."""
     return EngFormatter(sep="")(float(f"{count:.3g}"))

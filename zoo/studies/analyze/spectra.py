@@ -1,4 +1,4 @@
-"""Matrices under transforms, each beside its rotation null and its shuffled rows and columns.
+"""Spectra of matrices under transforms, beside two nulls: random directions, and shuffled rows.
 
 Factors stay factors: for dW = B A the coefficients are (L B)(A R^T), and the singular values those
 of a small matrix.
@@ -18,7 +18,7 @@ from zoo.runs.updates import Update
 from zoo.spectrum import measures, numerical_rank, random_sides, running_sums
 from zoo.studies.statistics import pearson, spearman
 
-MEASURES = (
+SPECTRAL_MEASURES = (
     "k50",
     "k90",
     "k99",
@@ -29,31 +29,30 @@ MEASURES = (
     "low_25",
     "low_50",
 )
-"""Of `zoo.spectrum.spectral_energy`."""
+"""What `zoo.spectrum.spectral_energy` measures."""
 
 
-class Look(NamedTuple):
-    """One matrix under one transform, B draws of its rotation null and B of it with rows and columns shuffled."""
+class Spectrum(NamedTuple):
+    """One matrix under one transform, and B draws of it under each of two nulls."""
 
-    values: np.ndarray  # (9,) the MEASURES
-    null: np.ndarray  # (B, 9)
-    shuffled: np.ndarray  # (B, 9)
+    values: np.ndarray  # (9,) the SPECTRAL_MEASURES
+    null: np.ndarray  # (B, 9), in random directions
+    shuffled: np.ndarray  # (B, 9), with rows and columns shuffled
     zeros: float  # share of coefficients below a thousandth of their root mean square
     curves: dict[str, list[float]]  # (101,) each
-    energies: (
-        np.ndarray
-    )  # (2,) Pearson's and Spearman's correlation of singular-value and coefficient energies
+    # Pearson's and Spearman's correlation of singular-value and coefficient energies
+    energies: np.ndarray  # (2,)
     null_energies: np.ndarray  # (B, 2)
 
 
-def look(
+def beside_nulls(
     updates: Sequence[Update],
     transforms: Sequence[str],
     draws: int,
     seed: int = 0,
     done: Callable[[], object] = lambda: None,
-) -> list[dict[str, Look]]:
-    """Each update under each transform, beside two nulls.
+) -> list[dict[str, Spectrum]]:
+    """Measure each update under each transform, beside two nulls.
 
     A draw of the rotation null is Q dW P with Haar-random Q and P: the same singular values in
     random directions. A draw of the other shuffles rows and columns: what is beyond the rotation
@@ -74,9 +73,13 @@ def look(
         For each update, by transform.
     """
     chosen = {key: transform(key) for key in transforms}
-    spectra = [update.singular_values() for update in updates]
-    ranks = [numerical_rank(s, update.shape) for s, update in zip(spectra, updates, strict=True)]
-    energies = [s[:rank].double().square().numpy() for s, rank in zip(spectra, ranks, strict=True)]
+    singular_values = [update.singular_values() for update in updates]
+    ranks = [
+        numerical_rank(s, update.shape) for s, update in zip(singular_values, updates, strict=True)
+    ]
+    energies = [
+        s[:rank].double().square().numpy() for s, rank in zip(singular_values, ranks, strict=True)
+    ]
     # Room for all results at once: between large planes, small ones that stay would keep memory
     # from being given back.
     room = (len(updates), len(chosen), draws)
@@ -95,13 +98,13 @@ def look(
                     running_sums(_plane(mixed, t), t.order(*update.shape))
                 )
             done()
-    looks: list[dict[str, Look]] = [{} for _ in updates]
+    spectra: list[dict[str, Spectrum]] = [{} for _ in updates]
     for i, update in enumerate(updates):
         for j, (key, t) in enumerate(chosen.items()):
             plane = _plane(update, t)
             values, curves, correlation = _measure(plane, t, update.shape, energies[i])
             lines = np.round([*curves, *null_curves[i, j]], 5).tolist()
-            looks[i][key] = Look(
+            spectra[i][key] = Spectrum(
                 values,
                 null[i, j],
                 shuffled[i, j],
@@ -116,7 +119,7 @@ def look(
                 correlation,
                 null_energies[i, j],
             )
-    return looks
+    return spectra
 
 
 def _plane(update: Update, t: Basis) -> Tensor:
@@ -147,15 +150,15 @@ def _shuffle(update: Update, draw: int, seed: int) -> Update:
 
 
 def _values(sums: tuple[Tensor, Tensor]) -> np.ndarray:
-    """The MEASURES; (9,)."""
-    found = measures(*sums)
-    return np.array([found[key] for key in MEASURES])
+    """Return the SPECTRAL_MEASURES; (9,)."""
+    measured = measures(*sums)
+    return np.array([measured[key] for key in SPECTRAL_MEASURES])
 
 
 def _measure(
     plane: Tensor, t: Basis, shape: tuple[int, int], energies: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The MEASURES (9,), both curves (2, 101) and both correlations of energies (2,) of a plane."""
+    """Return a plane's SPECTRAL_MEASURES (9,), curves (2, 101), correlations of energies (2,)."""
     sums = running_sums(plane, t.order(*shape))
     counts = (torch.arange(1, 101) * len(sums[0]) / 100).round().long()
     curves = np.stack(
@@ -172,7 +175,7 @@ def _measure(
 def gaussian_spectrum(
     shape: tuple[int, int], rank: int, draws: int, seed: int
 ) -> tuple[list[float], list[float]]:
-    """Singular values, mean and standard deviation, of a Gaussian matrix of norm 1, or a product of Gaussian factors.
+    """Return mean and sd of the singular values of Gaussian matrices, or products, of norm 1.
 
     Args:
         shape: (m, n).
