@@ -5,7 +5,6 @@ Each goal is a ratio of two things that are measured side by side in one run.
 
 import os
 import sys
-import textwrap
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -18,11 +17,12 @@ from results.goals.goals import Goal
 from zoo.__main__ import guarded, prepare_process
 from zoo.cli.arguments import OneLineParser
 from zoo.errors import UserError
+from zoo.pages.terminal import aligned
 from zoo.studies.bench.command import about
 from zoo.studies.bench.options import device_of, path
 from zoo.studies.bench.rows import Results, Row, Table, ratio_columns
-from zoo.studies.bench.terminal import WIDTH, spread
-from zoo.studies.terminal import Bar, columns
+from zoo.studies.bench.terminal import spread
+from zoo.studies.terminal import Bar
 
 
 def main(argv: Sequence[str]) -> int:
@@ -98,28 +98,13 @@ GOALS = Table(["case", "goal", "measured_ratio", "measured_quartiles", "met", "n
 
 def table(rows: Sequence[Row]) -> str:
     """Lay out a row for each goal, with its note below, within 80 columns."""
-    cells: list[tuple[str, ...]] = [("goal", "", "measured", "met")]
-    notes = [""]
+    cells = [("goal", "", "measured", "met")]
     for row in rows:
         sign = ">=" if row["at_least"] else "<="
-        cells.append(
-            (row["case"], f"{sign} {row['goal']:g}", spread(row), "yes" if row["met"] else "NO")
-        )
-        notes.append(row["note"])
-    wide = max(len(row[0]) for row in cells)
-    room = WIDTH - max(
-        len(line) - wide for line in columns([(" " * wide, *row[1:]) for row in cells], 1)
-    )
-    lines = []
-    for (case, *values), note in zip(cells, notes, strict=True):
-        first, *others = textwrap.wrap(case, room, break_on_hyphens=False)
-        lines.append((first, values, [*others, *textwrap.wrap(note, WIDTH - 4)]))
-    heads = columns([(first, *values) for first, values, _ in lines], 1)
-    return "\n".join(
-        line
-        for row, (_, _, more) in zip(heads, lines, strict=True)
-        for line in (row, *(f"  {other}" for other in more))
-    )
+        case = "\n".join(filter(None, (row["case"], row["note"])))
+        met = "yes" if row["met"] else "NO"
+        cells.append((case, f"{sign} {row['goal']:g}", spread(row), met))
+    return "\n".join(aligned(cells))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ from zoo.runs.finished_runs import read
 from zoo.studies.report.command import describe
 from zoo.studies.report.comparison import compare, usable
 from zoo.studies.report.figures import figures
+from zoo.studies.report.markdown import markdown
 from zoo.studies.report.page import page
-from zoo.studies.report.tables import markdown, rows
+from zoo.studies.report.tables import exported
 
 VALUES: list[Any] = [
     None,
@@ -74,7 +75,7 @@ def shown(top: Path, drawn: bool = False) -> tuple[list[str], list[str]]:
     data = finite({**FACTS, **compare(found, [*skipped, *more])})
     for comparison in data["comparisons"]:
         describe(comparison, data)
-    assert rows(data) and markdown(data).encode()
+    assert len(exported(data)) and markdown(data).encode()
     drawings = {name: svg(figure) for name, figure in figures(data).items()} if drawn else {}
     assert page(data, drawings).encode() and json.dumps(data, allow_nan=False)
     return [run.name for run in found], [Path(item.path).name for item in (*skipped, *more)]

@@ -6,17 +6,35 @@ import json
 import math
 import re
 
+import pandas as pd
 import pytest
 from html_reader import read
+from jinja2 import UndefinedError
 from lab_data import analysis, mask
+from markupsafe import Markup
 
-from zoo.pages import style
-from zoo.pages.markup import Html, drawing, table, text
-from zoo.pages.page import decimals, finite, p_value, plus_minus, write_report
+from zoo.pages import numbers, style
+from zoo.pages.html import ENVIRONMENT, drawing
+from zoo.pages.numbers import interval, typeset
+from zoo.pages.page import finite, write_report
+from zoo.pages.table import Cell, Column, Table
 from zoo.studies.analyze.figures import analysis_figures
 from zoo.studies.analyze.page import analysis_page
 from zoo.studies.mask.figures import mask_figures
 from zoo.studies.mask.page import mask_page
+
+
+def decimals(*given):
+    """A number as a page shows it."""
+    return typeset(numbers.decimals(*given))
+
+
+def plus_minus(*given):
+    return typeset(numbers.plus_minus(*given))
+
+
+def p_value(p):
+    return typeset(numbers.p_value(p))
 
 
 def report(data, figures, page):
@@ -200,11 +218,32 @@ def test_a_caption_stands_under_the_first_figure_of_its_kind(masks_page):
     assert first < masks_page.index("<figcaption>Score of the network") < second
 
 
-def test_text_is_escaped_once_and_html_never():
-    assert (
-        text("a<b") == "a&lt;b" and text(text("a<b")) == "a&lt;b" and text(Html("<br>")) == "<br>"
+def rendered(source, **values):
+    return ENVIRONMENT.from_string(source).render(**values)
+
+
+def test_text_is_escaped_once_and_markup_never():
+    assert rendered("<i>{{ words }}</i>", words="a<b") == "<i>a&lt;b</i>"
+    assert rendered("{{ words }}", words=Markup("<br>")) == "<br>"
+    with pytest.raises(UndefinedError):
+        rendered("{{ wrods }}")
+
+
+def test_cells_of_a_table():
+    """Escaped, set off, over others and as words; numbers are typeset, and words are not."""
+    cells = [Cell("-1 <", ["-2"], strong=True), Cell("-1 <", ["-2 >"]), "-", Cell("x", mark="word")]
+    columns = [Column(str(i), lambda row, i=i: cells[i], left=i == 1) for i in range(4)]
+    shown = rendered(
+        '{% from "pages/templates/macros.html.j2" import table %}{{ table(shown) }}',
+        shown=Table(pd.DataFrame({"a": [1]}), columns, "<caption>"),
     )
-    assert "<td>&lt;1&gt;</td>" in table(["x", "y"], [["a", "<1>"]])
+    words = [
+        "<td><strong>−1 &lt;</strong><br><small>−2</small></td>",
+        '<td class="left">-1 &lt;<br><small>-2 &gt;</small></td>',
+        "<td>–</td>",
+        '<td><span class="word">x</span></td>',
+    ]
+    assert re.findall("<td.*?</td>", shown, re.S) == words and "&lt;caption&gt;" in shown
 
 
 @pytest.mark.parametrize(
@@ -212,6 +251,25 @@ def test_text_is_escaped_once_and_html_never():
 )
 def test_decimals(value, words):
     assert decimals(value) == words
+    assert numbers.decimals(value).isascii()
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("[-0.5, -.25] (-1)", "[−0.5, −.25] (−1)"),
+        ("1e-05, 2026-05-20 a-1 x=-1", "1e-05, 2026-05-20 a-1 x=-1"),
+        ("0.5 +- 0.1, by -3 %", "0.5 ± 0.1, by −3 %"),
+        ("- 1", "- 1"),
+    ],
+)
+def test_signs_of_numbers_are_typeset_and_hyphens_are_not(text, shown):
+    assert typeset(text) == shown
+
+
+def test_intervals_and_what_they_miss():
+    assert interval(-1, 2, 1, "+", ",") == "[-1.0,+2.0]" and interval(0, 1) == "[0.000, 1.000]"
+    assert interval(None, 1) == interval(0, math.nan) == interval(-math.inf, 0) == ""
 
 
 @pytest.mark.parametrize(

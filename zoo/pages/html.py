@@ -19,37 +19,15 @@ Drawings = Mapping[str, bytes]
 """SVG by the name of the figure."""
 SCHEME = {INK: "ink", MUTED: "muted", GRID: "grid", SURFACE: "surface"}
 """Colours of figures that are the page's own, and change with its scheme."""
-ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).parents[1]),  # of zoo: each study has its own template
-    autoescape=True,
-    undefined=StrictUndefined,
-    finalize=lambda value: value if isinstance(value, Markup) else printable(value),
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-ENVIRONMENT.filters |= {
-    "decimals": decimals,
-    "general": general,
-    "number_of": number_of,
-    "plus_minus": plus_minus,
-    "typeset": typeset,
-}
-
-
-def render(template: str, title: str, data: Data, **parts: object) -> str:
-    """Return a page.
-
-    Args:
-        template: its path below zoo/.
-        title: of the page.
-        data: of its JSON file, with the facts on top: zoo, date, command, device, seconds.
-        parts: what else the template names.
-    """
-    return ENVIRONMENT.get_template(template).render(title=title, data=data, **parts)
 
 
 def captioned(drawings: Drawings, captions: Mapping[str, str]) -> list[Markup]:
-    """Return figures, each with the caption whose name its own begins with; of several the first has it."""
+    """Return figures, with captions under them.
+
+    Args:
+        drawings: of a report.
+        captions: by what names of figures begin with; of several figures the first has it.
+    """
     left, found = dict(captions), []
     for name, svg in drawings.items():
         key = max((key for key in captions if name.startswith(key)), key=len, default="")
@@ -74,7 +52,8 @@ def drawing(name: str, svg: bytes, caption: str) -> Markup:
     view = re.search(r'viewBox="[^"]*"', tree)
     label = f'<svg role="img" aria-label="{escape(name)}" {view[0] if view else ""}>'
     image = re.sub(r"<svg[^>]*>", lambda _: label, tree, count=1)
-    under = f"<figcaption>{escape(printable(caption))}</figcaption>" if caption else ""
+    caption = escape(" ".join(caption.split()))
+    under = f"<figcaption>{caption}</figcaption>" if caption else ""
     return Markup(f"<figure>{image}{under}</figure>")
 
 
@@ -83,3 +62,34 @@ def _of_page(tag: str, name: str) -> str:
     tag = tag.replace("xlink:href", "href")
     tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", tag)
     return re.sub("|".join(SCHEME), lambda found: f"var(--{SCHEME[found[0]]})", tag)
+
+
+ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parents[1]),  # of zoo: each study has its own template
+    autoescape=True,
+    undefined=StrictUndefined,
+    finalize=lambda value: value if isinstance(value, Markup) else printable(value),
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+ENVIRONMENT.globals["captioned"] = captioned
+ENVIRONMENT.filters |= {
+    "bytes": lambda count: f"{count:,.0f} bytes",
+    "decimals": decimals,
+    "general": general,
+    "number_of": number_of,
+    "plus_minus": plus_minus,
+    "typeset": typeset,
+}
+
+
+def render(template: str, title: str, data: Data, **parts: object) -> str:
+    """Return a page.
+
+    Args:
+        template: its path below zoo/.
+        title: of the page.
+        data: of its JSON file, with the facts on top: zoo, date, command, device, seconds.
+        parts: what else the template names.
+    """
+    return ENVIRONMENT.get_template(template).render(title=title, data=data, **parts)

@@ -10,10 +10,10 @@ MARKUP = re.compile(r"[\\`*~|\[\]]|!(?=\[)|(?<![^\W_])_|_(?![^\W_])")
 
 
 def escape(text: object) -> str:
-    """Anything as one line of Markdown that reads as it is: no link, image, emphasis, cell or HTML comes of it.
+    """Return anything as one line of Markdown that reads as it is.
 
-    GitHub makes links of bare addresses too, hence the backslashes in them, and the space of no
-    width after an `@`.
+    No link, image, emphasis, cell or HTML comes of it. GitHub makes links of bare addresses too,
+    hence the backslashes in them, and the space of no width after an `@`.
     """
     words = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(printable(text).split()))
     words = MARKUP.sub(r"\\\g<0>", words.replace("<", "&lt;").replace(">", "&gt;"))
@@ -22,7 +22,7 @@ def escape(text: object) -> str:
 
 
 def code(text: object) -> str:
-    """Anything as code in Markdown, within more backticks than it has in a row."""
+    """Return anything as code in Markdown, within more backticks than it has in a row."""
     words = " ".join(printable(text).split())
     fence = "`" * (1 + max(map(len, re.findall("`+", words)), default=0))
     pad = " " if words.startswith("`") or words.endswith("`") else ""

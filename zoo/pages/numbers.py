@@ -1,4 +1,4 @@
-"""A number as text: written here, once, in ASCII for terminals; pages and Markdown typeset what is written."""
+"""Numbers as text, in ASCII, as terminals have them; pages and Markdown typeset that."""
 
 import math
 import re

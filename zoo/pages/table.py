@@ -1,4 +1,4 @@
-"""A table: rows of raw numbers, and columns that say how they are shown; every way to show it reads these."""
+"""A table: a data frame, and columns that say what is shown of its rows, wherever that is."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +12,7 @@ EMPTY = {"", "-"}
 
 
 class Cell(NamedTuple):
-    """What stands in a table, what stands below it, whether it is set off, and its mark on a page."""
+    """A text in a table, what stands below it, whether it is set off, and its mark on a page."""
 
     text: str = "-"
     below: Sequence[str] = ()
@@ -22,15 +22,15 @@ class Cell(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column: its header, the cell that it makes of a row, and whether it is of words, set to the left."""
+    """A header, what makes a cell of a row, and whether it is of words, set to the left."""
 
     header: str
     cell: Callable[[Any], Cell | str]
     left: bool = False
 
     def typeset(self, text: str) -> str:
-        """Return what is shown of a text where there is more than ASCII: words stay as they are."""
-        return text if self.left else typeset(text)
+        """Return a text as a page or Markdown has it: words and markup stay as they are."""
+        return text if self.left or hasattr(text, "__html__") else typeset(text)
 
 
 class Table:

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 
-from zoo.pages.table import EMPTY, Table
+from zoo.pages.table import Table
 
 WIDTH = 80
 LEAST = 12
@@ -11,48 +11,54 @@ LEAST = 12
 
 
 def table(shown: Table, gap: int = 2) -> list[str]:
-    """Return the lines of a table; what is missing is blank, and a row's remarks stand below its name."""
+    """Return the lines of a table, what stands below the first cell of a row under it."""
     left = sum(column.left for column in shown.columns)
     cells = [
         [
             "\n".join([row[0].text, *row[0].below]),
-            *("" if c.text in EMPTY else c.text for c in row[1:]),
+            *(cell.text for cell in row[1:]),
         ]
         for row in shown.rows
     ]
     return aligned([[column.header for column in shown.columns], *cells], left, gap)
 
 
-def aligned(rows: Sequence[Sequence[str]], left: int = 1, gap: int = 2) -> list[str]:
+def aligned(
+    rows: Sequence[Sequence[str]], left: int = 1, gap: int = 2, width: int = WIDTH
+) -> list[str]:
     """Return rows of cells, aligned, as lines.
 
     Args:
-        rows: of as many cells each. A first cell that has no room goes over several lines, as does
-            one that has several.
+        rows: of as many cells each. A first cell that has no room goes over several lines; what
+            stands below its own line has lines to itself.
         left: the first so many columns are set to the left, the others to the right.
         gap: blanks between columns.
+        width: characters that a line has room for.
     """
+    names, remarks = zip(*(row[0].partition("\n")[::2] for row in rows), strict=True)
     widths = [max(map(len, cells)) for cells in list(zip(*rows, strict=True))[1:]]
-    room = max(LEAST, WIDTH - sum(widths) - gap * len(widths))
-    names = [_wrapped(row[0], room) for row in rows]
-    widths.insert(0, max(len(line) for name in names for line in name))
+    room = max(LEAST, width - sum(widths) - gap * len(widths))
+    wrapped = [_wrapped(name, room, _lead(name)) for name in names]
+    widths.insert(0, max(len(line) for name in wrapped for line in name))
     lines = []
-    for (first, *more), row in zip(names, rows, strict=True):
-        cells = [
-            f"{cell:{'<' if i < left else '>'}{width}}"
-            for i, (cell, width) in enumerate(zip([first, *row[1:]], widths, strict=True))
-        ]
-        lines += [(" " * gap).join(cells).rstrip(), *more]
+    for (first, *others), row, remark in zip(wrapped, rows, remarks, strict=True):
+        cells = zip([first, *row[1:]], widths, strict=True)
+        shown = [f"{cell:{'<' if i < left else '>'}{w}}" for i, (cell, w) in enumerate(cells)]
+        lines += [(" " * gap).join(shown).rstrip(), *others]
+        for line in remark.split("\n") if remark else ():
+            indent = f"{_lead(first)}  "
+            lines += _wrapped(indent + line, width, indent)
     return lines
 
 
-def _wrapped(name: str, room: int) -> list[str]:
-    if len(name) <= room and "\n" not in name:
-        return [name]
-    first, *others = textwrap.wrap(
-        name.split("\n")[0], room, subsequent_indent="  ", break_on_hyphens=False
-    )
-    return [first, *others, *(f"  {line}" for line in name.split("\n")[1:])]
+def _lead(text: str) -> str:
+    return " " * (len(text) - len(text.lstrip()))
+
+
+def _wrapped(text: str, room: int, indent: str) -> list[str]:
+    return textwrap.wrap(text, room, subsequent_indent=f"{indent}  ", break_on_hyphens=False) or [
+        ""
+    ]
 
 
 def hanging(text: str, indent: int = 8) -> str:

@@ -1,4 +1,4 @@
-"""Text from files, which may come from anyone, on its way to a terminal, a page, Markdown or a table."""
+"""Text from files, which may come from anyone, on its way to a terminal, a page or a table."""
 
 import csv
 import io
@@ -16,17 +16,20 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def printable(text: object) -> str:
-    """Anything as one line, a blank for each line end and U+FFFD for each other character that is not to be seen."""
+    """Return anything as one line of characters that are to be seen.
+
+    A line end is a blank then, and any other such character U+FFFD.
+    """
     return CONTROL.sub("\ufffd", BLANK.sub(" ", str(text)))
 
 
 def lines(text: str) -> str:
-    """A text of several lines, each printable."""
+    """Return a text of several lines, each printable."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def clean(value: Any) -> Any:
-    """Plain data in which all strings are printable, keys too."""
+    """Return plain data in which all strings are printable, keys too."""
     if isinstance(value, Mapping):
         return {clean(key): clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -35,7 +38,7 @@ def clean(value: Any) -> Any:
 
 
 def cell(value: object) -> object:
-    """What a cell of a CSV file holds; text that a spreadsheet would take for a formula gets a `'` in front."""
+    """Return what a cell of a CSV file holds: a `'` before what a spreadsheet took for a formula."""
     if not isinstance(value, str):
         return value
     is_formula = value.startswith(FORMULA) and not NUMBER.fullmatch(value)
@@ -45,7 +48,7 @@ def cell(value: object) -> object:
 def csv_text(
     columns: Sequence[str], rows: Iterable[Mapping[str, object]], header: bool = True
 ) -> str:
-    """The text of a CSV file, or of more lines for one."""
+    """Return the text of a CSV file, or of more lines for one."""
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     if header:

@@ -187,20 +187,6 @@ class Bar:
         self.bar.close()
 
 
-def columns(rows: list[tuple[str, ...]], left: int) -> list[str]:
-    """Rows of cells, aligned: the first `left` columns to the left, the others to the right."""
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = zip(row, widths, strict=True)
-        lines.append(
-            "  ".join(
-                f"{cell:{'<' if i < left else '>'}{w}}" for i, (cell, w) in enumerate(cells)
-            ).rstrip()
-        )
-    return lines
-
-
 def facts(command: str, argv: Sequence[str], start: float) -> dict[str, Any]:
     """Version, date, command line, device and seconds since `start`, a time of `time.perf_counter`."""
     import torch

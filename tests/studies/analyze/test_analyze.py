@@ -120,7 +120,10 @@ def test_force_replaces_a_report_as_a_whole(pair, capsys):
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ("--transform dct,dst", ["--transform", "'dst'", "dct,fourier,hadamard,haar,random,hartley"]),
+        (
+            "--transform dct,dst",
+            ["--transform", "'dst'", "dct,fourier,hadamard,haar,random,hartley"],
+        ),
         ("--transform ,", ["--transform", "dct,fourier,hadamard,haar,random,hartley"]),
         ("--null 4", ["--null", "at least 5", "4"]),
         ("--null many", ["--null", "'many'"]),

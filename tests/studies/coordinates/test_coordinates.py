@@ -31,7 +31,7 @@ from zoo.studies.coordinates.sizes import (
     slopes,
     summarize,
 )
-from zoo.studies.coordinates.terminal import parts
+from zoo.studies.coordinates.tables import parts
 from zoo.studies.terminal import split
 
 LR = 1e-3

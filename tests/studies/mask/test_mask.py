@@ -10,7 +10,7 @@ import torch
 from conftest import refused
 
 from zoo.__main__ import main
-from zoo.bases.frequencies import transform
+from zoo.bases import transform
 from zoo.cli.open_run import open_run
 from zoo.errors import UserError
 from zoo.layers.convert import zoo_layers
@@ -162,7 +162,10 @@ def test_a_star_is_of_the_corrected_p():
     budgets = {5.0: 0.03, 10.0: 0.01, 50.0: None}
     point = {"transform": "dct", "order": "magnitude", "mean": 0.5, "sd": 0.1}
     points = [{**point, "budget": b, "p": p, "p_holm": p and 2 * p} for b, p in budgets.items()]
-    sized = [{**p, "bytes": {"values": 4000, "places": 321, "encoding": "rice"}} for p in points]
+    sized = [
+        {**p, "bytes": {"values": 4000, "places": 321, "encoding": "rice", "file": None}}
+        for p in points
+    ]
     run = {
         "group": "g",
         "name": "s0",
@@ -298,7 +301,7 @@ def test_a_backbone_in_bfloat16_is_evaluated_in_float32(trained, tune):
         ("--budgets nan", ["--budgets", "(0, 100]", "'nan'"]),
         ("--budgets=", ["--budgets", "(0, 100]"]),
         ("--order loudest", ["--order", "magnitude,frequency,random", "'loudest'"]),
-        ("--transform dst", ["--transform", "dct,fourier,hadamard,haar,random", "'dst'"]),
+        ("--transform dst", ["--transform", "dct,fourier,hadamard,haar,random,hartley", "'dst'"]),
         ("--draws 0", ["--draws", "at least 1", "0"]),
         ("--save", ["--save", "--out"]),
         ("--force", ["--force", "--out"]),

@@ -1,6 +1,5 @@
-"""`zoo analyze`: what is in the updates of runs, peft adapters or pairs of checkpoints, beside the rotation null."""
+"""`zoo analyze`: what is in updates of runs, peft adapters or checkpoints, beside the rotation null."""
 
-import os
 import re
 import textwrap
 import time
@@ -14,7 +13,6 @@ from zoo.studies.terminal import (
     SHARED,
     Bar,
     check_out,
-    columns,
     facts,
     is_ours,
     need_extra,
@@ -56,12 +54,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 LEGEND = """k90: share of the coefficients, largest first, that holds 90 % of the energy.
 low 25 %: share of the energy in the lowest quarter of the frequencies.
 null: the same singular values in random directions; z, p: the distance to it."""
-PAIRS = {
-    "energies": "sigma^2, coefficients^2",
-    "k90_stable_rank": "k90, stable rank",
-    "k90_effective_rank": "k90, effective rank",
-    "k90_block": "k90, block",
-}
 
 
 def main(argv: list[str]) -> int:
@@ -95,7 +87,7 @@ def analyze(
         raise UserError(f"--before goes with one checkpoint, got {len(runs)}")
     folder = check_out(out, "analysis", force)
     need_extra()
-    from zoo.bases.frequencies import TRANSFORMS
+    from zoo.bases import TRANSFORMS
     from zoo.files.access import new_folder
     from zoo.studies.analyze import analysis
 
@@ -132,59 +124,18 @@ def analyze(
 
 
 def describe(run: dict[str, Any]) -> str:
-    """Ranks, two measures by transform and kind of layer, and verdicts, within 80 columns."""
-    average, kinds = run["averages"]["run"]["all"], run["averages"]["kind"]
-    prefix = os.path.commonprefix(list(kinds)).rpartition(".")[0] if len(kinds) > 1 else ""
-    several = kinds.items() if len(kinds) > 1 else ()
-    sets = {"all": average, **{short(name.removeprefix(f"{prefix}.")): a for name, a in several}}
-    lines = [
-        f"{run['name']}: {run['what']} ({run['group']})",
-        *(f"note: {note}" for note in run["notes"]),
-        "",
-    ]
-    rows: list[tuple[str, ...]] = [("", "matrices", "stable rank", "effective", "numerical")]
-    for name, a in sets.items():
-        ranks = (
-            f"{a['stable_rank']:.2f}",
-            f"{a['effective_rank']:.2f}",
-            f"{a['numerical_rank']:.1f}",
-        )
-        rows.append((name, str(a["matrices"]), *ranks))
-    lines += [*columns(rows, 1), ""]
-    rows = [("", "k90", "null", "z", "p", "low 25 %", "null", "z", "p")]
-    for transform in average["spectra"]:
-        for name, a in sets.items():
-            k90, low = (
-                beside_null(a["spectra"][transform][measure]) for measure in ("k90", "low_25")
-            )
-            rows.append((transform if name == "all" else f"  {name}", *k90, *low))
-    lines += columns(rows, 1)
-    rows = [("", "correlation of", "Pearson", "null", "Spearman", "null")]
-    for transform, pairs in run["correlation"].items():
-        for i, (pair, found) in enumerate(pairs.items()):
-            pearson, spearman = found["pearson"], found["spearman"]
-            others = (
-                decimals(each) for each in (pearson["null"], spearman["value"], spearman["null"])
-            )
-            rows.append((transform if i == 0 else "", PAIRS[pair], interval(pearson), *others))
-    return "\n".join([*lines, "", *columns(rows, 2)]) + "\n\n" + "\n\n".join(verdicts(run))
+    """Return ranks, two measures by transform and kind of layer, and verdicts, in 80 columns."""
+    from zoo.pages.terminal import table
+    from zoo.studies.analyze.tables import terminal_tables
 
-
-def interval(found: dict[str, Any]) -> str:
-    """A correlation and its bootstrap interval."""
-    bounds = (
-        "" if found["low"] is None else f" [{decimals(found['low'])}, {decimals(found['high'])}]"
-    )
-    return decimals(found["value"]) + bounds
-
-
-def decimals(value: float | None) -> str:
-    """A number as it stands in the table; a dash if there is none."""
-    return "-" if value is None else f"{value:.2f}"
+    head = [f"{run['name']}: {run['what']} ({run['group']})"]
+    head += [f"note: {note}" for note in run["notes"]]
+    tables = ("\n".join(table(each)) for each in terminal_tables(run))
+    return "\n\n".join(["\n".join(head), *tables, *verdicts(run)])
 
 
 def verdicts(found: dict[str, Any]) -> list[str]:
-    """A paragraph for each transform, of a run or a group of runs."""
+    """Return a paragraph for each transform, of a run or a group of runs."""
     paragraphs = [
         f"{transform}: {verdict['words']}" for transform, verdict in found["verdicts"].items()
     ]
@@ -193,19 +144,3 @@ def verdicts(found: dict[str, Any]) -> list[str]:
         for text in paragraphs
     ]
     return [textwrap.fill(text, 80).replace("\xa0", " ") for text in kept]
-
-
-def beside_null(found: dict[str, Any]) -> tuple[str, str, str, str]:
-    """Value, null, z and p as they stand in the table."""
-    z, p = found["z"], found["p"]
-    return (
-        f"{found['value']:.3f}",
-        f"{found['null']:.3f}",
-        "" if z is None else f"{z:+.1f}",
-        "<.0001" if p < 1e-4 else f"{p:.4f}".removeprefix("0"),
-    )
-
-
-def short(name: str) -> str:
-    """The end of a name that is too long for the table."""
-    return name if len(name) <= 18 else f"..{name[-16:]}"

@@ -233,13 +233,13 @@ def coordinates(
 def write(folder: Path, report: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """The report, and every number of it as a table."""
     from zoo.pages.page import write_report
-    from zoo.pages.texts import table
+    from zoo.pages.texts import csv_text
     from zoo.studies.coordinates.figures import coordinates_figures
     from zoo.studies.coordinates.page import coordinates_page
 
     tables = {folder / "coordinates.csv": rows, folder / "rebuild.csv": report["rebuild"]}
     for file, found in tables.items():
-        write_text(file, table(list(found[0]) if found else [], found))
+        write_text(file, csv_text(list(found[0]) if found else [], found))
     write_report(
         folder, "coordinates", report, coordinates_figures(report), coordinates_page, tables
     )

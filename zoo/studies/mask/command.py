@@ -7,8 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from itertools import compress
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from zoo.cli.arguments import parse
@@ -20,7 +18,6 @@ from zoo.studies.terminal import (
     SHARED,
     Bar,
     check_out,
-    columns,
     facts,
     is_ours,
     need_extra,
@@ -101,8 +98,7 @@ def mask(
         raise UserError("--save writes into a folder: give one as --out")
     folder = check_out(out, "mask", force)
     need_extra(*["safetensors"] * save)
-    from zoo.bases import masks
-    from zoo.bases.frequencies import TRANSFORMS
+    from zoo.bases import TRANSFORMS, masks
 
     transforms = words("--transform", transform, list(TRANSFORMS))
     wanted = words("--order", order, masks.ORDERS)
@@ -205,50 +201,31 @@ def percents(text: str) -> list[float]:
 
 
 def describe(group: dict[str, Any], report: dict[str, Any]) -> str:
-    """Scores and bytes of a group of runs, within 80 columns; bytes are those of the first order, means over runs."""
+    """Return scores of a group of runs, and bytes by the first order, in 80 columns."""
+    from zoo.pages.numbers import number_of
+    from zoo.pages.terminal import table
+    from zoo.studies.mask.tables import score, terminal_tables, trained_sizes
     from zoo.studies.verdicts import LEVEL
 
     same = [run for run in report["runs"] if run["group"] == group["group"]]
-    n, orders = group["n"], report["orders"]
-    lines = [
-        group["group"],
-        f"{group['metric']} of {n} run{'s' * (n > 1)}, unmasked {plus_minus(group['unmasked'])}",
-    ]
+    n, unmasked = group["n"], score(group["unmasked"]["mean"], group["unmasked"]["sd"])
+    lines = [group["group"], f"{group['metric']} of {number_of(n, 'run')}, unmasked {unmasked}"]
     lines += [
-        f"note: {run['name']} is {run['unmasked']:.4f} in float32, and was {run['reported']:.4f} as it trained"
+        f"note: {run['name']} is {run['unmasked']:.4f} in float32, and was {run['reported']:.4f} "
+        "as it trained"
         for run in same
         if run["reported"] is not None and abs(run["unmasked"] - run["reported"]) > 5e-5
     ]
     lines += [f"note: {run['name']} {note}" for run in same for note in run["notes"]]
-    for transform in report["transforms"]:
-        rows: list[tuple[str, ...]] = [(transform, *(f"{order} " for order in orders), "bytes")]
-        for budget in report["budgets"]:
-            place = [(p["transform"], p["budget"]) == (transform, budget) for p in group["points"]]
-            points = list(compress(group["points"], place))
-            sizes = [next(compress(run["points"], place))["bytes"] for run in same]
-            cells = [
-                plus_minus(p) + (" " if p["p_holm"] is None or p["p_holm"] >= LEVEL else "*")
-                for p in points
-            ]
-            rows.append(
-                (f"{budget:g} %", *cells, f"{mean(s['values'] + s['places'] for s in sizes):,.0f}")
-            )
-        lines += ["", *columns(rows, 1)]
-    size = same[0]["bytes"]
+    for shown in terminal_tables(group, report):
+        lines += ["", *table(shown)]
+    size = trained_sizes(group, report)
     lines += [
         "",
-        f"bytes  of values and their places, by {orders[0]}; dense {size['dense']:,},",
-        f"       as trained {size['trained']:,}, the head and what else is trained {size['other']:,}",
+        f"bytes  of values and their places, by {report['orders'][0]}; dense {size.dense:,.0f},",
+        f"       as trained {size.trained:,.0f}, the head and what else is trained "
+        f"{size.other:,.0f}",
     ]
     if n > 1:
         lines.append(f"*      differs from unmasked: paired t-test, Holm-corrected p < {LEVEL}")
     return "\n".join(lines)
-
-
-def plus_minus(value: dict[str, Any]) -> str:
-    """A mean, and its standard deviation if there is one."""
-    return (
-        f"{value['mean']:.4f}"
-        if value["sd"] is None
-        else f"{value['mean']:.3f} +- {value['sd']:.3f}"
-    )

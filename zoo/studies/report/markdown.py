@@ -8,7 +8,7 @@ from zoo.studies.report.tables import methods_table
 
 
 def markdown(data: Data) -> str:
-    """Return a table per comparison, what it is of and its search, what was skipped, and the command."""
+    """Return a table per comparison with what it is of, what was skipped, and the command."""
     parts = [_comparison(data, comparison) for comparison in data["comparisons"]]
     if data["skipped"]:
         skipped = (escape(f"{run['path']} ({run['why']})") for run in data["skipped"])

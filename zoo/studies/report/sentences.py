@@ -16,7 +16,8 @@ def settings(comparison: Data) -> str:
         if value is not None
     ]
     return (
-        f"{number_of(len(comparison['runs']), 'run')} of {number_of(len(comparison['methods']), 'method')}"
+        f"{number_of(len(comparison['runs']), 'run')} of "
+        f"{number_of(len(comparison['methods']), 'method')}"
         + (f", all with {', '.join(shown)}" if shown else "")
     )
 
@@ -35,7 +36,8 @@ def notes(comparison: Data) -> list[str]:
     found, methods = [], comparison["methods"]
     if comparison["search"] and not comparison["search"]["equal"]:
         found.append(
-            "The search was not the same for all methods, which favours those that were searched more."
+            "The search was not the same for all methods, which favours those that were searched "
+            "more."
         )
     off = [
         f"{m['method']} by {percent(m['count_off'], sign='+')}"
@@ -93,7 +95,8 @@ def answers(data: Data, comparison: Data) -> list[str]:
     if any(m["tost"] for m in known):
         equal = [m["method"] for m in known if m["tost"] and m["tost"]["equivalent"]]
         found.append(
-            f"Equivalent to {name} within ± {data['margin']:g}: {', '.join(equal) or 'none is shown to be'}."
+            f"Equivalent to {name} within ± {data['margin']:g}: "
+            f"{', '.join(equal) or 'none is shown to be'}."
         )
     return found
 

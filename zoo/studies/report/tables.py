@@ -1,4 +1,4 @@
-"""The tables of a report: methods with their statistics, learning rates that were tried, and runs."""
+"""The tables of a report: methods with their statistics, learning rates that were tried, runs."""
 
 import math
 from functools import partial
@@ -67,7 +67,10 @@ def _numbers(method: Data) -> Data:
 
 
 def ordered(comparison: Data) -> list[Data]:
-    """Return methods by budget, the reference's and the largest first, best first in each; without a value last."""
+    """Return methods by budget, the reference's and the largest first, the best first in each.
+
+    What has no value comes last.
+    """
     sign = 1 if comparison["better"] == "lower" else -1
     own = next(
         (m["budget"] for m in comparison["methods"] if m["method"] == comparison["reference"]), None
@@ -84,7 +87,7 @@ def ordered(comparison: Data) -> list[Data]:
 
 
 def methods_table(comparison: Data, level: float) -> Table:
-    """Return the methods as a page and Markdown show them; a column in which no method has anything is left out.
+    """Return the methods as a page and Markdown show them, without the columns that nothing is in.
 
     Args:
         comparison: of report data.
@@ -128,12 +131,12 @@ def terminal_table(comparison: Data) -> Table:
         Column("share", lambda m: f"{100 * m.budget:.3g}%"),
         Column("lr", lambda m: f"{general(m.lr)}{'*' * m.tuned}"),
         Column("n", lambda m: str(m.n)),
-        Column(comparison["metric"], lambda m: decimals(m.mean)),
-        Column("sd", lambda m: decimals(m.sd)),
-        Column("gap", lambda m: decimals(m.gap, 3, "+")),
+        Column(comparison["metric"], lambda m: decimals(m.mean, missing="")),
+        Column("sd", lambda m: decimals(m.sd, missing="")),
+        Column("gap", lambda m: decimals(m.gap, 3, "+", "")),
         Column("[low, high]", bounds),
         Column("same", same),
-        Column("rank", lambda m: decimals(m.stable_rank, 1)),
+        Column("rank", lambda m: decimals(m.stable_rank, 1, missing="")),
     ]
     return Table(methods(comparison).sort_values("rank"), columns).filled()
 
@@ -147,7 +150,7 @@ def _off(m: Any) -> list[str]:
 
 
 def _remarks(m: Any) -> list[str]:
-    """Return what stands below a row: a count that is not its budget's, seeds without a result, devices."""
+    """Return what stands below a row: an odd count, seeds without a result, several devices."""
     diverged = [f"{m.diverged} diverged"] * bool(m.diverged)
     return [*(f"count {off}" for off in _off(m)), *diverged, *_devices(m)]
 
@@ -183,7 +186,7 @@ def _time(m: Any) -> Cell:
 
 
 def search_table(comparison: Data) -> Table | None:
-    """Return the mean of the search at each learning rate; where those are too many, each method's in one cell."""
+    """Return the mean of the search at each learning rate, each in a column if there is room."""
     tried = [
         {"method": method["method"], "chosen": method["lr"], **trial}
         for method in ordered(comparison)

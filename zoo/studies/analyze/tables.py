@@ -1,0 +1,294 @@
+"""The tables of an analysis: ranks, measures beside their nulls, correlations and verdicts."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from zoo.pages.numbers import decimals, interval, p_value, plus_minus
+from zoo.pages.style import Data, runs_of
+from zoo.pages.table import Cell, Column, Table
+from zoo.studies.verdicts import EMPTY, in_words
+
+MEASURES = {
+    "k50": "k50",
+    "k90": "k90",
+    "k99": "k99",
+    "k50_frequency": "k50, lowest first",
+    "k90_frequency": "k90, lowest first",
+    "k99_frequency": "k99, lowest first",
+    "low_10": "energy in 10 %",
+    "low_25": "energy in 25 %",
+    "low_50": "energy in 50 %",
+}
+RANKS = {
+    "stable_rank": "stable rank",
+    "effective_rank": "effective rank",
+    "numerical_rank": "numerical rank",
+}
+PAIRS = {
+    "energies": ("energies σ², largest coefficients²", "sigma^2, coefficients^2"),
+    "k90_stable_rank": ("k90, stable rank",) * 2,
+    "k90_effective_rank": ("k90, effective rank",) * 2,
+    "k90_block": ("k90, block",) * 2,
+}
+"""What is correlated: on a page, and in a terminal."""
+
+
+def flat(spectra: Data) -> Data:
+    """Return measures of a transform as fields, such as k90_value and k90_null."""
+    return {
+        f"{measure}_{key}": value
+        for measure, found in spectra.items()
+        for key, value in found.items()
+    }
+
+
+def number(field: str, digits: int) -> Callable[[Any], str]:
+    """Return what shows a field with so many decimals."""
+    return lambda row: decimals(getattr(row, field), digits)
+
+
+def over(field: str, *nulls: str) -> Callable[[Any], Cell]:
+    """Return what shows a field above those that it is compared with."""
+    return lambda row: Cell(
+        decimals(getattr(row, field)), [decimals(getattr(row, null)) for null in nulls]
+    )
+
+
+# ---- Runs ----------------------------------------------------------------------------------------
+
+
+def averages(run: Data, transform: str) -> pd.DataFrame:
+    """Return the averages of a run: of all its matrices, of each block and each kind of layer."""
+    rows = [
+        {"what": what, "name": name, **average, **flat(average["spectra"][transform])}
+        for what, sets in run["averages"].items()
+        for name, average in sets.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def averages_table(run: Data, transform: str) -> Table:
+    """Return the averages of a run under one transform."""
+    columns = [
+        Column("Mean of", lambda a: "all" if a.what == "run" else f"{a.what} {a.name}", left=True),
+        Column("Matrices", lambda a: str(a.matrices)),
+        *_measured(),
+    ]
+    return Table(averages(run, transform), columns, f"{transform}: averages")
+
+
+def matrices_table(run: Data, transform: str) -> Table:
+    """Return the matrices of a run under one transform."""
+    rows = [{**matrix, **flat(matrix["spectra"][transform])} for matrix in run["matrices"]]
+    columns = [
+        Column("Layer", lambda m: m.layer, left=True),
+        Column("Shape", lambda m: " × ".join(map(str, m.shape))),
+        Column("Norm", lambda m: f"{m.norm:.3g}"),
+        *_measured(),
+    ]
+    return Table(pd.DataFrame(rows), columns, f"{transform}: matrices")
+
+
+def _measured() -> list[Column]:
+    """Return columns of ranks, and of measures over their nulls: rotated, and shuffled."""
+    return [
+        *(Column(label, number(rank, 2)) for rank, label in RANKS.items()),
+        Column("z of k90", number("k90_z", 1)),
+        Column("p", lambda row: p_value(row.k90_p)),
+        *(
+            Column(label, over(f"{key}_value", f"{key}_null", f"{key}_shuffled"))
+            for key, label in MEASURES.items()
+        ),
+    ]
+
+
+def correlations(runs: Iterable[Data]) -> pd.DataFrame:
+    """Return the correlations of runs, a row for each transform and pair."""
+    rows = [
+        {"run": run["name"], "transform": transform, "pair": pair, **flat(found)}
+        for run in runs
+        for transform, pairs in run["correlation"].items()
+        for pair, found in pairs.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def correlations_table(runs: Iterable[Data]) -> Table:
+    """Return the correlations of runs, each with its interval and its null."""
+    columns = [
+        Column("Run", lambda c: c.run, left=True),
+        Column("Transform", lambda c: c.transform, left=True),
+        Column("Of", lambda c: PAIRS.get(c.pair, (c.pair,))[0], left=True),
+    ]
+    for kind in ("pearson", "spearman"):
+        columns += [
+            Column(kind.capitalize(), partial(_correlation, kind=kind)),
+            Column("null", partial(_spread, field=f"{kind}_null")),
+        ]
+    return Table(correlations(runs), [*columns, Column("Matrices", lambda c: f"{c.pearson_n:.0f}")])
+
+
+def _correlation(row: Any, kind: str, digits: int = 3) -> str:
+    value, low, high = (getattr(row, f"{kind}_{end}") for end in ("value", "low", "high"))
+    return f"{decimals(value, digits)} {interval(low, high, digits)}".rstrip()
+
+
+def _spread(row: Any, field: str) -> str:
+    return plus_minus(getattr(row, field), getattr(row, f"{field}_sd"))
+
+
+# ---- Groups --------------------------------------------------------------------------------------
+
+
+def ranks_table(analysis: Data) -> Table:
+    """Return ranks and scores of groups, over their runs."""
+    columns = [
+        Column("Group", lambda g: g.group, left=True),
+        Column("Runs", lambda g: str(len(g.runs))),
+        Column("Stable rank", partial(_mean, field="stable_rank", digits=2)),
+        Column("Effective rank", partial(_mean, field="effective_rank", digits=2)),
+        Column("Loss", partial(_mean, field="loss", digits=4)),
+        Column("Score", partial(_mean, field="score", digits=4)),
+        Column("Metric", lambda g: ", ".join(sorted(g.metrics))),
+    ]
+    metrics = [
+        {run["metric"] for run in runs_of(analysis, group)} - {None} for group in analysis["groups"]
+    ]
+    return Table(pd.DataFrame(analysis["groups"], dtype=object).assign(metrics=metrics), columns)
+
+
+def _mean(row: Any, field: str, digits: int) -> str:
+    found = getattr(row, field)
+    return plus_minus(found["mean"], found["sd"], digits) if found else "-"
+
+
+def spectra_tables(analysis: Data) -> list[Table]:
+    """Return the measures of groups over their nulls: of the largest coefficients, and by frequency."""
+    rows = [
+        {"group": group["group"], "transform": transform, **flat(group["spectra"][transform])}
+        for group in analysis["groups"]
+        for transform in analysis["transforms"]
+    ]
+    named = [
+        Column("Group", lambda g: g.group, left=True),
+        Column("Transform", lambda g: g.transform, left=True),
+    ]
+    measures = [
+        Column(label, partial(_beside_null, measure=key)) for key, label in MEASURES.items()
+    ]
+    frame = pd.DataFrame(rows)
+    return [
+        Table(frame, [*named, *measures[:3]], "Largest first; below each, its null"),
+        Table(frame, [*named, *measures[3:]], "Lowest frequencies first; below each, its null"),
+    ]
+
+
+def _beside_null(row: Any, measure: str) -> Cell:
+    mean, sd, null, null_sd = (
+        getattr(row, f"{measure}_{key}") for key in ("mean", "sd", "null", "null_sd")
+    )
+    return Cell(plus_minus(mean, sd), [plus_minus(null, null_sd)])
+
+
+# ---- Verdicts ------------------------------------------------------------------------------------
+
+
+def verdicts_table(found: Sequence[Data], name: str, transforms: Sequence[str]) -> Table:
+    """Return the verdicts of groups or runs, a column for each transform.
+
+    Args:
+        found: groups or runs.
+        name: `group` or `name`, the field that names them.
+        transforms: of the analysis.
+    """
+    columns = [
+        Column(transform, partial(_verdict_at, transform=transform), left=True)
+        for transform in transforms
+    ]
+    head = Column("Run" if name == "name" else "Group", lambda row: getattr(row, name), left=True)
+    return Table(pd.DataFrame(found, dtype=object), [head, *columns])
+
+
+def _verdict_at(row: Any, transform: str) -> Cell:
+    return verdict_cell(row.verdicts[transform])
+
+
+def verdict_cell(verdict: Data) -> Cell:
+    """Return a verdict in a word, over its p."""
+    below = [in_words(verdict["p"])]
+    if not verdict["structured"]:
+        return Cell("no structure beyond the null", below, mark="word")
+    if verdict["zeros"] > EMPTY:
+        return Cell("structured by construction", below, mark="word some")
+    if not verdict["ordered"]:
+        return Cell("structured, not by frequency", below, mark="word some")
+    return Cell("structured", below, mark="word yes")
+
+
+# ---- In the terminal -----------------------------------------------------------------------------
+
+
+def terminal_tables(run: Data) -> list[Table]:
+    """Return ranks, measures and correlations of a run, as a terminal has room for them."""
+    transforms = list(run["correlation"])
+    frames = [_by_kind(averages(run, transform), transform) for transform in transforms]
+    ranks = [
+        Column("", lambda a: a.kind, left=True),
+        Column("matrices", lambda a: str(a.matrices)),
+        Column("stable rank", number("stable_rank", 2)),
+        Column("effective", number("effective_rank", 2)),
+        Column("numerical", number("numerical_rank", 1)),
+    ]
+    measures = [Column("", lambda a: a.line, left=True)]
+    for header, measure in (("k90", "k90"), ("low 25 %", "low_25")):
+        measures += [
+            Column(header, number(f"{measure}_value", 3)),
+            Column("null", number(f"{measure}_null", 3)),
+            Column("z", partial(_z, field=f"{measure}_z")),
+            Column("p", partial(_short_p, field=f"{measure}_p")),
+        ]
+    pairs = [
+        Column("", lambda c: c.transform if c.first else "", left=True),
+        Column("correlation of", lambda c: PAIRS[c.pair][1], left=True),
+        Column("Pearson", partial(_correlation, kind="pearson", digits=2)),
+        Column("null", number("pearson_null", 2)),
+        Column("Spearman", number("spearman_value", 2)),
+        Column("null", number("spearman_null", 2)),
+    ]
+    correlated = correlations([run])
+    correlated["first"] = ~correlated["transform"].duplicated()
+    return [
+        Table(frames[0], ranks),
+        Table(pd.concat(frames), measures),
+        Table(correlated, pairs),
+    ]
+
+
+def _by_kind(frame: pd.DataFrame, transform: str) -> pd.DataFrame:
+    """Return the averages of all matrices, and of each kind of layer if there are several."""
+    kinds = frame[frame["what"] == "kind"]
+    if len(kinds) == 1:
+        kinds = kinds[:0]
+    prefix = os.path.commonprefix(list(kinds["name"])).rpartition(".")[0]
+    names = [short(name.removeprefix(f"{prefix}.")) for name in kinds["name"]]
+    return pd.concat([frame[frame["what"] == "run"], kinds]).assign(
+        kind=["all", *names], line=[transform, *(f"  {name}" for name in names)]
+    )
+
+
+def short(name: str) -> str:
+    """Return the end of a name that is too long for the table."""
+    return name if len(name) <= 18 else f"..{name[-16:]}"
+
+
+def _z(row: Any, field: str) -> str:
+    return decimals(getattr(row, field), 1, "+", missing="")
+
+
+def _short_p(row: Any, field: str) -> str:
+    p = getattr(row, field)
+    return "<.0001" if p < 1e-4 else decimals(p, 4).removeprefix("0")
