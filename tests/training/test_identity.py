@@ -14,12 +14,13 @@ from fits import equal, fit, weights
 from tiny import save_glue
 
 from zoo.__main__ import main
-from zoo.files.trust import Trust
+from zoo.files.flat import as_json
+from zoo.files.paths import anchored
 from zoo.runs.finished_runs import read
 from zoo.runs.names import label
 from zoo.runs.updates import read as read_updates
 from zoo.studies.report.comparison import compare
-from zoo.training.identity import KEY, anchored, as_json, digest_of_weights
+from zoo.training.identity import KEY, digest_of_weights
 
 TASK = '''
 import hashlib
@@ -427,12 +428,15 @@ def test_a_task_of_the_users_own_on_different_data(own, capsys):
     comparisons = compare(read(["runs"])[0])["comparisons"]
     assert [comparison["methods"][0]["n"] for comparison in comparisons] == [2, 1]
     trust = ("--trust", "my_numbers")
-    sources = [
-        read_updates(str(folder), trust=Trust.of(["analyze", *trust]))
-        for folder in (first, again, other)
-    ]
-    groups = [source.group for source in label(sources)]
-    assert groups[0] == groups[1] != groups[2] and "checksum=" in groups[2]
+    mask = ["--budgets=50", "--order=magnitude", "--transform=dct", "--data.file=numbers.txt"]
+    for command, words, both in (
+        ("analyze", ["--null=5"], ": 2 runs together"),
+        ("mask", mask, "\nloss of 2 runs, "),
+    ):
+        capsys.readouterr()
+        assert main([command, *map(str, (first, again, other)), *words, *trust]) == 0
+        out = capsys.readouterr().out
+        assert out.count(both) == 1 and "3 runs" not in out and "checksum=" in out, command
     assert "checksum was" in said(
         capsys, 2, "fit", "--ckpt_path", str(first), "--trainer.max_steps=6", *trust
     )

@@ -1,5 +1,8 @@
-"""Settings by dotted name: nested plain data as one mapping, to be compared value by value."""
+"""Settings as plain data: by dotted name in one mapping, where they can be compared one by one."""
 
+import json
+import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,3 +38,21 @@ def frozen(value: Any) -> Any:
     if isinstance(value, Mapping):
         return frozenset((key, frozen(item)) for key, item in value.items())
     return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def as_json(value: Any) -> Any:
+    """Return a value as JSON gives it back.
+
+    Arrays are lists then, a path is text, and any other object what Python shows of it.
+    """
+
+    def plain(other: Any) -> Any:
+        if callable(getattr(other, "tolist", None)):
+            return other.tolist()
+        return (
+            str(other)
+            if isinstance(other, os.PathLike)
+            else re.sub(r" at 0x[0-9a-f]+", "", repr(other))
+        )
+
+    return json.loads(json.dumps(value, default=plain))

@@ -1,7 +1,9 @@
-"""Paths in short."""
+"""Paths: in short, and from the root on."""
 
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 ADAPTER = "adapter.safetensors"
 """A run in one file, as `zoo export --to safetensors` writes it."""
@@ -17,7 +19,7 @@ WEAK = re.compile(
 
 
 def nickname(path: str, parts: int = 1) -> str:
-    """Join the last parts of a path that say something: `rte-lora` of `rte-lora/version_0/last.ckpt`.
+    """Join the last parts of a path that say something: `rte` of `rte/version_0/last.ckpt`.
 
     Args:
         path: a run, a checkpoint or a network; or a network's name on a hub.
@@ -39,3 +41,16 @@ def nickname(path: str, parts: int = 1) -> str:
     while first > 0 and WEAK(names[first]):
         first -= 1
     return "-".join(names[max(first, 0) :])
+
+
+def anchored(value: Any) -> Any:
+    """Return a path from the root on, so that it means the same in every folder.
+
+    Args:
+        value: whatever stands where a path may; what is no file or folder stays as it is.
+    """
+    try:
+        there = isinstance(value, str) and bool(value) and Path(value).exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return value
+    return os.path.abspath(value) if there else value

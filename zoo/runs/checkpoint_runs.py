@@ -1,4 +1,4 @@
-"""The run that a checkpoint or an adapter is of, with the results that a summary.json beside it has."""
+"""The run that a checkpoint or an adapter is of, with the results in the summary.json beside it."""
 
 import inspect
 import os
@@ -7,7 +7,7 @@ from typing import Any
 
 from zoo.errors import UserError
 from zoo.files.access import read_json
-from zoo.files.flat import Flat, flatten
+from zoo.files.flat import Flat, as_json, flatten
 from zoo.files.paths import nickname
 from zoo.files.plain import check_bounds
 from zoo.layers.convert import factory_class
@@ -16,7 +16,7 @@ from zoo.runs import checkpoints, older_runs
 from zoo.runs.names import short
 from zoo.runs.run import Run, settings_of, slashed, told
 from zoo.runs.run_files import SUMMARY, fitting
-from zoo.training.identity import KEY, as_json, path_of
+from zoo.training.identity import KEY, path_of
 from zoo.training.module import ZooModule
 
 USUAL = ("last", "adapter")

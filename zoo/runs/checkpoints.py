@@ -1,4 +1,4 @@
-"""Checkpoints of runs and adapters: found, read, compared with a model before use, and made one again.
+"""Checkpoints of runs and adapters: found, read, compared with a model, and made one again.
 
 An adapter, `adapter.safetensors`, is a checkpoint in another format: what is trained, and in its
 metadata the settings that rebuild the task. It is read wherever a checkpoint is. What either names
@@ -30,14 +30,14 @@ from zoo.training.identity import KEY
 from zoo.training.module import ZooModule
 
 HUGE, SPARSEST = 2**24, 1000
-"""Weights of a matrix, and weights for each number of a file, that a network from scratch may not both have more of."""
+"""Weights of a matrix, and weights for each number of a file: no network has more of both."""
 PARAMETERS = 20_000
-"""How many a network may have that is built from a file, besides ten times as many as the file has tensors."""
+"""How many a network from a file may have, besides ten times as many as the file has tensors."""
 REMEDY = "; give the config and options it was trained with"
 
 
 def resolve(path: str) -> Path:
-    """A checkpoint's path; a folder stands for its `checkpoints/last.ckpt` or `adapter.safetensors`.
+    """Return a checkpoint's path; a folder stands for its `last.ckpt` or `adapter.safetensors`.
 
     Raises:
         UserError: if there is none.
@@ -57,22 +57,22 @@ def resolve(path: str) -> Path:
 
 
 def find(path: Path) -> Path | None:
-    """The checkpoint that a path stands for: itself, or what a folder has of `last.ckpt` and `adapter.safetensors`."""
+    """Return the checkpoint that a path stands for: itself, or what `resolve` takes of a folder."""
     tries = [path / "checkpoints" / "last.ckpt", path / ADAPTER] if path.is_dir() else [path]
     return next((candidate for candidate in tries if candidate.is_file()), None)
 
 
 def is_start(path: Path, checkpoint: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint is weights to start a new run from: an adapter, or one that no training has written.
+    """Say whether a checkpoint is weights to start a new run from.
 
-    A run's own checkpoint is never that: without its optimizer's state it is one that something is
-    missing of.
+    It is if it is an adapter, or one that no training has written. A run's own checkpoint is never
+    that: without its optimizer's state it is one that something is missing of.
     """
     return path.suffix == ".safetensors" or checkpoint.get(START) is True
 
 
 def snapshot(model: ZooModule) -> dict[str, Any]:
-    """A checkpoint of a model that no trainer holds: what is trained, and its settings."""
+    """Return a checkpoint of a model that no trainer holds: what is trained, and its settings."""
     checkpoint = {
         "epoch": 0,
         "global_step": 0,
@@ -128,7 +128,7 @@ def _place(tensor: torch.Tensor) -> tuple[object, ...]:
 def rebuild(
     path: Path, backbone: str | None = None, trained: bool = True, trust: Trust = NOBODY
 ) -> ZooModule:
-    """The task that a checkpoint is of, with its coefficients, on the CPU.
+    """Return the task that a checkpoint is of, with its coefficients, on the CPU.
 
     Args:
         path: the checkpoint.
@@ -173,7 +173,7 @@ def rebuild(
 def task_of(
     path: Path, checkpoint: Mapping[str, Any], trust: Trust
 ) -> tuple[type[ZooModule], dict[str, Any]]:
-    """The task that a checkpoint names, and its settings, all of which only name what is trusted.
+    """Return the task that a checkpoint names, and its settings, all of what is trusted.
 
     Raises:
         UserError: if they name anything else, or there is no such task here.
@@ -190,7 +190,8 @@ def task_of(
         and trust.find(settings["_class_path"], ZooModule, where) is not task
     ):
         raise UserError(
-            f"{where} is of {checkpoint['zoo_task']} and of {settings['_class_path']}: use another one"
+            f"{where} is of {checkpoint['zoo_task']} and of {settings['_class_path']}: "
+            "use another one"
         )
     known = inspect.signature(task.__init__).parameters  # type: ignore[misc]
     settings = {key: value for key, value in settings.items() if key in known}
@@ -199,7 +200,7 @@ def task_of(
 
 
 def check_sizes(path: Path, checkpoint: Mapping[str, Any], build: Callable[[], nn.Module]) -> None:
-    """Hold the sizes that a file's settings ask for against its tensors, before anything of that size is built.
+    """Hold the sizes that a file's settings ask for against its tensors, before any is built.
 
     The network is built on the meta device, where it takes no memory, and no further than a file of
     so many tensors can have parameters.
@@ -219,7 +220,8 @@ def check_sizes(path: Path, checkpoint: Mapping[str, Any], build: Callable[[], n
         left -= 1
         if left < 0:
             raise UserError(
-                f"checkpoint '{path}' is damaged: its settings ask for a network that it has no tensors of"
+                f"checkpoint '{path}' is damaged: its settings ask for a network that it has "
+                "no tensors of"
             )
 
     handle = register_module_parameter_registration_hook(count)
@@ -249,7 +251,7 @@ def check_sizes(path: Path, checkpoint: Mapping[str, Any], build: Callable[[], n
 
 
 def _check_matrices(path: Path, checkpoint: Mapping[str, Any], model: nn.Module) -> None:
-    """Raises UserError where a file of a few numbers stands for huge matrices, which nothing else holds it against."""
+    """Raise UserError where a file of a few numbers stands for huge matrices."""
     tensors = [
         *checkpoint["state_dict"].values(),
         *(kept.values for kept in checkpoint.get("masked", {}).values()),
@@ -267,7 +269,7 @@ def _check_matrices(path: Path, checkpoint: Mapping[str, Any], model: nn.Module)
 
 
 def _shapes(checkpoint: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Of every tensor in a checkpoint, masked ones too."""
+    """Return the shape of every tensor in a checkpoint, masked ones too."""
     found = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
     return found | {name: kept.shape for name, kept in checkpoint.get("masked", {}).items()}
 
@@ -275,13 +277,14 @@ def _shapes(checkpoint: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 def _check_shapes(
     path: Path, theirs: Mapping[str, tuple[int, ...]], mine: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Raises UserError naming the first tensor that is missing, left over or of another shape."""
+    """Raise UserError naming the first tensor that is missing, left over or of another shape."""
     for name, shape in mine.items():
         if name not in theirs:
             raise UserError(f"checkpoint '{path}' is of another model: it has no {name}{REMEDY}")
         if theirs[name] != shape:
             raise UserError(
-                f"checkpoint '{path}' is of another model: {name} is {theirs[name]}, here {shape}{REMEDY}"
+                f"checkpoint '{path}' is of another model: {name} is {theirs[name]}, "
+                f"here {shape}{REMEDY}"
             )
     for name in theirs:
         if name not in mine:
@@ -302,8 +305,8 @@ def check(path: Path, checkpoint: dict[str, Any], model: nn.Module) -> None:
     shapes = _shapes(checkpoint)
     if isinstance(model, ZooModule) and (lost := sorted(model.drawn & mine.keys() - shapes.keys())):
         raise UserError(
-            f"neither checkpoint '{path}' nor its backbone has {lost[0]}, which was drawn at random: give "
-            "the backbone that it was trained on, or train again"
+            f"neither checkpoint '{path}' nor its backbone has {lost[0]}, which was drawn at "
+            "random: give the backbone that it was trained on, or train again"
         )
     _check_shapes(path, shapes, {name: tuple(tensor.shape) for name, tensor in mine.items()})
     for name, tensor in checkpoint["state_dict"].items():
@@ -316,7 +319,8 @@ def check(path: Path, checkpoint: dict[str, Any], model: nn.Module) -> None:
             )
         if not tensor.isfinite().all():
             raise UserError(
-                f"checkpoint '{path}' is damaged: {name} holds NaN or infinite values; use one from before"
+                f"checkpoint '{path}' is damaged: {name} holds NaN or infinite values; "
+                "use one from before"
             )
     if isinstance(model, ZooModule):
         model.on_load_checkpoint(

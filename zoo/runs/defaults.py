@@ -1,4 +1,4 @@
-"""Defaults of settings, by the classes that have them: what a run does not mention is at its default."""
+"""Defaults of settings by the classes that have them: what no run mentions has its default."""
 
 import dataclasses
 import functools
@@ -17,7 +17,8 @@ def filled(settings: Sequence[Flat], trust: Trust = NOBODY) -> list[Flat]:
 
     Runs that an older zoo wrote lack what it did not know. Settings of a class are looked for in
     others that have the same class there. Only what is missing is looked up, since that imports its
-    class; one that is not trusted or cannot be imported stays as it is. What is not set is left out.
+    class; one that is not trusted or cannot be imported stays as it is. What is not set, is left
+    out.
     """
     known: dict[tuple[str, Any], bool] = {}  # by name and its class: whether any sets it
     for flat in settings:
@@ -38,7 +39,7 @@ def filled(settings: Sequence[Flat], trust: Trust = NOBODY) -> list[Flat]:
 
 
 def _default_of(flat: Flat, key: str, trust: Trust) -> Any:
-    """Return the default of a setting by the class that would have it; `empty` if it is not known."""
+    """Return the default of a setting by the class that would have it; `empty` if not known."""
     node, _, name = key.rpartition(".")
     owner, _, parameter = node.rpartition(".")
     cls, above = flat.get(node), flat.get(owner)
@@ -52,7 +53,7 @@ def _default_of(flat: Flat, key: str, trust: Trust) -> Any:
 
 @functools.cache
 def defaults(path: str, trust: Trust = NOBODY) -> dict[str, Any]:
-    """Return the defaults of a class' arguments; none if it is not trusted or cannot be imported."""
+    """Return the defaults of a class' arguments, if it is trusted and can be imported."""
     cls = _class(path, trust)
     try:
         parameters = inspect.signature(cls).parameters.values() if cls is not None else ()

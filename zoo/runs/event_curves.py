@@ -15,13 +15,13 @@ from zoo.errors import UserError
 from zoo.files.access import opened
 
 Curve = list[tuple[int, float]]
-"""Values by step, ascending."""
+"""Pairs of step and value, by step."""
 LAST = 2**53
-"""Steps beyond are none."""
+"""The largest number that is taken for a step."""
 
 
 def read(folder: Path, starts: Sequence[str]) -> dict[str, Curve]:
-    """The finite scalars of a run whose tags begin with one of `starts`, by tag.
+    """Return the finite scalars of a run whose tags begin with one of `starts`, by tag.
 
     A run that was resumed has several files: of two values for one step, the later file's counts,
     as the steps after the checkpoint were trained again. A record that was cut short or damaged
@@ -56,7 +56,10 @@ def _add(found: dict[str, dict[int, float]], record: bytes, starts: tuple[str, .
 
 
 def _records(file: BinaryIO) -> Iterator[bytes]:
-    """The records of a TFRecord file: length (8 bytes), its checksum (4), the record, its checksum (4)."""
+    """Yield the records of a TFRecord file.
+
+    Each is its length (8 bytes), that one's checksum (4), the record and its checksum (4).
+    """
     left = os.fstat(file.fileno()).st_size
     while len(header := file.read(12)) == 12:
         length, checksum = struct.unpack("<QI", header)
@@ -68,7 +71,10 @@ def _records(file: BinaryIO) -> Iterator[bytes]:
 
 
 def mean_over_layers(curves: dict[str, Curve], start: str) -> Curve:
-    """The mean over layers at each step, of tags `<start><layer>`; medians, ranges and kinds of layers are left out."""
+    """Return the mean over layers at each step that all have, of tags `<start><layer>`.
+
+    Medians, ranges and kinds of layers, which have tags of that form too, are left out.
+    """
     layers = [
         dict(curve)
         for tag, curve in curves.items()

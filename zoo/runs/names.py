@@ -1,4 +1,4 @@
-"""What runs, comparisons, methods and options are called: in the fewest words that tell them apart."""
+"""What runs, methods and options are called: in the fewest words that tell them apart."""
 
 import dataclasses
 from collections import Counter

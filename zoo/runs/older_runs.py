@@ -1,4 +1,4 @@
-"""Runs of a zoo that wrote no identity: what today's would have written, from what they left behind.
+"""Runs that wrote no identity: what today's zoo would have written of them.
 
 The words of single tasks that the library would otherwise know nothing of (`glue_task`,
 `corpus_sha256`, ...) stand here alone: older summaries have nothing else to tell data apart by. A
@@ -68,7 +68,8 @@ def completed(summary: dict[str, Any], settings: Flat) -> dict[str, Any]:
     shown them.
 
     Args:
-        summary: of the run, checked (`zoo.runs.run_files`); whatever it may lack, it may.
+        summary: of the run, each value of its kind (`zoo.runs.run_files`); it has `task`,
+            `targets` and `steps`.
         settings: of its config.yaml or its checkpoint, by dotted name.
     """
     facts = {
@@ -156,7 +157,7 @@ def _optimizer(summary: dict[str, Any], settings: Flat) -> Flat:
 
 
 def _global_batch(summary: dict[str, Any], settings: Flat) -> int | None:
-    """Return what a process had, times processes, times batches of a step; None if it is not known."""
+    """Return what a process had, times processes, times batches of a step, if that is known."""
     factors: list[Any] = [
         summary.get("batch_size"),
         summary.get("devices") or 1,

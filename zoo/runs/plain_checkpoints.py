@@ -18,7 +18,7 @@ STATES = (
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
 )
-"""What a folder with a plain checkpoint has one of; an index names the files of the tensors."""
+"""Files of a plain checkpoint, of which a folder has one; an index names those of the tensors."""
 PLAIN = (
     "give a run, a folder with model.safetensors or pytorch_model.bin, or a file with a state dict"
 )
@@ -32,7 +32,7 @@ class Stored(NamedTuple):
 
 
 def is_zoo(file: Path) -> bool:
-    """Whether a file is a checkpoint or adapter of zoo's."""
+    """Say whether a file is a checkpoint or adapter of zoo's."""
     if file.suffix == ".safetensors":
         return "zoo" in read_tensors(file, ())[1]
     content = read_file(file)
@@ -40,7 +40,7 @@ def is_zoo(file: Path) -> bool:
 
 
 def plain_tensors(path: Path) -> dict[str, Stored]:
-    """Every floating-point tensor of a checkpoint that is not zoo's.
+    """Return every floating-point tensor of a checkpoint that is not zoo's.
 
     Args:
         path: a folder with one of `STATES`, or a file of safetensors or of torch.save, which holds
@@ -65,7 +65,7 @@ def plain_tensors(path: Path) -> dict[str, Stored]:
 
 
 def in_memory(tensors: Mapping[str, Tensor]) -> dict[str, Stored]:
-    """Tensors that are read already."""
+    """Return tensors that are read already as if they were stored."""
     return {name: Stored(tuple(tensor.shape), tensor.detach) for name, tensor in tensors.items()}
 
 
@@ -74,7 +74,7 @@ def _load(file: Path, name: str) -> Tensor:
 
 
 def _state(file: Path) -> dict[str, Tensor]:
-    """The floating-point tensors of a file of torch.save."""
+    """Return the floating-point tensors of a file of torch.save."""
     content = read_file(file)
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -87,7 +87,7 @@ def _state(file: Path) -> dict[str, Tensor]:
 
 
 def state_files(path: Path) -> list[Path]:
-    """The files with the tensors of a plain checkpoint, if a path is of one."""
+    """Return the files with the tensors of a plain checkpoint, if a path is of one."""
     if path.is_file():
         return [path]
     first = next((path / name for name in STATES if (path / name).is_file()), None)
@@ -113,7 +113,10 @@ def state_files(path: Path) -> list[Path]:
 
 
 def aligned(old: dict[str, Stored], after: dict[str, Stored]) -> dict[str, Stored]:
-    """With a first part more or less in their names, if more of them are then as in the other: `bert.encoder...`."""
+    """Return tensors with a first part more or less in their names, as `bert.` of `bert.encoder`.
+
+    Of all ways the one is taken by which most names are those of the other checkpoint.
+    """
     firsts = dict.fromkeys(f"{name.partition('.')[0]}." for name in (*after, *old))
     longer = [{f"{first}{name}": stored for name, stored in old.items()} for first in firsts]
     shorter = [

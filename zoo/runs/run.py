@@ -82,7 +82,7 @@ def slashed(*parts: str | None) -> str:
 
 
 def settings_of(summary: Mapping[str, Any]) -> Flat:
-    """Return the identity in a summary as one mapping; what it says of the data begins with `facts`."""
+    """Return the identity in a summary as one mapping, the facts of the data as `facts.<name>`."""
     data, method, conditions = (summary["identity"][part] for part in PARTS)
     facts = {f"facts.{key}": value for key, value in data.items()}
     return facts | conditions | {key: path_today(value) for key, value in method.items()}

@@ -1,4 +1,4 @@
-"""The `summary.json` and `config.yaml` of a run, read and checked: either may be damaged, or come from anyone."""
+"""The summary.json and config.yaml of a run, read and checked: both may come from anyone."""
 
 import math
 import os
@@ -14,31 +14,31 @@ from zoo.training.identity import PARTS, is_identity
 
 SUMMARY, CONFIG = "summary.json", "config.yaml"
 LONG, LONGER = 1_000, 100_000
-"""Characters of a name, and of a command or the like."""
+"""How many characters a name may have, and a command or the like."""
 MANY = 5_000
-"""Settings of a run."""
+"""How many settings a run may have."""
 CLASSES = ("parameterization", "optimizer")
 """Settings of a method that are names."""
 LARGEST, FLOAT = 2**53, 3.4028235e38
-"""Of whole numbers, which are then exact as others too; and of all numbers, as training in float32 has them."""
+"""The largest whole number, which is exact as a float, and the largest number in float32."""
 
 Kind = Callable[[Any], bool]
 
 
 def is_number(value: Any) -> bool:
-    """A number that training can give, NaN and infinity among them."""
+    """Say whether a value is a number that training can give, NaN and infinity among them."""
     if type(value) not in (int, float):
         return False
     return abs(value) <= FLOAT or not (isinstance(value, int) or math.isfinite(value))
 
 
 def is_count(value: Any) -> bool:
-    """A whole number from 0 on."""
+    """Say whether a value is a whole number from 0 on."""
     return type(value) is int and 0 <= value <= LARGEST
 
 
 def is_size(value: Any) -> bool:
-    """A whole number from 1 on."""
+    """Say whether a value is a whole number from 1 on."""
     return is_count(value) and value > 0
 
 
@@ -59,7 +59,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """A value of a setting."""
+    """Say whether a value is one that a setting can have."""
     is_whole = type(value) is int and abs(value) < 2**64
     return (
         value is None
@@ -71,7 +71,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _each(kind: Kind, container: type[list[Any]] | type[dict[str, Any]]) -> Kind:
-    """A list or mapping with values of a kind."""
+    """Return what says whether a value is a list or mapping with items of a kind."""
 
     def check(value: Any) -> bool:
         items = value.values() if isinstance(value, dict) else value
@@ -81,7 +81,7 @@ def _each(kind: Kind, container: type[list[Any]] | type[dict[str, Any]]) -> Kind
 
 
 def _is_whole(identity: dict[str, Any]) -> bool:
-    """Plain data, with the names that every identity has."""
+    """Say whether an identity is plain data, with the names that each has."""
     names = (
         identity["conditions"].get("model"),
         *(identity["method"].get(f"model.{key}") for key in CLASSES),
@@ -131,7 +131,7 @@ OPTIONAL: dict[str, Kind] = {
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """What a run's summary.json holds, with all strings printable.
+    """Return what a run's summary.json holds, with all strings printable.
 
     Raises:
         UserError: saying what is wrong with it.
@@ -158,7 +158,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def fitting(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a summary without those of its values that are none of their kind, and what is null."""
+    """Return what of a summary is of its kind and not null."""
     kinds = NEEDED | OPTIONAL
     return {
         key: value
@@ -168,7 +168,7 @@ def fitting(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_settings(folder: Path) -> Flat:
-    """The settings of a run's model, data and trainer, by dotted name, from its config.yaml.
+    """Return the settings of a run's model, data and trainer from its config.yaml, by dotted name.
 
     Raises:
         UserError: saying what is wrong with it.
@@ -204,7 +204,7 @@ def _fits(key: str, value: Any) -> bool:
 
 
 def _is_nested(value: Any) -> bool:
-    """Plain data: lists and mappings in one another, with strings as keys."""
+    """Say whether a value is plain: lists and mappings in one another, with strings as keys."""
     if isinstance(value, dict):
         return all(isinstance(key, str) and _is_nested(item) for key, item in value.items())
     return all(map(_is_nested, value)) if isinstance(value, list) else _is_plain(value)

@@ -1,4 +1,4 @@
-"""What a run, a peft adapter or a pair of checkpoints changed: dW by layer, as factors where it has them."""
+"""What a run, a peft adapter or a pair of checkpoints changed: dW by layer, or its factors."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -33,14 +33,14 @@ from zoo.training.module import ZooModule
 EXPECTED = "give a run's folder, a .ckpt, an adapter.safetensors or a peft adapter's folder"
 What = Literal["dW", "W"]
 LARGEST = 2**31
-"""Entries of a matrix."""
+"""The most entries that a matrix may have."""
 SMALLEST_NORM, LARGEST_NORM = 1e-18, 1e18
-"""Of a matrix, so that float32 has its square."""
+"""Bounds of a matrix' norm, so that float32 has its square."""
 
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """A matrix, dW = L R, or dW as it is.
+    """A matrix: dW = L R, or dW as it is.
 
     Args:
         left: L, (m, r); or dW, (m, n).
@@ -57,11 +57,11 @@ class Update:
         return self.left.shape[0], last.shape[1]
 
     def matrix(self) -> Tensor:
-        """dW; (m, n), float32."""
+        """Return dW; (m, n), float32."""
         return self.left.float() if self.right is None else self.left.float() @ self.right.float()
 
     def norm(self) -> float:
-        """|dW|_F; of factors, |L R|^2 = <L^T L, R R^T>, so that no product is built."""
+        """Return |dW|_F; of factors by |L R|^2 = <L^T L, R R^T>, so that no product is built."""
         left = self.left.double()
         if self.right is None:
             return left.norm().item()
@@ -69,10 +69,10 @@ class Update:
         return ((left.mT @ left) * (right @ right.mT)).sum().clamp_min(0).sqrt().item()
 
     def singular_values(self) -> Tensor:
-        """All that may differ from 0, descending; (min(m, n),), or (min(m, r, n),) of factors; float64.
+        """Return all singular values that may differ from 0, descending.
 
-        With L = Q S and R^T = P T (QR), those of L R are those of S T^T, which has r columns.
-        Computed once.
+        There are min(m, n) of them, or min(m, r, n) of factors, in float64. With L = Q S and
+        R^T = P T (QR), those of L R are those of S T^T, which has r columns. Computed once.
         """
         return self._singular_values
 
@@ -87,7 +87,7 @@ class Update:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source(Run):
-    """Updates, and what is known of where they are from.
+    """A run and its updates.
 
     Args:
         what: the updates are dW; or there is no weight that training started from, and they are W
@@ -108,7 +108,7 @@ def read(
     layers: Sequence[str] | None = None,
     trust: Trust = NOBODY,
 ) -> Source:
-    """The updates of a run or peft adapter, or what a checkpoint has more than another.
+    """Return the updates of a run or peft adapter, or what a checkpoint has more than another.
 
     A run with a frozen backbone has dW. One that trained the backbone in full has W minus the W
     that the same settings start from, which is the projection of W0. One from scratch has W.
@@ -153,14 +153,15 @@ def _peft_folder(path: Path) -> Path | None:
 
 
 def _checked(source: Source, before: str | None) -> Source:
-    """Without the layers that did not change."""
+    """Return a source without the layers that did not change."""
     where = repr(source.path) if before is None else f"{source.path!r} or {before!r}"
     norms: dict[str, float] = {}
     for name, update in source.updates.items():
         m, n = update.shape
         if m * n > LARGEST:
             raise UserError(
-                f"{name} is {m:,} x {n:,} in {where}, too large to look into: choose others with --layers"
+                f"{name} is {m:,} x {n:,} in {where}, too large to look into: choose others with "
+                "--layers"
             )
         if not all(side is None or side.isfinite().all() for side in (update.left, update.right)):
             raise _not_finite(name, where)
@@ -246,7 +247,7 @@ def _run(path: str, backbone: str | None, layers: Sequence[str] | None, trust: T
 
 
 def _own(layer: ZooLinear) -> Update:
-    """s W of a layer, factors as they are."""
+    """Return s W of a layer, with factors as they are."""
     if isinstance(layer.parameterization, LoRA):
         return _product(lora_factors(layer)[0])
     return Update(layer.update().detach().float())
@@ -260,7 +261,7 @@ def _product(factors: Factors) -> Update:
 def starting_weights(
     file: Path, backbone: str | None = None, trust: Trust = NOBODY
 ) -> dict[str, Tensor]:
-    """The effective weights that the layers of a run had before training, without those that were drawn at random.
+    """Return the effective weights of a run before training, without those drawn at random.
 
     Only a run that started from the projection of W0 (`tuning.full`) or from W0 itself (an update)
     has such weights.
@@ -292,8 +293,8 @@ def _adapter(path: str, folder: Path, layers: Sequence[str] | None) -> Source:
         factors = adapter.updates[name]
         if not isinstance(factors, Factors):
             raise UserError(
-                f"{path!r} is RandLoRA, of which only its backbone knows how large a matrix is: make it a "
-                f"run with zoo import {path}"
+                f"{path!r} is RandLoRA, of which only its backbone knows how large a matrix is: "
+                f"make it a run with zoo import {path}"
             )
         updates[name] = _product(factors)
     return Source(**vars(adapter_run(path, adapter.config)), what="dW", updates=updates, notes=[])
@@ -340,8 +341,8 @@ def _pair(
         shapes = [stored.shape for stored in common[name]]
         if shapes[0] != shapes[1]:
             raise UserError(
-                f"{name} is {shapes[0]} in {path!r} and {shapes[1]} in {before!r}: give the model before "
-                "training, or choose layers with --layers"
+                f"{name} is {shapes[0]} in {path!r} and {shapes[1]} in {before!r}: give the model "
+                "before training, or choose layers with --layers"
             )
     updates = {
         name: Update(common[name][0].load().float() - common[name][1].load().float())
@@ -358,7 +359,10 @@ def _is_embedding(name: str) -> bool:
 def _stored(
     path: Path, backbone: str | None, trust: Trust
 ) -> tuple[dict[str, Stored], ZooModule | None]:
-    """What a checkpoint has, by name without `.weight`: the layers of a run, as merged ones are, or every tensor."""
+    """Return what a checkpoint has, by name without `.weight`; and the task, if it is zoo's.
+
+    Of a run that is its layers, as merged ones are; of another one every tensor.
+    """
     file = checkpoints.find(path)
     if file is None or not is_zoo(file):
         return {

@@ -1,4 +1,4 @@
-"""What a run is: its data, its method and the conditions of its training, written by the run itself as plain values.
+"""What a run is: its data, its method and the conditions of its training, as it writes them itself.
 
 Runs are compared by this record, whole: what no two of one comparison may differ in stands in
 `data` and `conditions`, and what makes a row of it in `method`. Neither the seed nor the learning
@@ -9,52 +9,36 @@ goes on, and is scored, on no other data without a word.
 import hashlib
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from zoo import path_today
 from zoo.errors import UserError, option
-from zoo.files.flat import Flat, flatten
+from zoo.files.flat import Flat, as_json, flatten
 
 if TYPE_CHECKING:
     from zoo.training.module import ZooData, ZooModule
 
 KEY = "zoo_run"
-"""Of the record in a checkpoint."""
+"""The name of the record in a checkpoint."""
 PARTS = ("data", "method", "conditions")
 WHOLE = 2**28
-"""Numbers of a network that are hashed all; of a larger one as many, evenly spaced."""
+"""How many numbers of a network are hashed at most; of a larger one as many, evenly spaced."""
 LIMITS = {"limit_train_batches": 1.0, "limit_val_batches": 1.0, "overfit_batches": 0.0}
-"""Settings of the trainer that leave data out, and their values that leave out none."""
+"""Settings of the trainer that leave data out, each with the value that leaves out none."""
 UNTIL = "_until_"
-"""Stands between a setting and the step from which a run went on with another."""
+"""What stands between a setting and the step from which a run went on with another."""
 OF_SCORING = ("steps", "planned_steps", "trainer.limit_val_batches", "validation_batch")
-"""Conditions that say nothing of the steps before; the plan of these is compared by itself."""
-
-
-def as_json(value: Any) -> Any:
-    """A value as JSON gives it back: arrays as lists, a path as text, and of any other object what Python shows."""
-
-    def plain(other: Any) -> Any:
-        if callable(getattr(other, "tolist", None)):
-            return other.tolist()
-        return (
-            str(other)
-            if isinstance(other, os.PathLike)
-            else re.sub(r" at 0x[0-9a-f]+", "", repr(other))
-        )
-
-    return json.loads(json.dumps(value, default=plain))
+"""Conditions that say nothing of the steps before, whose plan is compared by itself."""
 
 
 def path_of(cls: type) -> str:
-    """By which a class is imported."""
+    """Return the path by which a class is imported."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
@@ -62,7 +46,7 @@ def path_of(cls: type) -> str:
 
 
 def record(module: "ZooModule") -> dict[str, Any]:
-    """What a checkpoint keeps of its run: the identity, the batch that it trained on, and what to call it.
+    """Return what a checkpoint keeps of its run: identity, batch, and what to call it.
 
     Args:
         module: in a trainer, with data that is set up.
@@ -80,7 +64,7 @@ def record(module: "ZooModule") -> dict[str, Any]:
 
 
 def identity(module: "ZooModule") -> dict[str, Flat]:
-    """`{data, method, conditions}` of a run as it stands, settings by dotted name.
+    """Return `{data, method, conditions}` of a run as it stands, with settings by dotted name.
 
     Args:
         module: in a trainer, with data that is set up.
@@ -141,10 +125,10 @@ def identity(module: "ZooModule") -> dict[str, Flat]:
 
 
 def batch(module: "ZooModule") -> dict[str, Any]:
-    """What makes the batch of a step: `size` of one process, if known, times `processes` times `accumulate`.
+    """Return what makes the batch of a step: `size` of a process, `processes` and `accumulate`.
 
-    `numbered` says whether batches come from a `StepLoader`: then those of a step are the same for
-    every way to make one global batch without accumulating.
+    The size is None if it is not known. `numbered` says whether batches come from a `StepLoader`:
+    then those of a step are the same for every way to make one global batch without accumulating.
     """
     trainer: Any = module.trainer
     data = module.zoo_data()
@@ -158,13 +142,13 @@ def batch(module: "ZooModule") -> dict[str, Any]:
 
 
 def evaluation_size(data: "ZooData | None") -> int | None:
-    """Examples of a process in a step of validation, if data says it: as many as in training, or its own number."""
+    """Return the examples of a process in a step of validation, if the data says how many."""
     size = getattr(data, "eval_batch_size", getattr(data, "batch_size", None))
     return size if type(size) is int and size > 0 else None
 
 
 def planned_steps(module: "ZooModule") -> int | None:
-    """Steps that the schedule of a fit was made for, by steps or by epochs; None if that is not known."""
+    """Return the steps that the schedule of a fit was made for; None if that is not known."""
     trainer: Any = module.trainer
     if trainer.train_dataloader is None:
         return None
@@ -173,9 +157,9 @@ def planned_steps(module: "ZooModule") -> int | None:
 
 
 def before(module: "ZooModule", known: Mapping[str, Any] | None) -> dict[str, Flat]:
-    """What was another in training until now, by part of the identity, of a run that goes on with other settings.
+    """Return what was another in training until now, by part of the identity.
 
-    So it is told from one that has trained with those of now from its first step.
+    So a run that goes on with other settings is told from one that had them from its first step.
 
     Args:
         module: in a trainer, that has the checkpoint's step.
@@ -186,7 +170,8 @@ def before(module: "ZooModule", known: Mapping[str, Any] | None) -> dict[str, Fl
         return {"conditions": {f"identity{UNTIL}{step}": "unknown"}}
     here, found = identity(module), {}
     for part in ("method", "conditions"):
-        then, now = known["identity"][part], here[part]
+        then = {key: path_today(value) for key, value in known["identity"][part].items()}
+        now = here[part]
         names = [key for key in {**then, **now} if UNTIL not in key and key not in OF_SCORING]
         found[part] = {key: value for key, value in then.items() if UNTIL in key} | {
             f"{key}{UNTIL}{step}": then.get(key) for key in names if then.get(key) != now.get(key)
@@ -203,12 +188,12 @@ def before(module: "ZooModule", known: Mapping[str, Any] | None) -> dict[str, Fl
 
 
 def global_batch(taken: Mapping[str, Any]) -> int | None:
-    """Examples of a step over all processes, as `batch` has them; None if that is not known."""
+    """Return the examples of a step over all processes, as `batch` has them, if known."""
     return taken["size"] * taken["processes"] * taken["accumulate"] if taken["size"] else None
 
 
 def digest(*tensors: Tensor) -> str:
-    """The sha256 of what tensors hold, in their order."""
+    """Return the sha256 of what tensors hold, in their order."""
     found = hashlib.sha256()
     for tensor in tensors:
         found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -217,7 +202,7 @@ def digest(*tensors: Tensor) -> str:
 
 
 def digest_of_weights(tensors: Iterable[Tensor]) -> str:
-    """The sha256 of a network's weights, rounded to bfloat16, whatever their names, order and dtype.
+    """Return the sha256 of weights in bfloat16, whatever their names, order and dtype.
 
     So a network is the same one in a folder and in a cache, in float32 and in bfloat16. 25 million
     weights take 0.06 s.
@@ -237,13 +222,13 @@ def digest_of_weights(tensors: Iterable[Tensor]) -> str:
 
 
 def is_identity(value: Any) -> bool:
-    """Whether a value from a file is what `identity` gives."""
+    """Say whether a value from a file is what `identity` gives."""
     parts = [value.get(part) for part in PARTS] if isinstance(value, dict) else [None]
     return all(isinstance(part, dict) and _is_plain(part) for part in parts)
 
 
 def is_record(value: Any) -> bool:
-    """Whether a value from a file is what `record` gives."""
+    """Say whether a value from a file is what `record` gives."""
     if not isinstance(value, dict) or not is_identity(value.get("identity")):
         return False
     taken = value.get("batch")
@@ -276,7 +261,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def check_network(module: "ZooModule", known: Mapping[str, Any] | None) -> None:
-    """Refuse a checkpoint of another frozen network than the one that its coefficients are put into.
+    """Refuse a checkpoint of another frozen network than its coefficients are put into.
 
     Raises:
         UserError: naming the option that gives it.
@@ -286,14 +271,14 @@ def check_network(module: "ZooModule", known: Mapping[str, Any] | None) -> None:
         theirs = conditions.get(f"model.{key}", value)
         if theirs != value:
             raise UserError(
-                f"the checkpoint was trained on another network: its {key} is {_short(theirs)}, here "
-                f"{_short(value)}; give the original"
+                f"the checkpoint was trained on another network: its {key} is {_short(theirs)}, "
+                f"here {_short(value)}; give the original"
                 f"{_options('model', [f'model.{name}' for name in module.sources])}"
             )
 
 
 def check_data(module: "ZooModule", known: Mapping[str, Any]) -> None:
-    """Hold the data and the batch of a trainer's run against those of the checkpoint that it starts from.
+    """Hold data and batch of a run against those of the checkpoint that it starts from.
 
     Training goes on with the same data and the same global batch. Looking takes other data where
     the user has named it (`ZooData.named`), and says so.
@@ -334,13 +319,13 @@ def check_data(module: "ZooModule", known: Mapping[str, Any]) -> None:
         )
         if fit:
             raise UserError(
-                f"this is other data than the run was trained on: {what}; going on takes the original"
-                f"{_options('data', [*own, *linked])}, other data a new run"
+                f"this is other data than the run was trained on: {what}; going on takes the "
+                f"original{_options('data', [*own, *linked])}, other data a new run"
             )
         if not data.named:
             raise UserError(
-                f"the run's settings lead to other data than it was trained on: {what}; name the data to "
-                f"look at{_options('data', own)}"
+                f"the run's settings lead to other data than it was trained on: {what}; name the "
+                f"data to look at{_options('data', own)}"
             )
         if trainer.is_global_zero:
             print(
@@ -352,7 +337,7 @@ def check_data(module: "ZooModule", known: Mapping[str, Any]) -> None:
 
 
 def _check_batch(then: Mapping[str, Any], now: Mapping[str, Any], nodes: int) -> None:
-    """Raises UserError for batches that are not those that the run would have gone on with."""
+    """Raise UserError for batches that are not those that the run would have gone on with."""
     factors = ("size", "processes", "accumulate")
     if all(then[key] == now[key] for key in factors):
         return
@@ -388,13 +373,13 @@ def _check_batch(then: Mapping[str, Any], now: Mapping[str, Any], nodes: int) ->
     )
     was, are = _product(then), _product(now)
     raise UserError(
-        f"the run was trained on global batches of {was}, and goes on with the same ones alone, got {are}: "
-        f"give {ways}"
+        f"the run was trained on global batches of {was}, and goes on with the same ones alone, "
+        f"got {are}: give {ways}"
     )
 
 
 def _product(taken: Mapping[str, Any]) -> str:
-    """`8 (4 x 2 processes)`."""
+    """Return a batch as `8 (4 x 2 processes)`."""
     parts = [
         str(taken["size"] or "?"),
         f"{taken['processes']} process{'es' * (taken['processes'] != 1)}",
@@ -404,22 +389,10 @@ def _product(taken: Mapping[str, Any]) -> str:
 
 
 def _options(group: str, names: Iterable[str]) -> str:
-    """`, as --data.corpus or --data.data_dir`."""
+    """Return `, as --data.corpus or --data.data_dir`."""
     return ", as " + (" or ".join(map(option, names)) or f"an option of --{group}")
 
 
 def _short(value: object) -> str:
     is_hash = isinstance(value, str) and re.fullmatch(r"[0-9a-f]{32}|[0-9a-f]{64}", value)
     return f"{value[:12]}..." if is_hash else ascii(value)[:40]  # type: ignore[index]
-
-
-# ---- Where data is -------------------------------------------------------------------------------
-
-
-def anchored(value: Any) -> Any:
-    """A path of a file or folder that is there, from the root on, so that it means the same in every folder."""
-    try:
-        there = isinstance(value, str) and bool(value) and Path(value).exists()
-    except (OSError, ValueError):  # a name that no file can have
-        return value
-    return os.path.abspath(value) if there else value

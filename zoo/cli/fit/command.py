@@ -29,6 +29,7 @@ from zoo.cli.fit.run_config import Given, anchor, given
 from zoo.errors import UserError
 from zoo.files import trust
 from zoo.files.access import check_writable, write_text
+from zoo.files.flat import as_json
 from zoo.files.locks import Lock
 from zoo.files.trust import NOBODY, Trust
 from zoo.runs import checkpoints
@@ -42,7 +43,6 @@ from zoo.training.callbacks import (
     Stop,
     Stopped,
 )
-from zoo.training.identity import as_json
 from zoo.training.module import ZooData, ZooModule
 from zoo.training.tensorboard import Logger, locked
 from zoo.training.trainer import environment, equip

@@ -17,13 +17,13 @@ from zoo.runs.names import besides, method_names, short, told_apart
 from zoo.studies.statistics import interval, mean_sd, paired, tost
 
 LEVEL = 0.05
-"""Of every test; intervals are of 1 - LEVEL."""
+"""The level of every test; intervals are of 1 - LEVEL."""
 MARGIN = 0.024
-"""Of equivalence: the gap to dense that the paper calls matched, 1.604 - 1.580."""
+"""The margin of equivalence: the gap to dense that the paper calls matched, 1.604 - 1.580."""
 GROUP = 0.15
-"""Counts no further apart are one budget."""
+"""How far apart, as a share, two counts of one budget may be."""
 LAST = 3
-"""Validations that the terminal variation is taken over at least."""
+"""How many validations the terminal variation is taken over at least."""
 
 
 def compare(
@@ -33,7 +33,7 @@ def compare(
     reference: str | None = None,
     trust: Trust = NOBODY,
 ) -> dict[str, Any]:
-    """What a report shows, less the facts on top.
+    """Return what a report shows, less the facts on top.
 
     Args:
         runs: as `zoo.runs.finished_runs.read` has them.
@@ -64,7 +64,7 @@ def compare(
 
 
 def usable(runs: Iterable[FinishedRun]) -> tuple[list[FinishedRun], list[Skipped]]:
-    """Runs that can be compared at least with themselves, and those that whatever they hold keeps from it."""
+    """Return runs that can be compared at least with themselves, and those that cannot."""
     good, skipped = [], []
     for run in runs:
         try:
@@ -88,7 +88,7 @@ def _grouped(
 def _comparison(
     name: str, runs: Sequence[FinishedRun], margin: float, reference: str | None, trust: Trust
 ) -> dict[str, Any]:
-    """Methods side by side, best first."""
+    """Return the methods of runs that may be compared side by side, best first."""
     notes: list[str] = []
     runs = _newest(runs, notes)
     groups = list(_methods(runs))
@@ -128,7 +128,7 @@ def _comparison(
 
 
 def _newest(runs: Sequence[FinishedRun], notes: list[str]) -> list[FinishedRun]:
-    """Of runs that differ in nothing the last, since they are no independent draws."""
+    """Return the last of runs that differ in nothing, since they are no independent draws."""
     kept = []
     for group in _grouped(runs, lambda run: (frozen(run.method), run.lr, run.seed)).values():
         group = sorted(group, key=lambda run: str(run.summary.get("date")))
@@ -140,7 +140,7 @@ def _newest(runs: Sequence[FinishedRun], notes: list[str]) -> list[FinishedRun]:
 
 
 def _methods(runs: Sequence[FinishedRun]) -> Iterable[tuple[Flat, list[FinishedRun]]]:
-    """Runs of equal settings; a seed of a basis is none where it is always the run's own."""
+    """Yield runs of equal settings; a seed of a basis is none where it is always the run's."""
     for group in _grouped(
         runs, lambda run: frozen(_without(run.method, set(filter(_is_seed, run.method))))
     ).values():
@@ -169,7 +169,7 @@ def _is_seed(key: str) -> bool:
 
 
 def _method(label: str, flat: Flat, runs: Sequence[FinishedRun]) -> dict[str, Any]:
-    """The statistics of the runs at the rate that the search gives."""
+    """Return the statistics of the runs at the rate that the search gives."""
     search, lr, reported = searched(runs)
     results = {run.seed: run.value for run in reported}
     values = [value for value in results.values() if value is not None]
@@ -213,7 +213,7 @@ def _method(label: str, flat: Flat, runs: Sequence[FinishedRun]) -> dict[str, An
 
 
 def searched(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], float, list[FinishedRun]]:
-    """What was searched, the rate that was found, and the runs that are reported, all of one method.
+    """Return a method's search, the rate that it found, and the runs that are reported.
 
     Seeds on which more than one rate was run are those of the search. The rate is the one with the
     best mean over them, among those that other seeds were run at, if any were; a run that diverged
@@ -239,7 +239,7 @@ def searched(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], float, lis
 
 
 def _badness(runs: Sequence[FinishedRun]) -> float:
-    """The mean loss, or minus the mean score; infinite where one diverged or there is none."""
+    """Return the mean loss or minus the mean score; infinite where one diverged or none is."""
     values = [run.value for run in runs if run.value is not None]
     if not values or len(values) < len(runs):
         return math.inf
@@ -247,9 +247,10 @@ def _badness(runs: Sequence[FinishedRun]) -> float:
 
 
 def terminal(run: FinishedRun) -> dict[str, Any] | None:
-    """How much the metric moves at the end: over the validations of the last pass, or the last three if that has fewer.
+    """Return how much the metric moves at the end, or None for fewer than two validations.
 
-    Standard deviation with n - 1 and range, max - min; None for fewer than two validations.
+    That is over those of the last pass, or the last three if it has fewer: the standard deviation
+    with n - 1, and the range, max - min.
     """
     first = run.steps - run.epoch if run.epoch else run.steps
     last = [
@@ -266,7 +267,7 @@ def _is_number(value: object) -> bool:
 
 
 def _row(run: FinishedRun, method: str, was_searched: bool) -> dict[str, Any]:
-    """A run as it stands in the report."""
+    """Return a run as it stands in the report."""
     found = terminal(run)
     return {
         "path": run.path,
@@ -289,7 +290,7 @@ def _row(run: FinishedRun, method: str, was_searched: bool) -> dict[str, Any]:
 
 
 def _budgets(methods: Sequence[dict[str, Any]]) -> None:
-    """Share of the replaced weights, and how far each count is from the commonest of its budget; what else differs."""
+    """Add budgets, how far each count is from its budget's commonest, and what else differs."""
     differing = besides([method["settings"] for method in methods])
     groups: list[list[dict[str, Any]]] = []
     for method in sorted(methods, key=lambda method: (method["replaced"], method["coefficients"])):
@@ -310,7 +311,7 @@ def _budgets(methods: Sequence[dict[str, Any]]) -> None:
 
 
 def _reference(methods: Sequence[dict[str, Any]], name: str | None) -> dict[str, Any] | None:
-    """The method of this name, or Dense under AdamW with the fewest unusual settings and the most runs."""
+    """Return the method of this name, or the plainest Dense under AdamW with the most runs."""
     if name is not None:
         named = [method for method in methods if method["method"].lower() == name.lower()]
         return next(iter(named), None)
@@ -323,7 +324,7 @@ def _reference(methods: Sequence[dict[str, Any]], name: str | None) -> dict[str,
 
 
 def _against(method: Mapping[str, Any], dense: Mapping[str, Any], margin: float) -> dict[str, Any]:
-    """Paired gap and equivalence, over the seeds that both have."""
+    """Return the paired gap and the equivalence, over the seeds that both have."""
     mine, theirs = method["results"], dense["results"]
     seeds = [seed for seed in mine if mine[seed] is not None and theirs.get(seed) is not None]
     if not seeds:
@@ -339,7 +340,7 @@ def _against(method: Mapping[str, Any], dense: Mapping[str, Any], margin: float)
 
 
 def _search(methods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How the rates were found, and whether every method had as many trials."""
+    """Return how the rates were found, and whether every method had as many trials."""
     efforts: dict[tuple[int, int, tuple[int, ...]], list[str]] = defaultdict(list)
     for method in methods:
         tried = method["search"]
@@ -359,7 +360,7 @@ def _search(methods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _seeds(seeds: Sequence[int]) -> str:
-    """`seed 0`, `seeds 1 to 5` or `seeds 1, 3`."""
+    """Return `seed 0`, `seeds 1 to 5` or `seeds 1, 3`."""
     whole = list(seeds) == list(range(seeds[0], seeds[-1] + 1))
     if len(seeds) == 1:
         return f"seed {seeds[0]}"
@@ -371,7 +372,7 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 
 def _notes(methods: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What to know of some methods, besides what their rows say."""
+    """Return what to know of some methods, besides what their rows say."""
     notes = []
     for side in ("largest", "smallest"):
         if names := [method["method"] for method in methods if method["edge"] == side]:
