@@ -1,4 +1,4 @@
-"""An adapter of Hugging Face's peft or of loralib as a task: the network it belongs to, with its updates and head."""
+"""An adapter of peft or of loralib as a task: its network, with the adapter's updates and head."""
 
 import functools
 from collections import Counter
@@ -23,7 +23,9 @@ TIED = ("embed_tokens", "lm_head")
 
 
 def build(adapter: Adapter, backbone: str, task: str | None) -> tuple[FineTuning, dict[str, Any]]:
-    """The task that an adapter is of, with an update of each of its layers; and what the config says of its data.
+    """Make the task that an adapter is of, with an update of each of its layers.
+
+    Returned beside it is what the config says of the task's data.
 
     Raises:
         UserError: if there is no such task, or a layer of the adapter is not in the backbone, or of
@@ -41,14 +43,12 @@ def build(adapter: Adapter, backbone: str, task: str | None) -> tuple[FineTuning
     skeleton = load_skeleton(backbone, heads[kind])
     check_shapes(adapter, skeleton, backbone)
     apart = untied(adapter, skeleton)
-    factories = {
-        name: _factory(update) for name, update in adapter.updates.items()
-    } | dict.fromkeys(apart, Dense)
+    factories = {name: _factory(update) for name, update in adapter.updates.items()}
+    factories |= dict.fromkeys(apart, Dense)
     usual = Counter(map(_key, factories.values())).most_common(1)[0][0]
-    scale = Counter(
-        u.scale for u in adapter.updates.values() if isinstance(u, Factors)
-    ).most_common(1)
+    scales = [u.scale for u in adapter.updates.values() if isinstance(u, Factors)]
     frozen = f"{skeleton.base_model_prefix}." if kind == "SEQ_CLS" else ""
+    inside = {name.rpartition(".")[0] for name in adapter.saved if name.startswith(frozen)}
     settings: dict[str, Any] = {
         "backbone": backbone,
         "parameterization": next(
@@ -59,10 +59,8 @@ def build(adapter: Adapter, backbone: str, task: str | None) -> tuple[FineTuning
             name: factory for name, factory in factories.items() if _key(factory) != usual
         },
         "tuning": Tuning(
-            scale=scale[0][0] if scale else 1.0,
-            train=sorted(
-                {n.rpartition(".")[0] for n in adapter.saved if n.startswith(frozen)} - apart
-            ),
+            scale=Counter(scales).most_common(1)[0][0] if scales else 1.0,
+            train=sorted(inside - apart),
         ),
     }
     if kind == "CAUSAL_LM":
@@ -74,7 +72,10 @@ def build(adapter: Adapter, backbone: str, task: str | None) -> tuple[FineTuning
 
 
 def _factory(update: Update) -> ParameterizationFactory:
-    """A parameterization that holds an update; bases that zoo cannot draw again leave dW itself, every weight of it."""
+    """Return a parameterization that holds an update.
+
+    Bases that zoo cannot draw again leave dW itself, every weight of it.
+    """
     if isinstance(update, Factors):
         return functools.partial(LoRA, rank=len(update.A))
     if update.seed is None:
@@ -90,12 +91,12 @@ def _factory(update: Update) -> ParameterizationFactory:
 
 
 def _key(factory: ParameterizationFactory) -> str:
-    """Equal for factories of equal parameterizations."""
+    """Return what is equal for factories of equal parameterizations."""
     return str(factory)
 
 
 def untied(adapter: Adapter, network: nn.Module) -> set[str]:
-    """Linear layers whose weight the adapter has apart from one that it is tied to in the network.
+    """Find linear layers whose weight the adapter has apart from one that it is tied to.
 
     peft trains copies of modules: of an embedding, while the head that was tied to it stays, or the
     other way round. Here the two stay one matrix, and the layer gets a dense update, which is the
@@ -104,32 +105,29 @@ def untied(adapter: Adapter, network: nn.Module) -> set[str]:
     Raises:
         UserError: if none of the two is a linear layer.
     """
-    modules = (
-        adapter.config.get("modules_to_save") if adapter.config.get("ensure_weight_tying") else None
-    )
-    if isinstance(modules, list) and any(str(name).rpartition(".")[2] in TIED for name in modules):
-        return set()
-    layers, found = linear_layers(network), set()
+    modules = adapter.config.get("modules_to_save")
+    ends = [str(name).rpartition(".")[2] for name in modules] if isinstance(modules, list) else []
+    if adapter.config.get("ensure_weight_tying") and any(end in TIED for end in ends):
+        return set()  # peft has tied its copies as well
+    layers, apart = linear_layers(network), set()
     groups: dict[int, list[str]] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
         groups.setdefault(id(parameter), []).append(name)
     for names in (names for names in groups.values() if len(names) > 1):
-        values = [adapter.saved.get(name) for name in names]
-        first = values[0]
-        if all(value is None for value in values):
-            continue
-        if first is not None and all(
-            value is not None and torch.equal(value, first) for value in values
-        ):
+        values = [adapter.saved[name] for name in names if name in adapter.saved]
+        trained_alike = len(values) == len(names) and all(
+            torch.equal(value, values[0]) for value in values
+        )
+        if not values or trained_alike:
             continue
         owners = [name.removesuffix(".weight") for name in names]
         if len(names) != 2 or not (inside := [owner for owner in owners if owner in layers]):
             raise UserError(
-                f"the adapter trains {names[0]} apart from {names[1]}, and here they are one matrix: merge "
-                "it with peft instead"
+                f"the adapter trains {names[0]} apart from {names[1]}, and here they are one "
+                "matrix: merge it with peft instead"
             )
-        found.add(inside[-1])
-    return found
+        apart.add(inside[-1])
+    return apart
 
 
 def check_shapes(adapter: Adapter, network: Any, backbone: str) -> None:
@@ -140,27 +138,27 @@ def check_shapes(adapter: Adapter, network: Any, backbone: str) -> None:
     """
     layers, state = linear_layers(network), network.state_dict()
     for name, tensor in [*adapter.saved.items(), *adapter.bases.items()]:
-        rows = (
-            state[name].shape[0]
-            if name in state and tensor.ndim == state[name].ndim == 2
-            else len(tensor)
-        )
+        if name not in state or not tensor.ndim == state[name].ndim == 2:
+            continue
+        rows = len(state[name])
         if rows != len(tensor) and rows == getattr(network.config, "vocab_size", None):
             raise UserError(
-                f"the adapter was trained with {len(tensor)} tokens, and {backbone!r} has {rows}: have transformers do "
-                f"model.resize_token_embeddings({len(tensor)}), save_pretrained model and tokenizer into a folder, and "
-                "give that as --backbone"
+                f"the adapter was trained with {len(tensor)} tokens, and {backbone!r} has {rows}: "
+                f"have transformers do model.resize_token_embeddings({len(tensor)}), "
+                "save_pretrained model and tokenizer into a folder, and give that as --backbone"
             )
     for name, update in adapter.updates.items():
         if name not in layers:
             there = summary(layers)
             raise UserError(
-                f"the adapter is for another backbone than {backbone!r}: no {name} in it, but {there}"
+                f"the adapter is for another backbone than {backbone!r}: no {name} in it, but "
+                f"{there}"
             )
         out_features, in_features = here = tuple(dense_weight(layers[name]).shape)
         if not update.fits((out_features, in_features)):
             raise UserError(
-                f"the adapter is for another backbone than {backbone!r}: {name} is {update.size()}, here {here}"
+                f"the adapter is for another backbone than {backbone!r}: {name} is "
+                f"{update.size()}, here {here}"
             )
 
 
@@ -178,31 +176,25 @@ def fill_(model: FineTuning, adapter: Adapter) -> None:
         for name, base in adapter.bases.items():
             if name not in state or not torch.equal(state[name].float(), base.float()):
                 raise UserError(
-                    f"the adapter was trained on another {name} than {model.backbone!r} has: give the "
-                    "backbone that it was trained on as --backbone"
+                    f"the adapter was trained on another {name} than {model.backbone!r} has: give "
+                    "the backbone that it was trained on as --backbone"
                 )
         for name, tensor in adapter.saved.items():
             if name not in state or state[name].shape != tensor.shape:
                 here = tuple(state[name].shape) if name in state else "none"
-                remedy = (
-                    "give its own --task"
-                    if isinstance(model, GlueClassifier)
-                    else "give its own --backbone"
-                )
+                option = "--task" if isinstance(model, GlueClassifier) else "--backbone"
                 raise UserError(
-                    f"the adapter's {name} is {tuple(tensor.shape)}, here {here}: {remedy}"
+                    f"the adapter's {name} is {tuple(tensor.shape)}, here {here}: "
+                    f"give its own {option}"
                 )
         for name, layer in layers.items():
             update = adapter.updates.get(name)
             if isinstance(layer.parameterization, Dense) and not isinstance(update, Diagonals):
-                weight = (
-                    adapter.saved.get(f"{name}.weight", state[f"{name}.weight"]).float().clone()
-                )
-                whole[name] = (
-                    weight
-                    if update is None
-                    else weight + update.matrix(layer.parameterization.shape)
-                )
+                base = adapter.saved.get(f"{name}.weight", state[f"{name}.weight"])
+                weight = base.float().clone()
+                if update is not None:
+                    weight += update.matrix(layer.parameterization.shape)
+                whole[name] = weight
             elif update is not None:  # else it is called as one of the adapter's ends
                 _set(layer, update)
         for name, tensor in adapter.saved.items():
@@ -226,7 +218,8 @@ def fill_(model: FineTuning, adapter: Adapter) -> None:
     for name in (*needed, *(name for name in drawn if name in state)):
         if name not in adapter.saved:
             raise UserError(
-                f"the adapter has no {name}, nor has the backbone: it would be random; use another one"
+                f"the adapter has no {name}, nor has the backbone: it would be random; use another "
+                "one"
             )
 
 

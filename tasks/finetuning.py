@@ -1,4 +1,4 @@
-"""What fine-tuning tasks share: a pretrained network whose linear layers get updates in any parameterization."""
+"""What fine-tuning tasks share: a pretrained network whose linear layers get updates."""
 
 import math
 from abc import ABC
@@ -48,15 +48,17 @@ class Tuning:
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        """Raises UserError for settings that exclude each other."""
+        """Refuse settings that exclude each other, with a UserError."""
         for name in ("full", "train"):
             if getattr(self, name) and self.dtype != "float32":
                 raise UserError(
-                    f"tuning.{name} trains weights as they are, which takes float32: drop tuning.dtype"
+                    f"tuning.{name} trains weights as they are, which takes float32: drop "
+                    "tuning.dtype"
                 )
         if self.full and self.scale != 1.0:
             raise UserError(
-                "tuning.full has no W0 that an update could be scaled beside: drop --model.tuning.scale"
+                "tuning.full has no W0 that an update could be scaled beside: drop "
+                "--model.tuning.scale"
             )
         if not math.isfinite(self.scale) or self.scale == 0:
             raise UserError(f"tuning.scale must be a finite number other than 0, got {self.scale}")
@@ -118,23 +120,13 @@ class FineTuning(ZooModule, ABC):
         self.backbone_sha256 = None if any(p.is_meta for p in read) else digest_of_weights(read)
         self.drawn = frozenset(f"net.{name}" for name in drawn)
         for pattern in tuning.train:
-            found = [
-                module
-                for name, module in network.named_modules()
-                if name and matches(name, pattern)
-            ]
-            if not found:
-                have = ", ".join(
-                    sorted(
-                        {
-                            last
-                            for name, _ in network.named_modules()
-                            if not (last := name.rpartition(".")[2]).isdigit() and last
-                        }
-                    )
-                )
+            modules = {name: module for name, module in network.named_modules() if name}
+            trained = [module for name, module in modules.items() if matches(name, pattern)]
+            if not trained:
+                ends = {name.rpartition(".")[2] for name in modules}
+                have = ", ".join(sorted(end for end in ends if not end.isdigit()))
                 raise UserError(f"tuning.train: {pattern!r} matches no module; there are: {have}")
-            for module in found:
+            for module in trained:
                 module.requires_grad_(True)
         if self.hparams["targets"] is None:
             self.targets = preset_targets(network, tuning.preset)
@@ -150,45 +142,53 @@ class FineTuning(ZooModule, ABC):
         return network
 
     def own_rates(self) -> dict[nn.Parameter, float]:
-        """The head's."""
+        """Return the head's learning rate, where it has one of its own."""
         if self.tuning.head_lr is None:
             return {}
         base = set(self.net.base_model.parameters())  # type: ignore[union-attr, operator]
         return {p: self.tuning.head_lr for p in self.net.parameters() if p not in base}
 
     def _frozen_names(self) -> set[str]:
-        """Without those of a classifier's head and of what else was drawn: no backbone has them to be read again."""
+        """Return the frozen names that the backbone's files hold.
+
+        A classifier's head and what else was drawn are left out: no backbone has them to be read
+        again.
+        """
         names, inside = super()._frozen_names(), f"net.{self.net.base_model_prefix}."
-        return (
-            names
-            if self.head == "CausalLM"
-            else {name for name in names if name.startswith(inside)}
-        )
+        if self.head == "CausalLM":
+            return names
+        return {name for name in names if name.startswith(inside)}
 
     def backbone_state(self) -> dict[str, Tensor]:
-        """What the backbone's files hold, read again; by the names that the network had before conversion."""
+        """Read again what the backbone's files hold.
+
+        Names are those that the network had before conversion.
+        """
         network, drawn = load_network(
             self.backbone, self.head, self.tuning.dtype, True, **self.settings
         )
         return {name: tensor for name, tensor in network.state_dict().items() if name not in drawn}
 
     def export_dense(self, folder: Path) -> None:
-        """As `save_pretrained` does: a plain model of the head's class, in the dtype of the backbone, and tokenizer."""
+        """Write a plain model of the head's class as `save_pretrained` does, and the tokenizer.
+
+        It has the dtype of the backbone.
+        """
         merge(self.net).save_pretrained(folder)  # type: ignore[operator]
         load_tokenizer(self.backbone).save_pretrained(folder)
 
     def peft_fields(self) -> dict[str, str]:
-        """The kind of head, in peft's words, and the backbone."""
+        """Return the kind of head, in peft's words, and the backbone."""
         return {"task_type": PEFT_TASKS[self.head], "base_model_name_or_path": self.backbone}
 
     def network_name(self) -> str:
-        """The backbone's, in short."""
+        """Return the backbone's name, shortened."""
         return nickname(self.backbone)
 
     def network_identity(self) -> dict[str, str]:
-        """The hash of the weights that were read, wherever the backbone lies."""
+        """Return the hash of the weights that were read, wherever the backbone lies."""
         return {} if self.backbone_sha256 is None else {"backbone_sha256": self.backbone_sha256}
 
     def describe(self) -> dict[str, object]:
-        """The backbone too."""
+        """Return what describes any run, and the backbone."""
         return {"backbone": self.backbone, **super().describe()}

@@ -1,4 +1,4 @@
-"""Causal language modelling: any pretrained decoder, fine-tuned on one text, scored as the character model is."""
+"""Causal language modelling: any pretrained decoder, fine-tuned on one text."""
 
 from tasks.causal_lm.data import TokenData
 from tasks.causal_lm.module import CausalLM

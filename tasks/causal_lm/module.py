@@ -75,7 +75,7 @@ class CausalLM(FineTuning, LanguageModel):
         self.score = LanguageScore()
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Turn (batch, time) ids into (batch, time, vocabulary) float32 logits of the next token."""
+        """Turn (batch, time) ids into (batch, time, vocabulary) float32 logits of a next token."""
         return self.net(input_ids=ids, use_cache=False).logits.float()
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Character language model: a small GPT on one text, scored by validation loss, perplexity and bits per character."""
+"""Character language model: a small GPT on one text, scored by loss, perplexity and bits."""
 
 from tasks.char_lm.data import CharData
 from tasks.char_lm.module import CharLM

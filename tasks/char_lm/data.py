@@ -45,11 +45,11 @@ class CharData(TextData):
         return "".join(sorted(set(self.corpus.text)))
 
     def encode(self, text: str) -> tuple[Tensor, Tensor]:
-        """A character's id is its place in the vocabulary."""
+        """Turn each character into its place in the vocabulary."""
         place = {character: i for i, character in enumerate(self.vocabulary)}
         ids = torch.tensor([place[character] for character in text], dtype=torch.int32)
         return ids, torch.ones_like(ids)
 
     def facts(self) -> dict[str, object]:
-        """The corpus and its hash, sizes and the windows."""
+        """Return the corpus and its hash, sizes, the windows and the size of the vocabulary."""
         return {**super().facts(), "vocabulary": len(self.vocabulary)}

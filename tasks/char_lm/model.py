@@ -18,12 +18,11 @@ MOST_LAYERS = 10_000
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-    """softmax(mask(q k^T / sqrt(d))) v, spelled out; all of shape (batch, heads, time, d)."""
+    """Compute softmax(mask(q k^T / sqrt(d))) v step by step; all are (batch, heads, time, d)."""
     t, d = q.shape[-2:]
     future = torch.full((t, t), -math.inf, dtype=q.dtype, device=q.device).triu(1)
-    scores = torch.baddbmm(
-        future, (q * d**-0.5).flatten(0, 1), k.flatten(0, 1).transpose(1, 2)
-    )  # (batch * heads, time, time)
+    rows, columns = (q * d**-0.5).flatten(0, 1), k.flatten(0, 1).mT
+    scores = torch.baddbmm(future, rows, columns)  # (batch * heads, time, time)
     y = F.dropout(scores.softmax(-1), dropout) @ v.flatten(0, 1)
     return y.unflatten(0, q.shape[:2])
 
@@ -39,12 +38,10 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, time, width) to the same shape; position t sees positions <= t."""
+        """Map (batch, time, width) to the same shape; position t sees positions <= t."""
         q, k, v = rearrange(self.qkv(x), "b t (three h d) -> three b h t d", three=3, h=self.heads)
         p = self.dropout if self.training else 0.0
-        if (
-            x.device.type == "cpu"
-        ):  # the CPU's fused kernel takes five times as long, forward and backward (README)
+        if x.device.type == "cpu":  # its fused kernel takes five times as long, both ways
             y = causal_attention(q, k, v, p)
         else:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
@@ -60,12 +57,12 @@ class MLP(nn.Module):
         self.proj = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, time, width) to the same shape."""
+        """Map (batch, time, width) to the same shape."""
         return self.proj(F.gelu(self.fc(x)))
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """A pre-norm block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -76,25 +73,24 @@ class Block(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, time, width) to the same shape."""
+        """Map (batch, time, width) to the same shape."""
         x = x + self.drop(self.attn(self.norm1(x)))
         return x + self.drop(self.mlp(self.norm2(x)))
 
 
 def parameters(vocab_size: int, block_size: int, layers: int, width: int) -> int:
-    """How many a GPT has: 12 w^2 + 13 w a block, (2 v + b + 2) w + v around them."""
-    return (
-        layers * (12 * width + 13) * width + (2 * vocab_size + block_size + 2) * width + vocab_size
-    )
+    """Count the parameters of a GPT: 12 w^2 + 13 w a block, (2 v + b + 2) w + v around them."""
+    around = (2 * vocab_size + block_size + 2) * width + vocab_size
+    return layers * (12 * width + 13) * width + around
 
 
 def memory() -> int:
-    """Bytes that this machine has."""
+    """Return the bytes of memory that this machine has."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 class GPT(nn.Module):
-    """Characters in, logits of the next character out.
+    """A network that takes characters and gives logits of the next character.
 
     Args:
         vocab_size: how many characters there are.
@@ -145,18 +141,17 @@ class GPT(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """GPT-2's initialisation: normal of std 0.02, residual projections smaller by sqrt(2 layers)."""
+        """Draw GPT-2's start: std 0.02, and 0.02 / sqrt(2 layers) for residual projections."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 residual = name.endswith("proj")
-                nn.init.normal_(
-                    module.weight, std=0.02 / math.sqrt(2 * len(self.blocks)) if residual else 0.02
-                )
+                std = 0.02 / math.sqrt(2 * len(self.blocks)) if residual else 0.02
+                nn.init.normal_(module.weight, std=std)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(batch, time) character ids to (batch, time, vocab_size) logits."""
+        """Turn (batch, time) character ids into (batch, time, vocab_size) logits."""
         x = self.token(ids) + self.position.weight[: ids.shape[1]]
         x = self.drop(x)
         for block in self.blocks:

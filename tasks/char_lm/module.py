@@ -58,11 +58,11 @@ class CharLM(LanguageModel):
         self.score = LanguageScore()
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(batch, time) ids to (batch, time, characters) logits."""
+        """Turn (batch, time) ids into (batch, time, characters) logits."""
         return self.net(ids)
 
     def encode(self, text: str) -> Tensor:
-        """Text to (1, characters) ids.
+        """Turn a text into (1, characters) ids.
 
         Raises:
             UserError: naming the characters that the vocabulary lacks.
@@ -76,5 +76,5 @@ class CharLM(LanguageModel):
         return torch.tensor([[self.vocabulary.index(c) for c in text]], device=self.device)
 
     def decode(self, ids: Tensor) -> str:
-        """(characters,) ids to text."""
+        """Turn (characters,) ids into text."""
         return "".join(self.vocabulary[i] for i in ids.tolist())

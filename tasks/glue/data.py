@@ -1,4 +1,4 @@
-"""GLUE as padded batches: tokenized once, training batches by number, no example twice in validation."""
+"""GLUE as padded batches: tokenized once, and no example twice in validation."""
 
 import math
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ from tasks.hub import check_length, load_config, load_tokenizer, padding
 from zoo.bases.seeds import generator
 from zoo.errors import UserError
 from zoo.training.callbacks.progress import say
-from zoo.training.loader import LARGEST_BATCH, LONGEST, StepLoader, check_size
+from zoo.training.data import LARGEST_BATCH, LONGEST, StepLoader, check_size
 from zoo.training.module import ZooData
 
 BUCKET = 32
-"""Training batches whose examples are sorted by length together: less padding, and still random enough."""
+"""Training batches whose examples are sorted by length together: less padding, still random."""
 
 
 class BucketLoader(StepLoader):
-    """Every example once an epoch, in random batches of similar length.
+    """A loader of every example once an epoch, in random batches of similar length.
 
     An epoch is shuffled, cut into buckets of `BUCKET` batches, sorted by length within each and
     dealt out in batches in random order: a function of the seed and the epoch. One batch may be
@@ -52,7 +52,8 @@ class BucketLoader(StepLoader):
     ) -> None:
         if len(data) < world:
             raise UserError(
-                f"{len(data)} training examples are too few for {world} processes: give more examples"
+                f"{len(data)} training examples are too few for {world} processes: give more "
+                "examples"
             )
         self.data, self.seed, self.rank, self.world = data, seed, rank, world
         self.whole = batch_size * world
@@ -60,7 +61,7 @@ class BucketLoader(StepLoader):
         self.epoch: tuple[int, list[Tensor]] | None = None
 
     def batch(self, step: int) -> Batch:
-        """Batch number `step`."""
+        """Return batch number `step`."""
         epoch, place = divmod(step, self.steps)
         if self.epoch is None or self.epoch[0] != epoch:
             self.epoch = epoch, self.order(epoch)
@@ -72,7 +73,7 @@ class BucketLoader(StepLoader):
         return batch
 
     def order(self, epoch: int) -> list[Tensor]:
-        """The examples of each global batch of an epoch; (batch_size * world,) or fewer."""
+        """Draw the examples of each global batch of an epoch; (batch_size * world,) or fewer."""
         draw = generator(self.seed, "epoch", epoch)
         buckets = torch.randperm(len(self.data), generator=draw).split(self.whole * BUCKET)
         by_length = [bucket[self.data.lengths[bucket].argsort(stable=True)] for bucket in buckets]
@@ -156,13 +157,13 @@ class GlueData(ZooData):
         self._read: dict[str, Contents] = {}
 
     def headline(self) -> str:
-        """The task, and how many examples there are."""
+        """Return the task, and how many examples there are."""
         return ", ".join(
             [self.about.folder, *(f"{len(data):,} {name}" for name, data in self._splits.items())]
         )
 
     def facts(self) -> dict[str, object]:
-        """The task, its sizes and contents, and how long its examples are.
+        """Return the task, its sizes and contents, and how long its examples are.
 
         `glue_sha256` is of the texts and labels of each split, as they are used; `cut` counts
         examples that have `max_length` tokens, `repeated` those whose texts have stood before,
@@ -194,7 +195,7 @@ class GlueData(ZooData):
         }
 
     def identity(self) -> dict[str, object]:
-        """The task, the hashes of the examples of each split that is read, and that of the tokenizer."""
+        """Return the task, and the hashes of the examples that are read and of the tokenizer."""
         hashes = {name: examples.sha256 for name, examples in self._read.items()}
         return {
             "glue_task": self.task,
@@ -204,21 +205,19 @@ class GlueData(ZooData):
         }
 
     def epoch_steps(self, global_batch: int) -> int | None:
-        """As many as it takes to see every example once."""
-        return (
-            math.ceil(len(self._splits["train"]) / global_batch)
-            if "train" in self._splits
-            else None
-        )
+        """Return as many steps as it takes to see every example once."""
+        if "train" not in self._splits:
+            return None
+        return math.ceil(len(self._splits["train"]) / global_batch)
 
     @cached_property
     def tokenizer_sha256(self) -> str:
-        """Of the rules by which a text becomes ids."""
+        """The hash of the rules by which a text becomes ids."""
         return fingerprint((), self.tokenizer, 0)
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The backbone's.
+        """The backbone's tokenizer.
 
         Raises:
             UserError: if the network has fewer positions than `max_length`, or that leaves no room
@@ -229,7 +228,8 @@ class GlueData(ZooData):
         special = tokenizer.num_special_tokens_to_add(pair=len(self.about.texts) == 2)
         if self.max_length <= special:
             raise UserError(
-                f"data.max_length must be above the {special} tokens around texts, got {self.max_length}"
+                f"data.max_length must be above the {special} tokens around texts, got "
+                f"{self.max_length}"
             )
         return tokenizer
 
@@ -256,7 +256,7 @@ class GlueData(ZooData):
                 say(f"zoo: {line}")
 
     def oddities(self, examples: Mapping[str, Examples]) -> list[str]:
-        """What the user should know of splits that were read together, a line each."""
+        """Return what the user should know of splits that were read together, a line each."""
         lines, trained = [], set(examples["train"].texts) if "train" in examples else set()
         for name, split in examples.items():
             where, read = f"{self.about.folder} {name}", self._read[name]
@@ -271,20 +271,20 @@ class GlueData(ZooData):
         return lines
 
     def examples(self, name: str) -> Examples:
-        """A split as texts, or as many of them as are wanted for training."""
+        """Load a split as texts, or as many of them as are wanted for training."""
         examples = load_examples(self.task, self.about, name, self.data_dir)
         if name != "train" or self.train_examples is None:
             return examples
         if self.train_examples > len(examples):
             raise UserError(
-                f"data.train_examples must be at most {len(examples):,}, which are all of {self.task}, got "
-                f"{self.train_examples:,}"
+                f"data.train_examples must be at most {len(examples):,}, which are all of "
+                f"{self.task}, got {self.train_examples:,}"
             )
         drawn = torch.randperm(len(examples), generator=generator(0, "subset"))
         return examples.subset(drawn[: self.train_examples].tolist())
 
     def train_dataloader(self) -> StepLoader:
-        """Batches of similar length."""
+        """Load training batches of similar length."""
         trainer = self.trainer
         assert trainer is not None
         rank, world = self.rank_and_world()
@@ -293,7 +293,7 @@ class GlueData(ZooData):
         )
 
     def val_dataloader(self) -> list[DataLoader]:
-        """Each validation file's examples once, longest last; ranks take turns."""
+        """Load each validation file's examples once, longest last; ranks take turns."""
         rank, world = self.rank_and_world()
         loaders: list[DataLoader] = []
         for name in self.about.dev:
@@ -303,11 +303,11 @@ class GlueData(ZooData):
         return loaders
 
     def test_dataloader(self) -> list[DataLoader]:
-        """The validation examples: GLUE keeps the labels of its test set to itself."""
+        """Load the validation examples: GLUE keeps the labels of its test set to itself."""
         return self.val_dataloader()
 
     def predict_dataloader(self) -> list[DataLoader]:
-        """Each validation file's examples once, in the order of the file; ranks take turns."""
+        """Load each validation file's examples once, in the file's order; ranks take turns."""
         rank, world = self.rank_and_world()
         splits = [
             InOrder(name, self._shared(name, world), self.eval_batch_size, rank, world)
@@ -316,7 +316,7 @@ class GlueData(ZooData):
         return [DataLoader(split, batch_size=None) for split in splits]
 
     def _shared(self, name: str, world: int) -> Tokenized:
-        """A validation file's examples, of which each process must have one."""
+        """Return a validation file's examples, of which each process must have one."""
         data = self._splits[name]
         if len(data) < world:
             raise UserError(

@@ -2,24 +2,25 @@
 
 import hashlib
 import math
-import os
 import re
 import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from tasks.folders import data_folders
 from tasks.glue.benchmark import GlueTask
 from tasks.hub import fetch, library
 from zoo.errors import UserError
 from zoo.files.access import opened
 
 HUB = "nyu-mll/glue"
+CLASS_NUMBER, SCORE = r"[0-9]{1,9}", r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?"
 
 
 @dataclass(frozen=True)
 class Examples:
-    """One split.
+    """The examples of one split.
 
     Args:
         texts: one or two an example.
@@ -37,13 +38,13 @@ class Examples:
         return len(self.texts)
 
     def subset(self, indices: list[int]) -> "Examples":
-        """Some of them."""
+        """Return the examples with these indices."""
         return replace(
             self, texts=[self.texts[i] for i in indices], labels=[self.labels[i] for i in indices]
         )
 
     def contents(self) -> "Contents":
-        """What is to be remembered of them."""
+        """Return what is to be remembered of the examples."""
         digest = hashlib.sha256()
         for texts, label in zip(self.texts, self.labels, strict=True):
             for text in texts:
@@ -76,7 +77,7 @@ class Contents(NamedTuple):
 
 
 def load_examples(name: str, task: GlueTask, split: str, data_dir: str | None) -> Examples:
-    """A split, `train` or one of `task.dev`, from a folder or else from the hub.
+    """Load a split, `train` or one of `task.dev`, from a folder or else from the hub.
 
     `$ZOO_DATA` is searched too. A folder holds `<task>/<split>.tsv`, `glue/<task>/<split>.tsv` or
     `<split>.tsv`.
@@ -84,21 +85,23 @@ def load_examples(name: str, task: GlueTask, split: str, data_dir: str | None) -
     Raises:
         UserError: if the folder has no such file, the file is broken, or the hub cannot be reached.
     """
-    if data_dir is not None and not Path(data_dir).is_dir():
-        raise UserError(f"no data folder {data_dir!r}: give an existing one as --data.data_dir")
-    for folder in filter(None, (data_dir, os.environ.get("ZOO_DATA"))):
+    for folder in data_folders(data_dir):
         for parts in ((task.folder,), ("glue", task.folder), ()):
-            if (path := Path(folder, *parts, f"{split}.tsv")).is_file():
+            if (path := folder.joinpath(*parts, f"{split}.tsv")).is_file():
                 return read_tsv(path, task)
     if data_dir is not None:
         raise UserError(
-            f"no {task.folder}/{split}.tsv in data folder {data_dir!r}: give GLUE's own as --data.data_dir"
+            f"no {task.folder}/{split}.tsv in data folder {data_dir!r}: give GLUE's own as "
+            "--data.data_dir"
         )
     return from_hub(name, task, split)
 
 
 def read_tsv(path: Path, task: GlueTask) -> Examples:
-    """An official file: UTF-8, one example a line, fields between tabs, and a quote is a character like any other.
+    """Read an official file.
+
+    It is UTF-8 with one example a line and fields between tabs; a quote is a character like any
+    other.
 
     Columns go by their names. Where the official file has broken lines, those of more or fewer
     fields than there are columns are left out and counted; elsewhere they are refused, as texts are
@@ -119,44 +122,40 @@ def read_tsv(path: Path, task: GlueTask) -> Examples:
     for column in wanted:
         if (count := header.count(column)) != 1:
             have = ", ".join(header)[:200] or "none"
-            what = (
-                f"has the column {column!r} {count} times"
-                if count
-                else f"has no column {column!r}, it has {have}"
-            )
-            raise UserError(f"'{path}' {what}: give GLUE's own")
+            fault = f"has no column {column!r}, it has {have}"
+            if count:
+                fault = f"has the column {column!r} {count} times"
+            raise UserError(f"'{path}' {fault}: give GLUE's own")
     places = [header.index(column) for column in wanted]
     whole = [(number, row) for number, row in rows if len(row) == len(header)]
     if len(whole) < len(rows) and not task.ragged:
         number, row = next((number, row) for number, row in rows if len(row) != len(header))
         raise UserError(
-            f"'{path}', line {number}: {len(row)} fields instead of {len(header)}; correct that line"
+            f"'{path}', line {number}: {len(row)} fields instead of {len(header)}; correct that "
+            "line"
         )
     if not whole:
         raise UserError(f"'{path}' has no rows: give GLUE's own")
     for number, row in () if task.ragged else whole:
-        if empty := next(
-            (column for column in task.texts if not row[header.index(column)].strip()), None
-        ):
-            raise UserError(f"'{path}', line {number}: {empty!r} is empty; correct that line")
+        for column in task.texts:
+            if not row[header.index(column)].strip():
+                raise UserError(f"'{path}', line {number}: {column!r} is empty; correct that line")
     texts = [tuple(row[i] for i in places[:-1]) for _, row in whole]
     labels = [_number(row[places[-1]], task, f"'{path}', line {number}") for number, row in whole]
     return Examples(texts, labels, len(rows) - len(whole))
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a text in UTF-8, numbered from 1; a byte-order mark is none of its characters."""
+    """Read the lines of a UTF-8 text, numbered from 1, without a byte-order mark."""
     with opened(path) as file:
         content = file.read()
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"'{path}' is UTF-16 and no UTF-8 text: give GLUE's own")
     try:
-        lines = content.decode("utf-8-sig").split(
-            "\n"
-        )  # not by str.splitlines: texts hold odd line breaks
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"'{path}' is no UTF-8 text ({error}): give GLUE's own") from None
-    numbered = list(enumerate(lines, 1))
+    numbered = list(enumerate(text.split("\n"), 1))  # str.splitlines cuts at more than line ends
     if b"\0" in content:
         number = next(number for number, line in numbered if "\0" in line)
         raise UserError(
@@ -166,21 +165,18 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 
 def _number(label: str, task: GlueTask, where: str) -> float:
-    """A label, by name or number; a regression's is any number in its range."""
+    """Read a label, by name or number; a regression's is any number in its range."""
     label = label.strip()
     if label in task.labels:
         return task.labels.index(label)
-    if re.fullmatch(
-        r"[0-9]{1,9}" if task.labels else r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?",
-        label,
-        re.I,
-    ):
+    pattern = CLASS_NUMBER if task.labels else SCORE
+    if re.fullmatch(pattern, label, re.I):
         return _in_range(float(label), task, where)
     raise _wrong_label(label, task, where)
 
 
 def _in_range(label: float, task: GlueTask, where: str) -> float:
-    """A label that its task has: a whole number below the number of classes, or a score."""
+    """Check a label: a whole number below the number of classes, or a score."""
     if math.isfinite(label):
         if not task.labels and 0 <= label <= task.largest:
             return label
@@ -196,7 +192,7 @@ def _wrong_label(label: str, task: GlueTask, where: str) -> UserError:
 
 
 def from_hub(name: str, task: GlueTask, split: str) -> Examples:
-    """A split from the hub, or from the cache of an earlier look.
+    """Load a split from the hub, or from the cache of an earlier download.
 
     Raises:
         UserError: if it is in neither, or has an example without a text or with a label that its
@@ -205,9 +201,8 @@ def from_hub(name: str, task: GlueTask, split: str) -> Examples:
     datasets = library("datasets")
 
     def load(local: bool) -> object:
-        datasets.config.HF_HUB_OFFLINE = (
-            local  # DownloadConfig(local_files_only=True) asks the hub all the same
-        )
+        # DownloadConfig(local_files_only=True) asks the hub all the same.
+        datasets.config.HF_HUB_OFFLINE = local
         return datasets.load_dataset(HUB, name, split=split.replace("dev", "validation"))
 
     data = fetch(HUB, f"the data of {name} in", "--data.data_dir", load)

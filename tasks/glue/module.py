@@ -27,23 +27,24 @@ BESIDE = ("labels", "weight", "index")
 
 
 class Matthews(BinaryMatthewsCorrCoef):
-    """Matthews' correlation, 0 where it is 0 / 0, as GLUE scores it: torchmetrics takes a limit there, such as 0.2."""
+    """Matthews' correlation, 0 where it is 0 / 0, as GLUE scores it.
+
+    torchmetrics takes a limit there, such as 0.2.
+    """
 
     def compute(self) -> Tensor:
-        """The correlation of all predictions so far."""
+        """Return the correlation of all predictions so far."""
         whole = self.confmat.any(0).all() and self.confmat.any(1).all()
         return super().compute() if whole else torch.zeros(())
 
 
 def official_metrics(task: GlueTask) -> MetricCollection:
-    """The metrics of a task; accuracy is over examples (micro)."""
+    """Make the metrics of a task; accuracy is over examples (micro)."""
 
     def accuracy() -> Metric:
-        return (
-            BinaryAccuracy()
-            if task.num_labels == 2
-            else MulticlassAccuracy(task.num_labels, average="micro")
-        )
+        if task.num_labels == 2:
+            return BinaryAccuracy()
+        return MulticlassAccuracy(task.num_labels, average="micro")
 
     every: dict[str, Callable[[], Metric]] = {
         "accuracy": accuracy,
@@ -53,9 +54,8 @@ def official_metrics(task: GlueTask) -> MetricCollection:
         "spearman": SpearmanCorrCoef,
     }
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".*will save all targets.*"
-        )  # a validation file is small
+        # Correlations keep all that they are given; a validation file is small.
+        warnings.filterwarnings("ignore", message=".*will save all targets.*")
         return MetricCollection({name: every[name]() for name in task.metrics})
 
 
@@ -67,12 +67,16 @@ class Scores(nn.Module):
         self.metrics, self.loss = official_metrics(task), MeanMetric()
 
     def update(self, outputs: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Add a batch: logits (examples, labels) or predicted values (examples,), labels (examples,), mean loss."""
+        """Add a batch.
+
+        Outputs are logits (examples, labels) or predicted values (examples,); labels are
+        (examples,), and the loss is a mean.
+        """
         self.loss.update(loss, weight=len(labels))
         self.metrics.update(outputs.argmax(-1) if outputs.dim() == 2 else outputs, labels)
 
     def compute(self) -> dict[str, float]:
-        """`score`, the mean of the metrics, then they and `loss`; and start anew.
+        """Return `score`, the mean of the metrics, then the metrics and `loss`; and start anew.
 
         A correlation with constant predictions, which is undefined, counts as 0.
         """
@@ -80,17 +84,12 @@ class Scores(nn.Module):
             warnings.filterwarnings(
                 "ignore", message=".*variance of predictions or target is close to zero.*"
             )
-            metrics = {
-                name: float(value.nan_to_num()) for name, value in self.metrics.compute().items()
-            }
-        values = {
-            "score": sum(metrics.values()) / len(metrics),
-            **metrics,
-            "loss": float(self.loss.compute()),
-        }
+            computed = self.metrics.compute()
+        metrics = {name: float(value.nan_to_num()) for name, value in computed.items()}
+        score, loss = sum(metrics.values()) / len(metrics), float(self.loss.compute())
         self.loss.reset()
         self.metrics.reset()
-        return values
+        return {"score": score, **metrics, "loss": loss}
 
 
 class GlueClassifier(FineTuning):
@@ -125,17 +124,8 @@ class GlueClassifier(FineTuning):
         seed: int = 0,
         recompute: bool = False,
     ) -> None:
-        super().__init__(
-            backbone,
-            parameterization,
-            targets,
-            overrides,
-            budget,
-            tuning,
-            optimizer,
-            seed,
-            recompute,
-        )
+        update = (parameterization, targets, overrides, budget, tuning)
+        super().__init__(backbone, *update, optimizer, seed, recompute)
         self.save_settings()
         self.about = about = glue_task(task)
         names = about.labels or ("score",)
@@ -145,25 +135,24 @@ class GlueClassifier(FineTuning):
             id2label=dict(enumerate(names)),
             label2id={name: i for i, name in enumerate(names)},
         )
-        self.scores = nn.ModuleList(
-            Scores(about) for _ in about.dev
-        )  # MNLI has two, and the first of them decides
+        # MNLI has two validation files, and the first of them decides.
+        self.scores = nn.ModuleList(Scores(about) for _ in about.dev)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits, (examples, labels), or the predicted value, (examples,), of a regression; float32."""
-        logits = self.net(
-            **{name: value for name, value in batch.items() if name not in BESIDE}
-        ).logits.float()
+        """Return logits (examples, labels), or a regression's values (examples,), float32."""
+        inputs = {name: value for name, value in batch.items() if name not in BESIDE}
+        logits = self.net(**inputs).logits.float()
         return logits if self.about.labels else logits.squeeze(-1)
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy in nats, or the mean squared error of a regression."""
-        return (
-            F.cross_entropy(outputs, labels) if self.about.labels else F.mse_loss(outputs, labels)
-        )
+        """Return the cross-entropy in nats, or the mean squared error of a regression."""
+        return (F.cross_entropy if self.about.labels else F.mse_loss)(outputs, labels)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean loss of a batch, times its weight where ranks have unequally many examples (`BucketLoader`)."""
+        """Return the mean loss of a batch.
+
+        Where ranks have unequally many examples it is times the batch's weight (`BucketLoader`).
+        """
         loss = self.loss(self(batch), batch["labels"])
         if "weight" in batch:
             loss = loss * batch["weight"]
@@ -178,7 +167,10 @@ class GlueClassifier(FineTuning):
         scores.update(outputs, labels, self.loss(outputs, labels))
 
     def on_validation_epoch_end(self) -> None:
-        """Log loss, the official metrics and their mean, the score; of a second file with its name behind."""
+        """Log loss, the official metrics and their mean, the score.
+
+        Those of a second file have its name behind.
+        """
         self._log_scores("val")
 
     def _log_scores(self, stage: str) -> None:
@@ -201,7 +193,7 @@ class GlueClassifier(FineTuning):
     def predict_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor]:
-        """What the network says of each example.
+        """Return what the network says of each example.
 
         Returns:
             `index`, its place in the file; `prediction`, the likeliest label or the predicted
@@ -215,7 +207,7 @@ class GlueClassifier(FineTuning):
         return rows | {"prediction": outputs.argmax(-1), "probabilities": outputs.softmax(-1)}
 
     def prediction_columns(self, outputs: dict[str, Tensor]) -> dict[str, object]:
-        """The same, with classes by their names."""
+        """Return what `predict_step` does, with classes by their names."""
         names = self.about.labels
         if not names:
             return {key: outputs[key] for key in ("index", "prediction", "label")}
@@ -226,9 +218,5 @@ class GlueClassifier(FineTuning):
             f"p_{name}": p
             for name, p in zip(names, outputs["probabilities"].unbind(-1), strict=True)
         }
-        return {
-            "index": outputs["index"],
-            "prediction": prediction,
-            "label": label,
-            **probabilities,
-        }
+        index = outputs["index"]
+        return {"index": index, "prediction": prediction, "label": label, **probabilities}

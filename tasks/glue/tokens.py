@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.cache import cache
+from tasks.folders import cache
 from zoo.errors import UserError
 from zoo.training.checkpoint_files import read_file, write_file
 
@@ -37,7 +37,10 @@ class Tokenized:
         return len(self.lengths)
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """These examples, padded on the right to the longest: int64 of (examples, tokens), labels and mask too."""
+        """Pad these examples on the right to the longest.
+
+        All are int64 of (examples, tokens), with labels and a mask.
+        """
         chosen = torch.tensor(indices)
         starts, lengths = self.starts[chosen, None], self.lengths[chosen, None]
         offsets = torch.arange(int(lengths.max()))
@@ -53,7 +56,9 @@ class Tokenized:
 def tokenize(
     texts: Sequence[tuple[str, ...]], tokenizer: Any, max_length: int
 ) -> dict[str, Tensor]:
-    """Token ids of every text or pair of texts, one after the other, cut to `max_length` each.
+    """Turn every text or pair of texts into token ids, one after the other.
+
+    Each is cut to `max_length`.
 
     Kept in the user's cache, and read from there next time.
 
@@ -79,7 +84,7 @@ def tokenize(
 
 
 def fingerprint(texts: Sequence[tuple[str, ...]], tokenizer: Any, max_length: int) -> str:
-    """Of everything that token ids depend on."""
+    """Hash everything that token ids depend on."""
     rules: object = [
         type(tokenizer).__name__,
         sorted(tokenizer.get_vocab().items()),

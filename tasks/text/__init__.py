@@ -1,1 +1,1 @@
-"""What language models share, over characters or tokens: a text, its windows, and how a model is scored and sampled."""
+"""What language models share, whatever their ids: a text, its windows, score and sampling."""

@@ -1,4 +1,4 @@
-"""Where a text comes from: Tiny Shakespeare, Python's own help topics, any UTF-8 file, or what is sent to a command."""
+"""Where a text comes from: Tiny Shakespeare, Python's help, a UTF-8 file, or a pipe."""
 
 import hashlib
 import os
@@ -7,22 +7,31 @@ import threading
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
-from tasks.cache import cache
+from tasks.folders import cache, data_folders
 from zoo.errors import UserError
 from zoo.files.access import replacing, write_text
 
 TINYSHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 )
+TINYSHAKESPEARE_FILES = ("tinyshakespeare/input.txt", "tinyshakespeare.txt")
 TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 START_SECONDS = 10.0
 """A download whose first bytes have not come by then is given up."""
 LARGEST = 2**30
-"""Bytes of a text."""
+"""The most bytes that a text may have."""
+MARKS = {
+    b"\xff\xfe\0\0": "UTF-32",
+    b"\0\0\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+"""Byte-order marks; UTF-32's first, for one of them begins as one of UTF-16's."""
 OPTIONS = ("--data.corpus", "--data.init_args.corpus")
-"""That name a text on a command line."""
+"""The options that name a text on a command line."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +45,16 @@ class Corpus:
 
     @property
     def sha256(self) -> str:
-        """Of the text's UTF-8 bytes."""
+        """The hash of the text's UTF-8 bytes."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 class Unavailable(Exception):
-    """A corpus that cannot be had now, for no fault of the user."""
+    """An error of a corpus that cannot be had now, for no fault of the user."""
 
 
 def load_corpus(corpus: str, data_dir: str | None = None, fallback: str | None = "pydoc") -> Corpus:
-    """The text of a named corpus or of a file.
+    """Load the text of a named corpus or of a file.
 
     Args:
         corpus: `tinyshakespeare`, `pydoc`, or the path of a UTF-8 text file.
@@ -75,29 +84,21 @@ def load_corpus(corpus: str, data_dir: str | None = None, fallback: str | None =
 
 
 def tinyshakespeare(data_dir: str | None = None) -> Corpus:
-    """Tiny Shakespeare, 1,115,394 characters, from the first place that has it.
+    """Load Tiny Shakespeare, 1,115,394 characters, from the first place that has it.
 
     Raises:
         UserError: if a folder was given that does not exist, or a file there is something else.
         Unavailable: if no place has it and it cannot be downloaded.
     """
-    if data_dir is not None and not Path(data_dir).is_dir():
-        raise UserError(f"no data folder {data_dir!r}: give an existing one as --data.data_dir")
-    folders = [Path(folder) for folder in (data_dir, os.environ.get("ZOO_DATA")) if folder] + [
-        cache()
-    ]
-    for path in (
-        folder / name
-        for folder in folders
-        for name in ("tinyshakespeare/input.txt", "tinyshakespeare.txt")
-    ):
-        if path.is_file():
-            found = Corpus("tinyshakespeare", read_text(path))
-            if found.sha256 != TINYSHAKESPEARE_SHA256:
+    for folder, name in product((*data_folders(data_dir), cache()), TINYSHAKESPEARE_FILES):
+        if (path := folder / name).is_file():
+            corpus = Corpus("tinyshakespeare", read_text(path))
+            if corpus.sha256 != TINYSHAKESPEARE_SHA256:
                 raise UserError(
-                    f"'{path}' is not Tiny Shakespeare: its sha256 is {found.sha256[:12]}..., remove it"
+                    f"'{path}' is not Tiny Shakespeare: its sha256 is {corpus.sha256[:12]}..., "
+                    "remove it"
                 )
-            return found
+            return corpus
     data = download(TINYSHAKESPEARE_URL)
     if hashlib.sha256(data).hexdigest() != TINYSHAKESPEARE_SHA256:
         raise Unavailable(f"what {TINYSHAKESPEARE_URL} sends is not Tiny Shakespeare")
@@ -112,7 +113,7 @@ def tinyshakespeare(data_dir: str | None = None) -> Corpus:
 
 
 def download(url: str, start_seconds: float = START_SECONDS) -> bytes:
-    """The bytes behind a URL.
+    """Return the bytes behind a URL.
 
     In a thread of its own, because a name look-up obeys no time-out.
 
@@ -136,25 +137,30 @@ def download(url: str, start_seconds: float = START_SECONDS) -> bytes:
     thread.start()
     if not started.wait(start_seconds):
         raise Unavailable(
-            f"Tiny Shakespeare is not here, and its download did not start within {start_seconds:.0f} s"
+            "Tiny Shakespeare is not here, and its download did not start within "
+            f"{start_seconds:.0f} s"
         )
     thread.join(timeout=600)
     if "data" not in result:
         raise Unavailable(
-            f"Tiny Shakespeare is not here, and its download failed ({result.get('error', 'too slow')})"
+            "Tiny Shakespeare is not here, and its download failed "
+            f"({result.get('error', 'too slow')})"
         )
     return result["data"]
 
 
 def pydoc() -> Corpus:
-    """The help topics that every CPython carries, about 470,000 characters; they differ between Python versions."""
+    """Return the help topics that every CPython carries, about 470,000 characters.
+
+    They differ between Python versions.
+    """
     from pydoc_data.topics import topics
 
     return Corpus("pydoc", "\n\n".join(topics[key] for key in sorted(topics)))
 
 
 def from_file(path: Path) -> Corpus:
-    """A UTF-8 text file, called by its stem.
+    """Read a UTF-8 text file as a corpus called by its stem.
 
     Raises:
         UserError: if it is missing, unreadable, empty or binary.
@@ -167,7 +173,7 @@ def from_file(path: Path) -> Corpus:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, line ends kept, without a byte-order mark.
+    """Read the text of a file, with its line ends and without a byte-order mark.
 
     Raises:
         UserError: if it is unreadable, empty, too large or not UTF-8 text.
@@ -182,7 +188,7 @@ def read_text(path: Path) -> str:
 
 
 def decoded(content: bytes, name: str) -> str:
-    """The text that bytes stand for.
+    """Return the text that bytes stand for.
 
     Raises:
         UserError: if there are none, more than `LARGEST`, or they are not UTF-8 text; `name` is
@@ -190,16 +196,11 @@ def decoded(content: bytes, name: str) -> str:
     """
     if len(content) > LARGEST:
         raise UserError(f"corpus {name} has more than {LARGEST:,} bytes: give a shorter text")
-    for mark, encoding in (
-        (b"\xff\xfe\0\0", "UTF-32"),
-        (b"\0\0\xfe\xff", "UTF-32"),
-        (b"\xff\xfe", "UTF-16"),
-        (b"\xfe\xff", "UTF-16"),
-    ):
+    for mark, encoding in MARKS.items():
         if content.startswith(mark):
             raise UserError(
-                f"corpus {name} is {encoding}, not UTF-8 text: convert it, as with iconv -f {encoding} "
-                "-t UTF-8"
+                f"corpus {name} is {encoding}, not UTF-8 text: convert it, as with iconv -f "
+                f"{encoding} -t UTF-8"
             )
     try:
         text = content.decode("utf-8-sig")
@@ -217,8 +218,10 @@ def decoded(content: bytes, name: str) -> str:
 # ---- Texts that are sent -------------------------------------------------------------------------
 
 
-def kept(words: Sequence[str]) -> list[str]:
-    """A command line in which a corpus that is sent stands as a file: one from a pipe, or `-` for standard input.
+def kept(argv: Sequence[str]) -> list[str]:
+    """Return a command line in which a corpus that is sent stands as a file.
+
+    It may come from a pipe, or from standard input as `-`.
 
     It can be read once only, while processes that are started for other ranks, and a run that goes
     on, read it again. So it is kept in the user's cache, called by its hash. What a config names is
@@ -227,20 +230,20 @@ def kept(words: Sequence[str]) -> list[str]:
     Raises:
         UserError: if it is no text, or cannot be kept.
     """
-    found: list[str] = []
-    for i, word in enumerate(words):
+    with_files: list[str] = []
+    for i, word in enumerate(argv):
         option, equals, value = word.partition("=")
-        if i > 0 and words[i - 1] in OPTIONS:
-            found.append(_kept(word))
+        if i > 0 and argv[i - 1] in OPTIONS:
+            with_files.append(_kept(word))
         elif option in OPTIONS and equals:
-            found.append(f"{option}={_kept(value)}")
+            with_files.append(f"{option}={_kept(value)}")
         else:
-            found.append(word)
-    return found
+            with_files.append(word)
+    return with_files
 
 
 def _kept(corpus: str) -> str:
-    """The file that a corpus is kept in, if it is sent; else the same."""
+    """Return the file that a corpus is kept in, if it is sent; else the corpus."""
     if corpus != "-" and not _is_pipe(corpus):
         return corpus
     name = "from standard input" if corpus == "-" else f"'{corpus}'"

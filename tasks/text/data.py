@@ -1,4 +1,4 @@
-"""One text as training windows and as validation windows; what its ids are is left to the subclass."""
+"""One text as windows for training and validation; what its ids are is left to the subclass."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -10,12 +10,12 @@ from torch.utils.data import DataLoader
 from tasks.text.corpus import Corpus, load_corpus
 from tasks.text.windows import WindowLoader, numbered, scored_once
 from zoo.errors import UserError
-from zoo.training.loader import LARGEST_BATCH, LONGEST, StepLoader, check_size
+from zoo.training.data import LARGEST_BATCH, LONGEST, StepLoader, check_size
 from zoo.training.module import ZooData
 
 
 class TextData(ZooData, ABC):
-    """A text, of which the first 90 % of the characters are for training, and the last for validation and testing.
+    """A text, the first 90 % of its characters for training, the rest for validation and testing.
 
     A subclass defines `encode`, and calls its ids something in `unit`.
 
@@ -53,7 +53,7 @@ class TextData(ZooData, ABC):
 
     @abstractmethod
     def encode(self, text: str) -> tuple[Tensor, Tensor]:
-        """The ids of a text, int32, and how many characters each stands for; (ids,) both."""
+        """Return the ids of a text, int32, and how many characters each stands for; (ids,) both."""
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -62,12 +62,12 @@ class TextData(ZooData, ABC):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """What the corpus is called."""
+        """The name of the corpus."""
         return self.corpus.name
 
     @cached_property
     def encoded(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """`encode` of the training text and of the validation text.
+        """What `encode` returns of the training text and of the validation text.
 
         Raises:
             UserError: if there are fewer than ten windows in both.
@@ -78,17 +78,17 @@ class TextData(ZooData, ABC):
         have, need = len(train[0]) + len(val[0]), 10 * (self.block_size + 1)
         if have < need or len(train[0]) <= self.block_size or not len(val[0]):
             raise UserError(
-                f"corpus {self.name!r} is too short: {have} {self.unit}, and windows of {self.block_size} need {need}; "
-                "give a longer text or a smaller --data.block_size"
+                f"corpus {self.name!r} is too short: {have} {self.unit}, and windows of "
+                f"{self.block_size} need {need}; give a longer text or a smaller --data.block_size"
             )
         return train, val
 
     def headline(self) -> str:
-        """The corpus and the start of its hash."""
+        """Return the corpus and the start of its hash."""
         return f"{self.name} (sha256 {self.corpus.sha256[:12]})"
 
     def facts(self) -> dict[str, object]:
-        """The corpus and its hash, sizes and the windows."""
+        """Return the corpus and its hash, sizes and the windows."""
         (train, _), (val, _) = self.encoded
         return {
             "corpus": self.name,
@@ -101,26 +101,29 @@ class TextData(ZooData, ABC):
         }
 
     def identity(self) -> dict[str, object]:
-        """The hash of the text, wherever it lies and whatever it is called."""
+        """Return the hash of the text, wherever it lies and whatever it is called."""
         return {"corpus_sha256": self.corpus.sha256, "characters": len(self.corpus.text)}
 
     def epoch_steps(self, global_batch: int) -> int:
-        """Windows that do not overlap, over windows of a step."""
+        """Return the number of windows that do not overlap over the windows of a step."""
         (train, _), _ = self.encoded
         return max(1, len(train) // (global_batch * self.block_size))
 
     def settings(self) -> dict[str, object]:
-        """The corpus that was had, if it is not the one that was asked for."""
+        """Return the corpus that was had, if it is not the one that was asked for."""
         return {"corpus": self.fallback} if self.corpus.instead_of else {}
 
     def setup(self, stage: str) -> None:
-        """Encode the text before anything is written; say it if it is not the one that was asked for."""
+        """Encode the text before anything is written, and warn if it is not what was asked for."""
         _ = self.encoded
         if self.corpus.instead_of:
             warnings.warn(self.corpus.instead_of, stacklevel=2)
 
     def train_dataloader(self) -> StepLoader:
-        """As many batches as the trainer has steps; without a number of steps, one pass' worth of ids."""
+        """Load as many batches as the trainer has steps.
+
+        Without a number of steps it is one pass' worth of ids.
+        """
         trainer = self.trainer
         assert trainer is not None
         ids, _ = self.encoded[0]
@@ -134,18 +137,18 @@ class TextData(ZooData, ABC):
         )
 
     def val_dataloader(self) -> DataLoader:
-        """Every id of the last tenth, once; ranks take turns."""
+        """Load every id of the last tenth once; ranks take turns."""
         rank, world = self.rank_and_world()
         (before, _), (ids, characters) = self.encoded
         windows = scored_once(before, ids, characters, self.block_size, rank, world)
         return DataLoader(windows, batch_size=self.batch_size)  # type: ignore[arg-type]
 
     def test_dataloader(self) -> DataLoader:
-        """The validation text: the corpus has no third split."""
+        """Load the validation text: the corpus has no third split."""
         return self.val_dataloader()
 
     def predict_dataloader(self) -> DataLoader:
-        """The validation text, in windows that say which of its ids they score."""
+        """Load the validation text, in windows that say which of its ids they score."""
         rank, world = self.rank_and_world()
         (before, _), (ids, characters) = self.encoded
         windows = scored_once(before, ids, characters, self.block_size, rank, world)

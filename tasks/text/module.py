@@ -1,4 +1,4 @@
-"""The language model as a LightningModule, whatever the network and its ids: steps, score and sampling."""
+"""The language model as a LightningModule, whatever its network: steps, score and sampling."""
 
 import math
 from abc import ABC, abstractmethod
@@ -31,7 +31,7 @@ class LanguageScore(Metric):
         self.add_state("characters", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, targets: Tensor, characters: Tensor) -> None:
-        """Add (windows, time, ids) logits of (windows, time) targets that stand for as many characters."""
+        """Add a batch. Logits are (windows, time, ids), targets and characters (windows, time)."""
         self.nats += F.cross_entropy(
             logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum"
         )
@@ -39,7 +39,7 @@ class LanguageScore(Metric):
         self.characters += characters.sum()
 
     def compute(self) -> dict[str, Tensor]:
-        """By name."""
+        """Return the three by name."""
         loss = self.nats / self.ids
         return {
             "loss": loss,
@@ -60,11 +60,14 @@ class LanguageModel(ZooModule, ABC):
 
     @abstractmethod
     def forward(self, ids: Tensor) -> Tensor:
-        """(batch, time) ids to (batch, time, vocabulary) logits of the next id, time <= block_size."""
+        """Turn (batch, time) ids into (batch, time, vocabulary) logits of the next id.
+
+        time <= block_size.
+        """
 
     @abstractmethod
     def encode(self, text: str) -> Tensor:
-        """Text to (1, time) ids.
+        """Turn a text into (1, time) ids.
 
         Raises:
             UserError: for a text that has none.
@@ -72,10 +75,10 @@ class LanguageModel(ZooModule, ABC):
 
     @abstractmethod
     def decode(self, ids: Tensor) -> str:
-        """(time,) ids to text."""
+        """Turn (time,) ids into text."""
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Mean cross-entropy of the next id, in nats."""
+        """Return the mean cross-entropy of the next id, in nats."""
         inputs, targets = batch
         loss = F.cross_entropy(self(inputs).flatten(0, 1).float(), targets.flatten())
         self.log_loss(loss)
@@ -101,14 +104,13 @@ class LanguageModel(ZooModule, ABC):
     def _log_score(self, stage: str) -> None:
         values = {f"{stage}/{name}": value for name, value in self.score.compute().items()}
         self.score.reset()
-        self.log_dict(
-            values, sync_dist=True
-        )  # equal on every rank already, which Lightning cannot know
+        # Values are equal on every rank already, which Lightning cannot know.
+        self.log_dict(values, sync_dist=True)
 
     def predict_step(
         self, batch: tuple[Tensor, Tensor, Tensor, Tensor], batch_idx: int
     ) -> dict[str, Tensor]:
-        """What the network says of each id that is scored.
+        """Return what the network says of each id that is scored.
 
         Returns:
             `index`, its place in the validation text, counted in ids; `prediction`, the likeliest
@@ -119,21 +121,21 @@ class LanguageModel(ZooModule, ABC):
         logits = self(batch[0]).flatten(0, 1).float()  # (ids, vocabulary)
         scored = targets != IGNORE
         loss = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")
-        found = {
+        columns = {
             "index": places,
             "prediction": logits.argmax(-1),
             "label": targets,
             "loss": loss,
             "characters": characters,
         }
-        return {name: values[scored] for name, values in found.items()}
+        return {name: values[scored] for name, values in columns.items()}
 
     def prediction_columns(self, outputs: dict[str, Tensor]) -> dict[str, object]:
-        """The same, with ids as text."""
-        words = {
+        """Return what `predict_step` does, with ids as text."""
+        texts = {
             key: [self.decode(i) for i in outputs[key][:, None]] for key in ("prediction", "label")
         }
-        return {key: words.get(key, values) for key, values in outputs.items()}
+        return {key: texts.get(key, values) for key, values in outputs.items()}
 
     @torch.no_grad()
     def sample(
@@ -173,7 +175,7 @@ class LanguageModel(ZooModule, ABC):
         top_k: int | None = None,
         seed: int = 0,
     ) -> str:
-        """The prompt and `length` sampled ids more, as text.
+        """Return the prompt and `length` sampled ids more, as text.
 
         Raises:
             UserError: for a prompt that has no ids.

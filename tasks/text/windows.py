@@ -1,17 +1,17 @@
-"""Windows of a text: drawn by step for training; for validation, such that every id is scored once."""
+"""Windows of a text: drawn by step for training; in validation every id counts once."""
 
 import torch
 from torch import Tensor
 
 from zoo.bases.seeds import generator
-from zoo.training.loader import StepLoader
+from zoo.training.data import StepLoader
 
 IGNORE = -100
 """Target of a position that is not scored."""
 
 
 class WindowLoader(StepLoader):
-    """`steps` batches of windows an epoch, each a function of the seed and its number.
+    """A loader of `steps` batches of windows an epoch, each a function of the seed and its number.
 
     Yields (inputs, targets), int64 of shape (batch_size, block_size) each; of a step's `batch_size
     * world` windows, rank r takes every world-th from the r-th.
@@ -33,7 +33,7 @@ class WindowLoader(StepLoader):
         self.rank, self.world = rank, world
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Batch number `step`."""
+        """Draw batch number `step`."""
         last = len(self.ids) - self.block_size  # a window of block_size + 1 starts before it
         starts = torch.randint(
             last, (self.batch_size * self.world,), generator=generator(self.seed, "batch", step)
@@ -46,7 +46,9 @@ class WindowLoader(StepLoader):
 def scored_once(
     context: Tensor, ids: Tensor, characters: Tensor, block_size: int, rank: int = 0, world: int = 1
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Windows whose targets are every id exactly once: (inputs, targets, characters) of (block_size,) each.
+    """Cut windows whose targets are every id exactly once.
+
+    Each is (inputs, targets, characters), of (block_size,) each.
 
     The last id of `context` starts the first window. Positions past the end have target `IGNORE`
     and no characters; windows of nothing else fill up, so that every rank, which takes every
@@ -70,7 +72,10 @@ def scored_once(
 def numbered(
     windows: list[tuple[Tensor, Tensor, Tensor]], rank: int = 0, world: int = 1
 ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """The windows of `scored_once`, each with the places of its targets among all that are scored; (block_size,)."""
+    """Add to each window of `scored_once` the places of its targets among all that are scored.
+
+    Places are (block_size,).
+    """
     return [
         (*window, torch.arange(len(window[0])) + (rank + i * world) * len(window[0]))
         for i, window in enumerate(windows)

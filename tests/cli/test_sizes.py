@@ -284,7 +284,7 @@ def test_no_cache_is_no_reason_not_to_train(
 ) -> None:
     """But a text that is sent needs a place to stay."""
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr("tasks.cache.Path.home", nobody)
+    monkeypatch.setattr("tasks.folders.Path.home", nobody)
     fit(*small)
     refused(
         capsys,

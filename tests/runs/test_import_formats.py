@@ -312,7 +312,7 @@ def test_a_run_is_no_adapter_for_its_export_inside(backbones, place):
     assert peft.find(Path("run")) is None and peft.find(Path("run/export-peft")) == Path(
         "run/export-peft"
     )
-    assert read("run").path == "run" and read("run/export-peft").model == "bert"
+    assert read("run").path == "run" and read("run/export-peft").network == "bert"
 
 
 def test_randlora_is_analysed_as_a_run(backbones, place, capsys):

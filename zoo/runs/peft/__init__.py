@@ -1,4 +1,4 @@
-"""Adapters in the format of Hugging Face's peft, which itself is not needed: LoRA and RandLoRA, read and written.
+"""Adapters in the format of Hugging Face's peft, which is not needed: read and written.
 
 A folder holds `adapter_config.json` and `adapter_model.safetensors` or `adapter_model.bin`. What
 the LoRA authors' own loralib saves is read as well.

@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo.errors import UserError
 from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import LoRA
-from zoo.runs.peft.adapter import CONFIG, PREFIX, Factors, Update
+from zoo.runs.peft.adapter import CONFIG, PREFIX, Factors, Update, apart_from_bases, by_layer
 
 CHANGING = (
     "use_dora",
@@ -29,16 +29,17 @@ CHANGING = (
 )
 """Settings with which an update is no longer s B A."""
 PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
-"""Starts of the factors that leave the weights of the backbone as they are; MiCA's trains A alone."""
+"""Starts of the factors that leave the backbone's weights as they are; MiCA's trains A alone."""
 REPEATS = re.compile(r"\)[*+?{]|[*+}][*+{]|\\\d")
-"""What makes a search for a pattern take as long as whoever wrote it likes: groups that repeat, and references."""
+"""What lets whoever wrote a pattern choose how long a search for it takes: groups that repeat, and
+references."""
 
 
 # ---- Reading -------------------------------------------------------------------------------------
 
 
 def unsupported(config: dict[str, Any]) -> str | None:
-    """What of a config cannot be read."""
+    """Return what of a config cannot be read."""
     start = config.get("init_lora_weights")
     if (start.lower() if isinstance(start, str) else start) not in PLAIN_STARTS:
         return f"init_lora_weights {start!r}, which changes the backbone"
@@ -48,54 +49,51 @@ def unsupported(config: dict[str, Any]) -> str | None:
 def read(
     where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]
 ) -> tuple[dict[str, Update], dict[str, Tensor], dict[str, Tensor]]:
-    """Factors by layer, what else was trained, and base weights that were saved with an update.
+    """Read factors by layer, what else was trained, and base weights that are saved beside them.
 
     Raises:
         UserError: for what is no LoRA of linear layers, or damaged.
     """
-    found: dict[str, dict[str, Tensor]] = {}
-    saved: dict[str, Tensor] = {}
-    bases: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if match := re.fullmatch(r"(.+)\.lora_([AB])\.weight", name):
-            found.setdefault(match[1], {})[match[2]] = tensor
-        elif ".lora_" in name or name.startswith("lora_"):
+    layers, others = by_layer(tensors, r"(.+)\.lora_([AB])\.weight")
+    for name in others:
+        if ".lora_" in name or name.startswith("lora_"):
             raise UserError(
-                f"{where} has {name}, and only LoRA of linear layers can be read: merge it with peft "
-                "instead"
+                f"{where} has {name}, and only LoRA of linear layers can be read: merge it with "
+                "peft instead"
             )
-        elif match := re.fullmatch(r"(.+)\.base_layer\.(weight|bias)", name):
-            bases[f"{match[1]}.{match[2]}"] = tensor
-        else:
-            saved[name] = tensor
     updates: dict[str, Update] = {}
-    for layer, pair in found.items():
-        a, b = pair.get("A"), pair.get("B")
-        if (
-            a is None
-            or b is None
-            or a.ndim != 2
-            or b.ndim != 2
-            or a.shape[0] != b.shape[1]
-            or not b.numel()
-        ):
-            raise UserError(
-                f"{where}: {layer} has no matrices (r, in) and (out, r): use another one"
-            )
-        updates[layer] = Factors(a.float(), b.float(), _scale(config, layer, a.shape[0]))
-    return updates, saved, bases
+    for layer, parts in layers.items():
+        a, b = matrices(where, layer, parts)
+        if len(a) != b.shape[1]:
+            raise no_matrices(where, layer)
+        updates[layer] = Factors(a, b, _scale(config, layer, len(a)))
+    return updates, *apart_from_bases(others)
+
+
+def matrices(where: str, layer: str, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return A and B of a layer, float32; their ranks may differ.
+
+    Raises:
+        UserError: if one is missing, no matrix or empty.
+    """
+    a, b = parts.get("A"), parts.get("B")
+    if a is None or b is None or not a.ndim == b.ndim == 2 or not b.numel():
+        raise no_matrices(where, layer)
+    return a.float(), b.float()
+
+
+def no_matrices(where: str, layer: str) -> UserError:
+    """Return the error of a layer whose factors are damaged."""
+    return UserError(f"{where}: {layer} has no matrices (r, in) and (out, r): use another one")
 
 
 def _scale(config: dict[str, Any], layer: str, rank: int) -> float:
-    """lora_alpha / r, or lora_alpha / sqrt(r); patterns match the end of a layer's name."""
+    """Return lora_alpha / r, or lora_alpha / sqrt(r); patterns match the end of a layer's name."""
     alpha = config.get("lora_alpha", 8)
     try:
         for pattern, value in (config.get("alpha_pattern") or {}).items():
-            if (
-                len(pattern) > 200
-                or REPEATS.search(pattern)
-                or len(re.findall(r"[*+{]", pattern)) > 4
-            ):
+            quantifiers = len(re.findall(r"[*+{]", pattern))
+            if len(pattern) > 200 or REPEATS.search(pattern) or quantifiers > 4:
                 raise ValueError(pattern)
             if re.match(rf"(.*\.)?({pattern})$", layer):
                 alpha = value
@@ -115,14 +113,12 @@ def _scale(config: dict[str, Any], layer: str, rank: int) -> float:
 def write(
     layers: dict[str, ZooLinear], rank: int | None
 ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, float]]:
-    """The config, A and B of each layer, exact or truncated, and the errors (`lora_factors`)."""
+    """Return the config, A and B of each layer, exact or truncated, and errors (`lora_factors`)."""
     tensors, errors, ranks, alphas = {}, {}, {}, {}
     for name, layer in layers.items():
         factors, errors[name] = lora_factors(layer, rank)
-        tensors[f"{PREFIX}{name}.lora_A.weight"], tensors[f"{PREFIX}{name}.lora_B.weight"] = (
-            factors.A,
-            factors.B,
-        )
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = factors.A
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = factors.B
         ranks[name] = len(factors.A)
         alphas[name] = number(factors.scale * len(factors.A))
     r, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
@@ -142,17 +138,15 @@ def write(
 
 
 def _alone(name: str, names: Mapping[str, object]) -> str:
-    """A pattern that no other of these layers matches."""
-    return (
-        name
-        if sum(bool(re.match(rf"(.*\.)?({name})$", other)) for other in names) == 1
-        else f"^{re.escape(name)}"
-    )
+    """Return a pattern that no other of these layers matches."""
+    # peft takes a key for a pattern of the end of a name.
+    matched = [other for other in names if re.match(rf"(.*\.)?({name})$", other)]
+    return name if len(matched) == 1 else f"^{re.escape(name)}"
 
 
 @torch.no_grad()
 def lora_factors(layer: ZooLinear, rank: int | None = None) -> tuple[Factors, float]:
-    """The update of a layer as factors, and |dW - s B A|_F / |dW|_F.
+    """Return the update of a layer as factors, and |dW - s B A|_F / |dW|_F.
 
     LoRA's own if its rank is at most `rank`, else the truncated singular value decomposition
     (Eckart-Young), of rank 8 by default.
@@ -168,5 +162,5 @@ def lora_factors(layer: ZooLinear, rank: int | None = None) -> tuple[Factors, fl
 
 
 def number(value: float) -> float:
-    """A whole number as one: peft's own files have integers there."""
+    """Return a whole number as an integer: peft's own files have integers there."""
     return round(value) if value == round(value) else value

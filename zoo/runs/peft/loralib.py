@@ -1,60 +1,51 @@
-"""LoRA as its authors' loralib saves it: a state dict with `...query.lora_A` (r, in) and `...query.lora_B` (out, r).
+"""LoRA as its authors' loralib saves it: a state dict with `lora_A` (r, in) and `lora_B` (out, r).
 
 dW = alpha / r B A (arXiv 2106.09685). alpha stands in no file; what else was trained is there by
 its own name.
 """
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from zoo.errors import UserError
-from zoo.runs.peft.adapter import Adapter, Factors, Update
+from zoo.runs.peft.adapter import Adapter, Factors, Update, by_layer
+from zoo.runs.peft.lora import matrices
 
 
 def read(path: Path, tensors: Mapping[str, Tensor], alpha: float | None) -> Adapter:
-    """An adapter of linear layers.
+    """Read an adapter of linear layers.
 
     Args:
-        path: of the file, for messages.
-        tensors: by name.
-        alpha: it was trained with.
+        path: the file, for messages.
+        tensors: what it holds, by name.
+        alpha: what the adapter was trained with; a finite number other than 0.
 
     Raises:
         UserError: if there is no alpha, no layer, or one of another kind than `loralib.Linear`.
     """
-    found: dict[str, dict[str, Tensor]] = {}
-    saved = {}
-    for name, tensor in tensors.items():
-        if match := re.fullmatch(r"(.+)\.lora_([AB])", name):
-            found.setdefault(match[1], {})[match[2]] = tensor
-        else:
-            saved[name] = tensor
-    if not found:
+    layers, saved = by_layer(tensors, r"(.+)\.lora_([AB])")
+    if not layers:
         raise UserError(
-            f"'{path}' has no layers with lora_A and lora_B: give a peft adapter's folder, or a state dict "
-            "of loralib's"
+            f"'{path}' has no layers with lora_A and lora_B: give a peft adapter's folder, or a "
+            "state dict of loralib's"
         )
     if alpha is None:
         raise UserError(
-            f"'{path}' is a state dict of loralib's, which does not say alpha: give it as --alpha 16"
+            f"'{path}' is a state dict of loralib's, which does not say alpha: give it as --alpha "
+            "16"
         )
     if not math.isfinite(alpha) or alpha == 0:
         raise UserError(f"--alpha must be a finite number other than 0, got {alpha}")
     updates: dict[str, Update] = {}
-    for layer, pair in found.items():
-        a, b = pair.get("A"), pair.get("B")
-        if a is None or b is None or a.ndim != 2 or b.ndim != 2 or not b.numel():
+    for layer, parts in layers.items():
+        a, b = matrices(f"'{path}'", layer, parts)
+        if len(a) != b.shape[1]:
             raise UserError(
-                f"'{path}': {layer} has no matrices (r, in) and (out, r): use another one"
+                f"'{path}': {layer} is loralib's MergedLinear, several layers in one, and cannot "
+                "be read: merge it with loralib instead"
             )
-        if a.shape[0] != b.shape[1]:
-            raise UserError(
-                f"'{path}': {layer} is loralib's MergedLinear, several layers in one, and cannot be read: "
-                "merge it with loralib instead"
-            )
-        updates[layer] = Factors(a.float(), b.float(), alpha / len(a))
+        updates[layer] = Factors(a, b, alpha / len(a))
     return Adapter({}, updates, saved, {})

@@ -1,4 +1,4 @@
-"""Adapters read from a folder or a file: peft's LoRA and RandLoRA, and what the LoRA authors' loralib saves.
+"""Adapters read from a folder or a file: peft's LoRA and RandLoRA, and loralib's.
 
 Nothing in a file is executed: a config is JSON within bounds, tensors come from safetensors or from
 torch's format with `weights_only=True`, each no larger than what its file holds of it.
@@ -20,11 +20,13 @@ from zoo.training.checkpoint_files import read_file
 
 EXPECTED = f"give a folder with {CONFIG}"
 READERS = {"LORA": lora, "RANDLORA": randlora}
-"""By `peft_type`; each has `unsupported(config)` and `read(where, config, tensors)`."""
+"""Modules by `peft_type`; each has `unsupported(config)` and `read(where, config, tensors)`."""
 
 
 def find(path: Path) -> Path | None:
-    """The folder of a peft adapter that a path stands for: itself, that of its tensors, or the only one right inside.
+    """Return the folder of a peft adapter that a path stands for.
+
+    It is the path itself, the folder of its tensors, or the only one right inside.
 
     Raises:
         UserError: if there are several inside.
@@ -42,11 +44,11 @@ def find(path: Path) -> Path | None:
 
 
 def read(path: Path, alpha: float | None = None) -> Adapter:
-    """An adapter that peft wrote, or `write`; or a file of loralib's.
+    """Read an adapter that peft or zoo wrote, or a file of loralib's.
 
     Args:
-        path: of its folder, the folder around that, or a file of loralib's.
-        alpha: of a file of loralib's, which does not say it.
+        path: the adapter's folder, the folder around that, or a file of loralib's.
+        alpha: what a file of loralib's was trained with, which it does not say itself.
 
     Raises:
         UserError: if there is no adapter, a damaged one, or one whose update is of another kind.
@@ -58,12 +60,14 @@ def read(path: Path, alpha: float | None = None) -> Adapter:
         raise UserError(_nothing(path))
     if alpha is not None:
         raise UserError(
-            f"--alpha is for a file of loralib's; '{folder}' has a {CONFIG}, which says it: drop --alpha"
+            f"--alpha is for a file of loralib's; '{folder}' has a {CONFIG}, which says it: drop "
+            "--alpha"
         )
     file = next((folder / name for name in (TENSORS, BINARY) if (folder / name).is_file()), None)
     if file is None:
         raise UserError(
-            f"'{folder}' is no peft adapter: it has no {TENSORS} and no {BINARY}; {EXPECTED} and one"
+            f"'{folder}' is no peft adapter: it has no {TENSORS} and no {BINARY}; {EXPECTED} and "
+            "one"
         )
     config = read_json(folder / CONFIG)
     where = f"adapter '{folder}'"
@@ -80,7 +84,7 @@ def read(path: Path, alpha: float | None = None) -> Adapter:
 
 
 def checked(where: str, adapter: Adapter) -> Adapter:
-    """An adapter that has layers, and numbers in them.
+    """Return an adapter that is seen to have layers, and numbers in them.
 
     Raises:
         UserError: if it has not.
@@ -114,16 +118,19 @@ def _tensors(file: Path) -> dict[str, Tensor]:
 
 
 def _peft_names(where: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without what peft puts around the names of the backbone; what it keeps of a module beside its copy is dropped."""
-    found = {}
+    """Return tensors by the backbone's names, without what peft puts around these.
+
+    The module that peft keeps beside the copy that it trains is dropped.
+    """
+    by_name = {}
     for key, tensor in tensors.items():
         if ".original_module." in key:
             continue
         name = re.sub(r"\.modules_to_save(\.default)?\.", ".", key.removeprefix(PREFIX))
-        if name in found:
+        if name in by_name:
             raise UserError(f"{where} has {name} twice: use another one")
-        found[name] = tensor
-    return found
+        by_name[name] = tensor
+    return by_name
 
 
 def _is_run(path: Path) -> bool:
@@ -131,11 +138,14 @@ def _is_run(path: Path) -> bool:
 
 
 def _ours(path: Path) -> str:
-    return f"'{path}' is a run or adapter of zoo's, which needs no import: every command takes it as it is"
+    return (
+        f"'{path}' is a run or adapter of zoo's, which needs no import: "
+        "every command takes it as it is"
+    )
 
 
 def _nothing(path: Path) -> str:
-    """Why there is no adapter at a path."""
+    """Say why there is no adapter at a path."""
     if path.name in (TENSORS, BINARY) and path.is_file():
         return f"'{path.parent}' is no peft adapter: it has no {CONFIG}; {EXPECTED}"
     if not path.exists():

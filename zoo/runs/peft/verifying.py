@@ -18,9 +18,9 @@ from zoo.runs.peft.adapter import Factors, Update
 from zoo.runs.peft.reading import read
 
 TOLERANCE = 1e-5
-"""Of a number, by the largest of its tensor or 1."""
+"""How far a number may be off, relative to the largest of its tensor or 1."""
 TRUNCATED = 1e-4
-"""Of the relative error of a truncated update."""
+"""How far the relative error of a truncated update may be off."""
 
 
 def verify(
@@ -61,12 +61,10 @@ def verify(
             base = got.float().mT if turned else got.float()
             got = base + adapter.updates[owner].matrix(layer.parameterization.shape)
             want = layer.effective_weight().float()
-            norm = (want - base).norm()
-            if (
-                errors.get(owner, 0.0) > 0
-                and (got - want).norm() <= (errors[owner] + TRUNCATED) * norm
-            ):
-                continue
+            if (error := errors.get(owner, 0.0)) > 0:
+                truncation = (error + TRUNCATED) * (want - base).norm()
+                if (got - want).norm() <= truncation:
+                    continue
         if got.shape != want.shape:
             raise _refused(name, f"would be {tuple(got.shape)} in place of {tuple(want.shape)}")
         if not got.is_floating_point() or not want.numel():
@@ -80,7 +78,7 @@ def verify(
 
 
 def _base(layer: Any) -> Tensor:
-    """W0 as the plain layer had it."""
+    """Return W0 as the plain layer had it."""
     return layer.base.mT if is_conv1d(layer.replaced) else layer.base
 
 
@@ -89,18 +87,22 @@ def _refused(name: str, why: str) -> UserError:
 
 
 def _check_names(net: nn.Module, config: Mapping[str, Any], updates: Mapping[str, Update]) -> None:
-    """Raises UserError where peft would find other modules, or other ranks, by its patterns than were written."""
+    """Refuse patterns by which peft would find other modules, or other ranks.
+
+    Raises:
+        UserError: naming the first of them.
+    """
     targets, kept = config["target_modules"], config.get("modules_to_save") or []
     for name, _ in net.named_modules():
         if not name or ".parameterization" in name:
             continue
         excluded = any(re.match(rf"(^|.*\.){each}($|\..*)", name) for each in kept)
         if isinstance(targets, str):
-            found = re.fullmatch(targets, name) is not None
+            targeted = re.fullmatch(targets, name) is not None
         else:
-            found = name in targets or name.endswith(tuple(f".{each}" for each in targets))
-        if (found and not excluded) != (name in updates):
-            raise _refused(name, "would be " + ("updated" if found else "left alone"))
+            targeted = name in targets or name.endswith(tuple(f".{each}" for each in targets))
+        if (targeted and not excluded) != (name in updates):
+            raise _refused(name, "would be " + ("updated" if targeted else "left alone"))
     patterns = config.get("rank_pattern") or {}
     for name, update in updates.items():
         rank = next(

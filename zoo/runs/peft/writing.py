@@ -17,7 +17,7 @@ from zoo.runs.peft.adapter import CONFIG, PREFIX, TENSORS, same
 from zoo.runs.peft.verifying import verify
 
 HEADS = ("classifier", "score")
-"""Modules whose names end so are always stored whole for a sequence classifier, whatever the config says."""
+"""Ends of names that peft stores whole for any sequence classifier, whatever the config says."""
 
 
 @torch.no_grad()
@@ -28,7 +28,7 @@ def write(
     rank: int | None = None,
     backbone: Mapping[str, Tensor] | None = None,
 ) -> dict[str, float]:
-    """Write the updates of a network's layers, and what else of it is trained or drawn, as a peft adapter.
+    """Write the updates of a network's layers, and what else of it is trained or drawn, for peft.
 
     LoRA and RandLoRA become themselves; anything else, layers of RandLoRA that share no bases, and
     with `rank` any update of a higher rank becomes LoRA by truncated singular value decomposition.
@@ -54,10 +54,11 @@ def write(
     for name, layer in zoo_layers(net).items():
         if layer.base is None:
             raise UserError(
-                f"{name} has no frozen weight that a peft adapter could be added to: export --to dense"
+                f"{name} has no frozen weight that a peft adapter could be added to: export --to "
+                "dense"
             )
     always = HEADS if fields.get("task_type") == "SEQ_CLS" else ()
-    plain = plain_state(net)
+    plain = PlainState(net)
     saved = _matched(net, [*_saved(net, always, _changed(net, plain, backbone))], always)
     inside = tuple(f"{name}." for name in saved)
     layers = {
@@ -65,7 +66,8 @@ def write(
     }
     if not layers:
         raise UserError(
-            "no layer has an update alone: what is trained besides leaves no adapter; export --to dense"
+            "no layer has an update alone: what is trained besides leaves no adapter; export --to "
+            "dense"
         )
     if rank is None and randlora.shares_bases(layers):
         config, tensors = randlora.write(layers)
@@ -89,13 +91,11 @@ def write(
     return errors
 
 
-def plain_state(net: nn.Module) -> "Plain":
-    """The state dict of the network with plain layers, of which no more than one matrix is built at a time."""
-    return Plain(net)
+class PlainState(Mapping[str, Tensor]):
+    """The state dict that a network has with plain layers, as `zoo.layers.convert.merge` has it.
 
-
-class Plain(Mapping[str, Tensor]):
-    """The state dict that `zoo.layers.convert.merge` gives a network, built tensor by tensor when asked for."""
+    Each tensor is built when it is asked for, so that no two matrices are there at a time.
+    """
 
     def __init__(self, net: nn.Module) -> None:
         self.layers = zoo_layers(net)
@@ -119,8 +119,11 @@ class Plain(Mapping[str, Tensor]):
         return len(self.state)
 
 
-def _changed(net: nn.Module, plain: Plain, backbone: Mapping[str, Tensor] | None) -> set[str]:
-    """Names in the state dict of what is trained as it is, and of what the backbone lacks or has otherwise."""
+def _changed(net: nn.Module, plain: PlainState, backbone: Mapping[str, Tensor] | None) -> set[str]:
+    """Return names of what is trained as it is, and of what the backbone lacks or has otherwise.
+
+    They are those of the state dict.
+    """
     changed = {name for name, p in net.named_parameters(remove_duplicate=False) if p.requires_grad}
     if backbone is not None:
         for name, tensor in plain.state.items():
@@ -134,7 +137,7 @@ def _changed(net: nn.Module, plain: Plain, backbone: Mapping[str, Tensor] | None
 def _saved(
     module: nn.Module, always: tuple[str, ...], changed: set[str], prefix: str = ""
 ) -> Iterator[str]:
-    """The outermost modules with parameters or buffers of their own among `changed`; and those `always`."""
+    """Return the outermost modules with own parameters or buffers among `changed`; and `always`."""
     for name, child in module.named_children():
         where = f"{prefix}{name}."
         own = {
@@ -151,7 +154,9 @@ def _saved(
 
 
 def _matched(net: nn.Module, saved: list[str], always: tuple[str, ...]) -> list[str]:
-    """These modules and whatever else peft would store whole, because its name ends as one of theirs.
+    """Return these modules and whatever else peft would store whole.
+
+    A name that ends as one of theirs is enough for peft.
 
     Raises:
         UserError: if that is inside of one of them, which peft cannot store twice.
@@ -170,7 +175,10 @@ def _matched(net: nn.Module, saved: list[str], always: tuple[str, ...]) -> list[
 
 
 def _targets(net: nn.Module, layers: Iterable[str], saved: list[str]) -> list[str] | str:
-    """Names of the layers; as a pattern, where peft would take others for them, whose names end as theirs."""
+    """Return the names of the layers; as a pattern, where peft would take others for them.
+
+    Those are layers whose names end as theirs.
+    """
     layers = list(layers)
     inside = tuple(f"{name}." for name in saved)
     others = [
