@@ -221,5 +221,42 @@ def test_the_front_door_imports_nothing_heavy(words):
     assert os.times().children_user - start.children_user < 3  # it takes 0.05 s
 
 
+def at_once(path: Path) -> set[str]:
+    """What a module imports as it is imported: not in a function, nor for types alone."""
+    nodes = ast.parse(path.read_text()).body
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Try):
+            nodes += node.body
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+@pytest.mark.parametrize("package", ["pandas", "jinja2"])
+def test_commands_load_what_only_tables_and_pages_need_when_they_have_one(package):
+    """pandas takes a second to import, and neither need be there to train."""
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in FILES
+    }
+    commands = [
+        name for name in modules if re.match(r"zoo\.(cli|sweep|studies\.\w+\.command)", name)
+    ]
+    assert len(commands) > 20
+    seen, left = set(), [*commands, "zoo.__main__", "zoo.api", "tasks"]
+    while left:
+        name = left.pop()
+        if name in modules and name not in seen:
+            seen.add(name)
+            found = at_once(modules[name])
+            assert package not in {each.partition(".")[0] for each in found}, name
+            left += found
+    users = [path for path in FILES if package in {n.partition(".")[0] for n in at_once(path)}]
+    assert users and all(path.is_relative_to(ROOT / "zoo") for path in users)
+
+
 def test_files_stay_readable():
     assert {str(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 400} == {}

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Sequence
 
 from zoo.pages.table import Table
+from zoo.pages.texts import printable
 
 WIDTH = 80
 LEAST = 12
@@ -14,10 +15,7 @@ def table(shown: Table, gap: int = 2) -> list[str]:
     """Return the lines of a table, what stands below the first cell of a row under it."""
     left = sum(column.left for column in shown.columns)
     cells = [
-        [
-            "\n".join([row[0].text, *row[0].below]),
-            *(cell.text for cell in row[1:]),
-        ]
+        ["\n".join(map(printable, (row[0].text, *row[0].below))), *(cell.text for cell in row[1:])]
         for row in shown.rows
     ]
     return aligned([[column.header for column in shown.columns], *cells], left, gap)

@@ -173,13 +173,14 @@ def test_an_untrained_run_has_no_update(place, tune, capsys):
     refused(capsys, ["analyze", "runs/still/version_0"], "no update to analyse", "was not trained")
 
 
-def test_a_missing_library_is_named(pair, capsys, monkeypatch):
+@pytest.mark.parametrize("library", ["scipy", "matplotlib", "pandas", "jinja2"])
+def test_a_missing_library_is_named(pair, capsys, monkeypatch, library):
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "scipy" else real(name)
+        importlib.util, "find_spec", lambda name: None if name == library else real(name)
     )
     for command in (["analyze", *pair], ["mask", "after"]):
-        refused(capsys, command, "scipy", 'pip install -e ".[lab]"')
+        refused(capsys, command, library, 'pip install -e ".[lab]"')
 
 
 @pytest.mark.usefixtures("undrawn")
