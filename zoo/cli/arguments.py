@@ -14,10 +14,6 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_ori
 from zoo.errors import did_you_mean
 from zoo.files.trust import HELP, OPTION, Trust
 
-TRUST: dict[str, dict[str, Any]] = {
-    OPTION: {"action": "append", "default": [], "metavar": "NAME", "help": HELP}
-}
-"""The option of commands that read what others wrote."""
 Result = TypeVar("Result")
 
 
@@ -68,7 +64,7 @@ def call(
     )
     for name, parameter in inspect.signature(function).parameters.items():
         if hints[name] is Trust:
-            parser.add_argument(OPTION, **TRUST[OPTION])
+            parser.add_argument(OPTION, action="append", metavar="NAME", help=HELP)
         elif name not in more:
             said = " ".join(about[name].split()).removesuffix(".").replace("%", "%%")
             is_option = parameter.kind is parameter.KEYWORD_ONLY
@@ -105,13 +101,3 @@ def _kind(hint: Any, parameter: inspect.Parameter) -> dict[str, Any]:
         several = {"nargs": "+"} if get_args(hint) != (str,) or "dest" not in found else {}
         return found | several | ({"action": "append"} if "dest" in found else {})
     return found if hint is str else found | {"type": hint}
-
-
-def parse(
-    command: str, description: str, argv: list[str], options: dict[str, dict[str, Any]]
-) -> argparse.Namespace:
-    """Parse the words after `zoo <command>`; `options` are argparse's, by name."""
-    parser = OneLineParser(prog=f"zoo {command}", description=description, allow_abbrev=False)
-    for name, settings in options.items():
-        parser.add_argument(name, **settings)
-    return parser.parse_intermixed_args(argv[1:])  # RUN --null 5 RUN

@@ -10,28 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.cli.arguments import TRUST
 from zoo.errors import UserError, did_you_mean
 from zoo.files.access import check_new, read_json, remove_left
 
 if TYPE_CHECKING:
     from zoo.runs.updates import Source
 
-SHARED: dict[str, dict[str, Any]] = {
-    "--transform": {
-        "default": "dct",
-        "metavar": "NAMES",
-        "help": "some of dct,fourier,hadamard,haar,random,hartley; by default dct",
-    },
-    "--backbone": {
-        "default": None,
-        "metavar": "FOLDER",
-        "help": "where the pretrained network is now, if moved",
-    },
-    "--force": {"action": "store_true", "help": "replace an earlier report in --out"},
-    **TRUST,
-}
-"""Options of both."""
 SMALL = 8
 LAB = ("scipy", "matplotlib", "pandas", "jinja2")
 """Packages of the extra `lab`."""

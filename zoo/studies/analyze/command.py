@@ -3,14 +3,13 @@
 import re
 import textwrap
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from zoo.cli.arguments import parse
+from zoo.cli.arguments import call
 from zoo.errors import UserError
 from zoo.files.trust import NOBODY, Trust
 from zoo.pages.texts import lines as printable_lines
 from zoo.studies.terminal import (
-    SHARED,
     Bar,
     check_out,
     facts,
@@ -20,37 +19,6 @@ from zoo.studies.terminal import (
     words,
 )
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "runs": {
-        "nargs": "+",
-        "metavar": "RUN_OR_ADAPTER",
-        "help": "a run's folder, a checkpoint, an adapter.safetensors "
-        "or a peft adapter; with --before any checkpoint",
-    },
-    "--before": {
-        "default": None,
-        "metavar": "CHECKPOINT",
-        "help": "what it was before training: dW is the difference",
-    },
-    "--layers": {
-        "default": None,
-        "metavar": "GLOBS",
-        "help": "as in query,value; by default all that have an update",
-    },
-    "--null": {
-        "type": int,
-        "default": 20,
-        "metavar": "N",
-        "help": "draws of each null; by default 20",
-    },
-    **SHARED,
-    "--out": {
-        "default": None,
-        "metavar": "DIR",
-        "help": "a new folder for analysis.json, analysis.html and figures",
-    },
-}
-
 LEGEND = """k90: share of the coefficients, largest first, that holds 90 % of the energy.
 low 25 %: share of the energy in the lowest quarter of the frequencies.
 null: the same singular values in random directions; z, p: the distance to it."""
@@ -58,24 +26,37 @@ null: the same singular values in random directions; z, p: the distance to it.""
 
 def main(argv: list[str]) -> int:
     """Print the analysis, and write it if asked to."""
-    options = vars(parse("analyze", __doc__ or "", argv, OPTIONS)) | {"trust": Trust.of(argv)}
-    print(printable_lines(analyze(argv=argv[1:], **options)))
+    print(printable_lines(call(analyze, argv, argv=argv[1:])))
     return 0
 
 
 def analyze(
-    runs: list[str],
-    before: str | None,
-    transform: str,
-    null: int,
-    layers: str | None,
-    backbone: str | None,
-    out: str | None,
-    force: bool,
-    argv: list[str],
+    runs: Annotated[list[str], "RUN_OR_ADAPTER"],
+    *,
+    before: Annotated[str | None, "CHECKPOINT"] = None,
+    layers: Annotated[str | None, "GLOBS"] = None,
+    null: Annotated[int, "N"] = 20,
+    transform: Annotated[str, "NAMES"] = "dct",
+    backbone: Annotated[str | None, "FOLDER"] = None,
+    force: bool = False,
     trust: Trust = NOBODY,
+    out: Annotated[str | None, "DIR"] = None,
+    argv: list[str],
 ) -> str:
-    """Analyse and write; what is to be printed.
+    """Analyse updates, and write a report if asked to; returns what is to be printed.
+
+    Args:
+        runs: a run's folder, a checkpoint, an adapter.safetensors or a peft adapter; with --before
+            any checkpoint.
+        before: what it was before training: dW is the difference.
+        layers: as in query,value; by default all that have an update.
+        null: draws of each null; by default 20.
+        transform: some of dct,fourier,hadamard,haar,random; by default dct.
+        backbone: where the pretrained network is now, if moved.
+        force: replace an earlier report in --out.
+        trust: which classes besides zoo's own the runs may name.
+        out: a new folder for analysis.json, analysis.html and figures.
+        argv: the words of the command line after `zoo analyze`.
 
     Raises:
         UserError: for an option out of range, a folder that holds something, or nothing to analyse.

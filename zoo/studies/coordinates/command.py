@@ -11,9 +11,9 @@ import math
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from zoo.cli.arguments import parse
+from zoo.cli.arguments import call
 from zoo.errors import UserError
 from zoo.files.access import new_folder, write_text
 from zoo.studies.terminal import (
@@ -29,51 +29,6 @@ from zoo.studies.terminal import (
 
 NAMES, WIDTHS, DEPTHS = "Dense,DCT,RandomOrthonormal,LoRA", "64,128,256,512,1024", "2,4,8,12"
 SIZES = "64,128,256,512,1024,2048,4096"
-OPTIONS: dict[str, dict[str, Any]] = {
-    "--config": {
-        "default": "char_lm.yaml",
-        "metavar": "FILE",
-        "help": "the network and its data; by default char_lm.yaml",
-    },
-    "--parameterization": {"default": NAMES, "metavar": "NAMES", "help": f"by default {NAMES}"},
-    "--ratio": {
-        "type": float,
-        "default": 0.1,
-        "metavar": "R",
-        "help": "share of the weights that is trained, of those that take it; by default 0.1",
-    },
-    "--lr": {
-        "type": float,
-        "default": None,
-        "metavar": "LR",
-        "help": "of every step; by default a tenth of the config's",
-    },
-    "--widths": {"default": WIDTHS, "metavar": "NUMBERS", "help": f"by default {WIDTHS}"},
-    "--depths": {
-        "default": DEPTHS,
-        "metavar": "NUMBERS",
-        "help": f"numbers of blocks; by default {DEPTHS}",
-    },
-    "--steps": {"type": int, "default": 4, "metavar": "N", "help": "of training; by default 4"},
-    "--seeds": {
-        "type": int,
-        "default": 1,
-        "metavar": "N",
-        "help": "that means are taken over; by default 1",
-    },
-    "--sizes": {
-        "default": SIZES,
-        "metavar": "NUMBERS",
-        "help": "of the square matrices that are rebuilt in float32 "
-        f"and bfloat16; by default {SIZES}",
-    },
-    "--out": {
-        "default": None,
-        "metavar": "DIR",
-        "help": "a new folder for coordinates.json, .csv and .html, rebuild.csv and figures",
-    },
-    "--force": {"action": "store_true", "help": "replace an earlier report in --out"},
-}
 GROUPS = ("--model.", "--data.", "--trainer.")
 OWN = {
     "--trainer.max_steps": "--steps",
@@ -93,28 +48,44 @@ those of nothing."""
 
 def main(argv: list[str]) -> int:
     """Print exponents and errors, and write them if asked to."""
-    own, passed = split(argv, GROUPS)
-    options = vars(parse("coordinates", __doc__ or "", own, OPTIONS))
-    print(coordinates(argv=argv[1:], passed=passed, **options))
+    own, passed = split(argv[1:], GROUPS)
+    print(call(coordinates, argv, own=own, passed=passed, argv=argv[1:]))
     return 0
 
 
 def coordinates(
-    config: str,
-    parameterization: str,
-    ratio: float,
-    lr: float | None,
-    widths: str,
-    depths: str,
-    steps: int,
-    seeds: int,
-    sizes: str,
-    out: str | None,
-    force: bool,
+    *,
+    config: Annotated[str, "FILE"] = "char_lm.yaml",
+    parameterization: Annotated[str, "NAMES"] = NAMES,
+    ratio: Annotated[float, "R"] = 0.1,
+    lr: Annotated[float | None, "LR"] = None,
+    widths: Annotated[str, "NUMBERS"] = WIDTHS,
+    depths: Annotated[str, "NUMBERS"] = DEPTHS,
+    steps: Annotated[int, "N"] = 4,
+    seeds: Annotated[int, "N"] = 1,
+    sizes: Annotated[str, "NUMBERS"] = SIZES,
+    out: Annotated[str | None, "DIR"] = None,
+    force: bool = False,
     passed: list[str],
     argv: list[str],
 ) -> str:
-    """Train, rebuild and write; what is to be printed.
+    """Train, rebuild, and write a report if asked to; returns what is to be printed.
+
+    Args:
+        config: the network and its data; by default char_lm.yaml.
+        parameterization: by default Dense,DCT,RandomOrthonormal,LoRA.
+        ratio: share of the weights that is trained, of those that take it; by default 0.1.
+        lr: of every step; by default a tenth of the config's.
+        widths: by default 64,128,256,512,1024.
+        depths: numbers of blocks; by default 2,4,8,12.
+        steps: of training; by default 4.
+        seeds: that means are taken over; by default 1.
+        sizes: of the square matrices that are rebuilt in float32 and bfloat16; by default
+            64,128,256,512,1024,2048,4096.
+        out: a new folder for coordinates.json, .csv and .html, rebuild.csv and figures.
+        force: replace an earlier report in --out.
+        passed: options of `zoo fit`.
+        argv: the words of the command line after `zoo coordinates`.
 
     Raises:
         UserError: for an option out of range, a parameterization or task that will not do, or a

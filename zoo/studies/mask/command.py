@@ -7,15 +7,14 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from zoo.cli.arguments import parse
+from zoo.cli.arguments import call
 from zoo.errors import UserError
 from zoo.files.trust import NOBODY, Trust
 from zoo.pages.texts import lines as printable_lines
 from zoo.studies.terminal import (
     JOURNAL,
-    SHARED,
     Bar,
     check_out,
     facts,
@@ -30,61 +29,47 @@ if TYPE_CHECKING:
     from zoo.training.module import ZooModule
 
 BUDGETS, ORDERS = "1,2,5,10,25,50,75,100", "magnitude,frequency,random"
-OPTIONS: dict[str, dict[str, Any]] = {
-    "runs": {
-        "nargs": "+",
-        "metavar": "RUN",
-        "help": "a run's folder, a checkpoint in one, or an adapter.safetensors",
-    },
-    "--budgets": {
-        "default": BUDGETS,
-        "metavar": "PERCENTS",
-        "help": f"kept, in (0, 100]; by default {BUDGETS}",
-    },
-    "--order": {
-        "default": ORDERS,
-        "metavar": "NAMES",
-        "help": "which are kept: the largest, those of the lowest "
-        f"frequencies, some at random; by default {ORDERS}",
-    },
-    "--draws": {"type": int, "default": 3, "metavar": "N", "help": "of random masks; by default 3"},
-    **SHARED,
-    "--out": {
-        "default": None,
-        "metavar": "DIR",
-        "help": "a new folder for mask.json, mask.html and figures; the same "
-        "one again goes on after an interruption",
-    },
-    "--save": {
-        "action": "store_true",
-        "help": "write each masked run to --out too, as a file taken like a run",
-    },
-}
 
 
 def main(argv: list[str]) -> int:
     """Print the scores, and write them if asked to."""
-    own, data = split(argv, ("--data.",))
-    options = vars(parse("mask", __doc__ or "", own, OPTIONS)) | {"trust": Trust.of(argv)}
-    print(printable_lines(mask(argv=argv[1:], data=data, **options)))
+    own, data = split(argv[1:], ("--data.",))
+    print(printable_lines(call(mask, argv, own=own, data=data, argv=argv[1:])))
     return 0
 
 
 def mask(
-    runs: list[str],
-    budgets: str,
-    order: str,
-    transform: str,
-    draws: int,
-    backbone: str | None,
-    out: str | None,
-    save: bool,
-    force: bool,
+    runs: Annotated[list[str], "RUN"],
+    *,
+    budgets: Annotated[str, "PERCENTS"] = BUDGETS,
+    order: Annotated[str, "NAMES"] = ORDERS,
+    draws: Annotated[int, "N"] = 3,
+    transform: Annotated[str, "NAMES"] = "dct",
+    backbone: Annotated[str | None, "FOLDER"] = None,
+    force: bool = False,
+    trust: Trust = NOBODY,
+    out: Annotated[str | None, "DIR"] = None,
+    save: bool = False,
     data: list[str],
     argv: list[str],
-    trust: Trust = NOBODY,
 ) -> str:
-    """Evaluate and write; what is to be printed.
+    """Evaluate masked runs, and write a report if asked to; returns what is to be printed.
+
+    Args:
+        runs: a run's folder, a checkpoint in one, or an adapter.safetensors.
+        budgets: kept, in (0, 100]; by default 1,2,5,10,25,50,75,100.
+        order: which are kept: the largest, those of the lowest frequencies, some at random; by
+            default magnitude,frequency,random.
+        draws: of random masks; by default 3.
+        transform: some of dct,fourier,hadamard,haar,random; by default dct.
+        backbone: where the pretrained network is now, if moved.
+        force: replace an earlier report in --out.
+        trust: which classes besides zoo's own the runs may name.
+        out: a new folder for mask.json, mask.html and figures; the same one again goes on after an
+            interruption.
+        save: write each masked run to --out too, as a file taken like a run.
+        data: options of the data, as `zoo fit` takes them.
+        argv: the words of the command line after `zoo mask`.
 
     Raises:
         UserError: for an option out of range, a folder that holds something, or a run that cannot
