@@ -16,9 +16,10 @@ MOVED = {
     "frequencies": "bases",
     "lab": "studies, and what reads a run in zoo.runs",
     "linear": "layers.linear",
-    "loader": "training.loader",
+    "loader": "training.data",
     "module": "training.module",
     "optimizers": "training.optimizers",
+    "training.loader": "training.data",
     **{
         f"parameterizations.{name}": "parameterizations"
         for name in (

@@ -1,4 +1,4 @@
-"""How a task is optimized: settings, schedule, parameter groups by rate and decay, and the optimizer of them."""
+"""Optimizers: their settings, schedule, and parameter groups by rate and decay."""
 
 import dataclasses
 import math
@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from zoo.errors import UserError
 from zoo.layers.convert import is_linear, zoo_layers
@@ -58,11 +59,15 @@ class OptimizerConfig:
             raise UserError(f"optimizer.clip must be above 0 and finite, or null, got {self.clip}")
 
     def warmup_steps(self, steps: int) -> int:
-        """Of a run of `steps`."""
+        """Return the steps of warm-up in a run of `steps`."""
         return round(self.warmup * steps if self.warmup < 1 else self.warmup)
 
+    def share(self, step: int, steps: int) -> float:
+        """Return the learning rate's share of its peak at a step of a run of `steps`."""
+        return warmup_cosine(step, steps, self.warmup_steps(steps), self.final_lr)
+
     def settings(self) -> dict[str, object]:
-        """Those that matter to this optimizer, by name."""
+        """Return the settings that matter to this optimizer, by name."""
         settings = dataclasses.asdict(self)
         if self.name == "adamw":
             del settings["momentum"]
@@ -70,7 +75,10 @@ class OptimizerConfig:
 
 
 def warmup_cosine(step: int, steps: int, warmup: int, final: float) -> float:
-    """The learning rate's share of its peak: (step + 1) / warmup rising, then a half cosine from 1 to `final`."""
+    """Return the learning rate's share of its peak.
+
+    It rises as (step + 1) / warmup, then falls from 1 to `final` as a half cosine.
+    """
     if step < warmup:
         return (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
@@ -84,7 +92,7 @@ def parameter_groups(
     own: Mapping[nn.Parameter, float] | None = None,
     muon: Mapping[nn.Parameter, Subspace] | None = None,
 ) -> list[dict[str, Any]]:
-    """Trained parameters by learning rate and decay.
+    """Group trained parameters by learning rate and decay.
 
     Decided by the module that owns a parameter, not by its number of dimensions: coefficients and
     the weights of linear layers decay; biases, norms and embeddings do not. AdamW multiplies W by 1
@@ -121,7 +129,7 @@ def parameter_groups(
 
 
 def muon_subspaces(model: nn.Module) -> dict[nn.Parameter, Subspace]:
-    """Coefficients that Muon can train, and what they are of."""
+    """Find the coefficients that Muon can train, and their maps."""
     maps = [layer.parameterization for layer in zoo_layers(model).values()]
     return {
         space.coef: space
@@ -133,7 +141,7 @@ def muon_subspaces(model: nn.Module) -> dict[nn.Parameter, Subspace]:
 def groups_of(
     model: nn.Module, config: OptimizerConfig, own: Mapping[nn.Parameter, float] | None = None
 ) -> list[dict[str, Any]]:
-    """The parameter groups of a network, as its optimizer has them."""
+    """Make the parameter groups of a network, as its optimizer has them."""
     muon = muon_subspaces(model) if config.name == "muon" else None
     return parameter_groups(model, config.lr, config.weight_decay, own, muon)
 
@@ -144,13 +152,13 @@ def build(
     own: Mapping[nn.Parameter, float] | None = None,
     fused: bool = True,
 ) -> torch.optim.AdamW:
-    """The optimizer of a network.
+    """Make the optimizer of a network.
 
     Args:
-        model: whose trained parameters it moves.
-        config: the settings.
-        own: rates of parameters that are not trained at the config's.
-        fused: AdamW in one kernel.
+        model: the network whose trained parameters it moves.
+        config: its settings.
+        own: peak rates of parameters that are not trained at the config's.
+        fused: whether AdamW runs in one kernel.
 
     Raises:
         UserError: for Muon on a network that has neither dense nor orthonormal coefficients.
@@ -168,3 +176,31 @@ def build(
             "--model.optimizer.name adamw"
         )
     return SubspaceMuon(groups, subspaces, config.lr, betas, config.momentum, fused)
+
+
+def follow(
+    model: nn.Module,
+    config: OptimizerConfig,
+    own: Mapping[nn.Parameter, float],
+    optimizer: torch.optim.Optimizer,
+    schedule: LambdaLR,
+) -> None:
+    """Let a config decide rates and decay where a checkpoint has brought its own.
+
+    Args:
+        model: the network whose parameters the optimizer moves.
+        config: the settings that hold from now on.
+        own: peak rates of parameters that are not trained at the config's.
+        optimizer: as `build` has made it, with the state of the checkpoint.
+        schedule: of that optimizer, at the checkpoint's step.
+    """
+    groups = groups_of(model, config, own)
+    schedule.base_lrs = [group["lr"] for group in groups]
+    share = schedule.lr_lambdas[0](schedule.last_epoch)
+    for group, fresh in zip(optimizer.param_groups, groups, strict=True):
+        group.update(
+            initial_lr=fresh["lr"],
+            lr=fresh["lr"] * share,
+            weight_decay=fresh["weight_decay"],
+            betas=(config.beta1, config.beta2),
+        )

@@ -13,7 +13,7 @@ from zoo.errors import UserError
 from zoo.layers.convert import ParameterizationFactory
 from zoo.studies.coordinates.rebuild import rebuild_errors
 from zoo.studies.coordinates.sizes import Coordinates
-from zoo.training.module import plain
+from zoo.training.checkpoint_state import plain
 
 
 class Cell(NamedTuple):
