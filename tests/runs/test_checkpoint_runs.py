@@ -3,12 +3,14 @@
 import functools
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from adapted import run
+from adapted import classifier, run
 from fits import fit
+from transformers import AutoModel
 
 from tasks import CharLM
 from zoo.errors import UserError
@@ -170,3 +172,20 @@ def test_settings_that_hold_themselves(tmp_path):
     torch.save({**torch.load(file, weights_only=True), "hyper_parameters": settings}, file)
     with pytest.raises(UserError):
         checkpoint_run("run", file, model)
+
+
+def test_older_runs_are_of_the_network_that_they_had(backbones, place):
+    """One that moved is the same, and one that was edited another, whatever its path and name."""
+    folders = {place: Path(place) / "bert" for place in ("here", "moved", "edited")}
+    for folder in folders.values():
+        shutil.copytree(backbones("bert"), folder)
+    network = AutoModel.from_pretrained(folders["edited"])
+    with torch.no_grad():
+        network.get_parameter("encoder.layer.0.output.dense.weight")[0, 0] += 0.5
+    network.save_pretrained(folders["edited"])
+    runs = [
+        read(run(classifier(folder, functools.partial(LoRA, rank=4)), Path(f"run_{place}")))
+        for place, folder in folders.items()
+    ]
+    here, moved, edited = (each.group for each in label(runs))
+    assert here == moved != edited and all("backbone_sha256=" in name for name in (here, edited))

@@ -11,9 +11,8 @@ import numpy as np
 
 from zoo.pages import style
 from zoo.pages.style import Axes, Data, Figure, Line2D, number
+from zoo.runs.names import BUDGETS, said
 
-BUDGET_ARGUMENTS = ("ratio", "rank", "coefficients", "lora_rank", "num_bases", "budget")
-"""Arguments that say how many coefficients there are."""
 USUAL = "adamw"
 """An optimizer that is not named."""
 FILLS = ("full", "none", "left")
@@ -87,21 +86,22 @@ def families(comparison: Data) -> list[Family]:
 def family_name(method: Data, methods: Sequence[Data]) -> str:
     """Return the parameterization, and what tells a method from others besides its budget."""
     alike = [other for other in methods if other["parameterization"] == method["parameterization"]]
-    told = [
-        f"{key}={value}"
-        for key, value in method["arguments"].items()
-        if key not in BUDGET_ARGUMENTS
+    arguments, settings = method["arguments"], method["other"]
+    differing = [
+        key
+        for key, value in arguments.items()
+        if key not in BUDGETS
         and value is not None
         and len({str(o["arguments"].get(key)) for o in alike}) > 1
     ]
-    if method["optimizer"] != USUAL and len({other["optimizer"] for other in methods}) > 1:
-        told.append(str(method["optimizer"]))
-    other = {key.split(".")[-1]: value for key, value in method["other"].items()}
-    told += [
-        f"{key}={value}"
-        for key, value in other.items()
-        if key not in BUDGET_ARGUMENTS and value not in (None, False)
+    unusual = [
+        key
+        for key, value in settings.items()
+        if key.split(".")[-1] not in BUDGETS and value not in (None, False)
     ]
+    several = len({other["optimizer"] for other in methods}) > 1
+    optimizer = [str(method["optimizer"])] * (several and method["optimizer"] != USUAL)
+    told = [*said(arguments, differing), *optimizer, *said(settings, unusual)]
     return " ".join([method["parameterization"], *told])
 
 
