@@ -69,6 +69,18 @@ def test_a_logarithmic_axis_has_a_few_round_ticks(values):
     )
 
 
+@pytest.mark.parametrize("values", [[], [0, 0], [math.nan]])
+def test_an_axis_without_a_value_above_0_stays_linear(values):
+    """Of axes that share it, one with a value is enough."""
+    top, bottom = style.Figure().subplots(2, sharey=True)
+    top.plot(range(len(values)), values)
+    style.log_axis(top.yaxis, decades=1)
+    assert top.get_yscale() == "linear"
+    bottom.plot([1, 2], [1, 2])
+    style.log_axis(top.yaxis, decades=1)
+    assert bottom.get_yscale() == "log" and bottom.get_ylim()[0] < 1 < 2 < bottom.get_ylim()[1]
+
+
 def test_what_is_flat_looks_flat_on_an_axis_of_a_decade():
     ax = style.Figure().subplots()
     ax.plot([1, 2], [10, 10.1])

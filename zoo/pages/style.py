@@ -111,7 +111,7 @@ def log_axis(axis: Axis, form: Any = "{x:g}", decades: float = 0.0) -> None:
     """Make an axis logarithmic around what is drawn on it, with a few round ticks.
 
     matplotlib's own ticks of such an axis are powers of 10, of which there may be none, and its
-    labels formulas.
+    labels formulas. Without a value above 0 the axis stays as it is.
 
     Args:
         axis: of axes on which all is drawn.
@@ -119,9 +119,12 @@ def log_axis(axis: Axis, form: Any = "{x:g}", decades: float = 0.0) -> None:
         decades: that it has at least, so that what is flat looks flat.
     """
     ax, name = axis.axes, axis.axis_name  # type: ignore[attr-defined]
+    together = getattr(ax, f"get_shared_{name}_axes")().get_siblings(ax)
+    if not any(math.isfinite(getattr(each.dataLim, f"minpos{name}")) for each in together):
+        return
     ax.set(**{f"{name}scale": "log"})
     low, high = axis.get_view_interval()
-    if (span := math.log10(high / low)) < decades:
+    if (span := math.log10(high) - math.log10(low)) < decades:
         room = 10 ** ((decades - span) / 2)
         ax.set(**{f"{name}lim": (low / room, high * room)})
         span = decades

@@ -1,4 +1,10 @@
-"""Times on a device, of calls in alternation, and what the device can do at most."""
+"""Times on a device, of calls in alternation, and what the device can do at most.
+
+`zoo.studies.bench.timing.alternate` is another clock on purpose. It asks what a layer costs its
+user, launches from Python included, by the wall, and lets a slow call stop before a fast one. Here
+kernels of microseconds are compared: events on the device time them, often replays of a captured
+graph, and all have as many rounds, within seconds that are shared out beforehand.
+"""
 
 import gc
 import statistics

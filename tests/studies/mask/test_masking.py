@@ -140,7 +140,7 @@ def test_a_value_is_reused_for_the_same_evaluation_alone(place):
     other = copy.deepcopy(first[0])
     other.net.head.bias.data += 1  # what is trained besides
     assert masks((other, first[1]), plan) == 2
-    assert masks((first[0], dataclasses.replace(first[1], metrics=["f1"])), plan) == 2
+    assert masks((first[0], dataclasses.replace(first[1], metrics=["f1"], score=0.5)), plan) == 2
     assert masks(first, dataclasses.replace(plan, transforms=["dct", "haar"])) == 2
     assert masks(first, dataclasses.replace(plan, orders=["magnitude", "frequency", "random"])) == 2
     assert masks(first, dataclasses.replace(plan, budgets=[20.0, 20.000001])) == 2

@@ -1,11 +1,11 @@
-"""How fast a layer could be: what a linear layer computes and moves, and how fast this machine does.
+"""How fast a layer could be: what it computes and moves, and how fast this machine does.
 
 A linear layer y = x W^T + b with T inputs (tokens), W (m, n), takes 2 T m n operations forward and
 twice as many backward, and moves at least its inputs, outputs, their gradients and its K
 coefficients. With the machine's rates, measured in the same run,
 
-    floor = max(6 T m n / (operations per second of a matrix product), bytes / (bytes per second of
-    a copy))
+    floor = max(6 T m n / (operations per second of a matrix product),
+                bytes / (bytes per second of a copy))
 
 is the least time of a dense layer's forward and backward pass. A path that never builds W may be
 below it.
@@ -23,7 +23,7 @@ from torch import nn
 from zoo.studies.bench.timing import Call, alternate
 
 LIMIT = 12
-"""A dense forward and backward pass that takes so many times a row's seconds leaves its case out."""
+"""A case is left out whose dense forward and backward pass takes so many times a row's seconds."""
 
 
 class Case(NamedTuple):
@@ -61,7 +61,7 @@ class Rates:
         return min(times)
 
     def operations(self, precision: str) -> float:
-        """Operations per second of the best square matrix product so far, 2 n^3 each."""
+        """Return the operations per second of the best square matrix product so far, 2 n^3 each."""
         if precision not in self.best:
             self.again(precision)
         return self.best[precision]
@@ -80,7 +80,10 @@ class Rates:
         return max(rates)
 
     def bytes(self, count: float) -> float:
-        """Bytes per second, read and written, of a copy that moves about so many: small ones stay in the cache."""
+        """Measure bytes per second, read and written, of a copy of about so many.
+
+        Small ones stay in the cache.
+        """
         return self.copy(min(max(int(math.log2(max(count, 1))), 20), 30))
 
     def _copy(self, power: int) -> float:
@@ -90,7 +93,7 @@ class Rates:
 
 
 def floor(layer: nn.Module, case: Case, rates: Rates) -> dict[str, float]:
-    """The least time of a dense forward and backward pass, and of moving what this layer must.
+    """Bound the time of a pass by what a dense one computes, and by what this layer must move.
 
         operations = 6 T m n
         bytes = 4 T (2 n + n) + 2 e T m + 12 K + 8 F
@@ -115,12 +118,12 @@ def floor(layer: nn.Module, case: Case, rates: Rates) -> dict[str, float]:
 
 
 def operations(case: Case) -> int:
-    """Of a dense forward and backward pass, 6 T m n."""
+    """Count the operations of a dense forward and backward pass, 6 T m n."""
     return 6 * case.tokens * math.prod(case.shape)
 
 
 def too_long(case: Case, seconds: float, rates: Rates) -> str | None:
-    """A line that says so, if a dense pass would take far longer than a row may."""
+    """Return a line that says so, if a dense pass would take far longer than a row may."""
     least = operations(case) / rates.operations(case.precision)
     if least <= LIMIT * seconds:
         return None

@@ -1,4 +1,4 @@
-"""What a layer costs beside a dense one, or peft's: time and bytes, measured in turn on the same inputs."""
+"""What a layer costs beside a dense one, or peft's: time and bytes, in turn, on the same inputs."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +17,11 @@ from zoo.studies.bench.timing import Call, alternate, quartiles, ratio
 PRECISIONS = ("float32", "bfloat16")
 """The second is autocast: parameters and inputs in float32, products in bfloat16."""
 PASSES = {"forward": 0.25, "forward_backward": 0.4, "step": 0.1, "evaluation": 0.25}
-"""What is timed, each with its share of the seconds: a forward pass that keeps what its backward pass needs; both; an
-AdamW step of the layer's parameters; and a forward pass in evaluation mode without gradients."""
+"""What is timed, each with its share of the seconds.
+
+A forward pass that keeps what its backward pass needs; both; an AdamW step of the layer's
+parameters; and a forward pass in evaluation mode without gradients.
+"""
 ROUNDS = 3
 """At least, however long they take. What takes long varies little."""
 SMALL_LR = 1e-6
@@ -67,7 +70,7 @@ def contenders(
     device: torch.device,
     recompute: bool = False,
 ) -> Iterator[Contender | str]:
-    """The layers of one shape, one after the other; a line for each parameterization that cannot have it.
+    """Make the layers of one shape, or a line for each parameterization that cannot have it.
 
     Args:
         specs: the parameterizations.
@@ -93,31 +96,33 @@ def contenders(
         except ValueError as error:
             yield str(error).removeprefix("layer: ")
             continue
-        own = contender(spec.label, "zoo", spec, frozen_bias(model.get_submodule("layer"), update))
+        layer = contender(
+            spec.label, "zoo", spec, frozen_bias(model.get_submodule("layer"), update)
+        )
         if "peft" not in against:
-            yield own
+            yield layer
             continue
-        name, config = rival(own.layer)
-        yield own._replace(rival=name)
+        name, config = rival(layer.layer)
+        yield layer._replace(rival=name)
         if name not in rivals:
             rivals.add(name)
             yield contender(name, "peft", None, peft_layer(config, shape, device))
 
 
 def linear(shape: tuple[int, int], device: torch.device) -> nn.Linear:
-    """A dense layer with a bias; drawn on the CPU, so that it is the same everywhere."""
+    """Make a dense layer with a bias; drawn on the CPU, so that it is the same everywhere."""
     return nn.Linear(shape[1], shape[0]).to(device)
 
 
 def frozen_bias(layer: nn.Module, update: bool) -> nn.Module:
-    """The layer, its bias frozen if W is an update, as peft's is."""
+    """Return the layer, its bias frozen if W is an update, as peft's is."""
     if update:
         layer.bias.requires_grad_(False)  # type: ignore[union-attr, operator]
     return layer
 
 
 def contender(name: str, library: str, spec: Spec | None, layer: nn.Module) -> Contender:
-    """A layer with AdamW over what it trains."""
+    """Put AdamW beside a layer, over what it trains."""
     trained = [p for p in layer.parameters() if p.requires_grad]
     return Contender(
         name, library, spec, layer, torch.optim.AdamW(trained, lr=SMALL_LR, fused=True)
@@ -125,7 +130,11 @@ def contender(name: str, library: str, spec: Spec | None, layer: nn.Module) -> C
 
 
 def rival(layer: nn.Module) -> tuple[str, Any]:
-    """Peft's layer of a layer's kind and count, FourierFT if it has none of the kind: a name, and peft's config."""
+    """Find peft's layer of a layer's kind and count, FourierFT if peft has none of the kind.
+
+    Returns:
+        A name, and peft's config.
+    """
     import peft
 
     parameterization = layer.parameterization
@@ -143,7 +152,7 @@ def rival(layer: nn.Module) -> tuple[str, Any]:
 
 
 def peft_layer(config: Any, shape: tuple[int, int], device: torch.device) -> nn.Module:
-    """A dense layer with peft's update."""
+    """Make a dense layer with peft's update."""
     import peft
 
     base = nn.Sequential(OrderedDict(layer=linear(shape, device)))
@@ -154,7 +163,7 @@ def peft_layer(config: Any, shape: tuple[int, int], device: torch.device) -> nn.
 
 
 def passes(each: Contender, case: Case, device: torch.device) -> dict[str, Call]:
-    """The calls that are timed, by pass; and `clear`, which drops all gradients."""
+    """Make the calls that are timed, by pass; and `clear`, which drops all gradients."""
     m, n = case.shape
     generator = torch.Generator().manual_seed(0)
     lower = case.precision == "bfloat16"
@@ -194,7 +203,7 @@ def passes(each: Contender, case: Case, device: torch.device) -> dict[str, Call]
 def measure(
     layers: Sequence[Contender], case: Case, seconds: float, rates: Rates, against: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """A row for each layer: times in turn, ratios, bytes and the floor.
+    """Measure a row for each layer: times in turn, ratios, bytes and the floor.
 
     Args:
         layers: of the case's shape, the dense one among them if it is compared with.
@@ -257,7 +266,7 @@ def measure(
 
 
 def bytes_of(each: Contender, calls: Mapping[str, Call], device: torch.device) -> dict[str, Any]:
-    """Bytes held from step to step, kept for the backward pass, at the peak of a step, and on disk.
+    """Count bytes held between steps, kept for backward, at the peak of a step, and on disk.
 
     The peak is beyond parameters, moments and buffers, so that the gradients are in it: a step
     begins without.

@@ -1,4 +1,4 @@
-"""What the options of `zoo bench` say: parameterizations with arguments, shapes, files and the device."""
+"""What the options of `zoo bench` say: parameterizations, shapes, files and the device."""
 
 import importlib.util
 import math
@@ -22,13 +22,13 @@ UPDATE = "DCT lora_rank=8, BlockDCT lora_rank=8, LoRA rank=8, RandLoRA rank=32"
 
 
 def dotted(argv: Sequence[str]) -> list[str]:
-    """The words with each `--parameterization.KEY VALUE` as KEY=VALUE of the parameterization before it.
+    """Turn each `--parameterization.KEY VALUE` into KEY=VALUE of the parameterization before it.
 
     Raises:
         UserError: if there is none before it.
     """
     option, inside = "--parameterization", False
-    found: list[str] = []
+    turned: list[str] = []
     end: int | None = None
     rest: Iterator[str] = iter(argv)
     for word in rest:
@@ -38,21 +38,21 @@ def dotted(argv: Sequence[str]) -> list[str]:
                 raise UserError(
                     f"{word} belongs to a parameterization: give {option} NAME before it"
                 )
-            found.insert(end, f"{key}={value if equals else next(rest, '')}")
+            turned.insert(end, f"{key}={value if equals else next(rest, '')}")
             end, inside = end + 1, False
             continue
         if word == option or word.startswith(f"{option}="):
-            found += word.split("=", 1)
+            turned += word.split("=", 1)
             inside = True
         else:
             inside = inside and not word.startswith("--")
-            found.append(word)
-        end = len(found) if inside else end
-    return found
+            turned.append(word)
+        end = len(turned) if inside else end
+    return turned
 
 
 def default(text: str) -> list[list[str]]:
-    """A default's parameterizations, those that are there."""
+    """Split a default into its parameterizations, those that there are."""
     import zoo.parameterizations as zoo
 
     groups = [part.split() for part in text.split(", ")]
@@ -60,41 +60,43 @@ def default(text: str) -> list[list[str]]:
 
 
 def specs(groups: Sequence[Sequence[str]]) -> list["Spec"]:
-    """Parameterizations with their arguments, each once; without arguments, half of the coefficients or rank 1.
+    """Read parameterizations with their arguments, each once.
+
+    One without arguments has half of the coefficients, or rank 1.
 
     Raises:
         UserError: for a name that is none, or an argument that is no KEY=VALUE.
     """
     from zoo.studies.bench.layers import Spec
 
-    found: dict[str, Spec] = {}
+    chosen: dict[str, Spec] = {}
     for names, *pairs in groups:
         if wrong := next((pair for pair in pairs if "=" not in pair), None):
             raise UserError(
-                f"--parameterization takes names with commas and KEY=VALUE, as in DCT,LoRA ratio=0.1, got "
-                f"{wrong!r}"
+                f"--parameterization takes names with commas and KEY=VALUE, as in DCT,LoRA "
+                f"ratio=0.1, got {wrong!r}"
             )
         for cls in parameterizations(names).values():
             spec = Spec(cls, given(list(pairs)) or budget(cls))
-            found.setdefault(spec.label, spec)
-    return list(found.values())
+            chosen.setdefault(spec.label, spec)
+    return list(chosen.values())
 
 
 def shapes_of(text: str) -> list[tuple[int, int]]:
-    """(outputs, inputs) of each, in the order given.
+    """Read (outputs, inputs) of each shape, in the order given.
 
     Raises:
         UserError: naming one that is no shape.
     """
-    found = []
+    shapes = []
     for word in text.split(","):
         sides = word.strip().split("x")
         if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
             raise UserError(
                 f"--shape takes outputs x inputs, as in 768x768,3072x768, got {word.strip()!r}"
             )
-        found.append((int(sides[0]), int(sides[1])))
-    return list(dict.fromkeys(found))
+        shapes.append((int(sides[0]), int(sides[1])))
+    return list(dict.fromkeys(shapes))
 
 
 def check_shapes(chosen: Sequence["Spec"], shapes: Sequence[tuple[int, int]], update: bool) -> None:
@@ -110,10 +112,10 @@ def check_shapes(chosen: Sequence["Spec"], shapes: Sequence[tuple[int, int]], up
     for spec in chosen:
         reasons: list[str] = []
         for shape in sorted(shapes, key=math.prod):
-            (found,) = contenders([spec], shape, update, [], torch.device("cpu"))
-            if not isinstance(found, str):
+            (layer,) = contenders([spec], shape, update, [], torch.device("cpu"))
+            if not isinstance(layer, str):
                 break
-            reasons.append(found)
+            reasons.append(layer)
         else:
             raise UserError(f"--parameterization: {reasons[0]}")
 
@@ -135,12 +137,12 @@ def check_peft(against: Sequence[str], update: bool) -> None:
 
 
 def path(text: str | None) -> Path | None:
-    """A file, if one is given."""
+    """Return the file, if one is given."""
     return None if text is None else Path(text)
 
 
 def figure_path(text: str | None, force: bool) -> Path | None:
-    """Where a figure goes, without its suffix.
+    """Return where a figure goes, without its suffix.
 
     Raises:
         UserError: if it is there, cannot be written, or matplotlib is not installed.
@@ -161,7 +163,7 @@ def figure_path(text: str | None, force: bool) -> Path | None:
 
 
 def device_of(name: str, threads: int | None) -> "torch.device":
-    """The device, usable; and as many threads as are asked for.
+    """Return the device, usable, and take as many threads as are asked for.
 
     Raises:
         UserError: if there is none such.

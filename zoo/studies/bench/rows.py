@@ -1,4 +1,4 @@
-"""The rows of `zoo bench` in files that grow with each case, so that an interrupted run loses none."""
+"""The rows of `zoo bench`, in files that grow with each case: an interrupted run loses none."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ class Table(NamedTuple):
 
 
 class Results:
-    """What is measured, in a JSON file that is whole at any time, and in a CSV file that rows are added to.
+    """Keeps what is measured in a JSON file, whole at any time, and adds its rows to a CSV file.
 
     A JSON file that a run with the same settings left unfinished is gone on with.
 
@@ -84,22 +84,23 @@ class Results:
             )
         if old["settings"] != json.loads(json.dumps(self.settings)):
             raise UserError(
-                f"'{path}' is of an interrupted run with other settings: give another --json, or --force"
+                f"'{path}' is of an interrupted run with other settings: give another --json, or "
+                "--force"
             )
         self.data["rows"] = old["rows"]
 
     @property
     def rows(self) -> list[Row]:
-        """All of them."""
+        """Return all rows."""
         return self.data["rows"]
 
     def of(self, case: Case) -> list[Row]:
-        """The rows of a case, none if it is still to be measured."""
+        """Return the rows of a case, none if it is still to be measured."""
         key = [case.precision, list(case.shape), case.tokens]
         return [row for row in self.rows if [row["precision"], row["shape"], row["tokens"]] == key]
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Rows of one case, or goals."""
+        """Add rows of one case, or goals."""
         self.rows.extend(rows)
         self.write()
         if self.csv_path is None:
@@ -112,7 +113,7 @@ class Results:
             file.write(end + text)
 
     def write(self, finished: bool = False) -> None:
-        """The JSON file, whole or not at all."""
+        """Write the JSON file, whole or not at all."""
         if self.path is None:
             return
         data = {**self.facts(), "finished": finished, "settings": self.settings, **self.data}
@@ -120,13 +121,13 @@ class Results:
 
 
 def _header(path: Path) -> list[str]:
-    """The columns of a CSV file."""
+    """Read the columns of a CSV file."""
     with opened(path) as file:
         return next(csv.reader([file.readline(LONGEST).decode("utf-8", "replace")]), [])
 
 
 def _end(path: Path) -> str:
-    """What ends the last line of a CSV file, which may have been cut short within quotes."""
+    """Return what ends the last line of a CSV file, which may be cut short within quotes."""
     with opened(path) as file:
         content = file.read()
     quote = '"' * (content.count(b'"') % 2)
@@ -152,7 +153,7 @@ SOURCE = ("command", "commit", "device", "date")
 
 
 def source(facts: Row) -> dict[str, object]:
-    """Where rows come from."""
+    """Return the columns that say where rows come from."""
     return {
         "command": facts["command"],
         "commit": facts["commit"] or "",
@@ -162,7 +163,7 @@ def source(facts: Row) -> dict[str, object]:
 
 
 def case_lines(row: Row) -> list[dict[str, object]]:
-    """A line for each layer that a row is compared with, or one line."""
+    """Make a line for each layer that a row is compared with, or one line."""
     size = row["bytes"]
     about = {
         "name": row["name"],
@@ -191,11 +192,11 @@ def case_lines(row: Row) -> list[dict[str, object]]:
     return lines
 
 
-def ratio_columns(found: Row) -> dict[str, str]:
-    """A ratio and its quartiles as columns of CSV."""
+def ratio_columns(ratio: Row) -> dict[str, str]:
+    """Write a ratio and its quartiles as columns of CSV."""
     return {
-        "ratio": f"{found['median']:.3f}",
-        "quartiles": f"{found['low']:.3f}-{found['high']:.3f}",
+        "ratio": f"{ratio['median']:.3f}",
+        "quartiles": f"{ratio['low']:.3f}-{ratio['high']:.3f}",
     }
 
 

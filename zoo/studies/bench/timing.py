@@ -1,4 +1,4 @@
-"""Time and memory of alternatives, side by side in one process: what `zoo bench` and `results/measure.py` measure with.
+"""Time and memory of alternatives, side by side in one process, as `zoo bench` measures them.
 
 A machine's speed drifts by more than what is looked for, and not within two neighbouring calls. So
 alternatives are called in turn, and what is compared is the ratio of neighbours:
@@ -58,7 +58,7 @@ def alternate(
     device: torch.device = CPU,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of each call, called in turn, in one order and the reverse.
+    """Measure seconds of each call, called in turn, in one order and the reverse.
 
     Caches are then as a network's other layers leave them, not as a loop over one call does. The
     garbage collector waits until the end.
@@ -82,7 +82,7 @@ def alternate(
     """
     if (seconds > 0) == (rounds > 0):
         raise ValueError(f"either seconds or rounds must be above 0, got {seconds} and {rounds}")
-    found: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[str, list[float]] = {name: [] for name in calls}
     spent = dict.fromkeys(calls, 0.0)
 
     def once(names: list[str]) -> None:
@@ -91,36 +91,36 @@ def alternate(
             start = clock()
             calls[name]()
             wait(device)
-            found[name].append(clock() - start)
-            spent[name] += found[name][-1]
+            times[name].append(clock() - start)
+            spent[name] += times[name][-1]
 
     collecting = gc.isenabled()
     gc.disable()
     try:
         for _ in range(warmup):
-            once([name for name in calls if not found[name] or spent[name] < (seconds or math.inf)])
+            once([name for name in calls if not times[name] or spent[name] < (seconds or math.inf)])
         for name in calls:
-            found[name], spent[name] = [], 0.0
+            times[name], spent[name] = [], 0.0
         backwards = False  # every second round, so that a drift favours none
         while left := [
-            name for name in calls if len(found[name]) < (rounds or least) or spent[name] < seconds
+            name for name in calls if len(times[name]) < (rounds or least) or spent[name] < seconds
         ]:
             once(left[::-1] if backwards else left)
             backwards = not backwards
     finally:
         if collecting:
             gc.enable()
-    return found
+    return times
 
 
 def wait(device: torch.device) -> None:
-    """Until an accelerator has done what it was given."""
+    """Wait until an accelerator has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def ratio(a: Sequence[float], b: Sequence[float]) -> Ratio:
-    """a / b, neighbour by neighbour: median and quartiles.
+    """Divide a by b, neighbour by neighbour: median and quartiles.
 
     Where one was called longer, its last times have none.
 
@@ -133,7 +133,7 @@ def ratio(a: Sequence[float], b: Sequence[float]) -> Ratio:
 
 
 def quartiles(values: Sequence[float]) -> Ratio:
-    """Median and quartiles of values, none of them beyond the values."""
+    """Return median and quartiles of values, none of them beyond the values."""
     if len(values) < 2:
         return Ratio(values[0], values[0], values[0])
     low, _, high = quantiles(values, n=4, method="inclusive")
@@ -144,10 +144,10 @@ def quartiles(values: Sequence[float]) -> Ratio:
 
 
 def peak_memory(call: Call, device: torch.device = CPU) -> int:
-    """The most bytes that a call has allocated at one time beyond what there was before it, which must stay.
+    """Measure the most bytes that a call allocates at one time, beyond those that were there.
 
-    Of torch's allocators: what a library takes by itself, as for a transform's scratch space, is
-    not seen on the CPU.
+    What was there must stay. Counted are bytes of torch's allocators: what a library takes by
+    itself, as for a transform's scratch space, is not seen on the CPU.
     """
     if device.type == "cuda":
         wait(device)
@@ -170,15 +170,14 @@ def peak_memory(call: Call, device: torch.device = CPU) -> int:
 
 
 def kept_for_backward(call: Call, module: nn.Module) -> int:
-    """Bytes that a forward pass keeps for its backward pass, each storage once.
+    """Count the bytes that a forward pass keeps for its backward pass, each storage once.
 
     What the module holds anyway, parameters and buffers, is left out; its input is not. Tensors
     that an autograd function keeps as plain attributes are not seen.
     """
     held = {_storage(tensor) for tensor in (*module.parameters(), *module.buffers())}
-    saved: list[
-        Tensor
-    ] = []  # alive until counted, or a storage's address would be given away again
+    # Alive until counted, or a storage's address would be given away again.
+    saved: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
         saved.append(tensor)
@@ -190,7 +189,10 @@ def kept_for_backward(call: Call, module: nn.Module) -> int:
 
 
 def held_bytes(module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Held:
-    """Bytes of a module's parameters, gradients and buffers and of an optimizer's state, each storage once."""
+    """Count bytes of a module's parameters, gradients and buffers, and of an optimizer's state.
+
+    Each storage counts once.
+    """
     parameters = list(module.parameters())
     state = (
         []
@@ -207,7 +209,7 @@ def held_bytes(module: nn.Module, optimizer: torch.optim.Optimizer | None = None
 
 
 def checkpoint_bytes(module: nn.Module) -> int:
-    """Of the state dict as `torch.save` writes it."""
+    """Count the bytes of the state dict as `torch.save` writes it."""
     file = BytesIO()
     torch.save(module.state_dict(), file)
     return len(file.getbuffer())

@@ -15,7 +15,7 @@ PATHS = {
 
 
 def rebuild_errors(parameterization: WeightParameterization) -> dict[str, float | None] | None:
-    """Relative errors |W' - W|_F / |W|_F, W built in float64 from the same float32 coefficients.
+    """Measure relative errors |W' - W|_F / |W|_F, W built in float64 from the same coefficients.
 
     Rounding to bfloat16 alone errs by
 
@@ -37,13 +37,13 @@ def rebuild_errors(parameterization: WeightParameterization) -> dict[str, float 
         coef = parameterization.coef.clone()
         single = parameterization.weight().clone()
         exact = parameterization.double().weight().clone()
-        found: dict[str, float | None] = {"float32": _error(single, exact)}
-        found["rounded"] = _error(single.bfloat16(), exact)
-        found["module"] = _error(parameterization.bfloat16().weight(), exact)
-        found["bases"] = None
+        errors: dict[str, float | None] = {"float32": _error(single, exact)}
+        errors["rounded"] = _error(single.bfloat16(), exact)
+        errors["module"] = _error(parameterization.bfloat16().weight(), exact)
+        errors["bases"] = None
         if isinstance(parameterization, SeparableSubspace):
-            found["bases"] = _error(_with_rounded_bases(parameterization, coef), exact)
-    return found
+            errors["bases"] = _error(_with_rounded_bases(parameterization, coef), exact)
+    return errors
 
 
 def _error(weight: Tensor, exact: Tensor) -> float:
@@ -51,7 +51,7 @@ def _error(weight: Tensor, exact: Tensor) -> float:
 
 
 def _with_rounded_bases(parameterization: SeparableSubspace, coef: Tensor) -> Tensor:
-    """round(round(round(L)^T round(S)) round(R)), sums in float32, as a product of bfloat16 matrices has them."""
+    """Return round(round(round(L)^T round(S)) round(R)), with sums in float32."""
     plane = torch.zeros(parameterization.shape)
     plane.view(-1)[parameterization.support] = coef
     weight = _round(plane)

@@ -1,4 +1,4 @@
-"""The coordinate check: how large weights, gradients, updates and activations are as a network grows.
+"""The coordinate check: sizes of weights, gradients, updates and outputs as a network grows.
 
 A network whose activations change as much in a step, however wide it is, can be scaled up at one
 learning rate; one whose changes grow with width cannot (Yang et al., Tensor Programs V, arXiv
@@ -30,9 +30,9 @@ WEIGHTS = ("weight", "gradient", "coefficient_gradient", "step_update", "update"
 OUTPUTS = ("activation", "moved")
 """What is recorded of an output."""
 LAYERS, BLOCKS, LOGITS = "layers", "blocks", "logits"
-"""Groups: all parameterized layers, the blocks' outputs (the residual stream), the network's output."""
+"""Groups: all parameterized layers; the blocks' outputs (the residual stream); the net's output."""
 FLAT = 0.25
-"""An exponent nearer to 0 than this is called flat: half of 1/2, the least other one that theory knows."""
+"""An exponent nearer to 0 is called flat: half of 1/2, the least other one that theory knows."""
 
 
 class Measure(NamedTuple):
@@ -60,11 +60,11 @@ MEASURES = (
     Measure("logits", LOGITS, "activation"),
     Measure("logits' change", LOGITS, "moved"),
 )
-"""Gradients are those at initialisation, by which the first step is made: later ones depend on where steps led."""
+"""Gradients are those of the first step: later ones depend on where steps led."""
 
 
 def rms(x: Tensor) -> float:
-    """sqrt(mean x^2), in float32 or wider."""
+    """Return sqrt(mean x^2), in float32 or wider."""
     x = x.detach()
     return float(
         torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32))
@@ -73,25 +73,26 @@ def rms(x: Tensor) -> float:
 
 
 class Coordinates(Callback):
-    """Records the first steps of a fit, a row in `rows` for each step and layer; step 0 is before training.
+    """Records the first steps of a fit, a row in `rows` for each step and layer.
 
-    A row has step, layer, group, and
+    Step 0 is before training. A row has step, layer, group, and
 
         weight                rms(W_t), W the matrix that the layer multiplies by, (m, n)
         gradient              rms(G_t), G = dL/dW = sum over rows of dL/dy^T x, of the batch that
-        made step t, unclipped coefficient_gradient  rms(dL/dc), c the coefficients of W(c). By the
-        chain rule dL/dc = J^T G, J = dW/dc. Of K
-                              members of an orthonormal basis it is the projection of G: |dL/dc|_F
-                              <= |G|_F, and its rms is that of G where G has as much in these K as
-                              in any others
+                              made step t, unclipped
+        coefficient_gradient  rms(dL/dc), c the coefficients of W(c). By the chain rule dL/dc =
+                              J^T G, J = dW/dc. Of K members of an orthonormal basis it is the
+                              projection of G: |dL/dc|_F <= |G|_F, and its rms is that of G where
+                              G has as much in these K as in any others
         step_update           rms(W_t - W_{t-1})
         update                rms(W_t - W_0)
-        spectral              |W_t - W_0|_2 sqrt(n / m): the most that the update adds to the rms of
-        an output, for an
-                              input of rms 1 (Yang, Simon and Bernstein, arXiv 2310.17813, want it
-                              flat); of the last step, as all else it costs is power iteration
+        spectral              |W_t - W_0|_2 sqrt(n / m): the most that the update adds to the rms
+                              of an output, for an input of rms 1 (Yang, Simon and Bernstein, arXiv
+                              2310.17813, want it flat); of the last step, as all else it costs is
+                              power iteration
         activation            rms(y_t), the layer's output on the first training batch, at every
-        step moved                 rms(y_t - y_0)
+                              step
+        moved                 rms(y_t - y_0)
 
     G is taken from x and dL/dy, and so is the same thing for every parameterization; dL/dc is what
     an optimizer sees. Blocks, which are the entries of a `ModuleList`, and the network's output
@@ -178,7 +179,7 @@ class Coordinates(Callback):
 
     @torch.no_grad()
     def _forward(self, trainer: Trainer, module: ZooModule) -> dict[str, Tensor]:
-        """Outputs by name on the batch that is kept."""
+        """Return outputs by name on the batch that is kept."""
         with _evaluating(module), trainer.precision_plugin.forward_context():
             self._outputs = {}
             self._outputs[LOGITS] = module(self._inputs).detach()
@@ -217,7 +218,7 @@ class Coordinates(Callback):
 
 
 def spectral(update: Tensor) -> float:
-    """|dW|_2 sqrt(n / m) of an (m, n) update, by power iteration; 0 for none."""
+    """Return |dW|_2 sqrt(n / m) of an (m, n) update, by power iteration; 0 for none."""
     m, n = update.shape
     rank = float(stable_rank(update, tolerance=1e-3))
     return float(update.norm()) / math.sqrt(rank) * math.sqrt(n / m) if rank else 0.0
@@ -229,7 +230,7 @@ def _weight(layer: ZooLinear) -> Tensor:
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Any:
-    """Without dropout; every part is then as it was."""
+    """Leave out dropout; every part is then as it was."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -243,7 +244,9 @@ def _evaluating(module: nn.Module) -> Any:
 
 
 def summarize(rows: Iterable[Row]) -> list[Row]:
-    """Sizes of groups of layers: the geometric mean over layers and seeds, so that exponents are means of exponents.
+    """Average sizes over the layers of a group and seeds.
+
+    The mean is geometric, so that exponents are means of exponents.
 
     Args:
         rows: of `Coordinates`, with parameterization, width, depth and seed.
@@ -268,7 +271,7 @@ def summarize(rows: Iterable[Row]) -> list[Row]:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """The geometric mean of those that are there."""
+    """Return the geometric mean of those that are there."""
     known = [value for value in values if value is not None]
     if not known or min(known) < 0 or not all(map(math.isfinite, known)):
         return None
@@ -276,7 +279,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float | None]) -> dict[str, float | None]:
-    """b of the least-squares line log value = a + b log size, with its standard error.
+    """Fit b of the least-squares line log value = a + b log size, with its standard error.
 
     Args:
         sizes: widths or depths.
@@ -297,14 +300,14 @@ def exponent(sizes: Sequence[float], values: Sequence[float | None]) -> dict[str
 
 
 def reading(slope: float | None) -> str:
-    """An exponent in a word: grows, flat or shrinks."""
+    """Say an exponent in a word: grows, flat or shrinks."""
     if slope is None:
         return "unknown"
     return "flat" if abs(slope) < FLAT else "grows" if slope > 0 else "shrinks"
 
 
 def slopes(cells: Sequence[Row], width: int, depth: int, steps: int) -> list[Row]:
-    """The exponent of every measure along the widths at one depth, and along the depths at one width.
+    """Fit the exponent of every measure along widths at one depth, and depths at one width.
 
     Args:
         cells: of `summarize`.
@@ -316,7 +319,7 @@ def slopes(cells: Sequence[Row], width: int, depth: int, steps: int) -> list[Row
         Rows of along (`width` or `depth`), parameterization, measure, group, slope, error, reading.
         Of `MEASURES` for all layers, and again for each kind of layer.
     """
-    found = []
+    fitted = []
     kinds = [
         group
         for group in dict.fromkeys(cell["group"] for cell in cells)
@@ -329,7 +332,7 @@ def slopes(cells: Sequence[Row], width: int, depth: int, steps: int) -> list[Row
                     step = steps if measure.step is None else measure.step
                     x, y = series(cells, name, group, measure.quantity, step, along, other, at)
                     fit = exponent(x, y)
-                    found.append(
+                    fitted.append(
                         {
                             "along": along,
                             "parameterization": name,
@@ -339,7 +342,7 @@ def slopes(cells: Sequence[Row], width: int, depth: int, steps: int) -> list[Row
                             "reading": reading(fit["slope"]),
                         }
                     )
-    return found
+    return fitted
 
 
 def series(
@@ -352,12 +355,15 @@ def series(
     other: str,
     at: int,
 ) -> tuple[list[int], list[float | None]]:
-    """Widths and sizes at a depth (`along` width, `other` depth, which is `at`), or depths and sizes at a width."""
+    """Return widths and sizes at a depth, or depths and sizes at a width.
+
+    In the first case `along` is width, `other` depth, and `at` that depth.
+    """
     wanted = (parameterization, group, step, at)
-    own = [
+    line = [
         cell
         for cell in cells
         if (cell["parameterization"], cell["group"], cell["step"], cell[other]) == wanted
     ]
-    own.sort(key=lambda cell: cell[along])
-    return [cell[along] for cell in own], [cell[quantity] for cell in own]
+    line.sort(key=lambda cell: cell[along])
+    return [cell[along] for cell in line], [cell[quantity] for cell in line]

@@ -1,4 +1,4 @@
-"""How far does an update compress: keep a share of its coefficients, rebuild the network, and evaluate it.
+"""How far an update compresses: keep a share of its coefficients, rebuild, and evaluate.
 
 A mask is chosen for each matrix by itself, of the same share in all. The network is evaluated with
 plain weights, W0 + masked dW, and the reference, all coefficients, is evaluated in the same way.
@@ -54,7 +54,7 @@ class Plan:
     draws: int
 
     def masks(self) -> Iterator[tuple[str, Order, float, int]]:
-        """(transform, order, budget, how many draws)."""
+        """Yield (transform, order, budget, how many draws) of each mask."""
         for name in self.transforms:
             for order in self.orders:
                 for budget in self.budgets:
@@ -66,7 +66,7 @@ class Plan:
                     )
 
     def evaluations(self) -> int:
-        """Of one run, at most: the reference, and every mask that leaves something out."""
+        """Count one run's, at most: the reference, and every mask that leaves something out."""
         return 1 + sum(draws for _, _, budget, draws in self.masks() if budget < 100)
 
 
@@ -82,17 +82,17 @@ class MaskedNetwork:
     def __init__(self, model: ZooModule, source: Source) -> None:
         self.layers: dict[str, nn.Module] = {}
         self.base: dict[str, Tensor] = {}
-        found = zoo_layers(model.net)
+        layers = zoo_layers(model.net)
         with torch.no_grad():
             model.net.float()  # a frozen backbone may be in bfloat16, which would round W0 + dW
             for name, update in source.updates.items():
-                self.layers[name] = found[name].merge().requires_grad_(False)
-                self.base[name] = (found[name].effective_weight() - update.matrix()).detach()
+                self.layers[name] = layers[name].merge().requires_grad_(False)
+                self.base[name] = (layers[name].effective_weight() - update.matrix()).detach()
                 model.net.set_submodule(name, self.layers[name])
 
     @torch.no_grad()
     def set_(self, updates: Mapping[str, Tensor]) -> None:
-        """From now on W = W0 + update, for every layer."""
+        """Let W = W0 + update from now on, for every layer."""
         for name, layer in self.layers.items():
             weight = dense_weight(layer)
             weight.copy_(self.base[name] + updates[name].to(weight.device))
@@ -138,7 +138,8 @@ def mask_run(
     unmasked = evaluate()
     if not math.isfinite(unmasked):
         raise UserError(
-            f"{source.path!r}: the {metric} of the run is {unmasked}: use a checkpoint from before that"
+            f"{source.path!r}: the {metric} of the run is {unmasked}: use a checkpoint from before "
+            "that"
         )
     journal.reference(mark, unmasked)
     done()
@@ -201,21 +202,21 @@ def mask_run(
 
 
 def better(model: ZooModule) -> str:
-    """`higher` or `lower`: which values of the metric are better."""
+    """Return which values of the metric are better, `higher` or `lower`."""
     return (
         "lower" if less_is_better(model.monitor, getattr(model, "monitor_mode", None)) else "higher"
     )
 
 
 def _sizes(model: ZooModule) -> dict[str, int]:
-    """Bytes of the coefficients, and of what else is trained, as they are stored."""
+    """Count bytes of the coefficients, and of what else is trained, as they are stored."""
     sizes = {name: t.numel() * t.element_size() for name, t in model.trained_state().items()}
-    own = sum(size for name, size in sizes.items() if ".parameterization." in name)
-    return {"trained": own, "other": sum(sizes.values()) - own}
+    coefficients = sum(size for name, size in sizes.items() if ".parameterization." in name)
+    return {"trained": coefficients, "other": sum(sizes.values()) - coefficients}
 
 
 def _fingerprint(model: ZooModule) -> str:
-    """Of all that the network holds, the backbone included."""
+    """Hash all that the network holds, the backbone included."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.net.state_dict().items()):
         digest.update(
@@ -229,11 +230,12 @@ def _fingerprint(model: ZooModule) -> str:
 
 
 def groups(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Runs that differ only in their seed: mean, standard deviation and a paired t-test against the unmasked model.
+    """Average runs that differ only in their seed, and test each mask against the unmasked model.
 
-    The p-values of a group are corrected (Holm) for the number of its masks.
+    The tests are Student's, paired. The p-values of a group are corrected (Holm) for the number of
+    its masks.
     """
-    found = []
+    averaged = []
     for same in grouped(runs, "group").values():
         unmasked = [run["unmasked"] for run in same]
         points = []
@@ -246,7 +248,7 @@ def groups(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for point, p in zip(tested, holm([point["p"] for point in tested]), strict=True):
             point["p_holm"] = p
         fields = ("group", "task", "model", "parameterization", "metric", "better")
-        found.append(
+        averaged.append(
             {
                 **{field: same[0][field] for field in fields},
                 "runs": [run["name"] for run in same],
@@ -255,14 +257,14 @@ def groups(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "points": points,
             }
         )
-    return found
+    return averaged
 
 
 # ---- Files ---------------------------------------------------------------------------------------
 
 
 class MaskedFiles:
-    """Writes a run's masks as files that are taken wherever a run's adapter is; its updates are then `Dense`.
+    """Writes a run's masks as files that are taken wherever an adapter is, with `Dense` updates.
 
     Args:
         folder: of the files, made when needed.
@@ -303,7 +305,7 @@ class MaskedFiles:
         self.layers = {name: (layer.parameterization.shape, layer.scale) for name, layer in layers}
 
     def write(self, mask: str, kept: Mapping[str, Kept]) -> int:
-        """One file, named by run and mask; its bytes.
+        """Write one file, named by run and mask, and return how many bytes it has.
 
         A layer of which nothing is kept has one coefficient, 0.
         """
