@@ -17,15 +17,22 @@ OF_EACH_KIND = ("BlockDCT", "DCT", "LoRA", "RandLoRA")
 """Classes that share no way to make W: what holds of layers with these holds of the others too."""
 
 
-def thinned(rows: Iterable[Any], default: Callable[..., bool]) -> list[Any]:
+def thinned(rows: Iterable[Any], default: int | Callable[..., bool]) -> list[Any]:
     """Leave all rows of a matrix of tests to `slow` but those that also run by default.
 
     Args:
         rows: the arguments of one test each, tuples where there are several.
-        default: whether the test with these arguments runs by default.
+        default: whether the test with these arguments runs by default; or k, for every k-th.
     """
     given = [row if isinstance(row, tuple) else (row,) for row in rows]
-    return [pytest.param(*row, marks=() if default(*row) else pytest.mark.slow) for row in given]
+    often = [
+        i % default == 0 if isinstance(default, int) else default(*row)
+        for i, row in enumerate(given)
+    ]
+    return [
+        pytest.param(*row, marks=() if runs else pytest.mark.slow)
+        for row, runs in zip(given, often, strict=True)
+    ]
 
 
 def factories(

@@ -176,7 +176,7 @@ def test_what_is_named_is_there():
         names = [
             name
             for name in NAME.findall(text)
-            if not re.search(r"\.(?:py|csv|yaml|sh|md|json)$", name)
+            if not re.search(r"\.(?:py|csv|yaml|sh|md|json|mplstyle)$", name)
         ]
         found += [
             (str(path), name) for name in names if name not in INVENTED and not is_there(name)

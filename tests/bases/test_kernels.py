@@ -44,12 +44,7 @@ def make(m, n, block, ratio, dtype=torch.float32):
 
 # Every fourth by default: each of its dtypes, with and without a bias, strides and tiles.
 @pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, marks=() if i % 4 == 0 else pytest.mark.slow)
-        for i, case in enumerate(CASES)
-    ],
-    ids=lambda case: f"{case} {case.dtype}",
+    "case", thinned([(case,) for case in CASES], 4), ids=lambda case: f"{case} {case.dtype}"
 )
 def test_y_is_x_w_t_plus_b(interpreted, case):
     error, tolerance = cases.error(case, "cpu", calls=1)
@@ -97,7 +92,7 @@ def test_an_error_is_seen(interpreted, monkeypatch, broken):
     assert (error <= tolerance) == (broken == "nothing")
 
 
-@pytest.mark.parametrize("tokens", [1, 3, 20])
+@pytest.mark.parametrize("tokens", thinned([1, 3, 20], 2))
 @pytest.mark.parametrize("ratio", [0.125, 0.4])
 def test_work_is_what_the_interpreter_counts(interpreted, monkeypatch, tokens, ratio):
     """Every coefficient is read once; bytes and multiply-adds are `work`'s."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from conftest import refused
+from every import thinned
 from safetensors.torch import save_file
 
 from tasks import CharLM
@@ -98,7 +99,7 @@ def with_parameterization(where: str, spec: Any) -> str:
 @pytest.mark.parametrize(
     "where", ["last.ckpt", "config.yaml", "the adapter", "the adapter's config"]
 )
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split()[0])
+@pytest.mark.parametrize("command", thinned(COMMANDS, 2), ids=lambda command: command.split()[0])
 def test_no_command_runs_what_a_file_names(command, where, run, capsys):
     path = with_parameterization(where, SHELL)
     reads = (
@@ -147,7 +148,9 @@ class MyBasis({parent}):
 """
 
 
-@pytest.mark.parametrize("words", [["--trust", "my_basis.MyBasis"], ["--trust=my_basis"]])
+@pytest.mark.parametrize(
+    "words", thinned([["--trust", "my_basis.MyBasis"], ["--trust=my_basis"]], 2)
+)
 def test_a_class_of_the_users_own_goes_on_when_it_is_trusted(
     words, place, small, capsys, monkeypatch
 ):
@@ -241,6 +244,7 @@ def test_a_package_of_a_strangers_that_is_called_like_ours_is_not_ours(monkeypat
         NOBODY.find("tasks.CharLM", ZooModule, "it")
 
 
+@pytest.mark.slow
 def test_python_m_zoo_does_not_begin_with_the_current_folder(place):
     """`python -m` puts it first, where a `yaml.py` or `tasks` of a stranger's would come before
     what is installed.
@@ -359,7 +363,7 @@ def test_a_runs_trainer_is_left_alone_by_commands_that_look(run):
     assert "stranger" not in sys.modules and not Path("OWNED").exists()
 
 
-@pytest.mark.parametrize("key", ENTRIES)
+@pytest.mark.parametrize("key", thinned(ENTRIES, 4))
 def test_a_runs_trainer_is_taken_by_fit_when_it_is_trusted(key, run, capsys):
     with_trainer(**{key: ENTRIES[key]})
     refused(capsys, ["fit", "--ckpt_path", "run"], "stranger.Basis", "--trust stranger.Basis")

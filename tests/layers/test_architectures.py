@@ -133,7 +133,7 @@ def test_adapted_trained_evaluated_merged_and_exported(kind, name, tmp_path):
         assert torch.equal(outputs(again), outputs(network))
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", thinned(ARCHITECTURES, lambda kind: kind in IN_FULL))
 def test_from_scratch_and_built_together(kind):
     """W alone, in batches while it trains; everything else trains as it is."""
     network = plain(kind)
@@ -148,7 +148,7 @@ def test_from_scratch_and_built_together(kind):
         agree(outputs(merge(network)), expected, 1e-5)
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", thinned(ARCHITECTURES, lambda kind: kind in IN_FULL))
 def test_dense_and_projected_is_plain_fine_tuning(kind):
     """The same losses, step by step, and the same network after them."""
     network, reference = plain(kind), plain(kind)
@@ -176,7 +176,7 @@ def test_what_is_computed_again_in_backward_is_the_same(kind):
     assert trained(network) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", thinned(ARCHITECTURES, lambda kind: kind in IN_FULL))
 def test_frozen_weights_in_bfloat16(kind):
     """Coefficients are float32, and the merged network is in bfloat16 what the converted one is, to
     its precision.
@@ -217,7 +217,7 @@ def test_the_same_architecture_with_and_without_biases(kind, settings):
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("kind", thinned(DECODERS, lambda kind: kind in IN_FULL))
 def test_an_update_of_the_head_leaves_the_embedding_alone(kind, tied, tmp_path):
     """Of a head that is tied to it too: merged they are two weights, and the configuration says so."""
     before = build(configuration(kind, tie_word_embeddings=tied)).requires_grad_(False)

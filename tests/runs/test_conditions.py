@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from every import thinned
 from fits import fit
 from lightning.pytorch import Trainer
 
@@ -42,7 +43,8 @@ def test_a_number_of_batches_is_of_their_size(place, small):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--trainer.limit_val_batches=2"], ["--trainer.limit_val_batches=0.5"]]
+    "words",
+    thinned([[], ["--trainer.limit_val_batches=2"], ["--trainer.limit_val_batches=0.5"]], 3),
 )
 def test_validation_by_other_batches(words, place, tune, trained):
     """GLUE's are scored one by one, whatever the batch, unless batches are counted."""

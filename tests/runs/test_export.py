@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from conftest import refused
+from every import thinned
 from fits import fit
 
 from tasks import CharLM, GlueClassifier
@@ -104,7 +105,7 @@ def test_dense_of_a_network_that_is_not_from_the_hub(place):
     torch.testing.assert_close(plain(ids), model(ids), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("factory", FACTORIES)
+@pytest.mark.parametrize("factory", thinned(FACTORIES, 3))
 def test_adapter_holds_coefficients_and_head_only(factory, backbones, place):
     """At most 4 bytes per trainable number and 64 KiB; read wherever a run is, with equal logits."""
     model = classifier(backbones("bert"), parameterization=factory, targets=["*.layer.*"])

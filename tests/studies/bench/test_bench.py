@@ -205,6 +205,7 @@ def test_peft_has_as_many_parameters():
 # ---- The command ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_bench_prints_writes_and_goes_on(place, still, capsys, monkeypatch):
     """Interrupted in the third of four cases: two are in the file, and the same command measures
     the others.

@@ -282,6 +282,7 @@ def options(small):
     return [*kept, "--widths", "16,32", "--depths", "1,2", "--steps", "2", "--sizes", "16,32"]
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes_what_it_found(place, options, capsys):
     argv = [
         "coordinates",
