@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zoo.pages.numbers import typeset
+from zoo.pages.numbers import decimals, plus_minus, typeset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,3 +69,21 @@ class Table:
 
 def _cell(found: Cell | str) -> Cell:
     return found if isinstance(found, Cell) else Cell(found)
+
+
+# ---- Formats: what makes a cell of the fields of a row -------------------------------------------
+
+
+def fixed(field: str, digits: int = 3, sign: str = "", missing: str = "-") -> Callable[[Any], str]:
+    """Show a field with so many decimals."""
+    return lambda row: decimals(getattr(row, field), digits, sign, missing)
+
+
+def mean_sd(mean: str, sd: str, digits: int = 3) -> Callable[[Any], str]:
+    """Show a field, and beside it the one that is its standard deviation."""
+    return lambda row: plus_minus(getattr(row, mean), getattr(row, sd), digits)
+
+
+def over(shown: Callable[[Any], str], *below: Callable[[Any], str]) -> Callable[[Any], Cell]:
+    """Show one above others."""
+    return lambda row: Cell(shown(row), [each(row) for each in below])

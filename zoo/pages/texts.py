@@ -38,7 +38,7 @@ def clean(value: Any) -> Any:
 
 
 def cell(value: object) -> object:
-    """Return what a cell of a CSV file holds: a `'` before what a spreadsheet took for a formula."""
+    """Return a value as CSV has it: a `'` before what a spreadsheet took for a formula."""
     if not isinstance(value, str):
         return value
     is_formula = value.startswith(FORMULA) and not NUMBER.fullmatch(value)

@@ -31,7 +31,7 @@ INSIDE = {"figures": (".png", ".svg"), "masked": (".safetensors",)}
 
 
 def words(option: str, text: str, known: Sequence[str]) -> list[str]:
-    """A list with commas, of words that are known, each once.
+    """Return the words of a list with commas, all of them known, each once.
 
     Raises:
         UserError: naming one that is not, or if there is none.
@@ -43,7 +43,7 @@ def words(option: str, text: str, known: Sequence[str]) -> list[str]:
 
 
 def split(argv: Sequence[str], prefixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Options that begin with a prefix apart, as `--data.key=value`: they are those of `zoo fit`."""
+    """Set options with a prefix apart, as `--data.key=value`: they are those of `zoo fit`."""
     own, passed = [], []
     arguments = iter(argv)
     for word in arguments:
@@ -55,7 +55,11 @@ def split(argv: Sequence[str], prefixes: tuple[str, ...]) -> tuple[list[str], li
 
 
 def need_extra(*more: str) -> None:
-    """Raises UserError naming the extra, if a package of it or one of `more` is not installed."""
+    """Make sure that the packages of `lab`, and `more`, are installed.
+
+    Raises:
+        UserError: naming the extra.
+    """
     for name in (*LAB, *more):
         if importlib.util.find_spec(name) is None:
             raise UserError(
@@ -64,7 +68,7 @@ def need_extra(*more: str) -> None:
 
 
 def is_ours(folder: Path, name: str) -> Callable[[Path], bool]:
-    """Which files in a folder are of an earlier report of this name, or of one that was interrupted.
+    """Return what says of a file whether it is of an earlier report, whole or interrupted.
 
     Those that the report's JSON file lists, as it is now; of one that lists none, as reports of
     older versions, what lies at its top. A name alone proves nothing: figures/mine.png may be
@@ -98,7 +102,7 @@ def is_ours(folder: Path, name: str) -> Callable[[Path], bool]:
 
 
 def check_out(out: str | None, name: str, force: bool) -> Path | None:
-    """The folder of a report, if one is wanted; an interrupted one of `zoo mask` is gone on with.
+    """Return the folder of a report, if one is wanted; an interrupted `zoo mask` is gone on with.
 
     Args:
         out: the folder, or None.
@@ -126,7 +130,12 @@ def check_out(out: str | None, name: str, force: bool) -> Path | None:
 
 
 def read_all(runs: Sequence[str], **options: Any) -> list["Source"]:
-    """The updates of runs, each once, with names, groups and notes; options are those of `zoo.runs.updates.read`."""
+    """Read the updates of runs, each once, with names, groups and notes.
+
+    Args:
+        runs: their folders or files.
+        options: of `zoo.runs.updates.read`.
+    """
     from zoo.runs.names import label
     from zoo.runs.run import repeated
     from zoo.runs.updates import read
@@ -142,7 +151,7 @@ def read_all(runs: Sequence[str], **options: Any) -> list["Source"]:
 
 
 class Bar:
-    """A progress bar on stderr, from two seconds on, where that is a terminal.
+    """Show a progress bar on stderr, from two seconds on, where that is a terminal.
 
     Args:
         what: is counted.
@@ -172,7 +181,13 @@ class Bar:
 
 
 def facts(command: str, argv: Sequence[str], start: float) -> dict[str, Any]:
-    """Version, date, command line, device and seconds since `start`, a time of `time.perf_counter`."""
+    """Return how a report came about: version, date, command line, device and seconds.
+
+    Args:
+        command: of zoo.
+        argv: its arguments.
+        start: when it began, a time of `time.perf_counter`.
+    """
     import torch
 
     from zoo import __version__
@@ -189,7 +204,7 @@ def facts(command: str, argv: Sequence[str], start: float) -> dict[str, Any]:
 
 
 def numbers(option: str, text: str, least: int = 1) -> list[int]:
-    """Whole numbers, ascending, each once.
+    """Return whole numbers, ascending, each once.
 
     Raises:
         UserError: naming one that is none or too small.
@@ -209,7 +224,7 @@ def numbers(option: str, text: str, least: int = 1) -> list[int]:
 
 
 def parameterizations(text: str) -> dict[str, type]:
-    """Classes by the names that are given, shipped ones or paths.
+    """Return classes by the names that are given, shipped ones or paths.
 
     Raises:
         UserError: naming one that is none, and the nearest.

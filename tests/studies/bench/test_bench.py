@@ -171,8 +171,8 @@ def test_a_case_is_left_out_when_a_dense_pass_takes_too_long():
     assert too_long(case, 0.5, rates) is None
     line = too_long(case, 0.4, rates)
     assert (
-        line
-        == "1000 x 1000, 1000 tokens, float32: a dense pass takes at least 6.0 s; --seconds 0.5 measures it"
+        line == "1000 x 1000, 1000 tokens, float32: a dense pass takes at least 6.0 s; "
+        "--seconds 0.5 measures it"
     )
 
 
@@ -385,8 +385,14 @@ def test_extras_are_asked_for_before_anything_is_measured(place, still, capsys, 
 
 
 def test_arguments_belong_to_the_parameterization_before_them():
-    given = "--tokens 1 --parameterization DCT --threads 2 --parameterization.ratio 0.5 --parameterization=LoRA,DCT a=1"
-    meant = "--tokens 1 --parameterization DCT ratio=0.5 --threads 2 --parameterization LoRA,DCT a=1 b=2 c=3"
+    given = (
+        "--tokens 1 --parameterization DCT --threads 2 --parameterization.ratio 0.5 "
+        "--parameterization=LoRA,DCT a=1"
+    )
+    meant = (
+        "--tokens 1 --parameterization DCT ratio=0.5 --threads 2 "
+        "--parameterization LoRA,DCT a=1 b=2 c=3"
+    )
     assert (
         dotted([*given.split(), "--parameterization.b=2", "--parameterization.c", "3"])
         == meant.split()

@@ -167,7 +167,8 @@ def test_a_report_that_fails_leaves_nothing(runs, monkeypatch):
         (["empty"], "no run in 'empty'"),
         (
             ["killed"],
-            "no finished run in 'killed': 'killed/a': not finished: it has no summary.json; train some",
+            "no finished run in 'killed': 'killed/a': not finished: it has no summary.json; "
+            "train some",
         ),
         (["runs", "--margin", "0"], "--margin must be above 0, got 0.0"),
         (["runs", "--margin", "nan"], "--margin must be above 0, got nan"),
@@ -192,7 +193,10 @@ def test_a_mistake_is_one_line(runs, capsys, words, said):
 
 
 def test_a_table_needs_no_lightning(runs):
-    code = "import sys; from zoo.__main__ import main; main(['report', 'runs']); print('lightning' in sys.modules)"
+    code = (
+        "import sys; from zoo.__main__ import main; main(['report', 'runs']); "
+        "print('lightning' in sys.modules)"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=runs.parent
     )

@@ -1,4 +1,7 @@
-"""`zoo analyze`: what is in updates of runs, peft adapters or checkpoints, beside the rotation null."""
+"""`zoo analyze`: what is in the updates of runs, beside the rotation null.
+
+Updates are those of runs, of peft adapters or of pairs of checkpoints.
+"""
 
 import re
 import textwrap

@@ -1,15 +1,15 @@
 """The tables of an analysis: ranks, measures beside their nulls, correlations and verdicts."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from zoo.pages.numbers import decimals, interval, p_value, plus_minus
+from zoo.pages.numbers import decimals, interval, p_value
 from zoo.pages.style import Data, runs_of
-from zoo.pages.table import Cell, Column, Table
+from zoo.pages.table import Cell, Column, Table, fixed, mean_sd, over
 from zoo.studies.verdicts import EMPTY, in_words
 
 MEASURES = {
@@ -44,18 +44,6 @@ def flat(spectra: Data) -> Data:
         for measure, found in spectra.items()
         for key, value in found.items()
     }
-
-
-def number(field: str, digits: int) -> Callable[[Any], str]:
-    """Return what shows a field with so many decimals."""
-    return lambda row: decimals(getattr(row, field), digits)
-
-
-def over(field: str, *nulls: str) -> Callable[[Any], Cell]:
-    """Return what shows a field above those that it is compared with."""
-    return lambda row: Cell(
-        decimals(getattr(row, field)), [decimals(getattr(row, null)) for null in nulls]
-    )
 
 
 # ---- Runs ----------------------------------------------------------------------------------------
@@ -96,11 +84,13 @@ def matrices_table(run: Data, transform: str) -> Table:
 def _measured() -> list[Column]:
     """Return columns of ranks, and of measures over their nulls: rotated, and shuffled."""
     return [
-        *(Column(label, number(rank, 2)) for rank, label in RANKS.items()),
-        Column("z of k90", number("k90_z", 1)),
+        *(Column(label, fixed(rank, 2)) for rank, label in RANKS.items()),
+        Column("z of k90", fixed("k90_z", 1)),
         Column("p", lambda row: p_value(row.k90_p)),
         *(
-            Column(label, over(f"{key}_value", f"{key}_null", f"{key}_shuffled"))
+            Column(
+                label, over(*(fixed(f"{key}_{field}") for field in ("value", "null", "shuffled")))
+            )
             for key, label in MEASURES.items()
         ),
     ]
@@ -127,7 +117,7 @@ def correlations_table(runs: Iterable[Data]) -> Table:
     for kind in ("pearson", "spearman"):
         columns += [
             Column(kind.capitalize(), partial(_correlation, kind=kind)),
-            Column("null", partial(_spread, field=f"{kind}_null")),
+            Column("null", mean_sd(f"{kind}_null", f"{kind}_null_sd")),
         ]
     return Table(correlations(runs), [*columns, Column("Matrices", lambda c: f"{c.pearson_n:.0f}")])
 
@@ -137,37 +127,39 @@ def _correlation(row: Any, kind: str, digits: int = 3) -> str:
     return f"{decimals(value, digits)} {interval(low, high, digits)}".rstrip()
 
 
-def _spread(row: Any, field: str) -> str:
-    return plus_minus(getattr(row, field), getattr(row, f"{field}_sd"))
-
-
 # ---- Groups --------------------------------------------------------------------------------------
 
 
 def ranks_table(analysis: Data) -> Table:
     """Return ranks and scores of groups, over their runs."""
+    shown = {"stable_rank": 2, "effective_rank": 2, "loss": 4, "score": 4}
+    missing = {"mean": None, "sd": None}
+    rows = [
+        {
+            "group": group["group"],
+            "runs": len(group["runs"]),
+            "metrics": {run["metric"] for run in runs_of(analysis, group)} - {None},
+            **flat({field: group[field] or missing for field in shown}),
+        }
+        for group in analysis["groups"]
+    ]
+    numbers = [
+        Column(
+            field.replace("_", " ").capitalize(), mean_sd(f"{field}_mean", f"{field}_sd", digits)
+        )
+        for field, digits in shown.items()
+    ]
     columns = [
         Column("Group", lambda g: g.group, left=True),
-        Column("Runs", lambda g: str(len(g.runs))),
-        Column("Stable rank", partial(_mean, field="stable_rank", digits=2)),
-        Column("Effective rank", partial(_mean, field="effective_rank", digits=2)),
-        Column("Loss", partial(_mean, field="loss", digits=4)),
-        Column("Score", partial(_mean, field="score", digits=4)),
+        Column("Runs", lambda g: str(g.runs)),
+        *numbers,
         Column("Metric", lambda g: ", ".join(sorted(g.metrics))),
     ]
-    metrics = [
-        {run["metric"] for run in runs_of(analysis, group)} - {None} for group in analysis["groups"]
-    ]
-    return Table(pd.DataFrame(analysis["groups"], dtype=object).assign(metrics=metrics), columns)
-
-
-def _mean(row: Any, field: str, digits: int) -> str:
-    found = getattr(row, field)
-    return plus_minus(found["mean"], found["sd"], digits) if found else "-"
+    return Table(pd.DataFrame(rows), columns)
 
 
 def spectra_tables(analysis: Data) -> list[Table]:
-    """Return the measures of groups over their nulls: of the largest coefficients, and by frequency."""
+    """Return the measures of groups over their nulls: by size, and by frequency."""
     rows = [
         {"group": group["group"], "transform": transform, **flat(group["spectra"][transform])}
         for group in analysis["groups"]
@@ -178,20 +170,14 @@ def spectra_tables(analysis: Data) -> list[Table]:
         Column("Transform", lambda g: g.transform, left=True),
     ]
     measures = [
-        Column(label, partial(_beside_null, measure=key)) for key, label in MEASURES.items()
+        Column(label, over(mean_sd(f"{m}_mean", f"{m}_sd"), mean_sd(f"{m}_null", f"{m}_null_sd")))
+        for m, label in MEASURES.items()
     ]
     frame = pd.DataFrame(rows)
     return [
         Table(frame, [*named, *measures[:3]], "Largest first; below each, its null"),
         Table(frame, [*named, *measures[3:]], "Lowest frequencies first; below each, its null"),
     ]
-
-
-def _beside_null(row: Any, measure: str) -> Cell:
-    mean, sd, null, null_sd = (
-        getattr(row, f"{measure}_{key}") for key in ("mean", "sd", "null", "null_sd")
-    )
-    return Cell(plus_minus(mean, sd), [plus_minus(null, null_sd)])
 
 
 # ---- Verdicts ------------------------------------------------------------------------------------
@@ -239,25 +225,25 @@ def terminal_tables(run: Data) -> list[Table]:
     ranks = [
         Column("", lambda a: a.kind, left=True),
         Column("matrices", lambda a: str(a.matrices)),
-        Column("stable rank", number("stable_rank", 2)),
-        Column("effective", number("effective_rank", 2)),
-        Column("numerical", number("numerical_rank", 1)),
+        Column("stable rank", fixed("stable_rank", 2)),
+        Column("effective", fixed("effective_rank", 2)),
+        Column("numerical", fixed("numerical_rank", 1)),
     ]
     measures = [Column("", lambda a: a.line, left=True)]
     for header, measure in (("k90", "k90"), ("low 25 %", "low_25")):
         measures += [
-            Column(header, number(f"{measure}_value", 3)),
-            Column("null", number(f"{measure}_null", 3)),
-            Column("z", partial(_z, field=f"{measure}_z")),
+            Column(header, fixed(f"{measure}_value")),
+            Column("null", fixed(f"{measure}_null")),
+            Column("z", fixed(f"{measure}_z", 1, "+", "")),
             Column("p", partial(_short_p, field=f"{measure}_p")),
         ]
     pairs = [
         Column("", lambda c: c.transform if c.first else "", left=True),
         Column("correlation of", lambda c: PAIRS[c.pair][1], left=True),
         Column("Pearson", partial(_correlation, kind="pearson", digits=2)),
-        Column("null", number("pearson_null", 2)),
-        Column("Spearman", number("spearman_value", 2)),
-        Column("null", number("spearman_null", 2)),
+        Column("null", fixed("pearson_null", 2)),
+        Column("Spearman", fixed("spearman_value", 2)),
+        Column("null", fixed("spearman_null", 2)),
     ]
     correlated = correlations([run])
     correlated["first"] = ~correlated["transform"].duplicated()
@@ -283,10 +269,6 @@ def _by_kind(frame: pd.DataFrame, transform: str) -> pd.DataFrame:
 def short(name: str) -> str:
     """Return the end of a name that is too long for the table."""
     return name if len(name) <= 18 else f"..{name[-16:]}"
-
-
-def _z(row: Any, field: str) -> str:
-    return decimals(getattr(row, field), 1, "+", missing="")
 
 
 def _short_p(row: Any, field: str) -> str:

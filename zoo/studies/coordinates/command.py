@@ -1,9 +1,10 @@
-"""`zoo coordinates`: how weights, gradients, updates and activations grow with the width and the depth of a network.
+"""`zoo coordinates`: how sizes grow with the width and the depth of a network.
 
-Each network is trained for a few steps, at a constant rate, by the trainer of `zoo fit`. Options of
---model, --data and --trainer are those of `zoo fit`, as in --model.optimizer.name muon. A task must
-have width, layers and heads, as the character model has: widths are compared at the config's depth,
-depths at its width, and all heads are as large.
+Sizes are of weights, gradients, updates and activations. Each network is trained for a few steps,
+at a constant rate, by the trainer of `zoo fit`. Options of --model, --data and --trainer are those
+of `zoo fit`, as in --model.optimizer.name muon. A task must have width, layers and heads, as the
+character model has: widths are compared at the config's depth, depths at its width, and all heads
+are as large.
 """
 
 import inspect
@@ -42,8 +43,11 @@ BATCH = ("--data.batch_size=4", "--data.block_size=64")
 CONSTANT = ("--model.optimizer.warmup=0", "--model.optimizer.final_lr=1")
 """The first steps of a warm-up would show its slope."""
 SHARE = 0.1
-"""Of the config's rate: at all of it, and without its warm-up, four steps are as large as the weights, and exponents
-those of nothing."""
+"""The share of the config's rate that is taken.
+
+At all of it, and without its warm-up, four steps are as large as the weights, and exponents
+those of nothing.
+"""
 
 
 def main(argv: list[str]) -> int:
@@ -138,7 +142,8 @@ def coordinates(
     lr = SHARE * first.model.optimizer_config.lr if lr is None else lr
     if wrong := [width for width in wide if width % base.head]:
         raise UserError(
-            f"--widths takes multiples of {base.head}, the size of a head in {config}, got {wrong[0]}"
+            f"--widths takes multiples of {base.head}, the size of a head in {config}, "
+            f"got {wrong[0]}"
         )
     factories = {
         name: built([*options, *data]).model.parameterization for name, options in shared.items()
@@ -202,7 +207,7 @@ def coordinates(
 
 
 def write(folder: Path, report: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """The report, and every number of it as a table."""
+    """Write the report, and every number of it as a table."""
     from zoo.pages.page import write_report
     from zoo.pages.texts import csv_text
     from zoo.studies.coordinates.figures import coordinates_figures
@@ -220,7 +225,7 @@ def write(folder: Path, report: dict[str, Any], rows: list[dict[str, Any]]) -> N
 
 
 def budget(cls: type, ratio: float) -> list[str]:
-    """The option for a class that takes a ratio."""
+    """Return the option of a ratio, for a class that takes one."""
     return (
         [f"--model.parameterization.ratio={ratio}"]
         if "ratio" in inspect.signature(cls).parameters

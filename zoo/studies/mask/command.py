@@ -1,6 +1,7 @@
-"""`zoo mask`: keep a share of an update's coefficients, rebuild the network, and evaluate it on its validation data.
+"""`zoo mask`: keep a share of an update's coefficients, rebuild the network, and evaluate it.
 
-Options of the data are those of `zoo fit`, as in --data.data_dir FOLDER, for data that was moved.
+It is evaluated on its validation data. Options of the data are those of `zoo fit`, as in
+--data.data_dir FOLDER, for data that was moved.
 """
 
 import sys
@@ -148,7 +149,7 @@ def mask(
 def opened(
     path: str, backbone: str | None, data: list[str], trust: Trust = NOBODY
 ) -> tuple["ZooModule", Callable[[], float]]:
-    """A run's task, and what evaluates it as it is."""
+    """Return a run's task, and what evaluates it as it is."""
     from zoo.cli.open_run import open_run
 
     model, datamodule, trainer = open_run(path, backbone, data, trust)
@@ -166,7 +167,7 @@ def opened(
 
 
 def percents(text: str) -> list[float]:
-    """Budgets, ascending, each once.
+    """Return budgets, ascending, each once.
 
     Raises:
         UserError: naming one that is no number in (0, 100].

@@ -7,7 +7,7 @@ import pandas as pd
 
 from zoo.pages.numbers import decimals, general, p_value, plus_minus
 from zoo.pages.style import Data, human_bytes, runs_of
-from zoo.pages.table import Cell, Column, Table
+from zoo.pages.table import Cell, Column, Table, fixed, mean_sd
 from zoo.studies.verdicts import LEVEL
 
 
@@ -47,9 +47,9 @@ def scores_tables(group: Data, mask: Data) -> list[Table]:
     """Return scores and their tests against the unmasked network, a table for each transform."""
     columns = [
         *_masks(),
-        Column(group["metric"] or "score", lambda p: plus_minus(p.mean, p.sd, 4)),
-        Column("Difference", lambda p: decimals(p.difference, 4)),
-        Column("t", lambda p: decimals(p.t, 2)),
+        Column(group["metric"] or "score", mean_sd("mean", "sd", 4)),
+        Column("Difference", fixed("difference", 4)),
+        Column("t", fixed("t", 2)),
         Column("p", lambda p: p_value(p.p)),
         Column("Holm p", lambda p: Cell(p_value(p.p_holm), strong=p.p_holm < LEVEL)),
     ]

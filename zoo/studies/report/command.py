@@ -1,7 +1,8 @@
-"""`zoo report`: runs side by side: means and intervals over seeds, gaps to dense, equivalence, and what was searched.
+"""`zoo report`: runs side by side: means over seeds, gaps to dense, equivalence, the search.
 
-Only runs on one corpus or task with one network and as many steps are compared. A method's learning
-rate is the best one on the seeds that have several; the other seeds are reported.
+Means and gaps stand with their intervals. Only runs on one corpus or task with one network and as
+many steps are compared. A method's learning rate is the best one on the seeds that have several;
+the other seeds are reported.
 """
 
 import time
@@ -77,7 +78,7 @@ def report(
 
 
 def _write(folder: Path, data: dict[str, Any], force: bool) -> None:
-    """All files of the report, or none."""
+    """Write all files of the report, or none."""
     from zoo.files.access import new_folder, write_text
     from zoo.pages.page import finite, write_report
     from zoo.pages.texts import csv_text
@@ -124,7 +125,7 @@ def describe(comparison: dict[str, Any], data: dict[str, Any]) -> str:
 
 
 def _skipped(skipped: list[dict[str, str]]) -> str:
-    """How many runs were left out, and which."""
+    """Say how many runs were left out, and which."""
     said = [f"left out  {len(skipped)} run{'s' * (len(skipped) > 1)}"]
     said += [f"  {item['path']}: {item['why']}" for item in skipped[:MANY]]
     return "\n".join([*said, *[f"  and {len(skipped) - MANY} more"] * (len(skipped) > MANY)])

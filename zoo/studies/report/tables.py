@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from zoo.pages.numbers import decimals, general, interval, number_of, percent, plus_minus, typeset
 from zoo.pages.style import Data, number
-from zoo.pages.table import Cell, Column, Table
+from zoo.pages.table import Cell, Column, Table, fixed, mean_sd
 from zoo.studies.verdicts import in_words
 
 NEAR = 0.01
@@ -110,8 +110,8 @@ def methods_table(comparison: Data, level: float) -> Table:
         Column(str(comparison["metric"]).capitalize(), _mean),
         Column(f"Gap to {reference}", gap),
         Column("Equivalent", _equivalent),
-        Column("Stable rank", lambda m: plus_minus(m.stable_rank, m.stable_rank_sd, 2)),
-        Column("Late sd", lambda m: decimals(m.terminal_sd, 4)),
+        Column("Stable rank", mean_sd("stable_rank", "stable_rank_sd", 2)),
+        Column("Late sd", fixed("terminal_sd", 4)),
         Column("Time", _time),
     ]
     return Table(methods(comparison), columns).filled(keep=2, empty=["reference"])
@@ -131,12 +131,12 @@ def terminal_table(comparison: Data) -> Table:
         Column("share", lambda m: f"{100 * m.budget:.3g}%"),
         Column("lr", lambda m: f"{general(m.lr)}{'*' * m.tuned}"),
         Column("n", lambda m: str(m.n)),
-        Column(comparison["metric"], lambda m: decimals(m.mean, missing="")),
-        Column("sd", lambda m: decimals(m.sd, missing="")),
-        Column("gap", lambda m: decimals(m.gap, 3, "+", "")),
+        Column(comparison["metric"], fixed("mean", missing="")),
+        Column("sd", fixed("sd", missing="")),
+        Column("gap", fixed("gap", 3, "+", "")),
         Column("[low, high]", bounds),
         Column("same", same),
-        Column("rank", lambda m: decimals(m.stable_rank, 1, missing="")),
+        Column("rank", fixed("stable_rank", 1, missing="")),
     ]
     return Table(methods(comparison).sort_values("rank"), columns).filled()
 
@@ -242,9 +242,9 @@ def runs_table(comparison: Data) -> Table:
         Column("Method", lambda run: run.method, left=True),
         Column("Rate", lambda run: general(run.lr)),
         Column("Seed", lambda run: str(run.seed)),
-        Column(comparison["metric"].capitalize(), lambda run: decimals(run.value, 4)),
-        Column("Stable rank", lambda run: decimals(run.stable_rank, 2)),
-        Column("Late sd", lambda run: decimals(run.terminal_sd, 4)),
+        Column(comparison["metric"].capitalize(), fixed("value", 4)),
+        Column("Stable rank", fixed("stable_rank", 2)),
+        Column("Late sd", fixed("terminal_sd", 4)),
         Column("", lambda run: "search" if run.searched else ""),
         Column("Device", lambda run: str(run.device)),
         Column("Date", lambda run: (run.date or "-")[:10]),
