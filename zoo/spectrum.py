@@ -11,20 +11,22 @@ from zoo.bases.selection import zigzag_order
 SHARES = (0.5, 0.9, 0.99)
 """Parts of the energy whose cost in coefficients is measured: k50, k90 and k99."""
 LOW = (0.1, 0.25, 0.5)
-"""Parts of the coefficients, lowest frequencies first, whose energy is measured: low_10, low_25 and low_50."""
+"""Parts of the coefficients, lowest frequencies first, whose energy is measured: low_10, ..."""
 GAUSSIAN = {"k50": 0.1240, "k90": 0.4446, "k99": 0.7347}
-"""Of a large matrix of independent normal entries, in any orthonormal basis: the share P(|x| > t) of its coefficients,
-where t phi(t) + Q(t) is half of 0.5, 0.9 or 0.99."""
+"""Shares of a large matrix of independent normal entries, in any orthonormal basis.
+
+The share P(|x| > t) of its coefficients, where t phi(t) + Q(t) is half of 0.5, 0.9 or 0.99.
+"""
 
 # ---- Rank ----------------------------------------------------------------------------------------
 
 
 def stable_rank(weight: Tensor, tolerance: float = 1e-5, max_iterations: int = 200) -> Tensor:
-    """|W|_F^2 / |W|_2^2, the squared norm in units of the largest squared singular value; between 1 and the rank.
+    """Return |W|_F^2 / |W|_2^2, the squared norm in units of the largest squared singular value.
 
-    The spectral norm comes from power iteration on W^T W, which approaches it from below, so that a
-    result errs upwards; it stops when no estimate moved by more than `tolerance`, relatively.
-    Rudelson and Vershynin, J. ACM 54(4), 2007.
+    It lies between 1 and the rank.     The spectral norm comes from power iteration on W^T W, which
+    approaches it from below, so that a result errs upwards; it stops when no estimate moved by more
+    than `tolerance`, relatively. Rudelson and Vershynin, J. ACM 54(4), 2007.
 
     Args:
         weight: (..., m, n), a matrix or a batch of them.
@@ -60,9 +62,10 @@ def stable_rank(weight: Tensor, tolerance: float = 1e-5, max_iterations: int = 2
 
 
 def effective_rank(singular_values: Tensor) -> float:
-    """exp(H(p)) with p_i = s_i / sum s and H the entropy in nats; between 1 and the rank, 0 for a zero matrix.
+    """Return exp(H(p)) with p_i = s_i / sum s and H the entropy in nats.
 
-    Roy and Vetterli, "The effective rank", EUSIPCO 2007.
+    It lies between 1 and the rank, and is 0 for a zero matrix. Roy and Vetterli, "The effective
+    rank", EUSIPCO 2007.
 
     Args:
         singular_values: (k,), in any order.
@@ -75,7 +78,7 @@ def effective_rank(singular_values: Tensor) -> float:
 
 
 def numerical_rank(singular_values: Tensor, shape: tuple[int, int]) -> int:
-    """How many singular values exceed max(m, n) eps s_1, with float32's eps, as numpy's `matrix_rank` counts them.
+    """Count singular values above max(m, n) eps s_1, float32's eps, as numpy's `matrix_rank`.
 
     Args:
         singular_values: (k,), in any order.
@@ -86,7 +89,10 @@ def numerical_rank(singular_values: Tensor, shape: tuple[int, int]) -> int:
 
 
 def ranks(singular_values: Tensor, shape: tuple[int, int]) -> dict[str, float]:
-    """`stable_rank`, `effective_rank` and `numerical_rank` of the (m, n) matrix with these singular values, (k,)."""
+    """Return `stable_rank`, `effective_rank` and `numerical_rank` of an (m, n) matrix.
+
+    It is that with these singular values, (k,).
+    """
     s = singular_values.detach().double()
     return {
         "stable_rank": float(s.square().sum() / s.max() ** 2) if s.any() else 0.0,
@@ -99,7 +105,10 @@ def ranks(singular_values: Tensor, shape: tuple[int, int]) -> dict[str, float]:
 
 
 def descending(energy: Tensor) -> Tensor:
-    """Sorted, largest first; on the CPU by numpy, which takes a thirtieth of torch's time for 768 x 768."""
+    """Sort, largest first.
+
+    On the CPU numpy does it, in a thirtieth of torch's time for 768 x 768.
+    """
     if energy.device.type != "cpu":
         return energy.sort(descending=True).values
     ordered = energy.numpy().copy()
@@ -108,7 +117,9 @@ def descending(energy: Tensor) -> Tensor:
 
 
 def energy_share(energy: Tensor, share: float = 0.9) -> float:
-    """The least part of a list, taken from its front, that holds `share` of its sum; in (0, 1], 0 if the sum is 0.
+    """Return the least part of a list, from its front, that holds `share` of its sum.
+
+    It is in (0, 1], or 0 if the sum is 0.
 
     Args:
         energy: (K,), not negative.
@@ -118,14 +129,16 @@ def energy_share(energy: Tensor, share: float = 0.9) -> float:
 
 
 def _needed(total: Tensor, share: float) -> float:
-    """`energy_share` of a list whose running sums, (K,) float64, are these."""
+    """Return `energy_share` of a list whose running sums, (K,) float64, are these."""
     if total[-1] <= 0:
         return 0.0
     return (int(torch.searchsorted(total, share * total[-1])) + 1) / len(total)
 
 
 def running_sums(coefficients: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-    """Energy of the first 1, 2, ... coefficients of a plane, largest first and in a given order; two of (K,), float64.
+    """Return the energy of the first 1, 2, ... coefficients of a plane; two of (K,), float64.
+
+    One is of the largest first, the other in a given order.
 
     Args:
         coefficients: (M, N) or (K,).
@@ -144,7 +157,9 @@ def running_sums(coefficients: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def spectral_energy(coefficients: Tensor, order: Tensor | None = None) -> dict[str, float]:
-    """How the energy of an (M, N) plane of coefficients is spread; all values in [0, 1], 0 for a zero plane.
+    """Say how the energy of an (M, N) plane of coefficients is spread.
+
+    All values are in [0, 1], and 0 for a zero plane.
 
     Args:
         coefficients: of any orthonormal transform.
@@ -163,7 +178,7 @@ def spectral_energy(coefficients: Tensor, order: Tensor | None = None) -> dict[s
 
 
 def measures(magnitude: Tensor, frequency: Tensor) -> dict[str, float]:
-    """`spectral_energy` from `running_sums`."""
+    """Return `spectral_energy` from `running_sums`."""
     values = {f"k{share * 100:.0f}": _needed(magnitude, share) for share in SHARES}
     values |= {f"k{share * 100:.0f}_frequency": _needed(frequency, share) for share in SHARES}
     for low in LOW:
@@ -176,7 +191,7 @@ def measures(magnitude: Tensor, frequency: Tensor) -> dict[str, float]:
 
 
 def dct_energy(weight: Tensor) -> dict[str, float]:
-    """`spectral_energy` of the orthonormal 2-D DCT-II of W."""
+    """Return `spectral_energy` of the orthonormal 2-D DCT-II of W."""
     return spectral_energy(transform("dct").forward(weight.detach()))
 
 
@@ -184,22 +199,22 @@ def dct_energy(weight: Tensor) -> dict[str, float]:
 
 
 def random_sides(m: int, n: int, draw: int, seed: int, like: Tensor) -> Sides:
-    """Haar-random rotations of the rows and the columns of (m, n) matrices, on the device and in the dtype of `like`.
+    """Draw Haar-random rotations of the rows and the columns of (m, n) matrices.
 
-    A function of the lengths, the draw and the seed: all matrices with as many rows have the same
-    for these.
+    They are on the device and in the dtype of `like`, and a function of the lengths, the draw and
+    the seed: all matrices with as many rows have the same for these.
     """
     q, p = haar_matrix(m, seed, "null", draw, 0), haar_matrix(n, seed, "null", draw, 1)
     return Sides(shared(q, like.device, like.dtype), shared(p, like.device, like.dtype))
 
 
 def rotation_null(weight: Tensor, draws: int = 1, seed: int = 0) -> dict[str, float]:
-    """`dct_energy` of a matrix with W's singular values between Haar-random singular vectors; mean over draws.
+    """Return the mean `dct_energy` of matrices with W's singular values in random directions.
 
-    What W's spectrum forces by itself: a k90 below it is frequency structure, one beside it is
-    none. The ranks need no null, since they depend on the singular values alone. Q W P with Q and P
-    Haar has such singular vectors, and so has its DCT, since Haar measure does not see a fixed
-    rotation; so the null is W's energy in a random separable basis.
+    It is what W's spectrum forces by itself: a k90 below it is frequency structure, one beside it
+    is none. The ranks need no null, since they depend on the singular values alone. Q W P with Q
+    and P Haar has such singular vectors, and so has its DCT, since Haar measure does not see a
+    fixed rotation; so the null is W's energy in a random separable basis.
     """
     w = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
     results = [

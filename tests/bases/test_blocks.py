@@ -23,7 +23,7 @@ CASES = [
     (64, 32, 16, 2048),
     (40, 24, 8, 330),
 ]
-"""m, n, largest block, budget: square blocks and others, fewer than one position a row, all of them, one block."""
+"""m, n, largest block, budget: square blocks and others, few positions, all of them, one block."""
 
 
 def layout_of(m, n, block, budget):

@@ -51,7 +51,7 @@ def changes(h):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_energy_is_kept_and_the_inverse_inverts(name, shape, dtype, tolerance):
-    """Parseval; the energies are summed in float64 so that only the transform's own error counts."""
+    """Parseval; energies are summed in float64, so that only the transform's error counts."""
     t, w = transform(name), draw(*shape, dtype=dtype)
     plane = t.forward(w)
     assert plane.shape == t.plane_shape(*shape) and plane.dtype == dtype
@@ -174,7 +174,7 @@ def test_hadamard_matrices_of_paley(n):
 
 @pytest.mark.parametrize("n", [12, 24, 384])
 def test_low_sequencies_are_step_functions(n):
-    """The n / 2 lowest rows are constant on pairs, the n / 4 lowest on fours, as of a power of two."""
+    """The n / 2 lowest rows are constant on pairs, the n / 4 lowest on fours."""
     h = hadamard_matrix(n)
     blocks = n // 12
     while blocks >= 2:
@@ -221,7 +221,7 @@ def test_blocks_of_hadamard_matrices_are_orthonormal(n, sizes):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 13])
 def test_hartley_is_the_real_and_imaginary_part_of_numpys_fft(n):
-    """H x = Re F - Im F, lowest frequency min(k, n - k) first; the matrix is its own inverse but for the order."""
+    """H x = Re F - Im F by frequency; the matrix is its own inverse but for the order."""
     x = draw(n)
     f = np.fft.fft(x.numpy(), norm="ortho")
     k = sorted(range(n), key=lambda k: (min(k, n - k), k))
@@ -361,7 +361,7 @@ def test_products_of_sides_by_hand():
 
 
 def test_a_random_basis_has_no_frequency():
-    """A smooth signal is anywhere in it; all sizes are rotations, and the basis is always the same."""
+    """A smooth signal is anywhere in it, and the basis is always the same."""
     t = transform("random")
     smooth = torch.cos(2 * math.pi * torch.arange(64) / 64)[:, None] * torch.ones(64)
     energy = t.forward(smooth).flatten()[t.order(64, 64)].square()

@@ -13,7 +13,7 @@ import torch
 import zoo.parameterizations as zoo
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "parameterizations.json").read_text())
-"""By class and arguments, of commit 89702f9; W is that of coefficients from -1 to 1 in even steps."""
+"""By class and arguments, of commit 89702f9; W is of coefficients from -1 to 1 in even steps."""
 
 
 @pytest.mark.parametrize("name", GOLDEN)

@@ -293,7 +293,7 @@ def test_hartley_is_numpys_fft_of_each_side(shape):
 
 
 def test_a_box_of_low_frequencies_is_smooth_in_every_basis_that_has_some():
-    """The lowest sixteenth holds nine tenths of a smooth matrix and more, of any basis but a random one."""
+    """The lowest sixteenth holds nine tenths of a smooth matrix, of any basis but a random one."""
     i, j = (torch.arange(48)[:, None] + 0.5) / 48, (torch.arange(64) + 0.5) / 64
     smooth = (1 + torch.cos(math.pi * i)) * (1 + torch.cos(math.pi * j))
     held = {}

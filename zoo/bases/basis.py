@@ -1,4 +1,4 @@
-"""Orthonormal bases of the real (m, n) matrices: what a subspace trains in, and what an analysis looks through.
+"""Orthonormal bases of the real (m, n) matrices, in which subspaces train and analyses look.
 
 A basis says how to compute its coefficients, fast where there is a way, and which of them is of
 low frequency. It keeps the sum of squares, so that squared coefficients say where the energy of W
@@ -85,7 +85,10 @@ def plan_of_sides(
     device: torch.device,
     dtype: torch.dtype,
 ) -> SomeSides:
-    """Return the plan of the sides that a function of length and axis gives, shared by all who have them."""
+    """Return the plan of the sides that `side` gives, of a length and an axis.
+
+    Tensors are shared by all who have the same.
+    """
     sides = (side(n, axis) for axis, n in enumerate(shape))
     return SomeSides(*(None if s is None else shared(s, device, dtype) for s in sides))
 
@@ -106,41 +109,56 @@ class Basis(ABC):
 
     @abstractmethod
     def plan(self, m: int, n: int, device: torch.device, dtype: torch.dtype) -> Plan:
-        """Return how to compute it for (m, n) matrices of a real dtype; tensors are shared by all who ask."""
+        """Return how to compute it for (m, n) matrices of a real dtype.
+
+        Tensors are shared by all who ask for the same.
+        """
 
     @abstractmethod
     def forward_product(self, left: Tensor, right: Tensor) -> Tensor:
-        """Return `forward(left @ right)` of (m, r) and (r, n) factors, for r below m and n at less work."""
+        """Return `forward(left @ right)` of (m, r) and (r, n) factors, at less work for small r."""
 
     @abstractmethod
     def order(self, m: int, n: int) -> Tensor:
-        """Return all places of the plane, lowest frequency first, a constant in front; (MN,), flat, int64."""
+        """Return all places of the plane, lowest frequency first; (MN,), flat, int64.
+
+        That of a constant stands in front.
+        """
 
     # ---- A subclass may override -----------------------------------------------------------------
 
     def plane_shape(self, m: int, n: int) -> tuple[int, int]:
-        """Return (M, N), the plane of an (m, n) matrix: (m, n) itself, except where sizes are padded."""
+        """Return (M, N), the plane of an (m, n) matrix: (m, n) itself unless sizes are padded."""
         return m, n
 
     def layout(self, m: int, n: int, device: torch.device) -> tuple[Tensor | None, tuple[int, ...]]:
-        """Return where a plan has each coefficient in its flat plane, (M, N), and the shape of that plane.
+        """Return where a plan has each coefficient in its flat plane, (M, N), and its shape.
 
         None means in natural order.
         """
         return None, self.plane_shape(m, n)
 
     def storage_order(self, m: int, n: int) -> Tensor | None:
-        """Return the rank, (M, N), by which a subspace orders its coefficients; None means in natural order."""
+        """Return the rank, (M, N), by which a subspace orders its coefficients.
+
+        None means in natural order.
+        """
         return None
 
     def rotates(self, m: int, n: int) -> bool:
-        """Return whether S = L W R^T with orthogonal L and R: Haar-random singular vectors then stay so."""
+        """Say whether S = L W R^T with orthogonal L and R.
+
+        Haar-random singular vectors then stay Haar-random.
+        """
         return False
 
     # ---- Concrete --------------------------------------------------------------------------------
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the plane of a matrix; (m, n) to (M, N), in float32 or wider, under autocast too."""
+        """Return the plane of a matrix; (m, n) to (M, N).
+
+        It is computed in float32, or wider where the matrix is, under autocast too.
+        """
         weight = precise(weight)
         m, n = weight.shape
         plane = self.plan(m, n, weight.device, weight.dtype).analyze(weight)

@@ -24,12 +24,14 @@ from zoo.bases.vmapped import Function
 CHUNK_BYTES = {"cpu": 2 << 20, "cuda": 1 << 40}
 """Of x, worked on together, by type of device.
 
-On a CPU as much as stays in its caches, where a factor of 2 either way changes little. "cuda" is unmeasured: all.
+On a CPU as much as stays in its caches, where a factor of 2 either way changes little. "cuda" is
+unmeasured: all.
 """
 ONE_BY_ONE_ABOVE = {"cpu": 64, "cuda": math.inf}
-"""Most tokens in half precision for which all positions of a row are multiplied as one, by type of device.
+"""Most tokens in half precision for which all positions of a row are multiplied as one.
 
-CPUs copy overlapping windows of half precision first, which few tokens bear. "cuda" is unmeasured: never t by t.
+By type of device. CPUs copy overlapping windows of half precision first, which few tokens bear.
+"cuda" is unmeasured: never t by t.
 """
 
 
@@ -56,7 +58,9 @@ COSTS = {
 def product_pays(
     layout: BlockLayout, dtype: torch.dtype, device: torch.device | str, tokens: int | None = None
 ) -> bool:
-    """Whether `BlockProduct` beats a product with W built, in training: its estimated time, a dense layer's being 1.
+    """Say whether `BlockProduct` should beat a product with W built, in training.
+
+    Estimated times are compared, a dense layer's being 1:
 
         (1 + a s) K / mn + b s + c (1/m + 1/n) < d + e / T,    s = 1/I + 1/J
 
@@ -148,7 +152,10 @@ def _one_by_one(x: Tensor) -> bool:
 
 
 def _parts(coef: Tensor, layout: BlockLayout, one_by_one: bool) -> list[Tensor]:
-    """Views of the coefficients, (rows, I, .): of every t, or of all t < r as one, (p, I, r J); then the extra ones."""
+    """Return views of the coefficients, (rows, I, .).
+
+    They are of every t, or of all t < r as one, (p, I, r J); then of the extra ones.
+    """
     main, extra = split(coef, layout)
     mains = list(main.unbind(2)) if one_by_one else [main.flatten(2)] if layout.r else []
     return mains + ([extra] if layout.e else [])

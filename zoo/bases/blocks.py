@@ -38,7 +38,7 @@ class BlockLayout(NamedTuple):
     e: int  # rows with one more
     step: int  # s, from window to window
     rows: Tensor  # (p,) int64: row of the block of each a
-    columns: Tensor  # (L,) int64: column of the block at each step of the walk, L = s (p - 1) + r + 1, wrapping round
+    columns: Tensor  # (L,) int64: column of the block at each step of the walk, wrapping round
 
     @property
     def k(self) -> int:
@@ -52,7 +52,7 @@ class BlockLayout(NamedTuple):
 
     @property
     def terms(self) -> list[tuple[int, int]]:
-        """Each t, and how many rows have a position there: p for t < r, and e for t = r if there are extra ones."""
+        """Each t, and how many rows have a position there: p for t < r, and e for t = r."""
         return [(t, self.p) for t in range(self.r)] + ([(self.r, self.e)] if self.e else [])
 
 
@@ -84,7 +84,8 @@ def block_layout(
     k = budget // (grid[0] * grid[1])
     if k < 1:
         raise ValueError(
-            f"{budget} coefficients leave none for some of the {grid[0] * grid[1]} blocks of {p} x {q}: "
+            f"{budget} coefficients leave none for some of the {grid[0] * grid[1]} blocks of "
+            f"{p} x {q}: "
             f"give a ratio of at least {1 / (p * q):.3g}, or a larger block"
         )
     step = max(1, q // p)
@@ -94,7 +95,10 @@ def block_layout(
 
 
 def block_positions(layout: BlockLayout) -> Tensor:
-    """The positions within a block, main ones [a, t] and then the extra ones [a]; (k, 2), rows and columns."""
+    """Return the positions within a block, main ones [a, t] and then the extra ones [a].
+
+    They are (k, 2), rows and columns.
+    """
     a, t = torch.arange(layout.p), torch.arange(layout.r)
     main = torch.stack(
         torch.broadcast_tensors(layout.rows[:, None], layout.columns[layout.step * a[:, None] + t]),
@@ -106,7 +110,7 @@ def block_positions(layout: BlockLayout) -> Tensor:
 
 
 def block_support(layout: BlockLayout) -> Tensor:
-    """The flat position in the (m, n) plane of coefficients of every coefficient, in their order; (K,), int64."""
+    """Return the flat position in the (m, n) plane of every coefficient; (K,), int64."""
     p, q, (down, across), r, e = layout[:5]
     rows, columns = block_positions(layout).unbind(-1)
     i, j = torch.arange(down) * p, torch.arange(across) * q
@@ -137,7 +141,10 @@ def block_tables(layout: BlockLayout, device: torch.device, dtype: torch.dtype) 
 
 
 def block_lr_mult(layout: BlockLayout) -> float:
-    """sqrt(mn) / |M|_2, M the (m, n) matrix that is 1 where there is a coefficient: sqrt(pq) / |mask of a block|_2."""
+    """Return sqrt(mn) / |M|_2, M the (m, n) matrix that is 1 where there is a coefficient.
+
+    It is sqrt(pq) / |mask of a block|_2.
+    """
     rows, columns = block_positions(layout).unbind(-1)
     return math.sqrt(layout.p * layout.q) / mask_norm(rows * layout.q + columns, layout.p, layout.q)
 
@@ -173,7 +180,10 @@ def build(coef: Tensor, layout: BlockLayout, tables: BlockTables) -> Tensor:
 
 
 def unbuild(weight: Tensor, layout: BlockLayout, tables: BlockTables) -> Tensor:
-    """The adjoint of `build`, and its inverse on its range; (..., m, n) to (..., K), in the tables' dtype."""
+    """Return the adjoint of `build`, its inverse on its range; (..., m, n) to (..., K).
+
+    It is in the tables' dtype.
+    """
     (down, across), q = layout.grid, layout.q
     with without_autocast(weight.device):
         blocks = weight.to(tables.left.dtype).unflatten(-2, (down, layout.p))

@@ -22,12 +22,13 @@ from zoo.bases.seeds import cached, of_device
 FFT_FROM = {"cpu": 160 * 160, "cuda": 1024 * 1024}
 """Fewest weights for which the FFT is used, by type of device.
 
-"cpu" is measured (results/transforms.csv); "cuda" is a guess, unmeasured: `python -m results.gpu.thresholds`.
+"cpu" is measured (results/transforms.csv); "cuda" is a guess, unmeasured: `python -m
+results.gpu.thresholds`.
 """
 
 
 def fft_pays(m: int, n: int, device: torch.device | str) -> bool:
-    """Whether the FFT beats matrix products for an (m, n) DCT on this device."""
+    """Say whether the FFT beats matrix products for an (m, n) DCT on this device."""
     return m * n >= of_device(FFT_FROM, device)
 
 
@@ -66,7 +67,7 @@ def dct_matrix(n: int) -> Tensor:
 
 
 def _phase(n: int) -> Tensor:
-    """What takes the FFT of an axis in the order of `_shuffle` to its DCT; (n // 2 + 1,), complex128.
+    """Return what takes the FFT of an axis in the order of `_shuffle` to its DCT; (n // 2 + 1,).
 
     With v = (w_1, w_3, w_5, ..., w_4, w_2, w_0) and V = rfft(v, norm="ortho"),
 
@@ -84,7 +85,7 @@ def _phase(n: int) -> Tensor:
 
 
 def _slots(n: int) -> Tensor:
-    """Where the DCT coefficients of an axis stand among the reals of its n // 2 + 1 complex numbers; (n,)."""
+    """Return where the DCT coefficients of an axis stand among its reals, re im re im ...; (n,)."""
     k = torch.arange(n)
     return torch.where(k <= n // 2, 2 * k, 2 * (n - k) + 1)
 
@@ -92,19 +93,19 @@ def _slots(n: int) -> Tensor:
 BLOCK = {"cpu": 1 << 18, "cuda": 1 << 40}
 """Numbers that are reordered at a time, by type of device.
 
-On a CPU so many that what `flip` makes stays in the cache. "cuda" is unmeasured: all at once, since a launch takes as
-long as reading some millions of numbers.
+On a CPU so many that what `flip` makes stays in the cache. "cuda" is unmeasured: all at once, since
+a launch takes as long as reading some millions of numbers.
 """
 
 BLOCKED_FROM = {"cpu": 1 << 19, "cuda": 1 << 19}
-"""Fewest weights that are transposed in a pass of its own, by type of device: torch has a blocked copy for CPUs.
+"""Fewest weights that are transposed in a pass of its own, by type of device.
 
-"cuda" is a CPU's, unmeasured.
+torch has a blocked copy for CPUs. "cuda" is a CPU's, unmeasured.
 """
 
 
 def _shuffle(w: Tensor, out: Tensor) -> Tensor:
-    """The last axis in the FFT's order: the odd places, then the even ones backwards."""
+    """Write the last axis in the FFT's order: the odd places, then the even ones backwards."""
     odd = w.shape[-1] // 2
     for part, to in _blocks(w, out):
         to[..., :odd] = part[..., 1::2]
@@ -113,7 +114,7 @@ def _shuffle(w: Tensor, out: Tensor) -> Tensor:
 
 
 def _unshuffle(v: Tensor, out: Tensor) -> Tensor:
-    """The inverse of `_shuffle`."""
+    """Write the inverse of `_shuffle`."""
     odd = v.shape[-1] // 2
     for part, to in _blocks(v, out):
         to[..., 1::2] = part[..., :odd]
@@ -122,13 +123,13 @@ def _unshuffle(v: Tensor, out: Tensor) -> Tensor:
 
 
 def _blocks(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Both in pieces of `BLOCK` numbers along the first axis."""
+    """Return both in pieces of `BLOCK` numbers along the first axis."""
     rows = max(1, of_device(BLOCK, a.device) * len(a) // max(1, a.numel()))
     return ((a[i : i + rows], b[i : i + rows]) for i in range(0, len(a), rows))
 
 
 def _shuffle_transposed(y: Tensor) -> Tensor:
-    """`_shuffle` of y^T; (..., m, n) to (..., n, m). May overwrite y."""
+    """Return `_shuffle` of y^T; (..., m, n) to (..., n, m). May overwrite y."""
     out = y.new_empty(*y.shape[:-2], y.shape[-1], y.shape[-2])
     if math.prod(y.shape[-2:]) < of_device(BLOCKED_FROM, y.device):
         return _shuffle(y.mT, out)
@@ -136,7 +137,7 @@ def _shuffle_transposed(y: Tensor) -> Tensor:
 
 
 def _unshuffle_transposed(y: Tensor) -> Tensor:
-    """`_unshuffle` of y, transposed; (..., m, n) to (..., n, m). May overwrite y."""
+    """Return `_unshuffle` of y, transposed; (..., m, n) to (..., n, m). May overwrite y."""
     shape = *y.shape[:-2], y.shape[-1], y.shape[-2]
     if math.prod(y.shape[-2:]) < of_device(BLOCKED_FROM, y.device):
         return _unshuffle(y, y.new_empty(shape).mT).mT
@@ -144,7 +145,7 @@ def _unshuffle_transposed(y: Tensor) -> Tensor:
 
 
 def _transpose(x: Tensor, out: Tensor) -> Tensor:
-    """x^T, into `out`, matrix by matrix."""
+    """Copy x^T into `out`, matrix by matrix."""
     matrices, to = x.reshape(-1, *x.shape[-2:]), out.view(-1, *out.shape[-2:])
     for i in range(len(matrices)):
         to[i].copy_(matrices[i].t())
@@ -152,7 +153,9 @@ def _transpose(x: Tensor, out: Tensor) -> Tensor:
 
 
 def packed_shape(m: int, n: int, rows_only: bool = False) -> tuple[int, ...]:
-    """The packed plane of (m, n): axis 0 as complex numbers, axis 1 as rows of real and of imaginary parts.
+    """Return the shape of the packed plane of (m, n) matrices.
+
+    Axis 0 is complex numbers, axis 1 rows of real and of imaginary parts.
 
     With `rows_only` axis 0 is left as it is, and axis 1 is complex.
     """
@@ -161,7 +164,7 @@ def packed_shape(m: int, n: int, rows_only: bool = False) -> tuple[int, ...]:
 
 @cached(maxsize=64)
 def packed_places(m: int, n: int, rows_only: bool = False) -> Tensor:
-    """Where coefficient (k, l) of an (m, n) DCT lies in the flat packed plane; (m, n), int64."""
+    """Return where coefficient (k, l) lies in the flat packed plane; (m, n), int64."""
     if rows_only:
         return torch.arange(m)[:, None] * 2 * (n // 2 + 1) + _slots(n)
     return _slots(n) * 2 * (m // 2 + 1) + _slots(m)[:, None]
@@ -171,7 +174,7 @@ def packed_places(m: int, n: int, rows_only: bool = False) -> Tensor:
 def cosine_plan(
     m: int, n: int, device: torch.device, dtype: torch.dtype, rows_only: bool = False
 ) -> CosinePlan:
-    """The tables for (m, n) matrices of real `dtype`, shared by all who ask for the same."""
+    """Return the tables for (m, n) matrices of real `dtype`, shared by all who ask for the same."""
     complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
     phase_m, phase_n = None if rows_only else _phase(m), _phase(n)
     inverses = None if phase_m is None else 1 / phase_m, 1 / phase_n
@@ -182,7 +185,7 @@ def cosine_plan(
 
 
 def dct2_packed(weight: Tensor, plan: CosinePlan) -> Tensor:
-    """The 2-D DCT-II of (..., m, n), as packed planes.
+    """Return the 2-D DCT-II of (..., m, n), as packed planes.
 
     `result.flatten()[packed_places(m, n)]` of one matrix is `scipy.fft.dctn`'s, or
     `scipy.fft.dct`'s of its rows.
@@ -199,7 +202,7 @@ def dct2_packed(weight: Tensor, plan: CosinePlan) -> Tensor:
 
 
 def idct2_packed(plane: Tensor, shape: tuple[int, int], plan: CosinePlan) -> Tensor:
-    """The inverse: packed planes, zero where no coefficient has its place, to (..., m, n).
+    """Return the inverse: packed planes, zero where no coefficient has its place, to (..., m, n).
 
     Overwrites `plane`.
     """
@@ -238,7 +241,7 @@ class Cosine(Separable):
 
 
 class RowCosine(Cosine):
-    """The DCT-II of each row, `scipy.fft.dct(W, axis=1, norm="ortho")`; columns are left as they are."""
+    """The DCT-II of each row, `scipy.fft.dct(W, axis=1, norm="ortho")`."""
 
     name = "row_dct"
     rows_only = True

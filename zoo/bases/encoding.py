@@ -1,4 +1,4 @@
-"""Which K of N coefficients are kept, as bytes and exactly back, by the shortest of a few encodings.
+"""Which K of N coefficients are kept, as bytes and exactly back, by the shortest encoding.
 
 Both numbers are known to the reader: N from the shape of the matrix, K from how many values are
 stored. Choices that follow a rule cost nothing ("all", "prefix") or 8 bytes ("seed"); any other is
@@ -135,7 +135,9 @@ def _bits(data: bytes) -> Bits:
 
 
 def _rice(places: Integers) -> bytes:
-    """Gaps g, each as g mod 2^b and g // 2^b: a byte that holds b, all the former in b bits, all the latter in unary.
+    """Return gaps g, each as g mod 2^b and g // 2^b.
+
+    A byte holds b; then come all the former in b bits, and all the latter in unary.
 
     Two streams rather than pairs, so that both directions are a few operations on whole arrays.
     """

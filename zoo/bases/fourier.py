@@ -1,4 +1,4 @@
-"""The Fourier basis of real matrices, as pairs of real coefficients, and its real twin, the Hartley basis."""
+"""The Fourier basis of real matrices, in pairs of real coefficients, and its twin, Hartley's."""
 
 import math
 from typing import NamedTuple
@@ -67,7 +67,7 @@ class Fourier(Basis):
             return plan.plane(rows @ columns)
 
     def order(self, m: int, n: int) -> Tensor:
-        """Return all places by the wrapped frequency 2 min(k, m - k) + 2 min(l, n - l), ties row by row."""
+        """Return all places by the wrapped frequency min(k, m - k) + min(l, n - l), ties by row."""
         return _wrapped_order(m, n)
 
 
@@ -94,7 +94,7 @@ def hartley_matrix(n: int) -> Tensor:
 
 
 class Hartley(Separable):
-    """The separable (cas-cas) discrete Hartley transform, real and its own inverse but for the order.
+    """The separable (cas-cas) discrete Hartley transform, its own inverse but for the order.
 
     Bracewell, J. Opt. Soc. Am. 73(12), 1983; of two dimensions, Bracewell, Buneman, Hao and
     Villasenor, Proc. IEEE 74(9), 1986, who take one side after the other as here and then combine
@@ -108,5 +108,5 @@ class Hartley(Separable):
         return hartley_matrix(n)
 
     def frequency(self, n: int) -> Tensor:
-        """Return 0 1 1 2 2 3 ...: two rows have each frequency, but for 0 and, of even n, the highest."""
+        """Return 0 1 1 2 2 3 ...: two rows a frequency, but for 0 and, of even n, the highest."""
         return (torch.arange(n) + 1) // 2

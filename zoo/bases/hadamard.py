@@ -1,4 +1,4 @@
-"""The Walsh-Hadamard basis: entries +-1 by sequency, of sizes that have such a matrix and of others."""
+"""The Walsh-Hadamard basis: entries of one size, by sequency, for any length of an axis."""
 
 import math
 
@@ -10,7 +10,10 @@ from zoo.bases.seeds import cached
 
 
 def _paley(n: int) -> int | None:
-    """Return the least order of Paley's factor of a Hadamard matrix of n = 2^k (q + 1); 1 for n = 2^k."""
+    """Return the least order q + 1 of Paley's factor of a matrix of n = 2^k (q + 1).
+
+    It is 1 for n = 2^k, and None for an n of neither form.
+    """
     if n & (n - 1) == 0:
         return 1
     order = n // (n & -n) * 4
@@ -31,13 +34,14 @@ def hadamard_size(n: int) -> int:
 
 @cached(maxsize=32)
 def hadamard_matrix(n: int) -> Tensor:
-    """Return a Hadamard matrix by sequency: entries +-1, first column and first row 1, H H^T = n.
+    """Return a Hadamard matrix by sequency: entries +-1, first row and column 1, H H^T = n.
 
-    It is (n, n), float64: Sylvester's construction of order 2^k, on each entry of Paley's first (J. Math. Phys. 12, 1933)
-    of order q + 1. Rows are sorted by their sign changes, ties in the construction's order. For a
-    power of two there are no ties, and they are the Walsh functions. For others the lowest 2^j (q +
-    1) rows span the functions of as many equal steps, and among the lowest q + 1 frequency means
-    little: a Paley row that is not constant changes sign about q / 2 times.
+    It is (n, n), float64: Sylvester's construction of order 2^k, on each entry of Paley's first (J.
+    Math. Phys. 12, 1933) of order q + 1. Rows are sorted by their sign changes, ties in the
+    construction's order. For a power of two there are no ties, and they are the Walsh functions.
+    For others the lowest 2^j (q + 1) rows span the functions of as many equal steps, and among the
+    lowest q + 1 frequency means little: a Paley row that is not constant changes sign about q / 2
+    times.
 
     Raises:
         ValueError: for an n that is no `hadamard_size`.
@@ -86,9 +90,10 @@ class PaddedHadamard(Separable):
 
 
 def hadamard_blocks(n: int) -> list[int]:
-    """Return the sizes, largest first, of the Hadamard matrices that fill an axis of length n greedily.
+    """Return the sizes of Hadamard matrices that fill an axis of length n, largest first.
 
-    It is [n] for an n that has one, and 13 = 12 + 1, 100 = 96 + 4.
+    Each is the largest that still fits, so that it is [n] for an n that has one, and 13 = 12 + 1,
+    100 = 96 + 4.
     """
     sizes = []
     while n:

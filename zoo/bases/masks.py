@@ -1,4 +1,4 @@
-"""Keep a share of a matrix's coefficients: which ones, as few bytes as they take, and the matrix again."""
+"""Keep a share of a matrix's coefficients, in as few bytes as they take, and restore the matrix."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
@@ -92,7 +92,10 @@ def restore(kept: Kept) -> Tensor:
 
 
 def pack(matrices: Mapping[str, Kept]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Masked matrices as tensors for a file, `<name>.values` and `<name>.places`, and what else a reader must know."""
+    """Return masked matrices as tensors for a file, and what else a reader must know.
+
+    The tensors are `<name>.values` and `<name>.places`.
+    """
     tensors, about = {}, {}
     for name, kept in matrices.items():
         tensors[f"{name}.values"] = kept.values

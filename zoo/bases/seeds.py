@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def cached(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """`functools.lru_cache` for tensors, which keeps none that is made where the default device is the meta device.
+    """Keep what a function returns, as `functools.lru_cache`, but nothing of the meta device.
 
     A network is built there to learn its shapes; what was kept of it would be used in the next real
     one.
@@ -44,36 +44,36 @@ def cached(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """The context in which operations on a device keep the dtypes of their operands; nothing on the meta device."""
+    """Return the context in which operations on a device keep the dtypes of their operands."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """The precision of products on a device under autocast; None without it, and on a device that knows none."""
+    """Return the precision of products on a device under autocast; None without it."""
     if device.type == "meta" or not torch.is_autocast_enabled(device.type):
         return None
     return torch.get_autocast_dtype(device.type)
 
 
 def of_device(constants: Mapping[str, T], device: torch.device | str) -> T:
-    """The constant of a type of device, "cpu" or "cuda"; other devices take a GPU's."""
+    """Return the constant of a type of device, "cpu" or "cuda"; other devices take a GPU's."""
     return constants.get(torch.device(device).type, constants["cuda"])
 
 
 def stream_seed(seed: int, *labels: object) -> int:
-    """A seed that depends on `seed` and every label, and on nothing else; in [0, 2^56)."""
+    """Return a seed that depends on `seed` and every label, and on nothing else; in [0, 2^56)."""
     digest = hashlib.sha256(":".join(map(str, (seed, *labels))).encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
 
 def generator(seed: int, *labels: object) -> torch.Generator:
-    """A CPU generator of the stream that `seed` and the labels name."""
+    """Return a CPU generator of the stream that `seed` and the labels name."""
     return torch.Generator("cpu").manual_seed(stream_seed(seed, *labels))
 
 
 @cached(maxsize=32)
 def haar_matrix(n: int, seed: int, *labels: object) -> Tensor:
-    """A Haar-distributed orthogonal matrix; (n, n), float64.
+    """Return a Haar-distributed orthogonal matrix; (n, n), float64.
 
     QR of a Gaussian matrix with the signs of R's diagonal fixed (Mezzadri, arXiv math-ph/0609050).
     """
@@ -84,17 +84,17 @@ def haar_matrix(n: int, seed: int, *labels: object) -> Tensor:
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """x >> bits for int64 that stands for an unsigned number."""
+    """Return x >> bits for int64 that stands for an unsigned number."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 @cached(maxsize=32)
 def uniform_matrix(rows: int, columns: int, seed: int, *labels: object) -> Tensor:
-    """Independent entries of mean 0 and variance 1, uniform in +-sqrt(3); (rows, columns), float64.
+    """Return independent entries of mean 0 and variance 1; (rows, columns), float64.
 
-    The corner of one infinite matrix: an entry depends on its place and the seed, not on the size,
-    so that layers of different sizes can share one basis. Entry (i, j) is the hash SplitMix64 of
-    its place (Steele et al., OOPSLA 2014).
+    They are uniform in +-sqrt(3), the corner of one infinite matrix: an entry depends on its place
+    and the seed, not on the size, so that layers of different sizes can share one basis. Entry (i,
+    j) is the hash SplitMix64 of its place (Steele et al., OOPSLA 2014).
     """
     place = torch.arange(rows)[:, None] * (1 << 32) + torch.arange(columns)
     x = place * -7046029254386353131 + stream_seed(
@@ -113,7 +113,9 @@ _living: dict[tuple[object, ...], TensorWeakRef] = {}
 
 
 def shared(matrix: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """`matrix` on a device in a dtype: one copy for all who ask, also by another tensor with the same numbers.
+    """Return `matrix` on a device in a dtype, one copy for all who ask.
+
+    So it is also for those who ask by another tensor with the same numbers.
 
     So layers share what a basis draws or computes anew for each of them. A copy goes when nobody
     has it any more and the matrix that it was made of is gone. Numbers are compared by a hash,

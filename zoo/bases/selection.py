@@ -14,13 +14,15 @@ Selection = Literal["random", "zigzag", "lowpass"]
 
 
 def random_support(m: int, n: int, k: int, generator: torch.Generator) -> Tensor:
-    """K of mn positions, all subsets equally likely; (k,), flat, ascending."""
+    """Draw K of mn positions, all subsets equally likely; (k,), flat, ascending."""
     return torch.randperm(m * n, generator=generator)[:k].sort().values
 
 
 @cached(maxsize=32)
 def zigzag_order(m: int, n: int) -> Tensor:
-    """All positions by anti-diagonal i + j, alternately up and down as in JPEG (ITU-T T.81, figure 5); (mn,), flat.
+    """Return all positions by anti-diagonal i + j, alternately up and down; (mn,), flat.
+
+    It is JPEG's order (ITU-T T.81, figure 5).
 
     For rectangles the same walk, clipped to the matrix: (0,0) (0,1) (1,0) (2,0) (1,1) (0,2) ...
     """
@@ -32,7 +34,9 @@ def zigzag_order(m: int, n: int) -> Tensor:
 
 @cached(maxsize=32)
 def lowpass_order(m: int, n: int) -> Tensor:
-    """All positions by the smallest box at the origin, of the matrix's own proportions, that holds them; (mn,), flat.
+    """Return all positions by the smallest box at the origin that holds them; (mn,), flat.
+
+    Boxes have the matrix's own proportions.
 
     Sorted by max((i + 1) / m, (j + 1) / n), ties row by row.
     """
@@ -41,7 +45,7 @@ def lowpass_order(m: int, n: int) -> Tensor:
 
 
 def select(selection: Selection, m: int, n: int, k: int, generator: torch.Generator) -> Tensor:
-    """The support of K coefficients; (k,), flat positions, ascending.
+    """Return the support of K coefficients; (k,), flat positions, ascending.
 
     Raises:
         ValueError: for a selection that does not exist.
@@ -56,10 +60,10 @@ def select(selection: Selection, m: int, n: int, k: int, generator: torch.Genera
 
 
 def mask_norm(support: Tensor, m: int, n: int) -> float:
-    """|M|_2, M the (m, n) matrix that is 1 on a support and 0 elsewhere; by power iteration, to 1e-6 and less.
+    """Return |M|_2, M the (m, n) matrix that is 1 on a support and 0 elsewhere.
 
-    Its singular vectors are not negative (Perron and Frobenius), so that the iteration starts well
-    from all ones.
+    It is found by power iteration, to 1e-6 and less. Its singular vectors are not negative (Perron
+    and Frobenius), so that the iteration starts well from all ones.
 
     Args:
         support: (K,), flat positions, K at least 1.

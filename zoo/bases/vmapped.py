@@ -9,11 +9,17 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 
 class Function(torch.autograd.Function):
-    """A Function with `setup_context`, whose `vmap` is a loop over the batch: it may compute in place."""
+    """A Function with `setup_context`, whose `vmap` is a loop over the batch.
+
+    It may therefore compute in place.
+    """
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        """As torch has it; without a transform, spared the 25 microseconds in which it looks for default arguments."""
+        """Apply as torch does, but faster where no transform is active.
+
+        torch takes 25 microseconds to look for default arguments, which are spared.
+        """
         if transforming():
             return super().apply(*args)
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]

@@ -8,7 +8,7 @@ from zoo.bases.seeds import cached
 
 
 def _haar_levels(n: int) -> list[int]:
-    """Return how many rows each level of `haar_wavelets` has, coarse to fine, the constant first."""
+    """Return how many rows each level of `haar_wavelets` has, the constant first."""
     levels = []
     while n > 1:
         levels.append(n // 2)
@@ -18,13 +18,14 @@ def _haar_levels(n: int) -> list[int]:
 
 @cached(maxsize=32)
 def haar_wavelets(n: int) -> Tensor:
-    """Return the orthonormal Haar wavelets of an axis, the constant first, then coarse to fine; (n, n).
+    """Return the orthonormal Haar wavelets of an axis; (n, n), float64.
 
-    At each level neighbours a and b with supports s and t become sqrt(s) a + sqrt(t) b, which goes
-    up, and the detail sqrt(t) a - sqrt(s) b, both over sqrt(s + t); an odd last one goes up
-    unchanged. For a power of two these are the coefficients of `pywt.wavedec(x, "haar")`, for
-    others the unbalanced Haar wavelets of Girardi and Sweldens (J. Fourier Anal. Appl. 3(4), 1997;
-    Fryzlewicz, J. Am. Stat. Assoc. 102, 2007).
+    The constant is first, then come wavelets from coarse to fine. At each level neighbours a and b
+    with supports s and t become sqrt(s) a + sqrt(t) b, which goes up, and the detail sqrt(t) a -
+    sqrt(s) b, both over sqrt(s + t); an odd last one goes up unchanged. For a power of two these
+    are the coefficients of `pywt.wavedec(x, "haar")`, for others the unbalanced Haar wavelets of
+    Girardi and Sweldens (J. Fourier Anal. Appl. 3(4), 1997; Fryzlewicz, J. Am. Stat. Assoc. 102,
+    2007).
     """
     rows, support = torch.eye(n, dtype=torch.float64), torch.ones(n, 1, dtype=torch.float64)
     details: list[Tensor] = []

@@ -38,6 +38,6 @@ __all__ = [
     "Zigzag",
 ]
 
-# The path by which each is named in configs, checkpoints and tables, which no move of a file changes.
+# By this path configs, checkpoints and tables name each, and no file that moves changes it.
 for _name in __all__:
     globals()[_name].__module__ = __name__

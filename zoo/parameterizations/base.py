@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def overtaken(cls: type, shortcut: str, stands_for: tuple[str, ...]) -> bool:
-    """Whether a class below the one that defines a shortcut redefines anything that the shortcut stands for."""
+    """Say whether a class below the one that defines a shortcut redefines what it stands for."""
     for base in cls.__mro__:
         if shortcut in vars(base):
             return False
@@ -57,8 +57,9 @@ class WeightParameterization(nn.Module, ABC):
     }
     """Methods and attributes that a class may speed up, each with what it must agree with.
 
-    Where a subclass redefines one of the latter and not the shortcut, it gets the shortcut's plainest definition, that
-    of the class furthest up. To keep an inherited one, it says so: `forward = LoRA.forward`.
+    Where a subclass redefines one of the latter and not the shortcut, it gets the shortcut's
+    plainest definition, that of the class furthest up. To keep an inherited one, it says so:
+    `forward = LoRA.forward`.
     """
     _built_at: list[tuple[torch.device, torch.dtype]] | None = None
 
@@ -78,7 +79,8 @@ class WeightParameterization(nn.Module, ABC):
         super().__init__()
         if out_features < 1 or in_features < 1:
             raise ValueError(
-                f"a weight needs at least one row and one column, got {out_features} x {in_features}"
+                "a weight needs at least one row and one column, "
+                f"got {out_features} x {in_features}"
             )
         self.out_features = out_features
         self.in_features = in_features
@@ -91,14 +93,18 @@ class WeightParameterization(nn.Module, ABC):
 
     @abstractmethod
     def weight(self) -> Tensor:
-        """W of the parameters as they are now, (out_features, in_features), differentiable in every parameter.
+        """Return W of the parameters as they are now, (out_features, in_features).
 
-        In their dtype, also under autocast and within a forward pass.
+        It is differentiable in every parameter, and in their dtype, also under autocast and within
+        a forward pass.
         """
 
     @abstractmethod
     def reset_parameters(self, std: float) -> None:
-        """Draw coefficients with E[W_ij^2] = std^2; std = 0 gives W = 0 with a gradient that is not zero."""
+        """Draw coefficients with E[W_ij^2] = std^2.
+
+        std = 0 gives W = 0 with a gradient that is not zero.
+        """
 
     @abstractmethod
     def project_(self, target: Tensor) -> None:
@@ -111,7 +117,7 @@ class WeightParameterization(nn.Module, ABC):
     # ---- A subclass may override -----------------------------------------------------------------
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x W^T + b; (..., in_features) to (..., out_features).
+        """Return x W^T + b; (..., in_features) to (..., out_features).
 
         A path that never builds W must equal this one.
         """
@@ -120,7 +126,9 @@ class WeightParameterization(nn.Module, ABC):
     def forward_update(
         self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0
     ) -> Tensor:
-        """x (W0 + s W)^T + b, W0 the frozen `base`. A path that never builds W must equal this one.
+        """Return x (W0 + s W)^T + b, W0 the frozen `base`.
+
+        A path that never builds W must equal this one.
 
         One product with the sum, as ordinary fine-tuning has it: the sum is float32 if either is,
         and rounded once.
@@ -132,7 +140,7 @@ class WeightParameterization(nn.Module, ABC):
 
     @property
     def builds_weight(self) -> bool:
-        """Whether a product is with a matrix that `weight` builds, which a layer may then keep or build again.
+        """Whether a product is with a W that `weight` builds, which a layer may then keep.
 
         Here: whether `forward` and `forward_update` are this class' own. A path of another kind is
         left alone.
@@ -143,24 +151,27 @@ class WeightParameterization(nn.Module, ABC):
         )
 
     def needs_no_weight(self, x: Tensor) -> bool:
-        """Whether `forward(x)` is faster without W than a product with one that is kept; asked where no gradient is."""
+        """Say whether `forward(x)` is faster without W than a product with one that is kept.
+
+        It is asked where no gradient is.
+        """
         return False
 
     @property
     def lr_mult(self) -> float:
-        """Factor on the learning rate that makes a step of an Adam-like optimizer as large in W as a dense one.
+        """Factor on an Adam-like optimizer's rate that makes its step as large in W as a dense one.
 
         Such an optimizer moves each coefficient by about +-lr, whatever the gradient's scale. What
         is as large can be meant in two ways, and lr_mult lies between them:
 
             |dW|_F as that of a dense step, lr sqrt(mn), for signs that are independent:
                 1 / rms(dW / lr)
-            <G, dW> as that of a dense step, lr sum |G_ij|, for the signs of a gradient G of rank one
+            <G, dW> as that of a dense step, lr sum |G_ij|, for the signs of a rank-one gradient G
         """
         return 1.0
 
     def reset_buffers(self) -> None:  # noqa: B027  most maps have no buffers
-        """Rebuild every buffer from `seed`, `layer` and the shape, on the parameters' device and dtype."""
+        """Rebuild every buffer from `seed`, `layer` and the shape, where the parameters are."""
 
     # ---- Concrete --------------------------------------------------------------------------------
 
@@ -175,13 +186,16 @@ class WeightParameterization(nn.Module, ABC):
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def for_layer(self, name: str) -> "WeightParameterization":
-        """Serve the layer of this name: positions drawn per layer differ between layers, bases stay shared."""
+        """Serve the layer of this name: positions differ between layers, bases stay shared."""
         self.layer = name
         self._rebuild()
         return self
 
     def fingerprint(self) -> str:
-        """A hash of the fixed part, to four decimals: equal on every machine that would rebuild the same W."""
+        """Return a hash of the fixed part, to four decimals.
+
+        It is equal on every machine that would rebuild the same W.
+        """
         digest = hashlib.sha256()
         for name, buffer in sorted(self.named_buffers()):
             values = torch.view_as_real(buffer) if buffer.is_complex() else buffer
@@ -191,17 +205,18 @@ class WeightParameterization(nn.Module, ABC):
         return digest.hexdigest()[:16]
 
     def extra_repr(self) -> str:
-        """Shape, seed and count."""
-        return f"{self.out_features}, {self.in_features}, seed={self.seed}, num_trainable={self.num_trainable}"
+        """Say shape, seed and count."""
+        m, n = self.shape
+        return f"{m}, {n}, seed={self.seed}, num_trainable={self.num_trainable}"
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """As every module does, counted in `revision`."""
+        """Register as every module does, and count it in `revision`."""
         self.revision += 1
         super().register_buffer(name, tensor, persistent)
         self._built_at = self._places_of_parameters()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As every module does, counted in `revision`.
+        """Set as every module does, and count it in `revision`.
 
         Raises:
             TypeError: for a method that shortcuts stand for: they would pass by that of one
@@ -216,14 +231,14 @@ class WeightParameterization(nn.Module, ABC):
             self.__dict__["revision"] = self.__dict__.get("revision", 0) + 1
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """As every module does; buffers follow a parameter that is elsewhere than the one it replaces."""
+        """Register as every module does; buffers follow a parameter that is somewhere else."""
         replaced = self._parameters.get(name) is not None
         super().register_parameter(name, param)
         if replaced:
             _follow_parameters(self)
 
     def __getattr__(self, name: str) -> Any:
-        """As every module does; a buffer of the meta device is rebuilt first if the parameters are elsewhere.
+        """Look up as every module does, but rebuild a buffer that is left on the meta device.
 
         `torch.func.functional_call` puts them in place where no method is called.
         """
@@ -234,14 +249,14 @@ class WeightParameterization(nn.Module, ABC):
         return value
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "WeightParameterization":
-        """Move parameters as torch does; buffers are rebuilt where the parameters are now, and so stay shared."""
+        """Move parameters as torch does, and rebuild buffers where these are now, shared."""
         self._buffers.clear()
         super()._apply(fn, recurse)
         self._rebuild()
         return self
 
     def _rebuild(self) -> None:
-        """`reset_buffers`; on the meta device nothing is computed."""
+        """Reset buffers; on the meta device nothing is computed."""
         self._buffers.clear()
         meta = all(p.is_meta for p in self.parameters())
         with torch.device("meta") if meta else nullcontext():
@@ -253,7 +268,7 @@ class WeightParameterization(nn.Module, ABC):
 
 
 def _follow_parameters(module: nn.Module, *_: Any) -> None:
-    """Rebuild the buffers of a parameterization whose parameters are on another device, or of another dtype, than they.
+    """Rebuild the buffers of a parameterization whose parameters have another device or dtype.
 
     `load_state_dict` with `assign=True` makes them so, and so does an assignment by hand.
     """

@@ -12,7 +12,7 @@ Shape = tuple[int, int]
 
 
 def lora_count(m: int, n: int, rank: int) -> int:
-    """What rank-r factors of an (m, n) weight hold: r (m + n)."""
+    """Return what rank-r factors of an (m, n) weight hold: r (m + n)."""
     return rank * (m + n)
 
 
@@ -24,7 +24,7 @@ def layer_budget(
     lora_rank: int | None = None,
     where: str | None = None,
 ) -> int:
-    """K of one (m, n) weight, from exactly one of the three.
+    """Return K of one (m, n) weight, from exactly one of the three.
 
     Args:
         m: rows.
@@ -43,7 +43,8 @@ def layer_budget(
     where = f" for shape ({m}, {n})" if where is None else where
     if not given:
         raise ValueError(
-            "needs a budget: give ratio (share of the weights), coefficients (their number) or lora_rank"
+            "needs a budget: give ratio (share of the weights), coefficients (their number) "
+            "or lora_rank"
         )
     if len(given) > 1:
         names, values = " and ".join(given), " and ".join(map(str, given.values()))
@@ -85,7 +86,9 @@ class Budget:
     lora_rank: int | None = None
 
     def split(self, shapes: Mapping[str, Shape]) -> dict[str, int]:
-        """K of each layer: proportional to mn, rounded by largest remainders so that the sum is exact.
+        """Return K of each layer, proportional to mn.
+
+        Shares are rounded by largest remainders, so that the sum is exact.
 
         Raises:
             UserError: if several are given, or a total is out of range.
@@ -116,6 +119,7 @@ class Budget:
             split[name] += 1
         if least := [name for name, count in split.items() if count < 1]:
             raise UserError(
-                f"budget: {total} coefficients leave none for {least[0]}; give at least {len(sizes)}"
+                f"budget: {total} coefficients leave none for {least[0]}; "
+                f"give at least {len(sizes)}"
             )
         return split

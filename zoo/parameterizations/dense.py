@@ -1,4 +1,4 @@
-"""The weight matrix itself, W = C: the reference that every other parameterization is compared with; mn parameters."""
+"""The weight matrix itself, W = C, with which every other parameterization is compared."""
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +18,19 @@ class Dense(WeightParameterization):
         return self.coef
 
     def spread(self, coef: Tensor) -> Tensor:
-        """C itself (`OrthonormalSubspace.spread`)."""
+        """Return C itself (`OrthonormalSubspace.spread`)."""
         return coef
 
     def collect(self, matrix: Tensor) -> Tensor:
-        """C itself."""
+        """Return C itself."""
         return matrix
 
     @torch.no_grad()
     def reset_parameters(self, std: float) -> None:
-        """W_ij ~ N(0, std^2)."""
+        """Draw W_ij ~ N(0, std^2)."""
         self.coef.normal_(0, 1).mul_(std)
 
     @torch.no_grad()
     def project_(self, target: Tensor) -> None:
-        """C = target."""
+        """Set C = target."""
         self.coef.copy_(target)

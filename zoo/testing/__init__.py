@@ -1,4 +1,4 @@
-"""The conformance suite: every contract of `WeightParameterization`, as a test that subclasses inherit.
+"""The conformance suite: every contract of `WeightParameterization`, as a test to inherit.
 
 In a test file, for pytest:
 

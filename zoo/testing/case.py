@@ -1,4 +1,4 @@
-"""What the contracts share: the class under test, its shapes, and comparisons that say what they found."""
+"""What the contracts share: the class under test, its shapes, and comparisons that say why."""
 
 import textwrap
 from collections.abc import Iterator

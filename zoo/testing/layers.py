@@ -35,7 +35,7 @@ def kinds_of_layer(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Kind
     for biased, based, scale in itertools.product((True, False), (True, False), (1.0, 0.7)):
         bias = torch.randn(shape[0], dtype=dtype) if biased else None
         base = torch.randn(shape, dtype=dtype) if based else None
-        kind = f"{'a bias' if biased else 'no bias'}, {'a base' if based else 'no base'}, s = {scale:g}"
+        kind = f"{'a' if biased else 'no'} bias, {'a' if based else 'no'} base, s = {scale:g}"
         yield kind, (bias, base, scale)
 
 
@@ -46,10 +46,13 @@ def product(x: Tensor, w: Tensor, bias: Tensor | None, base: Tensor | None, scal
 
 
 class ParameterizationTestCase(MapContracts):
-    """What holds of every parameterization: `MapContracts`, and that layers multiply by `weight()` on all paths."""
+    """What holds of every parameterization: `MapContracts`, and that layers multiply by W."""
 
     def test_layers_train_their_weight(self, shape: Shape) -> None:
-        """y = x (W0 + s W)^T + b, dL/dx and dL/dc: in training, in eval mode, recomputed; b, W0, s or none of them."""
+        """y = x (W0 + s W)^T + b, dL/dx and dL/dc in training, eval mode, recomputed.
+
+        With b, W0 and s, or none of them.
+        """
         x, g = (
             torch.randn(2, 3, shape[1]).double().requires_grad_(),
             torch.randn(2, 3, shape[0]).double(),
@@ -86,7 +89,10 @@ class ParameterizationTestCase(MapContracts):
 
     @torch.no_grad()
     def test_layers_keep_their_weight(self, shape: Shape) -> None:
-        """Without gradients y = x (W0 + s W)^T + b: at first, again, after a change, and merged; one row or many."""
+        """Without gradients y = x (W0 + s W)^T + b: first, again, after a change, merged.
+
+        Of one row or many.
+        """
         for kind, arguments in kinds_of_layer(shape, torch.float64):
             p = self.make(shape).for_layer("a")
             for path, training in (
@@ -105,7 +111,7 @@ class ParameterizationTestCase(MapContracts):
                     agree(layer.merge()(x), product(x, p.weight(), *arguments), what="y")
 
     def test_layers_under_autocast(self, shape: Shape) -> None:
-        """Under bfloat16 autocast y = x (W0 + s W)^T + b to the rounding of its products, on all paths."""
+        """Under bfloat16 autocast y = x (W0 + s W)^T + b to the rounding of its products."""
         x = torch.randn(4, shape[1])
         for kind, arguments in kinds_of_layer(shape, torch.float32):
             p = self.make(shape, torch.float32).for_layer("a")
@@ -132,7 +138,10 @@ class ParameterizationTestCase(MapContracts):
                     )
 
     def test_together_is_alone(self, shape: Shape) -> None:
-        """Layers of one shape, built as one batch, have the y and dL/dc that each has alone (`zoo.layers.batched`)."""
+        """Layers that are built as one batch have the y and dL/dc that each has alone.
+
+        They are of one shape (`zoo.layers.batched`).
+        """
         maps = [self.make(shape).for_layer(name) for name in "abc"]
         biases = torch.randn(3, shape[0]).double()
         net = Parallel(*(ZooLinear(p, bias) for p, bias in zip(maps, biases, strict=True)))
@@ -169,7 +178,10 @@ class ParameterizationTestCase(MapContracts):
         )
 
     def test_function_transforms(self) -> None:
-        """torch.func's vmap, grad and jacrev give what a loop, backward and W give, in training and in eval mode."""
+        """torch.func's vmap, grad and jacrev give what a loop, backward and W give.
+
+        In training and in eval mode.
+        """
         net = self._pair(torch.float64)
         x = torch.randn(3, 2, 16).double()
         trained: dict[str, Tensor] = {
@@ -210,7 +222,10 @@ class ParameterizationTestCase(MapContracts):
             agree(a, b, 1e-5, f"dL/d {name}")
 
     def test_exports(self) -> None:
-        """torch.export takes layers for any number of rows, in training and in eval mode, and changes no output."""
+        """torch.export takes layers for any number of rows, and changes no output.
+
+        In training and in eval mode.
+        """
         net = self._pair(torch.float32)
         for path, training in (("in training", True), ("in eval mode", False)):
             net.train(training)

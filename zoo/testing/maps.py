@@ -43,7 +43,10 @@ def agree_on_basis(p: WeightParameterization, q: WeightParameterization) -> None
 
 
 def x_of_every_shape(n: int, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """One row or many, none, a batch of batches, and one that is not contiguous; what it is, and x (..., n)."""
+    """Yield one row or many, none, a batch of batches, and one that is not contiguous.
+
+    Each is what it is, and x (..., n).
+    """
     for batch in ((), (1,), (2, 3), (70,), (0,), (2, 0), (2, 1, 3, 2)):
         yield str((*batch, n)), torch.randn(*batch, n, dtype=dtype)
     yield f"{(2, 3, n)}, transposed", torch.randn(n, 3, 2, dtype=dtype).permute(2, 1, 0)
@@ -92,7 +95,7 @@ class MapContracts(Case):
         assert found.dtype == dtype, f"weight() is {found.dtype}, and the coefficients are {dtype}"
 
     def test_weight_is_a_function_of_its_coefficients(self, shape: Shape) -> None:
-        """weight() is the same at each call, in training and in eval mode, with gradients and without."""
+        """weight() is the same at each call, in either mode, with gradients and without."""
         p = self.make(shape)
         w = p.weight().detach().clone()
         agree(p.weight(), w, 0.0, "W of a second call")
@@ -112,7 +115,10 @@ class MapContracts(Case):
             )
 
     def test_draws(self, shape: Shape) -> None:
-        """reset_parameters draws anew at each call; buffers and W leave torch's global random state as it was."""
+        """reset_parameters draws anew at each call; buffers and W leave global randomness.
+
+        torch's global random state is then as it was.
+        """
         p, before = self.make(shape), torch.get_rng_state()
         self.make(shape)
         again = torch.get_rng_state()
@@ -153,7 +159,7 @@ class MapContracts(Case):
                     agree(p.forward_update(x, base, bias, scale), y, what="y")
 
     def test_update_of_a_low_precision_base(self, shape: Shape) -> None:
-        """forward_update of float32 coefficients and a bfloat16 W0 and x is x (W0 + s W)^T to its roundings."""
+        """forward_update of float32 c, bfloat16 W0 and x is x (W0 + s W)^T to its roundings."""
         p, base = self.make(shape, torch.float32), torch.randn(shape).bfloat16()
         x, w = torch.randn(4, shape[1]).bfloat16(), 0.7 * p.weight().detach().double()
         y = x.double() @ (base.double() + w).mT
@@ -162,7 +168,7 @@ class MapContracts(Case):
         assert error <= limit, f"y is off by {error:.2e}, and may be by {limit:.2e}"
 
     def test_low_precision_rounds_once(self, shape: Shape) -> None:
-        """W of bfloat16 coefficients is W of the same coefficients in float64, to the rounding of what is trained."""
+        """W of bfloat16 coefficients is W of them in float64, to what is trained's rounding."""
         p = self.make(shape, torch.bfloat16)
         exact = copy.deepcopy(p).double().weight()
         agree(p.weight(), exact, TOLERANCE[torch.bfloat16], "W of bfloat16 coefficients")
@@ -251,7 +257,7 @@ class MapContracts(Case):
         assert found == wanted, f"the state dict holds {found}, and the parameters are {wanted}"
 
     def test_load_under_another_seed(self, shape: Shape) -> None:
-        """W follows from the state dict and the constructor's arguments alone, not from the global seed."""
+        """W follows from the state dict and the arguments alone, not from the global seed."""
         torch.manual_seed(1)
         p = self.make(shape)
         torch.manual_seed(2)
@@ -261,7 +267,7 @@ class MapContracts(Case):
         agree(q.weight(), p.weight(), 0.0, "W under another seed")
 
     def test_layers_keep_their_positions(self, shape: Shape) -> None:
-        """W is a function of the layer's name: the same at every time, and however the layer got it."""
+        """W is a function of the layer's name: always the same, however the layer got it."""
         p, q = self.make(shape), self.make(shape)
         q.load_state_dict(p.state_dict())
         w = p.for_layer("a").weight().detach().clone()
@@ -313,7 +319,7 @@ class MapContracts(Case):
         agree(q.weight(), p.weight(), what="W")
 
     def test_moves_to_another_dtype(self, shape: Shape) -> None:
-        """There and back through a wider dtype, W is what it was: what is fixed is rebuilt, not rounded."""
+        """There and back through a wider dtype, W is what it was: bases are not rounded."""
         p = self.make(shape, torch.float32)
         w = p.weight().detach().clone()
         agree(p.double().weight(), w, 1e-5, "W in float64")
@@ -331,10 +337,11 @@ class MapContracts(Case):
         agree_on_basis(p, fixed)
 
     def test_learning_rate_multiplier(self) -> None:
-        """1 / rms(dW) <= lr_mult <= sum |G| / <G, dW>: as large as a dense step, of independent signs and of G's.
+        """1 / rms(dW) <= lr_mult <= sum |G| / <G, dW>: a step is as large as a dense one.
 
-        For coefficients that move by +-1 from a 96 x 64 weight, at initialisation, and a gradient G
-        of rank one. Within a factor 1.5, since either is one draw.
+        So it is for independent signs, and for those of G: coefficients that move by +-1 from a 96
+        x 64 weight, at initialisation, and a gradient G of rank one. Within a factor 1.5, since
+        either is one draw.
         """
         p = self.make((96, 64))
         p.reset_parameters(0.02)

@@ -1,4 +1,4 @@
-"""Contracts of orthonormal subspaces, W = synthesize(scatter(c)), and of those with one orthogonal matrix a side."""
+"""Contracts of orthonormal subspaces, and of those with one orthogonal matrix a side."""
 
 import copy
 import inspect
@@ -79,12 +79,15 @@ class OrthonormalTestCase(ParameterizationTestCase):
             assert not same, f"{shape} and {another} have one batch_key, {key}"
 
     def test_low_precision_is_one_rounding(self, shape: Shape) -> None:
-        """W of bfloat16 coefficients is W of the same coefficients in float64 to 2^-7: it is built in float32."""
+        """W of bfloat16 coefficients is W of them in float64 to 2^-7: built in float32."""
         p = self.make(shape, torch.bfloat16)
         agree(p.weight(), copy.deepcopy(p).double().weight(), 2**-7, "W of bfloat16 coefficients")
 
     def test_spread_is_weight_up_to_rotations(self, shape: Shape) -> None:
-        """With X = spread(c): collect(X X^T X) = gather(W W^T W), and collect(X) = c; Muon takes the former."""
+        """With X = spread(c): collect(X X^T X) = gather(W W^T W), and collect(X) = c.
+
+        Muon takes the former.
+        """
         p = self.make(shape)
         c = torch.randn_like(p.coef)
         x, w = p.spread(c), p.expand(c, p.places)

@@ -29,7 +29,7 @@ def case_for(parameterization: type[WeightParameterization], arguments: dict[str
 
 
 def conformance(case: Case) -> Iterator[tuple[str, str, str | None]]:
-    """Run a case: (contract, its equation, first failure or None), one a test, the general ones first."""
+    """Run a case: yield (contract, its equation, first failure or None), general ones first."""
     defined = [
         name
         for cls in reversed(type(case).__mro__)

@@ -14,7 +14,8 @@ MAX_TOKENS, MAX_BLOCK = 64, 64
 TOKENS = {"cpu": 64, "cuda": 64}
 """Most tokens for which the kernel is taken where products without W are, by type of device.
 
-"cpu" is Triton's interpreter; "cuda" is all that the kernel takes, unmeasured: `python -m results.gpu.thresholds`.
+"cpu" is Triton's interpreter; "cuda" is all that the kernel takes, unmeasured: `python -m
+results.gpu.thresholds`.
 """
 
 
@@ -24,7 +25,10 @@ def _installed() -> bool:
 
 
 def available(device: torch.device | str) -> bool:
-    """Whether kernels run on it, given triton: NVIDIA GPUs of capability 8.0 on; the CPU with TRITON_INTERPRET=1."""
+    """Say whether kernels run on a device, given triton.
+
+    They do on NVIDIA GPUs of capability 8.0 on, and on the CPU with TRITON_INTERPRET=1.
+    """
     device = torch.device(device)
     if device.type == "cuda":
         return (

@@ -1,6 +1,6 @@
 # ruff: noqa: ANN001, ANN201, E741
 # mypy: ignore-errors
-"""What runs on the GPU for `zoo.bases.kernels.block_linear`: the product with coefficients, and the transform back.
+"""What runs on the GPU for `zoo.bases.kernels.block_linear`: a product, and the transform back.
 
 An argument B. is a length padded to a power of two; `block_linear.constants` names the others.
 Pointers have no types in this language, and capitals are compile-time constants, so that the usual

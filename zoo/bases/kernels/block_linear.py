@@ -1,4 +1,6 @@
-"""y = x W^T + b for a weight of `zoo.bases.blocks` that is never built: for few tokens, where bandwidth is the limit.
+"""y = x W^T + b for a weight of `zoo.bases.blocks` that is never built, of few tokens.
+
+There bandwidth is the limit.
 
 In the transform domain a product with W is one with its coefficients. With x^ and y^ the blockwise
 transforms of x (T, n) and y (T, m),
@@ -16,13 +18,12 @@ and to transform back. For more, a second launch does.
                           1 token                    16 tokens
                           dense   mn / 2   mn / 8    dense   mn / 2   mn / 8
     device memory, MB      33.6     16.8      4.2     33.8     17.0      4.5
-    loads and stores, MB   33.6     17.9      5.3     33.8     34.7     22.2     most of x, from the
-    cache products, M             268      143       42      268      269      169     padding and
-    transforms included
+    loads and stores, MB   33.6     17.9      5.3     33.8     34.7     22.2
+    products, M             268      143       42      268      269      169
 
-On chip, cosines and x^ are rounded to x's dtype, where a dense layer rounds W: in bfloat16 y is off
-by 0.0029 of its norm, and by 0.0023 from a W that was rounded once. float32 is multiplied as three
-tf32 products.
+Most loads are of x, from the cache; products are with padding and transforms. On chip, cosines and
+x^ are rounded to x's dtype, where a dense layer rounds W: in bfloat16 y is off by 0.0029 of its
+norm, and by 0.0023 from a W that was rounded once. float32 is multiplied as three tf32 products.
 
 Unmeasured: there was no GPU at hand. Tests check it against W in Triton's interpreter, and compile
 it for compute capability 9.0: 78 to 153 registers and no spills in bfloat16. `bash results/gpu.sh
@@ -65,7 +66,10 @@ def kernel_tables(
 
 
 def _compiled() -> bool:
-    """False in the interpreter, which cannot multiply bfloat16: operands, rounded to it, are then float32."""
+    """Say False in the interpreter, which cannot multiply bfloat16.
+
+    Operands, rounded to it, are then float32.
+    """
     return isinstance(block_device.product, triton.JITFunction)
 
 
@@ -214,7 +218,10 @@ def prepare(
     bias: Tensor | None = None,
     tiles: Tiles | None = None,
 ) -> list[Any]:
-    """Compile what `block_linear` of the same arguments launches: about a second, and threads may do so at a time."""
+    """Compile what `block_linear` of the same arguments launches.
+
+    It takes about a second, and several threads may do so at a time.
+    """
     launches = _launches(*_arguments(x, coef, layout, tables, bias, tiles))[1]
     return [
         kernel.warmup(*arguments, grid=grid, **options)

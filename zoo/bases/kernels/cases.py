@@ -1,4 +1,6 @@
-"""What `block_linear` is checked with: sizes that are multiples of no tile, in Triton's interpreter and on a GPU.
+"""What `block_linear` is checked with, in Triton's interpreter and on a GPU.
+
+Sizes are multiples of no tile.
 
 The reference is W from its definition in `zoo.bases.blocks`, in float64, one position of a block at
 a time.

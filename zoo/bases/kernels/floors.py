@@ -120,11 +120,12 @@ def coefficient_bytes(m: int, n: int, k: int, support: Support) -> float:
 def tile(m: int, n: int, k: int, support: Support, p: int = 64, q: int = 64) -> Cost:
     """What a p x q tile of W needs, from coefficients and cosines alone.
 
-    random  all of S and p + q columns of cosines:  bytes(S) + 2 (m p + n q),     K p + p n q
-    multiply-adds rows    p rows of S and q columns of cosines:   bytes(S) p / m + 2 n q,        K p
-    q / m box     all of S and parts of p + q columns:    2 (K + k1 p + k2 q),           K p + p k2
-    q, or K q + p k1 q block   its own coefficients, tables of 16:     2 K p q / mn,
-    p q (16 + 16)
+    Of each support: what it reads, its bytes, and its multiply-adds:
+
+        random  all of S and p + q columns of cosines: bytes(S) + 2 (m p + n q); K p + p n q
+        rows    p rows of S and q columns of cosines: bytes(S) p / m + 2 n q; K p q / m
+        box     all of S and parts of p + q columns: 2 (K + k1 p + k2 q); K p + p k2 q or K q + p k1 q
+        block   its own coefficients, tables of 16: 2 K p q / mn; p q (16 + 16)
 
     Multiply-adds with S are counted where it has a coefficient, fewer than tensor cores can do:
     they need the zeros.

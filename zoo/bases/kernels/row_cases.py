@@ -1,4 +1,4 @@
-"""What `row_linear` is checked with, in Triton's interpreter and on a GPU; as `zoo.bases.kernels.cases`.
+"""What `row_linear` is checked with, in Triton's interpreter and on a GPU.
 
 The reference is W = S C_n from the definition of the cosines, in float64.
 """
@@ -33,7 +33,10 @@ class Case(NamedTuple):
         return " ".join(parts + ["bias"] * self.bias + ["strided"] * self.strided)
 
     def support(self, device: torch.device | str) -> torch.Tensor:
-        """Where its coefficients stand, ascending; drawn one by one, as to shuffle 45 million takes seconds."""
+        """Return where its coefficients stand, ascending.
+
+        They are drawn one by one, since to shuffle 45 million takes seconds.
+        """
         random = torch.Generator(device).manual_seed(1)
         return (
             (torch.rand(self.m * self.n, generator=random, device=device) < self.ratio)

@@ -32,7 +32,10 @@ def cosine_transform(
     TX: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """x^ (n, TX) of x (T, n), WIDTH of the B columns of a token a program; N = A B, PA and PB powers of two."""
+    """Compute x^ (n, TX) of x (T, n), WIDTH of the B columns of a token a program.
+
+    N = A B, and PA and PB are powers of two.
+    """
     token = tl.program_id(0)
     a, b, d = tl.arange(0, PA), tl.arange(0, PB), tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     j = a[:, None] + A * b[None, :]
@@ -70,7 +73,9 @@ def row_product(
     LONGEST: tl.constexpr,
     BIAS: tl.constexpr,
 ):
-    """y (T, m) of x^ (n, TX): ROWS rows of coefficients a program, DEPTH of each at a time, sums in float32.
+    """Compute y (T, m) of x^ (n, TX): ROWS rows of coefficients a program, DEPTH at a time.
+
+    Sums are in float32.
 
     LONGEST is of all rows: the interpreter takes no bound that a program has loaded.
     """

@@ -1,4 +1,6 @@
-"""y = x W^T + b for W = S C_n that is never built: S scattered, C_n the cosines of each row (RowDCT), for few tokens.
+"""y = x W^T + b for W = S C_n of RowDCT that is never built, of few tokens.
+
+S is scattered, C_n the cosines of each row.
 
     x^ = C_n x,     y_i = sum_k c_k x^[column_k],   k from start_i to start_(i + 1)
 
@@ -79,7 +81,10 @@ def _power(n: int) -> int:
 
 
 def transform_constants(a: int, b: int, tokens: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Compile-time arguments of the transform of length a b; as narrow as tensor cores can be, to be many programs."""
+    """Return compile-time arguments of the transform of length a b.
+
+    Tiles are as narrow as tensor cores can be, to be many programs.
+    """
     return {
         "N": a * b,
         "A": a,
@@ -93,7 +98,10 @@ def transform_constants(a: int, b: int, tokens: int, dtype: torch.dtype) -> dict
 
 
 def product_constants(tokens: int, longest: int, bias: bool) -> dict[str, Any]:
-    """Compile-time arguments of the product: no deeper than a row is long, and 4096 products at a time in all."""
+    """Return compile-time arguments of the product.
+
+    It is no deeper than a row is long, and of 4096 products at a time in all.
+    """
     depth = min(256, 4096 // (ROWS * _power(tokens)), max(16, _power(longest)))
     steps = triton.cdiv(longest, depth)
     return {
@@ -184,7 +192,10 @@ def row_linear(x: Tensor, coef: Tensor, tables: RowTables, bias: Tensor | None =
 
 
 def prepare(x: Tensor, coef: Tensor, tables: RowTables, bias: Tensor | None = None) -> list[Any]:
-    """Compile what `row_linear` of the same arguments launches: about a second, and threads may do so at a time."""
+    """Compile what `row_linear` of the same arguments launches.
+
+    It takes about a second, and several threads may do so at a time.
+    """
     launches = _launches(*_arguments(x, coef, tables, bias))[1]
     return [
         kernel.warmup(*arguments, grid=grid, **options)

@@ -88,7 +88,10 @@ def class_of(
 def default_tiles(
     layout: BlockLayout, tokens: int, dtype: torch.dtype, device: Device = H100
 ) -> Tiles:
-    """The tiles that were measured to be the fastest of a call's class, where they fit; else `reasoned_tiles`."""
+    """Return the tiles measured to be the fastest of a call's class; else `reasoned_tiles`.
+
+    The latter are taken where the former do not fit, too.
+    """
     measured = MEASURED.get(class_of(layout, tokens, dtype, device.capability))
     if measured is not None and fits(measured, layout, tokens, dtype):
         return measured
@@ -115,7 +118,7 @@ def reasoned_tiles(
 
 
 def fits(tiles: Tiles, layout: BlockLayout, tokens: int, dtype: torch.dtype) -> bool:
-    """Whether tiles are legal for a call, leave no program without work, and fit on chip, as far as can be told.
+    """Say whether tiles are legal for a call, leave no program idle, and fit on chip.
 
     The compiler has the last word on the latter.
     """

@@ -68,18 +68,21 @@ class LoRA(WeightParameterization):
             return self.lora_B @ self.lora_A
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """(x A^T) B^T + b: r (m + n) operations per row of x instead of mn."""
+        """Return (x A^T) B^T + b: r (m + n) operations per row of x instead of mn."""
         return F.linear(F.linear(x, self.lora_A), self.lora_B, bias)
 
     def forward_update(
         self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0
     ) -> Tensor:
-        """x W0^T + b + s (x A^T) B^T, the last product added in place of a pass of its own."""
+        """Return x W0^T + b + s (x A^T) B^T, the last product added in one pass with the sum."""
         return add_product(x, base, bias, self.lora_B, self.lora_A, scale)
 
     @torch.no_grad()
     def reset_parameters(self, std: float) -> None:
-        """Factors of variance std / sqrt(r) each, so that E[W_ij^2] = std^2; std = 0: A ~ N(0, 1 / n), B = 0."""
+        """Draw factors of variance std / sqrt(r) each, so that E[W_ij^2] = std^2.
+
+        For std = 0, A ~ N(0, 1 / n) and B = 0.
+        """
         a = math.sqrt(std) * self.rank**-0.25 if std > 0 else self.in_features**-0.5
         b = a if std > 0 else 0.0
         self.lora_A.normal_(0, 1).mul_(a)
@@ -88,7 +91,10 @@ class LoRA(WeightParameterization):
 
     @torch.no_grad()
     def project_(self, target: Tensor) -> None:
-        """The truncated singular value decomposition (Eckart-Young), split evenly: B = U sqrt(S), A = sqrt(S) V^T."""
+        """Take the truncated singular value decomposition (Eckart-Young).
+
+        It is split evenly: B = U sqrt(S), A = sqrt(S) V^T.
+        """
         u, s, vh = torch.linalg.svd(
             target.to(self.lora_A.device, torch.float64), full_matrices=False
         )

@@ -10,7 +10,7 @@ from zoo.bases.seeds import autocast_dtype
 def add_product(
     x: Tensor, base: Tensor, bias: Tensor | None, left: Tensor, right: Tensor, scale: float = 1.0
 ) -> Tensor:
-    """x W0^T + b + s (x R^T) L^T, the last product added in place of a pass of its own.
+    """Return x W0^T + b + s (x R^T) L^T, the last product added in place of a pass of its own.
 
     Args:
         x: (..., n).

@@ -1,8 +1,8 @@
-"""Full-rank sums of random low-rank bases, W = s sum_j B_j diag(l_j) A diag(g_j) (RandLoRA, arXiv 2502.00987).
+"""Full-rank sums of random low-rank bases, W = s sum_j B_j diag(l_j) A diag(g_j).
 
-With M = max(m, n) and d = min(m, n): B_j (M, r) and A (r, d) are fixed and shared between layers of
-equal size, l_j (r,) and g_j (d,) are trained; N bases, N (r + d) parameters. The sum is (M, d) and
-is transposed when m < n.
+It is RandLoRA (arXiv 2502.00987). With M = max(m, n) and d = min(m, n): B_j (M, r) and A (r, d) are
+fixed and shared between layers of equal size, l_j (r,) and g_j (d,) are trained; N bases, N (r + d)
+parameters. The sum is (M, d) and is transposed when m < n.
 """
 
 import math
@@ -19,7 +19,7 @@ from zoo.parameterizations.budget import layer_budget
 from zoo.parameterizations.low_rank.products import add_product
 
 FACTORS_UP_TO = {"cpu": 1.0, "cuda": 1.0}
-"""How many times the operations of a product with W those with its factors may be and still take less time.
+"""How many times as many operations a product with factors may have as one with W, to be faster.
 
 By type of device. "cpu" as operations have it; "cuda" is unmeasured.
 """
@@ -121,13 +121,17 @@ class RandLoRA(WeightParameterization):
         self.reset_parameters(in_features**-0.5)
 
     def _fit(self, budget: int, rank: int | None) -> tuple[int, int]:
-        """(r, N) for at most `budget` parameters: N = floor(budget / (r + d)), r the least with N r >= d."""
+        """Return (r, N) for at most `budget` parameters.
+
+        N = floor(budget / (r + d)), r the least with N r >= d.
+        """
         d = min(self.shape)
         ranks = [rank] if rank is not None else range(1, d + 1)
         fits = [(r, budget // (r + d)) for r in ranks if budget >= r + d]
         if not fits:
             raise ValueError(
-                f"{budget} coefficients buy no basis for shape {self.shape}: one needs {ranks[0] + d}, "
+                f"{budget} coefficients buy no basis for shape {self.shape}: "
+                f"one needs {ranks[0] + d}, "
                 f"a ratio of {(ranks[0] + d) / (self.out_features * self.in_features):.3g}"
             )
         return next(
@@ -154,8 +158,9 @@ class RandLoRA(WeightParameterization):
     def forward_update(
         self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0
     ) -> Tensor:
-        """x (W0 + s W)^T + b; of few rows without W, where that pays by its operations (`FACTORS_UP_TO`).
+        """Return x (W0 + s W)^T + b.
 
+        Few rows are multiplied without W, where that pays by its operations (`FACTORS_UP_TO`).
         Forward and backward, besides those with W0: 4 M N r d + 2 rows M d with W, which is built
         and has a gradient; rows N r (4 M + 6 d) with its two factors.
         """
@@ -201,7 +206,10 @@ class RandLoRA(WeightParameterization):
 
     @torch.no_grad()
     def reset_parameters(self, std: float) -> None:
-        """Diagonals of variance std / (s sqrt(N r)) each, the bases having variance 1; std = 0: l = 0, g = 1 / M."""
+        """Draw diagonals of variance std / (s sqrt(N r)) each, the bases having variance 1.
+
+        For std = 0, l = 0 and g = 1 / M.
+        """
         if std > 0:
             lam = gamma = math.sqrt(std / (self.scale * math.sqrt(self.num_bases * self.rank)))
             self.randlora_gamma.normal_(0, 1).mul_(gamma)
@@ -213,9 +221,10 @@ class RandLoRA(WeightParameterization):
 
     @torch.no_grad()
     def project_(self, target: Tensor) -> None:
-        """Alternating least squares: l with g fixed, then g with l fixed, until the error stops falling.
+        """Alternate least squares: g with l fixed, then l with g fixed.
 
-        The map is bilinear, so this is a stationary point and not always the best one.
+        It ends when the error stops falling. The map is bilinear, so this is a stationary point and
+        not always the best one.
         """
         a, b = (
             self.basis_A.double(),
@@ -248,7 +257,7 @@ class RandLoRA(WeightParameterization):
 
     @property
     def lr_mult(self) -> float:
-        """1 / (s sqrt(N r (l^2 + g^2))), l and g the diagonals' root-mean-squares at initialisation.
+        """1 / (s sqrt(N r (l^2 + g^2))), l and g the diagonals' first root-mean-squares.
 
         dW = s sum_j B_j (diag(dl_j) A diag(g_j) + diag(l_j) A diag(dg_j)), a sum of N r terms of
         each kind.

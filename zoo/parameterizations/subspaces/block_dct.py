@@ -1,4 +1,4 @@
-"""Blocks of cosine coefficients, W_ij = C^T S_ij C with the same few positions in every block; K parameters.
+"""Blocks of cosine coefficients, W_ij = C^T S_ij C with the same few positions in every block.
 
 Between RowDCT and DCT: transforms of b numbers in place of n. W costs 4 b operations a weight to
 build and no index is stored; at small budgets y = x W^T needs no W (`zoo.bases.block_products`),
@@ -148,13 +148,16 @@ class BlockDCT(OrthonormalSubspace):
         )
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x W^T + b, without W unless that is slower; under autocast all products are of the lower precision."""
+        """Return x W^T + b, without W unless that is slower.
+
+        Under autocast all products are of the lower precision.
+        """
         return self._product(x, bias) if self._pays(x) else super().forward(x, bias)
 
     def forward_update(
         self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0
     ) -> Tensor:
-        """x W0^T + b + s x W^T, the same way."""
+        """Return x W0^T + b + s x W^T, the same way."""
         if not self._pays(x):
             return super().forward_update(x, base, bias, scale)
         return F.linear(x, base, bias) + scale * self._product(x)
@@ -182,7 +185,10 @@ class BlockDCT(OrthonormalSubspace):
         return y.view(*x.shape[:-1], self.out_features)
 
     def _fused(self, rows: Tensor, bias: Tensor | None) -> Tensor | None:
-        """The same by a kernel of `zoo.bases.kernels`, for few tokens without gradients; None where none serves."""
+        """Return the same by a kernel of `zoo.bases.kernels`, for few tokens without gradients.
+
+        It is None where no kernel serves.
+        """
         layout, few = (
             self.arrangement,
             1 <= len(rows) <= seeds.of_device(kernels.TOKENS, rows.device),
@@ -205,7 +211,7 @@ class BlockDCT(OrthonormalSubspace):
 
     @staticmethod
     def _precision(x: Tensor) -> torch.dtype:
-        """Of a product with x: its own, or autocast's, which leaves float64 alone."""
+        """Return the precision of a product with x: its own, or autocast's unless float64."""
         lower = seeds.autocast_dtype(x.device)
         return x.dtype if lower is None or x.dtype == torch.float64 else lower
 

@@ -1,4 +1,4 @@
-"""K coefficients of the Haar wavelets of both sides, W = L^T S R: coarse and wide, or fine and local."""
+"""K coefficients of the Haar wavelets of both sides, W = L^T S R: coarse and wide to fine."""
 
 from zoo.bases.wavelets import Haar as HaarWavelets
 from zoo.parameterizations.subspaces.separable import SeparableSubspace

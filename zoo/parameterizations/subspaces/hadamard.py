@@ -1,4 +1,4 @@
-"""K coefficients of the Walsh-Hadamard basis, W = H_m^T S H_n with entries of equal size, by sequency."""
+"""K coefficients of the Walsh-Hadamard basis, W = H_m^T S H_n with entries of one size."""
 
 from zoo.bases.hadamard import BlockHadamard
 from zoo.parameterizations.subspaces.separable import SeparableSubspace

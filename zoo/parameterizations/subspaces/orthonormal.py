@@ -37,7 +37,10 @@ def _swapped(subspace: "OrthonormalSubspace", buffers: Sequence[Tensor | None]) 
 def _with_buffers(
     subspace: "OrthonormalSubspace", buffers: Sequence[Tensor | None]
 ) -> AbstractContextManager[None]:
-    """The context in which a subspace has other buffers, all of its own in their order; or, given none, its own."""
+    """Return the context in which a subspace has other buffers, given in the order of its own.
+
+    Given none, it has its own.
+    """
     return _swapped(subspace, buffers) if buffers else nullcontext()
 
 
@@ -66,7 +69,10 @@ class _Synthesize(Function):
 
 
 class _Analyze(Function):
-    """W -> c, the adjoint of `_Synthesize`; differentiable itself, so that second derivatives exist."""
+    """W -> c, the adjoint of `_Synthesize`.
+
+    It is differentiable itself, so that second derivatives exist.
+    """
 
     @staticmethod
     def forward(
@@ -140,7 +146,7 @@ class OrthonormalSubspace(WeightParameterization):
 
     @abstractmethod
     def synthesize(self, plane: Tensor) -> Tensor:
-        """W from all mn coefficients: (m, n) to (m, n), linear, |W| = |S|.
+        """Return W from all mn coefficients: (m, n) to (m, n), linear, |W| = |S|.
 
         `plane` may be overwritten.
 
@@ -151,20 +157,28 @@ class OrthonormalSubspace(WeightParameterization):
 
     @abstractmethod
     def analyze(self, weight: Tensor) -> Tensor:
-        """The adjoint of `synthesize`, which is its inverse: (m, n) to (m, n)."""
+        """Return the adjoint of `synthesize`, which is its inverse: (m, n) to (m, n)."""
 
     # ---- A subclass may override -----------------------------------------------------------------
 
     def layout(self) -> tuple[Tensor | None, tuple[int, ...]]:
-        """Where each coefficient stands in the flat plane, (m, n) (None: in natural order), and the plane's shape."""
+        """Return where each coefficient stands in the flat plane, (m, n), and the plane's shape.
+
+        None means in natural order.
+        """
         return None, self.shape
 
     def storage_order(self) -> Tensor | None:
-        """Rank of each coefficient, (m, n), by which `coef` is ordered (None: natural order); of no device or size."""
+        """Return the rank of each coefficient, (m, n), by which `coef` is ordered.
+
+        It is the same on every device. None means in natural order.
+        """
         return None
 
     def batch_key(self) -> Hashable:
-        """What maps have in common that can be built as one batch (`zoo.layers.batched`); None: W is built alone.
+        """Return what maps have in common that can be built as one batch (`zoo.layers.batched`).
+
+        None means that W is built alone.
 
         Whoever returns a key says that `expand_batch` and `gather_batch` of maps with equal keys
         are the `expand` and `gather` of each.
@@ -173,19 +187,25 @@ class OrthonormalSubspace(WeightParameterization):
 
     @staticmethod
     def expand_batch(maps: "Sequence[Any]", coefs: Sequence[Tensor]) -> Tensor:
-        """`expand` of B maps of one `batch_key`; B of (K_i,) to (B, m, n), in the dtype that W is built in."""
+        """Return `expand` of B maps of one `batch_key`; B of (K_i,) to (B, m, n).
+
+        It is in the dtype that W is built in.
+        """
         raise NotImplementedError
 
     @staticmethod
     def gather_batch(maps: "Sequence[Any]", weights: Tensor) -> Sequence[Tensor]:
-        """The adjoint of `expand_batch`: (B, m, n) to B of (K_i,)."""
+        """Return the adjoint of `expand_batch`: (B, m, n) to B of (K_i,)."""
         raise NotImplementedError
 
     # ---- Concrete --------------------------------------------------------------------------------
 
     @property
     def support(self) -> Tensor:
-        """Flat positions in the (m, n) plane of the trained coefficients, in the order of `coef`; (K,), on the CPU."""
+        """Flat positions of the trained coefficients in the (m, n) plane; (K,), on the CPU.
+
+        They are in the order of `coef`.
+        """
         generator = seeds.generator(self.seed, "support", self.layer)
         support = select(self.selection, *self.shape, len(self.coef), generator)
         order = self.storage_order()
@@ -202,13 +222,13 @@ class OrthonormalSubspace(WeightParameterization):
         self.register_buffer("places", places.to(self.coef.device), persistent=False)
 
     def expand(self, coef: Tensor, places: Tensor) -> Tensor:
-        """synthesize(scatter(c)); (K,) to (m, n), in c's dtype."""
+        """Return synthesize(scatter(c)); (K,) to (m, n), in c's dtype."""
         plane = torch.zeros(self.plane_shape, dtype=self.compute_dtype, device=coef.device)
         plane.view(-1).scatter_(0, places, coef.to(self.compute_dtype))
         return self.synthesize(plane).to(coef.dtype)
 
     def gather(self, weight: Tensor, places: Tensor) -> Tensor:
-        """The adjoint of `expand`: (m, n) to (K,)."""
+        """Return the adjoint of `expand`: (m, n) to (K,)."""
         plane = self.analyze(weight.to(self.compute_dtype))
         return plane.reshape(-1).index_select(0, places).to(weight.dtype)
 
@@ -219,28 +239,33 @@ class OrthonormalSubspace(WeightParameterization):
         return _Synthesize.apply(self.coef, self, buffers)
 
     def spread(self, coef: Tensor) -> Tensor:
-        """The matrix of coefficients up to rotations, P W Q with P and Q orthogonal; (K,) to (m, n). Here W itself."""
+        """Return the matrix of coefficients up to rotations; (K,) to (m, n).
+
+        It is P W Q with P and Q orthogonal, here W itself.
+        """
         return self.expand(coef, self.places)
 
     def collect(self, matrix: Tensor) -> Tensor:
-        """The adjoint of `spread`: (m, n) to (K,)."""
+        """Return the adjoint of `spread`: (m, n) to (K,)."""
         return self.gather(matrix, self.places)
 
     @torch.no_grad()
     def reset_parameters(self, std: float) -> None:
-        """c_i ~ N(0, std^2 mn / K): |W|^2 = |c|^2, so E[W_ij^2] = std^2."""
+        """Draw c_i ~ N(0, std^2 mn / K): |W|^2 = |c|^2, so E[W_ij^2] = std^2."""
         self.coef.normal_(0, 1).mul_(
             std * math.sqrt(self.out_features * self.in_features / len(self.coef))
         )
 
     @torch.no_grad()
     def project_(self, target: Tensor) -> None:
-        """c = scatter^T(analyze(target)), the least-squares solution."""
+        """Set c = scatter^T(analyze(target)), the least-squares solution."""
         self.coef.copy_(self.gather(target.to(self.coef.device, self.compute_dtype), self.places))
 
     @property
     def lr_mult(self) -> float:
-        """mn / K: along a gradient that the basis mixes well, K moves of +-lr go K / mn as far as a dense step's mn.
+        """mn / K, by which K moves of +-lr go as far as a dense step's mn.
+
+        So it is along a gradient that the basis mixes well:
 
         -<G, dW> = lr sum_K |analyze(G)_i| ~ lr (K / mn) sum_mn |G_ij|
         """

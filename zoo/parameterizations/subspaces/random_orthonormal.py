@@ -1,4 +1,4 @@
-"""K coefficients of a random separable orthonormal basis, W = L^T S R with L and R Haar-distributed.
+"""K coefficients of a random orthonormal basis, W = L^T S R with L and R Haar-distributed.
 
 The control for DCT in arXiv 2604.04440: the same number of directions and the same isometry, no
 frequencies.

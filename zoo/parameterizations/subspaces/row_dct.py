@@ -35,7 +35,7 @@ class RowDCT(SeparableSubspace):
 
     shortcuts = {**SeparableSubspace.shortcuts, "needs_no_weight": (*WHOLE, "forward")}
     basis = RowCosine()
-    # Kept, though `reset_buffers` is redefined: what it adds is of the kernel, and W is what it was.
+    # Kept, though `reset_buffers` is redefined: what it adds is of the kernel, and W is as it was.
     batch_key, spread, collect = (
         SeparableSubspace.batch_key,
         SeparableSubspace.spread,
@@ -52,7 +52,10 @@ class RowDCT(SeparableSubspace):
         return True
 
     def needs_no_weight(self, x: Tensor) -> bool:
-        """Whether a kernel serves, for 1 to 16 tokens on a GPU, and should be faster by `zoo.bases.kernels.floors`."""
+        """Say whether a kernel serves, for 1 to 16 tokens on a GPU, and should be faster.
+
+        What it should take is in `zoo.bases.kernels.floors`.
+        """
         if (
             torch.compiler.is_compiling() or torch.is_grad_enabled() or transforming()
         ):  # a graph takes any tokens
@@ -67,7 +70,7 @@ class RowDCT(SeparableSubspace):
         return floors.rows_pay(*self.shape, len(self.coef), tokens)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x W^T + b, without W where that is faster."""
+        """Return x W^T + b, without W where that is faster."""
         if not self.needs_no_weight(x):
             return F.linear(x, self.weight(), bias)
         from zoo.bases.kernels import row_linear  # triton, only where it is used

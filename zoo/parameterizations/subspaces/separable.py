@@ -58,7 +58,7 @@ class SeparableSubspace(OrthonormalSubspace):
         return (None, self.shape) if basis is None else basis.layout(*self.shape, self.coef.device)
 
     def storage_order(self) -> Tensor | None:
-        """Return the order of the basis that is named, whether or not it multiplies in its own way."""
+        """Return the order of the basis that is named, also where it does not serve."""
         return None if self.basis is None else self.basis.storage_order(*self.shape)
 
     def _serving_basis(self) -> Separable | None:
@@ -104,7 +104,7 @@ class SeparableSubspace(OrthonormalSubspace):
         return self._plan(*(getattr(self, name) for name in self._plan._fields))
 
     def spread(self, coef: Tensor) -> Tensor:
-        """S = L W R^T, (m, n): the coefficients at their places."""
+        """Return S = L W R^T, (m, n): the coefficients at their places."""
         return (
             coef.new_zeros(self.out_features * self.in_features)
             .scatter_(0, self.own_places, coef)
@@ -116,7 +116,7 @@ class SeparableSubspace(OrthonormalSubspace):
 
     @property
     def lr_mult(self) -> float:
-        """sqrt(mn) / |M|_2, M the (m, n) matrix of zeros and ones that is 1 where there is a coefficient.
+        """sqrt(mn) / |M|_2, M the (m, n) matrix that is 1 where there is a coefficient, else 0.
 
         A step of +-lr a coefficient moves W by L^T (lr P) R with P in {-1, 0, 1} on the support,
         and so by
