@@ -14,7 +14,7 @@ from zoo.layers.convert import factory_class
 from zoo.pages.texts import clean, printable
 from zoo.runs import checkpoints, older_runs
 from zoo.runs.names import short
-from zoo.runs.run import Run, settings_of, slashed, told
+from zoo.runs.run import Run, fields_of, settings_of, slashed
 from zoo.runs.run_files import SUMMARY, fitting
 from zoo.training.identity import KEY, path_of
 from zoo.training.module import ZooModule
@@ -53,7 +53,7 @@ def checkpoint_run(path: str, file: Path, model: ZooModule) -> tuple[Run, list[s
         summary["identity"]["conditions"] |= {
             f"model.{key}": value for key, value in model.network_identity().items()
         }
-    known = told(summary, settings_of(summary), step)
+    known = fields_of(summary, settings_of(summary), step)
     if file.stem not in USUAL:
         known["conditions"]["checkpoint"] = printable(file.stem)
     words = [

@@ -16,7 +16,7 @@ from zoo.runs import event_curves, older_runs
 from zoo.runs.defaults import filled
 from zoo.runs.event_curves import Curve
 from zoo.runs.names import COUNTS
-from zoo.runs.run import NOWHERE, Run, settings_of, told
+from zoo.runs.run import UNTOLD, Run, fields_of, settings_of
 from zoo.runs.run_files import CONFIG, SUMMARY, read_settings, read_summary
 
 
@@ -156,10 +156,10 @@ def _settings(summaries: dict[Path, dict[str, Any]], trust: Trust) -> dict[Path,
     every = {folder: settings_of(summary) for folder, summary in summaries.items()}
     alike: dict[tuple[str, ...], list[Path]] = defaultdict(list)
     for folder, settings in every.items():
-        alike[tuple(str(settings.get(key)) for key in ("model", "data", NOWHERE))].append(folder)
-    if all(NOWHERE in settings for settings in every.values()):
+        alike[tuple(str(settings.get(key)) for key in ("model", "data", UNTOLD))].append(folder)
+    if all(UNTOLD in settings for settings in every.values()):
         for settings in every.values():
-            del settings[NOWHERE]
+            del settings[UNTOLD]
     complete: dict[Path, Flat] = {}
     for folders in alike.values():
         same: Sequence[Flat] = filled([every[folder] for folder in folders], trust)
@@ -172,7 +172,7 @@ def _run(folder: Path, summary: dict[str, Any], settings: Flat) -> FinishedRun:
     tag = "val/loss" if summary.get("score") is None else "val/score"
     rank = "stable_rank/update." if summary.get("updates") else "stable_rank/"
     curves = event_curves.read(folder, (tag, rank))
-    known = told(summary, settings, summary["steps"])
+    known = fields_of(summary, settings, summary["steps"])
     known["conditions"]["metric"] = tag.removeprefix("val/")
     known["method"] |= {key: summary[key] for key in COUNTS}
     return FinishedRun(

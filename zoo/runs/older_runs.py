@@ -10,7 +10,7 @@ from typing import Any
 
 from zoo.files.flat import Flat
 from zoo.files.paths import nickname
-from zoo.runs.run import NOWHERE
+from zoo.runs.run import UNTOLD
 from zoo.runs.run_files import is_count, is_size
 
 DATA = (
@@ -112,7 +112,7 @@ def completed(summary: dict[str, Any], settings: Flat) -> dict[str, Any]:
         "identity": {
             "data": {},
             "method": method,
-            "conditions": {**conditions, NOWHERE: "none"},
+            "conditions": {**conditions, UNTOLD: "none"},
         },
         "data_name": summary.get("glue_task")
         or settings.get("model.task")

@@ -14,7 +14,7 @@ from zoo.files.flat import Flat, is_set
 from zoo.runs.run_files import is_number
 from zoo.training.identity import PARTS
 
-NOWHERE = "identity"
+UNTOLD = "identity"
 """The condition of a run that wrote no identity: it is never compared with one that did."""
 
 
@@ -88,7 +88,7 @@ def settings_of(summary: Mapping[str, Any]) -> Flat:
     return facts | conditions | {key: path_today(value) for key, value in method.items()}
 
 
-def told(summary: Mapping[str, Any], settings: Flat, step: int) -> dict[str, Any]:
+def fields_of(summary: Mapping[str, Any], settings: Flat, step: int) -> dict[str, Any]:
     """Return what a summary says of a run, as arguments of `Run`.
 
     Args:
