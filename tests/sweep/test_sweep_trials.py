@@ -16,6 +16,8 @@ from trials import TRIAL, finished
 from zoo.errors import UserError
 from zoo.sweep import trials
 from zoo.sweep.trials import Outcome
+from zoo.training import progress_file
+from zoo.training.progress_file import RunProgress
 
 
 def checkpointed(out, trial, name="last.ckpt"):
@@ -232,6 +234,21 @@ def test_a_checkpoint_that_cannot_be_opened_is_not_damaged(tmp_path, monkeypatch
     with pytest.raises(OSError, match="Input/output error"):
         trials.run(tmp_path, TRIAL, ".", 1)
     assert last.stat().st_size == len(b"weights") and not list(tmp_path.glob("*.damaged*"))
+
+
+def test_how_far_a_killed_trial_was_is_forgotten_before_it_goes_on(tmp_path, monkeypatch, readable):
+    """Else it would seem to have gone on since."""
+    checkpointed(tmp_path, TRIAL)
+    run, seen = trials.folder(tmp_path, TRIAL), []
+    progress_file.write(run, RunProgress(50, 100, 1.0, None, None, 5.0, 10.0))
+
+    def fit(words, *rest):
+        seen.append(progress_file.read(run))
+        finished(tmp_path, TRIAL)
+        return 0, ""
+
+    monkeypatch.setattr(trials, "_fit", fit)
+    assert trials.run(tmp_path, TRIAL, ".", 1) is None and seen == [None]
 
 
 def test_going_on_says_whom_the_user_trusts(tmp_path, monkeypatch, readable):

@@ -78,7 +78,8 @@ class Progress(ProgressBar):
         if not trainer.is_global_zero:
             return
         now, steps, step = time.perf_counter(), self.steps, trainer.global_step
-        if now - self.written >= WRITTEN_EVERY and (folder := _folder(trainer)) is not None:
+        due = now - self.written >= WRITTEN_EVERY or step == steps
+        if due and (folder := _folder(trainer)) is not None:
             self.written = now
             progress_file.write(folder, self._progress(trainer, outputs))
         if self.silent or now - self.shown < self.every_seconds and step < steps:
