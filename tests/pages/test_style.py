@@ -54,7 +54,7 @@ VALUES = [
 
 @pytest.mark.parametrize("values", VALUES)
 def test_a_logarithmic_axis_has_a_few_round_ticks(values):
-    """At least one and at most six within the axis, which has room for all that is drawn and hardly more."""
+    """One to six within the axis, which has room for all that is drawn and hardly more."""
     ax = style.Figure().subplots()
     ax.plot([*values, 0, math.nan], [0] * (len(values) + 2), "o")
     style.log_axis(ax.xaxis)

@@ -35,7 +35,7 @@ class Base(NamedTuple):
 
 
 def built(options: Sequence[str]) -> ZooCLI:
-    """Task, data and a silent trainer.
+    """Build task, data and a silent trainer.
 
     Raises:
         UserError: if the config or an option will not do.
@@ -59,7 +59,7 @@ def built(options: Sequence[str]) -> ZooCLI:
 
 
 def base_of(cli: ZooCLI) -> Base:
-    """Width, depth and heads of the config's network.
+    """Read width, depth and heads of the config's network.
 
     Raises:
         UserError: if the task has no such settings.
@@ -67,14 +67,16 @@ def base_of(cli: ZooCLI) -> Base:
     have = cli.model.hparams
     if lacking := [key for key in ("width", "layers", "heads") if key not in have]:
         raise UserError(
-            f"{type(cli.model).__name__} has no setting {lacking[0]!r}: give the config of a task with "
-            "width, layers and heads, as char_lm.yaml"
+            f"{type(cli.model).__name__} has no setting {lacking[0]!r}: give the config of a task "
+            "with width, layers and heads, as char_lm.yaml"
         )
     return Base(have["width"], have["layers"], have["width"] // have["heads"])
 
 
 def data_of(cli: ZooCLI) -> list[str]:
-    """What the data decided otherwise than the config, as options; so that it is decided, and said, once.
+    """Return what the data decided otherwise than the config, as options.
+
+    It is then decided, and said, once.
 
     Raises:
         UserError: if it will not do.
@@ -84,7 +86,7 @@ def data_of(cli: ZooCLI) -> list[str]:
 
 
 def settings(cli: ZooCLI) -> dict[str, Any]:
-    """What all networks share: task, data and optimizer."""
+    """Return what all networks share: task, data and optimizer."""
     return {
         "task": type(cli.model).__name__,
         "data": cli.datamodule.headline(),
@@ -94,7 +96,7 @@ def settings(cli: ZooCLI) -> dict[str, Any]:
 
 
 def sizes_of(cell: Cell, base: Base) -> list[str]:
-    """The options of a cell."""
+    """Return the options of a cell."""
     return [
         f"--model.width={cell.width}",
         f"--model.layers={cell.depth}",
@@ -104,13 +106,14 @@ def sizes_of(cell: Cell, base: Base) -> list[str]:
 
 
 def train(cli: ZooCLI, cell: Cell) -> list[dict[str, Any]]:
-    """The rows of one network.
+    """Train one network, and return its rows.
 
     Raises:
         UserError: if it diverges, or its data will not do.
     """
     record = Coordinates()
-    cli.trainer.callbacks = [record]  # type: ignore[attr-defined]  # nothing else: no checkpoints, no spectra
+    # No checkpoints and no spectra.
+    cli.trainer.callbacks = [record]  # type: ignore[attr-defined]
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     except SystemExit as stop:  # what Lightning makes of an interruption
@@ -135,7 +138,7 @@ def train(cli: ZooCLI, cell: Cell) -> list[dict[str, Any]]:
 def rebuild(
     factory: ParameterizationFactory, sizes: Sequence[int], done: Callable[[], object]
 ) -> Iterator[dict[str, Any]]:
-    """A row for each size, if it is a parameterization with something to rebuild."""
+    """Measure a row for each size, if it is a parameterization with something to rebuild."""
     for size in sizes:
         with torch.random.fork_rng():
             torch.manual_seed(0)
