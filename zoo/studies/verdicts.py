@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from zoo.pages.numbers import percent
 from zoo.spectrum import GAUSSIAN
 from zoo.studies.statistics import holm
 
@@ -129,11 +130,6 @@ def _words(values: Values, deciding: Sequence[str], facts: Mapping[str, Any], n:
             "mask left them out, and that is structure by construction."
         )
     return " ".join(sentences)
-
-
-def percent(share: float, digits: int = 1) -> str:
-    """Write a share as in 25.0 %."""
-    return f"{100 * share:.{digits}f} %"
 
 
 def in_words(p: float) -> str:
