@@ -19,7 +19,6 @@ from zoo.testing import agree
 transformers = pytest.importorskip("transformers")
 
 FACTORIES = factories(BlockDCT={"ratio": 0.3, "block": 8}, RandLoRA={"rank": 2})
-EVERYWHERE = ("BlockDCT", "DCT", "LoRA", "RandLoRA")
 IN_FULL = ("bert", "gpt2", "llama")
 CASES = [
     (kind, name)
@@ -219,7 +218,7 @@ def test_the_same_architecture_with_and_without_biases(kind, settings):
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("kind", thinned(DECODERS, lambda kind: kind in IN_FULL))
 def test_an_update_of_the_head_leaves_the_embedding_alone(kind, tied, tmp_path):
-    """Of a head that is tied to it too: merged they are two weights, and the configuration says so."""
+    """A tied head and it are two weights once merged, and the configuration says so."""
     before = build(configuration(kind, tie_word_embeddings=tied)).requires_grad_(False)
     assert (before.get_output_embeddings().weight is before.get_input_embeddings().weight) == tied
     (head,) = (

@@ -124,7 +124,10 @@ def test_an_architecture_without_presets_is_named_with_its_layers():
 
 
 def test_presets_need_neither_tasks_nor_what_tasks_need():
-    code = "import sys, zoo.layers.presets; print({'tasks', 'transformers', 'lightning'} & set(sys.modules))"
+    code = (
+        "import sys, zoo.layers.presets; "
+        "print({'tasks', 'transformers', 'lightning'} & set(sys.modules))"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

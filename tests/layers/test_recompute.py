@@ -72,7 +72,7 @@ class Operations(TorchDispatchMode):
         return sum(self.names.count(name) for name in names)
 
     def held(self, *but):
-        """Bytes of what was made here and is still there, but for these tensors and views of them."""
+        """Count the bytes that were made here and are there still, but for these tensors."""
         known = {StorageWeakRef(t.untyped_storage()).cdata for t in but}
         return sum(
             size for key, (ref, size) in self.made.items() if key not in known and not ref.expired()

@@ -1,5 +1,6 @@
-"""W0 + s W is what the parameters say, whoever asks for it, and whenever: what a layer keeps, or has
-built for a product, is no other answer.
+"""W0 + s W is what the parameters say, whoever asks for it, and whenever.
+
+What a layer keeps, or has built for a product, is no other answer.
 """
 
 import contextlib
@@ -16,10 +17,26 @@ from torch import Tensor, nn
 from zoo.layers.batched import build_together
 from zoo.layers.convert import convert, zoo_layers
 from zoo.layers.linear import ZooLinear
-from zoo.parameterizations import DCT
+from zoo.parameterizations import DCT, WeightParameterization
 from zoo.testing import agree
 
-FACTORIES = factories(0.4)
+
+class Product(WeightParameterization):
+    """A user's map, whose weight autocast would round."""
+
+    def __init__(self, m: int, n: int) -> None:
+        super().__init__(m, n)
+        self.left, self.right = nn.Parameter(torch.randn(m, 3)), nn.Parameter(torch.randn(3, n))
+
+    def weight(self) -> Tensor:
+        return self.left @ self.right
+
+    def reset_parameters(self, std: float) -> None: ...
+
+    def project_(self, target: Tensor) -> None: ...
+
+
+FACTORIES = {**factories(0.4), "Product": Product}
 AROUND: dict[str, Callable[[], Any]] = {
     "nothing": contextlib.nullcontext,
     "no_grad": torch.no_grad,
@@ -29,7 +46,7 @@ AROUND: dict[str, Callable[[], Any]] = {
 
 
 def network(kind: str = "DCT") -> nn.Sequential:
-    """Two layers from scratch, whose weights are built together where they can be, and an update."""
+    """Make two layers from scratch, whose weights are built together, and an update."""
     torch.manual_seed(0)
     maps = [FACTORIES[kind](8, 8).for_layer(name) for name in "abc"]
     for space in maps:
@@ -46,9 +63,15 @@ def meant(layer: ZooLinear) -> Tensor:
     return w if layer.base is None else layer.base.detach() + w
 
 
+def unrounded(layer: ZooLinear) -> Tensor:
+    """W, which a user's own class need not protect from autocast itself."""
+    with torch.autocast("cpu", enabled=False):
+        return layer.parameterization.weight()
+
+
 def check(layer: ZooLinear, expected: Tensor) -> None:
     """Every way to ask for the weight gives the one, to the bit."""
-    update = expected if layer.base is None else layer.scale * layer.parameterization.weight()
+    update = expected if layer.base is None else layer.scale * unrounded(layer)
     for given, wanted in (
         (layer.effective_weight(), expected),
         (layer.merged_weight(), expected),
@@ -61,8 +84,9 @@ def check(layer: ZooLinear, expected: Tensor) -> None:
 @pytest.mark.parametrize("around", AROUND)
 @pytest.mark.parametrize("kind", FACTORIES)
 def test_effective_weight(kind, around):
-    """effective_weight() = W0 + s W of the parameters as they are now, and in their dtype: in training
-    and in eval mode, within a forward pass and outside, after a step and after a state dict.
+    """effective_weight() = W0 + s W of the parameters as they are now, and in their dtype.
+
+    In training and in eval mode, within a pass and outside, after a step and after a state dict.
     """
     net, x, asked = network(kind), torch.randn(3, 8), []
 
@@ -124,7 +148,7 @@ def test_effective_weight_in_a_compiled_network(kind):
 
 
 def test_a_weight_that_is_handed_over_serves_products_of_its_precision_alone():
-    """y = x W^T + b in float32 where a part of a network turns autocast off, which W was built under."""
+    """y = x W^T + b in float32, if a part of a network turns off the autocast of its W."""
 
     class Precise(nn.Module):
         def __init__(self, layer: nn.Module) -> None:

@@ -80,7 +80,9 @@ def test_two_processes_train_as_one(task, place, small, backbones, tmp_path):
     if task == "char_lm":
         config = "dct_half.yaml"
         words += [*small, "--trainer.val_check_interval=3"]
-    else:  # a correlation needs the predictions of both; of 15 examples, the second process has a batch less to score
+    else:
+        # A correlation needs the predictions of both; of 15 examples, the second process has a
+        # batch less to score.
         config = "glue_rte lora_8"
         backbone = shutil.copytree(backbones("bert"), tmp_path / "no_dropout")
         settings = json.loads((backbone / "config.json").read_text())

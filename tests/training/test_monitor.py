@@ -15,7 +15,10 @@ from zoo.sweep.trials import outcome
 from zoo.training.callbacks import Checkpoint
 from zoo.training.metrics import less_is_better
 
-LESS = "val/loss val_loss val/my-loss val/valLoss val/loss_mismatched val/perplexity val/bits_per_char val/error_rate"
+LESS = (
+    "val/loss val_loss val/my-loss val/valLoss val/loss_mismatched val/perplexity "
+    "val/bits_per_char val/error_rate"
+)
 MORE = "val/score val/accuracy val/accuracy_mismatched val/f1 val/matthews val/pearson val/spearman"
 
 

@@ -54,7 +54,7 @@ def test_newton_schulz_moves_singular_values_to_about_one(shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_rotation_equivariance(shape):
-    """NS(Q X P) = Q NS(X) P for orthogonal Q and P, so that no basis need be touched: see `spread`."""
+    """NS(Q X P) = Q NS(X) P for orthogonal Q and P, so that no basis need be touched."""
     x = torch.randn(1, *shape, dtype=torch.float64)
     q, p = haar_matrix(shape[0], 0), haar_matrix(shape[1], 1)
     ours, theirs = (newton_schulz(y, dtype=torch.float64) for y in (q @ x @ p, x))
@@ -82,7 +82,7 @@ def test_equals_torchs_muon_for_dense_weights(shape):
 
 @pytest.mark.parametrize("cls", [RandomOrthonormal, DCT, Sparse, Reversed])
 def test_a_full_basis_steps_as_dense_weights_do(cls):
-    """W is the same in any orthonormal basis with all mn coefficients, up to what bfloat16 rounds."""
+    """W is the same in any orthonormal basis with all coefficients, up to bfloat16's roundings."""
     dense, full = Dense(24, 10), cls(24, 10, ratio=1.0)
     full.project_(dense.coef)
     start, grads = dense.coef.detach().clone(), torch.randn(5, 24, 10)
@@ -130,7 +130,7 @@ def test_layers_of_one_shape_step_together_as_they_do_alone():
 
 
 def test_the_state_is_k_numbers_and_the_rest_is_adamws():
-    """Momentum of K coefficients a matrix; embeddings, biases and norms as in AdamW, bit for bit."""
+    """Momentum has K numbers a matrix; embeddings, biases and norms move as in AdamW."""
     nets = [
         convert(GPT(11, 8, 2, 16, 2, 0.0), functools.partial(DCT, ratio=0.25), ["blocks.*"])
         for _ in range(2)
@@ -159,7 +159,7 @@ def test_the_state_is_k_numbers_and_the_rest_is_adamws():
 
 
 def test_muon_from_the_command_line(place, small, capsys):
-    """Trains, says so in the summary, and keeps K numbers of momentum a matrix in the resume file."""
+    """A run trains, says so, and keeps K numbers of momentum a matrix in the resume file."""
     folder = fit(*small, "--model.optimizer.name=muon", "--model.optimizer.momentum=0.9")
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["optimizer"]["name"] == "muon" and summary["optimizer"]["momentum"] == 0.9

@@ -69,7 +69,7 @@ def tell(step: int, place: str, number: int) -> list[str]:
 
 
 def result(folder: str) -> tuple[dict, dict]:
-    """What a whole run leaves: checkpoint and best, and what of its summary does not measure time."""
+    """What a whole run leaves: both checkpoints, and its summary but for what measures time."""
     keys = ("loss", "score", "best", "best_step", "metrics", "stable_rank", "steps")
     summary = json.loads((Path(folder) / "summary.json").read_text())
     last, best = (load(Path(folder) / "checkpoints" / name) for name in ("last.ckpt", "best.ckpt"))
@@ -137,7 +137,8 @@ def test_a_signal_ends_a_run_after_a_step_from_which_it_goes_on(
     assert status == 128 + number, err
     stopped = step + (where == "before")
     assert (
-        f"stopped at step {stopped}; go on from the last checkpoint: zoo fit --ckpt_path runs/told/version_0"
+        f"stopped at step {stopped}; go on from the last checkpoint: "
+        "zoo fit --ckpt_path runs/told/version_0"
         in err
     )
     assert load(Path("runs/told/version_0/checkpoints/last.ckpt"))["global_step"] == stopped

@@ -23,14 +23,14 @@ from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import OrthonormalSubspace
 
 LARGEST = {"cpu": 1 << 19, "cuda": 1 << 19}
-"""Most weights of a matrix that takes part, by type of device; larger ones have work enough of their own.
+"""The most numbers of a matrix that takes part, by type of device.
 
-"cuda" is a CPU's, unmeasured.
+Larger ones have work enough of their own. "cuda" is a CPU's value, unmeasured.
 """
 
 
 class _Together(Function):
-    """(c_1, c_2, ...) -> (W_1, W_2, ...), each as its own map has it: one batch."""
+    """(c_1, c_2, ...) -> (W_1, W_2, ...), each as its own map has it, in one batch."""
 
     @staticmethod
     def forward(
@@ -48,7 +48,7 @@ class _Together(Function):
 
 
 class _Apart(Function):
-    """(W_1, W_2, ...) -> (c_1, c_2, ...), the adjoint of `_Together`; the weights stacked, (B, m, n)."""
+    """(W_1, W_2, ...), stacked as (B, m, n), -> (c_1, c_2, ...): the adjoint of `_Together`."""
 
     @staticmethod
     def forward(
@@ -66,7 +66,7 @@ class _Apart(Function):
 
 
 def batches(maps: Iterable[OrthonormalSubspace]) -> list[list[OrthonormalSubspace]]:
-    """Maps of equal `batch_key`, two or more at a time."""
+    """Group the maps of equal `batch_key`, two or more at a time."""
     groups: dict[Hashable, list[OrthonormalSubspace]] = {}
     for space in maps:
         if (key := space.batch_key()) is not None:
@@ -75,7 +75,7 @@ def batches(maps: Iterable[OrthonormalSubspace]) -> list[list[OrthonormalSubspac
 
 
 class Together:
-    """Builds the small weights of a network at the start of a forward pass, and takes them back at its end."""
+    """Builds the small weights of a network as a pass begins, and takes them back as it ends."""
 
     def __init__(self, network: nn.Module) -> None:
         self.layers: dict[OrthonormalSubspace, list[ZooLinear]] = {}  # tied layers share a map
@@ -115,7 +115,7 @@ def _takes_part(space: OrthonormalSubspace) -> bool:
 
 
 def build_together(network: nn.Module) -> None:
-    """Have a network build its small weights in batches, at the start of each forward pass in training.
+    """Have a network build its small weights in batches at the start of each pass that trains.
 
     W and its gradient are what they are without, up to rounding. Under autocast W comes in the
     lower precision, in which the layer multiplies.

@@ -28,21 +28,21 @@ from zoo.parameterizations.budget import Budget
 
 Start = Literal["random", "update", "project"]
 ParameterizationFactory = Callable[[int, int], WeightParameterization]
-"""(out_features, in_features) to a parameterization: a class, or one with its other arguments bound."""
+"""Makes the map of a layer from (out_features, in_features): a class, or a partial of one."""
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Every `nn.Linear` and `Conv1D` by name, and no layer that was converted already."""
+    """Find every `nn.Linear` and `Conv1D` by name, and no layer that was converted already."""
     return {name: m for name, m in model.named_modules() if is_linear(m)}
 
 
 def zoo_layers(model: nn.Module) -> dict[str, ZooLinear]:
-    """Every parameterized layer by name."""
+    """Find every parameterized layer by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, ZooLinear)}
 
 
 def are_updates(layers: Mapping[str, ZooLinear]) -> bool:
-    """Whether any of these layers has a frozen base, so that its W is an update."""
+    """Tell whether any of these layers has a frozen base, so that its W is an update."""
     return any(layer.base is not None for layer in layers.values())
 
 
@@ -112,13 +112,13 @@ def convert(
             raise UserError(f"{name or 'the model'} is {reason}: leave it out of the targets")
     for layer, where in held_besides(model, chosen.values()):
         raise UserError(
-            f"{names[layer][0] or 'the model'} is in {where} too, which is no module, and would stay there "
-            "as it is: leave it out of the targets"
+            f"{names[layer][0] or 'the model'} is in {where} too, which is no module, and would "
+            "stay there as it is: leave it out of the targets"
         )
     first, tied = _ties(model, chosen, factories, start)
     if budget is not None:
         once = {name: factory for name, factory in factories.items() if first[name] == name}
-        factories |= _spread(budget, parameterization, once, chosen)
+        factories |= _split(budget, parameterization, once, chosen)
     made: dict[str, tuple[WeightParameterization, nn.Parameter | None]] = {}
     new: dict[str, ZooLinear] = {}
     for name, layer in chosen.items():
@@ -144,7 +144,7 @@ def convert(
 def _make(
     name: str, layer: nn.Module, factory: ParameterizationFactory, start: Start, budgeted: bool
 ) -> WeightParameterization:
-    """The weight of a layer as it starts."""
+    """Make the map of a layer, with the coefficients that it starts from."""
     old = dense_weight(layer)
     try:
         weight = factory(*old.shape)
@@ -165,7 +165,7 @@ def _make(
 
 
 def _base(layer: nn.Module, tied: bool) -> nn.Parameter | None:
-    """W0 of a layer: its own parameter if another module has it too, or else a frozen one of its memory."""
+    """Return W0 of a layer: a frozen parameter, or the layer's own if another module has it too."""
     if tied:
         return layer._parameters["weight"]
     return nn.Parameter(dense_weight(layer).detach(), requires_grad=False)
@@ -177,7 +177,12 @@ def _ties(
     factories: Mapping[str, ParameterizationFactory],
     start: Start,
 ) -> tuple[dict[str, str], set[str]]:
-    """By layer the first that has its weight; and the layers whose weight is that of something not chosen."""
+    """Find the layers that share a weight with one another, or with a module that stays as it is.
+
+    Returns:
+        By layer the first one that has its weight; and the layers whose weight is in a module that
+        is not chosen too.
+    """
     layers = {layer: name for name, layer in chosen.items()}
     first: dict[str, str] = {}
     seen: dict[Tensor, str] = {}
@@ -185,8 +190,8 @@ def _ties(
         first[name] = seen.setdefault(layer.weight, name)  # type: ignore[arg-type]
         if factories[name] is not factories[first[name]]:
             raise UserError(
-                f"{name} and {first[name]} have one weight, and would get different parameterizations: "
-                "give both the same"
+                f"{name} and {first[name]} have one weight, and would get different "
+                "parameterizations: give both the same"
             )
     tied = set()
     for other, module in model.named_modules():
@@ -194,15 +199,15 @@ def _ties(
             if p is not None and p in seen and (module not in layers or key != "weight"):
                 if start != "update" or is_conv1d(type(chosen[seen[p]])):
                     raise UserError(
-                        f"{seen[p]} has the weight of {other}, which stays as it is: they would be untied; "
-                        f"leave {seen[p]} out of the targets"
+                        f"{seen[p]} has the weight of {other}, which stays as it is: they would "
+                        f"be untied; leave {seen[p]} out of the targets"
                     )
                 tied.add(seen[p])
     return first, tied
 
 
 def _all_names(model: nn.Module) -> dict[nn.Module, list[str]]:
-    """Every module with all the names that it goes by."""
+    """Find every module with all the names that it goes by."""
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
@@ -210,7 +215,7 @@ def _all_names(model: nn.Module) -> dict[nn.Module, list[str]]:
 
 
 def _set(model: nn.Module, names: Iterable[str], layer: nn.Module) -> nn.Module:
-    """The model with a layer under all of its names; the layer itself, if it is the model."""
+    """Put a layer into a model under all of its names; one without a name is the model."""
     for name in names:
         if not name:
             return layer
@@ -219,13 +224,13 @@ def _set(model: nn.Module, names: Iterable[str], layer: nn.Module) -> nn.Module:
 
 
 class FixedBuffers:
-    """Names of the buffers that are rebuilt from seeds, and so equal on every rank, whatever they are at the time.
+    """Names the buffers that are rebuilt from seeds, and so equal on every rank.
 
     DDP looks for names to ignore in the model that it wraps; buffers it would otherwise broadcast
     at each forward pass.
 
     Args:
-        model: a converted one.
+        model: a converted model.
         more: names that are to be ignored besides.
     """
 
@@ -245,21 +250,22 @@ def _spare_buffers(model: nn.Module) -> None:
         vars(model)["_ddp_params_and_buffers_to_ignore"] = FixedBuffers(model, before)
 
 
-def _spread(
+def _split(
     budget: Budget,
     factory: ParameterizationFactory,
     factories: Mapping[str, ParameterizationFactory],
     layers: Mapping[str, nn.Module],
 ) -> dict[str, ParameterizationFactory]:
-    """The factory with each layer's share of a budget, for the layers that it serves."""
-    own = [
+    """Bind to a factory the share of a budget of each layer that it serves."""
+    given = [
         k
         for k in ("ratio", "coefficients", "lora_rank", "num_bases")
         if getattr(factory, "keywords", {}).get(k)
     ]
-    if own:
+    if given:
         raise UserError(
-            f"budget (of all layers) and the parameterization's own {own[0]} exclude each other: drop one"
+            f"budget (of all layers) and the parameterization's own {given[0]} exclude each other: "
+            "drop one"
         )
     shapes = {
         name: tuple(dense_weight(layers[name]).shape)
@@ -274,7 +280,7 @@ def _spread(
 
 
 def merge(model: nn.Module) -> nn.Module:
-    """A copy with the plain layers that were there before conversion and, to 1e-5, the same outputs."""
+    """Copy a model with the plain layers that were there before; outputs are the same to 1e-5."""
     plain = copy.deepcopy(model)
     vars(plain).pop("_ddp_params_and_buffers_to_ignore", None)
     for module in plain.modules():
@@ -292,7 +298,10 @@ def merge(model: nn.Module) -> nn.Module:
 
 
 def table(model: nn.Module) -> list[dict[str, object]]:
-    """What was swapped: one row a layer, with keys layer, shape, parameterization, weights, trainable, lr_mult."""
+    """Return what was swapped, a row for each layer.
+
+    Its keys are layer, shape, parameterization, weights, trainable and lr_mult.
+    """
     return [
         {
             "layer": name,
@@ -307,7 +316,7 @@ def table(model: nn.Module) -> list[dict[str, object]]:
 
 
 def counts(model: nn.Module) -> dict[str, int]:
-    """Trainable parameters, weights replaced, coefficients in their place, and parameters of the dense model."""
+    """Count what trains, coefficients, weights replaced, and the total of the dense model."""
     layers = zoo_layers(model).values()
     maps = {layer.parameterization for layer in layers}
     bases = {layer.base for layer in layers if layer.base is not None}
@@ -323,7 +332,7 @@ def counts(model: nn.Module) -> dict[str, int]:
 
 
 def factory_class(factory: object) -> Any:
-    """The class that a factory makes, or the factory itself; jsonargparse's partial has it among its arguments."""
+    """Return the class that a factory makes, which jsonargparse binds, or the factory."""
     parts = (factory, getattr(factory, "func", None), *getattr(factory, "args", ()))
     return next(
         (part for part in parts if isinstance(part, type)), getattr(factory, "func", factory)
@@ -331,7 +340,7 @@ def factory_class(factory: object) -> Any:
 
 
 def blame(error: BaseException) -> str:
-    """An exception in one line, with the place that raised it."""
+    """Say in one line what an exception is, and which place raised it."""
     if isinstance(error, SyntaxError):
         return f"{error.msg} ({Path(error.filename or '?').name}, line {error.lineno})"
     message = f"{type(error).__name__}: {error}"
@@ -341,7 +350,7 @@ def blame(error: BaseException) -> str:
 
 
 def _why(factory: ParameterizationFactory, error: Exception) -> str:
-    """Why a parameterization could not be made."""
+    """Say why a parameterization could not be made."""
     cls = factory_class(factory)
     name = getattr(cls, "__name__", str(cls))
     if isinstance(error, ValueError):

@@ -1,4 +1,4 @@
-"""The weight that a layer keeps in eval mode: built once, and again when what it is built from has changed."""
+"""The weight that a layer keeps in eval mode, until what it is built from has changed."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class KeptWeight:
-    """W0 + s W of one layer in the dtype of its product with x, for passes that ask for no gradient.
+    """W0 + s W of a layer in the dtype of its product, for passes that ask for no gradient.
 
     It is built when it is first asked for, and again once a parameter, a buffer or an attribute of
     the map, s, a dtype or the device is another one. What autograd's version counters miss is not
@@ -27,7 +27,7 @@ class KeptWeight:
         self._trained = False
 
     def weight_for(self, layer: "ZooLinear", x: Tensor) -> Tensor | None:
-        """What a layer multiplies x by; None if autograd needs W, or no W is to be kept.
+        """Return what a layer multiplies x by; None if autograd needs W, or no W is to be kept.
 
         One row of x times a small matrix takes no longer than this method, so it looks up and
         compares as little as it can: an attribute of a module takes ten times as long as an item of
@@ -79,13 +79,13 @@ class KeptWeight:
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """The precision of a product with x: autocast's, which leaves float64 alone, or its own."""
+    """Return the dtype of a product with x: its own, or autocast's, which leaves float64 alone."""
     low = autocast_dtype(x.device)
     return x.dtype if low is None or x.dtype == torch.float64 else low
 
 
 class Watch:
-    """The parameters of a module and the revisions of its maps, and whether they are what they were.
+    """Tells whether the parameters of a module and the revisions of its maps are what they were.
 
     A parameter counts as changed where autograd's version counter says so, where it lies elsewhere
     in memory, or where it is another one. The check takes a fraction of a microsecond.
@@ -117,7 +117,7 @@ class Watch:
                 self._aliases.append(p.detach())
 
     def unchanged(self) -> bool:
-        """Whether every parameter and every map is what it was."""
+        """Tell whether every parameter and every map is what it was."""
         try:
             for slots, name, p, version, address in self._watched:
                 if slots[name] is not p or p._version != version or p.data_ptr() != address:

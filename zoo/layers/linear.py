@@ -21,7 +21,7 @@ NOT_OF_A_PLAIN_LAYER = {"scale", "recompute", "replaced", "parameterization", "_
 
 
 class ZooLinear(nn.Module):
-    """A linear layer over a `WeightParameterization`, from scratch or as an update of frozen weights.
+    """A linear layer over a `WeightParameterization`, from scratch or an update of frozen weights.
 
         from scratch  y = x W^T + b
         update        y = x W0^T + b + s x W^T,  W = 0 at the start
@@ -45,8 +45,8 @@ class ZooLinear(nn.Module):
         weight: W0 of W's shape, or None for a layer from scratch; may be of another dtype than W. A
             parameter stays the same one, trained if it is; a tensor becomes a frozen one.
         scale: s.
-        recompute: build W whenever it is needed, and never keep it, in eval mode either: a
-            validation would take the memory that training saves.
+        recompute: build W whenever it is needed, and never keep it. Nor in eval mode: a validation
+            would take the memory that training saves.
 
     Raises:
         ValueError: if a shape does not fit.
@@ -82,7 +82,7 @@ class ZooLinear(nn.Module):
     # ---- The product -----------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in_features) to (..., out_features)."""
+        """Multiply x, (..., in_features), by the weight; (..., out_features)."""
         if not is_compiling() and not self._is_replica:  # a replica lives for one pass
             if self.training:
                 self._kept.forget()  # Lightning goes back to training without a call of train
@@ -113,7 +113,7 @@ class ZooLinear(nn.Module):
         return F.linear(x, self.effective_weight(), self.bias)
 
     def hand_over(self, weight: Tensor | None) -> None:
-        """Multiply by this W0 + s W, which somebody has built for the forward pass that begins; None ends it.
+        """Multiply by this W0 + s W from now on, built for a pass that begins; None ends that.
 
         It may be of autocast's precision, and serves products alone: `weight` and
         `effective_weight` are still what the parameters say.
@@ -123,14 +123,14 @@ class ZooLinear(nn.Module):
     # ---- The weight ------------------------------------------------------------------------------
 
     def update(self) -> Tensor:
-        """s W, what training added to the frozen weight; (out_features, in_features), as `effective_weight`."""
+        """Build s W, what training added to W0, with the guarantees of `effective_weight`."""
         p = next(self.parameterization.parameters(), None)  # a replica has none
         with nullcontext() if p is None else without_autocast(p.device):
             w = self.parameterization.weight()
             return w if self.scale == 1.0 else self.scale * w
 
     def effective_weight(self) -> Tensor:
-        """The matrix that the layer stands for; (out_features, in_features).
+        """Build the matrix that the layer stands for, (out_features, in_features).
 
             effective_weight() = W0 + s W
 
@@ -141,7 +141,7 @@ class ZooLinear(nn.Module):
         return self.update() if self.base is None else self.base + self.update()
 
     def merged_weight(self) -> Tensor:
-        """`effective_weight` in the dtype of W0, if there is one, as a merged layer has it."""
+        """Build `effective_weight` in W0's dtype, if there is a W0, as a merged layer has it."""
         w = self.effective_weight()
         return w if self.base is None else w.to(self.base.dtype)
 
@@ -154,7 +154,7 @@ class ZooLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """`merged_weight`, built when a number of it is asked for: what a module that holds this layer reads."""
+        """`merged_weight` for modules that read it; built when a number of it is asked for."""
         return self.merged_weight() if is_compiling() or self._is_replica else WeightView(self)
 
     @weight.setter
@@ -169,7 +169,7 @@ class ZooLinear(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> nn.Module:
-        """The plain layer that was there before, with the same outputs, in the dtype of `merged_weight`."""
+        """Make the plain layer that was there before, with the same outputs."""
         plain = make_plain(self.replaced, self.merged_weight(), self.bias)
         take_place(self, plain, besides=NOT_OF_A_PLAIN_LAYER)
         return plain
@@ -190,7 +190,7 @@ class ZooLinear(nn.Module):
         return {**self.__dict__, "_kept": KeptWeight(), "_built": None}
 
     def extra_repr(self) -> str:
-        """Shape, and whether there is a base and a bias."""
+        """Tell the shape, and whether there is a base and a bias."""
         base = "" if self.base is None else f", base, scale={self.scale}"
         recompute = ", recompute=True" if self.recompute else ""
         bias = self.bias is not None

@@ -1,4 +1,4 @@
-"""Plain linear layers: which layers are plain, and what of one goes with a layer that takes its place.
+"""Plain linear layers: which ones are plain, and what of one its successor takes over.
 
 A layer is plain where it computes y = x W^T + b from its parameters `weight` and `bias` and from
 nothing else: `nn.Linear` itself, a subclass that leaves its forward pass alone, and transformers'
@@ -21,24 +21,24 @@ KINDS = ("_parameters", "_buffers", "_modules")
 
 
 def is_conv1d(cls: type[nn.Module]) -> bool:
-    """Whether this is GPT-2's linear layer of the transformers library, y = x W + b with W of shape (in, out)."""
+    """Tell whether this is transformers' `Conv1D`, y = x W + b with W of shape (in, out)."""
     return cls.__name__ == "Conv1D" and cls.__module__.startswith("transformers.")
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether this is a linear layer: one that `convert` swaps, or refuses by name (`why_not_plain`)."""
+    """Tell whether `convert` swaps this layer, or refuses it by name (`why_not_plain`)."""
     return isinstance(module, nn.Linear) or is_conv1d(type(module))
 
 
 def dense_weight(layer: nn.Module) -> Tensor:
-    """W of a linear layer or Conv1D as (out_features, in_features); a view."""
+    """Return a view of W of a linear layer or Conv1D, (out_features, in_features)."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     return weight.mT if is_conv1d(type(layer)) else weight
 
 
 def why_not_plain(layer: nn.Module) -> str | None:
-    """Why a linear layer is another function, or one of more than its weight and bias; None for a plain one."""
+    """Say why a layer is no function of its weight and bias alone; None for a plain one."""
     cls, weight = type(layer), layer._parameters.get("weight")
     path = f"{cls.__module__}.{cls.__qualname__}"
     if (
@@ -87,10 +87,10 @@ def make_plain(cls: type[nn.Module], weight: Tensor, bias: Tensor | None) -> nn.
 def held_besides(
     model: nn.Module, layers: Collection[nn.Module]
 ) -> Iterator[tuple[nn.Module, str]]:
-    """Which of these layers modules have in plain attributes as well, each with that attribute's name.
+    """Find layers in attributes that are no modules, with the names of the attributes.
 
-    In lists and dictionaries that are no modules, as bound methods, and compiled: there a layer
-    stays when its names in the model go to another one.
+    Such are lists, dictionaries, bound methods and compiled functions: there a layer stays when its
+    names in the model go to another one.
     """
     wanted = set(layers)
     for name, module in model.named_modules():
@@ -104,7 +104,7 @@ def held_besides(
 
 
 def _inside(value: Any, depth: int = 4) -> Iterator[nn.Module]:
-    """The modules in a value that is no tensor."""
+    """Find the modules in a value that is no tensor."""
     if isinstance(value, nn.Module):
         yield value
     elif depth and isinstance(value, list | tuple | set | frozenset | dict):
@@ -116,22 +116,24 @@ def _inside(value: Any, depth: int = 4) -> Iterator[nn.Module]:
 
 
 def conflicts(old: nn.Module, new: nn.Module) -> list[str]:
-    """Attributes of a layer's own that mean something else in the layer that is to take its place."""
+    """Name what was set on a layer and means something else in its successor."""
     theirs = {*vars(new), *dir(type(new))}.union(*(vars(new)[kind] for kind in KINDS))
-    return [name for name, _ in _own(old) if name in theirs]
+    return [name for name, _ in _set_on(old) if name in theirs]
 
 
 def take_place(old: nn.Module, new: nn.Module, besides: Collection[str] = ()) -> None:
-    """Hand on all that a layer has besides its weight and bias: hooks, whose handles stay good, and what was set on it.
+    """Hand on what a layer has besides its weight and bias: hooks, and what was set on it.
+
+    The handles of hooks stay good.
 
     Args:
         old: the layer that goes.
-        new: the one that comes, with no attribute that stands in `conflicts`.
-        besides: what is left behind.
+        new: the layer that comes, with no attribute that stands in `conflicts`.
+        besides: names of what is left behind.
     """
     for name in HOOKS:
         vars(new)[name] = vars(old)[name]
-    for name, kind in _own(old):
+    for name, kind in _set_on(old):
         if name in besides:
             continue
         if kind is None:
@@ -146,8 +148,8 @@ def take_place(old: nn.Module, new: nn.Module, besides: Collection[str] = ()) ->
     new.training = old.training
 
 
-def _own(layer: nn.Module) -> Iterator[tuple[str, str | None]]:
-    """Names of what is a layer's own, each with the kind of thing that a module keeps apart from its attributes."""
+def _set_on(layer: nn.Module) -> Iterator[tuple[str, str | None]]:
+    """Name what was set on a layer, each with its place in `KINDS`, or None for an attribute."""
     usual = OF_A_MODULE | {"in_features", "out_features"}
     yield from ((name, None) for name in vars(layer) if name not in usual)
     yield from (

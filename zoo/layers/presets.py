@@ -1,4 +1,4 @@
-"""The linear layers of well-known transformers by what they do, as globs for `zoo.layers.convert.convert`.
+"""The linear layers of well-known transformers by what they do, as globs for `convert`.
 
 A preset names layers of the blocks alone: no head, no pooler, and no projection of embeddings
 (ELECTRA's `embeddings_project`, ALBERT's `embedding_hidden_mapping_in`, OPT's `project_in`) or of
@@ -17,7 +17,7 @@ Preset = Literal["query_value", "attention", "mlp", "all"]
 
 
 def _layers(query_value: str, attention: str, mlp: str) -> dict[str, tuple[str, ...]]:
-    """The presets of an architecture, from globs parted by spaces."""
+    """Make the presets of an architecture from globs that are parted by spaces."""
     names = {"query_value": query_value, "attention": attention, "mlp": mlp}
     return {preset: tuple(globs.split()) for preset, globs in names.items()}
 
@@ -129,26 +129,27 @@ PRESETS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """The layers that a preset names, by the architecture's `model_type`; `all` is attention and mlp.
 
-Where one layer makes query, key and value (GPT-2's `c_attn`, NeoX', BLOOM's and Falcon's `query_key_value`, Phi-3's
-`qkv_proj`, ModernBERT's `Wqkv`, DeBERTa's `in_proj`), `query_value` is that layer.
+Where one layer makes query, key and value (GPT-2's `c_attn`, NeoX', BLOOM's and Falcon's
+`query_key_value`, Phi-3's `qkv_proj`, ModernBERT's `Wqkv`, DeBERTa's `in_proj`), `query_value` is
+that layer.
 """
 
 
 def preset_targets(network: nn.Module, preset: Preset) -> list[str]:
-    """The globs of a preset for this architecture.
+    """Return the globs of a preset for the architecture of a network.
 
     Args:
-        network: with the `config.model_type` that every network of transformers has.
-        preset: which.
+        network: any network of transformers; its `config.model_type` names the architecture.
+        preset: which layers of its blocks are meant.
 
     Raises:
-        UserError: if the architecture has none.
+        UserError: if the architecture has no presets.
     """
-    kind = str(network.config.model_type)  # type: ignore[union-attr]
-    if kind not in PRESETS:
-        layers = summary(linear_layers(network))
+    architecture = str(network.config.model_type)  # type: ignore[union-attr]
+    if architecture not in PRESETS:
         raise UserError(
-            f"no preset for a {kind}: name layers as --model.targets '[\"...\"]'; there are: {layers}"
+            f"no preset for a {architecture}: name layers as --model.targets '[\"...\"]'; "
+            f"there are: {summary(linear_layers(network))}"
         )
-    presets = PRESETS[kind]
+    presets = PRESETS[architecture]
     return [*presets["attention"], *presets["mlp"]] if preset == "all" else list(presets[preset])

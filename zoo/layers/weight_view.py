@@ -1,4 +1,4 @@
-"""What other code reads as the `weight` of a parameterized layer: W0 + s W, built when a number of it is asked for.
+"""What other code reads as the `weight` of a layer: W0 + s W, built when it is needed.
 
 Modules read the weights of layers that they hold: `nn.MultiheadAttention` that of its output
 projection, Mamba that of `dt_proj`, T5 the dtype of `wo` in every forward pass. They get a tensor
@@ -73,10 +73,10 @@ IN_PLACE = {"__set__", "__setitem__", "__delitem__"} | {
 
 
 class WeightView(Tensor):
-    """The weight of a layer as it is whenever it is asked for; it cannot be written, not through `data` either.
+    """The weight of a layer when it is asked for; neither it nor its `data` can be written.
 
     Args:
-        layer: whose it is, a `zoo.layers.linear.ZooLinear`.
+        layer: the `zoo.layers.linear.ZooLinear` whose weight it is.
         detached: whether no gradient goes through it.
 
     Raises:
@@ -119,7 +119,7 @@ class WeightView(Tensor):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """`func` of the matrix in place of each view."""
+        """Call `func` with the matrix in place of each view."""
         kwargs = kwargs or {}
         if func in FREE:
             with torch._C.DisableTorchFunctionSubclass():
@@ -131,15 +131,15 @@ class WeightView(Tensor):
             written.append(args[0] if args else next(iter(kwargs.values()), None))
         if any(isinstance(part, WeightView) for part in tree_leaves(written)):
             raise RuntimeError(
-                "the weight of a parameterized layer follows from its coefficients and cannot be written: "
-                "use layer.parameterization.project_"
+                "the weight of a parameterized layer follows from its coefficients and cannot be "
+                "written: use layer.parameterization.project_"
             )
         args, kwargs = tree_map(_built, (tuple(args), dict(kwargs)))
         return func(*args, **kwargs)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        """Reached for the device, and where `__torch_function__` was passed by and gradients would be lost."""
+        """Give the device; refuse what passed by `__torch_function__`, and would lose gradients."""
         if func is torch.ops.prim.device.default:
             return args[0].real_device
         raise RuntimeError(
@@ -148,7 +148,7 @@ class WeightView(Tensor):
 
 
 def _writes(func: Callable[..., Any]) -> bool:
-    """Whether a function changes its first argument: `add_`, `__iadd__`, `__setitem__`, `.data = ...`."""
+    """Tell whether a function changes its first argument, as `add_` and `__iadd__` do."""
     name = getattr(func, "__name__", "")
     special = name.startswith("__") and name.endswith("__")
     return name in IN_PLACE if special else name.endswith("_")

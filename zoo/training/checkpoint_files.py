@@ -1,4 +1,4 @@
-"""Checkpoints as files: written whole, read without executing anything, and refused where a bit of them has changed.
+"""Checkpoints as files: written whole, read without executing anything, refused when damaged.
 
 A checkpoint holds what is trained, 4 bytes a number. What else a run needs to go on, the
 optimizer's moments and the curves so far, lies beside it: `last.resume_250.pt` belongs to the
@@ -30,13 +30,16 @@ from zoo.files.tensors import read_tensors
 from zoo.training.identity import KEY, is_record
 
 RESUME = ("optimizer_states", "lr_schedulers", "callbacks", "loops")
-"""What only going on needs."""
+"""Parts of a checkpoint that only going on needs."""
 START = "zoo_start"
-"""In a checkpoint that no training has written, such as an imported adapter: a new run starts from its weights."""
+"""Marks a checkpoint that no training has written, such as an imported adapter.
+
+A new run starts from its weights.
+"""
 HANDED_OVER = ".temp.ckpt"
 """What Lightning calls the weights that a process it has spawned gives back."""
 OF = "zoo_of"
-"""In the file beside: the digest of the checkpoint that it belongs to."""
+"""The key, in the file beside, of the digest of the checkpoint that it belongs to."""
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -72,7 +75,7 @@ class CheckpointFiles(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Both as one; or what a launcher of processes has put there to hand over, which is no checkpoint."""
+        """Read both as one; or what a launcher of processes hands over, which is no checkpoint."""
         return load(Path(path), self.resume, strict=False)
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -84,7 +87,7 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 def resume_file(path: Path, step: int) -> Path:
-    """The file beside a checkpoint of a step."""
+    """Return the path of the file beside a checkpoint of a step."""
     return path.with_name(f"{path.stem}.resume_{step}.pt")
 
 
@@ -99,7 +102,7 @@ def write_file(path: Path, content: Any) -> None:
 
 
 def digest(checkpoint: Mapping[str, Any]) -> str:
-    """The sha256 of what tells a checkpoint from that of another run or step: its tensors, task, settings and step."""
+    """Hash what tells a checkpoint from others: its tensors, task, settings and step."""
     found = hashlib.sha256()
     about = [
         checkpoint.get(key)
@@ -116,7 +119,7 @@ def digest(checkpoint: Mapping[str, Any]) -> str:
 
 
 def load(path: Path, resume: bool = True, strict: bool = True) -> dict[str, Any]:
-    """A checkpoint or adapter as plain data, on the CPU; nothing in the file is executed (`weights_only=True`).
+    """Read a checkpoint or adapter as plain data, on the CPU; nothing in the file is executed.
 
     Args:
         path: of the file.
@@ -175,7 +178,7 @@ def _read_adapter(path: Path) -> dict[str, Any]:
 
 
 def read_file(path: Path) -> Any:
-    """What a file of torch.save holds, on the CPU; nothing in it is executed.
+    """Read what a file of torch.save holds, on the CPU; nothing in it is executed.
 
     Every record of the archive is held against its checksum, and no tensor is larger than what the
     file has of it.
@@ -224,13 +227,14 @@ def _check_archive(path: Path, file: BinaryIO) -> int:
             raise UserError(f"checkpoint '{path}' is packed as torch packs none: use another one")
         if (wrong := archive.testzip()) is not None:
             raise UserError(
-                f"checkpoint '{path}' is damaged: the checksum of {wrong} is wrong; use another copy"
+                f"checkpoint '{path}' is damaged: the checksum of {wrong} is wrong; use another "
+                "copy"
             )
     return size
 
 
 def _check_tensors(content: Any, size: int) -> None:
-    """Refuse data that is deep or endless, and tensors that stand for more numbers than the file holds.
+    """Refuse data that is deep or endless, and tensors of more numbers than the file holds.
 
     Raises:
         ValueError: for such.
@@ -257,7 +261,7 @@ def _check_tensors(content: Any, size: int) -> None:
 
 
 def check_structure(path: Path, checkpoint: Any) -> None:
-    """Refuse what is no checkpoint of Lightning's and zoo's, or one whose parts are of another kind than theirs.
+    """Refuse what is no checkpoint of zoo's, or has a part of another kind than that of one.
 
     Raises:
         UserError: naming the part.
@@ -311,7 +315,7 @@ def _refuse(path: Path, right: Mapping[str, bool]) -> None:
 
 
 def _is_progress(value: Any) -> bool:
-    """Whether all that says how far loops have come are numbers; loaders of data have states of their own kinds."""
+    """Tell whether numbers say how far loops have come; loaders have states of other kinds."""
     if isinstance(value, dict):
         return all(key == "combined_loader" or _is_progress(each) for key, each in value.items())
     if isinstance(value, list):
@@ -335,7 +339,7 @@ def _maps(value: Any, kind: Any) -> bool:
 
 
 def run_folder(path: Path) -> Path | None:
-    """The folder of the run that a checkpoint is in, if it is in one: as the path has it, or where a link leads."""
+    """Find the run's folder that a checkpoint is in, as its path has it or where a link leads."""
     for place in (Path(os.path.abspath(path)), path.resolve()):
         folder = place.parent.parent
         if (folder / "config.yaml").is_file():

@@ -1,4 +1,4 @@
-"""Which value of a metric is best, the least or the largest, by its name. Needs nothing."""
+"""Which value of a metric is best by its name, the least or the largest."""
 
 import re
 
@@ -72,7 +72,7 @@ MODES = {"min": True, "max": False}
 
 
 def less_is_better(metric: str, mode: str | None = None) -> bool | None:
-    """Whether the least value of a metric is its best.
+    """Tell whether the least value of a metric is its best.
 
     Args:
         metric: its name, as `val/bits_per_char`.

@@ -1,4 +1,4 @@
-"""Muon inside a subspace: momentum on K coefficients, orthogonalized in weight space and projected back.
+"""Muon inside a subspace: momentum on K coefficients, orthogonalized as W and projected back.
 
     b <- b + (1 - mu) (g - b)                     g, b in R^K: the state is K numbers a matrix
     U  = synthesize(scatter(g + mu (b - g)))      Nesterov's look-ahead as an (m, n) matrix
@@ -23,13 +23,16 @@ from torch import Tensor, nn
 from zoo.parameterizations import Dense, OrthonormalSubspace
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of Jordan's quintic a x + b x^3 + c x^5; its iterates take singular values to about 1, within 0.7 to 1.2."""
+"""(a, b, c) of Jordan's quintic a x + b x^3 + c x^5.
+
+Its iterates take singular values to about 1, within 0.7 to 1.2.
+"""
 Subspace = Dense | OrthonormalSubspace
 
 
 @torch.no_grad()
 def newton_schulz(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """Each matrix with its singular values moved to about 1; (b, m, n) to (b, m, n), computed in `dtype`."""
+    """Move the singular values of each matrix to about 1; (b, m, n), computed in `dtype`."""
     a, b, c = COEFFICIENTS
     x = matrices.to(dtype)
     tall = x.shape[-2] > x.shape[-1]
@@ -66,12 +69,12 @@ class SubspaceMuon(torch.optim.AdamW):
         self.subspaces, self.momentum = subspaces, momentum
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """As every optimizer does; AdamW's own would look for its step counts in Muon's state."""
+        """Restore state as every optimizer does: AdamW would look for step counts in Muon's."""
         torch.optim.Optimizer.__setstate__(self, state)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of both."""
+        """Make one step of Muon and of AdamW."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -79,9 +82,9 @@ class SubspaceMuon(torch.optim.AdamW):
         taken = []
         for group in self.param_groups:
             if group.get("muon"):
-                own = [(p, p.grad) for p in group["params"] if p.grad is not None]
-                taken += [(group, p, grad) for p, grad in own]
-                for p, _ in own:
+                grads = [(p, p.grad) for p in group["params"] if p.grad is not None]
+                taken += [(group, p, grad) for p, grad in grads]
+                for p, _ in grads:
                     p.grad = None  # AdamW passes over what has no gradient
         super().step()
         for _, p, grad in taken:
@@ -93,7 +96,7 @@ class SubspaceMuon(torch.optim.AdamW):
         return loss
 
     def _muon(self, alike: list[tuple[dict[str, Any], nn.Parameter, Tensor]]) -> None:
-        """A step of matrices of one shape, orthogonalized together."""
+        """Make a step of matrices of one shape, orthogonalized together."""
         groups, params, grads = zip(*alike, strict=True)
         for p in params:
             if "momentum_buffer" not in self.state[p]:

@@ -102,7 +102,7 @@ def _pattern(name: str) -> str:
 def heatmap(
     values: Tensor, rows: Sequence[str], columns: Sequence[int], title: str, low: int, high: int
 ) -> Tensor:
-    """An image of a table with labels and a colour bar; (3, height, width), uint8.
+    """Draw an image of a table with labels and a colour bar; (3, height, width), uint8.
 
     TensorBoard shows it at about half its size, hence the large letters.
 
@@ -151,7 +151,7 @@ def _coloured(unit: Tensor) -> Image.Image:
 
 
 class Logger(TensorBoardLogger):
-    """TensorBoard, without the `epoch` that Lightning adds to everything and that is 0 all the time here.
+    """Logs to TensorBoard without the `epoch` that Lightning adds, and that is always 0 here.
 
     Opens no file and makes no folder before there is something to log: a fit that fails before its
     first step writes nothing. The folder is then made by whoever is first, and locked as long as it
@@ -168,7 +168,7 @@ class Logger(TensorBoardLogger):
 
     @property
     def version(self) -> int | str:
-        """The run's own; before it has a folder, the one that it would get now."""
+        """The run's own version; before it has a folder, the one that it would get now."""
         return self._get_next_version() if self._version is None else self._version
 
     def claim(self) -> None:
@@ -210,7 +210,7 @@ class Logger(TensorBoardLogger):
         super().log_metrics({tag: value for tag, value in metrics.items() if tag != "epoch"}, step)
 
     def save(self) -> None:
-        """Nothing but events: what Lightning would keep in a `hparams.yaml` stands in the run's config.yaml."""
+        """Write events alone: what a `hparams.yaml` would hold stands in the run's config.yaml."""
 
     def finalize(self, status: str) -> None:
         """Close the events, and let others train in the folder."""
@@ -238,7 +238,8 @@ def locked(folder: Path) -> Lock:
         ) from None
     if not free:
         raise UserError(
-            f"'{folder}' is trained in already, by {lock.holder()}: let that end, or start a new run"
+            f"'{folder}' is trained in already, by {lock.holder()}: let that end, or start a new "
+            "run"
         )
     return lock
 

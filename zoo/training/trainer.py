@@ -28,7 +28,7 @@ STARTED = {"SLURM_STEP_ID", "SLURM_STEPID", "TORCHELASTIC_RUN_ID"}
 
 
 class EpochLoop(_TrainingEpochLoop):
-    """Lightning's loop, which also validates at the end of an epoch and of training, whatever the interval.
+    """Lightning's loop, which also validates as an epoch or training ends, at any interval.
 
     What it was stopped in is in its state: a run that goes on from a step whose validation had not
     ended validates there first, from the first batch on, and one that goes on from after the last
@@ -46,7 +46,7 @@ class EpochLoop(_TrainingEpochLoop):
         )
 
     def advance(self, data_fetcher: Any) -> None:
-        """Train on a batch; or, where a run goes on, leave it to `on_advance_end` to validate first."""
+        """Train on a batch; a run that goes on may validate first, in `on_advance_end`."""
         if self.restarting:
             due = self._should_check_val_fx(data_fetcher)
             self._batches_that_stepped = (
@@ -68,7 +68,7 @@ class EpochLoop(_TrainingEpochLoop):
         self._restarting = False
 
     def _broadcast_sigterm_tensor(self) -> None:
-        """Nothing: ranks agree on a stop in `zoo.training.callbacks.Stop`, in one place of their step."""
+        """Do nothing: ranks agree on a stop in `zoo.training.callbacks.Stop`, at one place."""
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         return {**super().on_save_checkpoint(), "validated": self.validated}
@@ -79,7 +79,7 @@ class EpochLoop(_TrainingEpochLoop):
 
 
 class FitLoop(_FitLoop):
-    """Lightning's loop, which also finishes a run that was stopped between its last step and its summary."""
+    """Lightning's loop, which also ends a run that stopped between last step and summary."""
 
     epoch_loop: EpochLoop
 
@@ -90,7 +90,8 @@ class FitLoop(_FitLoop):
         if over and not self._unfinished():
             if self.trainer.is_global_zero:
                 say(
-                    f"already at step {self.trainer.global_step}: give more --trainer.max_steps to go on"
+                    f"already at step {self.trainer.global_step}: give more --trainer.max_steps to "
+                    "go on"
                 )
             return
         if not over:
@@ -113,7 +114,7 @@ class FitLoop(_FitLoop):
 
 
 class CheckpointConnector(_CheckpointConnector):
-    """Lightning's connector, for which a checkpoint that does not fit its own parts is a damaged one.
+    """Lightning's connector, which calls a checkpoint damaged if its parts do not fit.
 
     It looks for none in the current folder: Lightning takes any `hpc_ckpt_*.ckpt` there for that of
     a requeued job.
@@ -148,7 +149,7 @@ class CheckpointConnector(_CheckpointConnector):
 
 
 def _check_moments(optimizer: Optimizer) -> None:
-    """Raises ValueError for a state that is no number, not finite, or of another shape than its parameter."""
+    """Raise ValueError for a state that is not finite or of another shape than its parameter."""
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             if isinstance(value, Tensor):
@@ -206,14 +207,14 @@ class DataConnector(_DataConnector):
 
 
 class SignalConnector(_SignalConnector):
-    """No handlers of Lightning's: `zoo.training.callbacks.Stop` has the signals, and no job is requeued unasked."""
+    """Lets `zoo.training.callbacks.Stop` have the signals, and requeues no job unasked."""
 
     def register_signal_handlers(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def environment(plugins: Any) -> list[Any] | None:
-    """The plugins of a trainer inside a SLURM job that was not started by srun; None elsewhere.
+    """Return the plugins of a trainer inside a SLURM job that was not started by srun; None elsewhere.
 
     Lightning takes any process of a job for one of `SLURM_NTASKS`. It is one process, which may
     start others itself.

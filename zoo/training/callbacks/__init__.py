@@ -1,4 +1,4 @@
-"""What watches a run: rank, spectrum, checkpoints, progress, signals, and what it leaves at its end."""
+"""What watches a run: rank, spectrum, checkpoints, progress, signals, and its summary."""
 
 from zoo.training.callbacks.checkpoint import Checkpoint
 from zoo.training.callbacks.predictions import Predictions

@@ -1,4 +1,4 @@
-"""Two checkpoints a run: `last.ckpt`, to resume from, and `best.ckpt`, what was trained at the best validation."""
+"""Two checkpoints a run: `last.ckpt`, to resume from, and `best.ckpt`, of the best validation."""
 
 import warnings
 from collections.abc import Mapping
@@ -14,24 +14,24 @@ from zoo.training.metrics import less_is_better
 
 
 def validation_follows(trainer: Trainer) -> bool:
-    """Whether the batch that has just been trained on is followed by a validation."""
+    """Tell whether the batch that has just been trained on is followed by a validation."""
     return bool(trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher))  # type: ignore[arg-type]
 
 
 def _is_ours(module: LightningModule) -> bool:
-    """Whether it is one of zoo's own tasks, of which it is known that training logs `train/loss` alone."""
+    """Tell whether a task is zoo's own, whose training is known to log `train/loss` alone."""
     return type(module).__module__.partition(".")[0] == "tasks"
 
 
 def _not_logged(
     who: str, metric: str, module: LightningModule, logged: Mapping[str, Tensor]
 ) -> str:
-    """What to say of a metric that is watched, and that nothing logs."""
+    """Say that a metric is watched, and that nothing logs it."""
     names, task = ", ".join(sorted(logged)) or "none", type(module).__name__
     if who == "task":
         return (
-            f"{task} decides by {metric!r} (its `monitor`) and logs {names}: log {metric!r} in validation_step, or "
-            "set monitor to what it logs"
+            f"{task} decides by {metric!r} (its `monitor`) and logs {names}: log {metric!r} in "
+            "validation_step, or set monitor to what it logs"
         )
     hint = did_you_mean(metric, logged, f"{task} logs {names}")
     return f"{who} watches {metric!r}, which is not logged{hint}"
@@ -60,7 +60,8 @@ class Checkpoint(Callback):
     ) -> None:
         if every_n_steps < 0:
             raise UserError(
-                f"checkpoint.every_n_steps must be at least 0, which keeps none, got {every_n_steps}"
+                "checkpoint.every_n_steps must be at least 0, which keeps none, "
+                f"got {every_n_steps}"
             )
         if monitor is not None and not monitor.strip():
             raise UserError(
@@ -70,19 +71,19 @@ class Checkpoint(Callback):
         self.monitor = monitor
         self.mode = mode
         self.of: list[Any] | None = None
-        """The metric that `best` is of, and whether less of it is better."""
+        """The metric that `best` is a value of, and whether less of it is better."""
         self._wrote = False
         self.best: float | None = None
         self.best_step: int | None = None
 
     def folder(self, trainer: Trainer) -> Path | None:
-        """Where this run's checkpoints go, if anywhere."""
+        """Return the folder that this run's checkpoints go to, if they go anywhere."""
         if not self.every_n_steps or trainer.logger is None or trainer.logger.log_dir is None:
             return None
         return Path(trainer.logger.log_dir) / "checkpoints"
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Have Lightning validate a batch first where the user says what to watch, or the task is the user's own.
+        """Have Lightning validate a batch first, if a user's setting or task says what to watch.
 
         Raises:
             UserError: if there is no validation to watch.
@@ -104,7 +105,7 @@ class Checkpoint(Callback):
             trainer.num_sanity_val_steps = max(trainer.num_sanity_val_steps, 1)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a metric that no validation logs, before the first step; one of training's is waited for.
+        """Refuse a metric that no validation logs; one that training logs is waited for.
 
         Raises:
             UserError: naming what is logged; or if nothing says which of its values is best.
@@ -113,7 +114,8 @@ class Checkpoint(Callback):
         if not sum(trainer.num_sanity_val_batches):
             data = type(trainer.datamodule).__name__  # type: ignore[attr-defined]
             raise UserError(
-                f"{data}.val_dataloader has no batch: give more data, or --trainer.limit_val_batches 0"
+                f"{data}.val_dataloader has no batch: give more data, or "
+                "--trainer.limit_val_batches 0"
             )
         for who, metric in self._watched(trainer, pl_module).items():
             is_of_validation = metric.partition("/")[0] in {
@@ -127,7 +129,7 @@ class Checkpoint(Callback):
         self.less_is_better(pl_module)
 
     def _watched(self, trainer: Trainer, module: LightningModule) -> dict[str, str]:
-        """The metrics that somebody decides by: the task, this callback's setting, and other callbacks."""
+        """Find the metrics that the task, this callback's setting and other callbacks decide by."""
         watched = (
             {"task": self.metric(module)}
             if self.monitor is None
@@ -148,7 +150,7 @@ class Checkpoint(Callback):
             self.save_last(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write `last.ckpt`, if it is time: a run that is stopped while it validates validates again."""
+        """Write `last.ckpt`, if it is time: a run that stops while it validates validates again."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and self._is_time(trainer):
             self.save_last(trainer)
 
@@ -189,23 +191,23 @@ class Checkpoint(Callback):
         return folder is not None and bool(trainer.strategy.broadcast((folder / name).is_file()))
 
     def save_last(self, trainer: Trainer) -> None:
-        """Write `last.ckpt` of this moment, and before it what was logged so far: no curve ends before a checkpoint."""
+        """Write `last.ckpt`, and before it what was logged: no curve ends before a checkpoint."""
         if isinstance(trainer.logger, TensorBoardLogger) and self.folder(trainer) is not None:
             trainer.logger.experiment.flush()
         self._save(trainer, "last.ckpt")
 
     def metric(self, module: LightningModule) -> str:
-        """What decides."""
+        """Name the metric that decides."""
         return self.monitor or str(getattr(module, "monitor", "val/loss"))
 
     def _mode(self, module: LightningModule) -> str | None:
-        """`min` or `max`, where somebody has said it: of its own metric, the task as `monitor_mode`."""
+        """Return `min` or `max` as the setting says it, or a task that decides."""
         return self.mode or (
             getattr(module, "monitor_mode", None) if self.monitor is None else None
         )
 
     def less_is_better(self, module: LightningModule) -> bool:
-        """Whether the least value of what decides is the best.
+        """Tell whether the least value of what decides is the best.
 
         Raises:
             UserError: if neither its name, nor this callback, nor the task says it.
@@ -217,8 +219,8 @@ class Checkpoint(Callback):
                 else "checkpoint.monitor watches"
             )
             raise UserError(
-                f"{who} {self.metric(module)!r}, whose name does not say whether its least or its largest "
-                "value is best: give --checkpoint.mode min or max"
+                f"{who} {self.metric(module)!r}, whose name does not say whether its least or its "
+                "largest value is best: give --checkpoint.mode min or max"
             )
         return less
 
@@ -228,7 +230,8 @@ class Checkpoint(Callback):
             return
         if self._wrote and trainer.is_global_zero and not folder.is_dir():
             warnings.warn(
-                f"'{folder}' was removed while the run trained: it is written anew, without what it held",
+                f"'{folder}' was removed while the run trained: it is written anew, without what "
+                "it held",
                 stacklevel=2,
             )
         self._wrote = True
@@ -240,7 +243,7 @@ class Checkpoint(Callback):
             )  # a good one is never replaced by a bad one
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far."""
+        """Return the best value so far."""
         return {"best": self.best, "best_step": self.best_step, "of": self.of}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What `zoo predict` leaves behind: a table of predictions in the run's folder, whole or not at all."""
+"""The table that `zoo predict` leaves in the run's folder, whole or not at all."""
 
 import csv
 import io
@@ -66,7 +66,7 @@ class Predictions(Callback):
                 )
 
     def paths(self, trainer: Trainer) -> list[Path]:
-        """Where the table of each loader goes."""
+        """Find where the table of each loader goes."""
         folder = Path()
         if trainer.ckpt_path:
             checkpoint = Path(trainer.ckpt_path)
@@ -120,8 +120,8 @@ class Predictions(Callback):
             table = {INDEX: drawn, **table}
         elif INDEX not in table and self.numbered.setdefault(dataloader_idx, False):
             raise UserError(
-                f"{what} {most} rows for a batch of {len(drawn or ())} examples, after one for each: "
-                f"return an {INDEX!r}, the number of each example"
+                f"{what} {most} rows for a batch of {len(drawn or ())} examples, after one for "
+                f"each: return an {INDEX!r}, the number of each example"
             )
         if trainer.world_size > 1 and INDEX not in table:
             raise UserError(
@@ -138,7 +138,7 @@ class Predictions(Callback):
         rows += map(list, zip(index, *table.values(), strict=True))
 
     def _drawn(self, trainer: Trainer, batch_idx: int, dataloader_idx: int) -> Sequence[int] | None:
-        """Which examples of its data set a loader has drawn for a batch, if they are known by number."""
+        """Return the numbers of the examples that a loader has drawn for a batch, if known."""
         loaders = trainer.predict_dataloaders
         loader = loaders[dataloader_idx] if isinstance(loaders, list | tuple) else loaders
         seen = getattr(getattr(loader, "batch_sampler", None), "seen_batch_indices", ())
@@ -179,7 +179,7 @@ def shorten(names: Sequence[str], most: int = 8) -> str:
 
 
 def _is_table(path: Path) -> bool:
-    """Whether a file is what was written here before."""
+    """Tell whether a file is what was written here before."""
     try:
         with opened(path) as file:
             return file.readline(99).startswith(f"{INDEX}\t".encode())
@@ -188,7 +188,7 @@ def _is_table(path: Path) -> bool:
 
 
 def columns(outputs: Any, name: str = "prediction") -> dict[str, Sequence[Any]]:
-    """What `predict_step` gave as columns of plain values, by name.
+    """Make columns of plain values, by name, of what `predict_step` gave.
 
     Args:
         outputs: a tensor whose first dimension is the examples, a sequence of as many values or
@@ -231,7 +231,7 @@ def columns(outputs: Any, name: str = "prediction") -> dict[str, Sequence[Any]]:
 
 
 def render(rows: Sequence[Sequence[Any]]) -> str:
-    """Rows as tab-separated values, quoted as csv's readers take it; what cannot be printed is spelled out."""
+    """Write rows as tab-separated values, quoted as csv's readers take it."""
     file = io.StringIO()
     csv.writer(file, delimiter="\t", lineterminator="\n").writerows(
         [cell(value) for value in row] for row in rows
@@ -240,7 +240,10 @@ def render(rows: Sequence[Sequence[Any]]) -> str:
 
 
 def cell(value: Any) -> str:
-    """A value in a table: numbers to the 9 digits that tell float32s apart, and what cannot be printed as escapes."""
+    """Write a value for a table; what cannot be printed becomes escapes.
+
+    Numbers have the 9 digits that tell float32s apart.
+    """
     if isinstance(value, float):
         return f"{value:.9g}" if math.isfinite(value) else str(value)
     text = str(value).replace("\\", "\\\\") if isinstance(value, str) else str(value)

@@ -72,7 +72,7 @@ class SpectrumCallback(Callback, ABC):
         self.seconds += time.perf_counter() - start
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen, so that a resumed run has the whole history."""
+        """Return what was seen, so that a resumed run has the whole history."""
         return {"looks": self.looks, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -91,7 +91,7 @@ class SpectrumCallback(Callback, ABC):
 
 
 def spread(values: dict[str, float]) -> dict[str, float]:
-    """Median, least and largest over layers, and the median of each kind of layer, all under `all.` and `kind.`."""
+    """Return median, least and largest over layers as `all.`, and medians by kind as `kind.`."""
     kinds = defaultdict(list)
     for name, value in values.items():
         kinds[kind(name)].append(value)
@@ -105,7 +105,9 @@ def spread(values: dict[str, float]) -> dict[str, float]:
 
 
 class StableRank(SpectrumCallback):
-    """Stable rank of every parameterized weight, |W|_F^2 / |W|_2^2, as `stable_rank/...`; dW's where there is a base.
+    """Logs the stable rank |W|_F^2 / |W|_2^2 of every weight, of dW where there is a base.
+
+    Tags: `stable_rank/...`.
 
     Args:
         every_n_steps: steps between looks; 0 never looks.
@@ -189,7 +191,9 @@ LOGGED = {"k90": "k90", "k90_frequency": "k90_zigzag", "low_25": "low_frequency"
 
 
 class SpectralEnergy(SpectrumCallback):
-    """Where the energy of W (of dW, where there is a base) lies among its DCT coefficients, beside the rotation null.
+    """Logs where the energy of W lies among its DCT coefficients, beside the rotation null.
+
+    Where there is a base, it is that of dW.
 
     Tags: `k90/<layer>`, `k90_zigzag/<layer>` and `low_frequency/<layer>`, each with
     `.../null.<layer>` for the same singular values between random singular vectors.

@@ -1,4 +1,4 @@
-"""SIGTERM, and a cluster's SIGUSR1, end a run as Ctrl-C does, but after a step and with a checkpoint of it."""
+"""SIGTERM and a cluster's SIGUSR1 end a run as Ctrl-C does, after a step and its checkpoint."""
 
 import os
 import signal
@@ -14,11 +14,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from zoo.training.callbacks.checkpoint import Checkpoint, validation_follows
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""What ends a run: a shell or a scheduler sends the former, and SLURM the latter where a job asks to be told early."""
+"""What ends a run.
+
+A shell or a scheduler sends the former, and SLURM the latter if a job asks to be told early.
+"""
 
 
 ECHO = 3.0
-"""Seconds within which a process may be told twice of one signal: as one of its group, and by the process above."""
+"""Seconds within which a process may be told twice of one signal.
+
+It is told as one of its group, and by the process above.
+"""
 
 
 class Stopped(Exception):
@@ -37,7 +43,7 @@ class Stopped(Exception):
 
 
 class Stop(Callback):
-    """Writes `last.ckpt` and stops, at the first step after a signal on which all processes can agree.
+    """Writes `last.ckpt` and stops after a signal, at the first step that all processes agree on.
 
     A handler does nothing but remember: what Lightning does inside its own, a broadcast, waits for
     good where it meets a reduction of DDP's. All ranks ask each other at the same places instead,
@@ -64,7 +70,7 @@ class Stop(Callback):
                 signal.signal(number, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        """Before training, end at once as without a handler; a second signal, too, if it is not the first once more."""
+        """End at once before training, and at a second signal that is not the first once more."""
         first, now = self.asked is None, time.monotonic()
         launcher = getattr(getattr(self.trainer, "strategy", None), "launcher", None)
         if first:
@@ -107,7 +113,7 @@ class Stop(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
     ) -> None:
-        """Stop within a validation; ranks may have different numbers of batches, and so only where there is one."""
+        """Stop within a validation of one process; ranks may have different numbers of batches."""
         if trainer.state.fn == "fit" and trainer.world_size == 1:
             self._stop_if_asked(trainer)
 

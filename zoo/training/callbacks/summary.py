@@ -1,4 +1,4 @@
-"""What a run leaves behind: `summary.json`, a table in the terminal, and its row in TensorBoard's HParams."""
+"""What a run leaves: `summary.json`, a table in the terminal, a row in TensorBoard's HParams."""
 
 import json
 import math
@@ -29,7 +29,7 @@ LIBRARIES = ("torch", "lightning", "torchmetrics", "tensorboard", "jsonargparse"
 
 
 class RunSummary(Callback):
-    """Writes `summary.json` into the run's folder at the end of a fit, and prints it as a short table."""
+    """Writes `summary.json` into the run's folder as a fit ends, and prints a short table of it."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -40,8 +40,9 @@ class RunSummary(Callback):
         about = pl_module.describe()
         if trainer.is_global_zero:
             say(
-                f"{about['parameterization']} in {len(zoo_layers(pl_module.net))} layers: {about['coefficients']:,} "
-                f"coefficients for {about['replaced']:,} weights\ntrainable parameters: {about['trainable']:,}"
+                f"{about['parameterization']} in {len(zoo_layers(pl_module.net))} layers: "
+                f"{about['coefficients']:,} coefficients for {about['replaced']:,} weights\n"
+                f"trainable parameters: {about['trainable']:,}"
             )
         if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
             layers = zoo_layers(pl_module.net)
@@ -88,7 +89,7 @@ class RunSummary(Callback):
         print(render(summary, folder))
 
     def is_written(self, trainer: Trainer) -> bool:
-        """Whether the run's folder has the whole summary of this step; there is nothing to write without a folder."""
+        """Tell whether the run's folder, if there is one, has the summary of this step."""
         if trainer.logger is None or not trainer.logger.log_dir:
             return True
         try:
@@ -118,7 +119,7 @@ class RunSummary(Callback):
             print(aligned(metric_rows(metrics, stage)))
 
     def summarize(self, trainer: Trainer, module: ZooModule) -> dict[str, Any]:
-        """Everything the run can say of itself, as plain values."""
+        """Return everything that the run can say of itself, as plain values."""
         metrics = {
             tag: value.item()
             for tag, value in trainer.callback_metrics.items()
@@ -179,7 +180,7 @@ class RunSummary(Callback):
         }
 
     def _hyperparameters(self, trainer: Trainer, module: ZooModule) -> dict[str, object]:
-        """The same keys in every run, since TensorBoard takes its columns from one of them."""
+        """Return the same keys in every run: TensorBoard takes its columns from one of them."""
         about, config = module.describe(), module.optimizer_config
         data = trainer.datamodule  # type: ignore[attr-defined]
         arguments = {key: value for key, value in module.arguments().items() if value is not None}
@@ -197,7 +198,7 @@ class RunSummary(Callback):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Seconds trained so far."""
+        """Return the seconds trained so far."""
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -206,7 +207,7 @@ class RunSummary(Callback):
 
 
 def metric_rows(metrics: dict[str, float], stage: str) -> dict[str, str]:
-    """Metrics of a stage, `val/` or `test/`, as they stand in a table."""
+    """Write the metrics of a stage, `val/` or `test/`, as they stand in a table."""
     rows = {
         tag.removeprefix(stage).replace("_", " "): f"{value:.4f}" for tag, value in metrics.items()
     }
@@ -215,13 +216,13 @@ def metric_rows(metrics: dict[str, float], stage: str) -> dict[str, str]:
 
 
 def aligned(rows: dict[str, str]) -> str:
-    """Names and values in two columns."""
+    """Set names and values in two columns."""
     width = max(map(len, rows), default=0)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
 
 def render(summary: dict[str, Any], folder: Path | None) -> str:
-    """The summary as a table that fits 80 columns."""
+    """Write the summary as a table that fits 80 columns."""
     minutes, seconds = divmod(round(summary["seconds"]), 60)
     rows = metric_rows(summary["metrics"], "val/")
     if summary["best"] is not None:
@@ -254,7 +255,7 @@ def _find(trainer: Trainer, kind: type[Any]) -> Any:
 
 
 def _epoch_steps(trainer: Trainer, data: object, global_batch: int | None) -> int | None:
-    """Steps of a pass over the training data: as the data says, or those of the loader's batches."""
+    """Count the steps of a pass over the training data, as the data says or its loader."""
     told = data.epoch_steps(global_batch) if isinstance(data, ZooData) and global_batch else None
     if told is not None or not math.isfinite(trainer.num_training_batches):
         return told
