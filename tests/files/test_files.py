@@ -116,7 +116,7 @@ def test_a_file_is_staged_beside_itself(tmp_path, monkeypatch):
 
 
 def test_a_link_is_replaced_and_what_it_leads_to_is_not(tmp_path):
-    """A run that was handed over may have `summary.json` lead to a file of the user's; `.lock` too."""
+    """In a run that was handed over, `summary.json` or `.lock` may lead to a file of the user's."""
     (tmp_path / "mine").write_text("mine")
     for name in ("file", "lock"):
         (tmp_path / name).symlink_to("mine")

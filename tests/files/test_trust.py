@@ -1,4 +1,4 @@
-"""Nothing that a file names is imported or called unless it is zoo's own or the user has said so."""
+"""Nothing that a file names is imported or called but zoo's own and what the user has said."""
 
 import copy
 import json

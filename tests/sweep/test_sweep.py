@@ -47,7 +47,8 @@ def test_the_live_table_fits(tmp_path):
     plan = schedule(
         tmp_path,
         """
-        grid: {model.parameterization: [DCT, LoRA], model.targets: [["blocks.*.attention.query", "blocks.*.mlp.*"]],
+        grid: {model.parameterization: [DCT, LoRA],
+               model.targets: [["blocks.*.attention.query", "blocks.*.mlp.*"]],
                model.parameterization.ratio: [0.5, 0.1, 0.05, 0.01]}
         search: {model.optimizer.lr: [0.001, 0.002, 0.004, 0.008]}
         seeds: [1, 2, 3]

@@ -372,7 +372,8 @@ def test_the_number_of_trials_that_are_counted_is_the_number_that_there_are(tmp_
         PAPER,
         "{grid: {a.b: [1, 2, 3], a.c: 5}, seeds: [1, 2]}",
         "{grid: {a.b: 1}, search: {a.c: [1]}, seeds: [1, 2]}",
-        "{grid: [{a.b: 1}, {a.b: 2, a.c: [3, 4]}], search: {a.c: [1, 2], a.d: [1, 2, 3]}, seeds: [1, 2]}",
+        "{grid: [{a.b: 1}, {a.b: 2, a.c: [3, 4]}], search: {a.c: [1, 2], a.d: [1, 2, 3]}, "
+        "seeds: [1, 2]}",
     ):
         plan = sweep(text, tmp_path)
         assert plan.size() == sum(
@@ -464,6 +465,7 @@ def test_two_trials_never_share_a_name(tmp_path):
         UserError, match="two trials would both be called a=1-b=2-b=2, and share a folder"
     ):
         sweep(
-            "{grid: [{x.a: 1, x.b: [2-b=2]}, {x.a: 1-b=2, x.b: [2]}], search: {x.b: [3]}, seeds: 1}",
+            "{grid: [{x.a: 1, x.b: [2-b=2]}, {x.a: 1-b=2, x.b: [2]}], search: {x.b: [3]}, "
+            "seeds: 1}",
             tmp_path,
         )

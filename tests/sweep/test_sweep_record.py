@@ -17,7 +17,10 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
     out, mine = tmp_path / "out", tmp_path / "mine.yaml"
     mine.write_text("base: char_lm\n")
     (out / "DCT-seed=1").mkdir(parents=True)
-    text = "{config: mine.yaml, options: {model.width: %s}, grid: {model.parameterization: DCT}, seeds: %s}"
+    text = (
+        "{config: mine.yaml, options: {model.width: %s}, grid: {model.parameterization: DCT}, "
+        "seeds: %s}"
+    )
     first = sweep(text % (8, 1), tmp_path)
     with pytest.raises(UserError, match="is there already and is not of this sweep"):
         Record(out).check(every(first))
@@ -38,7 +41,9 @@ OWN = """
 model: mine.Task
 data: {class_path: mine.Data, init_args: {transform: {class_path: mine.Transform}, corpus: a.txt}}
 trainer:
-  callbacks: [mine.Callback, {class_path: lightning.pytorch.callbacks.Timer, init_args: {dirpath: a.b}}]
+  callbacks:
+    - mine.Callback
+    - {class_path: lightning.pytorch.callbacks.Timer, init_args: {dirpath: a.b}}
   logger: {class_path: mine.Logger}
   strategy: ddp
   profiler: mine.Profiler

@@ -106,9 +106,11 @@ def test_a_trial_is_told_to_stop_and_none_starts_then(tmp_path, monkeypatch):
     """SIGTERM, once; its end is waited for."""
     ready = tmp_path / "ready"
     code = (
-        "import pathlib, signal, sys, time\nstop = []\nsignal.signal(signal.SIGTERM, lambda *_: stop.append(1))\n"
+        "import pathlib, signal, sys, time\nstop = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: stop.append(1))\n"
         f"pathlib.Path({str(ready)!r}).touch()\n"
-        "while not stop: time.sleep(0.01)\ntime.sleep(1)\nprint(len(stop), 'checkpoint'); sys.exit(143)\n"
+        "while not stop: time.sleep(0.01)\ntime.sleep(1)\n"
+        "print(len(stop), 'checkpoint'); sys.exit(143)\n"
     )
     real = trials.subprocess.Popen
     monkeypatch.setattr(

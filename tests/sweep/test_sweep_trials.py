@@ -271,7 +271,7 @@ def test_going_on_says_whom_the_user_trusts(tmp_path, monkeypatch, readable):
 
 
 def test_two_never_run_in_one_folder(tmp_path, monkeypatch):
-    """Whoever holds the log has the folder; the next one looks at what is there when it is let go."""
+    """Whoever holds the log has the folder; the next one looks at what is there afterwards."""
     monkeypatch.setattr(trials, "_fit", Fits())
     with trials.log(tmp_path, TRIAL).open("ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -291,9 +291,11 @@ def test_a_process_has_its_folder_threads_and_log(tmp_path, monkeypatch):
     """
     code = tmp_path / "fake.py"
     code.write_text(
-        "import os, sys, fcntl\nprint(sys.argv[5:], os.environ['OMP_NUM_THREADS'], os.getcwd(), os.getpgid(0))\n"
+        "import os, sys, fcntl\n"
+        "print(sys.argv[5:], os.environ['OMP_NUM_THREADS'], os.getcwd(), os.getpgid(0))\n"
         "f = open(sys.argv[-1], 'ab')\n"
-        "try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)\nexcept BlockingIOError: print('held')\nsys.exit(3)\n"
+        "try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+        "except BlockingIOError: print('held')\nsys.exit(3)\n"
     )
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     (tmp_path / "python").write_text(

@@ -344,7 +344,7 @@ def _is_genuine(top: str, module: str | None = None) -> bool:
 
 
 def _full(name: str, wanted: type | tuple[type, ...]) -> str:
-    """Find the path of a class of zoo's that is called by its name; gives the name if there is none."""
+    """Find the path of a class of zoo's by its name; gives the name if there is none."""
     todo = list(wanted if isinstance(wanted, tuple) else (wanted,))
     while todo:
         cls = todo.pop()

@@ -32,7 +32,7 @@ def config_names(value: Any) -> list[str]:
 
 
 def label(point: Point, labels: Mapping[str, str]) -> list[str]:
-    """Write a point in words for a file's name; what is cut or replaced is told apart by a digest."""
+    """Write a point in words for a file's name; a digest tells apart what is cut or replaced."""
     found = []
     for key, value in point.items():
         if key in (PARAMETERIZATION, "config"):
