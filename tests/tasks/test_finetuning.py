@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import configs
+from every import thinned
 from fits import equal, fit, weights
 from lightning.pytorch import Callback, Trainer
 
@@ -154,7 +155,7 @@ def test_gradient_checkpointing_gives_equal_gradients(kind, backbones):
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", thinned(KINDS, 4))
 def test_a_bfloat16_base_trains(kind, precision, backbones, tune, place):
     options = [word for word in tune if "precision" not in word and "backbone" not in word]
     folder = fit(
@@ -276,7 +277,7 @@ def test_budgets_per_layer(name, own, tune, place, capsys):
         ("lora_rank=2", 2 * 2 * (4 * 64 + 2 * 80)),
     ],
 )
-@pytest.mark.parametrize("name", ["DCT", "RandomOrthonormal", "LoRA", "RandLoRA"])
+@pytest.mark.parametrize("name", thinned(["DCT", "RandomOrthonormal", "LoRA", "RandLoRA"], 3))
 def test_budgets_of_all_layers(name, budget, total, tune, place, capsys):
     words = [*tune, "--model.tuning.preset=all", f"{SWAP}={name}", f"--model.budget.{budget}"]
     counts = params(capsys, *words, config="glue.yaml")
@@ -332,7 +333,7 @@ class Stopper(Callback):
 """
 
 
-@pytest.mark.parametrize("step", [3, 9])
+@pytest.mark.parametrize("step", thinned([3, 9], 2))
 def test_a_stopped_run_resumes_bit_equal(step, tune, place):
     """Dropout on, in the first epoch of 5 steps and in the second."""
     options = [*tune, "--trainer.max_epochs=2", "--checkpoint.every_n_steps=2"]
