@@ -70,7 +70,7 @@ def measure(options: dict[str, Any], argv: Sequence[str], start: float) -> int:
         rows.measure(
             names,
             bar.bar.set_description,
-            lambda found: results.add([goal_row(goal) for goal in found]),
+            lambda goals: results.add([goal_row(goal) for goal in goals]),
         )
     finally:
         bar.close()

@@ -79,13 +79,13 @@ def measure(
     wanted = list(rows) if names is None else list(dict.fromkeys(names))
     if unknown := [name for name in wanted if name not in rows]:
         raise UserError(f"the goals are some of {','.join(rows)}, got {unknown[0]!r}")
-    found = []
+    measured = []
     for name in wanted:
         say(name)
         goals = rows[name](say)
         done(goals)
-        found += goals
-    return found
+        measured += goals
+    return measured
 
 
 def goal(case: str, limit: float, spread: Ratio, note: str, at_least: bool = False) -> Goal:
@@ -115,7 +115,7 @@ def layers(
         tokens: inputs at once.
         seconds: of a shape, and at least three rounds.
     """
-    found = []
+    goals = []
     for shape, limit in (LAYERS if shapes is None else shapes).items():
         say(f"layer {shape[0]}x{shape[1]}")
         specs = [
@@ -134,8 +134,8 @@ def layers(
             spread = ratio(times[each.name], times["dense"])
             note = f"float32, {_times(times[each.name], times['dense'])}"
             case = f"layer {shape[0]}x{shape[1]}, {tokens} tokens, {each.name} to dense"
-            found.append(goal(case, limit if each.spec.cls is DCT else BLOCK, spread, note))
-    return found
+            goals.append(goal(case, limit if each.spec.cls is DCT else BLOCK, spread, note))
+    return goals
 
 
 def _passes(
@@ -149,8 +149,8 @@ def _passes(
     return alternate(calls, seconds, warmup=2, least=4)
 
 
-def _times(own: Sequence[float], other: Sequence[float]) -> str:
-    a, b = (1e3 * quartiles(each).median for each in (own, other))
+def _times(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    a, b = (1e3 * quartiles(each).median for each in (ours, theirs))
     return f"{a:.3g} ms to {b:.3g} ms"
 
 
@@ -169,7 +169,7 @@ def growth(
         sizes: n, ascending.
         seconds: of a size, and at least three rounds.
     """
-    found = []
+    goals = []
     for cls in (DCT, BlockDCT):
         spreads = {}
         for n in sizes:
@@ -185,8 +185,8 @@ def growth(
             f"rebuild {cls.__name__} 0.1, time over n^2 log n, "
             f"largest of n = {sizes[0]}-{sizes[-1]} to the first"
         )
-        found.append(goal(case, GROWTH, max(relative.values()), listed))
-    return found
+        goals.append(goal(case, GROWTH, max(relative.values()), listed))
+    return goals
 
 
 # ---- Memory --------------------------------------------------------------------------------------
@@ -211,16 +211,16 @@ def memory(
         ratio: K / mn, with W built again in backward.
     """
     dense = training_bytes(_network(size, depth), size, tokens)
-    found = []
+    goals = []
     for cls in (DCT, BlockDCT):
         say(f"memory {cls.__name__}")
         network = convert(_network(size, depth), partial(cls, ratio=ratio), ["*"], recompute=True)
-        own = training_bytes(network, size, tokens)
-        parts = ", ".join(f"{name} {mib(own[name])} to {mib(dense[name])}" for name in own)
+        ours = training_bytes(network, size, tokens)
+        parts = ", ".join(f"{name} {mib(ours[name])} to {mib(dense[name])}" for name in ours)
         case = f"training memory, {depth} layers {size}x{size}, {cls.__name__} {ratio} to dense"
-        share = (own["held"] + own["kept"]) / (dense["held"] + dense["kept"])
-        found.append(goal(case, MEMORY, exact(share), f"{tokens} tokens, recompute; MiB: {parts}"))
-    return found
+        share = (ours["held"] + ours["kept"]) / (dense["held"] + dense["kept"])
+        goals.append(goal(case, MEMORY, exact(share), f"{tokens} tokens, recompute; MiB: {parts}"))
+    return goals
 
 
 def mib(count: float) -> str:
@@ -273,22 +273,22 @@ def cache(
         tokens: inputs at once.
         seconds: of a number of tokens.
     """
-    found = []
-    dense, own = (
+    goals = []
+    dense, ours = (
         each
         for each in contenders([Spec(DCT, {"ratio": 0.5})], shape, False, ["dense"], CPU)
         if isinstance(each, Contender)
     )
     for count in tokens:
         say(f"cache {count} tokens")
-        times = _passes([dense, own], Case("float32", shape, count), "evaluation", seconds)
-        a, b = times[own.name], times["dense"]
+        times = _passes([dense, ours], Case("float32", shape, count), "evaluation", seconds)
+        a, b = times[ours.name], times["dense"]
         case = (
             f"eval-mode forward, repeated, {shape[0]}x{shape[1]}, {count} tokens, "
-            f"{own.name} to dense"
+            f"{ours.name} to dense"
         )
-        found.append(goal(case, CACHE, ratio(a, b), _times(a, b)))
-    return found
+        goals.append(goal(case, CACHE, ratio(a, b), _times(a, b)))
+    return goals
 
 
 ROWS: dict[str, Row] = {"layer": layers, "growth": growth, "memory": memory, "cache": cache}

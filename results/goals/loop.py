@@ -39,7 +39,7 @@ def loops(say: Callable[[str], None], count: int = 150) -> list[Goal]:
         say: takes the config.
         count: steps of each.
     """
-    found = []
+    goals = []
     for config, limit in LOOP.items():
         say(f"loop {config}")
         turns = Turns(
@@ -60,20 +60,20 @@ def loops(say: Callable[[str], None], count: int = 150) -> list[Goal]:
                 [turns],
             )
         for name in turns.others:
-            own, other = turns.own[1:], turns.seconds[name][1:]  # the first are slow
-            spread = quartiles([b / a for a, b in zip(own, other, strict=True)])
+            ours, theirs = turns.fit_seconds[1:], turns.seconds[name][1:]  # the first are slow
+            shares = quartiles([b / a for a, b in zip(ours, theirs, strict=True)])
             rates = " to ".join(
-                f"{WINDOWS * BLOCK_SIZE * CHUNK / quartiles(s).median:,.0f}" for s in (own, other)
+                f"{WINDOWS * BLOCK_SIZE * CHUNK / quartiles(s).median:,.0f}" for s in (ours, theirs)
             )
             note = f"chunks of {CHUNK} steps, {rates} tokens a second; no validation"
             case = f"zoo fit {config}, tokens a second to {name}"
             # Whole time of the fit, in some of whose chunks callbacks run; a slow chunk of the
             # other is no merit of it.
-            total = len(own) * quartiles(other).median / sum(own)
-            found.append(
-                goal(case, limit, Ratio(total, spread.low, spread.high), note, at_least=True)
+            total = len(ours) * quartiles(theirs).median / sum(ours)
+            goals.append(
+                goal(case, limit, Ratio(total, shares.low, shares.high), note, at_least=True)
             )
-    return found
+    return goals
 
 
 class Turns(Callback):
@@ -85,7 +85,7 @@ class Turns(Callback):
 
     def __init__(self, others: dict[str, Call]) -> None:
         self.others = others
-        self.own: list[float] = []
+        self.fit_seconds: list[float] = []
         self.seconds: dict[str, list[float]] = {name: [] for name in others}
         self._steps = 0
 
@@ -100,7 +100,7 @@ class Turns(Callback):
         self._steps += 1
         if self._steps % CHUNK:
             return
-        self.own.append(time.perf_counter() - self._start)
+        self.fit_seconds.append(time.perf_counter() - self._start)
         for name, step in self.others.items():
             start = time.perf_counter()
             for _ in range(CHUNK):
@@ -188,7 +188,7 @@ def options(folder: Path) -> list[str]:
     return [f"--data.corpus={folder / 'text.txt'}", f"--trainer.default_root_dir={folder / 'runs'}"]
 
 
-def fit(words: Sequence[str], callbacks: list[Callback]) -> None:
+def fit(arguments: Sequence[str], callbacks: list[Callback]) -> None:
     """Run `zoo fit` in this process, in silence.
 
     Raises:
@@ -199,7 +199,7 @@ def fit(words: Sequence[str], callbacks: list[Callback]) -> None:
     said, before = io.StringIO(), sys.argv[:]
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            status = run(["fit", *words], callbacks)
+            status = run(["fit", *arguments], callbacks)
     except SystemExit:  # a parser's way to refuse
         status = 2
     finally:

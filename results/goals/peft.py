@@ -45,7 +45,7 @@ class Pair(NamedTuple):
     """A parameterization and what peft has for it."""
 
     name: str
-    own: Any
+    factory: Any
     """A factory of the parameterization."""
     config: str
     """The name of peft's config."""
@@ -94,35 +94,35 @@ def peft_pairs(
     ]:
         say(f'peft left out: {missing[0]} is not installed: pip install -e ".[test]"')
         return []
-    found = []
+    goals = []
     for batch in batches:
         peers: dict[str, tuple[Call, nn.Module]] = {}
-        own: dict[str, tuple[Call, nn.Module]] = {}
+        ours: dict[str, tuple[Call, nn.Module]] = {}
         chosen = pairs(_backbone(sizes).config.hidden_size, batch.every)
         for config in dict.fromkeys(pair.config for pair in chosen):
             group = [pair for pair in chosen if pair.config == config]
             say(f"peft {config.removesuffix('Config')}, {batch}")
             peers = {"peft": _stepper(_peft(group[0], sizes, batch.every), batch)}
-            own = {pair.name: _stepper(_zoo(pair, sizes, batch.every), batch) for pair in group}
-            calls = {name: call for name, (call, _) in (peers | own).items()}
+            ours = {pair.name: _stepper(_zoo(pair, sizes, batch.every), batch) for pair in group}
+            calls = {name: call for name, (call, _) in (peers | ours).items()}
             times = alternate(calls, rounds=rounds, warmup=2)
             peaks = {name: peak_memory(call) for name, call in calls.items()}
             theirs = config.removesuffix("Config").replace("Lora", "LoRA")
             for pair in group:
                 case = f"{pair.name} to peft {theirs}, {batch}"
                 counts = " to ".join(
-                    f"{_count(model):,}" for _, model in (own[pair.name], peers["peft"])
+                    f"{_count(model):,}" for _, model in (ours[pair.name], peers["peft"])
                 )
                 a, b = (1e3 * quartiles(times[name]).median for name in (pair.name, "peft"))
                 note = f"bfloat16 autocast, {a:.0f} ms to {b:.0f} ms, {counts} trained"
-                found.append(
+                goals.append(
                     goal(f"step, {case}", pair.limit, ratio(times[pair.name], times["peft"]), note)
                 )
                 bytes_of_both = f"{mib(peaks[pair.name])} to {mib(peaks['peft'])}"
                 memory = f"beyond weights and moments, MiB: {bytes_of_both}"
                 share = exact(peaks[pair.name] / peaks["peft"])
-                found.append(goal(f"peak memory, {case}", pair.limit, share, memory))
-    return found
+                goals.append(goal(f"peak memory, {case}", pair.limit, share, memory))
+    return goals
 
 
 def _backbone(sizes: Mapping[str, int] | None) -> Any:
@@ -137,7 +137,9 @@ def _backbone(sizes: Mapping[str, int] | None) -> Any:
 
 def _zoo(pair: Pair, sizes: Mapping[str, int] | None, every: bool) -> nn.Module:
     targets = [f"*.{name}" for name in ALL] if every else ["query", "value"]
-    return convert(_backbone(sizes), pair.own, targets, start="update", recompute=pair.recompute)
+    return convert(
+        _backbone(sizes), pair.factory, targets, start="update", recompute=pair.recompute
+    )
 
 
 def _peft(pair: Pair, sizes: Mapping[str, int] | None, every: bool) -> nn.Module:

@@ -35,7 +35,7 @@ sys.exit(run(sys.argv[1:], [Stop()]) or "no step was made")
 def measure(
     names: Sequence[str] | None,
     say: Callable[[str], None],
-    done: Callable[[list[Goal]], None] = lambda found: None,
+    done: Callable[[list[Goal]], None] = lambda goals: None,
 ) -> list[Goal]:
     """Measure the goals of some rows, or of all (`results.goals.goals.measure`)."""
     return goals.measure(names, say, ROWS, done)
@@ -54,17 +54,17 @@ def steps(say: Callable[[str], None], rounds: int = 40) -> list[Goal]:
     }
     calls = {name: trained_step(factory) for name, factory in factories.items()}
     times = alternate(calls, rounds=rounds, warmup=5)
-    found = []
+    measured = []
     for name in list(factories)[1:]:
-        own, dense = (1e3 * quartiles(times[key]).median for key in (name, "dense"))
+        ours, dense = (1e3 * quartiles(times[key]).median for key in (name, "dense"))
         note = (
-            f"paper's model, {WINDOWS} windows, bfloat16 autocast, {own:.1f} ms to {dense:.1f} ms"
+            f"paper's model, {WINDOWS} windows, bfloat16 autocast, {ours:.1f} ms to {dense:.1f} ms"
         )
         limit = 1.04 if name == "dct_half" else BLOCK
-        found.append(
+        measured.append(
             goal(f"training step, {name} to dense", limit, ratio(times[name], times["dense"]), note)
         )
-    return found
+    return measured
 
 
 def trained_step(
@@ -116,8 +116,8 @@ def imports(
     return [goal(case, 1.3, ratio(times["fit"], times["imports"]), f"whole processes, {seconds}")]
 
 
-def _process(code: str, *words: str) -> None:
-    subprocess.run([sys.executable, "-c", code, *words], capture_output=True, check=True)
+def _process(code: str, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=True)
 
 
 ROWS: dict[str, Row] = {

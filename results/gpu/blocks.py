@@ -120,29 +120,29 @@ def one(case: Case, setting: Setting, start: Sequence[Tiles], until: float) -> d
     def times(batch: Sequence[Tiles]) -> Mapping[Tiles, float]:
         if not small:
             compile_all([_compiles(case, tiles, device) for tiles in batch])
-        found = {}
+        seconds_of = {}
         for tiles in batch:
             try:
                 y = block_linear(x, coefs[0], layout, tables, None, tiles)
                 if checks.distance(y, wanted) <= checks.TOLERANCE[DTYPE]:
-                    found[tiles] = median(alternate({"": call(tiles)}, device, **quick))[""]
+                    seconds_of[tiles] = median(alternate({"": call(tiles)}, device, **quick))[""]
             except Exception as error:  # too much for the chip, or for the compiler
                 why = note(error, device)
                 print(f"{case}: {tiles}: {why}", file=sys.stderr)
                 if isinstance(why, Last):
                     raise
-        return found
+        return seconds_of
 
     with torch.no_grad():
         near = partial(tune.neighbours, layout=layout, tokens=case.tokens, dtype=DTYPE)
-        found = tune.search(start, near, times, until, 1 if small else THREADS)
-        if not found:
+        searched = tune.search(start, near, times, until, 1 if small else THREADS)
+        if not searched:
             raise RuntimeError("no tiles work")
         usual = start[0]
-        best = min(found, key=lambda tiles: found[tiles])
+        best = min(searched, key=lambda tiles: searched[tiles])
         dense = weights(case.rows, case.columns, device, small)
         calls = {"dense": graph([partial(F.linear, x, weight) for weight in dense])}
-        calls |= {"default": call(usual)} if usual in found else {}
+        calls |= {"default": call(usual)} if usual in searched else {}
         calls |= {"best": call(best)} if best != usual else {}
         final = median(alternate(calls, device, **(quick if small else {"seconds": 0.1})))
     products = {"dense": len(dense), "default": len(coefs), "best": len(coefs)}
@@ -152,7 +152,13 @@ def one(case: Case, setting: Setting, start: Sequence[Tiles], until: float) -> d
     if each.get("default", math.inf) <= each.get("best", math.inf):
         best, each["best"] = usual, each["default"]
     capability = ".".join(map(str, device_of(x).capability))
-    return {**each, "tiles": best, "usual": usual, "variants": len(found), "capability": capability}
+    return {
+        **each,
+        "tiles": best,
+        "usual": usual,
+        "variants": len(searched),
+        "capability": capability,
+    }
 
 
 def default(case: Case) -> Tiles:
@@ -225,7 +231,7 @@ def _compiles(case: Case, tiles: Tiles, device: str) -> Callable[[], Sequence[An
 
 def lines(rows: list[dict[str, str]]) -> list[str]:
     """Summarize how many goals are met, and how much faster than dense the largest worth is."""
-    found = []
+    said = []
     rows = [row for row in rows if row.get("ratio")]
     for share, goal in GOALS.items():
         mine = [row for row in rows if float(row["share"]) == share]
@@ -235,24 +241,24 @@ def lines(rows: list[dict[str, str]]) -> list[str]:
         ratios = sorted(float(row["ratio"]) for row in few)
         met = sum(row["met"] == "True" for row in few)
         speeds = f"{ratios[0]:.2g} to {ratios[-1]:.2g} times dense's speed"
-        found.append(
+        said.append(
             f"mn/{round(1 / share)}, to {FEW} tokens: {speeds}, {goal} in {met} of {len(few)}"
         )
         first = min(few, key=lambda row: case_of(row).place)
-        found.append(
+        said.append(
             f"  {first['rows']}x{first['columns']}, blocks of {first['block']}, "
             f"{first['tokens']} tokens: "
             f"{float(first['ratio']):.2f}, at {float(first['floor_share']):.0%} of its floor"
         )
-    return found
+    return said
 
 
-def main(words: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Print the winners of a folder's rows as the text of `zoo.bases.kernels.tiles.MEASURED`."""
     try:
-        rows = of_folder(words, "blocks")
+        rows = of_folder(arguments, "blocks")
         if any("--small" in row["command"] for row in rows) or not rows:
-            raise ValueError(f"'{words[0]}' has no rows of a GPU")
+            raise ValueError(f"'{arguments[0]}' has no rows of a GPU")
         text = tune.source(
             measured(rows), f"{rows[0]['device']}, commit {rows[0]['commit']}, {rows[0]['date']}"
         )

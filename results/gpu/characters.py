@@ -148,12 +148,12 @@ def train(
         torch.stack(part).to(device)
         for part in zip(*datas[0].val_dataloader().dataset, strict=True)  # type: ignore[misc]
     )
-    found = _finish(runs, step, windows, training, left)
-    if found is None and failed:  # it would be so in another run too
+    finished = _finish(runs, step, windows, training, left)
+    if finished is None and failed:  # it would be so in another run too
         raise RuntimeError("; ".join([*failed, f"{loop}: too slow"]))
-    if found is None:
+    if finished is None:
         return None
-    losses, seconds = found
+    losses, seconds = finished
     tokens = training.batch_size * training.block_size
     floor = sum(_floor(run, tokens, training.block_size, ceilings(device)) for run in runs)
     return [
@@ -232,8 +232,10 @@ def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
     whole = [row for row in rows if row.get("loss")]
     said, spreads = [], [0.0]
     for name in METHODS:
-        if own := [row for row in whole if row["method"] == name]:
-            losses, ranks = ([float(row[key]) for row in own] for key in ("loss", "stable_rank"))
+        if of_method := [row for row in whole if row["method"] == name]:
+            losses, ranks = (
+                [float(row[key]) for row in of_method] for key in ("loss", "stable_rank")
+            )
             said.append(
                 f"{name} {statistics.mean(losses):.3f}/{statistics.mean(ranks):.0f}".replace(
                     " ", "\0"

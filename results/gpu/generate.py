@@ -182,7 +182,7 @@ def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
     """Summarize for each window and loop the tokens a second of each way."""
     said = []
     for window, loop in product(WINDOWS, ("python", "graph")):
-        own = [
+        here = [
             row
             for row in rows
             if row.get("token_ms") and (row["window"], row["loop"]) == (str(window), loop)
@@ -196,7 +196,7 @@ def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
         rates = [
             f"{names[row['layers'] if row['way'] == 'fused' else row['way']]} "
             f"{float(row['tokens_per_second']):,.0f}"
-            for row in own
+            for row in here
             if row["way"] != "default"
         ]
         if rates:

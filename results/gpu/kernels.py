@@ -242,15 +242,15 @@ def lines(rows: list[dict[str, str]]) -> list[str]:
     if not rows:
         return []
     wrong = [row for row in rows if row["agrees"] != "True"]
-    found = [f"{len(rows) - len(wrong)} of {len(rows)} cases agree with float64"]
+    said = [f"{len(rows) - len(wrong)} of {len(rows)} cases agree with float64"]
     largest: dict[str, float] = {}
     for row in rows:
         if row.get("error"):
             largest[row["dtype"]] = max(largest.get(row["dtype"], 0.0), float(row["error"]))
-    found.append(
+    said.append(
         "largest errors: " + ", ".join(f"{dtype} {error:.1e}" for dtype, error in largest.items())
     )
-    return found + [
+    return said + [
         f"not: {row['kernel']} {row['case']} {row['dtype']} {row.get('note', '')}"
         for row in wrong[:3]
     ]

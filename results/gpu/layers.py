@@ -192,8 +192,8 @@ def _group(
     for layer in sorted(working, key=lambda each: each.name == DENSE):
         case = _case(shape, tokens, start, layer.name, "eager")
         if not table.has(**case):
-            found = _found(layer, tokens, taken, layer.name, setting, layer.rival)
-            table.write(**case, peak_gb=peaks[layer.name] / GB, **found)
+            columns = _found(layer, tokens, taken, layer.name, setting, layer.rival)
+            table.write(**case, peak_gb=peaks[layer.name] / GB, **columns)
 
 
 def _peak(calls: _Calls, device: str) -> int:
@@ -262,7 +262,7 @@ def _compiled(
                 )
                 for which in (0, 1)
             ]
-            found = _found(layer, tokens, taken, "compiled", setting)
+            columns = _found(layer, tokens, taken, "compiled", setting)
             eager = statistics.median(taken[1]["eager"]) / statistics.median(taken[1]["compiled"])
             if not table.has(**case):
                 table.write(
@@ -270,7 +270,7 @@ def _compiled(
                     peak_gb=peak / GB,
                     compile_seconds=compile_seconds,
                     eager_to_compiled=eager,
-                    **found,
+                    **columns,
                 )
         except Exception as error:
             _failed(
@@ -290,21 +290,27 @@ def lines(rows: list[dict[str, str]]) -> list[str]:
         return []
     shape, tokens = done[0]["shape"], done[0]["tokens"]
     here = [row for row in done if (row["shape"], row["tokens"]) == (shape, tokens)]
-    own = [row for row in here if not row["layer"].startswith("peft")]
+    ours = [row for row in here if not row["layer"].startswith("peft")]
     said = [f"both passes, {shape}, {tokens} tokens, in a dense layer's times"]
     for start, run in (("alone", "eager"), ("update", "eager"), ("alone", "compiled")):
-        some = [row for row in own if (row["start"], row["run"]) == (start, run)]
+        some = [row for row in ours if (row["start"], row["run"]) == (start, run)]
         said += _listed(start if run == "eager" else run, some, "both_to_dense")
-    return said + _listed("to peft's", own, "both_to_peft")
+    return said + _listed("to peft's", ours, "both_to_peft")
 
 
 def _listed(what: str, rows: Sequence[dict[str, str]], column: str) -> list[str]:
     """Join as many layers as fit into one line; return none if there is no layer."""
-    short = {"BlockDCT": "Block", "lora_rank=8": "8", "rank=": "", " 0.5": " 1/2", " 0.1": " 1/10"}
+    shortened = {
+        "BlockDCT": "Block",
+        "lora_rank=8": "8",
+        "rank=": "",
+        " 0.5": " 1/2",
+        " 0.1": " 1/10",
+    }
     line = f"{what}:"
     for row in rows:
         name = row["layer"]
-        for long, brief in short.items():
+        for long, brief in shortened.items():
             name = name.replace(long, brief)
         if row.get(column) and len(longer := f"{line} {name} {float(row[column]):.2f},") < 80:
             line = longer

@@ -141,14 +141,14 @@ def _peak(run: "Run") -> int:
     run.optimizer.zero_grad()
     torch.cuda.synchronize()
     state = [value for each in run.optimizer.state.values() for value in each.values()]
-    own = sum(each.nbytes for each in (*run.model.parameters(), *run.model.buffers(), *state))
+    held = sum(each.nbytes for each in (*run.model.parameters(), *run.model.buffers(), *state))
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     run.step()
     torch.cuda.synchronize()
     added = torch.cuda.max_memory_allocated() - before
     run.optimizer.zero_grad()
-    return own + added
+    return held + added
 
 
 def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
@@ -157,7 +157,7 @@ def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
     It says thousands of tokens a second, from Python and compiled, the share of the peak, and
     memory.
     """
-    found = {
+    by_case = {
         (row.get("layers"), row.get("loop"), row.get("recompute")): row
         for row in rows
         if row.get("step_ms")
@@ -165,7 +165,7 @@ def lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
     said = []
     for name in METHODS:
         eager, again, fast = (
-            found.get((name, *key))
+            by_case.get((name, *key))
             for key in (("eager", "no"), ("eager", "yes"), ("compiled", "no"))
         )
         if eager is None:

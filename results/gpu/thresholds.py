@@ -91,15 +91,15 @@ def _measure(case: "Case", left: "list[Pair]", setting: Setting, table: Table) -
         return
     for pair in left:
         first, second = (times[key] for key in pair.keys)
-        found = ratio(first, second)
+        measured = ratio(first, second)
         table.write(
             **_columns(case, pair, setting),
             size=float(pair.size),
             first_ms=1e3 * statistics.median(first),
             second_ms=1e3 * statistics.median(second),
-            ratio=found.median,
-            low=found.low,
-            high=found.high,
+            ratio=measured.median,
+            low=measured.low,
+            high=measured.high,
             floor_ms=1e3 * case.floor(pair, ceilings(setting.device)),
         )
 

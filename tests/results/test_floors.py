@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from zoo.bases.blocks import block_layout
-from zoo.bases.kernels import floors
 from zoo.bases.cosine import dct_matrix
+from zoo.bases.kernels import floors
 from zoo.bases.seeds import generator
 from zoo.bases.selection import lowpass_order, random_support
 
@@ -26,7 +26,7 @@ def products(left, right, useful=None):
 
 
 def test_a_tile_is_made_of_what_is_counted():
-    """Each tile of W comes out of the bytes and multiply-adds that `tile` names, of a W made whole."""
+    """Each tile of W comes out of the bytes and multiply-adds that `tile` names, of a whole W."""
     left, right, k = dct_matrix(M), dct_matrix(N), 300
     plane = torch.zeros(M * N, dtype=torch.float64)
     plane[random_support(M, N, k, generator(0))] = 1.5
@@ -79,7 +79,7 @@ def test_a_box_holds_the_lowest_coefficients():
 
 
 def test_positions_are_what_an_encoding_takes():
-    """A bitmask is packed bits, int16 columns with the start of each row; the best is the shortest."""
+    """A bitmask is packed bits, int16 columns with each row's start; the best is the shortest."""
     k = 100
     support = random_support(M, N, k, generator(1))
     starts = torch.searchsorted(support, torch.arange(M + 1) * N).to(torch.int32)
@@ -181,9 +181,8 @@ def test_findings_of_the_page():
                     assert gain["DCT, every tile"] < 0.05
     assert floors.speedup("RowDCT, int16", 4096, 4096, 4096**2 // 8, 4) > 1.2
     assert floors.speedup("RowDCT, int16", 4096, 4096, 4096**2 // 20, 16) > 1.2
-    whole = floors.tile(
-        512, 128, 512 * 128 // 2, "random", 512, 128
-    )  # of the paper's model, on one of 132 processors
+    # Of the paper's model, on one of 132 processors.
+    whole = floors.tile(512, 128, 512 * 128 // 2, "random", 512, 128)
     assert 1e6 * whole.products / (floors.PRODUCTS / 132) == pytest.approx(8.4, abs=0.05)
     assert 1e6 * floors.seconds(floors.dense(512, 128, 4096)) == pytest.approx(3.2, abs=0.05)
     assert pytest.approx(14, abs=0.5) == 2 / floors.BANDWIDTH * floors.SLOTS  # of a dense weight

@@ -160,9 +160,8 @@ def test_peft(given, monkeypatch, every):
     given(lambda name: [2.0, 2.0] if name == "peft" else [1.0, 1.0])
     found = goals_peft.peft_pairs(quiet, [Batch(2, 3, every)], BERT)
     steps, peaks = found[::2], found[1::2]
-    limits = (
-        [1.0, 0.7, 0.7, 0.5, 0.5, 0.5, 0.5] if every else [1.0, 0.7, 0.5, 0.5]
-    )  # again, with recompute
+    # Again, with recompute.
+    limits = [1.0, 0.7, 0.7, 0.5, 0.5, 0.5, 0.5] if every else [1.0, 0.7, 0.5, 0.5]
     assert [each.goal for each in steps] == [each.goal for each in peaks] == limits
     for each in steps:
         own, peft = each.note.removesuffix(" trained").split(", ")[-1].split(" to ")
@@ -205,12 +204,15 @@ def test_turns_exclude_each_other(monkeypatch):
     for _ in range(5):
         took("fit", 100.0)
         turns.on_train_batch_end(None, None, None, None, 0)
-    assert turns.own == [200.0, 200.0] and turns.seconds == {"a": [2.0, 2.0], "b": [20.0, 20.0]}
+    assert turns.fit_seconds == [200.0, 200.0] and turns.seconds == {
+        "a": [2.0, 2.0],
+        "b": [20.0, 20.0],
+    }
     assert order == ["fit", "fit", "a", "a", "b", "b"] * 2 + ["fit"]
 
 
 def test_loops(monkeypatch, capfd):
-    """A real fit takes turns with both loops, says nothing and leaves the command line as it was."""
+    """A real fit takes turns with both loops, is silent and leaves the command line as it was."""
     import sys
 
     monkeypatch.setattr(sys, "argv", ["zoo", "bench"])
@@ -307,6 +309,5 @@ def test_goals_stand_beside_what_is_measured(place, capsys, monkeypatch):
     monkeypatch.setitem(project, "tokens per second", lambda say: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         command(["--json", "broken.json"])
-    assert (
-        len(json.loads(Path("broken.json").read_text())["rows"]) == 2
-    )  # what was measured before is there
+    # What was measured before is there.
+    assert len(json.loads(Path("broken.json").read_text())["rows"]) == 2

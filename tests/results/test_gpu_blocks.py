@@ -272,7 +272,7 @@ def test_a_search_starts_from_what_won_nearby():
 
 @pytest.mark.parametrize("seconds", [0, 30, 100, 1000])
 def test_the_seconds_are_shared_by_worth(seconds):
-    """All cases have their turn, and if each takes its share all is spent; the first has the most."""
+    """All cases have their turn; shares add up to all there is, and the first has the most."""
     left, shares, now = cases(small=False), [], float(seconds)
     while left:
         shares.append(blocks.share(left, now))

@@ -262,9 +262,8 @@ def test_a_graph_that_failed_is_not_tried_again(table, monkeypatch):
         monkeypatch.setattr(
             characters, "note", lambda error, device: Last("RuntimeError: capture failed")
         )
-        with pytest.raises(
-            RuntimeError, match="^graph: RuntimeError: capture failed$"
-        ):  # the eager loop is not begun
+        # The eager loop is not begun.
+        with pytest.raises(RuntimeError, match="^graph: RuntimeError: capture failed$"):
             characters.train(method, training_, lambda: 100.0)
 
 
@@ -318,9 +317,8 @@ def test_a_step_reads_nothing_back(name, monkeypatch):
     monkeypatch.setattr(
         training.optimizers, "build", lambda model, *rest: torch.optim.SGD(model.parameters())
     )
-    monkeypatch.setattr(
-        torch.optim.SGD, "step", lambda self: None
-    )  # AdamW's kernel is of a GPU or a CPU
+    # AdamW's kernel is of a GPU or a CPU.
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: None)
     method = METHODS[name]
     factory = partial(getattr(parameterizations, method.parameterization), **method.arguments)
     model = CharLM("abcdefgh", factory, block_size=8, layers=2, width=64, heads=2).to("meta")

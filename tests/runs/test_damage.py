@@ -132,7 +132,10 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
 """What is wrong with `last.ckpt`."""
 ONLY_FIT = ("a place", "no place")
 SETTINGS = ("a million layers", "wide", "heads", "a block", "layers in words")
-"""What only those read who make the network of a checkpoint's settings; others have the run's config for that."""
+"""What only those read who make a network of a checkpoint's settings.
+
+Others have the run's config for that.
+"""
 
 
 def with_tensors(

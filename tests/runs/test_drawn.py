@@ -31,12 +31,10 @@ theirs: Any = pytest.importorskip("peft")
 safetensors: Any = pytest.importorskip("safetensors.torch")
 
 pytestmark = [
-    pytest.mark.filterwarnings(
-        "ignore:.*is_gradient_checkpointing.*:FutureWarning"
-    ),  # peft calls it
-    pytest.mark.filterwarnings(
-        "ignore:Found missing adapter keys:UserWarning"
-    ),  # the bases, not per layer
+    # peft calls transformers by a name that is going away.
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
+    # peft looks for the bases in each layer.
+    pytest.mark.filterwarnings("ignore:Found missing adapter keys:UserWarning"),
 ]
 HEADS = (
     "albert",
@@ -56,7 +54,8 @@ CASES = [
     ("llama", False, LORA),
     ("roberta", True, RANDLORA),
 ]
-"""The architecture, whether layers of the head and the pooler, which is missing, have updates too, and which ones."""
+"""The architecture, whether layers of the head and the missing pooler have updates too, and which
+ones."""
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""`zoo export`: the same outputs from a plain model and from one small file; nothing half-written."""
+"""`zoo export`: equal outputs of a plain model and of one small file, and nothing half-written."""
 
 import functools
 import json
@@ -72,9 +72,8 @@ def test_dense_has_equal_logits(kind, factory, backbones, place):
     )
     assert not any(report.values())
     assert plain.config.id2label == {0: "entailment", 1: "not_entailment"}
-    torch.testing.assert_close(
-        plain.eval()(IDS).logits, logits(model), rtol=1e-4, atol=1e-4
-    )  # large, random updates
+    # Large, random updates.
+    torch.testing.assert_close(plain.eval()(IDS).logits, logits(model), rtol=1e-4, atol=1e-4)
     words = transformers.AutoTokenizer.from_pretrained("run/export-dense")("good film")["input_ids"]
     assert (
         words
@@ -107,7 +106,7 @@ def test_dense_of_a_network_that_is_not_from_the_hub(place):
 
 @pytest.mark.parametrize("factory", thinned(FACTORIES, 3))
 def test_adapter_holds_coefficients_and_head_only(factory, backbones, place):
-    """At most 4 bytes per trainable number and 64 KiB; read wherever a run is, with equal logits."""
+    """It has at most 4 bytes a number and 64 KiB; read wherever a run is, it gives equal logits."""
     model = classifier(backbones("bert"), parameterization=factory, targets=["*.layer.*"])
     assert main(["export", run(model), "--to", "safetensors"]) == 0
     path = Path("run/export-safetensors/adapter.safetensors")

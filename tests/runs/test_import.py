@@ -16,9 +16,8 @@ from zoo.__main__ import main
 from zoo.layers.convert import zoo_layers
 from zoo.runs import checkpoints, peft
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*is_gradient_checkpointing.*:FutureWarning"
-)  # peft calls it
+# peft calls transformers by a name that is going away.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 
 def peft_adapter(

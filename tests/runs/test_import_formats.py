@@ -27,9 +27,8 @@ from zoo.runs.updates import read
 from zoo.training.module import ZooModule
 
 pytestmark = [
-    pytest.mark.filterwarnings(
-        "ignore:.*is_gradient_checkpointing.*:FutureWarning"
-    ),  # peft calls it
+    # peft calls transformers by a name that is going away.
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
     pytest.mark.filterwarnings(
         "ignore:.*(tie_word_embeddings|save_embedding_layers|resized).*:UserWarning"
     ),
@@ -435,9 +434,8 @@ def test_training_starts_from_an_imported_adapter(backbones, glue, place, capsys
     assert {
         path: path.stat().st_mtime_ns for path in Path("runs/adapter").rglob("*") if path.is_file()
     } == before
-    assert (
-        main(["fit", "--ckpt_path", "runs/on/version_0", "--trainer.max_steps", "3"]) == 0
-    )  # a run as any other
+    # A run as any other.
+    assert main(["fit", "--ckpt_path", "runs/on/version_0", "--trainer.max_steps", "3"]) == 0
     summary = json.loads(Path("runs/on/version_0/summary.json").read_text())
     assert (summary["steps"], summary["resumed_at"]) == (3, 2)
     Path("runs/on/version_0/checkpoints/last.resume_3.pt").unlink()

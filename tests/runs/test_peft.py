@@ -1,4 +1,4 @@
-"""Parity with Hugging Face's peft: the same factors give the same update, and files go both ways."""
+"""Parity with Hugging Face's peft: equal factors give equal updates, and files go both ways."""
 
 import functools
 from pathlib import Path
@@ -25,12 +25,10 @@ transformers: Any = pytest.importorskip("transformers")
 safetensors: Any = pytest.importorskip("safetensors.torch")
 
 pytestmark = [
-    pytest.mark.filterwarnings(
-        "ignore:.*is_gradient_checkpointing.*:FutureWarning"
-    ),  # peft calls it
-    pytest.mark.filterwarnings(
-        "ignore:Could not find a config file:UserWarning"
-    ),  # of a net of ours
+    # peft calls transformers by a name that is going away.
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
+    # A network of this test has no config file.
+    pytest.mark.filterwarnings("ignore:Could not find a config file:UserWarning"),
 ]
 SHAPES = [(12, 12), (24, 12), (12, 24)]
 """Of a weight: square, tall, wide."""
@@ -104,9 +102,8 @@ def test_randlora_is_that_of_peft(which):
     assert p.num_bases == other.num_bases
     with torch.no_grad():
         p.basis_A.copy_(other.randlora_A["default"][:, 0])
-        columns = other.randlora_B["default"].flatten(
-            1
-        )  # column k N + n goes with row k of the n-th scaled A
+        # Column k N + n goes with row k of the n-th scaled A.
+        columns = other.randlora_B["default"].flatten(1)
         p.basis_B.copy_(columns.unflatten(1, (p.rank, p.num_bases)).mT.flatten(1))
         p.randlora_lambda.copy_(other.randlora_lambda["default"].mT)
         p.randlora_gamma.copy_(other.randlora_gamma["default"])
@@ -141,9 +138,8 @@ UPDATES = {
 }
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Found missing adapter keys:UserWarning"
-)  # the bases, once in place of per layer
+# The bases are there once, and not in each layer.
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys:UserWarning")
 @pytest.mark.parametrize("name", UPDATES)
 def test_peft_loads_what_is_written(name, tmp_path):
     factory, kind, error = UPDATES[name]

@@ -21,9 +21,8 @@ from zoo.runs import peft
 from zoo.runs.peft import lora, writing
 
 pytestmark = [
-    pytest.mark.filterwarnings(
-        "ignore:.*is_gradient_checkpointing.*:FutureWarning"
-    ),  # peft calls it
+    # peft calls transformers by a name that is going away.
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Could not find a config file:UserWarning"),
     pytest.mark.filterwarnings("ignore:Found missing adapter keys:UserWarning"),
 ]
@@ -102,7 +101,7 @@ def test_a_module_inside_of_one_that_ends_alike(tmp_path):
 
 
 def spoilt(monkeypatch: pytest.MonkeyPatch, key: str | None, factor: float = 1.001) -> None:
-    """Have the first tensor whose name ends so written wrong, or left out where there is no factor."""
+    """Have the first tensor whose name ends so written wrong, or left out if there is no factor."""
     write = writing.write_tensors
 
     def wrong(path: Path, tensors: dict[str, Tensor]) -> None:

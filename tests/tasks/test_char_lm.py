@@ -1,4 +1,4 @@
-"""The character task: the paper's model, the corpora, and windows that score every character once."""
+"""The character task: the paper's model, corpora, and windows that score every character once."""
 
 import functools
 import hashlib
@@ -116,9 +116,8 @@ def test_validation_loss_is_the_mean_over_characters(text):
     """Batched, padded scoring equals the mean of one cross-entropy a character; the usual units
     follow from it.
     """
-    data = CharData(
-        corpus=str(text), batch_size=64, block_size=5
-    )  # 81 windows in two batches, the last one ragged
+    # 81 windows in two batches, the last one ragged.
+    data = CharData(corpus=str(text), batch_size=64, block_size=5)
     model = CharLM(data.vocabulary, block_size=5, width=16, heads=2, layers=1).eval()
     torch.nn.init.normal_(model.net.head.weight)  # losses that differ between windows
     (before, _), (ids, ones) = data.encoded

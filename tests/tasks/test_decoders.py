@@ -27,7 +27,7 @@ METHODS = {
 
 @pytest.fixture
 def decode(backbones, text):
-    """Options that make a fit of a decoder of this kind with this parameterization take a second."""
+    """Return options with which a fit of a decoder of this kind takes a second."""
 
     def options(kind: str, method: str) -> list[str]:
         words = {
@@ -45,9 +45,8 @@ def decode(backbones, text):
     return options
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.*is_gradient_checkpointing.*:FutureWarning"
-)  # which peft asks transformers for
+# peft calls transformers by a name that is going away.
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 @pytest.mark.parametrize(
     ("kind", "method"),
     thinned(

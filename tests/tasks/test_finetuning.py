@@ -261,7 +261,7 @@ WEIGHTS = 2 * (2 * 32 * 32 + 2 * 32 * 48 + 2 * 32 * 32)  # of preset all: attent
     ],
 )
 def test_budgets_per_layer(name, own, tune, place, capsys):
-    """On 32 x 32: K exactly; LoRA's r (m + n), and RandLoRA's N (r + 32) with N r >= 32, at most."""
+    """On 32 x 32 K is exact; LoRA's r (m + n) and RandLoRA's N (r + 32), N r >= 32, are at most."""
     for setting, count in own.items():
         rows = params(capsys, *tune, f"{SWAP}={name}", f"{SWAP}.{setting}", config="glue.yaml")[
             "layers"

@@ -205,7 +205,7 @@ def test_the_hash_tells_data_apart(other: str) -> None:
 
 
 def test_the_hash_is_of_what_is_trained_on() -> None:
-    """Scores are float32, as which the hub stores them; how a file was laid out is no part of it."""
+    """Scores are float32, as the hub stores them; how a file was laid out is no part of it."""
     assert (
         SMALL.contents().sha256
         == dataclasses.replace(SMALL, skipped=3, revision="x").contents().sha256

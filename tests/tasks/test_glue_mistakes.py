@@ -365,9 +365,8 @@ def test_hub_from_a_cold_start(place: Path, tune: list[str], tmp_path: Path) -> 
         anyway, _ = run("--data.data_dir", "nowhere")
         seconds, error = run("--data.data_dir", "null")
     assert "hub cannot be reached" in error
-    assert (
-        seconds - anyway < 45 or seconds < 10
-    )  # it hangs for 60, and an idle machine takes 3 of them
+    # It hangs for 60, and an idle machine takes 3 of them.
+    assert seconds - anyway < 45 or seconds < 10
     assert list(place.iterdir()) == []
 
 

@@ -174,7 +174,10 @@ def test_what_a_task_lacks_is_said_in_one_line(name, old, new, words, mistake: M
 
 def test_a_loader_that_ends_for_good_ends_the_run(mistake, capsys):
     """Steps alone would never end it."""
-    new = "        if not hasattr(self, 'once'):\n            self.once = iter([next(iter(self.val_dataloader()))])\n"
+    new = (
+        "        if not hasattr(self, 'once'):\n"
+        "            self.once = iter([next(iter(self.val_dataloader()))])\n"
+    )
     config = write("my_once", LOADER, f"{new}        return self.once\n")
     assert main(["fit", "--config", config]) == 2
     assert (

@@ -58,14 +58,14 @@ class Case(NamedTuple):
 def cases(small: bool) -> list[Case]:
     """Return all cases in the order of their worth."""
     shapes, tokens = (REHEARSED[:1], REHEARSED[1]) if small else (SHAPES, TOKENS)
-    found = [
+    every = [
         Case(*shape, share, block, each)
         for shape in shapes
         for share in SHARES
         for block in BLOCKS[: 1 if small else None]
         for each in tokens
     ]
-    return sorted(found, key=lambda case: case.place)
+    return sorted(every, key=lambda case: case.place)
 
 
 @lru_cache
@@ -89,18 +89,18 @@ def judged(case: Case, row: Mapping, tiles: Tiles, peak: Ceilings) -> dict[str, 
 
     mine = floor(work(layout_of(case), case.tokens, DTYPE, tiles))
     ratio = row["dense"] / row["best"]
-    found: dict[str, Value] = {
+    columns: dict[str, Value] = {
         f"{name}_ms": row[name] for name in ("dense", "default", "best") if name in row
     }
-    found |= {
+    columns |= {
         "floor_ms": mine,
         "dense_floor_ms": floor(dense_work(case.rows, case.columns, case.tokens, DTYPE)),
     }
-    found |= {"floor_share": mine / row["best"], "ratio": ratio, "goal": "", "met": ""}
+    columns |= {"floor_share": mine / row["best"], "ratio": ratio, "goal": "", "met": ""}
     if case.tokens <= FEW:
-        found |= {"goal": GOALS[case.share], "met": ratio >= GOALS[case.share]}
+        columns |= {"goal": GOALS[case.share], "met": ratio >= GOALS[case.share]}
     others = {"default_tiles": text(row["usual"]), "best_tiles": text(tiles)}
-    return {**found, **others, "variants": row["variants"], "capability": row["capability"]}
+    return {**columns, **others, "variants": row["variants"], "capability": row["capability"]}
 
 
 def alike(case: Case, winners: Mapping[Case, Tiles]) -> list[Tiles]:
@@ -129,8 +129,8 @@ def winners_of(rows: Sequence[Row]) -> dict[Case, Tiles]:
 def measured(rows: Sequence[Row]) -> dict[Class, Tiles]:
     """Return the fastest tiles by the class of a call."""
     capability = {case_of(row): str(row["capability"]) for row in rows}
-    found = {}
+    tiles_of_class = {}
     for case, tiles in winners_of(rows).items():
         major, minor = map(int, capability[case].split("."))
-        found[class_of(layout_of(case), case.tokens, DTYPE, (major, minor))] = tiles
-    return found
+        tiles_of_class[class_of(layout_of(case), case.tokens, DTYPE, (major, minor))] = tiles
+    return tiles_of_class

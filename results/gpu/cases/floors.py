@@ -54,7 +54,7 @@ def ways(layer: Counts, tokens: int, both: bool) -> list[Work]:
     if both:
         moved += 8 * tokens * n + 2 * tokens * m + 8 * k + 4 * f
     passes = 3 if both else 1
-    found = [
+    works = [
         Work(
             2 * tokens * passes * m * n + (1 + both) * layer.build,
             moved + (10 if both else 4) * m * n,
@@ -62,8 +62,8 @@ def ways(layer: Counts, tokens: int, both: bool) -> list[Work]:
     ]
     if layer.adds is not None:
         base = m * n * (1 + both) if layer.update else 0
-        found.append(Work(2 * tokens * (layer.adds[both] + base), moved))
-    return found
+        works.append(Work(2 * tokens * (layer.adds[both] + base), moved))
+    return works
 
 
 def floor(layer: Counts, tokens: int, both: bool, rates: Ceilings) -> float:

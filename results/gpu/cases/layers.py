@@ -64,11 +64,11 @@ def layers_of(
         if names and spec.label not in names:
             continue
         try:
-            own = _zoo(spec, shape, where, update)
+            module = _zoo(spec, shape, where, update)
         except Exception as error:
             yield spec.label, note(error, device)
             continue
-        layer = Layer(spec.label, own, counts(own, update))
+        layer = Layer(spec.label, module, counts(module, update))
         if not update or names or spec.cls is Dense:
             yield layer
         elif spec.cls is BlockDCT:  # it has the DCT's count, rounded down to whole blocks
@@ -86,8 +86,8 @@ def _zoo(spec: Spec, shape: tuple[int, int], device: torch.device, update: bool)
         p = spec.cls(*shape, **spec.arguments)
     p.to_empty(device=device)
     p.reset_parameters(0.0 if update else shape[1] ** -0.5)
-    plain = linear(shape, device)
-    layer = ZooLinear(p, plain.bias, plain.weight.detach() if update else None)
+    dense = linear(shape, device)
+    layer = ZooLinear(p, dense.bias, dense.weight.detach() if update else None)
     frozen_bias(layer, update)
     return layer
 
@@ -112,16 +112,16 @@ def counts(layer: nn.Module, update: bool) -> Counts:
         p.shape,
         sum(each.numel() for each in layer.parameters() if each.requires_grad),
     )
-    found = Counts(
+    built = Counts(
         p.shape, trained, sum(each.numel() for each in layer.parameters()) - trained, update=update
     )
     if isinstance(p, BlockDCT | LoRA):
-        return found._replace(adds=(p.num_trainable, 3 * p.num_trainable))
+        return built._replace(adds=(p.num_trainable, 3 * p.num_trainable))
     if isinstance(p, RandLoRA):
         k, wide, d = p.num_bases * p.rank, max(m, n), min(m, n)
-        return found._replace(
-            frozen=found.frozen + wide * k + p.rank * d,
+        return built._replace(
+            frozen=built.frozen + wide * k + p.rank * d,
             build=2 * wide * k * d,
             adds=(k * (wide + d), k * (2 * wide + 3 * d)),
         )
-    return found
+    return built

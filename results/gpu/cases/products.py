@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from results.gpu.cases.floors import Counts, floor
 from results.gpu.cases.pairs import Case, Inputs, Pair, Shape, with_constant
@@ -59,15 +60,7 @@ def factors(shape: Shape, times: float, device: str) -> Case:
     tokens = max(1, round(times * equal))
     size = tokens * k * (4 * wide + 6 * d) / (4 * wide * k * d + 2 * tokens * wide * d)
 
-    def make() -> dict[str, Call]:
-        inputs, p = Inputs(shape, tokens, torch.bfloat16, device), RandLoRA(*shape).to(device)
-        base = torch.randn(shape, device=device)
-        return {
-            "factors": inputs.passes(lambda x: add_product(x, base, None, *p._factors()), p),
-            "built": inputs.passes(lambda x: F.linear(x, (base + p._weight()).to(x.dtype)), p),
-        }
-
-    of = Counts(
+    counts = Counts(
         shape,
         k + d * k // 8,
         shape[0] * shape[1] + wide * k + 8 * d,
@@ -75,41 +68,61 @@ def factors(shape: Shape, times: float, device: str) -> Case:
         (k * (wide + d), k * (2 * wide + 3 * d)),
         True,
     )
-    return Case(
-        "factors",
-        shape,
-        tokens,
-        "bfloat16",
-        "called",
-        [Pair("factors", "built", size)],
-        make,
-        lambda pair, rates: floor(of, tokens, True, rates),
-    )
+
+    def multiply(p: Any, x: Tensor, base: Tensor) -> Tensor:
+        return add_product(x, base, None, *p._factors())
+
+    # Under autocast `weight` would give W in float32, which the layer does not ask for.
+    return _update("factors", RandLoRA, counts, tokens, size, multiply, RandLoRA._weight, device)
 
 
 def lora(shape: Shape, tokens: int, device: str) -> Case:
     """Compare LoRA of rank 8 as an update, which never builds W, with W built."""
+    k = 8 * sum(shape)
+    counts = Counts(shape, k, shape[0] * shape[1], adds=(k, 3 * k), update=True)
+    kind = partial(LoRA, rank=8)
+    return _update("LoRA", kind, counts, tokens, tokens, LoRA.forward_update, LoRA.weight, device)
+
+
+def _update(
+    threshold: str,
+    kind: Callable[..., Any],
+    counts: Counts,
+    tokens: int,
+    size: float,
+    multiply: Callable[[Any, Tensor, Tensor], Tensor],
+    build: Callable[[Any], Tensor],
+    device: str,
+) -> Case:
+    """Compare an update by its factors with W built.
+
+    Args:
+        threshold: what the case is called.
+        kind: makes the parameterization of m and n.
+        counts: of the layer.
+        tokens: inputs at once.
+        size: by which the threshold goes.
+        multiply: of the parameterization, x and W0, without W.
+        build: of the parameterization.
+        device: "cuda" or "cpu".
+    """
 
     def make() -> dict[str, Call]:
-        inputs, p = Inputs(shape, tokens, torch.bfloat16, device), LoRA(*shape, rank=8).to(device)
-        base = torch.randn(shape, device=device)
+        inputs = Inputs(counts.shape, tokens, torch.bfloat16, device)
+        p, base = kind(*counts.shape).to(device), torch.randn(counts.shape, device=device)
         return {
-            "factors": inputs.passes(lambda x: p.forward_update(x, base), p),
-            "built": inputs.passes(lambda x: F.linear(x, (base + p.weight()).to(x.dtype)), p),
+            "factors": inputs.passes(lambda x: multiply(p, x, base), p),
+            "built": inputs.passes(lambda x: F.linear(x, (base + build(p)).to(x.dtype)), p),
         }
 
-    k = 8 * sum(shape)
-    of = Counts(shape, k, shape[0] * shape[1], adds=(k, 3 * k), update=True)
-    return Case(
-        "LoRA",
-        shape,
-        tokens,
-        "bfloat16",
-        "called",
-        [Pair("factors", "built", tokens)],
-        make,
-        lambda pair, rates: floor(of, tokens, True, rates),
-    )
+    pairs = [Pair("factors", "built", size)]
+    least = partial(_floor_of, counts, tokens)
+    return Case(threshold, counts.shape, tokens, "bfloat16", "called", pairs, make, least)
+
+
+def _floor_of(counts: Counts, tokens: int, pair: Pair, rates: Ceilings) -> float:
+    """Return the least seconds of both passes of a layer, whichever the pair."""
+    return floor(counts, tokens, True, rates)
 
 
 # ---- Ways within BlockDCT's product, and its kernel ----------------------------------------------
@@ -161,7 +174,7 @@ def _half(shape: Shape, tokens: int, device: str) -> Call:
 
 def _half_floor(shape: Shape, tokens: int) -> Callable[[Pair, Ceilings], float]:
     k = shape[0] * shape[1] // 2
-    return lambda pair, rates: floor(Counts(shape, k, 0, adds=(k, 3 * k)), tokens, True, rates)
+    return partial(_floor_of, Counts(shape, k, 0, adds=(k, 3 * k)), tokens)
 
 
 def kernel(shape: Shape, share: float, tokens: int, launch: str, device: str) -> Case:

@@ -26,7 +26,12 @@ THRESHOLDS = (
     Threshold("fft", "products", "zoo.bases.cosine", "FFT_FROM", True),
     Threshold("together", "alone", "zoo.layers.batched", "LARGEST", False),
     Threshold(
-        "factors", "built", "zoo.parameterizations.low_rank.randlora", "FACTORS_UP_TO", False, whole=False
+        "factors",
+        "built",
+        "zoo.parameterizations.low_rank.randlora",
+        "FACTORS_UP_TO",
+        False,
+        whole=False,
     ),
     Threshold("kernel", "product", "zoo.bases.kernels", "TOKENS", False),
     Threshold("row kernel", "kept", "zoo.bases.kernels.floors", "ROWS_PAY_FROM", True, whole=False),

@@ -49,16 +49,16 @@ def read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     return [dict(zip(columns, cells, strict=True)) for cells in lines[1:]]
 
 
-def of_folder(words: Sequence[str], name: str) -> list[dict[str, str]]:
+def of_folder(arguments: Sequence[str], name: str) -> list[dict[str, str]]:
     """Read the rows of a part's table, in the folder that a command line names.
 
     Raises:
         ValueError: if it names no folder or several, there is no such table, or it is damaged, in
             words for the user.
     """
-    if len(words) != 1:
+    if len(arguments) != 1:
         raise ValueError("give one FOLDER, the --out of results/gpu.sh")
-    path, part = Path(words[0]) / f"{name}.csv", PARTS[name]
+    path, part = Path(arguments[0]) / f"{name}.csv", PARTS[name]
     if not path.exists():
         raise ValueError(f"no '{path}': give the --out of results/gpu.sh")
     return read(path, [*part.case, *part.measured, *SOURCE])

@@ -45,7 +45,7 @@ def missing(requirements: list[Requirement], site: Path) -> list[Requirement]:
     So are those that they require in turn, of packages that have come from wheels into `site`, and
     of extras: pip has not seen to these.
     """
-    found, seen, left = [], set(), list(requirements)
+    lacking, seen, left = [], set(), list(requirements)
     while left:
         requirement = left.pop()
         marker = requirement.marker
@@ -55,14 +55,14 @@ def missing(requirements: list[Requirement], site: Path) -> list[Requirement]:
         try:
             installed = distribution(requirement.name)
         except PackageNotFoundError:
-            found.append(requirement)
+            lacking.append(requirement)
             continue
         # A vendor's build of a version, as 2.11.0a0+abc, is that version.
         if not requirement.specifier.contains(Version(installed.version).base_version):
-            found.append(requirement)
+            lacking.append(requirement)
         elif requirement.extras or Path(str(installed.locate_file(""))) == site:
             left += _in_turn(installed, requirement.extras)
-    return sorted(found, key=str)
+    return sorted(lacking, key=str)
 
 
 def _in_turn(installed: Distribution, extras: set[str]) -> Iterator[Requirement]:
