@@ -38,11 +38,16 @@ MOVED = {
 """Where modules are now that files of a user's own may import from their earlier place."""
 
 BY_FILE = re.compile(r"zoo\.parameterizations\.[a-z_]+\.([A-Z]\w*)")
-"""A parameterization by the file that it lay in, as checkpoints of networks made in Python once had it."""
+"""A parameterization by the file it lay in, as checkpoints of networks made in Python had it."""
 
 
 def path_today(path: Any) -> Any:
-    """Return the path by which a parameterization is known today; whatever else a file holds as it is."""
+    """Return the path by which a parameterization is known today, also in nested settings.
+
+    Whatever else a file holds stays as it is.
+    """
+    if isinstance(path, dict):
+        return {key: path_today(value) for key, value in path.items()}
     named = BY_FILE.fullmatch(path) if isinstance(path, str) else None
     return f"zoo.parameterizations.{named[1]}" if named else path
 

@@ -28,6 +28,8 @@ def test_a_parameterization_by_its_former_file_is_found():
     former = "zoo.parameterizations.dct.DCT"
     assert NOBODY.find(former, WeightParameterization, "a file") is DCT
     assert zoo.path_today(former) == zoo.path_today("zoo.parameterizations.DCT")
+    settings = {"a": {"class_path": former, "init_args": {"ratio": 0.5}}}
+    assert zoo.path_today(settings)["a"]["class_path"] == "zoo.parameterizations.DCT"
     for other in ("my.parameterizations.dct.DCT", "zoo.parameterizations.dct.DCT.x", 3, None):
         assert zoo.path_today(other) is other
 

@@ -19,6 +19,7 @@ from lightning.pytorch.cli import instantiate_module
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from zoo import path_today
 from zoo.bases.masks import Kept, pack
 from zoo.errors import UserError, options_called
 from zoo.files.paths import ADAPTER
@@ -196,7 +197,7 @@ def task_of(
     known = inspect.signature(task.__init__).parameters  # type: ignore[misc]
     settings = {key: value for key, value in settings.items() if key in known}
     trust.check_arguments(task, settings, where)
-    return task, settings
+    return task, path_today(settings)
 
 
 def check_sizes(path: Path, checkpoint: Mapping[str, Any], build: Callable[[], nn.Module]) -> None:
