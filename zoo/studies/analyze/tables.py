@@ -49,10 +49,17 @@ def flat(spectra: Data) -> Data:
 # ---- Runs ----------------------------------------------------------------------------------------
 
 
-def averages(run: Data, transform: str) -> pd.DataFrame:
-    """Return the averages of a run: of all its matrices, of each block and each kind of layer."""
+def averages(run: Data, transforms: Iterable[str]) -> pd.DataFrame:
+    """Return averages of a run: of all its matrices, of each block and each kind of layer."""
     rows = [
-        {"what": what, "name": name, **average, **flat(average["spectra"][transform])}
+        {
+            "transform": transform,
+            "what": what,
+            "name": name,
+            **average,
+            **flat(average["spectra"][transform]),
+        }
+        for transform in transforms
         for what, sets in run["averages"].items()
         for name, average in sets.items()
     ]
@@ -66,7 +73,7 @@ def averages_table(run: Data, transform: str) -> Table:
         Column("Matrices", lambda a: str(a.matrices)),
         *_measured(),
     ]
-    return Table(averages(run, transform), columns, f"{transform}: averages")
+    return Table(averages(run, [transform]), columns, f"{transform}: averages")
 
 
 def matrices_table(run: Data, transform: str) -> Table:
@@ -221,7 +228,7 @@ def verdict_cell(verdict: Data) -> Cell:
 def terminal_tables(run: Data) -> list[Table]:
     """Return ranks, measures and correlations of a run, as a terminal has room for them."""
     transforms = list(run["correlation"])
-    frames = [_by_kind(averages(run, transform), transform) for transform in transforms]
+    kinds = _by_kind(averages(run, transforms))
     ranks = [
         Column("", lambda a: a.kind, left=True),
         Column("matrices", lambda a: str(a.matrices)),
@@ -229,7 +236,7 @@ def terminal_tables(run: Data) -> list[Table]:
         Column("effective", fixed("effective_rank", 2)),
         Column("numerical", fixed("numerical_rank", 1)),
     ]
-    measures = [Column("", lambda a: a.line, left=True)]
+    measures = [Column("", lambda a: a.transform if a.what == "run" else f"  {a.kind}", left=True)]
     for header, measure in (("k90", "k90"), ("low 25 %", "low_25")):
         measures += [
             Column(header, fixed(f"{measure}_value")),
@@ -248,22 +255,23 @@ def terminal_tables(run: Data) -> list[Table]:
     correlated = correlations([run])
     correlated["first"] = ~correlated["transform"].duplicated()
     return [
-        Table(frames[0], ranks),
-        Table(pd.concat(frames), measures),
+        Table(kinds[kinds["transform"] == transforms[0]], ranks),
+        Table(kinds, measures),
         Table(correlated, pairs),
     ]
 
 
-def _by_kind(frame: pd.DataFrame, transform: str) -> pd.DataFrame:
+def _by_kind(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the averages of all matrices, and of each kind of layer if there are several."""
-    kinds = frame[frame["what"] == "kind"]
-    if len(kinds) == 1:
-        kinds = kinds[:0]
-    prefix = os.path.commonprefix(list(kinds["name"])).rpartition(".")[0]
-    names = [short(name.removeprefix(f"{prefix}.")) for name in kinds["name"]]
-    return pd.concat([frame[frame["what"] == "run"], kinds]).assign(
-        kind=["all", *names], line=[transform, *(f"  {name}" for name in names)]
-    )
+    kinds = frame.loc[frame["what"] == "kind", "name"].unique()
+    prefix = os.path.commonprefix(list(kinds)).rpartition(".")[0]
+    wanted = ["run", "kind"] if len(kinds) > 1 else ["run"]
+    shown = frame[frame["what"].isin(wanted)]
+    names = [
+        "all" if row.what == "run" else short(row.name.removeprefix(f"{prefix}."))
+        for row in shown.itertuples()
+    ]
+    return shown.assign(kind=names)
 
 
 def short(name: str) -> str:

@@ -27,16 +27,19 @@ UNEXPORTED = ["rank", "tuned", "diverged", "kinds_of_device"]
 
 def methods(comparison: Data) -> pd.DataFrame:
     """Return the numbers of a comparison's methods, a row each, in the order of the page."""
-    rows = [
-        {"comparison": comparison["name"], **_numbers(method)} for method in ordered(comparison)
-    ]
-    return pd.DataFrame(rows, dtype=object)
+    return pd.DataFrame(_rows(comparison), dtype=object)
 
 
 def exported(data: Data) -> pd.DataFrame:
     """Return what report.csv holds: the methods of all comparisons."""
-    frames = [methods(comparison) for comparison in data["comparisons"]]
-    return pd.concat(frames).drop(columns=UNEXPORTED)
+    rows = [row for comparison in data["comparisons"] for row in _rows(comparison)]
+    return pd.DataFrame(rows, dtype=object).drop(columns=UNEXPORTED)
+
+
+def _rows(comparison: Data) -> list[Data]:
+    return [
+        {"comparison": comparison["name"], **_numbers(method)} for method in ordered(comparison)
+    ]
 
 
 def _numbers(method: Data) -> Data:
