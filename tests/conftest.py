@@ -266,9 +266,12 @@ def refused(capsys: pytest.CaptureFixture[str], argv: list[str], *words: str) ->
     assert sorted(Path().rglob("*")) == before
 
 
-def cases(table: list[tuple[str, Any, list[str]]]) -> list[Any]:
-    """One test for each row of a table."""
-    return [pytest.param(what, words, id=name) for name, what, words in table]
+def cases(table: list[tuple[str, Any, list[str]]], often: int = 1) -> list[Any]:
+    """One test for each row of a table, of which every so many-th runs by default."""
+    return [
+        pytest.param(what, words, id=name, marks=pytest.mark.slow if i % often else ())
+        for i, (name, what, words) in enumerate(table)
+    ]
 
 
 class Mistake:

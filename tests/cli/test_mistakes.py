@@ -240,7 +240,7 @@ def trained(mistake: Mistake) -> Path:
     return Path(shutil.copy("runs/random/version_0/checkpoints/last.ckpt", "random.ckpt"))
 
 
-@pytest.mark.parametrize(("line", "words"), cases(COMMANDS))
+@pytest.mark.parametrize(("line", "words"), cases(COMMANDS, often=2))
 def test_command(line: str, words: list[str], mistake: Mistake) -> None:
     mistake(line, words)
 

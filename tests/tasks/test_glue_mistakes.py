@@ -136,7 +136,7 @@ def glue_mistake(place: Path, tune: list[str], capsys: pytest.CaptureFixture[str
     return Mistake(tune, capsys)
 
 
-@pytest.mark.parametrize(("line", "words"), cases(COMMANDS))
+@pytest.mark.parametrize(("line", "words"), cases(COMMANDS, often=3))
 def test_command(line: str, words: list[str], glue_mistake: Mistake) -> None:
     glue_mistake(line, words)
 
@@ -161,7 +161,7 @@ TABLES = [
 ]
 
 
-@pytest.mark.parametrize(("table", "words"), cases(TABLES))
+@pytest.mark.parametrize(("table", "words"), cases(TABLES, often=2))
 @pytest.mark.parametrize("split", ["train", "dev"])
 def test_table(table: str, words: list[str], split: str, glue: Path, glue_mistake: Mistake) -> None:
     shutil.copytree(glue / "RTE", "data/RTE")
@@ -266,7 +266,7 @@ def test_code_in_a_backbone_is_never_run(
     assert "y/N" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("damage", "words"), cases(FOLDERS))
+@pytest.mark.parametrize(("damage", "words"), cases(FOLDERS, often=3))
 def test_backbone(
     damage: Callable[[Path], object], words: list[str], backbones, glue_mistake: Mistake
 ) -> None:
