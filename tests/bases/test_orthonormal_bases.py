@@ -217,6 +217,8 @@ def test_blocks_of_hadamard_matrices_are_orthonormal(n, sizes):
         rows = block[block.abs().sum(1) > 0]
         assert torch.equal(rows, hadamard_matrix(size) / math.sqrt(size))
         at += size
+    constant = torch.block_diag(*(torch.ones(1, size).double() / math.sqrt(size) for size in sizes))
+    assert torch.equal(side[: len(sizes)], constant)  # the lowest frequency of each block first
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 13])
