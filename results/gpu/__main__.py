@@ -1,39 +1,37 @@
 """Measure zoo on the GPU of this machine, in the order of worth: `bash results/gpu.sh`."""
 
 import argparse
-import fcntl
-import hashlib
 import io
 import os
-import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
 from results.gpu import PARTS
 from results.gpu.frame import process, wheels
+from results.gpu.frame.folder import held, source_of
+from results.gpu.frame.options import (
+    Mistake,
+    check,
+    check_corpus,
+    check_device,
+    check_torch,
+    parser,
+)
 from results.gpu.frame.part import AGAIN
-from results.gpu.frame.rows import SOURCE, read
 from results.gpu.frame.setting import Setting
 
-ROOT = Path(__file__).parent.parent.parent
 LAST = 10.0
 """Seconds kept for the last table, half of them against all odds."""
 GRACE = 15.0
 """Seconds after its time at which a part that has not ended is killed."""
 RESTART = 12.0
 """Seconds that must be left for another process to go on, once an error has poisoned the device."""
-LONGEST = 10_000
-"""Minutes that a run may take, a week."""
-ROOM = 1 << 21
-"""Bytes that must be free where the tables are: more than all of them take."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that end a run."""
 
@@ -48,15 +46,15 @@ def main(words: Sequence[str] | None = None) -> int:
     start = time.time()
     try:
         with _stoppable():
-            options = _parser().parse_args(words)
-            _check(options)
+            options = parser().parse_args(words)
+            check(options)
             with _folder() as site:
                 _complete(options.wheels, site)
-                _import_torch()
-                source = _source(options)
-                _check_device(options)
-                _check_corpus(options)
-                with _open(options.out, source):
+                check_torch()
+                source = source_of(options.small)
+                check_device(options)
+                check_corpus(options)
+                with held(options.out, source):
                     return _measure(options, source, start + 60 * options.minutes)
     except Mistake as mistake:
         _say(f"gpu.sh: {mistake}", error=True)
@@ -64,10 +62,6 @@ def main(words: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         _say(f"gpu.sh: stopped by {stopped}; its rows are whole: run it again to go on", error=True)
         return 128 + stopped.number
-
-
-class Mistake(Exception):
-    """What a user has to mend, in one line."""
 
 
 class Stopped(BaseException):
@@ -113,83 +107,6 @@ def _folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def _say(text: str, error: bool = False) -> None:
-    """Print at once, and go on if nobody reads it any more: the tables are what a run is for."""
-    stream = sys.stderr if error else sys.stdout
-    try:
-        print(text, file=stream, flush=True)
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())  # else what is left in it raises again at exit
-        os.close(nowhere)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise Mistake(message)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="gpu.sh",
-        description="Measure zoo on the GPU of this machine; run again, it goes on.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"parts: {', '.join(PARTS)}\n"
-        "wheels, where torch, lightning, torchmetrics, transformers, peft, "
-        "tensorboard, einops and triton\n"
-        f"are installed and no more: {wheels.DOWNLOAD}",
-    )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        metavar="FOLDER",
-        default=os.environ.get("ZOO_DATA") or None,
-        help="that holds tinyshakespeare/input.txt; by default $ZOO_DATA",
-    )
-    parser.add_argument(
-        "--wheels", type=Path, metavar="FOLDER", help="of wheels for what is not installed"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FOLDER",
-        default=Path("gpu"),
-        help="of the tables; by default gpu",
-    )
-    parser.add_argument("--minutes", type=float, default=9.0, help="that it may take; by default 9")
-    parser.add_argument(
-        "--only", metavar="PARTS", default=",".join(PARTS), help="some parts, as kernels,layers"
-    )
-    parser.add_argument(
-        "--small", action="store_true", help="rehearse it all on the CPU, in two minutes"
-    )
-    return parser
-
-
-def _check(options: argparse.Namespace) -> None:
-    """Check what can be checked before torch is imported."""
-    options.only = list(
-        dict.fromkeys(name.strip() for name in options.only.split(",") if name.strip())
-    )
-    if unknown := [name for name in options.only if name not in PARTS]:
-        raise Mistake(f"--only has no part '{unknown[0]}': there are {', '.join(PARTS)}")
-    if not options.only:
-        raise Mistake(f"--only names no part: there are {', '.join(PARTS)}")
-    if not 0 < options.minutes <= LONGEST:
-        raise Mistake(f"--minutes must be above 0 and at most {LONGEST}, got {options.minutes}")
-    for name in ("data", "wheels"):
-        folder = getattr(options, name)
-        if folder is not None and not Path(folder).is_dir():
-            raise Mistake(f"--{name} '{folder}' is no folder")
-    corpus = None if options.data is None else Path(options.data) / "tinyshakespeare" / "input.txt"
-    if corpus is not None and not corpus.is_file():
-        raise Mistake(f"--data '{options.data}' has no tinyshakespeare/input.txt")
-    if corpus is None and not options.small and "characters" in options.only:
-        raise Mistake(
-            "the part characters needs --data FOLDER, one that holds tinyshakespeare/input.txt"
-        )
-
-
 def _complete(folder: Path | None, site: Path) -> None:
     """Add what this machine lacks to the path of this process and of those that it starts."""
     for _ in range(5):  # a wheel may ask for another
@@ -209,135 +126,21 @@ def _complete(folder: Path | None, site: Path) -> None:
         if str(site) not in sys.path:
             sys.path.insert(0, str(site))
             os.environ["PYTHONPATH"] = os.pathsep.join(
-                [str(site), os.environ.get("PYTHONPATH", str(ROOT))]
+                [str(site), os.environ.get("PYTHONPATH", str(wheels.ROOT))]
             )
     names = ", ".join(map(str, lacking))
     raise Mistake(f"the wheels of '{folder}' do not fit each other: {names} is still missing")
 
 
-def _import_torch() -> None:
-    """Import torch, which is there; whether it works is another question."""
+def _say(text: str, error: bool = False) -> None:
+    """Print at once, and go on if nobody reads it any more: the tables are what a run is for."""
+    stream = sys.stderr if error else sys.stdout
     try:
-        import torch  # noqa: F401
-    except (ImportError, OSError) as error:
-        raise Mistake(f"torch cannot be imported: {(str(error).splitlines() or [''])[0]}") from None
-
-
-def _check_corpus(options: argparse.Namespace) -> None:
-    """Check that the corpus is what it is called."""
-    if options.data is None or "characters" not in options.only:
-        return
-    from tasks.text.corpus import tinyshakespeare
-    from zoo.errors import UserError
-
-    try:
-        tinyshakespeare(str(options.data))
-    except UserError as error:
-        raise Mistake(f"--data: {error}") from None
-
-
-def _check_device(options: argparse.Namespace) -> None:
-    """Check that there is a GPU with enough memory."""
-    import torch
-
-    if options.small:
-        return
-    if torch.version.cuda is None:
-        raise Mistake(
-            f"torch {torch.__version__} has no CUDA: install one that has, or give --small"
-        )
-    if not torch.cuda.is_available():
-        raise Mistake("no GPU is at hand: give --small to rehearse on the CPU")
-    free, needed = torch.cuda.mem_get_info()[0], max(PARTS[name].memory for name in options.only)
-    if free < needed:
-        most = [name for name in options.only if PARTS[name].memory > free]
-        raise Mistake(
-            f"{free / 1e9:.0f} GB of the GPU are free, {needed / 1e9:.0f} are needed: "
-            f"leave {', '.join(most)} out of --only"
-        )
-
-
-def _source(options: argparse.Namespace) -> dict[str, str]:
-    """Return the columns that tell where a row comes from."""
-    import torch
-
-    from zoo.provenance import device_name
-
-    device = device_name(
-        torch.device("cpu" if options.small else "cuda" if torch.cuda.is_available() else "cpu")
-    )
-    command = "bash results/gpu.sh" + " --small" * options.small
-    return {
-        "command": command,
-        "commit": _commit(),
-        "device": f"{device}, torch {torch.__version__}",
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-
-
-@contextmanager
-def _open(out: Path, source: dict[str, str]) -> Iterator[None]:
-    """Hold the folder of the tables for this run.
-
-    Rows that it has already must be of this commit and device.
-    """
-    for name, part in PARTS.items():
-        try:
-            rows = read(out / f"{name}.csv", [*part.case, *part.measured, *SOURCE])
-        except ValueError as error:
-            raise Mistake(f"--out: {error}: move it away, or give another folder") from None
-        for row in rows:
-            for column in ("command", "commit", "device"):
-                if row[column] != source[column]:
-                    raise Mistake(
-                        f"--out '{out}' has rows of another {column}, '{row[column]}': "
-                        "give another folder"
-                    )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        number = os.open(out, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise Mistake(f"--out '{out}': {error.strerror}") from None
-    try:
-        if not os.access(out, os.W_OK | os.X_OK):
-            raise Mistake(f"--out '{out}' cannot be written: give another folder")
-        if shutil.disk_usage(out).free < ROOM:
-            raise Mistake(f"--out '{out}' is on a full disk: give another folder")
-        try:
-            # The folder is locked, since no file of it is more than a table.
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Mistake(
-                f"--out '{out}' is being written by another run: give another folder"
-            ) from None
-        except OSError:
-            pass  # no locks on this file system
-        yield
-    finally:
-        os.close(number)
-
-
-def _commit() -> str:
-    """Name the code that is measured: its commit, or a hash where that does not say it all.
-
-    The code of a tree that has changed, or that was copied without its repository, is told from
-    another's by the hash.
-    """
-    from zoo.provenance import commit
-
-    known = commit()
-    if known is not None and not known.endswith("+"):
-        return known
-    digest = hashlib.sha256()
-    for folder, pattern in (
-        ("zoo", "*.py"),
-        ("tasks", "*.py"),
-        ("results/gpu", "*.py"),
-        ("configs", "*.yaml"),
-    ):
-        for path in sorted((ROOT / folder).rglob(pattern)):
-            digest.update(path.read_bytes())
-    return f"{known or ''} sources {digest.hexdigest()[:7]}".lstrip()
+        print(text, file=stream, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # else what is left in it raises again at exit
+        os.close(nowhere)
 
 
 def _measure(options: argparse.Namespace, source: dict[str, str], end: float) -> int:

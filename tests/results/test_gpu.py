@@ -20,7 +20,7 @@ import pytest
 
 from results.gpu import PARTS, Part
 from results.gpu import __main__ as command
-from results.gpu.frame import process
+from results.gpu.frame import folder, options, process
 from results.gpu.frame.part import AGAIN
 from results.gpu.frame.rows import Table
 from results.gpu.frame.rows import read as rows_of
@@ -120,7 +120,7 @@ def test_rows_of_another_commit_or_device_are_not_gone_on_with(place, capsys):
 )
 def test_code_that_no_commit_names_is_told_by_its_hash(monkeypatch, known, pattern):
     monkeypatch.setattr("zoo.provenance.commit", lambda: known)
-    assert re.fullmatch(pattern, command._commit())
+    assert re.fullmatch(pattern, folder._commit())
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,9 @@ def test_code_that_no_commit_names_is_told_by_its_hash(monkeypatch, known, patte
     ],
 )
 def test_a_damaged_table_is_a_mistake_and_stays_as_it_is(place, capsys, monkeypatch, damage):
-    monkeypatch.setattr(command, "PARTS", {"kernels": Part(1, 0, ("size", "way"), ("ms",))})
+    parts = {"kernels": Part(1, 0, ("size", "way"), ("ms",))}
+    for module in (command, folder, options):
+        monkeypatch.setattr(module, "PARTS", parts)
     path = place / "kernels.csv"
     for size in (1, 2, 3):
         table(path).write(size=size, way="x", ms=1.0)
@@ -276,7 +278,7 @@ def test_a_part_ends_with_the_process_that_started_it(tmp_path):
 
 
 def test_a_signal_ends_the_run_in_one_line(place, capsys, monkeypatch):
-    monkeypatch.setattr(command, "_check", lambda options: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(command, "check", lambda options: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     assert command.main(["--small"]) == 128 + signal.SIGTERM
     said = capsys.readouterr().err
@@ -341,7 +343,8 @@ def test_a_part_that_fails_is_named_and_the_next_one_runs(place, capsys, monkeyp
     parts = {name: Part(1, 0, ("size",), ("ms",)) for name in ("fails", "ends")}
     (place / "results").mkdir()
     monkeypatch.setattr("results.gpu.PARTS", parts)
-    monkeypatch.setattr(command, "PARTS", parts)
+    for module in (command, folder, options):
+        monkeypatch.setattr(module, "PARTS", parts)
     monkeypatch.setattr("results.gpu.frame.summary.PARTS", {})
     started = []
 
@@ -361,8 +364,8 @@ def test_a_poisoned_process_is_followed_by_another_while_there_is_time(
 ):
     ends = [process.Ended(AGAIN, "RuntimeError: an illegal memory access"), process.Ended(0, "")]
     monkeypatch.setattr(command.process, "run", lambda *rest: ends.pop(0))
-    options = command._parser().parse_args(["--small", "--out", str(tmp_path)])
-    why = command._part("kernels", left, left + 15, options, dict.fromkeys(SOURCE, "x"))
+    given = command.parser().parse_args(["--small", "--out", str(tmp_path)])
+    why = command._part("kernels", left, left + 15, given, dict.fromkeys(SOURCE, "x"))
     assert len(ends) == 2 - runs and why == (
         "" if runs == 2 else "RuntimeError: an illegal memory access"
     )
