@@ -1,9 +1,11 @@
-"""Paths: in short, and from the root on."""
+"""Paths: in short, from the root on, and which arguments are or lead to one."""
 
 import os
 import re
 from pathlib import Path
 from typing import Any
+
+from zoo.files.plain import strings_in
 
 ADAPTER = "adapter.safetensors"
 """A run in one file, as `zoo export --to safetensors` writes it."""
@@ -16,6 +18,8 @@ WEAK = re.compile(
     r"best|adapter|version_\d+|checkpoint-\d+|export-(dense|peft|safetensors)"
 ).fullmatch
 """and those that say something of what they are in."""
+PATHLIKE = re.compile(r"(^|_)(dir|dirpath|path|file|filename|folder|root)(_|$)|dir$|path$")
+"""Names of arguments that take a path."""
 
 
 def nickname(path: str, parts: int = 1) -> str:
@@ -54,3 +58,22 @@ def anchored(value: Any) -> Any:
     except (OSError, ValueError):  # a name that no file can have
         return value
     return os.path.abspath(value) if there else value
+
+
+def path_outside(key: str, value: Any, inside: Path | None) -> str | None:
+    """Find the first string in an argument that may be a path outside a folder."""
+    for text in strings_in(value):
+        if inside is not None and Path(os.path.realpath(text)).is_relative_to(
+            os.path.realpath(inside)
+        ):
+            continue
+        # Such a file lies in a folder that is named apart.
+        bare = key in ("filename", "file_name") and os.path.basename(text) == text
+        looks = (
+            text.startswith(("/", "~", "\\"))
+            or ".." in Path(text).parts
+            or re.search(r"://|\$", text)
+        )
+        if looks or PATHLIKE.search(key) and not bare:
+            return text
+    return None

@@ -1,6 +1,7 @@
 """Plain data from JSON and YAML that anyone may have written: within bounds, and each key once."""
 
 import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 DEEPEST, MOST, BITS = 60, 1_000_000, 2048
@@ -122,6 +123,18 @@ def parse_yaml(text: str) -> Any:
         raise Damaged("a value that is none of its kind") from None
     check_bounds(value)
     return value
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    """List the texts in plain data, without the keys of mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from strings_in(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from strings_in(each)
 
 
 def _check_keys(root: Any, loading: Any) -> None:

@@ -7,24 +7,23 @@ subclass of what its place takes. Strings prove nothing: `zoo.x.os.system` begin
 folder called `tasks` may be anybody's.
 """
 
-import dataclasses
 import importlib
 import importlib.util
-import inspect
 import os
 import re
 import shlex
 import sys
-import types
-import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from zoo import path_today
 from zoo.errors import UserError
-from zoo.files.plain import parse_yaml
+from zoo.files.argument_types import ArgumentType, argument_types
+from zoo.files.paths import path_outside
+from zoo.files.plain import parse_yaml, strings_in
 from zoo.provenance import PACKAGE
 
 OPTION = "--trust"
@@ -43,8 +42,6 @@ PLACES = re.compile(
 WORD = re.compile(r"[\w-]+(:\d+)?")
 """How a strategy, an accelerator or a profiler is named that needs no class."""
 NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?\.?(inf|nan)", re.IGNORECASE)
-PATHLIKE = re.compile(r"(^|_)(dir|dirpath|path|file|filename|folder|root)(_|$)|dir$|path$")
-"""Names of arguments that take a path."""
 
 
 class Untrusted(UserError):
@@ -75,7 +72,7 @@ class Trust:
             if PLACES.fullmatch(key):
                 typed += [
                     text
-                    for text in _strings(_parsed(value if equals else after))
+                    for text in strings_in(_parsed(value if equals else after))
                     if DOTTED.fullmatch(text)
                 ]
         return cls(tuple(names), tuple(typed), tuple(argv))
@@ -181,7 +178,7 @@ class Trust:
         cls = self.find(path, wanted, where, inside is not None)
         loose = cls.__module__.partition(".")[0] not in LIBRARIES or self._opted(path) is not None
         for key, value in () if loose else arguments.items():
-            if outside := _leads_outside(str(key), value, inside):
+            if outside := path_outside(str(key), value, inside):
                 said = (
                     f"{where} gives {path} the {key} {_shown(outside)}, which leads out of the run"
                 )
@@ -193,97 +190,60 @@ class Trust:
         self, cls: type, arguments: Mapping[str, Any], where: str, inside: Path | None = None
     ) -> None:
         """Check the arguments of a class, by name; otherwise as `check`."""
-        hints = _hints(cls)
+        types = argument_types(cls)
         for key, value in arguments.items():
             if not (isinstance(key, str) and key.isidentifier()):
                 raise UserError(
                     f"{where} gives {cls.__name__} an argument {_shown(key)}: use another one"
                 )
-            self._check_value(value, hints.get(key, Any), f"{where}: {key}", inside)
-
-    def _check_text(self, text: str, where: str, inside: Path | None) -> None:
-        """Check a text that stands where anything may: jsonargparse reads it as YAML."""
-        value = _parsed(text)
-        if isinstance(value, Mapping | list):
-            self._check_value(value, Any, where, inside)
+            self._check_value(value, types.get(key, Any), f"{where}: {key}", inside)
 
     def _check_value(self, value: Any, hint: Any, where: str, inside: Path | None) -> None:
         """Check a value for a type: wherever that takes a class, a string is the name of one."""
-        kinds = list(_alternatives(hint))
-        classes = tuple(kind for kind in map(_class_of, kinds) if kind is not None)
+        wanted = ArgumentType(hint)
         if isinstance(value, str):
-            takes_text = any(
-                kind in (str, bytes)
-                or typing.get_origin(kind) is typing.Literal
-                or isinstance(kind, type)
-                and issubclass(kind, Path)
-                for kind in kinds
-            )
-            literals = [kind for kind in kinds if typing.get_origin(kind) is typing.Literal]
-            legal = [str(each) for kind in literals for each in typing.get_args(kind)]
-            if (
-                legal
-                and not classes
-                and str not in kinds
-                and value not in legal
-                and not NUMBER.fullmatch(value)
-            ):
-                raise UserError(
-                    f"{where} is {_shown(value)}, and must be {' or '.join(legal)}: use another one"
-                )
-            if classes and os.path.lexists(value):  # jsonargparse would read it as a config
-                raise UserError(
-                    f"{where} is {_shown(value)}, and a file here is called so, too: go to another "
-                    "folder"
-                )
-            if classes and not (takes_text and WORD.fullmatch(value)):
-                self.check(value, classes, where, inside)
-            elif any(kind in (Any, object) for kind in kinds):
-                self._check_text(value, where, inside)
-            elif not classes and not takes_text and not NUMBER.fullmatch(value):
-                raise UserError(f"{where} is the text {_shown(value)}: use another one")
+            self._check_text(value, wanted, where, inside)
         elif isinstance(value, Mapping):
-            fields = next(
-                (
-                    kind
-                    for kind in kinds
-                    if dataclasses.is_dataclass(kind) and isinstance(kind, type)
-                ),
-                None,
-            )
-            if "class_path" in value:
-                self.check(value, classes or (object,), where, inside)
-            elif fields is not None:
-                self.check_arguments(fields, value, where, inside)
-            elif classes and not any(
-                kind in (dict, Any, object) or typing.get_origin(kind) is dict for kind in kinds
-            ):
-                raise UserError(
-                    f"{where} is {_shown(value)}, which names no class: use another one"
-                )
-            else:
-                items = next(
-                    (typing.get_args(kind)[1] for kind in kinds if len(typing.get_args(kind)) == 2),
-                    Any,
-                )
-                for key, each in value.items():
-                    if not isinstance(key, str):
-                        raise UserError(f"{where} has the key {_shown(key)}: use another one")
-                    self._check_value(each, items, f"{where}.{key}", inside)
+            self._check_mapping(value, wanted, where, inside)
         elif isinstance(value, list | tuple):
-            items = next(
-                (
-                    args[0]
-                    for kind in kinds
-                    if typing.get_origin(kind) is not typing.Literal
-                    and (args := typing.get_args(kind))
-                ),
-                Any,
-            )
             for each in value:
-                self._check_value(each, items, where, inside)
-        elif not isinstance(value, bool | int | float | types.NoneType):
+                self._check_value(each, wanted.items, where, inside)
+        elif not isinstance(value, bool | int | float | NoneType):
             raise UserError(f"{where} is {_shown(value)}: use another one")
+
+    def _check_text(self, text: str, wanted: ArgumentType, where: str, inside: Path | None) -> None:
+        is_number = NUMBER.fullmatch(text) is not None
+        if wanted.takes_words_alone and text not in wanted.words and not is_number:
+            legal = " or ".join(wanted.words)
+            raise UserError(f"{where} is {_shown(text)}, and must be {legal}: use another one")
+        if wanted.classes and os.path.lexists(text):  # jsonargparse would read it as a config
+            raise UserError(
+                f"{where} is {_shown(text)}, and a file here is called so, too: go to another "
+                "folder"
+            )
+        if wanted.classes and not (wanted.takes_text and WORD.fullmatch(text)):
+            self.check(text, wanted.classes, where, inside)
+        elif wanted.takes_anything:  # jsonargparse reads it as YAML
+            value = _parsed(text)
+            if isinstance(value, Mapping | list):
+                self._check_value(value, Any, where, inside)
+        elif not (wanted.classes or wanted.takes_text or is_number):
+            raise UserError(f"{where} is the text {_shown(text)}: use another one")
+
+    def _check_mapping(
+        self, value: Mapping[Any, Any], wanted: ArgumentType, where: str, inside: Path | None
+    ) -> None:
+        if "class_path" in value:
+            self.check(value, wanted.classes or (object,), where, inside)
+        elif wanted.dataclass is not None:
+            self.check_arguments(wanted.dataclass, value, where, inside)
+        elif wanted.classes and not wanted.takes_mapping:
+            raise UserError(f"{where} is {_shown(value)}, which names no class: use another one")
+        else:
+            for key, each in value.items():
+                if not isinstance(key, str):
+                    raise UserError(f"{where} has the key {_shown(key)}: use another one")
+                self._check_value(each, wanted.values, f"{where}.{key}", inside)
 
 
 NOBODY = Trust()
@@ -380,81 +340,12 @@ def _parts(spec: Any, where: str) -> tuple[Any, Mapping[str, Any]]:
     return spec["class_path"], arguments
 
 
-def _hints(cls: type) -> dict[str, Any]:
-    """Find the types of a class' arguments, of those that it hands on to its parents too."""
-    found: dict[str, Any] = {}
-    for base in reversed(cls.__mro__):
-        if "__init__" in vars(base) and base is not object:
-            try:
-                hints = typing.get_type_hints(base.__init__)  # type: ignore[misc]
-            except Exception:  # names that are imported for type checkers only
-                hints = {}
-            names = inspect.signature(base.__init__).parameters  # type: ignore[misc]
-            found |= {name: hints.get(name, Any) for name in names}
-    return found
-
-
-def _alternatives(hint: Any) -> Iterable[Any]:
-    """List the members of a union, or the type itself."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        for each in typing.get_args(hint):
-            yield from _alternatives(each)
-    else:
-        yield hint
-
-
-def _class_of(kind: Any) -> type | None:
-    """Say what a class must inherit from to stand in a place of a type; None where no class can."""
-    origin = typing.get_origin(kind)
-    if origin is Callable or kind is Callable:
-        returned = typing.get_args(kind)[-1:]
-        return returned[0] if returned and isinstance(returned[0], type) else object
-    if origin is type or kind is type:
-        return object
-    if not isinstance(kind, type) or dataclasses.is_dataclass(kind) or origin is not None:
-        return None
-    if kind in (object, Any):  # the latter is a class, too
-        return None
-    plain = (str, bytes, int, float, bool, types.NoneType, dict, list, tuple, set, Path, complex)
-    return None if issubclass(kind, plain) else kind
-
-
-def _leads_outside(key: str, value: Any, inside: Path | None) -> str | None:
-    """Find the first string in an argument that may be a path outside a folder."""
-    for text in _strings(value):
-        if inside is not None and Path(os.path.realpath(text)).is_relative_to(
-            os.path.realpath(inside)
-        ):
-            continue
-        # Such a file lies in a folder that is named apart.
-        bare = key in ("filename", "file_name") and os.path.basename(text) == text
-        looks = (
-            text.startswith(("/", "~", "\\"))
-            or ".." in Path(text).parts
-            or re.search(r"://|\$", text)
-        )
-        if looks or PATHLIKE.search(key) and not bare:
-            return text
-    return None
-
-
 def _parsed(text: str) -> Any:
     """Read a text as YAML; gives the text if it is none."""
     try:
         return parse_yaml(text)
     except ValueError:
         return text
-
-
-def _strings(value: Any) -> Iterable[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from _strings(each)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _strings(each)
 
 
 def _shown(value: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 
 from zoo.errors import UserError
-from zoo.files.trust import PATHLIKE
+from zoo.files.paths import PATHLIKE
 
 LARGEST_BATCH = 2**16
 """Examples of a process in a step that may be asked for; more is a slip of the finger."""

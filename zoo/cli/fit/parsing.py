@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, NoReturn, Optional, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any, Literal, NoReturn, Optional, get_args, get_origin, get_type_hints
 
 from jsonargparse import Namespace
 from jsonargparse import Path as ConfigPath
@@ -16,6 +16,7 @@ from zoo.cli.fit import messages
 from zoo.errors import UserError
 from zoo.files import trust
 from zoo.files.access import read_text
+from zoo.files.argument_types import alternatives
 from zoo.files.plain import Twice, parse_yaml
 from zoo.files.trust import Trust
 
@@ -163,7 +164,7 @@ def check_nulls(
         return
     known = {} if cls is None else _settings(cls)
     for key, each in pairs.items():
-        kinds = _kinds(known.get(key, Any))
+        kinds = list(alternatives(known.get(key, Any)))
         if (
             each is None
             and f"{where}.{key}" not in linked
@@ -180,11 +181,6 @@ def _in_words(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return str(list(get_args(kind)))
     return str(kind) if get_args(kind) else getattr(kind, "__name__", str(kind))
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    """List the types of a union, or the type itself."""
-    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def _settings(cls: type) -> dict[str, Any]:

@@ -25,9 +25,9 @@ from lightning.pytorch import Trainer
 from zoo.cli.fit.config_files import configs_of, given_settings
 from zoo.errors import UserError
 from zoo.files.access import read_yaml
-from zoo.files.paths import anchored
+from zoo.files.paths import PATHLIKE, anchored
 from zoo.files.plain import parse_yaml
-from zoo.files.trust import OURS, PATHLIKE, Trust, imported
+from zoo.files.trust import OURS, Trust, imported
 from zoo.runs import checkpoints
 from zoo.training.callbacks import Checkpoint, SpectralEnergy, StableRank
 from zoo.training.module import ZooData, ZooModule
