@@ -309,11 +309,12 @@ def fitted(runs: Path = RUN) -> dict[str, Any]:
             key: summary[key]
             for key in ("loss", "best", "best_step", "metrics", "stable_rank", "steps")
         },
+        # Which holds nothing when nobody lives.
         "names of files": {
             str(p.relative_to(folder))
             for p in folder.rglob("*")
             if "tfevents" not in p.name and p.name != ".lock"
-        },  # which holds nothing when nobody lives
+        },
         "curves": {
             (v.tag, step, v.simple_value)
             for v, step in values
@@ -464,11 +465,8 @@ def main() -> int:
     )
     parser.add_argument("--jobs", type=int, default=2, help="commands at a time")
     options = parser.parse_args()
-    os.environ |= {
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1",
-    }  # before torch comes
+    # Before torch comes.
+    os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     chosen = [case for case in cases() if case.name.startswith(tuple(options.only.split(",")))]
     for begin, modules in IMPORTS.items():
         if any(case.name.startswith(begin) for case in chosen):

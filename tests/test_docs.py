@@ -83,9 +83,8 @@ def named(backbones, glue):
                 return [str(backbones("bert"))]
             assert main(["export", TUNED, "--to", "dense", "--output", "after"]) == 0
             return ["after"]
-        return [
-            "my_sweep.yaml" if word == "char_lm_sweep.yaml" else word
-        ]  # which has 6 methods in place of 27
+        # Which has 6 methods in place of 27.
+        return ["my_sweep.yaml" if word == "char_lm_sweep.yaml" else word]
 
     return make
 

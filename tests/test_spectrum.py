@@ -65,10 +65,8 @@ def test_energy_share():
 
 def test_spectral_energy_of_a_known_plane():
     plane = torch.zeros(8, 8)
-    plane[0, 0], plane[7, 7] = (
-        3.0,
-        1.0,
-    )  # 90 % and 10 % of the energy, first and last in zigzag order
+    # 90 % and 10 % of the energy, first and last in zigzag order.
+    plane[0, 0], plane[7, 7] = (3.0, 1.0)
     found = spectral_energy(plane)
     assert {key: found[key] for key in ("k50", "k90", "k99")} == {
         "k50": 1 / 64,

@@ -123,9 +123,8 @@ def save_backbone(kind: str, folder: Path) -> Path:
     config = AutoConfig.for_model(kind, vocab_size=len(fast), **size, **ids)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        auto = (
-            AutoModelForCausalLM if kind in DECODERS and kind != "gpt2" else AutoModel
-        )  # whose head may be its own
+        # Whose head may be its own.
+        auto = AutoModelForCausalLM if kind in DECODERS and kind != "gpt2" else AutoModel
         auto.from_config(config).save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder

@@ -191,11 +191,8 @@ def _part(
     )
     environment = setting.environment()
     if options.small:
-        environment |= {
-            "TRITON_INTERPRET": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-            "OMP_NUM_THREADS": "1",
-        }  # all is tiny
+        # All is tiny.
+        environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "results.gpu.frame.part", name]
     while True:
         status, said = process.run(command, environment, start + most - time.time())

@@ -151,22 +151,16 @@ def test_places_that_cannot_be_encoded(places):
         (Places("seed", b"1234567"), 3, "must be 8 bytes, got 7"),
         (Places("bitmap", bytes([1, 1])), 2, "must be 3 bytes, got 2"),
         (Places("bitmap", bytes([1, 1, 0])), 3, "are not 3 of 20"),
-        (
-            Places("bitmap", bytes([1, 1, 1])),
-            3,
-            "are not 3 of 20",
-        ),  # the last bit stands for place 23
+        # The last bit stands for place 23.
+        (Places("bitmap", bytes([1, 1, 1])), 3, "are not 3 of 20"),
         (Places("zip"), 3, "encoding must be all, prefix, seed, bitmap or rice, got 'zip'"),
         (Places("all"), 0, r"kept must be in \[1, 20\], got 0"),
         (Places("all"), 21, r"kept must be in \[1, 20\], got 21"),
         (Places("rice", b""), 3, "damaged rice"),
         (Places("rice", b"\x00\xe0"), 20, "damaged rice"),
         (Places("rice", b"\x05"), 3, "damaged rice"),
-        (
-            Places("rice", bytes([200]) + bytes(25) + b"\x80"),
-            1,
-            "damaged rice",
-        ),  # 2^200 is no int64
+        # 2^200 is no int64.
+        (Places("rice", bytes([200]) + bytes(25) + b"\x80"), 1, "damaged rice"),
     ],
 )
 def test_bytes_that_are_no_places(code, kept, message):

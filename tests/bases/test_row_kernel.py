@@ -80,9 +80,8 @@ def test_every_coefficient_is_read_once(interpreted, monkeypatch):
         2 * len(reads["coef"]) + 2 * len(reads["columns"]) + 4 * len(set(reads["starts"]))
     )
     cost = floors.row_product(m, n, k, tokens, "int16")
-    assert (
-        cost.memory == counted_bytes + 2 * tokens * (m + n) + 2 * 2 * tokens * n
-    )  # with x, y, and x^ out and in
+    # With x, y, and x^ out and in.
+    assert cost.memory == counted_bytes + 2 * tokens * (m + n) + 2 * 2 * tokens * n
 
 
 def test_row_dct_takes_it_for_few_tokens_without_gradients(interpreted, monkeypatch):

@@ -157,9 +157,8 @@ def test_dense_and_projected_is_plain_fine_tuning(kind):
     state = merge(network).state_dict()
     assert state.keys() == reference.state_dict().keys()
     for key, value in reference.state_dict().items():
-        assert torch.allclose(state[key], value, atol=1e-4), (
-            key
-        )  # Adam magnifies rounding where a gradient is near 0
+        # Adam magnifies rounding where a gradient is near 0.
+        assert torch.allclose(state[key], value, atol=1e-4), key
 
 
 @pytest.mark.parametrize("kind", thinned(ARCHITECTURES, lambda kind: kind in IN_FULL))

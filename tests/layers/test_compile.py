@@ -31,9 +31,8 @@ def test_compiled_layers_have_no_graph_break(kind, monkeypatch):
         agree(torch.compile(net.eval(), fullgraph=True, backend="aot_eager")(x), net(x), 1e-5)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:The .grad attribute of a Tensor:UserWarning"
-)  # torch.compile looks, and says so
+# torch.compile looks, and says so.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_a_compiled_network_takes_weights_that_are_built_together():
     torch.manual_seed(0)
     net = convert(GPT(11, 8, 2, 16, 2), FACTORIES["DCT"], ["blocks.*"])

@@ -14,10 +14,8 @@ from zoo.layers.convert import convert, zoo_layers
 from zoo.parameterizations import BlockDCT
 from zoo.testing import agree
 
-FACTORIES = {
-    **factories(),
-    "products": functools.partial(BlockDCT, ratio=0.1, block=16),
-}  # which never builds W
+# Which never builds W.
+FACTORIES = {**factories(), "products": functools.partial(BlockDCT, ratio=0.1, block=16)}
 
 
 def network(kind, start="random"):

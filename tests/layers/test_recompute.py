@@ -215,10 +215,8 @@ def test_compiles(kind):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of inductor's own imports
 def test_a_scaled_update_that_is_a_product_compiles_to_itself():
     """inductor makes one product of torch.add(W0, A B, alpha=s), and forgets s."""
-    net, x = (
-        layer("RandLoRA", update=True, recompute=False),
-        torch.randn(600, N),
-    )  # enough rows for W to be built
+    # Enough rows for W to be built.
+    net, x = (layer("RandLoRA", update=True, recompute=False), torch.randn(600, N))
     torch._dynamo.reset()
     agree(torch.compile(net)(x), net(x), 1e-5)
 

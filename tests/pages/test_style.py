@@ -113,9 +113,8 @@ def test_files_are_png_and_svg_with_the_same_bytes_each_time(tmp_path, data):
             assert b"<dc:date>" not in content
         else:
             assert content.startswith(b"\x89PNG\r\n\x1a\n")
-    assert (
-        b">share of the energy<" in found[0]["v1.5_cumulative_energy_cola-minilm-lora.svg"]
-    )  # text, not outlines
+    # Text, not outlines.
+    assert b">share of the energy<" in found[0]["v1.5_cumulative_energy_cola-minilm-lora.svg"]
 
 
 def test_drawing_changes_no_setting_of_matplotlib(data):

@@ -127,9 +127,8 @@ def test_full_finetuning_is_what_left_the_backbone(backbones, place):
     for name, update in source.updates.items():
         close(update.matrix(), merged[f"{name}.weight"] - base[f"{name}.weight"])
     assert any("targets" in note for note in source.notes)
-    pair = read(
-        "dense", before=str(backbones("bert"))
-    )  # the same, and every other matrix that changed
+    # The same, and every other matrix that changed.
+    pair = read("dense", before=str(backbones("bert")))
     assert pair.updates.keys() > source.updates.keys()
     assert not any("embed" in name for name in pair.updates)
     for name, update in source.updates.items():
@@ -152,9 +151,8 @@ def test_full_finetuning_starts_at_the_projection(factory, backbones, place):
     assert source.updates.keys() == start.keys()
     for name, layer in zoo_layers(model.net).items():
         close(source.updates[name].matrix(), layer.effective_weight().detach() - start[name])
-    close(
-        start[QUERY], base_weights(backbones("bert"))[f"{QUERY}.weight"], 0.1
-    )  # near W0, and not at it
+    # Near W0, and not at it.
+    close(start[QUERY], base_weights(backbones("bert"))[f"{QUERY}.weight"], 0.1)
     assert (start[QUERY] - base_weights(backbones("bert"))[f"{QUERY}.weight"]).abs().max() > 1e-4
 
 

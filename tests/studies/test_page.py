@@ -92,9 +92,8 @@ def test_verdicts_come_first_and_in_words(data, page):
     groups, runs = (
         [v for found in data[key] for v in found["verdicts"].values()] for key in ("groups", "runs")
     )
-    shown = 2 * sum(v["structured"] for v in groups) + sum(
-        v["structured"] for v in runs
-    )  # groups: in words too
+    # Groups: in words too.
+    shown = 2 * sum(v["structured"] for v in groups) + sum(v["structured"] for v in runs)
     assert page.count('class="word yes"') == shown > 0
     for name, found in [("group", data["groups"]), ("name", data["runs"])]:
         for each in found:

@@ -75,19 +75,16 @@ def test_a_sweep_killed_in_the_middle_goes_on(place, small):
         finally:
             first.send_signal(signal.SIGKILL)
         assert "trials" in first.stdout.read()
-    done = {
-        path.parents[1].name for path in out.glob("*/version_0/summary.json")
-    }  # it may have come to a few more
+    # It may have come to a few more.
+    done = {path.parents[1].name for path in out.glob("*/version_0/summary.json")}
     before = {name: (out / name / "version_0" / "summary.json").stat().st_mtime_ns for name in done}
-    again = subprocess.run(
-        command, capture_output=True, text=True, timeout=900, check=False
-    )  # while the old ones die
+    # While the old ones die.
+    again = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert again.returncode == 0 and again.stderr == "", again.stderr
     first_line, *lines = again.stdout.splitlines()
     assert first_line.startswith("3 trials, ") and lines[-1] == "report  zoo report runs/s"
-    assert all("seed" in line or line.startswith("DCT") or not line for line in lines[:-1]), (
-        lines
-    )  # nothing of Ray's
+    # Nothing of Ray's.
+    assert all("seed" in line or line.startswith("DCT") or not line for line in lines[:-1]), lines
     summaries = {
         path.parents[1].name: json.loads(path.read_text())
         for path in out.glob("*/version_*/summary.json")

@@ -64,10 +64,8 @@ def test_methods_are_the_grid_without_what_is_searched(tmp_path):
         "ratio=0.5-LoRA",
     ]
     assert [point["model.optimizer.lr"] for point in plan.methods[0].points] == [0.01, 0.02]
-    assert [point["model.optimizer.lr"] for point in plan.methods[-1].points] == [
-        0.001,
-        0.002,
-    ]  # its own search
+    # Its own search.
+    assert [point["model.optimizer.lr"] for point in plan.methods[-1].points] == [0.001, 0.002]
     assert plan.size() == 6 * (2 + 2) and len(every(plan)) == 6 * (2 + 2 * 2)
 
 

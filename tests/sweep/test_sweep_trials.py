@@ -132,9 +132,8 @@ def test_a_trial_is_started_gone_on_with_or_left_alone(
         "new": TRIAL.words(str(tmp_path)),
     }
     assert fits.words == [expected[kind] for kind in kinds]
-    assert fits.there == [
-        kind == "on" for kind in kinds
-    ]  # a new one starts in no folder, so there is no version_1
+    # a new one starts in no folder, so there is no version_1.
+    assert fits.there == [kind == "on" for kind in kinds]
     assert not list(tmp_path.glob("*.damaged*"))
 
 

@@ -122,9 +122,8 @@ def test_layout_has_a_chart_for_every_kind():
     ]
     layers, null = charts["k90 (DCT, by magnitude)"]["mlp.fc"][1]
     assert layers == r"^k90/blocks\.\d+\.mlp\.fc$" and null == r"^k90/null\.kind\.mlp\.fc$"
-    assert (
-        tensorboard.layout(LAYERS[:4]) == charts
-    )  # equal charts of a shallower net, which TensorBoard then joins
+    # Equal charts of a shallower net, which TensorBoard then joins.
+    assert tensorboard.layout(LAYERS[:4]) == charts
 
 
 def test_every_chart_shows_something_and_every_layer_stands_in_one(place, small):

@@ -171,9 +171,8 @@ def test_a_checkpoint_of_another_text_is_refused(place, small, tmp_path, capsys)
     folder = fit(*small)
     other = tmp_path / "other.txt"
     characters = "".join(sorted(set(Path(tmp_path / "text.txt").read_text())))
-    other.write_text(
-        "".join(chr(ord(c) + 1) for c in characters) * 100
-    )  # as many characters, not the same
+    # As many characters, not the same.
+    other.write_text("".join(chr(ord(c) + 1) for c in characters) * 100)
     for command in ("fit", "validate"):
         assert main([command, "--ckpt_path", str(folder), "--data.corpus", str(other)]) == 2
         assert "the checkpoint's vocabulary is not that of the data" in capsys.readouterr().err

@@ -90,11 +90,8 @@ def test_training_learns(words, place, small):
 
 def test_validation_comes_last_whatever_the_interval(place, small):
     folder = fit(*small, "--trainer.max_steps=7", "--trainer.val_check_interval=3")
-    assert [e.step for e in events(folder).Scalars("val/loss")] == [
-        2,
-        5,
-        6,
-    ]  # steps are counted from 0
+    # Steps are counted from 0.
+    assert [e.step for e in events(folder).Scalars("val/loss")] == [2, 5, 6]
 
 
 def test_validate_and_test_repeat_the_runs_loss(place, small, capsys):
@@ -238,9 +235,8 @@ def test_schedule_warms_up_and_decays():
     assert shares[10:] == sorted(shares[10:], reverse=True)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.*before `optimizer.step.*:UserWarning"
-)  # the first one is skipped
+# The first one is skipped.
+@pytest.mark.filterwarnings("ignore:.*before `optimizer.step.*:UserWarning")
 def test_float16_clips_what_it_has_unscaled(place, text):
     """Gradients reach the clipping unscaled, and a step that overflows is skipped, not an error."""
     from lightning.pytorch import Trainer

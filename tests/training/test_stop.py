@@ -138,8 +138,7 @@ def test_a_signal_ends_a_run_after_a_step_from_which_it_goes_on(
     stopped = step + (where == "before")
     assert (
         f"stopped at step {stopped}; go on from the last checkpoint: "
-        "zoo fit --ckpt_path runs/told/version_0"
-        in err
+        "zoo fit --ckpt_path runs/told/version_0" in err
     )
     assert load(Path("runs/told/version_0/checkpoints/last.ckpt"))["global_step"] == stopped
     assert (
@@ -308,9 +307,8 @@ def test_a_job_without_srun_is_one_process(place, small, monkeypatch, capsys):
     monkeypatch.setenv("SLURM_NTASKS", "4")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert main(["params", "--config", "dct_half.yaml", *small]) == 0
-    Path("hpc_ckpt_1.ckpt").write_bytes(
-        b"somebody else's"
-    )  # which Lightning would take for this job's
+    # Which Lightning would take for this job's.
+    Path("hpc_ckpt_1.ckpt").write_bytes(b"somebody else's")
     assert main(["fit", "--config", "dct_half.yaml", *small, "--name=run"]) == 0
     assert json.loads(Path("runs/run/version_0/summary.json").read_text())["devices"] == 1
 

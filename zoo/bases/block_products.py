@@ -173,9 +173,8 @@ def _meet(x: Tensor, right: Tensor, layout: BlockLayout, one_by_one: bool) -> li
         x_hat = _blockwise(x, right)
         return [x_hat[_walk(t, rows, s)] for t, rows in layout.terms]
     blocks = x.reshape(len(x), across, -1).mT
-    x_hat = torch.bmm(
-        right.expand(len(x), -1, -1), blocks
-    )  # (T, L, J): the positions of one a are neighbours
+    # (T, L, J): the positions of one a are neighbours.
+    x_hat = torch.bmm(right.expand(len(x), -1, -1), blocks)
     steps = s * across, x_hat.shape[1] * across, 1
     mains = [x_hat.as_strided((p, len(x), r * across), steps)] if r else []
     return mains + ([x_hat.as_strided((e, len(x), across), steps, r * across)] if e else [])

@@ -192,9 +192,8 @@ def dct2_packed(weight: Tensor, plan: CosinePlan) -> Tensor:
     """
     *batch, m, n = weight.shape
     v = _shuffle(weight, weight.new_empty(*batch, m, n))
-    y = torch.view_as_real(
-        torch.fft.rfft(v, norm="ortho").mul_(plan.phase_n)
-    )  # (..., m, bins_n, 2)
+    # (..., m, bins_n, 2)
+    y = torch.view_as_real(torch.fft.rfft(v, norm="ortho").mul_(plan.phase_n))
     if plan.phase_m is None:
         return y
     y = _shuffle_transposed(y.flatten(-2))

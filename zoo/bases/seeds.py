@@ -97,9 +97,8 @@ def uniform_matrix(rows: int, columns: int, seed: int, *labels: object) -> Tenso
     j) is the hash SplitMix64 of its place (Steele et al., OOPSLA 2014).
     """
     place = torch.arange(rows)[:, None] * (1 << 32) + torch.arange(columns)
-    x = place * -7046029254386353131 + stream_seed(
-        seed, "uniform", *labels
-    )  # 0x9E3779B97F4A7C15, wrapping
+    # 0x9E3779B97F4A7C15, wrapping.
+    x = place * -7046029254386353131 + stream_seed(seed, "uniform", *labels)
     x = (x ^ _shift(x, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
     x = (x ^ _shift(x, 27)) * -7723592293110705685  # 0x94D049BB133111EB
     u = _shift(x ^ _shift(x, 31), 11).double() * 2.0**-53
@@ -121,10 +120,8 @@ def shared(matrix: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     has it any more and the matrix that it was made of is gone. Numbers are compared by a hash,
     which takes 0.16 s for 4096 x 4096, once.
     """
-    if type(matrix) is not Tensor or "meta" in (
-        matrix.device.type,
-        device.type,
-    ):  # there is nothing to compare
+    # There is nothing to compare.
+    if type(matrix) is not Tensor or "meta" in (matrix.device.type, device.type):
         return matrix.to(device, dtype)
     copies = _copies.setdefault(matrix, {})
     if (device, dtype) not in copies:
@@ -137,9 +134,8 @@ def shared(matrix: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
             for gone in [other for other, reference in _living.items() if reference() is None]:
                 del _living[gone]
             with torch.inference_mode(False):  # a later layer may train with it
-                copy = matrix.to(
-                    device, dtype, copy=True
-                )  # never the matrix itself, which would not be let go
+                # Never the matrix itself, which would not be let go.
+                copy = matrix.to(device, dtype, copy=True)
             _living[key] = TensorWeakRef(copy)
         copies[device, dtype] = copy
     return copies[device, dtype]

@@ -29,9 +29,8 @@ BERT = _layers("query value", "query key value attention.output.dense", BERT_MLP
 BART = _layers("q_proj v_proj", "q_proj k_proj v_proj *_attn.out_proj", "fc1 fc2")
 GPT2 = _layers("attn.c_attn", "attn.c_attn attn.c_proj", "mlp.c_fc mlp.c_proj")
 LLAMA = _layers("q_proj v_proj", QKVO, GATED)
-T5 = _layers(
-    "q v", "q k v o", "DenseReluDense.wi* DenseReluDense.wo"
-)  # wi, or wi_0 and wi_1 where it is gated
+# wi, or wi_0 and wi_1 where it is gated.
+T5 = _layers("q v", "q k v o", "DenseReluDense.wi* DenseReluDense.wo")
 
 PRESETS: dict[str, dict[str, tuple[str, ...]]] = {
     "albert": _layers("query value", "query key value attention.dense", "ffn ffn_output"),

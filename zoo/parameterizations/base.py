@@ -133,9 +133,8 @@ class WeightParameterization(nn.Module, ABC):
         One product with the sum, as ordinary fine-tuning has it: the sum is float32 if either is,
         and rounded once.
         """
-        update = (
-            self.weight() if scale == 1 else scale * self.weight()
-        )  # inductor drops torch.add's alpha, if W = A B
+        # Inductor drops torch.add's alpha, if W = A B.
+        update = self.weight() if scale == 1 else scale * self.weight()
         return F.linear(x, (base + update).to(x.dtype), bias)
 
     @property
@@ -274,7 +273,6 @@ def _follow_parameters(module: nn.Module, *_: Any) -> None:
     """
     assert isinstance(module, WeightParameterization)
     moved = module._places_of_parameters() != module._built_at
-    if (
-        moved and len({p.is_meta for p in module.parameters()}) == 1
-    ):  # otherwise others are still to follow
+    # Otherwise others are still to follow.
+    if moved and len({p.is_meta for p in module.parameters()}) == 1:
         module._rebuild()

@@ -324,9 +324,8 @@ def check(path: Path, checkpoint: dict[str, Any], model: nn.Module) -> None:
                 "use one from before"
             )
     if isinstance(model, ZooModule):
-        model.on_load_checkpoint(
-            checkpoint
-        )  # Lightning calls it too, but after the run's folder is there
+        # Lightning calls it too, but after the run's folder is there.
+        model.on_load_checkpoint(checkpoint)
 
 
 __all__ = [

@@ -322,10 +322,8 @@ def _pair(
     chosen = _choose(matrices, layers)
     file = checkpoints.find(Path(path))
     run, notes = checkpoint_run(path, file, model) if model and file else (plain_run(path), [])
-    sides = (
-        (after, model, origin),
-        (old, origin, model),
-    )  # a run has its layers, and lacks nothing else of the other
+    # A run has its layers, and lacks nothing else of the other.
+    sides = ((after, model, origin), (old, origin, model))
     if only := sum(
         len(names) - len(common) for names, run, other in sides if run is not None or other is None
     ):

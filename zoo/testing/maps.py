@@ -179,9 +179,8 @@ class MapContracts(Case):
         x = torch.randn(4, shape[1])
         with torch.autocast("cpu", torch.bfloat16):
             y = p(x)
-        limit = (
-            2**-6 * (x.abs() @ p.weight().abs().T).max().item()
-        )  # products cancel, roundings do not
+        # Products cancel, roundings do not.
+        limit = 2**-6 * (x.abs() @ p.weight().abs().T).max().item()
         error = (y.float() - x @ p.weight().T).abs().max().item()
         assert error <= limit, f"x W^T is off by {error:.2e}, and may be by {limit:.2e}"
 

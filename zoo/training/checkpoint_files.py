@@ -198,10 +198,8 @@ def read_file(path: Path) -> Any:
         raise
     except UnpicklingError as error:
         with opened(path) as file:
-            pickled = file.read(1) in (
-                b"\x80",
-                b"P",
-            )  # of a pickle, or of torch's archive of one: a text has no code
+            # Of a pickle, or of torch's archive of one: a text has no code.
+            pickled = file.read(1) in (b"\x80", b"P")
         if pickled and ("Unsupported" in str(error) or "GLOBAL" in str(error)):
             held = f"checkpoint '{path}' holds code, not only weights"
             raise UserError(f"{held}: refused, nothing was executed; use another one") from None

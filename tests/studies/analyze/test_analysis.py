@@ -241,9 +241,8 @@ def test_singular_values_explain_a_share_of_the_distance_to_a_gaussian():
     assert "the singular values alone explain 80 % of the distance" in found["words"]
     assert found["p"] == pytest.approx(0.02)  # Holm for two measures
     assert found["structured"] == (LEVEL > 0.02)
-    values["k90"] |= {
-        "value": GAUSSIAN["k90"] - 0.05
-    }  # less than the singular values force: no share
+    # Less than the singular values force: no share.
+    values["k90"] |= {"value": GAUSSIAN["k90"] - 0.05}
     assert "of its distance" not in verdicts({"dct": values}, [])["dct"]["words"]
 
 
@@ -269,14 +268,8 @@ def test_verdicts_are_corrected_for_the_number_of_transforms():
         ("k90", 0.50, 0.40, 0.40, True, "energy in more coefficients"),
         ("low_25", 0.30, 0.25, 0.25, True, "more energy in low frequencies"),
         ("low_25", 0.20, 0.25, 0.25, True, "less energy in low frequencies"),
-        (
-            "low_25",
-            0.30,
-            0.25,
-            0.35,
-            False,
-            "more energy in low frequencies",
-        ),  # shuffling adds to it
+        # Shuffling adds to it.
+        ("low_25", 0.30, 0.25, 0.35, False, "more energy in low frequencies"),
     ],
 )
 def test_a_verdict_says_which_measure_decides_and_in_which_direction(
@@ -415,9 +408,8 @@ def test_correlations_across_matrices():
     )
     pearson = found["k90_stable_rank"]["pearson"]
     assert pearson["null"] == pytest.approx(pearson["value"], abs=0.2)
-    assert (
-        found["k90_block"]["spearman"]["value"] > 0.8
-    )  # the rank grows with the block, and so does k90
+    # The rank grows with the block, and so does k90.
+    assert found["k90_block"]["spearman"]["value"] > 0.8
     effective = [matrix["effective_rank"] for matrix in run["matrices"]]
     value = found["k90_effective_rank"]["pearson"]["value"]
     assert value == pytest.approx(np.corrcoef(k90, effective)[0, 1])

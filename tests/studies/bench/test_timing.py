@@ -71,9 +71,8 @@ def test_each_call_has_its_own_seconds():
     calls = {"quick": clock.call(0.1), "slow": clock.call(10.0)}
     times = alternate(calls, seconds=1.95, least=4, warmup=3, clock=clock)
     assert {name: len(found) for name, found in times.items()} == {"quick": 20, "slow": 4}
-    assert clock.now == pytest.approx(
-        3 * 0.1 + 1 * 10 + 20 * 0.1 + 4 * 10, rel=1e-3
-    )  # the slow one is warm at once
+    # The slow one is warm at once.
+    assert clock.now == pytest.approx(3 * 0.1 + 1 * 10 + 20 * 0.1 + 4 * 10, rel=1e-3)
 
 
 @pytest.mark.parametrize("limits", [{}, {"seconds": 1.0, "rounds": 3}])
@@ -109,9 +108,8 @@ def test_what_is_kept_is_counted_once_and_by_storage():
             return self.a(x[:2]).sum() + self.b(F.relu(self.a(x))).sum()
 
     model, x = Twice(), torch.randn(5, 16)
-    assert kept_for_backward(lambda: model(x), model) == 4 * (
-        5 * 16 + 5 * 8
-    )  # x, its slice; relu's output, b's input
+    # X, its slice; relu's output, b's input.
+    assert kept_for_backward(lambda: model(x), model) == 4 * (5 * 16 + 5 * 8)
     model.a.requires_grad_(False)
     assert kept_for_backward(lambda: model(x), model) == 4 * 5 * 8
 

@@ -159,6 +159,5 @@ def test_the_page_says_what_grows(data, figures):
     ]
     assert row["reading"] == "grows"
     assert f'{row["slope"]:.2f} ± {row["error"]:.2f} <span class="word some">grows</span>' in page
-    assert (
-        page.count('<td class="left">update</td>') == 2 * 2
-    )  # of all layers and of a kind; width and depth
+    # Of all layers and of a kind; width and depth.
+    assert page.count('<td class="left">update</td>') == 2 * 2

@@ -170,15 +170,13 @@ class RandLoRA(WeightParameterization):
             max(self.shape),
             min(self.shape),
         )
-        builds = (
-            torch.compiler.is_exporting() or not torch.is_grad_enabled()
-        )  # a program serves any number of rows
+        # A program serves any number of rows.
+        builds = torch.compiler.is_exporting() or not torch.is_grad_enabled()
         factors, whole = rows * k * (4 * wide + 6 * d), 4 * wide * k * d + 2 * rows * wide * d
         if not builds and factors < of_device(FACTORS_UP_TO, x.device) * whole:
             return add_product(x, base, bias, *self._factors(), scale)
-        update = (
-            self._weight() if scale == 1 else scale * self._weight()
-        )  # inductor drops torch.add's alpha here
+        # Inductor drops torch.add's alpha here.
+        update = self._weight() if scale == 1 else scale * self._weight()
         return F.linear(x, (base + update).to(x.dtype), bias)
 
     @property

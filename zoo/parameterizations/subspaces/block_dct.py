@@ -78,9 +78,8 @@ class BlockDCT(OrthonormalSubspace):
 
     def reset_buffers(self) -> None:
         self._buffers.clear()
-        self.compute_dtype = torch.promote_types(
-            self.coef.dtype, torch.float32
-        )  # W is built in it and rounded once
+        # W is built in it and rounded once.
+        self.compute_dtype = torch.promote_types(self.coef.dtype, torch.float32)
         generator = seeds.generator(self.seed, "support", self.layer)
         self.arrangement = blocks.block_layout(*self.shape, self.block, len(self.coef), generator)
         self._lr_mult: float | None = None
@@ -89,9 +88,8 @@ class BlockDCT(OrthonormalSubspace):
         # Made here, since torch.compile takes no cache.
         self._cosines = dct_matrix(p).to(device), dct_matrix(q).to(device)
         self._kernel_tables: dict[tuple[torch.device, torch.dtype], Any] = {}
-        if (
-            type(self).expand is OrthonormalSubspace.expand
-        ):  # of a subclass with a transform or positions of its own
+        # Of a subclass with a transform or positions of its own.
+        if type(self).expand is OrthonormalSubspace.expand:
             super().reset_buffers()
             return
         self.register_buffer(
@@ -163,9 +161,8 @@ class BlockDCT(OrthonormalSubspace):
         return F.linear(x, base, bias) + scale * self._product(x)
 
     def _pays(self, x: Tensor) -> bool:
-        if (
-            torch.compiler.is_exporting()
-        ):  # opens Functions; and a program serves any number of tokens
+        # Opens Functions; and a program serves any number of tokens.
+        if torch.compiler.is_exporting():
             return False
         tokens = x.shape[:-1].numel()
         return block_products.product_pays(self.arrangement, self._precision(x), x.device, tokens)

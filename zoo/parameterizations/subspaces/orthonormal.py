@@ -213,9 +213,8 @@ class OrthonormalSubspace(WeightParameterization):
 
     def reset_buffers(self) -> None:
         self._buffers.clear()
-        self.compute_dtype = torch.promote_types(
-            self.coef.dtype, torch.float32
-        )  # W is built in it and rounded once
+        # W is built in it and rounded once.
+        self.compute_dtype = torch.promote_types(self.coef.dtype, torch.float32)
         places, self.plane_shape = self.layout()
         support = self.support
         places = support if places is None else places.flatten()[support]

@@ -56,9 +56,8 @@ class RowDCT(SeparableSubspace):
 
         What it should take is in `zoo.bases.kernels.floors`.
         """
-        if (
-            torch.compiler.is_compiling() or torch.is_grad_enabled() or transforming()
-        ):  # a graph takes any tokens
+        # A graph takes any tokens.
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or transforming():
             return False
         tokens = x.shape[:-1].numel()
         if (

@@ -173,9 +173,8 @@ def _correlation(
     """
     every = list(spectra.values())
     k90 = [float(one.values[SPECTRAL_MEASURES.index("k90")]) for one in every]
-    null_k90 = np.stack(
-        [one.null[:, SPECTRAL_MEASURES.index("k90")] for one in every], axis=1
-    )  # (B, n)
+    # (B, n)
+    null_k90 = np.stack([one.null[:, SPECTRAL_MEASURES.index("k90")] for one in every], axis=1)
     within, null_within = (
         np.stack([getattr(one, f) for one in every], -2) for f in ("energies", "null_energies")
     )

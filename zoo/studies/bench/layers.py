@@ -167,9 +167,8 @@ def passes(each: Contender, case: Case, device: torch.device) -> dict[str, Call]
     m, n = case.shape
     generator = torch.Generator().manual_seed(0)
     lower = case.precision == "bfloat16"
-    x = (
-        torch.randn(case.tokens, n, generator=generator).to(device).requires_grad_()
-    )  # as inside of a network
+    # As inside of a network.
+    x = torch.randn(case.tokens, n, generator=generator).to(device).requires_grad_()
     grad = torch.randn(case.tokens, m, generator=generator).to(
         device, torch.bfloat16 if lower else torch.float32
     )

@@ -96,9 +96,8 @@ def mask(
 
     plan = masking.Plan(transforms, orders, shares, draws)
     for run in runs:
-        checkpoints.load(
-            checkpoints.resolve(run), resume=False
-        )  # or a peft adapter or plain checkpoint would be read
+        # Or a peft adapter or plain checkpoint would be read.
+        checkpoints.load(checkpoints.resolve(run), resume=False)
     sources = read_all(runs, backbone=backbone, trust=trust)
     journal = Journal(folder / JOURNAL if folder else None)
     bar = Bar("evaluations")

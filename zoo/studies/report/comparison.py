@@ -253,9 +253,8 @@ def terminal(run: FinishedRun) -> dict[str, Any] | None:
     with n - 1, and the range, max - min.
     """
     first = run.steps - run.epoch if run.epoch else run.steps
-    last = [
-        value for step, value in run.curve if step >= first
-    ]  # a validation is logged at the step it follows
+    # A validation is logged at the step it follows.
+    last = [value for step, value in run.curve if step >= first]
     last = last if len(last) >= LAST else [value for _, value in run.curve[-LAST:]]
     if len(last) < 2:
         return None

@@ -89,10 +89,8 @@ class Checkpoint(Callback):
             UserError: if there is no validation to watch.
         """
         of = [self.metric(pl_module), less_is_better(self.metric(pl_module), self._mode(pl_module))]
-        if self.of not in (
-            None,
-            of,
-        ):  # what goes on was judged by another, whose values say nothing here
+        # What goes on was judged by another, whose values say nothing here.
+        if self.of not in (None, of):
             self.best = self.best_step = None
         self.of = of
         watched = self._watched(trainer, pl_module)
@@ -238,9 +236,8 @@ class Checkpoint(Callback):
         if all(
             p.isfinite().all() for p in trainer.lightning_module.parameters() if p.requires_grad
         ):
-            trainer.save_checkpoint(
-                folder / name, weights_only
-            )  # a good one is never replaced by a bad one
+            # A good one is never replaced by a bad one.
+            trainer.save_checkpoint(folder / name, weights_only)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best value so far."""
@@ -259,8 +256,5 @@ class Checkpoint(Callback):
             and not (isinstance(best, float) and type(step) is int)
         ):
             raise ValueError(f"a best value of {best} at step {step}")
-        self.best, self.best_step, self.of = (
-            best,
-            step,
-            state_dict.get("of"),
-        )  # older checkpoints do not say
+        # Older checkpoints do not say.
+        self.best, self.best_step, self.of = (best, step, state_dict.get("of"))
