@@ -35,7 +35,7 @@ EVIL: dict[str, Any] = {
     "a path of a config": "evil.yaml",
     "zoo's, and no class": "zoo.files.access.size",
     "zoo's, and no parameterization": {"class_path": "tasks.CharLM"},
-    "a class that zoo imports": {"class_path": "zoo.cli.fit.command.LightningCLI"},
+    "a class that zoo imports": {"class_path": "zoo.cli.fit.lightning_cli.LightningCLI"},
     "a list": [SHELL],
     "a number": 3,
     "arguments alone": {"init_args": {"ratio": 0.5}},
@@ -75,9 +75,8 @@ def with_parameterization(where: str, spec: Any) -> str:
         torch.save(checkpoint, path)
         (beside,) = path.parent.glob("last.resume_*.pt")
         rest = torch.load(beside, weights_only=True)
-        torch.save(
-            {key: value for key, value in rest.items() if key != OF}, beside
-        )  # as an older zoo wrote it
+        # As an older zoo wrote it.
+        torch.save({key: value for key, value in rest.items() if key != OF}, beside)
         return "run"
     config = yaml.safe_load(Path("run/config.yaml").read_text())
     if where == "config.yaml":

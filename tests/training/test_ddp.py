@@ -19,10 +19,10 @@ from tiny import save_glue
 
 from tasks import GlueData
 from zoo.__main__ import main
-from zoo.cli.fit.command import keep_buffers
 from zoo.errors import UserError
 from zoo.runs.finished_runs import read
 from zoo.studies.report.comparison import compare
+from zoo.training.trainer import keep_buffers
 
 WITNESS = '''
 from pathlib import Path

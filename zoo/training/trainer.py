@@ -1,5 +1,6 @@
 """Lightning's trainer with zoo's ways to validate, to go on and to stop."""
 
+import inspect
 import os
 import warnings
 from collections.abc import Iterator
@@ -11,10 +12,12 @@ from lightning.fabric.plugins.environments import ClusterEnvironment, LightningE
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.connectors.data_connector import _DataConnector
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
@@ -49,9 +52,8 @@ class EpochLoop(_TrainingEpochLoop):
         """Train on a batch; a run that goes on may validate first, in `on_advance_end`."""
         if self.restarting:
             due = self._should_check_val_fx(data_fetcher)
-            self._batches_that_stepped = (
-                self.global_step - due
-            )  # as it was there, whenever the checkpoint was taken
+            # As it was there, whenever the checkpoint was taken.
+            self._batches_that_stepped = self.global_step - due
             if due:
                 self._skip_next_val = (
                     self.validated == self.global_step and not self._is_training_done
@@ -229,8 +231,15 @@ def environment(plugins: Any) -> list[Any] | None:
     )
 
 
+def keep_buffers(ddp: dict[str, Any]) -> None:
+    """Broadcast no buffers in DDP, unless its settings say so: bases are equal on every rank."""
+    old, new = "broadcast_buffers", "forward_sync_buffers"  # torch 2.13 renamed it
+    if old not in ddp and new not in ddp:
+        ddp[new if new in inspect.signature(DistributedDataParallel).parameters else old] = False
+
+
 def equip(trainer: Trainer, resume: bool) -> None:
-    """Give a trainer zoo's loops and files, and take Lightning's handlers of signals from it.
+    """Give a trainer zoo's loops and files, without Lightning's handlers of signals.
 
     Args:
         trainer: that has not run yet.
@@ -245,3 +254,5 @@ def equip(trainer: Trainer, resume: bool) -> None:
     trainer.fit_loop.epoch_loop = EpochLoop(
         trainer, old.epoch_loop.min_steps, old.epoch_loop.max_steps
     )
+    if isinstance(trainer.strategy, DDPStrategy):
+        keep_buffers(trainer.strategy._ddp_kwargs)

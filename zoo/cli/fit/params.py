@@ -3,8 +3,26 @@
 import json
 import os
 
+from lightning.pytorch import Trainer
+
 from zoo.layers.convert import counts, table
-from zoo.training.module import ZooModule
+from zoo.training.module import ZooData, ZooModule
+
+
+class ZooTrainer(Trainer):
+    """Lightning's trainer, with the commands that look at a model."""
+
+    def params(
+        self, model: ZooModule, datamodule: ZooData | None = None, json: bool = False
+    ) -> None:
+        """Print what is swapped for what, and the counts.
+
+        Args:
+            model: the task.
+            datamodule: its data.
+            json: print JSON instead of a table.
+        """
+        print(params_json(model) if json else params_table(model))
 
 
 def params_json(model: ZooModule) -> str:

@@ -8,7 +8,8 @@ import torch
 
 from zoo.cli.console import quiet
 from zoo.cli.fit import messages
-from zoo.cli.fit.command import ZooCLI, command_line
+from zoo.cli.fit.command import command_line
+from zoo.cli.fit.lightning_cli import ZooCLI
 from zoo.errors import UserError
 from zoo.layers.convert import ParameterizationFactory
 from zoo.studies.coordinates.rebuild import rebuild_errors
