@@ -276,7 +276,10 @@ def run(code, **environment):
 
 
 def test_zoo_works_without_triton():
-    code = "import sys; sys.modules['triton'] = None; import zoo.parameterizations, zoo.bases.kernels as k;"
+    code = (
+        "import sys; sys.modules['triton'] = None; "
+        "import zoo.parameterizations, zoo.bases.kernels as k; "
+    )
     assert (
         run(code + "print(k.available('cpu'), k.available('cuda'))", TRITON_INTERPRET="1").stdout
         == "False False\n"

@@ -21,7 +21,7 @@ from zoo.bases.selection import zigzag_order
 
 
 def precise(weight: Tensor) -> Tensor:
-    """A matrix in float32, or wider where it is."""
+    """Return a matrix in float32, or wider where it is."""
     return weight.to(torch.promote_types(weight.dtype, torch.float32))
 
 

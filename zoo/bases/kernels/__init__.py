@@ -1,6 +1,6 @@
-"""Kernels for GPUs.
+"""Kernels for GPUs, which come with `pip install -e ".[kernels]"`.
 
-`pip install -e ".[kernels]"`; nothing here is imported, nor is triton, until it is asked for.
+Nothing here is imported, nor is triton, until it is asked for.
 """
 
 import os
@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import torch
 
 MAX_TOKENS, MAX_BLOCK = 64, 64
-"""That a kernel takes."""
+"""The most tokens, and the longest side of a block, that `block_linear` takes."""
 TOKENS = {"cpu": 64, "cuda": 64}
 """Most tokens for which the kernel is taken where products without W are, by type of device.
 

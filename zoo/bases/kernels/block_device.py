@@ -30,7 +30,7 @@ def transform_back(
     BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """y of ROWS pairs (token, i) from the parts of y^, which are (SPLITS, tokens, USED, I)."""
+    """Compute y of ROWS pairs (token, i) from the parts of y^, (SPLITS, tokens, USED, I)."""
     a, p = tl.arange(0, BA), tl.arange(0, BP)
     left_mask = (a < USED)[:, None] & (p < P)[None, :]
     left = tl.load(left_ptr + (a * P)[:, None] + p[None, :], mask=left_mask, other=0.0)
@@ -66,7 +66,7 @@ def finish(
     BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """y of all parts."""
+    """Compute y from all parts."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     transform_back(
         left_ptr,
@@ -127,11 +127,10 @@ def product(
     FUSED: tl.constexpr,
     DOT: tl.constexpr,
 ):
-    """Parts of y^: (SPLITS, tokens, USED, I); and y of them, if FUSED.
+    """Compute the parts of y^, (SPLITS, tokens, USED, I); and y from them, if FUSED.
 
-    PACK blocks of x side by side are one row of the product that makes x^, with
-    a block-diagonal matrix of cosines, so that few positions fill the 16 columns that tensor cores
-    work on.
+    PACK blocks of x side by side are one row of the product that makes x^, with a block-diagonal
+    matrix of cosines, so that few positions fill the 16 columns that tensor cores work on.
     """
     a, tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     dtype = x_ptr.dtype.element_ty

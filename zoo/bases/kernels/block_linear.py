@@ -1,6 +1,6 @@
 """y = x W^T + b for a weight of `zoo.bases.blocks` that is never built, of few tokens.
 
-There bandwidth is the limit.
+Of few tokens, bandwidth is the limit.
 
 In the transform domain a product with W is one with its coefficients. With x^ and y^ the blockwise
 transforms of x (T, n) and y (T, m),
@@ -59,7 +59,7 @@ class KernelTables(NamedTuple):
 def kernel_tables(
     layout: BlockLayout, device: torch.device | str, dtype: torch.dtype
 ) -> KernelTables:
-    """The tables of a layout, for x of this dtype."""
+    """Make the tables of a layout, for x of this dtype."""
     tables = block_tables(layout, torch.device(device), torch.float32)
     counters = torch.zeros(layout.grid[0], dtype=torch.int32, device=device)
     return KernelTables(tables.left.contiguous(), tables.right.to(dtype).contiguous(), counters)
@@ -81,7 +81,7 @@ def constants(
     dtype: torch.dtype,
     bias: bool,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Compile-time arguments: those of both kernels, and those of the product alone."""
+    """Return compile-time arguments: those of both kernels, and those of the product alone."""
     p, q, down, across, r, e, step = layout
     used, height = len(tables.left), max(16, padded(p))
     both = {
@@ -131,7 +131,7 @@ def _launches(
     layout: list[int],
     tiles: list[int],
 ) -> tuple[Tensor, list[Launch]]:
-    """Where y will be, and what makes it."""
+    """Return where y will be, and what makes it."""
     tokens, down, cut = len(x), layout[2], Tiles._make(tiles)
     both, own = constants(
         layout, KernelTables(left, right, counters), tokens, cut, x.dtype, bias is not None
@@ -188,9 +188,9 @@ def block_linear(
     bias: Tensor | None = None,
     tiles: Tiles | None = None,
 ) -> Tensor:
-    """x W^T + b, `zoo.bases.blocks.build(coef, ...)` being W.
+    """Compute x W^T + b, `zoo.bases.blocks.build(coef, ...)` being W.
 
-    For inference: there is no backward pass.
+    It is for inference: there is no backward pass.
 
     Args:
         x: (..., n), of 1 to 64 tokens in all; float32, bfloat16 or float16.
@@ -237,7 +237,7 @@ def _arguments(
     bias: Tensor | None,
     tiles: Tiles | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, list[int], list[int]]:
-    """Those of `_launch`, checked."""
+    """Check the arguments of `_launch`, and give them."""
     tokens, n = x.shape[:-1].numel(), layout.grid[1] * layout.q
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, coef, bias)):
         raise ValueError("block_linear has no backward pass: call it under torch.no_grad()")
@@ -262,7 +262,7 @@ def _arguments(
 
 
 def device_of(x: Tensor) -> Device:
-    """Where x is; an H100 in the interpreter."""
+    """Describe the device that x is on; in the interpreter, an H100."""
     if x.device.type != "cuda":
         return H100
     properties = torch.cuda.get_device_properties(x.device)
@@ -282,7 +282,7 @@ class Work(NamedTuple):
 
 
 def work(layout: BlockLayout, tokens: int, dtype: torch.dtype, tiles: Tiles) -> Work:
-    """Of `block_linear` without bias, coefficients being of x's dtype."""
+    """Count what `block_linear` takes without bias, coefficients being of x's dtype."""
     (down, across), size, used = layout.grid, dtype.itemsize, layout.p if layout.r else layout.e
     m, n, coefficients = down * layout.p, across * layout.q, layout.coefficients
     height, length, back = padded(tokens), padded(layout.q), max(16, padded(layout.p))
@@ -310,6 +310,9 @@ def work(layout: BlockLayout, tokens: int, dtype: torch.dtype, tiles: Tiles) -> 
 
 
 def dense_work(m: int, n: int, tokens: int, dtype: torch.dtype) -> Work:
-    """Of a dense layer, tokens padded to 16 as tensor cores do; each operand moved once."""
+    """Count what a dense layer takes, its tokens padded to 16 for tensor cores.
+
+    Each operand is moved once.
+    """
     memory = (m * n + tokens * (m + n)) * dtype.itemsize
     return Work(memory, memory, tokens * m * n, max(16, padded(tokens)) * m * n)

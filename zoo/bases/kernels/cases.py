@@ -1,9 +1,7 @@
 """What `block_linear` is checked with, in Triton's interpreter and on a GPU.
 
-Sizes are multiples of no tile.
-
-The reference is W from its definition in `zoo.bases.blocks`, in float64, one position of a block at
-a time.
+Sizes are multiples of no tile. The reference is W from its definition in `zoo.bases.blocks`, in
+float64, one position of a block at a time.
 """
 
 import math
@@ -18,7 +16,10 @@ from zoo.bases.kernels.tiles import Tiles, text
 from zoo.bases.seeds import generator
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
-"""Of the largest output. The interpreter cuts bfloat16 off where a GPU rounds."""
+"""How far y may be, as a share of the largest output.
+
+The interpreter cuts bfloat16 off where a GPU rounds.
+"""
 F32, F16, BF16 = TOLERANCE
 
 
@@ -53,7 +54,7 @@ class Case(NamedTuple):
 
     @property
     def layout(self) -> BlockLayout:
-        """Where its coefficients stand."""
+        """Return where its coefficients stand."""
         return block_layout(
             self.m, self.n, self.block, int(self.m * self.n * self.ratio), generator(1)
         )
@@ -106,11 +107,11 @@ LARGE = [
     for ratio, block in ((0.5, 16), (0.125, 32))
     for tokens in (1, 16, 17, 64)
 ] + [Case(4096, 4096, 64, 0.6, 16, BF16, bias=True)]
-"""Of a language model's sizes, for a GPU alone."""
+"""Calls of a language model's sizes, for a GPU alone."""
 
 
 def reference(layout: BlockLayout, coef: Tensor) -> Tensor:
-    """W (m, n) in float64 from the definition of the layout and of the cosines alone."""
+    """Build W (m, n) in float64 from the definition of the layout and of the cosines alone."""
     (down, across), p, q, r = layout.grid, layout.p, layout.q, layout.r
     main, extra = split(coef.double(), layout)
     s = coef.new_zeros(down, across, p, q, dtype=torch.float64)
@@ -123,14 +124,14 @@ def reference(layout: BlockLayout, coef: Tensor) -> Tensor:
 
 
 def cosines(n: int, device: torch.device) -> Tensor:
-    """C_kx = sqrt((1 + [k > 0]) / n) cos(pi (2 x + 1) k / 2 n), in float64."""
+    """Return C_kx = sqrt((1 + [k > 0]) / n) cos(pi (2 x + 1) k / 2 n), in float64."""
     x = torch.arange(n, device=device, dtype=torch.float64)
     k = x[:, None]
     return torch.sqrt((1 + (k > 0).double()) / n) * torch.cos(math.pi * (2 * x + 1) * k / (2 * n))
 
 
 class Arguments(NamedTuple):
-    """Those of `block_linear`."""
+    """The arguments of `block_linear`."""
 
     x: Tensor
     coef: Tensor
@@ -141,7 +142,7 @@ class Arguments(NamedTuple):
 
 
 def arguments(case: Case, device: torch.device | str) -> Arguments:
-    """The arguments of a case, always the same ones."""
+    """Draw the arguments of a case, always the same ones."""
     random, layout = torch.Generator(device).manual_seed(0), case.layout
 
     def draw(*shape: int, dtype: torch.dtype = case.dtype) -> Tensor:
@@ -155,7 +156,7 @@ def arguments(case: Case, device: torch.device | str) -> Arguments:
 
 @torch.no_grad()
 def error(case: Case, device: torch.device | str, calls: int = 2) -> tuple[float, float]:
-    """How far y is from the reference, and how far it may be, both as shares of the largest output.
+    """Say how far y is from the reference and how far it may be, as shares of the largest output.
 
     It is infinitely far where its shape or dtype is wrong, where a later call gives other bits,
     or where a counter is left.
@@ -171,11 +172,11 @@ def error(case: Case, device: torch.device | str, calls: int = 2) -> tuple[float
 
 
 def expected(x: Tensor, coef: Tensor, layout: BlockLayout, bias: Tensor | None) -> Tensor:
-    """x W^T + b in float64, of coefficients rounded to x's dtype."""
+    """Compute x W^T + b in float64, of coefficients rounded to x's dtype."""
     y = x.double() @ reference(layout, coef.to(x.dtype)).T
     return y if bias is None else y + bias.double()
 
 
 def distance(y: Tensor, wanted: Tensor) -> float:
-    """The largest difference, as a share of the largest value; NaN if there is one in y."""
+    """Return the largest difference as a share of the largest value; NaN if there is one in y."""
     return ((y.double() - wanted).abs().max() / wanted.abs().max()).item()

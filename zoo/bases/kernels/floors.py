@@ -1,4 +1,4 @@
-"""The least that a GPU must do for y = x W^T, W = C_m^T S C_n (m, n) with K coefficients in S, counted.
+"""Count the least that a GPU must do for y = x W^T, W = C_m^T S C_n (m, n), of K coefficients S.
 
     python -m zoo.bases.kernels.floors          # the tables of docs/kernels.md
 
@@ -26,28 +26,46 @@ BANDWIDTH = 4.3e12
 PRODUCTS = 790e12 / 2
 """Multiply-adds a second on its tensor cores in bfloat16, measured."""
 SLOTS = 132 * 128 * 1.755e9
-"""Instructions of one lane that it can issue a second: processors, lanes, clock, from the data sheet."""
+"""Instructions of one lane that it can issue a second.
+
+They are processors x lanes x clock, of the data sheet.
+"""
 CACHE = 132 * 64 * 1.755e9
-"""Bytes a second that its processors can take from the second-level cache, 64 a clock each, a ceiling."""
+"""Bytes a second that its processors can take from the second-level cache.
+
+They are 64 a clock each, a ceiling.
+"""
 LAUNCH = 2e-6
-"""Seconds from the end of a kernel to the start of the next in a CUDA graph: assumed, not measured."""
+"""Seconds from the end of a kernel to the start of the next in a CUDA graph.
+
+They are assumed, not measured.
+"""
 CHIP_BYTES = 227 * 1024
-"""Of shared memory that one program can have."""
+"""Bytes of shared memory that one program can have."""
 
 NUMBER = 2
 """Bytes of a coefficient, a weight, a cosine and an activation."""
 DECODE_SLOTS = 17
-"""Issue slots to find one position's coefficient by a bitmask: two tests, two masks of the word, a count of its bits
-at a quarter of the rate of other integers (8), a sum, and a load at a quarter of the rate of arithmetic (4)."""
+"""Issue slots to find one position's coefficient by a bitmask.
+
+They are two tests, two masks of the word, a count of its bits at a quarter of the rate of other
+integers (8), a sum, and a load at a quarter of the rate of arithmetic (4).
+"""
 COEFFICIENT_SLOTS, TOKEN_SLOTS = 22, 4
-"""Issue slots for a coefficient at a known column, and for each token of it more: as `row_product` compiles for compute
-capability 9.0, a load counting four. There it takes 26 for 1 token, 35 for 4 and 86 for 16."""
+"""Issue slots for a coefficient at a known column, and more for each token.
+
+They are counted as `row_product` compiles for compute capability 9.0, a load being four. There it
+takes 26 for 1 token, 35 for 4 and 86 for 16.
+"""
 ROW_TOKENS = 16
-"""Most that `zoo.bases.kernels.row_linear` takes."""
+"""The most tokens that `zoo.bases.kernels.row_linear` takes."""
 ROWS_PAY_FROM = 1.2
-"""How many times its kernel's floor a dense layer's must be: a guess; `python -m results.gpu.thresholds` fits it."""
+"""How many times its kernel's floor a dense layer's must be.
+
+It is a guess; `python -m results.gpu.thresholds` fits it.
+"""
 LONGEST_SIDE = 128
-"""Of the two factors of a length whose transform is made on chip."""
+"""The most of either factor of a length whose transform is made on chip."""
 
 
 class Cost(NamedTuple):
@@ -60,12 +78,12 @@ class Cost(NamedTuple):
     launches: int = 1  # kernels one after the other
 
     def plus(self, other: "Cost") -> "Cost":
-        """Both, in as many kernels as both together."""
+        """Add another cost, in as many kernels as both have together."""
         *parts, launches = (a + b for a, b in zip(self, other, strict=True))
         return Cost(parts[0], parts[1], parts[2], parts[3], int(launches))
 
     def times(self, count: float) -> "Cost":
-        """It `count` times in the same kernels."""
+        """Multiply the work by `count`, in the same kernels."""
         return Cost(
             self.memory * count,
             self.cache * count,
@@ -76,40 +94,44 @@ class Cost(NamedTuple):
 
 
 def seconds(cost: Cost) -> float:
-    """max(memory / BANDWIDTH, cache / CACHE, products / PRODUCTS, slots / SLOTS) + launches LAUNCH."""
+    """Return the least seconds of a cost.
+
+    max(memory / BANDWIDTH, cache / CACHE, products / PRODUCTS, slots / SLOTS) + launches LAUNCH
+    """
     rates = BANDWIDTH, CACHE, PRODUCTS, SLOTS
     return max(a / b for a, b in zip(cost[:4], rates, strict=True)) + cost.launches * LAUNCH
 
 
 def dense(m: int, n: int, tokens: int) -> Cost:
-    """A dense layer: 2 (mn + T (m + n)) bytes, T mn multiply-adds."""
+    """Count a dense layer: 2 (mn + T (m + n)) bytes, T mn multiply-adds."""
     size = NUMBER * (m * n + tokens * (m + n))
     return Cost(size, size, tokens * m * n)
 
 
 def position_bytes(m: int, n: int, k: int, positions: Positions) -> float:
-    """4 K for int32 in the plane, 2 K for int16 within rows, mn / 8 for a bit each; for the last two 4 (m + 1) more.
+    """Count the bytes of K positions.
 
-    That is where the coefficients of each row begin.
+    They are 4 K for int32 in the plane, 2 K for int16 within rows and mn / 8 for a bit each; for
+    the last two 4 (m + 1) more, which say where the coefficients of each row begin.
     """
     starts = 4 * (m + 1)
     return {"int32": 4 * k, "int16": 2 * k + starts, "bitmask": m * n / 8 + starts}[positions]
 
 
 def best_positions(m: int, n: int, k: int) -> Positions:
-    """The kind that takes the fewest bytes: a bitmask from about K = mn / 16 on, int16 below."""
+    """Choose what takes the fewest bytes: a bitmask from about K = mn / 16 on, int16 below."""
     kinds: tuple[Positions, ...] = ("bitmask", "int16", "int32")
     return min(kinds, key=lambda kind: position_bytes(m, n, k, kind))
 
 
 def box(m: int, n: int, k: int) -> tuple[int, int]:
-    """k1 x k2, the box of about K coefficients of the matrix's own proportions."""
+    """Return k1 and k2 of the box of about K coefficients that has the matrix's proportions."""
     share = math.sqrt(k / (m * n))
     return max(1, round(m * share)), max(1, round(n * share))
 
 
 def coefficient_bytes(m: int, n: int, k: int, support: Support) -> float:
-    """Bytes of all coefficients, with their positions where a support is random."""
+    """Count the bytes of all coefficients, with their positions where a support is random."""
     scattered = support in ("random", "rows")
     return NUMBER * k + (position_bytes(m, n, k, best_positions(m, n, k)) if scattered else 0)
 
@@ -118,14 +140,15 @@ def coefficient_bytes(m: int, n: int, k: int, support: Support) -> float:
 
 
 def tile(m: int, n: int, k: int, support: Support, p: int = 64, q: int = 64) -> Cost:
-    """What a p x q tile of W needs, from coefficients and cosines alone.
+    """Count what a p x q tile of W needs, from coefficients and cosines alone.
 
-    Of each support: what it reads, its bytes, and its multiply-adds:
+    Each support reads something, which is so many bytes and takes so many multiply-adds:
 
-        random  all of S and p + q columns of cosines: bytes(S) + 2 (m p + n q); K p + p n q
-        rows    p rows of S and q columns of cosines: bytes(S) p / m + 2 n q; K p q / m
-        box     all of S and parts of p + q columns: 2 (K + k1 p + k2 q); K p + p k2 q or K q + p k1 q
-        block   its own coefficients, tables of 16: 2 K p q / mn; p q (16 + 16)
+        random  all of S, p + q columns of cosines  bytes(S) + 2 (m p + n q)  K p + p n q
+        rows    p rows of S, q columns of cosines   bytes(S) p / m + 2 n q    K p q / m
+        box     all of S, parts of p + q columns    2 (K + k1 p + k2 q)       K p + p k2 q, or
+                                                                              K q + p k1 q
+        block   its coefficients, tables of 16      2 K p q / mn              p q (16 + 16)
 
     Multiply-adds with S are counted where it has a coefficient, fewer than tensor cores can do:
     they need the zeros.
@@ -150,9 +173,10 @@ def tile(m: int, n: int, k: int, support: Support, p: int = 64, q: int = 64) -> 
 def every_tile(
     m: int, n: int, k: int, tokens: int, support: Support, p: int = 64, q: int = 64
 ) -> Cost:
-    """y with each tile of W built once on chip from all that it needs, for any number of tokens: mn / pq of `tile`.
+    """Count y with each tile of W built once on chip from all that it needs: mn / pq of `tile`.
 
-    A favour to it: a product of many tokens builds a tile again for every few hundred of them.
+    Tiles are built once for any number of tokens, which is a favour: a product of many builds a
+    tile again for every few hundred of them.
     """
     once = Cost(
         memory=coefficient_bytes(m, n, k, support) + NUMBER * tokens * (m + n),
@@ -162,14 +186,18 @@ def every_tile(
 
 
 def strip_rows(n: int) -> int:
-    """The most rows of T = C_m^T S, 2 n bytes each, that one program can hold: CHIP_BYTES / 2n, a power of two."""
+    """Return how many rows of T = C_m^T S, 2 n bytes each, one program can hold, a power of two.
+
+    It is CHIP_BYTES / 2n, rounded down.
+    """
     return 1 << (max(1, CHIP_BYTES // (NUMBER * n)).bit_length() - 1)
 
 
 def strips(m: int, n: int, k: int, tokens: int) -> Cost:
-    """y with p rows of T = C_m^T S kept on chip at a time, a random support: S and C_n are read m / p times.
+    """Count y with p rows of T = C_m^T S kept on chip at a time, of a random support.
 
-    bytes(S) m / p + 2 mn n / p of the cache, K m + m n n multiply-adds.
+    S and C_n are read m / p times: bytes(S) m / p + 2 mn n / p of the cache, K m + m n n
+    multiply-adds.
     """
     p = strip_rows(n)
     size = coefficient_bytes(m, n, k, "random")
@@ -178,9 +206,10 @@ def strips(m: int, n: int, k: int, tokens: int) -> Cost:
 
 
 def partial_transform(m: int, n: int, k: int, tokens: int) -> Cost:
-    """y with T = S C_n written to memory once and read once, a random support: as many bytes as W itself, twice.
+    """Count y with T = S C_n written to memory once and read once, of a random support.
 
-    bytes(S) + 4 mn; of transforms by a fast algorithm, `transform_products` each.
+    That is as many bytes as W itself, twice: bytes(S) + 4 mn. Transforms are made by a fast
+    algorithm, `transform_products` each.
     """
     size = coefficient_bytes(m, n, k, "random") + 2 * NUMBER * m * n + NUMBER * tokens * (m + n)
     work = m * transform_products(n) + n * transform_products(m) + tokens * m * n
@@ -188,9 +217,10 @@ def partial_transform(m: int, n: int, k: int, tokens: int) -> Cost:
 
 
 def row_strips(m: int, n: int, k: int, tokens: int) -> Cost:
-    """y with rows of W kept on chip at a time, W = S C_n: each from its own coefficients alone, so that S is read once.
+    """Count y with rows of W = S C_n kept on chip at a time.
 
-    bytes(S), m transforms of length n, and the slots of what `row_product` takes for no token.
+    Each is made of its own coefficients alone, so that S is read once: bytes(S), m transforms of
+    length n, and the slots that `row_product` takes for no token.
     """
     size = coefficient_bytes(m, n, k, "rows") + NUMBER * tokens * (m + n)
     scatter = min(DECODE_SLOTS * m * n, COEFFICIENT_SLOTS * k)
@@ -201,7 +231,7 @@ def row_strips(m: int, n: int, k: int, tokens: int) -> Cost:
 
 
 def two_factors(n: int) -> tuple[int, int] | None:
-    """a b = n, a <= b <= LONGEST_SIDE, a as large as can be; None if there are none."""
+    """Find a b = n, a <= b <= LONGEST_SIDE, a as large as can be; None if there are none."""
     found = [
         (a, n // a) for a in range(1, math.isqrt(n) + 1) if n % a == 0 and n // a <= LONGEST_SIDE
     ]
@@ -209,10 +239,11 @@ def two_factors(n: int) -> tuple[int, int] | None:
 
 
 def transform_products(n: int) -> float:
-    """Multiply-adds of a DCT of length n = a b in two stages of tables, 2 n (a + b), as `row_linear` does it.
+    """Count the multiply-adds of a DCT of length n = a b in two stages of tables, 2 n (a + b).
 
-    A Fourier transform of b real numbers, a times, and the real part of one of a complex numbers, b
-    times; 4 n sqrt(n) where n has no two such factors, as if it were a square.
+    `row_linear` does it so: a Fourier transform of b real numbers, a times, and the real part of
+    one of a complex numbers, b times. Where n has no two such factors it counts as if it were a
+    square, 4 n sqrt(n).
     """
     a, b = two_factors(n) or (math.sqrt(n), math.sqrt(n))
     return 2 * n * (a + b)
@@ -221,11 +252,19 @@ def transform_products(n: int) -> float:
 def row_product(
     m: int, n: int, k: int, tokens: int, positions: Positions, transforms: int = 1
 ) -> Cost:
-    """y = S x^ by the rows of a scattered S, and transforms of x (1), or of x and y (2), on chip, a kernel each.
+    """Count y = S x^ by the rows of a scattered S, with transforms on chip, a kernel each.
 
-    2 K + `position_bytes` + 2 T (m + n) bytes; x^ and y^, written and read, besides. By int16
-    columns a coefficient takes COEFFICIENT_SLOTS + T TOKEN_SLOTS. By a bitmask S is made dense on
-    chip, for tensor cores: mn DECODE_SLOTS, and T mn multiply-adds.
+    It takes 2 K + `position_bytes` + 2 T (m + n) bytes; x^ and y^, written and read, besides. By
+    int16 columns a coefficient takes COEFFICIENT_SLOTS + T TOKEN_SLOTS. By a bitmask S is made
+    dense on chip, for tensor cores: mn DECODE_SLOTS, and T mn multiply-adds.
+
+    Args:
+        m: rows of W.
+        n: columns of W.
+        k: coefficients K.
+        tokens: T.
+        positions: how they are stored.
+        transforms: 1, of x alone; or 2, of x and y.
     """
     lengths = (n, m)[:transforms]
     between = 2 * NUMBER * tokens * sum(lengths)
@@ -239,7 +278,10 @@ def row_product(
 
 @lru_cache(maxsize=1024)
 def rows_pay(m: int, n: int, k: int, tokens: int) -> bool:
-    """Whether `row_linear` takes it, and should beat a dense layer: by `ROWS_PAY_FROM`, each at its floor."""
+    """Say whether `row_linear` takes it, and should beat a dense layer by `ROWS_PAY_FROM`.
+
+    Both are taken at their floors.
+    """
     if not 1 <= tokens <= ROW_TOKENS or two_factors(n) is None or k >= 2**31:
         return False
     return seconds(dense(m, n, tokens)) > ROWS_PAY_FROM * seconds(
@@ -248,10 +290,11 @@ def rows_pay(m: int, n: int, k: int, tokens: int) -> bool:
 
 
 def box_product(m: int, n: int, k: int, tokens: int) -> Cost:
-    """y = ((x C_n'^T) S^T) C_m', three dense products with the first k2 and k1 rows of cosines.
+    """Count y = ((x C_n'^T) S^T) C_m', dense products with the first k2 and k1 rows of cosines.
 
-    2 (k2 n + k1 k2 + k1 m) bytes, T times as many multiply-adds; x^ and y^ besides. As K / mn = r,
-    it is 2 sqrt(r) + r of a dense layer where m = n: below one for r < 0.17.
+    It takes 2 (k2 n + k1 k2 + k1 m) bytes, and T / 2 times as many multiply-adds; x^ and y^
+    besides. As K / mn = r, it is 2 sqrt(r) + r of a dense layer where m = n: below one for r <
+    0.17.
     """
     k1, k2 = box(m, n, k)
     work = k2 * n + k1 * k2 + k1 * m
@@ -260,7 +303,10 @@ def box_product(m: int, n: int, k: int, tokens: int) -> Cost:
 
 
 def box_transformed(m: int, n: int, k: int, tokens: int) -> Cost:
-    """y = C_m'^T (S (C_n' x)) with transforms on chip in place of the tables: 2 (k1 k2 + T (m + n)) bytes, x^, y^."""
+    """Count y = C_m'^T (S (C_n' x)) with transforms on chip in place of the tables.
+
+    It takes 2 (k1 k2 + T (m + n)) bytes; x^ and y^ besides.
+    """
     k1, k2 = box(m, n, k)
     size = NUMBER * (k1 * k2 + tokens * (m + n + 2 * (k1 + k2)))
     return Cost(
@@ -269,7 +315,10 @@ def box_transformed(m: int, n: int, k: int, tokens: int) -> Cost:
 
 
 def block_product(m: int, n: int, k: int, tokens: int) -> Cost:
-    """y by coefficients of blocks of 16, without positions: 2 (K + T (m + n)) bytes, T (K + 16 (m + n))."""
+    """Count y by coefficients of blocks of 16, without positions.
+
+    It takes 2 (K + T (m + n)) bytes, T (K + 16 (m + n)) multiply-adds.
+    """
     size = NUMBER * (k + tokens * (m + n))
     return Cost(size, size, tokens * (k + 16 * (m + n)))
 
@@ -297,7 +346,7 @@ LAYERS = {
 
 
 def speedup(way: str, m: int, n: int, k: int, tokens: int) -> float:
-    """Time of a dense layer at its floor over that of a way of `LAYERS` at its own."""
+    """Return the time of a dense layer at its floor over that of a way of `LAYERS` at its own."""
     return seconds(dense(m, n, tokens)) / seconds(LAYERS[way](m, n, k, tokens))
 
 
@@ -308,7 +357,10 @@ def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
 
 
 def tile_table(m: int = 4096, n: int = 4096) -> str:
-    """KB and millions of multiply-adds of a 64 x 64 tile, and GB and 10^9 of all, for K = mn / 2 and mn / 8."""
+    """Write the costs of a 64 x 64 tile and of all tiles, for K = mn / 2 and mn / 8.
+
+    A tile's are in KB and millions of multiply-adds, those of all in GB and 10^9.
+    """
     head = ("support", "K", "tile, KB", "tile, M", "all, GB", "all, G", "all, us")
 
     def rows() -> Iterator[tuple[str, ...]]:
@@ -330,7 +382,10 @@ def tile_table(m: int = 4096, n: int = 4096) -> str:
 
 
 def speed_table(m: int, n: int) -> str:
-    """`speedup` of each way at each number of tokens, for K = mn / 2, mn / 8 and mn / 20; the dense layer's time."""
+    """Write the `speedup` of each way at each number of tokens, for K = mn / 2, mn / 8 and mn / 20.
+
+    The first row is the dense layer's time.
+    """
     head = (f"{m} x {n}", *(f"T = {tokens}" for tokens in TOKENS))
 
     def rows() -> Iterator[tuple[str, ...]]:

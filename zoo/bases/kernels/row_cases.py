@@ -75,11 +75,11 @@ LARGE = [
     for ratio in (0.125, 0.05)
     for tokens in (1, 4, 16)
 ]
-"""Of a language model's sizes, for a GPU alone."""
+"""Calls of a language model's sizes, for a GPU alone."""
 
 
 class Arguments(NamedTuple):
-    """Those of `row_linear`."""
+    """The arguments of `row_linear`."""
 
     x: torch.Tensor
     coef: torch.Tensor
@@ -88,7 +88,7 @@ class Arguments(NamedTuple):
 
 
 def arguments(case: Case, device: torch.device | str) -> Arguments:
-    """The arguments of a case, always the same ones."""
+    """Draw the arguments of a case, always the same ones."""
     random, support = torch.Generator(device).manual_seed(0), case.support(device)
 
     def draw(*shape: int, dtype: torch.dtype = case.dtype) -> torch.Tensor:
@@ -103,7 +103,7 @@ def arguments(case: Case, device: torch.device | str) -> Arguments:
 
 @torch.no_grad()
 def error(case: Case, device: torch.device | str, calls: int = 2) -> tuple[float, float]:
-    """How far y is from the reference, and how far it may be, both as shares of the largest output.
+    """Say how far y is from the reference and how far it may be, as shares of the largest output.
 
     It is infinitely far where its shape or dtype is wrong, or a later call gives other bits.
     """

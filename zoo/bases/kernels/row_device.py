@@ -12,7 +12,7 @@ import triton.language as tl
 
 @triton.jit
 def added(a, b):
-    """Their sum; unlike `tl.sum`, interpreted by whoever interprets a kernel that uses it."""
+    """Add; unlike `tl.sum`, it is interpreted by whoever interprets a kernel that uses it."""
     return a + b
 
 
@@ -75,9 +75,8 @@ def row_product(
 ):
     """Compute y (T, m) of x^ (n, TX): ROWS rows of coefficients a program, DEPTH at a time.
 
-    Sums are in float32.
-
-    LONGEST is of all rows: the interpreter takes no bound that a program has loaded.
+    Sums are in float32. LONGEST is of all rows: the interpreter takes no bound that a program has
+    loaded.
     """
     dtype = hat_ptr.dtype.element_ty
     i, t, k = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, TX), tl.arange(0, DEPTH)

@@ -35,9 +35,9 @@ from zoo.bases.kernels.block_linear import Launch
 from zoo.bases.kernels.floors import ROW_TOKENS, two_factors
 
 ROWS = 4
-"""Of a program of the product."""
+"""Rows of W of a program of the product."""
 WARPS, TRANSFORM_WARPS = 4, 8
-"""Of a program."""
+"""Warps of a program of the product, and of the transform."""
 
 
 class RowTables(NamedTuple):
@@ -53,7 +53,7 @@ class RowTables(NamedTuple):
 
 @lru_cache(maxsize=32)
 def _cosine_tables(n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """`first`, `twiddle` and `last` of a length."""
+    """Make `first`, `twiddle` and `last` of a length."""
     a, b = two_factors(n) or (1, n)
     i, k = (torch.arange(size, dtype=torch.float64) for size in (a, b))
     angles = (
@@ -68,7 +68,7 @@ def _cosine_tables(n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor
 
 
 def row_tables(support: Tensor, m: int, n: int, device: torch.device | str) -> RowTables:
-    """The tables of coefficients at flat positions of the (m, n) plane, ascending; (K,)."""
+    """Make the tables of coefficients at flat positions of the (m, n) plane, ascending; (K,)."""
     assert two_factors(n) is not None
     starts = torch.searchsorted(support, torch.arange(m + 1, device=support.device) * n)
     places = starts.to(device, torch.int32), (support % n).to(device, torch.int16)
@@ -124,7 +124,7 @@ def _launches(
     longest: int,
     bias: Tensor | None,
 ) -> tuple[Tensor, list[Launch]]:
-    """Where y will be, and what makes it."""
+    """Return where y will be, and what makes it."""
     (tokens, n), m, (a, b) = x.shape, len(starts) - 1, twiddle.shape[1:]
     padded = _power(tokens)
     # Copies of no token are multiplied too: by zero, not by whatever was there, which may overflow.
@@ -173,7 +173,7 @@ def _(
 
 
 def row_linear(x: Tensor, coef: Tensor, tables: RowTables, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b. For inference: there is no backward pass.
+    """Compute x W^T + b, for inference: there is no backward pass.
 
     Args:
         x: (..., n), of 1 to 16 tokens in all; float32, bfloat16 or float16.
@@ -206,7 +206,7 @@ def prepare(x: Tensor, coef: Tensor, tables: RowTables, bias: Tensor | None = No
 def _arguments(
     x: Tensor, coef: Tensor, tables: RowTables, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int, Tensor | None]:
-    """Those of `_launch`, checked."""
+    """Check the arguments of `_launch`, and give them."""
     tokens, n, m = x.shape[:-1].numel(), tables.twiddle[0].numel(), len(tables.starts) - 1
     dtypes = (torch.float32, torch.bfloat16, torch.float16)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, coef, bias)):

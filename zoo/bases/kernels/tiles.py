@@ -14,7 +14,7 @@ from zoo.bases.blocks import BlockLayout
 SHARED_BYTES = 200 * 1024
 """What a program may take on chip, of the 227 KB of an H100."""
 TILE_BYTES = 32 * 1024
-"""Of x, and of coefficients, in a step."""
+"""What x, and what coefficients may take in a step."""
 
 
 class Tiles(NamedTuple):
@@ -30,18 +30,18 @@ class Tiles(NamedTuple):
 
 
 def text(tiles: Tiles) -> str:
-    """Tiles as seven numbers."""
+    """Write tiles as seven numbers."""
     return " ".join(str(int(n)) for n in tiles)
 
 
 def read(numbers: str) -> Tiles:
-    """Tiles of what `text` gives."""
+    """Read what `text` has written."""
     *others, fused = map(int, numbers.split())
     return Tiles._make([*others, bool(fused)])
 
 
 class Device(NamedTuple):
-    """What of a GPU matters to the choice."""
+    """What matters of a GPU to the choice of tiles."""
 
     processors: int
     capability: tuple[int, int]
@@ -62,18 +62,18 @@ class Class(NamedTuple):
 
 
 MEASURED: dict[Class, Tiles] = {}
-"""The fastest that a search found. Nothing has been measured yet."""
+"""The fastest tiles that a search found. Nothing has been measured yet."""
 
 
 def padded(n: int) -> int:
-    """The least power of two from n on."""
+    """Return the least power of two that is at least n."""
     return 1 << max(n - 1, 0).bit_length()
 
 
 def class_of(
     layout: BlockLayout, tokens: int, dtype: torch.dtype, capability: tuple[int, int]
 ) -> Class:
-    """The class of a call."""
+    """Return the class of a call."""
     weights = layout.grid[0] * layout.p * layout.grid[1] * layout.q
     return Class(
         capability,
@@ -101,7 +101,7 @@ def default_tiles(
 def reasoned_tiles(
     layout: BlockLayout, tokens: int, dtype: torch.dtype, processors: int = 132
 ) -> Tiles:
-    """Tiles by reasoning: two programs a processor, one for over 16 tokens, and 256 deep."""
+    """Reason out tiles: two programs a processor, one for over 16 tokens, and 256 deep."""
     down, across = layout.grid
     size, height, length = dtype.itemsize, padded(tokens), padded(layout.q)
     positions = max(min(16, padded(_width(layout))), length // 16)
@@ -147,18 +147,18 @@ def fits(tiles: Tiles, layout: BlockLayout, tokens: int, dtype: torch.dtype) -> 
 
 
 def _width(layout: BlockLayout) -> int:
-    """Positions of the fullest row of a block."""
+    """Count the positions of the fullest row of a block."""
     return layout.r + (layout.e > 0)
 
 
 def _least_depth(positions: int, height: int, size: int) -> int:
-    """Blocks that fill the 16 rows of a product on tensor cores, and a load of 16 bytes."""
+    """Count the blocks that fill the 16 rows of a product on tensor cores, and 16 bytes."""
     return max(16 // size, 16 // positions * max(1, 16 // height))
 
 
 def _on_chip(
     rows: int, depth: int, positions: int, height: int, length: int, size: int
 ) -> tuple[int, int]:
-    """Bytes of x and of coefficients for each stage, and of x^."""
+    """Count the bytes of x and of coefficients for each stage, and those of x^."""
     step = (height * depth * length + rows * depth * positions) * size
     return step, 2 * max(16, height) * depth * positions * size

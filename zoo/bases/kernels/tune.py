@@ -17,12 +17,12 @@ FLUSH_BYTES = 256 * 2**20
 
 
 def copies(weight: Tensor, flush: int = FLUSH_BYTES) -> list[Tensor]:
-    """Copies of a weight, at least two, that take so many bytes."""
+    """Copy a weight, at least twice, so that all copies take so many bytes."""
     return [weight.clone() for _ in range(max(2, flush // weight.nbytes))]
 
 
 def neighbours(tiles: Tiles, layout: BlockLayout, tokens: int, dtype: torch.dtype) -> list[Tiles]:
-    """Tiles that differ in one number by one step and fit, those first that most often matter."""
+    """Return tiles that fit and differ in one number by a step, first what most often matters."""
     steps = {
         "splits": (2 * tiles.splits, tiles.splits // 2, tiles.splits + 1, tiles.splits - 1),
         "depth": (2 * tiles.depth, tiles.depth // 2),
@@ -81,11 +81,11 @@ def search(
 
 
 def source(winners: Mapping[Class, Tiles], origin: str) -> str:
-    """The text of `zoo.bases.kernels.tiles.MEASURED`, with its origin as a comment."""
+    """Write the text of `zoo.bases.kernels.tiles.MEASURED`, with its origin as a comment."""
     lines = [f"    {_plain(each)}: {_plain(tiles)}," for each, tiles in sorted(winners.items())]
     return "\n".join(["MEASURED: dict[Class, Tiles] = {", f"    # {origin}", *lines, "}\n"])
 
 
 def _plain(values: Class | Tiles) -> str:
-    """Its constructor, without names."""
+    """Write its constructor, without names."""
     return f"{type(values).__name__}({', '.join(map(repr, values))})"
