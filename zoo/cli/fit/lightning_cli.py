@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -126,6 +127,19 @@ class ZooCLI(LightningCLI):
 
         `run` puts the run's own config in front of the command line instead.
         """
+
+    def _dump_config(self) -> None:
+        """Write the settings that a checkpoint keeps: Lightning would check them all once more."""
+        if not hasattr(self, "config_dump"):
+            text = self.parser.dump(
+                self.config,
+                format="yaml",
+                skip_link_targets=False,
+                skip_none=False,
+                skip_validation=True,
+            )
+            written = yaml.safe_load(text)
+            self.config_dump = written.get(self.config.get("subcommand"), written)
 
     def before_instantiate_classes(self) -> None:
         if not self._get(self.config, "model") or not self._get(self.config, "data"):
