@@ -1,6 +1,6 @@
 """The weight that a layer keeps in eval mode, until what it is built from has changed."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,40 @@ class KeptWeight:
         with torch.inference_mode(False), torch.no_grad():
             weight = layer.effective_weight().detach()
             self.weight = weight.to(product_dtype(weight if layer.base is None else x))
+
+
+class WeightKeeper(nn.Module):
+    """A layer that need not build its weight in each pass.
+
+    It keeps one in eval mode, and may be handed one that was built ahead for a pass that trains
+    (`zoo.layers.batched`). No state dict, pickle or copy has either.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept = KeptWeight()
+        self._built: Tensor | None = None
+
+    def hand_over(self, weight: Tensor | None) -> None:
+        """Multiply by this W0 + s W from now on, built for a pass that begins; None ends that.
+
+        It may be of autocast's precision, and serves products alone: `weight` and
+        `effective_weight` are still what the parameters say.
+        """
+        self._built = weight
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, as every module does, and begin to keep a weight anew."""
+        self._kept = KeptWeight()
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self._kept.forget()
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give a pickle or a copy all but the weights that are kept or were built ahead."""
+        return {**self.__dict__, "_kept": KeptWeight(), "_built": None}
 
 
 def product_dtype(x: Tensor) -> torch.dtype:

@@ -1,18 +1,16 @@
 """The linear layer whose weight is parameterized: y = x (W0 + s W)^T + b."""
 
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.compiler import is_compiling, is_exporting
-from torch.utils.checkpoint import checkpoint
+from torch.compiler import is_compiling
 
 from zoo.bases.seeds import without_autocast
-from zoo.bases.vmapped import transforming
-from zoo.layers.kept import KeptWeight, product_dtype
+from zoo.layers.kept import WeightKeeper, product_dtype
 from zoo.layers.plain_linear import make_plain, take_place
+from zoo.layers.recompute import multiply_and_recompute, would_save_weight
 from zoo.layers.weight_view import WeightView
 from zoo.parameterizations import WeightParameterization
 
@@ -20,7 +18,7 @@ NOT_OF_A_PLAIN_LAYER = {"scale", "recompute", "replaced", "parameterization", "_
 """Attributes of a parameterized layer that the plain one in its place does not get."""
 
 
-class ZooLinear(nn.Module):
+class ZooLinear(WeightKeeper):
     """A linear layer over a `WeightParameterization`, from scratch or an update of frozen weights.
 
         from scratch  y = x W^T + b
@@ -31,13 +29,6 @@ class ZooLinear(nn.Module):
     W0 is called `weight`, so that a dense checkpoint loads by name; the attribute `weight` is what
     modules that hold a layer want of it, W0 + s W (`zoo.layers.weight_view`), and W0 is `base`.
 
-    Where W is built (`WeightParameterization.builds_weight`), backward needs
-
-        dL/dx = dL/dy (W0 + s W),   dL/dW = s (dL/dy)^T x
-
-    and autograd keeps x and W0 + s W for it; with `recompute` x alone, and W is built again from
-    its coefficients. No product is computed twice, and gradients are the same to the bit.
-
     Args:
         parameterization: W, of shape (out_features, in_features).
         bias: (out_features,), or None; trained, unless it is a parameter that is frozen already. A
@@ -45,8 +36,8 @@ class ZooLinear(nn.Module):
         weight: W0 of W's shape, or None for a layer from scratch; may be of another dtype than W. A
             parameter stays the same one, trained if it is; a tensor becomes a frozen one.
         scale: s.
-        recompute: build W whenever it is needed, and never keep it. Nor in eval mode: a validation
-            would take the memory that training saves.
+        recompute: build W whenever it is needed, also in backward (`zoo.layers.recompute`), and
+            never keep it. Nor in eval mode: a validation would take the memory that training saves.
 
     Raises:
         ValueError: if a shape does not fit.
@@ -76,8 +67,6 @@ class ZooLinear(nn.Module):
         self.register_parameter("bias", _parameter(bias, trained=True))
         self.parameterization = parameterization
         self.replaced: type[nn.Module] = nn.Linear  # what `zoo.layers.convert.merge` gives back
-        self._kept = KeptWeight()
-        self._built: Tensor | None = None
 
     # ---- The product -----------------------------------------------------------------------------
 
@@ -90,19 +79,8 @@ class ZooLinear(nn.Module):
                 return F.linear(x, weight, self._parameters["bias"])  # self.bias is slow to look up
         if self._built is not None and self._built.dtype == product_dtype(x):
             return F.linear(x, self._built, self.bias)
-        # Where x needs no gradient, as that of a first layer, autograd keeps no W anyway; and
-        # neither torch.func nor an exported program has saved tensors that could be built again.
-        if (
-            self.recompute
-            and x.requires_grad
-            and torch.is_grad_enabled()
-            and self.parameterization.builds_weight
-            and not (transforming() or is_exporting())
-        ):
-            # `checkpoint` saves the parameters, and so refuses to go back past a change of them.
-            return checkpoint(
-                self._product, x, *self.parameters(), use_reentrant=False, preserve_rng_state=False
-            )
+        if self.recompute and would_save_weight(self.parameterization, x):
+            return multiply_and_recompute(self._product, x, *self.parameters())
         return self._product(x)
 
     def _product(self, x: Tensor, *parameters: Tensor) -> Tensor:
@@ -111,14 +89,6 @@ class ZooLinear(nn.Module):
         if self.scale == 1.0:
             return self.parameterization(x, self.bias)
         return F.linear(x, self.effective_weight(), self.bias)
-
-    def hand_over(self, weight: Tensor | None) -> None:
-        """Multiply by this W0 + s W from now on, built for a pass that begins; None ends that.
-
-        It may be of autocast's precision, and serves products alone: `weight` and
-        `effective_weight` are still what the parameters say.
-        """
-        self._built = weight
 
     # ---- The weight ------------------------------------------------------------------------------
 
@@ -130,13 +100,11 @@ class ZooLinear(nn.Module):
             return w if self.scale == 1.0 else self.scale * w
 
     def effective_weight(self) -> Tensor:
-        """Build the matrix that the layer stands for, (out_features, in_features).
+        """Build the matrix that the layer stands for, W0 + s W; (out_features, in_features).
 
-            effective_weight() = W0 + s W
-
-        of the parameters as they are now, and in their dtype: the wider one, if that of W0 is
-        another. This holds in training and in eval mode, within a forward pass and outside, under
-        autocast and without, whatever is kept or was built ahead.
+        It is that of the parameters as they are now, in their dtype: the wider one, if that of W0
+        is another. This holds in training and in eval mode, within a forward pass and outside,
+        under autocast and without, whatever is kept or was built ahead.
         """
         return self.update() if self.base is None else self.base + self.update()
 
@@ -148,8 +116,6 @@ class ZooLinear(nn.Module):
     @property
     def base(self) -> Tensor | None:
         """W0, (out_features, in_features); None from scratch."""
-        if self._is_replica:  # whose parameters `nn.DataParallel` makes plain attributes
-            return self.__dict__.get("_replicated_base")
         return self._parameters["weight"]
 
     @property
@@ -158,14 +124,14 @@ class ZooLinear(nn.Module):
         return self.merged_weight() if is_compiling() or self._is_replica else WeightView(self)
 
     @weight.setter
-    def weight(self, value: Tensor | None) -> None:
+    def weight(self, value: Tensor) -> None:
         """Set W0 of a replica; a parameter, as tying weights sets it, never gets here."""
         if not self._is_replica:
             raise TypeError(
                 "the weight of a parameterized layer cannot be set to a tensor: give a parameter, "
                 "its base"
             )
-        self.__dict__["_replicated_base"] = value
+        self._parameters["weight"] = value  # type: ignore[assignment]  # it needs no grad
 
     @torch.no_grad()
     def merge(self) -> nn.Module:
@@ -173,21 +139,6 @@ class ZooLinear(nn.Module):
         plain = make_plain(self.replaced, self.merged_weight(), self.bias)
         take_place(self, plain, besides=NOT_OF_A_PLAIN_LAYER)
         return plain
-
-    # ---- As a module -----------------------------------------------------------------------------
-
-    def train(self, mode: bool = True) -> "ZooLinear":
-        """Set the mode, as every module does, and begin to keep a weight anew."""
-        self._kept = KeptWeight()
-        return super().train(mode)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "ZooLinear":
-        self._kept.forget()
-        return super()._apply(fn, recurse)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Give a pickle or a copy all but the weights that are kept or were built ahead."""
-        return {**self.__dict__, "_kept": KeptWeight(), "_built": None}
 
     def extra_repr(self) -> str:
         """Tell the shape, and whether there is a base and a bias."""
