@@ -37,6 +37,17 @@ MOVED = {
 }
 """Where modules are now that files of a user's own may import from their earlier place."""
 
+MOVED_NAMES = {
+    "bases.seeds.dct_matrix": "bases.cosine",
+    "layers.convert.block": "layers.names",
+    "layers.convert.kind": "layers.names",
+    "layers.convert.matches": "layers.names",
+    "parameterizations.low_rank.add_product": "parameterizations.low_rank.products",
+    "training.module.fingerprints": "training.checkpoint_state",
+    "training.module.plain": "training.checkpoint_state",
+}
+"""Where functions are now whose earlier module is still there."""
+
 BY_FILE = re.compile(r"zoo\.parameterizations\.[a-z_]+\.([A-Z]\w*)")
 """A parameterization by the file it lay in, as checkpoints of networks made in Python had it."""
 
@@ -66,6 +77,23 @@ class Moved:
         package, _, name = fullname.partition(".")
         if package == "zoo" and name in MOVED:
             raise ModuleNotFoundError(f"{fullname} is zoo.{MOVED[name]} now", name=fullname)
+
+
+def say_where_names_are(module: str) -> None:
+    """Have a module say of a function that has moved where it is, by its `__getattr__`.
+
+    Args:
+        module: its name.
+    """
+
+    def look_up(name: str) -> Any:
+        former = f"{module}.{name}"
+        if place := MOVED_NAMES.get(former.removeprefix("zoo.")):
+            raise ImportError(f"{former} is zoo.{place}.{name} now", name=former)
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+    # Set from here, since mypy would take any name of a module that defines it.
+    vars(sys.modules[module])["__getattr__"] = look_up
 
 
 sys.meta_path.append(Moved())  # last: whatever is there is found before

@@ -23,6 +23,16 @@ def test_the_new_place_is_there(name):
         importlib.import_module(f"zoo.{name}")
 
 
+@pytest.mark.parametrize("former", zoo.MOVED_NAMES)
+def test_the_new_place_of_a_function_is_there(former):
+    (module, _, name), place = former.rpartition("."), zoo.MOVED_NAMES[former]
+    assert callable(getattr(importlib.import_module(f"zoo.{place}"), name))
+    with pytest.raises(ImportError, match=f"^zoo.{former} is zoo.{place}.{name} now$"):
+        exec(f"from zoo.{module} import {name}")
+    with pytest.raises(ImportError, match="cannot import name 'nonsense'"):
+        exec(f"from zoo.{module} import nonsense")
+
+
 def test_a_parameterization_by_its_former_file_is_found():
     """Checkpoints of networks made in Python name it so; a class of a user's own is left alone."""
     former = "zoo.parameterizations.dct.DCT"

@@ -17,8 +17,12 @@ import torch
 from torch import Tensor
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
+from zoo import say_where_names_are
+
 P = ParamSpec("P")
 T = TypeVar("T")
+
+say_where_names_are(__name__)
 
 
 def cached(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from zoo import say_where_names_are
 from zoo.errors import UserError
 from zoo.layers.linear import ZooLinear
 from zoo.layers.names import matches_any, summary
@@ -29,6 +30,8 @@ from zoo.parameterizations.budget import Budget
 Start = Literal["random", "update", "project"]
 ParameterizationFactory = Callable[[int, int], WeightParameterization]
 """Makes the map of a layer from (out_features, in_features): a class, or a partial of one."""
+
+say_where_names_are(__name__)
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from zoo import say_where_names_are
 from zoo.errors import UserError
 from zoo.files.flat import Flat
 from zoo.files.tensors import write_tensors
@@ -20,6 +21,8 @@ from zoo.training.optimized import OptimizedModule
 from zoo.training.optimizers import OptimizerConfig
 
 __all__ = ["ZooData", "ZooModule"]
+
+say_where_names_are(__name__)
 
 
 class ZooModule(OptimizedModule, ABC):
