@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 
 LOCALE = "{} has letters that names of files cannot have in this locale: set PYTHONUTF8=1"
 """To be said where a name is not written in ASCII and the locale knows nothing else."""
@@ -77,3 +78,15 @@ def is_too_large(error: BaseException) -> bool:
         isinstance(error, RuntimeError | TypeError)
         and any(word in str(error).lower() for word in words)
     )
+
+
+def blame(error: BaseException) -> str:
+    """Say in one line what an exception is, and which place raised it."""
+    import traceback
+
+    if isinstance(error, SyntaxError):
+        return f"{error.msg} ({Path(error.filename or '?').name}, line {error.lineno})"
+    message = f"{type(error).__name__}: {error}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    return f"{message} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else message

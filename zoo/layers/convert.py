@@ -1,18 +1,17 @@
 """Swap the linear layers of any model for parameterized ones, and back."""
 
 import copy
-import functools
 import math
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from zoo import say_where_names_are
 from zoo.errors import UserError
+from zoo.layers.factories import ParameterizationFactory, shared_out, why_not_made
+from zoo.layers.fixed_buffers import NOT_SENT, spare_buffers
 from zoo.layers.linear import ZooLinear
 from zoo.layers.names import matches_any, summary
 from zoo.layers.plain_linear import (
@@ -28,9 +27,6 @@ from zoo.parameterizations import WeightParameterization
 from zoo.parameterizations.budget import Budget
 
 Start = Literal["random", "update", "project"]
-ParameterizationFactory = Callable[[int, int], WeightParameterization]
-"""Makes the map of a layer from (out_features, in_features): a class, or a partial of one."""
-
 say_where_names_are(__name__)
 
 
@@ -121,7 +117,7 @@ def convert(
     first, tied = _ties(model, chosen, factories, start)
     if budget is not None:
         once = {name: factory for name, factory in factories.items() if first[name] == name}
-        factories |= _split(budget, parameterization, once, chosen)
+        factories |= shared_out(budget, parameterization, once, chosen)
     made: dict[str, tuple[WeightParameterization, nn.Parameter | None]] = {}
     new: dict[str, ZooLinear] = {}
     for name, layer in chosen.items():
@@ -140,7 +136,7 @@ def convert(
     for name, layer in chosen.items():  # nothing was changed so far
         take_place(layer, new[name])
         model = _set(model, names[layer], new[name])
-    _spare_buffers(model)
+    spare_buffers(model)
     return model
 
 
@@ -153,7 +149,7 @@ def _make(
         weight = factory(*old.shape)
     except Exception as error:  # a user's own class can raise anything
         spread = "; the budget of all layers gives it a ratio" if budgeted else ""
-        raise UserError(f"{name or 'the model'}: {_why(factory, error)}{spread}") from error
+        raise UserError(f"{name or 'the model'}: {why_not_made(factory, error)}{spread}") from error
     weight.layer = name
     weight.to(
         old.device,
@@ -226,66 +222,10 @@ def _set(model: nn.Module, names: Iterable[str], layer: nn.Module) -> nn.Module:
     return model
 
 
-class FixedBuffers:
-    """Names the buffers that are rebuilt from seeds, and so equal on every rank.
-
-    DDP looks for names to ignore in the model that it wraps; buffers it would otherwise broadcast
-    at each forward pass.
-
-    Args:
-        model: a converted model.
-        more: names that are to be ignored besides.
-    """
-
-    def __init__(self, model: nn.Module, more: Iterable[str] = ()) -> None:
-        self.model, self.more = model, tuple(more)
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self.more
-        for name, module in self.model.named_modules():
-            if isinstance(module, WeightParameterization):
-                yield from (f"{name}.{buffer}".lstrip(".") for buffer, _ in module.named_buffers())
-
-
-def _spare_buffers(model: nn.Module) -> None:
-    before = vars(model).get("_ddp_params_and_buffers_to_ignore", ())
-    if not isinstance(before, FixedBuffers):
-        vars(model)["_ddp_params_and_buffers_to_ignore"] = FixedBuffers(model, before)
-
-
-def _split(
-    budget: Budget,
-    factory: ParameterizationFactory,
-    factories: Mapping[str, ParameterizationFactory],
-    layers: Mapping[str, nn.Module],
-) -> dict[str, ParameterizationFactory]:
-    """Bind to a factory the share of a budget of each layer that it serves."""
-    given = [
-        k
-        for k in ("ratio", "coefficients", "lora_rank", "num_bases")
-        if getattr(factory, "keywords", {}).get(k)
-    ]
-    if given:
-        raise UserError(
-            f"budget (of all layers) and the parameterization's own {given[0]} exclude each other: "
-            "drop one"
-        )
-    shapes = {
-        name: tuple(dense_weight(layers[name]).shape)
-        for name, f in factories.items()
-        if f is factory
-    }
-    split = budget.split(shapes)  # type: ignore[arg-type]
-    return {
-        name: functools.partial(factory, ratio=k / math.prod(shapes[name]))  # type: ignore[call-arg]
-        for name, k in split.items()
-    }
-
-
 def merge(model: nn.Module) -> nn.Module:
     """Copy a model with the plain layers that were there before; outputs are the same to 1e-5."""
     plain = copy.deepcopy(model)
-    vars(plain).pop("_ddp_params_and_buffers_to_ignore", None)
+    vars(plain).pop(NOT_SENT, None)
     for module in plain.modules():
         head = getattr(module, "get_output_embeddings", lambda: None)()
         if isinstance(head, ZooLinear) and getattr(module.config, "tie_word_embeddings", False):
@@ -334,44 +274,13 @@ def counts(model: nn.Module) -> dict[str, int]:
     }
 
 
-def factory_class(factory: object) -> Any:
-    """Return the class that a factory makes, which jsonargparse binds, or the factory."""
-    parts = (factory, getattr(factory, "func", None), *getattr(factory, "args", ()))
-    return next(
-        (part for part in parts if isinstance(part, type)), getattr(factory, "func", factory)
-    )
-
-
-def blame(error: BaseException) -> str:
-    """Say in one line what an exception is, and which place raised it."""
-    if isinstance(error, SyntaxError):
-        return f"{error.msg} ({Path(error.filename or '?').name}, line {error.lineno})"
-    message = f"{type(error).__name__}: {error}"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
-    return f"{message} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else message
-
-
-def _why(factory: ParameterizationFactory, error: Exception) -> str:
-    """Say why a parameterization could not be made."""
-    cls = factory_class(factory)
-    name = getattr(cls, "__name__", str(cls))
-    if isinstance(error, ValueError):
-        return f"{name} {error}"
-    if lacking := sorted(getattr(cls, "__abstractmethods__", ())):
-        return f"{name} is abstract: define {', '.join(lacking)}, or give a class that does"
-    return f"{name} cannot be made: {blame(error)}; zoo check tests a class"
-
-
 __all__ = [
     "ParameterizationFactory",
     "Start",
     "are_updates",
-    "blame",
     "convert",
     "counts",
     "dense_weight",
-    "factory_class",
     "is_conv1d",
     "is_linear",
     "linear_layers",

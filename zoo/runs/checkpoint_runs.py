@@ -10,7 +10,7 @@ from zoo.files.access import read_json
 from zoo.files.flat import Flat, as_json, flatten
 from zoo.files.paths import nickname
 from zoo.files.plain import check_bounds
-from zoo.layers.convert import factory_class
+from zoo.layers.factories import factory_class
 from zoo.pages.texts import clean, printable
 from zoo.runs import checkpoints, older_runs
 from zoo.runs.names import short

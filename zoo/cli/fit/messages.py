@@ -12,9 +12,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from zoo.errors import LOCALE, UserError, did_you_mean, is_too_large
+from zoo.errors import LOCALE, UserError, blame, did_you_mean, is_too_large
 from zoo.files.trust import Trust, imported
-from zoo.layers.convert import blame
 from zoo.parameterizations import WeightParameterization
 from zoo.provenance import PACKAGE
 from zoo.training.module import ZooData, ZooModule

@@ -8,9 +8,9 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import nn
 
-from zoo.errors import UserError
+from zoo.errors import UserError, blame
 from zoo.files.trust import OURS, imported
-from zoo.layers.convert import blame, zoo_layers
+from zoo.layers.convert import zoo_layers
 from zoo.training.module import ZooData, ZooModule
 
 STEPS = {

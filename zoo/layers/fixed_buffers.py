@@ -1,0 +1,38 @@
+"""Buffers that are rebuilt from seeds, which DDP need not send to other processes."""
+
+from collections.abc import Iterable, Iterator
+
+from torch import nn
+
+from zoo.parameterizations import WeightParameterization
+
+NOT_SENT = "_ddp_params_and_buffers_to_ignore"
+"""The attribute of a model that has the names of what DDP leaves alone."""
+
+
+class FixedBuffers:
+    """Names the buffers that are rebuilt from seeds, and so equal on every rank.
+
+    DDP looks for names to ignore in the model that it wraps; buffers it would otherwise broadcast
+    at each forward pass.
+
+    Args:
+        model: a converted model.
+        more: names that are to be ignored besides.
+    """
+
+    def __init__(self, model: nn.Module, more: Iterable[str] = ()) -> None:
+        self.model, self.more = model, tuple(more)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.more
+        for name, module in self.model.named_modules():
+            if isinstance(module, WeightParameterization):
+                yield from (f"{name}.{buffer}".lstrip(".") for buffer, _ in module.named_buffers())
+
+
+def spare_buffers(model: nn.Module) -> None:
+    """Have DDP send no buffer that is rebuilt from a seed, besides those that it sends none of."""
+    before = vars(model).get(NOT_SENT, ())
+    if not isinstance(before, FixedBuffers):
+        vars(model)[NOT_SENT] = FixedBuffers(model, before)
