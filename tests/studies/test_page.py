@@ -179,11 +179,12 @@ def test_bytes_of_a_group_are_means_over_its_runs():
     assert decimals(72000 / 294912, 2) in words
 
 
-def test_names_are_escaped(data):
+def test_names_are_escaped():
     evil = "<script>alert('x')</script>&\""
     names = ("cola-minilm-lora-s0", "CoLA / minilm / LoRA")
     analysed = json.loads(
-        json.dumps(data), object_hook=lambda d: {k: evil if v in names else v for k, v in d.items()}
+        json.dumps(analysis(groups=1, seeds=1, blocks=1)),
+        object_hook=lambda d: {k: evil if v in names else v for k, v in d.items()},
     )
     analysed["command"] = evil
     analysed["runs"][0]["notes"] = [evil]
