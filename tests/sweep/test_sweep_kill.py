@@ -155,7 +155,7 @@ def test_a_sweep_that_is_told_to_stop_keeps_the_last_step(number, status, place,
     assert wrong == "zoo: stopped; 0 of 2 trials are done, and the same command goes on\n"
     assert said.splitlines() == ["2 trials, 0 done already, 2 at a time"]
     assert len(list(out.glob("*/version_0/checkpoints/last.ckpt"))) == 2
-    assert wait(lambda: not processes(out), 20) and not list(out.glob("sweep.[ls]*"))
+    assert wait(lambda: not processes(out), 60) and not list(out.glob("sweep.[ls]*"))
     again = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert again.returncode == 0 and again.stderr == "", again.stderr
     summaries = [json.loads(path.read_text()) for path in out.glob("*/version_0/summary.json")]

@@ -45,7 +45,7 @@ def test_a_sweep_that_is_told_to_stop_tells_its_trials(
 
     def tell(*args):
         running.start()
-        ready.wait(10)
+        ready.wait(60)
         real(*args)
         assert seen == ["stopped"]
 
@@ -53,7 +53,7 @@ def test_a_sweep_that_is_told_to_stop_tells_its_trials(
     before = signal.getsignal(signal.SIGTERM)
     start = time.monotonic()
     assert main(["sweep", "--config", "s.yaml"]) == status
-    assert time.monotonic() - start < 15 and seen == ["stopped"]
+    assert time.monotonic() - start < 60 and seen == ["stopped"]
     said = capfd.readouterr().err.splitlines()
     assert said == ["zoo: stopped; 1 of 8 trials are done, and the same command goes on"]
     assert sorted(path.name for path in out.iterdir() if path.is_file()) == [
@@ -61,7 +61,7 @@ def test_a_sweep_that_is_told_to_stop_tells_its_trials(
         "sweep.json",
     ]
     assert signal.getsignal(signal.SIGTERM) == before
-    running.join(5)
+    running.join(60)
 
 
 def test_a_signal_that_something_swallows_comes_again():
@@ -124,7 +124,7 @@ def test_a_trial_is_told_to_stop_and_none_starts_then(tmp_path, monkeypatch):
     while not ready.exists():
         time.sleep(0.01)
     stop.tell(tmp_path, [trials.log(tmp_path, TRIAL)])
-    running.join(5)
+    running.join(60)
     assert found == ["1 checkpoint"]
     monkeypatch.setattr(trials, "_fit", None)
     assert trials.run(tmp_path, TRIAL, ".", 1) == "the sweep is stopping"
