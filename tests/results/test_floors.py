@@ -9,7 +9,7 @@ import torch
 
 from zoo.bases.blocks import block_layout
 from zoo.bases.cosine import dct_matrix
-from zoo.bases.kernels import floors
+from zoo.bases.kernels import floor_tables, floors
 from zoo.bases.seeds import generator
 from zoo.bases.selection import lowpass_order, random_support
 
@@ -151,9 +151,9 @@ def test_strips_fit_on_chip():
 
 def test_the_page_has_the_tables_that_the_command_prints(capsys):
     page = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
-    floors.main()
+    floor_tables.main()
     tables = capsys.readouterr().out.strip().split("\n\n")
-    assert len(tables) == 1 + len(floors.SHAPES)
+    assert len(tables) == 1 + len(floor_tables.SHAPES)
     for table in tables:
         assert table in page
 
@@ -162,11 +162,12 @@ def test_findings_of_the_page():
     """Where W is built on chip a full transform never wins, at any size or number of tokens; blocks
     always do.
     """
-    for m, n in floors.SHAPES:
-        for share in floors.SHARES:
-            for tokens in floors.TOKENS:
+    for m, n in floor_tables.SHAPES:
+        for share in floor_tables.SHARES:
+            for tokens in floor_tables.TOKENS:
                 gain = {
-                    way: floors.speedup(way, m, n, m * n // share, tokens) for way in floors.LAYERS
+                    way: floor_tables.speedup(way, m, n, m * n // share, tokens)
+                    for way in floor_tables.LAYERS
                 }
                 on_chip = [
                     way for way in gain if "tile" in way or "strips" in way or "memory" in way
@@ -179,8 +180,8 @@ def test_findings_of_the_page():
                 assert gain["box, three products"] < 1.1 or tokens >= 256
                 if tokens <= 16:
                     assert gain["DCT, every tile"] < 0.05
-    assert floors.speedup("RowDCT, int16", 4096, 4096, 4096**2 // 8, 4) > 1.2
-    assert floors.speedup("RowDCT, int16", 4096, 4096, 4096**2 // 20, 16) > 1.2
+    assert floor_tables.speedup("RowDCT, int16", 4096, 4096, 4096**2 // 8, 4) > 1.2
+    assert floor_tables.speedup("RowDCT, int16", 4096, 4096, 4096**2 // 20, 16) > 1.2
     # Of the paper's model, on one of 132 processors.
     whole = floors.tile(512, 128, 512 * 128 // 2, "random", 512, 128)
     assert 1e6 * whole.products / (floors.PRODUCTS / 132) == pytest.approx(8.4, abs=0.05)
