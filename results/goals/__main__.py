@@ -21,8 +21,8 @@ from zoo.pages.terminal import aligned
 from zoo.studies.bench.command import about
 from zoo.studies.bench.options import device_of, path
 from zoo.studies.bench.rows import Results, Row, Table, ratio_columns
-from zoo.studies.bench.terminal import spread
-from zoo.studies.terminal import Bar
+from zoo.studies.bench.terminal import median_and_half
+from zoo.studies.progress import Bar
 
 
 def main(argv: Sequence[str]) -> int:
@@ -103,7 +103,7 @@ def table(rows: Sequence[Row]) -> str:
         sign = ">=" if row["at_least"] else "<="
         case = "\n".join(filter(None, (row["case"], row["note"])))
         met = "yes" if row["met"] else "NO"
-        cells.append((case, f"{sign} {row['goal']:g}", spread(row), met))
+        cells.append((case, f"{sign} {row['goal']:g}", median_and_half(row), met))
     return "\n".join(aligned(cells))
 
 

@@ -1,4 +1,4 @@
-"""Tables in a terminal and in Markdown: aligned, within 80 columns, and nothing but what they say."""
+"""Tables in a terminal and in Markdown: aligned, within 80 columns, and only what they say."""
 
 import pandas as pd
 import pytest

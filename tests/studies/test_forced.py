@@ -11,7 +11,7 @@ from every import thinned
 from report_runs import write_run
 
 from zoo.__main__ import main
-from zoo.studies import terminal
+from zoo.studies.folder import facts
 from zoo.studies.journal import is_journal
 
 ARGV = ["report", "runs", "--out", "out"]
@@ -27,7 +27,6 @@ def reported(place, monkeypatch):
     from matplotlib.figure import Figure
 
     monkeypatch.setattr("zoo.studies.report.figures.figures", lambda data: {"gaps": Figure((1, 1))})
-    monkeypatch.setattr("zoo.studies.report.page.captioned", lambda drawings, captions: [])
     write_run(Path("runs/a"))
     assert main(ARGV) == 0
     return Path("out")
@@ -95,11 +94,10 @@ def test_a_page_without_a_report_is_anybodys(place, capsys):
 
 def test_a_file_that_comes_meanwhile_is_kept(reported, monkeypatch):
     """While the report is made."""
-    real = terminal.facts
 
     def later(*args):
         (reported / "figures" / "mine.png").write_text("mine")
-        return real(*args)
+        return facts(*args)
 
     monkeypatch.setattr("zoo.studies.report.command.facts", later)
     main([*ARGV, "--force"])

@@ -27,7 +27,7 @@ def test_journal_goes_on(tmp_path):
 
 
 def test_values_of_other_data_are_forgotten(tmp_path):
-    """The reference tells: where it is another than it was, what was evaluated is no longer known."""
+    """If the reference is another than it was, what was evaluated is no longer known."""
     path = tmp_path / "evaluations.jsonl"
     journal = Journal(path)
     for model in ("a f1", "b f1"):

@@ -11,8 +11,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from zoo.pages.data import Data
 from zoo.pages.numbers import decimals, general, number_of, plus_minus, typeset
-from zoo.pages.style import GRID, INK, MUTED, SURFACE, Data
+from zoo.pages.style import GRID, INK, MUTED, SURFACE
 from zoo.pages.texts import printable
 
 Drawings = Mapping[str, bytes]
@@ -28,11 +29,11 @@ def captioned(drawings: Drawings, captions: Mapping[str, str]) -> list[Markup]:
         drawings: of a report.
         captions: by what names of figures begin with; of several figures the first has it.
     """
-    left, found = dict(captions), []
+    left, drawn = dict(captions), []
     for name, svg in drawings.items():
         key = max((key for key in captions if name.startswith(key)), key=len, default="")
-        found.append(drawing(name, svg, left.pop(key, "")))
-    return found
+        drawn.append(drawing(name, svg, left.pop(key, "")))
+    return drawn
 
 
 def drawing(name: str, svg: bytes, caption: str) -> Markup:
@@ -48,7 +49,7 @@ def drawing(name: str, svg: bytes, caption: str) -> Markup:
         tree[tree.index("<svg") :],
         flags=re.S,
     )
-    tree = re.sub(r"<[^>]+>", lambda found: _of_page(found[0], escape(name)), tree)
+    tree = re.sub(r"<[^>]+>", lambda tag: _of_page(tag[0], escape(name)), tree)
     view = re.search(r'viewBox="[^"]*"', tree)
     label = f'<svg role="img" aria-label="{escape(name)}" {view[0] if view else ""}>'
     image = re.sub(r"<svg[^>]*>", lambda _: label, tree, count=1)
@@ -61,7 +62,7 @@ def _of_page(tag: str, name: str) -> str:
     """Return a tag of an SVG with ids that no other figure has, and the colours of the page."""
     tag = tag.replace("xlink:href", "href")
     tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", tag)
-    return re.sub("|".join(SCHEME), lambda found: f"var(--{SCHEME[found[0]]})", tag)
+    return re.sub("|".join(SCHEME), lambda colour: f"var(--{SCHEME[colour[0]]})", tag)
 
 
 ENVIRONMENT = Environment(

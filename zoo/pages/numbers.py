@@ -23,8 +23,8 @@ def decimals(value: float | None, digits: int = 3, sign: str = "", missing: str 
 
 def plus_minus(mean: float | None, sd: float | None, digits: int = 3) -> str:
     """Return a mean, and its standard deviation if there is one."""
-    spread = decimals(sd, digits, missing="")
-    return decimals(mean, digits) + (f" +- {spread}" if spread else "")
+    deviation = decimals(sd, digits, missing="")
+    return decimals(mean, digits) + (f" +- {deviation}" if deviation else "")
 
 
 def interval(
@@ -43,6 +43,13 @@ def p_value(p: float | None) -> str:
 def percent(share: float, digits: int = 1, sign: str = "") -> str:
     """Return a share as in 25.0 %."""
     return f"{100 * share:{sign}.{digits}f} %"
+
+
+def human_bytes(count: float) -> str:
+    """Write a count as 500 B, 20 kB or 7.1 MB: powers of 1000, at most one decimal."""
+    power = min(3, max(0, int(math.log10(max(count, 1)) + 1e-4) // 3))
+    value = f"{count / 1000**power:.{min(power, 1)}f}".removesuffix(".0")
+    return f"{value} {('B', 'kB', 'MB', 'GB')[power]}"
 
 
 def general(value: object) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from zoo.files.access import write_text
+from zoo.pages.data import Data
 from zoo.pages.html import Drawings
-from zoo.pages.style import Data, Figure, save
+from zoo.pages.style import Figure, save
 
 
 def finite(value: Any) -> Any:

@@ -32,8 +32,6 @@ except ModuleNotFoundError:
         "figures need matplotlib, which is not installed: pip install 'zoo[lab]'"
     ) from None
 
-Data = dict[str, Any]
-
 SETTINGS = rc_params_from_file(Path(__file__).with_name("zoo.mplstyle"), use_default_template=False)
 styled = rc_context(SETTINGS)
 """Decorates what makes or draws a figure: matplotlib makes some parts not before they are drawn."""
@@ -227,36 +225,6 @@ def colour_bar(figure: Figure, axes: Any, colours: ScalarMappable, **more: Any) 
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.minorticks_off()
     bar.ax.tick_params(length=0)
-
-
-# ---- Data ----------------------------------------------------------------------------------------
-
-
-def runs_of(data: Data, group: Data) -> list[Data]:
-    """Return the runs of a group."""
-    return [run for run in data["runs"] if run["group"] == group["group"]]
-
-
-def unique(values: Iterable[Any]) -> list[Any]:
-    """Return each value once, in the order in which they come."""
-    return list(dict.fromkeys(values))
-
-
-def number(value: float | None) -> float:
-    """Return a number that may be missing as matplotlib takes it: NaN is a gap."""
-    return math.nan if value is None else float(value)
-
-
-def numbers(items: Iterable[Data], field: str) -> np.ndarray:
-    """Return a field of each item; NaN where it is missing."""
-    return np.array([number(item[field]) for item in items])
-
-
-def human_bytes(count: float) -> str:
-    """Write a count as 500 B, 20 kB or 7.1 MB: powers of 1000, at most one decimal."""
-    power = min(3, max(0, int(math.log10(max(count, 1)) + 1e-4) // 3))
-    value = f"{count / 1000**power:.{min(power, 1)}f}".removesuffix(".0")
-    return f"{value} {('B', 'kB', 'MB', 'GB')[power]}"
 
 
 # ---- Files ---------------------------------------------------------------------------------------

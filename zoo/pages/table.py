@@ -67,8 +67,8 @@ class Table:
         return self
 
 
-def _cell(found: Cell | str) -> Cell:
-    return found if isinstance(found, Cell) else Cell(found)
+def _cell(shown: Cell | str) -> Cell:
+    return shown if isinstance(shown, Cell) else Cell(shown)
 
 
 # ---- Formats: what makes a cell of the fields of a row -------------------------------------------

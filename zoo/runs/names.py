@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zoo.runs.finished_runs import FinishedRun
     from zoo.runs.run import Run
 
-BUDGETS = ("ratio", "coefficients", "rank", "lora_rank", "num_bases", "budget")
+BUDGET_ARGUMENTS = ("ratio", "coefficients", "rank", "lora_rank", "num_bases", "budget")
 """Arguments that say how many coefficients there are, which a method's name always has."""
 COUNTS = ("coefficients", "replaced", "trainable", "total")
 FIRST = ("identity", "steps")
@@ -165,7 +165,7 @@ def method_names(
         for key in settings:
             node, _, name = key.partition(".")
             is_told = bases if name == "seed" else known.get(name) != settings[key]
-            if node == "parameterization" and name and (name in BUDGETS or is_told):
+            if node == "parameterization" and name and (name in BUDGET_ARGUMENTS or is_told):
                 shown.append(key)
         words = said(settings, shown)
         words += [runs[0].optimizer] * (runs[0].optimizer != "adamw")

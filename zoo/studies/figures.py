@@ -7,7 +7,8 @@ no data is left out.
 import re
 from collections.abc import Callable, Iterable
 
-from zoo.pages.style import Data, Figure, runs_of
+from zoo.pages.data import Data, runs_of
+from zoo.pages.style import Figure
 
 
 def slug(text: str) -> str:

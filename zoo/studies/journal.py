@@ -10,6 +10,9 @@ from zoo.errors import UserError
 from zoo.files.access import opened
 from zoo.files.plain import parse_json
 
+JOURNAL = "evaluations.jsonl"
+"""The name of the file."""
+
 
 class Journal:
     """Remembers evaluations by what they are of, in a file that grows with each.

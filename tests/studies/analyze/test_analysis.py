@@ -209,7 +209,7 @@ def test_false_positive_rate_of_layers_and_runs_that_share_a_direction():
 
 
 def test_a_draw_turns_all_matrices_alike():
-    """What two have in common, they have in common after it: their nulls are those of one matrix."""
+    """What two have in common stays in common: their nulls are those of one matrix."""
     update = low_rank(12, 10)
     one, other, third = beside_nulls(
         [update, Update(2 * update.matrix()), low_rank(12, 10)], ["dct"], 6

@@ -20,7 +20,7 @@ from zoo.studies.bench.floor import Case, Rates, floor, operations, too_long
 from zoo.studies.bench.layers import PASSES, ROUNDS, Spec, contender, contenders, measure
 from zoo.studies.bench.options import DEFAULT, UPDATE, default, dotted, shapes_of, specs
 from zoo.studies.bench.rows import CASES, Results
-from zoo.studies.bench.terminal import number, spread
+from zoo.studies.bench.terminal import median_and_half, significant
 
 CPU = torch.device("cpu")
 TINY = [
@@ -191,6 +191,7 @@ def test_an_update_starts_at_nothing_and_trains_its_coefficients_alone():
     assert scratch.trainable == 48 + 12 and scratch.layer.base is None
 
 
+@pytest.mark.slow
 def test_peft_has_as_many_parameters():
     pytest.importorskip("peft")
     chosen = [Spec(LoRA, {"rank": 2}), Spec(DCT, {"coefficients": 7}), Spec(RandLoRA, {"rank": 4})]
@@ -411,15 +412,15 @@ def test_defaults_are_parameterizations_that_can_be_built():
 
 
 def test_numbers_have_three_digits_and_spreads_as_many():
-    assert [number(x) for x in (0.0123, 0.123, 1.234, 12.34, 123.4)] == [
+    assert [significant(x) for x in (0.0123, 0.123, 1.234, 12.34, 123.4)] == [
         "0.012",
         "0.12",
         "1.23",
         "12.3",
         "123",
     ]
-    assert spread({"median": 1.5, "low": 1.4, "high": 1.5}) == "1.50 +-0.05"
-    assert spread({"median": 0.0625, "low": 0.05, "high": 0.076}) == ".062 +-.013"
+    assert median_and_half({"median": 1.5, "low": 1.4, "high": 1.5}) == "1.50 +-0.05"
+    assert median_and_half({"median": 0.0625, "low": 0.05, "high": 0.076}) == ".062 +-.013"
 
 
 # ---- The figure ----------------------------------------------------------------------------------

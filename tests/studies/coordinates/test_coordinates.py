@@ -32,7 +32,7 @@ from zoo.studies.coordinates.sizes import (
     summarize,
 )
 from zoo.studies.coordinates.tables import parts
-from zoo.studies.terminal import split
+from zoo.studies.options import split
 
 LR = 1e-3
 

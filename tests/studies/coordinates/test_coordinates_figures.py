@@ -9,7 +9,15 @@ from zoo.pages.style import svg
 from zoo.studies.coordinates.figures import SHOWN, STEPS, coordinates_figures
 from zoo.studies.coordinates.page import coordinates_page
 from zoo.studies.coordinates.rebuild import PATHS
-from zoo.studies.coordinates.sizes import BLOCKS, LAYERS, LOGITS, MEASURES, OUTPUTS, WEIGHTS, slopes
+from zoo.studies.coordinates.sizes import (
+    BLOCKS,
+    LAYERS,
+    LOGITS,
+    OUTPUTS,
+    SIZE_MEASURES,
+    WEIGHTS,
+    slopes,
+)
 
 NAMES = ["Dense", "DCT", "my_file.MyBasis"]
 
@@ -90,12 +98,12 @@ def test_which_there_are(figures):
         "by_width",
         "coordinate_check",
     ]
-    assert not {*SHOWN, *STEPS} - {measure.label for measure in MEASURES}
+    assert not {*SHOWN, *STEPS} - {measure.label for measure in SIZE_MEASURES}
 
 
 @pytest.mark.parametrize("along, other, at", [("width", "depth", 4), ("depth", "width", 128)])
 def test_sizes_against_width_and_depth(data, figures, along, other, at):
-    measures = {measure.label: measure for measure in MEASURES}
+    measures = {measure.label: measure for measure in SIZE_MEASURES}
     for ax in axes(figures[f"by_{along}"]):
         measure = measures[ax.get_title("left")]
         assert (
@@ -143,6 +151,7 @@ def test_errors_of_rebuilt_matrices(data, figures):
             assert [None if np.isnan(y) else y for y in line.get_ydata()] == own
 
 
+@pytest.mark.slow
 def test_nothing_lies_outside(figures):
     for name, figure in figures.items():
         inside(name, figure)

@@ -333,7 +333,10 @@ def crowded():
     (comparison,) = data["comparisons"]
     for i in range(15):
         twin = copy.deepcopy(method_of(comparison, "DCT ratio=0.5"))
-        name = f"{'Blockwise' * (i % 5)}Basis{i} ratio=0.5 selection=attention.self.query,attention.self.$value$ x{i}"
+        name = (
+            f"{'Blockwise' * (i % 5)}Basis{i} ratio=0.5 "
+            f"selection=attention.self.query,attention.self.$value$ x{i}"
+        )
         twin |= {"method": name, "parameterization": f"{'LongFamily' * (i % 12)}{i}"}
         comparison["methods"].append(twin)
         comparison["runs"] += [

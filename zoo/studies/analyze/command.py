@@ -12,15 +12,9 @@ from zoo.cli.arguments import call
 from zoo.errors import UserError
 from zoo.files.trust import NOBODY, Trust
 from zoo.pages.texts import lines as printable_lines
-from zoo.studies.terminal import (
-    Bar,
-    check_out,
-    facts,
-    is_ours,
-    need_extra,
-    read_all,
-    words,
-)
+from zoo.studies.folder import check_out, facts, is_ours
+from zoo.studies.options import need_extra, words
+from zoo.studies.progress import Bar
 
 LEGEND = """k90: share of the coefficients, largest first, that holds 90 % of the energy.
 low 25 %: share of the energy in the lowest quarter of the frequencies.
@@ -74,6 +68,7 @@ def analyze(
     from zoo.bases import TRANSFORMS
     from zoo.files.access import new_folder
     from zoo.studies.analyze import analysis
+    from zoo.studies.sources import read_all
 
     transforms = words("--transform", transform, list(TRANSFORMS))
     globs = [glob.strip() for glob in layers.split(",")] if layers is not None else None
@@ -85,14 +80,14 @@ def analyze(
     try:
         sources = read_all(runs, before=before, backbone=backbone, layers=globs, trust=trust)
         done = bar.expect(null * sum(len(source.updates) for source in sources))
-        found = analysis.analyze(sources, transforms, null, done=done)
+        report = analysis.analyze(sources, transforms, null, done=done)
     finally:
         bar.close()
-    found = {**facts("analyze", argv, start), **found}
-    lines = [describe(run) for run in found["runs"]]
+    report = {**facts("analyze", argv, start), **report}
+    lines = [describe(run) for run in report["runs"]]
     lines += [
         "\n\n".join([f"{group['group']}: {len(group['runs'])} runs together", *verdicts(group)])
-        for group in found["groups"]
+        for group in report["groups"]
         if len(group["runs"]) > 1
     ]
     lines.append(LEGEND)
@@ -102,7 +97,7 @@ def analyze(
         from zoo.studies.analyze.page import analysis_page
 
         with new_folder(folder, "--out", is_ours(folder, "analysis"), force=True) as part:
-            write_report(part, "analysis", found, analysis_figures(found), analysis_page)
+            write_report(part, "analysis", report, analysis_figures(report), analysis_page)
         lines.append(f"written to  {folder}\nlook        {folder / 'analysis.html'}")
     return "\n\n".join(lines)
 
@@ -118,10 +113,10 @@ def describe(run: dict[str, Any]) -> str:
     return "\n\n".join(["\n".join(head), *tables, *verdicts(run)])
 
 
-def verdicts(found: dict[str, Any]) -> list[str]:
+def verdicts(report: dict[str, Any]) -> list[str]:
     """Return a paragraph for each transform, of a run or a group of runs."""
     paragraphs = [
-        f"{transform}: {verdict['words']}" for transform, verdict in found["verdicts"].items()
+        f"{transform}: {verdict['words']}" for transform, verdict in report["verdicts"].items()
     ]
     kept = [
         re.sub(r" (%|[=<] )", lambda sign: sign[0].replace(" ", "\xa0"), text)

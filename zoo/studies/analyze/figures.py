@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from zoo.pages import style
-from zoo.pages.style import Axes, Data, Figure, numbers
+from zoo.pages.data import Data, field_values, or_nan, unique
+from zoo.pages.style import Axes, Figure
 from zoo.runs.names import short_names
 from zoo.spectrum import GAUSSIAN
 from zoo.studies.figures import each, present
@@ -38,15 +39,15 @@ def k90_by_task(analysis: Data) -> Figure:
     ax.grid(False, axis="y")
     for i, transform in enumerate(transforms):
         k90 = [group["spectra"][transform]["k90"] for group in groups]
-        null, sd = numbers(k90, "null"), np.nan_to_num(numbers(k90, "null_sd"))
+        null, sd = field_values(k90, "null"), np.nan_to_num(field_values(k90, "null_sd"))
         y = np.arange(len(groups)) + (i - (len(transforms) - 1) / 2) * row
         ax.barh(y, 2 * sd, row * 0.8, null - sd, color=style.NULL, alpha=0.35, linewidth=0)
         low, high = y - row * 0.4, y + row * 0.4
         ax.vlines(null, low, high, color=style.NULL, linewidth=2, label=f"null {transform}")
         ax.errorbar(
-            numbers(k90, "mean"),
+            field_values(k90, "mean"),
             y,
-            xerr=numbers(k90, "sd"),
+            xerr=field_values(k90, "sd"),
             linestyle="",
             markersize=5.5,
             label=transform,
@@ -115,7 +116,7 @@ def k90_heatmap(runs: list[Data], transform: str) -> Figure | None:
     if not matrices:
         return None
     kinds, blocks = (
-        style.unique(m["kind"] for m in matrices),
+        unique(m["kind"] for m in matrices),
         sorted({m["block"] for m in matrices}),
     )
     k90, excess = np.full((2, len(blocks), len(kinds)), math.nan)
@@ -127,8 +128,8 @@ def k90_heatmap(runs: list[Data], transform: str) -> Figure | None:
                 if (m["block"], m["kind"]) == (block, kind)
             ]
             if cell:
-                k90[i, j] = np.mean(numbers(cell, "value"))
-                excess[i, j] = np.mean(numbers(cell, "value") - numbers(cell, "null"))
+                k90[i, j] = np.mean(field_values(cell, "value"))
+                excess[i, j] = np.mean(field_values(cell, "value") - field_values(cell, "null"))
     over = "" if len(runs) == 1 else f", mean over {len(runs)} runs"
     group = style.wrapped(runs[0]["group"], 80)
     title = f"k90 by block and kind of layer ({transform}{over})\n{group}"
@@ -211,7 +212,7 @@ def rank_against_loss(analysis: Data) -> Figure | None:
     groups = [group["group"] for group in analysis["groups"]]
     shown = [
         (task, field, runs)
-        for task in style.unique(run["task"] for run in analysis["runs"])
+        for task in unique(run["task"] for run in analysis["runs"])
         for field in ("loss", "score")
         if (
             runs := [
@@ -221,7 +222,7 @@ def rank_against_loss(analysis: Data) -> Figure | None:
     ]
     if not shown:
         return None
-    what = " and ".join(style.unique(run["what"] for run in analysis["runs"]))
+    what = " and ".join(unique(run["what"] for run in analysis["runs"]))
     title = f"Loss and score against the stable rank of {what}"
     figure, axes = style.panels(title, len(shown), 2, 2.4, "mean stable rank")
     for ax, (task, field, runs) in zip(axes, shown, strict=True):
@@ -230,7 +231,7 @@ def rank_against_loss(analysis: Data) -> Figure | None:
         ax.set_ylabel(style.plain(metric))
         ax.margins(0.1)
         ax.locator_params(nbins=5)
-        for group in style.unique(run["group"] for run in runs):
+        for group in unique(run["group"] for run in runs):
             same = [run for run in runs if run["group"] == group]
             x, y = [_stable_rank(run) for run in same], [run[field] for run in same]
             look = style.look(groups.index(group))
@@ -250,7 +251,7 @@ def _chosen(matrices: list[Data], most: int) -> tuple[dict[str, str], str]:
     Returns:
         Their short names by kind, and a line about those left out.
     """
-    kinds = style.unique(m["kind"] for m in matrices)
+    kinds = unique(m["kind"] for m in matrices)
     first = sorted(kinds, key=lambda kind: kind.split(".")[-1] not in FIRST_KINDS)[:most]
     short = short_names(kinds)
     left_out = ", ".join(short[kind] for kind in kinds if kind not in first)
@@ -278,7 +279,7 @@ def _write_values(ax: Axes, values: np.ndarray, mesh: Any, form: str) -> None:
 
 
 def _stable_rank(run: Data) -> float:
-    return style.number(run["averages"]["run"]["all"]["stable_rank"])
+    return or_nan(run["averages"]["run"]["all"]["stable_rank"])
 
 
 @style.styled

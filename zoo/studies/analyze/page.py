@@ -1,7 +1,7 @@
 """The page of `zoo analyze`."""
 
+from zoo.pages.data import Data, runs_of
 from zoo.pages.html import Drawings, render
-from zoo.pages.style import Data, runs_of
 from zoo.studies.analyze import tables
 
 

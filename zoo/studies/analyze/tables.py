@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
+from zoo.pages.data import Data, runs_of
 from zoo.pages.numbers import decimals, interval, p_value
-from zoo.pages.style import Data, runs_of
 from zoo.pages.table import Cell, Column, Table, fixed, mean_sd, over
 from zoo.studies.verdicts import EMPTY, in_words
 
-MEASURES = {
+MEASURE_LABELS = {
     "k50": "k50",
     "k90": "k90",
     "k99": "k99",
@@ -41,8 +41,8 @@ def flat(spectra: Data) -> Data:
     """Return measures of a transform as fields, such as k90_value and k90_null."""
     return {
         f"{measure}_{key}": value
-        for measure, found in spectra.items()
-        for key, value in found.items()
+        for measure, values in spectra.items()
+        for key, value in values.items()
     }
 
 
@@ -98,7 +98,7 @@ def _measured() -> list[Column]:
             Column(
                 label, over(*(fixed(f"{key}_{field}") for field in ("value", "null", "shuffled")))
             )
-            for key, label in MEASURES.items()
+            for key, label in MEASURE_LABELS.items()
         ),
     ]
 
@@ -106,10 +106,10 @@ def _measured() -> list[Column]:
 def correlations(runs: Iterable[Data]) -> pd.DataFrame:
     """Return the correlations of runs, a row for each transform and pair."""
     rows = [
-        {"run": run["name"], "transform": transform, "pair": pair, **flat(found)}
+        {"run": run["name"], "transform": transform, "pair": pair, **flat(correlation)}
         for run in runs
         for transform, pairs in run["correlation"].items()
-        for pair, found in pairs.items()
+        for pair, correlation in pairs.items()
     ]
     return pd.DataFrame(rows)
 
@@ -178,7 +178,7 @@ def spectra_tables(analysis: Data) -> list[Table]:
     ]
     measures = [
         Column(label, over(mean_sd(f"{m}_mean", f"{m}_sd"), mean_sd(f"{m}_null", f"{m}_null_sd")))
-        for m, label in MEASURES.items()
+        for m, label in MEASURE_LABELS.items()
     ]
     frame = pd.DataFrame(rows)
     return [
@@ -190,11 +190,11 @@ def spectra_tables(analysis: Data) -> list[Table]:
 # ---- Verdicts ------------------------------------------------------------------------------------
 
 
-def verdicts_table(found: Sequence[Data], name: str, transforms: Sequence[str]) -> Table:
+def verdicts_table(judged: Sequence[Data], name: str, transforms: Sequence[str]) -> Table:
     """Return the verdicts of groups or runs, a column for each transform.
 
     Args:
-        found: groups or runs.
+        judged: groups or runs.
         name: `group` or `name`, the field that names them.
         transforms: of the analysis.
     """
@@ -203,7 +203,7 @@ def verdicts_table(found: Sequence[Data], name: str, transforms: Sequence[str]) 
         for transform in transforms
     ]
     head = Column("Run" if name == "name" else "Group", lambda row: getattr(row, name), left=True)
-    return Table(pd.DataFrame(found, dtype=object), [head, *columns])
+    return Table(pd.DataFrame(judged, dtype=object), [head, *columns])
 
 
 def _verdict_at(row: Any, transform: str) -> Cell:

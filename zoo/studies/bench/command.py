@@ -27,7 +27,9 @@ from zoo.studies.bench.options import (
     shapes_of,
     specs,
 )
-from zoo.studies.terminal import Bar, facts, numbers, words
+from zoo.studies.folder import facts
+from zoo.studies.options import numbers, words
+from zoo.studies.progress import Bar
 
 if TYPE_CHECKING:
     import torch

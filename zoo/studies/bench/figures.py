@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zoo.pages import style
+from zoo.pages.data import unique
 from zoo.pages.style import Figure
 
 
@@ -15,8 +16,8 @@ def bench_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     ratios to the dense layer, or to peft's if there is none.
     """
     compared = [row for row in rows if row["ratio"]]
-    names = style.unique(row["name"] for row in compared)
-    cells = style.unique((row["precision"], *row["shape"]) for row in compared)
+    names = unique(row["name"] for row in compared)
+    cells = unique((row["precision"], *row["shape"]) for row in compared)
     against = "dense" if "dense" in compared[0]["ratio"] else "peft"
     other = "a dense layer" if against == "dense" else "peft"
     title = f"Time of a forward and backward pass, as a ratio to {other}'s"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from zoo.cli.check import budget, given
 from zoo.errors import UserError
-from zoo.studies.terminal import need_extra, parameterizations
+from zoo.studies.options import need_extra, parameterizations
 
 if TYPE_CHECKING:
     import torch

@@ -28,19 +28,19 @@ def times(rows: Sequence[Row]) -> list[str]:
         lines.append([number_of(tokens, "token"), *[""] * (len(HEADS) + 1)])
         measured = [row for row in rows if row["tokens"] == tokens]
         for reference in (row for row in measured if row["library"] != "zoo"):
-            took = (f"{number(reference['ms'][key]['median'])} ms" for key in HEADS)
+            took = (f"{significant(reference['ms'][key]['median'])} ms" for key in HEADS)
             lines.append([reference["name"], *took, _floors(reference)])
             for row in measured:
                 for ratios in row["ratio"].values():
                     if ratios["to"] == reference["name"]:
-                        shown = (spread(ratios[key]) for key in HEADS)
+                        shown = (median_and_half(ratios[key]) for key in HEADS)
                         lines.append([f"  {row['name']}", *shown, _floors(row)])
     return aligned(lines)
 
 
 def _floors(row: Row) -> str:
     """Return how many times the floor a forward and backward pass takes."""
-    return number(row["ms"]["forward_backward"]["median"] / row["floor"]["ms"])
+    return significant(row["ms"]["forward_backward"]["median"] / row["floor"]["ms"])
 
 
 def sizes(rows: Sequence[Row]) -> list[str]:
@@ -76,16 +76,16 @@ def legend(rows: Sequence[Row]) -> str:
     return "\n".join(hanging(f"{name:<7}{text}", 7) for name, text in meanings.items())
 
 
-def spread(found: Row) -> str:
+def median_and_half(ratio: Row) -> str:
     """Return a median and half the distance of its quartiles, as in 1.08 +-0.02 and .063 +-.013."""
-    decimals = _decimals(found["median"])
+    decimals = _decimals(ratio["median"])
     both = (
-        f"{value:.{decimals}f}" for value in (found["median"], (found["high"] - found["low"]) / 2)
+        f"{value:.{decimals}f}" for value in (ratio["median"], (ratio["high"] - ratio["low"]) / 2)
     )
     return " +-".join(text.removeprefix("0") if decimals == 3 else text for text in both)
 
 
-def number(value: float) -> str:
+def significant(value: float) -> str:
     """Return three digits or so: 0.012, 1.08, 13.4, 742."""
     return f"{value:.{_decimals(value)}f}"
 

@@ -17,16 +17,9 @@ from typing import Annotated, Any
 from zoo.cli.arguments import call
 from zoo.errors import UserError
 from zoo.files.access import new_folder, write_text
-from zoo.studies.terminal import (
-    Bar,
-    check_out,
-    facts,
-    is_ours,
-    need_extra,
-    numbers,
-    parameterizations,
-    split,
-)
+from zoo.studies.folder import check_out, facts, is_ours
+from zoo.studies.options import need_extra, numbers, parameterizations, split
+from zoo.studies.progress import Bar
 
 NAMES, WIDTHS, DEPTHS = "Dense,DCT,RandomOrthonormal,LoRA", "64,128,256,512,1024", "2,4,8,12"
 SIZES = "64,128,256,512,1024,2048,4096"
@@ -214,8 +207,8 @@ def write(folder: Path, report: dict[str, Any], rows: list[dict[str, Any]]) -> N
     from zoo.studies.coordinates.page import coordinates_page
 
     tables = {folder / "coordinates.csv": rows, folder / "rebuild.csv": report["rebuild"]}
-    for file, found in tables.items():
-        write_text(file, csv_text(list(found[0]) if found else [], found))
+    for file, rows in tables.items():
+        write_text(file, csv_text(list(rows[0]) if rows else [], rows))
     write_report(
         folder, "coordinates", report, coordinates_figures(report), coordinates_page, tables
     )

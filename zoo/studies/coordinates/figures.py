@@ -6,9 +6,10 @@ from itertools import product
 import numpy as np
 
 from zoo.pages import style
-from zoo.pages.style import Data, Figure
+from zoo.pages.data import Data, field_values, or_nan, unique
+from zoo.pages.style import Figure
 from zoo.studies.coordinates.rebuild import PATHS
-from zoo.studies.coordinates.sizes import MEASURES, series
+from zoo.studies.coordinates.sizes import SIZE_MEASURES, series
 
 SHOWN = (
     "weight",
@@ -53,7 +54,7 @@ def coordinates_figures(report: Data) -> dict[str, Figure]:
 
 def against(report: Data, along: str, other: str, where: str) -> Figure:
     """Draw quantities after the last step against width or depth, a line per parameterization."""
-    chosen = [measure for measure in MEASURES if measure.label in SHOWN]
+    chosen = [measure for measure in SIZE_MEASURES if measure.label in SHOWN]
     title = f"Sizes against {along}, after {report['steps']} steps, at {where}"
     figure, axes = style.panels(title, len(chosen), 3, 1.75, along, sharex=True)
     figure.supylabel("rms")
@@ -64,7 +65,7 @@ def against(report: Data, along: str, other: str, where: str) -> Figure:
         what = (measure.group, measure.quantity, step)
         for j, name in enumerate(names):
             x, y = series(report["cells"], name, *what, along, other, at)
-            ax.plot(x, [style.number(value) for value in y], label=name, **style.look(j))
+            ax.plot(x, [or_nan(value) for value in y], label=name, **style.look(j))
         style.log_ticks(ax, report[f"{along}s"])
         style.log_axis(ax.yaxis, decades=1.1)
     style.legend(figure, [style.key(name, **style.look(j)) for j, name in enumerate(names)])
@@ -77,7 +78,7 @@ def coordinate_check(report: Data) -> Figure:
     A row of panels is of a parameterization. Yang et al., arXiv 2203.03466, appendix D.1.
     """
     names, depth = report["parameterizations"], report["at"]["depth"]
-    chosen = [measure for measure in MEASURES if measure.label in STEPS]
+    chosen = [measure for measure in SIZE_MEASURES if measure.label in STEPS]
     steps = np.arange(1, report["steps"] + 1)
     colours = dict(zip(steps.tolist(), style.depth(steps).to_rgba(steps), strict=True))
     title = f"Coordinate check: change since step 0 against width, at {depth} blocks"
@@ -87,7 +88,7 @@ def coordinate_check(report: Data) -> Figure:
             what = (measure.group, measure.quantity, step)
             x, y = series(report["cells"], name, *what, "width", "depth", depth)
             look: Data = {"color": colour, "marker": "o", "markersize": 3.5}
-            ax.plot(x, [style.number(value) for value in y], label=str(step), **look)
+            ax.plot(x, [or_nan(value) for value in y], label=str(step), **look)
         style.log_ticks(ax, report["widths"])
     for ax, measure in zip(axes[:3], chosen, strict=True):
         ax.set_title(measure.label)
@@ -101,7 +102,7 @@ def coordinate_check(report: Data) -> Figure:
 
 def rebuild_error(rebuilt: Sequence[Data]) -> Figure:
     """Draw the relative error of W against its size, a line per way to build it."""
-    names = style.unique(row["parameterization"] for row in rebuilt)
+    names = unique(row["parameterization"] for row in rebuilt)
     title, labels = (
         "Error of a rebuilt matrix, relative to float64",
         ("rows and columns", "|W' - W| / |W|"),
@@ -113,7 +114,7 @@ def rebuild_error(rebuilt: Sequence[Data]) -> Figure:
         ax.axhline(ROUNDING, color=style.NULL, linestyle="--", label="rounding")
         sizes = [row["size"] for row in rows]
         for j, path in enumerate(PATHS):
-            ax.plot(sizes, style.numbers(rows, path), label=path, **style.look(j))
+            ax.plot(sizes, field_values(rows, path), label=path, **style.look(j))
         style.log_ticks(ax, sizes)
     style.log_axis(axes[0].yaxis, "{x:.0e}")
     keys = [style.key(SHORT[path], **style.look(j)) for j, path in enumerate(PATHS)]

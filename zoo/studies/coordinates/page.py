@@ -1,7 +1,7 @@
 """The page of `zoo coordinates`."""
 
+from zoo.pages.data import Data, unique
 from zoo.pages.html import Drawings, render
-from zoo.pages.style import Data, unique
 from zoo.pages.table import Table
 from zoo.studies.coordinates.rebuild import PATHS
 from zoo.studies.coordinates.sizes import FLAT

@@ -45,7 +45,7 @@ class Measure(NamedTuple):
     """None: the last."""
 
 
-MEASURES = (
+SIZE_MEASURES = (
     Measure("weight", LAYERS, "weight"),
     Measure("gradient", LAYERS, "gradient", 1),
     Measure("coef. gradient", LAYERS, "coefficient_gradient", 1),
@@ -317,7 +317,7 @@ def slopes(cells: Sequence[Row], width: int, depth: int, steps: int) -> list[Row
 
     Returns:
         Rows of along (`width` or `depth`), parameterization, measure, group, slope, error, reading.
-        Of `MEASURES` for all layers, and again for each kind of layer.
+        Of `SIZE_MEASURES` for all layers, and again for each kind of layer.
     """
     fitted = []
     kinds = [
@@ -327,7 +327,7 @@ def slopes(cells: Sequence[Row], width: int, depth: int, steps: int) -> list[Row
     ]
     for along, other, at in (("width", "depth", depth), ("depth", "width", width)):
         for name in dict.fromkeys(cell["parameterization"] for cell in cells):
-            for measure in MEASURES:
+            for measure in SIZE_MEASURES:
                 for group in kinds if measure.group == LAYERS else [measure.group]:
                     step = steps if measure.step is None else measure.step
                     x, y = series(cells, name, group, measure.quantity, step, along, other, at)

@@ -7,17 +7,17 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from zoo.pages.data import Data
 from zoo.pages.numbers import decimals, plus_minus, typeset
-from zoo.pages.style import Data
 from zoo.pages.table import Column, Table
 from zoo.pages.terminal import WIDTH
 from zoo.studies.coordinates.rebuild import PATHS
-from zoo.studies.coordinates.sizes import BLOCKS, LAYERS, LOGITS, MEASURES
+from zoo.studies.coordinates.sizes import BLOCKS, LAYERS, LOGITS, SIZE_MEASURES
 
 WHOLE = (LAYERS, BLOCKS, LOGITS)
 """Groups that are of no kind of layer alone."""
 MARKS = {"grows": "word some", "flat": "word", "shrinks": "word yes"}
-LEFT = max(len(measure.label) for measure in MEASURES)
+LEFT = max(len(measure.label) for measure in SIZE_MEASURES)
 CELL = len("-0.00 shrinks")
 """Characters of a terminal's first column, and of an exponent."""
 SHORT = ("size", "float32", "bf16 W", "bf16 module", "bf16 bases")
@@ -45,7 +45,7 @@ def slopes(report: Data, along: str, groups: Collection[str]) -> pd.DataFrame:
         index="measure", columns="number", values=["slope", "error", "reading"]
     )
     wide.columns = pd.Index(map("_".join, wide.columns))
-    labels = [measure.label for measure in MEASURES if measure.label in wide.index]
+    labels = [measure.label for measure in SIZE_MEASURES if measure.label in wide.index]
     return wide.loc[labels].reset_index()
 
 

@@ -14,22 +14,15 @@ from zoo.cli.arguments import call
 from zoo.errors import UserError
 from zoo.files.trust import NOBODY, Trust
 from zoo.pages.texts import lines as printable_lines
-from zoo.studies.terminal import (
-    JOURNAL,
-    Bar,
-    check_out,
-    facts,
-    is_ours,
-    need_extra,
-    read_all,
-    split,
-    words,
-)
+from zoo.studies.folder import check_out, facts, is_ours
+from zoo.studies.journal import JOURNAL
+from zoo.studies.options import need_extra, split, words
+from zoo.studies.progress import Bar
 
 if TYPE_CHECKING:
     from zoo.training.module import ZooModule
 
-BUDGETS, ORDERS = "1,2,5,10,25,50,75,100", "magnitude,frequency,random"
+DEFAULT_BUDGETS, DEFAULT_ORDERS = "1,2,5,10,25,50,75,100", "magnitude,frequency,random"
 
 
 def main(argv: list[str]) -> int:
@@ -42,8 +35,8 @@ def main(argv: list[str]) -> int:
 def mask(
     runs: Annotated[list[str], "RUN"],
     *,
-    budgets: Annotated[str, "PERCENTS"] = BUDGETS,
-    order: Annotated[str, "NAMES"] = ORDERS,
+    budgets: Annotated[str, "PERCENTS"] = DEFAULT_BUDGETS,
+    order: Annotated[str, "NAMES"] = DEFAULT_ORDERS,
     draws: Annotated[int, "N"] = 3,
     transform: Annotated[str, "NAMES"] = "dct",
     backbone: Annotated[str | None, "FOLDER"] = None,
@@ -93,6 +86,7 @@ def mask(
     from zoo.runs import checkpoints
     from zoo.studies.journal import Journal
     from zoo.studies.mask import masking
+    from zoo.studies.sources import read_all
 
     plan = masking.Plan(transforms, orders, shares, draws)
     for run in runs:
@@ -108,13 +102,13 @@ def mask(
         else nullcontext() as part
     ):
         try:
-            found, saved = [], []
+            masked, saved = [], []
             for source in sources:
                 model, evaluate = opened(source.path, backbone, data, trust)
                 files = (
                     masking.MaskedFiles(part / "masked", source, model) if part and save else None
                 )
-                found.append(masking.mask_run(source, model, evaluate, plan, journal, done, files))
+                masked.append(masking.mask_run(source, model, evaluate, plan, journal, done, files))
                 saved += files.written if files else []
         except KeyboardInterrupt:
             if journal.path is not None and journal.done:
@@ -131,8 +125,8 @@ def mask(
             "orders": orders,
             "budgets": shares,
             "draws": draws,
-            "runs": found,
-            "groups": masking.groups(found),
+            "runs": masked,
+            "groups": masking.groups(masked),
         }
         lines = [describe(group, report) for group in report["groups"]]
         if part is not None:
@@ -171,7 +165,7 @@ def percents(text: str) -> list[float]:
     Raises:
         UserError: naming one that is no number in (0, 100].
     """
-    found = set()
+    shares = set()
     for word in text.split(","):
         try:
             value = float(word)
@@ -181,8 +175,8 @@ def percents(text: str) -> list[float]:
             raise UserError(
                 f"--budgets takes percents in (0, 100], as in 1,10,100, got {word.strip()!r}"
             )
-        found.add(value)
-    return sorted(found)
+        shares.add(value)
+    return sorted(shares)
 
 
 def describe(group: dict[str, Any], report: dict[str, Any]) -> str:

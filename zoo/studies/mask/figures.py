@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.ticker import EngFormatter
 
 from zoo.pages import style
-from zoo.pages.style import Axes, Data, Figure, numbers
+from zoo.pages.data import Data, field_values, or_nan, runs_of
+from zoo.pages.style import Axes, Figure
 from zoo.studies.figures import each, present
 from zoo.studies.verdicts import LEVEL
 
@@ -26,19 +27,19 @@ def score_by_budget(group: Data, mask: Data) -> Figure:
     name = style.wrapped(group["group"], 80)
     title = f"Score of a masked update, by share of coefficients kept\n{name}"
     figure, axes = _panels(title, len(transforms), KEPT, _score_name(group), shared=True)
-    unmasked, sd = style.number(group["unmasked"]["mean"]), style.number(group["unmasked"]["sd"])
+    unmasked, sd = or_nan(group["unmasked"]["mean"]), or_nan(group["unmasked"]["sd"])
     for ax, transform in zip(axes, transforms, strict=True):
         ax.set_title(transform if len(transforms) > 1 else "")
         ax.axhspan(unmasked - sd, unmasked + sd, color=style.NULL, alpha=0.25, linewidth=0)
         ax.axhline(unmasked, color=style.NULL, linestyle="--", label="unmasked")
         for j, order in enumerate(mask["orders"]):
             points = _points(group, transform, order)
-            x, y, sds = (numbers(points, field) for field in ("budget", "mean", "sd"))
+            x, y, sds = (field_values(points, field) for field in ("budget", "mean", "sd"))
             look = style.look(j)
             colour = look["color"]
             ax.fill_between(x, y - sds, y + sds, color=colour, alpha=0.18, linewidth=0)
             ax.plot(x, y, color=colour, label=order)
-            differs = numbers(points, "p_holm") < LEVEL  # NaN, which no test has, does not
+            differs = field_values(points, "p_holm") < LEVEL  # NaN, which no test has, does not
             for where, face, label in (
                 (~differs, style.SURFACE, "open"),
                 (differs, colour, "filled"),
@@ -71,8 +72,8 @@ def score_by_budget_all(mask: Data) -> Figure | None:
     handles = []
     for i, group in enumerate(groups):
         points = _points(group, mask["transforms"][0], order)
-        y = numbers(points, "mean") / group["unmasked"]["mean"]
-        ax.plot(numbers(points, "budget"), y, label=group["group"], **style.look(i))
+        y = field_values(points, "mean") / group["unmasked"]["mean"]
+        ax.plot(field_values(points, "budget"), y, label=group["group"], **style.look(i))
         lower = ", lower is better" if group["better"] == "lower" else ""
         name = f"{group['group']} ({_score_name(group)}{lower})"
         handles.append(style.key(name, **style.look(i)))
@@ -89,7 +90,7 @@ def energy_by_budget(mask: Data) -> Figure:
     figure, axes = _panels(title, len(groups), KEPT, "energy kept", shared=True)
     for ax, group in zip(axes, groups, strict=True):
         ax.set_title(style.wrapped(group["group"], 40))
-        runs = style.runs_of(mask, group)
+        runs = runs_of(mask, group)
         for j, order in enumerate(mask["orders"]):
             for dash, transform in zip(style.DASHES, transforms, strict=False):
                 points = _run_means(runs, transform, order, lambda point: point["energy"])
@@ -110,7 +111,7 @@ def bytes_by_score(mask: Data) -> Figure:
     title = f"Score against bytes on disk ({transform})"
     figure, axes = _panels(title, len(groups), "bytes of values and places")
     for ax, group in zip(axes, groups, strict=True):
-        runs = style.runs_of(mask, group)
+        runs = runs_of(mask, group)
         ax.set_title(style.wrapped(group["group"], 40))
         ax.set_ylabel(style.plain(_score_name(group)))
         dense, trained = (
@@ -118,7 +119,7 @@ def bytes_by_score(mask: Data) -> Figure:
         )
         ax.axvline(dense, color=style.INK, linestyle="-.", linewidth=1.2, label="dense")
         ax.axvline(trained, color=style.INK, linestyle=":", linewidth=1.6, label="trained")
-        unmasked = style.number(group["unmasked"]["mean"])
+        unmasked = or_nan(group["unmasked"]["mean"])
         ax.axhline(unmasked, color=style.NULL, linestyle="--", label="unmasked")
         for i, order in enumerate(mask["orders"]):
             x = _run_means(runs, transform, order, _total_bytes).values()
@@ -151,7 +152,7 @@ def _run_means(
     values: dict[float, list[float]] = {}
     for run in runs:
         for point in _points(run, transform, order):
-            values.setdefault(point["budget"], []).append(style.number(value(point)))
+            values.setdefault(point["budget"], []).append(or_nan(value(point)))
     return {budget: float(np.mean(some)) for budget, some in sorted(values.items())}
 
 

@@ -1,8 +1,8 @@
 """The page of `zoo mask`."""
 
+from zoo.pages.data import Data, runs_of
 from zoo.pages.html import Drawings, render
 from zoo.pages.numbers import decimals, number_of, plus_minus, typeset
-from zoo.pages.style import Data, runs_of
 from zoo.studies.mask.tables import scores_tables, sizes_tables, trained_sizes
 
 

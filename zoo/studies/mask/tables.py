@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from zoo.pages.numbers import decimals, general, p_value, plus_minus
-from zoo.pages.style import Data, human_bytes, runs_of
+from zoo.pages.data import Data, runs_of
+from zoo.pages.numbers import decimals, general, human_bytes, p_value, plus_minus
 from zoo.pages.table import Cell, Column, Table, fixed, mean_sd
 from zoo.studies.verdicts import LEVEL
 
@@ -24,9 +24,9 @@ def sizes(group: Data, mask: Data) -> pd.DataFrame:
         for run in runs_of(mask, group)
         for point in run["points"]
     )
-    found = points.astype({"file": float}).groupby(masks, as_index=False)
-    means = found[["values", "places", "file"]].mean()
-    encodings = found["encoding"].agg(lambda names: ", ".join(dict.fromkeys(names)))
+    grouped = points.astype({"file": float}).groupby(masks, as_index=False)
+    means = grouped[["values", "places", "file"]].mean()
+    encodings = grouped["encoding"].agg(lambda names: ", ".join(dict.fromkeys(names)))
     return _by_order(means.assign(encoding=encodings["encoding"]), mask)
 
 

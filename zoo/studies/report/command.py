@@ -13,7 +13,8 @@ from zoo.cli.arguments import call
 from zoo.errors import UserError
 from zoo.files.trust import NOBODY, Trust
 from zoo.pages.texts import lines
-from zoo.studies.terminal import check_out, facts, is_ours, need_extra
+from zoo.studies.folder import check_out, facts, is_ours
+from zoo.studies.options import need_extra
 
 MANY = 10
 """Runs that were left out that are named."""
@@ -59,16 +60,16 @@ def report(
     from zoo.runs import finished_runs
     from zoo.studies.report import comparison
 
-    found, skipped = finished_runs.read(runs, trust)
-    found, more = comparison.usable(found)
+    finished, skipped = finished_runs.read(runs, trust)
+    finished, more = comparison.usable(finished)
     skipped = sorted([*skipped, *more])
-    if not found:
+    if not finished:
         path, why = skipped[0]
         others = f", and {len(skipped) - 1} more like it" if len(skipped) > 1 else ""
         raise UserError(
             f"no finished run in '{runs[0]}': '{path}': {why}{others}; train some with zoo fit"
         )
-    data = comparison.compare(found, skipped, margin, reference, trust)
+    data = comparison.compare(finished, skipped, margin, reference, trust)
     parts = [describe(each, data) for each in data["comparisons"]]
     parts += [_skipped(data["skipped"])] if data["skipped"] else []
     if folder is not None:

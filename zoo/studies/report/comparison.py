@@ -145,16 +145,16 @@ def _methods(runs: Sequence[FinishedRun]) -> Iterable[tuple[Flat, list[FinishedR
         runs, lambda run: frozen(_without(run.method, set(filter(_is_seed, run.method))))
     ).values():
         several = len({run.seed for run in group}) > 1
-        own = {
+        of_run = {
             key
             for key in group[0].method
             if _is_seed(key) and several and all(run.method.get(key) == run.seed for run in group)
         }
         told: dict[Hashable, list[FinishedRun]] = defaultdict(list)
         for run in group:
-            told[frozen(_without(run.method, own))].append(run)
+            told[frozen(_without(run.method, of_run))].append(run)
         for same in told.values():
-            yield _without(same[0].method, own), same
+            yield _without(same[0].method, of_run), same
 
 
 def _without(flat: Flat, keys: set[str]) -> Flat:
@@ -178,7 +178,7 @@ def _method(label: str, flat: Flat, runs: Sequence[FinishedRun]) -> dict[str, An
         [run.summary[key] for run in reported if _is_number(run.summary.get(key))]
         for key in ("stable_rank", "seconds")
     )
-    terminals = [found for run in reported if (found := terminal(run))]
+    ends = [end for run in reported if (end := terminal(run))]
     first, rates = reported[0], sorted({run.lr for run in search})
     return {
         "method": label,
@@ -199,11 +199,11 @@ def _method(label: str, flat: Flat, runs: Sequence[FinishedRun]) -> dict[str, An
         "high": high,
         "stable_rank": mean_sd(ranks) if ranks else None,
         "terminal": {
-            "sd": fmean(found["sd"] for found in terminals),
-            "range": fmean(found["range"] for found in terminals),
-            "n": min(found["n"] for found in terminals),
+            "sd": fmean(end["sd"] for end in ends),
+            "range": fmean(end["range"] for end in ends),
+            "n": min(end["n"] for end in ends),
         }
-        if terminals
+        if ends
         else None,
         "seconds": mean_sd(seconds) if seconds else None,
         "devices": list(dict.fromkeys(str(run.summary.get("device")) for run in reported)),
@@ -267,7 +267,7 @@ def _is_number(value: object) -> bool:
 
 def _row(run: FinishedRun, method: str, was_searched: bool) -> dict[str, Any]:
     """Return a run as it stands in the report."""
-    found = terminal(run)
+    end = terminal(run)
     return {
         "path": run.path,
         "name": run.name,
@@ -278,7 +278,7 @@ def _row(run: FinishedRun, method: str, was_searched: bool) -> dict[str, Any]:
         **{key: run.summary.get(key) for key in ("loss", "score", "stable_rank")},
         "coefficients": run.counts["coefficients"],
         "steps": run.steps,
-        "terminal_sd": found["sd"] if found else None,
+        "terminal_sd": end["sd"] if end else None,
         "searched": was_searched,
         **{key: run.summary.get(key) for key in ("device", "command", "date")},
         "curves": {"value": run.curve, "stable_rank": run.ranks},
@@ -330,10 +330,10 @@ def _against(method: Mapping[str, Any], dense: Mapping[str, Any], margin: float)
         return {}
     x, y = [mine[seed] for seed in seeds], [theirs[seed] for seed in seeds]
     low, high = interval([a - b for a, b in zip(x, y, strict=True)], 1 - LEVEL) or (None, None)
-    found = paired(x, y)
+    test = paired(x, y)
     p = tost(x, y, margin)
     return {
-        "gap": {"n": len(seeds), "mean": found.difference, "low": low, "high": high, "p": found.p},
+        "gap": {"n": len(seeds), "mean": test.difference, "low": low, "high": high, "p": test.p},
         "tost": None if p is None else {"margin": margin, "p": p, "equivalent": p < LEVEL},
     }
 

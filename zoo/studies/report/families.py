@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zoo.pages import style
-from zoo.pages.style import Axes, Data, Figure, Line2D, number
-from zoo.runs.names import BUDGETS, said
+from zoo.pages.data import Data, or_nan, unique
+from zoo.pages.style import Axes, Figure, Line2D
+from zoo.runs.names import BUDGET_ARGUMENTS, said
 
 USUAL = "adamw"
 """An optimizer that is not named."""
@@ -72,7 +73,7 @@ def families(comparison: Data) -> list[Family]:
         groups.setdefault(name, []).append(method)
     drawn: list[Family] = []
     for name, alike in sorted(groups.items(), key=lambda item: -len(item[1])):
-        ordered = sorted(alike, key=lambda method: number(method["coefficients"]))
+        ordered = sorted(alike, key=lambda method: or_nan(method["coefficients"]))
         if [method["method"] for method in alike] == [comparison["reference"]]:
             drawn.append(Family(name, ordered, style.NULL, "o", "--", "full"))
             continue
@@ -90,14 +91,14 @@ def family_name(method: Data, methods: Sequence[Data]) -> str:
     differing = [
         key
         for key, value in arguments.items()
-        if key not in BUDGETS
+        if key not in BUDGET_ARGUMENTS
         and value is not None
         and len({str(o["arguments"].get(key)) for o in alike}) > 1
     ]
     unusual = [
         key
         for key, value in settings.items()
-        if key.split(".")[-1] not in BUDGETS and value not in (None, False)
+        if key.split(".")[-1] not in BUDGET_ARGUMENTS and value not in (None, False)
     ]
     several = len({other["optimizer"] for other in methods}) > 1
     optimizer = [str(method["optimizer"])] * (several and method["optimizer"] != USUAL)
@@ -134,7 +135,7 @@ def mean_curve(runs: Iterable[Data], field: str) -> tuple[np.ndarray, np.ndarray
         steps, mean, sd: (n,) each, n at most CURVE; sd is NaN for one run.
     """
     curves = [
-        {step: number(value) for step, value in run["curves"].get(field) or ()} for run in runs
+        {step: or_nan(value) for step, value in run["curves"].get(field) or ()} for run in runs
     ]
     curves = [curve for curve in curves if curve]
     steps = np.array(sorted(set.intersection(*map(set, curves))) if curves else [], float)
@@ -168,7 +169,7 @@ def limits(
     Returns:
         Where the axis starts and ends, if there is any value.
     """
-    shown, *bounds = (np.array([number(value) for value in some]) for some in (values, *ends))
+    shown, *bounds = (np.array([or_nan(value) for value in some]) for some in (values, *ends))
     kept = np.isfinite(shown)
     if not kept.any():
         return None
@@ -186,7 +187,7 @@ def limits(
 def at_edge(ax: Axes, x: Iterable[float], y: Iterable[float | None], color: str) -> int:
     """Draw arrows at the edge of the axes for values beyond it, and return how many there are."""
     low, high = ax.get_ylim()
-    out = [(a, b) for a, b in zip(x, map(number, y), strict=True) if b > high or b < low]
+    out = [(a, b) for a, b in zip(x, map(or_nan, y), strict=True) if b > high or b < low]
     for a, b in out:
         edge, marker = (high, 6) if b > high else (low, 7)
         ax.plot([a], [edge], marker=marker, color=color, linestyle="", label="beyond")
@@ -236,8 +237,8 @@ def by_budget(
 
 def sorted_budgets(methods: Iterable[Data]) -> list[float | None]:
     """Return the budgets of methods, largest first; None comes last."""
-    budgets = style.unique(method["budget"] for method in methods)
-    return sorted(budgets, key=lambda budget: 1.0 if budget is None else -number(budget))
+    budgets = unique(method["budget"] for method in methods)
+    return sorted(budgets, key=lambda budget: 1.0 if budget is None else -or_nan(budget))
 
 
 def share(budget: float | None) -> str:

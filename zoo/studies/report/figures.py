@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.ticker import EngFormatter
 
 from zoo.pages import style
-from zoo.pages.style import Axes, Data, Figure, number, numbers
+from zoo.pages.data import Data, field_values, or_nan, unique
+from zoo.pages.style import Axes, Figure
 from zoo.studies.figures import distinct, present, slug
 from zoo.studies.report.families import (
     Family,
@@ -66,8 +67,8 @@ def suffixes(data: Data) -> list[str]:
 def loss_by_parameters(comparison: Data) -> Figure | None:
     """Draw mean and interval against the number of coefficients, the reference across."""
     reference, methods = reference_of(comparison), comparison["methods"]
-    ends = [numbers(methods, end) for end in ("low", "high")]
-    shown = limits(numbers(methods, "mean"), ends, comparison["better"])
+    ends = [field_values(methods, end) for end in ("low", "high")]
+    shown = limits(field_values(methods, "mean"), ends, comparison["better"])
     if shown is None:
         return None
     x_label = "trainable coefficients, and their share of the weights they replace"
@@ -84,8 +85,8 @@ def loss_by_parameters(comparison: Data) -> Figure | None:
     out = 0
     for family in drawn:
         beside = [_beside(method, drawn) for method in family.methods]
-        x = numbers(family.methods, "coefficients") * beside
-        y, low, high = (numbers(family.methods, field) for field in ("mean", "low", "high"))
+        x = field_values(family.methods, "coefficients") * beside
+        y, low, high = (field_values(family.methods, field) for field in ("mean", "low", "high"))
         ax.plot(x, y, **family.line(1), alpha=0.6, label="line")
         ax.vlines(x, low, high, color=family.color, linewidth=1.4)
         ax.plot(x, y, label=family.name, **family.points())
@@ -113,8 +114,8 @@ def gaps(comparison: Data, margin: float | None) -> Figure | None:
     figure, (ax,) = style.panels(title, 1, 1, 0.8 + heights.sum(), x_label)
     ax.grid(False, axis="y")
     of_rows = [method["gap"] for method in rows]
-    mean, low, high = (numbers(of_rows, field) for field in ("mean", "low", "high"))
-    base = number((reference_of(comparison) or {"mean": 0.0})["mean"])
+    mean, low, high = (field_values(of_rows, field) for field in ("mean", "low", "high"))
+    base = or_nan((reference_of(comparison) or {"mean": 0.0})["mean"])
     ends = [base + np.array([-(margin or 0.0), *low]), base + np.array([margin or 0.0, *high])]
     shown = limits([base, *(base + mean)], ends, better)
     left, right = np.subtract(shown, base) if shown else (-1.0, 1.0)
@@ -272,7 +273,7 @@ def _beside(method: Data, drawn: list[Family]) -> float:
         each for family in drawn for each in family.methods if each["budget"] == method["budget"]
     ]
     # By count, or the place that is made for one were that of another.
-    same.sort(key=lambda each: number(each["coefficients"]))
+    same.sort(key=lambda each: or_nan(each["coefficients"]))
     n = len(same)
     return float(min(1.04, BESIDE ** (2 / max(1, n - 1))) ** (same.index(method) - (n - 1) / 2))
 
@@ -282,7 +283,7 @@ def _count_ticks(ax: Axes, methods: list[Data]) -> None:
     style.log_axis(ax.xaxis, EngFormatter(sep=""))
     ticks = {
         budget: statistics.mode(m["coefficients"] for m in methods if m["budget"] == budget)
-        for budget in style.unique(m["budget"] for m in methods)
+        for budget in unique(m["budget"] for m in methods)
         if budget is not None
     }
     places = sorted(ticks.values())

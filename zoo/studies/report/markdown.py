@@ -1,8 +1,8 @@
 """The report as Markdown to paste."""
 
+from zoo.pages.data import Data
 from zoo.pages.markdown import code, escape, table
 from zoo.pages.numbers import typeset
-from zoo.pages.style import Data
 from zoo.studies.report.sentences import answers, legend, notes, search, settings
 from zoo.studies.report.tables import methods_table
 

@@ -1,8 +1,8 @@
 """The page of `zoo report`."""
 
+from zoo.pages.data import Data, unique
 from zoo.pages.html import Drawings, render
 from zoo.pages.numbers import typeset
-from zoo.pages.style import Data, unique
 from zoo.studies.report import sentences
 from zoo.studies.report.figures import suffixes
 from zoo.studies.report.tables import methods_table, runs_table, search_table

@@ -1,7 +1,7 @@
 """What a report says of its tables: settings, answers, the search, notes, and what signs mean."""
 
+from zoo.pages.data import Data, unique
 from zoo.pages.numbers import decimals, general, number_of, percent
-from zoo.pages.style import Data, unique
 from zoo.studies.report.tables import NEAR, ordered
 
 MOST = 6
@@ -33,9 +33,9 @@ def search(comparison: Data) -> str:
 
 def notes(comparison: Data) -> list[str]:
     """Say what a reader of the table has to know about some of its rows."""
-    found, methods = [], comparison["methods"]
+    sentences, methods = [], comparison["methods"]
     if comparison["search"] and not comparison["search"]["equal"]:
-        found.append(
+        sentences.append(
             "The search was not the same for all methods, which favours those that were searched "
             "more."
         )
@@ -45,29 +45,31 @@ def notes(comparison: Data) -> list[str]:
         if abs(m["count_off"] or 0) > NEAR
     ]
     if off:
-        found.append(
+        sentences.append(
             f"Not the number of coefficients that others of their budget have: {_listed(off)}."
         )
-    own = [m["method"] for m in methods if m["tuned_on_reported"]]
-    if own:
-        who = "every method" if len(own) == len(methods) else _listed(own)
-        found.append(f"Reported on the seed that the rate was chosen on, which flatters: {who}.")
+    flattered = [m["method"] for m in methods if m["tuned_on_reported"]]
+    if flattered:
+        who = "every method" if len(flattered) == len(methods) else _listed(flattered)
+        sentences.append(
+            f"Reported on the seed that the rate was chosen on, which flatters: {who}."
+        )
     mixed = [f"{m['method']} ({', '.join(m['devices'])})" for m in methods if len(m["devices"]) > 1]
     if mixed:
-        found.append(f"Runs of one row are from different devices: {'; '.join(mixed)}.")
+        sentences.append(f"Runs of one row are from different devices: {'; '.join(mixed)}.")
     devices = {tuple(m["devices"]) for m in methods if len(m["devices"]) == 1}
     if len(devices) > 1:
-        found.append(
+        sentences.append(
             f"Rows are from different devices: {', '.join(sorted(d for (d,) in devices))}."
         )
     lost = [m["method"] for m in methods if m["mean"] is None]
     if lost:
-        found.append(f"Without a value, as after training that diverged: {_listed(lost)}.")
+        sentences.append(f"Without a value, as after training that diverged: {_listed(lost)}.")
     single = [m["method"] for m in methods if m["n"] == 1]
     if single:
         who = "every method" if len(single) == len(methods) else _listed(single)
-        found.append(f"One seed, so that there is no interval and no test: {who}.")
-    return unique([*found, *comparison["notes"]])
+        sentences.append(f"One seed, so that there is no interval and no test: {who}.")
+    return unique([*sentences, *comparison["notes"]])
 
 
 def answers(data: Data, comparison: Data) -> list[str]:
@@ -78,10 +80,10 @@ def answers(data: Data, comparison: Data) -> list[str]:
         min((m for m in known if m["budget"] == budget), key=lambda m: sign * m["mean"])
         for budget in unique(m["budget"] for m in known)
     ]
-    found = []
+    sentences = []
     if best:
         shown = (f"{m['method']} ({decimals(m['mean'], 4)})" for m in best)
-        found.append(
+        sentences.append(
             f"Best {comparison['metric']}{' of each budget' * (len(best) > 1)}: {', '.join(shown)}."
         )
     tested = [m for m in known if m["gap"] and m["gap"]["p"] is not None]
@@ -91,14 +93,16 @@ def answers(data: Data, comparison: Data) -> list[str]:
             for m in tested
             if m["gap"]["p"] < data["level"] and sign * m["gap"]["mean"] < 0
         ]
-        found.append(f"Better than {name} (p < {data['level']:g}): {', '.join(ahead) or 'none'}.")
+        sentences.append(
+            f"Better than {name} (p < {data['level']:g}): {', '.join(ahead) or 'none'}."
+        )
     if any(m["tost"] for m in known):
         equal = [m["method"] for m in known if m["tost"] and m["tost"]["equivalent"]]
-        found.append(
+        sentences.append(
             f"Equivalent to {name} within ± {data['margin']:g}: "
             f"{', '.join(equal) or 'none is shown to be'}."
         )
-    return found
+    return sentences
 
 
 def legend(data: Data, comparison: Data) -> str:

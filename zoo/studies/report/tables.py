@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from zoo.pages.data import Data, or_nan
 from zoo.pages.numbers import decimals, general, interval, number_of, percent, plus_minus, typeset
-from zoo.pages.style import Data, number
 from zoo.pages.table import Cell, Column, Table, fixed, mean_sd
 from zoo.studies.verdicts import in_words
 
@@ -75,16 +75,21 @@ def ordered(comparison: Data) -> list[Data]:
     What has no value comes last.
     """
     sign = 1 if comparison["better"] == "lower" else -1
-    own = next(
+    reference_budget = next(
         (m["budget"] for m in comparison["methods"] if m["method"] == comparison["reference"]), None
     )
 
     def place(method: Data) -> tuple[bool, bool, float, float]:
-        budget, mean = number(method["budget"]), sign * number(method["mean"])
+        budget, mean = or_nan(method["budget"]), sign * or_nan(method["mean"])
         known = -budget if math.isfinite(budget) else 0.0
         last = mean if math.isfinite(mean) else math.inf
         first = method["method"] == comparison["reference"]
-        return own is None or method["budget"] != own, not first, known, last
+        return (
+            reference_budget is None or method["budget"] != reference_budget,
+            not first,
+            known,
+            last,
+        )
 
     return sorted(comparison["methods"], key=place)
 

@@ -1,0 +1,103 @@
+"""The folder of a report: which files in it are ours, and the facts that stand on top of them."""
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import UserError
+from zoo.files.access import check_new, read_json, remove_left
+from zoo.studies.journal import JOURNAL, is_journal
+
+MORE = {
+    "mask": (JOURNAL,),
+    "report": ("report.md", "report.csv"),
+    "coordinates": ("coordinates.csv", "rebuild.csv"),
+}
+"""Files of a report besides its data, its page and its figures."""
+INSIDE = {"figures": (".png", ".svg"), "masked": (".safetensors",)}
+"""Folders in a report, and what files in them end with."""
+
+
+def is_ours(folder: Path, name: str) -> Callable[[Path], bool]:
+    """Return what says of a file whether it is of an earlier report, whole or interrupted.
+
+    Those that the report's JSON file lists, as it is now; of one that lists none, as reports of
+    older versions, what lies at its top. A name alone proves nothing: figures/mine.png may be
+    anybody's.
+    """
+    top = (f"{name}.json", f"{name}.html", *MORE.get(name, ()))
+    known = {JOURNAL} if JOURNAL in top and is_journal(folder / JOURNAL) else set()
+    try:
+        listed = read_json(folder / f"{name}.json").get(
+            "files", [each for each in top if each != JOURNAL]
+        )
+        known |= (
+            {each for each in listed if isinstance(each, str)}
+            if isinstance(listed, list)
+            else set()
+        )
+    except UserError:  # no report
+        pass
+
+    def ours(file: Path) -> bool:
+        inside = (
+            file.name in top
+            if file.parent == Path()
+            else file.suffix in INSIDE.get(str(file.parent), ())
+        )
+        return inside and file.as_posix() in known
+
+    return ours
+
+
+def check_out(out: str | None, name: str, force: bool) -> Path | None:
+    """Return the folder of a report, if one is wanted; an interrupted `zoo mask` is gone on with.
+
+    Args:
+        out: the folder, or None.
+        name: of the report, as its files have it.
+        force: replace an earlier one.
+
+    Raises:
+        UserError: if it holds a report and --force is not given, or anything else, or it cannot be
+            made.
+    """
+    if out is None:
+        if force:
+            raise UserError("--force replaces an earlier report, and goes with --out")
+        return None
+    folder = Path(out)
+    if folder.parent.is_dir():
+        remove_left(folder.absolute())  # before it is asked what is in it
+    interrupted = (
+        name == "mask"
+        and folder.is_dir()
+        and [entry.name for entry in folder.iterdir()] == [JOURNAL]
+    )
+    check_new(folder, "--out", is_ours(folder, name), force or interrupted)
+    return folder
+
+
+def facts(command: str, argv: Sequence[str], start: float) -> dict[str, Any]:
+    """Return how a report came about: version, date, command line, device and seconds.
+
+    Args:
+        command: of zoo.
+        argv: its arguments.
+        start: when it began, a time of `time.perf_counter`.
+    """
+    import torch
+
+    from zoo import __version__
+    from zoo.provenance import device_name
+
+    return {
+        "zoo": __version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["zoo", command, *argv]),
+        "device": device_name(torch.device("cpu")),
+        "threads": torch.get_num_threads(),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
