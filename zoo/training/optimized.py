@@ -35,12 +35,21 @@ class OptimizedModule(LightningModule):
         return {}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Make the config's optimizer, and a schedule that runs to the trainer's last step."""
-        config, steps = self.optimizer_config, int(self.trainer.estimated_stepping_batches)
+        """Make the config's optimizer, and a schedule that runs to the trainer's last step.
+
+        Raises:
+            UserError: if nothing but time ends the run.
+        """
+        config, steps = self.optimizer_config, self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise UserError(
+                "nothing says how many steps the learning rate's schedule has: "
+                "give --trainer.max_steps or --trainer.max_epochs"
+            )
         # A fused step unscales float16's gradients itself, after they were clipped.
         fused = self.trainer.scaler is None
         optimizer = optimizers.build(self, config, self.own_rates(), fused)
-        schedule = LambdaLR(optimizer, lambda step: config.share(step, steps))
+        schedule = LambdaLR(optimizer, lambda step: config.share(step, int(steps)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
