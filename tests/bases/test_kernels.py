@@ -42,9 +42,9 @@ def make(m, n, block, ratio, dtype=torch.float32):
     return layout, torch.randn(layout.coefficients, dtype=dtype)
 
 
-# Every fourth by default: each of its dtypes, with and without a bias, strides and tiles.
+# Every eighth by default: each of its dtypes, with and without a bias, strides and tiles.
 @pytest.mark.parametrize(
-    "case", thinned([(case,) for case in CASES], 4), ids=lambda case: f"{case} {case.dtype}"
+    "case", thinned([(case,) for case in CASES], 8), ids=lambda case: f"{case} {case.dtype}"
 )
 def test_y_is_x_w_t_plus_b(interpreted, case):
     error, tolerance = cases.error(case, "cpu", calls=1)
@@ -286,6 +286,7 @@ def test_zoo_works_without_triton():
     )
 
 
+@pytest.mark.slow
 def test_the_environment_turns_the_interpreter_on():
     code = """
 import torch

@@ -102,6 +102,7 @@ def test_a_basis_of_ones_own_trains_with_no_registration(place, small):
     assert folder.parent.name == "dct_half+Hartley-text"
 
 
+@pytest.mark.slow
 def test_check_passes_a_correct_basis_and_fails_a_wrong_one(place, capsys):
     (place / "mine2.py").write_text(MINE)
     assert main(["check", "mine2.Hartley"]) == 0

@@ -54,7 +54,7 @@ def test_all_of_them_ship():
 
 @pytest.mark.parametrize(
     "name",
-    thinned(CHARACTER, lambda name: name not in BUDGETED or name.endswith("half")),
+    thinned(CHARACTER, lambda name: name in ("dense", "lora_48", "dct_half", "randlora")),
 )
 def test_counts_are_the_names(name, place, tmp_path, capsys):
     """The coefficients of the 786,432 block weights, to the rounding of each layer."""
@@ -69,7 +69,8 @@ def test_counts_are_the_names(name, place, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in CHARACTER if name not in BUDGETED or name.endswith("half")]
+    "name",
+    thinned([name for name in CHARACTER if name not in BUDGETED or name.endswith("half")], 4),
 )
 def test_it_trains(name, place, small):
     size = ["--model.parameterization.rank=4"] if name == "lora_48" else []
@@ -80,7 +81,7 @@ def test_it_trains(name, place, small):
 
 
 @pytest.mark.parametrize(
-    "name", thinned(GLUE, lambda name: name.endswith(" lora_8") or "rte" in name)
+    "name", thinned(GLUE, lambda name: name == "glue_mnli lora_8" or "rte" in name)
 )
 def test_glue_counts_are_loras(name, place, tune, capsys):
     """On query and value of two layers, 32 wide: 8 (32 + 32) each, or at most; all of the network
@@ -101,7 +102,7 @@ def test_glue_counts_are_loras(name, place, tune, capsys):
     "name",
     thinned(
         [name for name in GLUE if name.endswith(" lora_8") or "rte" in name],
-        lambda name: "rte" in name,
+        "glue_rte lora_8".__eq__,
     ),
 )
 def test_glue_trains(name, place, tune):

@@ -394,6 +394,7 @@ def test_loss_is_not_finite(
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
 
 
+@pytest.mark.slow
 def test_own_process(place: Path) -> None:
     """Nothing else is on stderr, such as a warning from an import."""
     command = [

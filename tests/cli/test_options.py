@@ -122,7 +122,7 @@ def cases(table: dict[str, str]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    thinned(cases(BAD), lambda option, value: value == shlex.split(BAD[option])[0]),
+    thinned(cases(BAD), 6),
 )
 def test_a_bad_value_is_one_line_and_nothing_is_written(
     option: str, value: str, mistake: Mistake

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import refused
+from every import thinned
 from fits import fit
 
 from tasks import CharData, CharLM
@@ -37,7 +38,7 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize(("option", "size", "words"), SIZES)
+@pytest.mark.parametrize(("option", "size", "words"), thinned(SIZES, 2))
 def test_absurd_sizes(
     option: str, size: int, words: list[str], small: list[str], place: Path, capsys
 ) -> None:

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from architectures import configuration
+from every import thinned
 from torch import nn
 
 from zoo.errors import UserError
@@ -42,7 +43,7 @@ def networks(kind: str) -> list[nn.Module]:
         return [auto.from_config(config) for auto in autos if type(config) in auto._model_mapping]
 
 
-@pytest.mark.parametrize("kind", PRESETS)
+@pytest.mark.parametrize("kind", thinned(PRESETS, 4))
 def test_a_preset_names_these_layers_and_no_other(kind):
     """Told from the place of a layer: in a block or not, in its attention or not, and by its last
     name.

@@ -211,6 +211,7 @@ def test_turns_exclude_each_other(monkeypatch):
     assert order == ["fit", "fit", "a", "a", "b", "b"] * 2 + ["fit"]
 
 
+@pytest.mark.slow
 def test_loops(monkeypatch, capfd):
     """A real fit takes turns with both loops, is silent and leaves the command line as it was."""
     import sys

@@ -24,6 +24,7 @@ def told(folder: Path) -> dict[str, dict[str, object]]:
     return identity
 
 
+@pytest.mark.slow
 def test_a_number_of_batches_is_of_their_size(place, small):
     """Scored on as many batches of half the size is scored on half the data; 2 x 4 and 1 x 8 train
     alike.
@@ -61,6 +62,7 @@ def test_validation_by_other_batches(words, place, tune, trained):
     assert (same[0] == same[1]) == (not words)
 
 
+@pytest.mark.slow
 def test_the_plan_is_that_of_the_schedule(place, tune, trained):
     """However many steps are allowed, the schedule ends with the epochs; one that was cut short is
     told from it.

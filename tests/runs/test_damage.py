@@ -40,7 +40,7 @@ def beside() -> Path:
     return found
 
 
-@pytest.mark.parametrize("name", ["last.ckpt", "the file beside", "the adapter"])
+@pytest.mark.parametrize("name", thinned(["last.ckpt", "the file beside", "the adapter"], 3))
 def test_a_flipped_bit_is_damage_or_changes_nothing(name, handed):
     """Anywhere: in numbers, in pickled words, in the headers of the archive."""
     path = {"last.ckpt": LAST, "the file beside": beside(), "the adapter": Path(ADAPTER)}[name]
@@ -157,7 +157,7 @@ def nested(depth: int = 150) -> list[Any]:
     return value
 
 
-@pytest.mark.parametrize("kind", thinned(CHANGES, 3))
+@pytest.mark.parametrize("kind", thinned(CHANGES, 6))
 def test_a_damaged_checkpoint_is_one_line(kind, handed, capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -222,7 +222,7 @@ def with_moments(rest: dict[str, Any], change: Callable[[torch.Tensor], Any]) ->
     return rest | {"optimizer_states": [state | {"state": changed}]}
 
 
-@pytest.mark.parametrize("kind", thinned(REST, 3))
+@pytest.mark.parametrize("kind", thinned(REST, 6))
 def test_a_damaged_resume_file_is_one_line(kind, handed, capsys):
     """Commands that only look do not read it, as a test above says."""
     torch.save(REST[kind](torch.load(beside(), weights_only=True)), beside())
@@ -263,6 +263,7 @@ def test_a_run_goes_on_with_its_own_seed_alone(handed, capsys):
     )
 
 
+@pytest.mark.slow
 def test_double_precision_goes_on_bit_for_bit(place, small):
     """Weights are loaded before Lightning makes the module double; here it is double before."""
     options = [*small, "--trainer.precision=64-true", "--trainer.val_check_interval=4"]

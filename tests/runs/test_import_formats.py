@@ -389,6 +389,7 @@ def test_the_authors_own_file():
 # ---- Training goes on ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_starts_from_an_imported_adapter(backbones, glue, place, capsys):
     """In a folder of its own, at step 0, from its weights; what was imported stays as it is."""
     peft_adapter(backbones("bert"), Path("adapter"), r=4, target_modules=["query"])

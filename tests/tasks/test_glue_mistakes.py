@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Mistake, cases
+from every import thinned
 
 from tasks.hub import load_config, load_tokenizer
 from zoo.__main__ import main
@@ -162,7 +163,7 @@ TABLES = [
 
 
 @pytest.mark.parametrize(("table", "words"), cases(TABLES, often=2))
-@pytest.mark.parametrize("split", ["train", "dev"])
+@pytest.mark.parametrize("split", thinned(["train", "dev"], 2))
 def test_table(table: str, words: list[str], split: str, glue: Path, glue_mistake: Mistake) -> None:
     shutil.copytree(glue / "RTE", "data/RTE")
     Path(f"data/RTE/{split}.tsv").write_text(table, errors="surrogateescape")
@@ -330,7 +331,7 @@ def nothing_cached(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("line", "words"), HUB)
-@pytest.mark.parametrize("hub", ["refuses", "hangs", "is off"])
+@pytest.mark.parametrize("hub", thinned(["refuses", "hangs", "is off"], 3))
 def test_hub(
     hub: str, line: str, words: list[str], glue_mistake: Mistake, nothing_cached, monkeypatch
 ) -> None:
@@ -403,6 +404,7 @@ for command in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_the_extra_is_imported_only_when_used(place: Path, small, tune) -> None:
     """A process in which none of it exists says what GLUE takes, and trains the character model."""
     commands = [*RTE.split(), *tune], ["fit", "--config", "dct_half.yaml", *small]

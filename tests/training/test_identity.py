@@ -157,6 +157,7 @@ def test_looking_at_other_data_takes_its_name(command, place, small, text, capsy
     assert said(capsys, 0, command, "--ckpt_path", str(folder), f"--data.corpus={moved}") == ""
 
 
+@pytest.mark.slow
 def test_masking_on_other_data_takes_its_name(place, small, text, capsys):
     folder, words = fit(*small), ["--budgets=50", "--order=magnitude", "--transform=dct"]
     text.write_text(OTHER * 67)
@@ -176,6 +177,7 @@ def test_an_adapter_keeps_the_identity(place, small, text, capsys):
     assert "settings lead to other data" in said(capsys, 2, "validate", "--ckpt_path", adapter)
 
 
+@pytest.mark.slow
 def test_a_relative_path_means_the_same_everywhere(place, small, text, monkeypatch, capsys):
     """Also where a file of that name lies beside the one who calls."""
     Path("here").mkdir()
@@ -261,7 +263,8 @@ def test_a_damaged_record_is_refused(change, handed, capsys):
 # ---- GLUE and pretrained networks ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("split", thinned(["train", "dev"], "dev".__eq__))
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["train", "dev"])
 def test_glue_files_that_were_edited(split, place, tune, tmp_path, capsys):
     """As many rows, one word of which is another."""
     data = shutil.copytree(save_glue(tmp_path / "mine"), tmp_path / "own")
@@ -305,9 +308,8 @@ def test_a_backbone_that_was_edited(own_backbone, place, tune, capsys):
     network = AutoModel.from_pretrained(own_backbone)
     copy = own_backbone.parent / "again"
     shutil.copytree(own_backbone, copy)
-    network.bfloat16().float().save_pretrained(
-        copy
-    )  # rounded to what a run may hold it in, under another name
+    # Rounded to what a run may hold it in, under another name.
+    network.bfloat16().float().save_pretrained(copy)
     assert said(capsys, 0, "validate", "--ckpt_path", run, f"--model.backbone={copy}") == ""
     with torch.no_grad():
         network.get_parameter("encoder.layer.0.output.dense.weight")[0, 0] += 0.5
@@ -483,22 +485,25 @@ def as_if(folder: Path, **batch: int) -> None:
 
 @pytest.mark.parametrize(
     ("batch", "words", "remedies"),
-    [
-        ({"processes": 2}, [], "give --trainer.devices 2, or --data.batch_size 8"),
-        ({"processes": 3}, ["--data.batch_size=8"], "give --data.batch_size 12"),
-        ({"accumulate": 2}, [], "give --trainer.accumulate_grad_batches 2"),
-        (
-            {"processes": 2, "accumulate": 2},
-            ["--data.batch_size=8"],
-            "give --trainer.accumulate_grad_batches 2",
-        ),
-        ({}, ["--data.batch_size=5"], "give --data.batch_size 4"),
-        (
-            {"processes": 2, "numbered": False},
-            ["--data.batch_size=8"],
-            "give --trainer.devices 2 --data.batch_size 4",
-        ),
-    ],
+    thinned(
+        [
+            ({"processes": 2}, [], "give --trainer.devices 2, or --data.batch_size 8"),
+            ({"processes": 3}, ["--data.batch_size=8"], "give --data.batch_size 12"),
+            ({"accumulate": 2}, [], "give --trainer.accumulate_grad_batches 2"),
+            (
+                {"processes": 2, "accumulate": 2},
+                ["--data.batch_size=8"],
+                "give --trainer.accumulate_grad_batches 2",
+            ),
+            ({}, ["--data.batch_size=5"], "give --data.batch_size 4"),
+            (
+                {"processes": 2, "numbered": False},
+                ["--data.batch_size=8"],
+                "give --trainer.devices 2 --data.batch_size 4",
+            ),
+        ],
+        3,
+    ),
 )
 def test_another_global_batch_is_refused(batch, words, remedies, handed, capsys):
     as_if(Path("run"), **batch)

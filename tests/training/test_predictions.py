@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import refused
+from every import thinned
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
@@ -77,7 +78,7 @@ def test_glue_is_what_the_network_says_of_each_example(
     assert sum(right) / len(right) == pytest.approx(accuracy, abs=1e-3)
 
 
-@pytest.mark.parametrize("task", ["mnli", "stsb"])
+@pytest.mark.parametrize("task", thinned(["mnli", "stsb"], 2))
 def test_two_files_and_a_regression(task: str, trained, tune, glue, capsys) -> None:
     run = trained(
         "run", "glue.yaml", *tune, "--data.task", task, "--model.parameterization", "Dense"

@@ -114,7 +114,9 @@ def wholes() -> dict[tuple[str, ...], tuple[dict, dict]]:
                 ["--trainer.max_steps=-1", "--trainer.max_epochs=1", "--data.batch_size=16"],
             ),
         ],
-        lambda step, where, *_: (step, where) in ((4, "after"), (3, "within"), (8, "after")),
+        lambda step, where, _, options: (
+            not options and (step, where) in ((4, "after"), (3, "within"), (8, "after"))
+        ),
     ),
     ids=str,
 )
@@ -158,6 +160,7 @@ def place_small(place: Path, small: list[str], monkeypatch: pytest.MonkeyPatch) 
     return small
 
 
+@pytest.mark.slow
 def test_a_run_without_a_summary_is_finished(place, small, capsys):
     """Killed after its last checkpoint: the same command validates, and writes what the
     uninterrupted run wrote.

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import refused
+from every import thinned
 
 from zoo.__main__ import main
 from zoo.bases import transform
@@ -70,7 +71,7 @@ def test_mask_command_agrees_with_validate(tuned, capsys):
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("kind", ["char", "tuned"])
+@pytest.mark.parametrize("kind", thinned(["tuned", "char"], 2))
 def test_a_saved_mask_loads_back(kind, request, capsys):
     """As a run of Dense updates, with the same score and the masked dW; it is taken wherever a run
     is.
@@ -245,6 +246,7 @@ def test_a_causal_model(backbones, text, trained, capsys):
     assert main(["analyze", run, "--null", "5"]) == 0
 
 
+@pytest.mark.slow
 def test_data_that_was_moved(tuned, glue, tmp_path, capsys):
     """The run's config names a folder that is gone; options of the data say where it is now."""
     config = Path(tuned, "config.yaml")

@@ -192,6 +192,7 @@ def test_a_mistake_is_one_line(runs, capsys, words, said):
     assert {path: path.stat().st_mtime_ns for path in runs.parent.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_a_table_needs_no_lightning(runs):
     code = (
         "import sys; from zoo.__main__ import main; main(['report', 'runs']); "
