@@ -216,7 +216,7 @@ class SignalConnector(_SignalConnector):
 
 
 def environment(plugins: Any) -> list[Any] | None:
-    """Return the plugins of a trainer inside a SLURM job that was not started by srun; None elsewhere.
+    """Return the plugins of a trainer in a SLURM job that was not started by srun; None elsewhere.
 
     Lightning takes any process of a job for one of `SLURM_NTASKS`. It is one process, which may
     start others itself.

@@ -7,8 +7,8 @@ from zoo.parameterizations.subspaces.separable import SeparableSubspace
 class Hartley(SeparableSubspace):
     """K coefficients of the cas-cas Hartley transform.
 
-    Orthonormal and separable, Re F - Im F of `numpy.fft.fft(norm="ortho")` of each side, lowest frequency first
-    (Bracewell, J. Opt. Soc. Am. 73, 1983); K parameters.
+    Orthonormal and separable, Re F - Im F of `numpy.fft.fft(norm="ortho")` of each side, lowest
+    frequency first (Bracewell, J. Opt. Soc. Am. 73, 1983); K parameters.
     """
 
     basis = HartleyBasis()

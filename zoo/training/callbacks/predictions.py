@@ -28,7 +28,7 @@ class NamesColumns(Protocol):
     """A task whose table says more than what `predict_step` gives: labels by their names, say."""
 
     def prediction_columns(self, outputs: Any) -> Mapping[str, Any]:
-        """Columns by name, (examples,) each, of what one `predict_step` gave."""
+        """Return columns by name, (examples,) each, of what one `predict_step` gave."""
 
 
 class Predictions(Callback):
@@ -170,7 +170,7 @@ class Predictions(Callback):
 
 
 def shorten(names: Sequence[str], most: int = 8) -> str:
-    """The first few names."""
+    """Name the first few, and say how many more there are."""
     return (
         ", ".join(names)
         if len(names) <= most

@@ -154,10 +154,10 @@ class Progress(ProgressBar):
             progress_file.remove(folder)
 
     def disable(self) -> None:
-        """Lightning's switch for other ranks: they print nothing anyway."""
+        """Do nothing: Lightning silences other ranks by it, which print nothing anyway."""
 
     def enable(self) -> None:
-        """The switch back."""
+        """Do nothing, as `disable` did."""
 
 
 def _folder(trainer: Trainer) -> Path | None:

@@ -38,7 +38,7 @@ class SpectrumCallback(Callback, ABC):
 
     @abstractmethod
     def measure(self, layers: dict[str, ZooLinear]) -> dict[str, float]:
-        """Scalars by tag."""
+        """Return scalars by tag."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the initial weights."""
@@ -117,7 +117,7 @@ class StableRank(SpectrumCallback):
         super().__init__(every_n_steps)
 
     def measure(self, layers: dict[str, ZooLinear]) -> dict[str, float]:
-        """`stable_rank/<layer>` of W, `stable_rank/update.<layer>` of dW, and their spreads."""
+        """Return `stable_rank/<layer>` of W, `stable_rank/update.<layer>` of dW, and their spreads."""
         ranks = _ranks({name: layer.effective_weight() for name, layer in layers.items()})
         updates = _ranks(
             {name: layer.update() for name, layer in layers.items() if layer.base is not None}
@@ -131,7 +131,7 @@ class StableRank(SpectrumCallback):
 
     @property
     def mean(self) -> float | None:
-        """Over the layers, at the last look: of dW, where there is a base."""
+        """Return the mean over the layers at the last look, of dW where there is a base."""
         if not self.looks:
             return None
         last = {
@@ -170,7 +170,7 @@ class StableRank(SpectrumCallback):
 
 
 def _ranks(weights: dict[str, Tensor]) -> dict[str, float]:
-    """Stable ranks by name, equal shapes in one batch."""
+    """Compute stable ranks by name, those of equal shapes in one batch."""
     shapes = defaultdict(list)
     for name, weight in weights.items():
         shapes[weight.shape].append(name)
@@ -210,7 +210,7 @@ class SpectralEnergy(SpectrumCallback):
         self.null_draws = null_draws
 
     def measure(self, layers: dict[str, ZooLinear]) -> dict[str, float]:
-        """Every measure of every layer, its null, and their spreads."""
+        """Return every measure of every layer, its null, and their spreads."""
         values: dict[str, dict[str, float]] = defaultdict(dict)
         nulls: dict[str, dict[str, float]] = defaultdict(dict)
         for name, layer in layers.items():

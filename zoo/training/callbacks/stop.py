@@ -90,11 +90,11 @@ class Stop(Callback):
                     signal.signal(number, self._remember)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on there is something to keep."""
+        """Remember that from here on there is something to keep."""
         self.training = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on the run is whole."""
+        """Remember that from here on the run is whole."""
         self.training = False
 
     def on_train_batch_end(
