@@ -94,7 +94,10 @@ SIZE: dict[str, Any] = {
     "decoder_start_token_id": 0,
     "num_labels": 3,
 }
-"""What configurations call their sizes; each takes the names that it has. Keys and values are fewer than queries."""
+"""What configurations call their sizes; each takes the names that it has.
+
+Keys and values are fewer than queries.
+"""
 
 OWN: dict[str, dict[str, Any]] = {
     "albert": {"embedding_size": 12},
@@ -106,7 +109,10 @@ OWN: dict[str, dict[str, Any]] = {
     "opt": {"word_embed_proj_dim": 12},
     "phi3": {"original_max_position_embeddings": 32},
 }
-"""What puts projections of embeddings and of relative positions beside the layers of the blocks, and what must fit."""
+"""What puts projections of embeddings and of relative positions beside the layers of the blocks.
+
+What must fit is set as well.
+"""
 
 
 def configuration(kind: str, **settings: Any) -> Any:

@@ -101,7 +101,7 @@ def small(text: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def backbones(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a tiny `bert`, `roberta`, `distilbert` or `gpt2`, or another of `tiny.SIZES`."""
+    """The folder of a tiny `bert`, `roberta`, `distilbert`, `gpt2`, or another of `tiny.SIZES`."""
     pytest.importorskip("transformers")
     root = tmp_path_factory.mktemp("backbones")
     return lambda kind: root / kind if (root / kind).is_dir() else save_backbone(kind, root / kind)

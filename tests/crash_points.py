@@ -53,16 +53,22 @@ NAMES = {
     "os.symlink": (1, 2),
     "os.truncate": (0, None),
 }
-"""Audit events that change names or sizes; the places of the path, and of the folder it is relative to, in them."""
+"""Audit events that change names or sizes.
+
+Each has the places of the path, and of the folder it is relative to, in its arguments.
+"""
 RUN = Path("runs/run")
 FIT = (
-    "fit --config dct_half.yaml --name run --data.corpus text.txt --data.batch_size 4 --data.block_size 16 "
-    "--model.width 16 --model.layers 2 --model.heads 2 --trainer.limit_val_batches 5 --trainer.max_steps 30 "
+    "fit --config dct_half.yaml --name run --data.corpus text.txt --data.batch_size 4 "
+    "--data.block_size 16 "
+    "--model.width 16 --model.layers 2 --model.heads 2 "
+    "--trainer.limit_val_batches 5 --trainer.max_steps 30 "
     "--trainer.val_check_interval 10 --checkpoint.every_n_steps 5 --stable_rank.every_n_steps 10 "
     "--trainer.precision 32-true"
 )
 TUNE = (
-    "fit --config glue_rte.yaml --config lora_8.yaml --name run --model.backbone bert --data.data_dir glue "
+    "fit --config glue_rte.yaml --config lora_8.yaml --name run --model.backbone bert "
+    "--data.data_dir glue "
     "--data.batch_size 8 --data.max_length 32 --trainer.precision 32-true --trainer.max_epochs 1 "
     "--model.optimizer.lr 0.05"
 )
@@ -172,7 +178,8 @@ def run(
         status = 1
         try:
             signal.alarm(180)  # a command that hangs
-            atexit._clear()  # what is to be done at the end of this process is nothing of the command's
+            # What is to be done at the end of this process is nothing of the command's.
+            atexit._clear()
             os.chdir(folder / "top" / "place")
             os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "top" / "tmp")
             sys.stdout = sys.stderr = output.open("w", buffering=1)
@@ -203,7 +210,8 @@ def attempt(
             return f"after {events[-1]}", [] if status == 0 else [
                 f"it failed by itself: {said[-200:]}"
             ]
-        event = f"{'in' if torn and events[-1].startswith('write') else 'before'} {events[-1]} (event {number})"
+        when = "in" if torn and events[-1].startswith("write") else "before"
+        event = f"{when} {events[-1]} (event {number})"
         whole = not differences(case, folder, expected)
         status, _, said = run(case.again, folder)
         wrong = differences(case, folder, expected) + [
@@ -481,7 +489,8 @@ def main() -> int:
             curves = sum(wrong == ["curves"] for _, wrong in bad)
             tried, good = tried + len(found), good + len(found) - len(bad)
             print(
-                f"{case.name:<36} {len(found):>6} {len(found) - len(bad):>6} {curves:>15} {len(bad) - curves:>7}"
+                f"{case.name:<36} {len(found):>6} {len(found) - len(bad):>6} {curves:>15} "
+                f"{len(bad) - curves:>7}"
             )
             for event, wrong in bad:
                 print(f"  {event}: {'; '.join(wrong)}", flush=True)

@@ -33,7 +33,8 @@ TINY = {
     "trainer.precision": "32-true",
 }
 SHORT = {
-    "coordinates": "--parameterization DCT --widths 32,64 --depths 1 --steps 1 --sizes 16 --data.corpus my_text.txt",
+    "coordinates": "--parameterization DCT --widths 32,64 --depths 1 --steps 1 --sizes 16 "
+    "--data.corpus my_text.txt",
     "bench": "--shape 32x32 --tokens 2 --seconds 0.01",
     "sweep": "--dry-run",
     "generate": "--length 10 --prompt the",

@@ -201,7 +201,10 @@ def test_a_name_that_is_not_there_is_found():
 
 
 def test_parameterizations_load_no_lightning():
-    code = "import sys, zoo.parameterizations, zoo.layers.convert, zoo.spectrum; print('lightning' in sys.modules)"
+    code = (
+        "import sys, zoo.parameterizations, zoo.layers.convert, zoo.spectrum; "
+        "print('lightning' in sys.modules)"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -212,7 +215,10 @@ def test_parameterizations_load_no_lightning():
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["fti"]])
 def test_the_front_door_imports_nothing_heavy(words):
-    code = f"import sys; from zoo.__main__ import main; main({words!r}); print('torch' in sys.modules, file=sys.stderr)"
+    code = (
+        f"import sys; from zoo.__main__ import main; main({words!r}); "
+        "print('torch' in sys.modules, file=sys.stderr)"
+    )
     start = os.times()
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

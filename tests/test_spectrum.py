@@ -150,7 +150,7 @@ def test_random_sides_are_rotations_and_depend_on_length_draw_and_seed_alone():
 
 
 def test_rotation_null_has_the_singular_values_of_w():
-    """The null of a matrix is that of any rotation of it: it depends on the singular values alone."""
+    """The null of a matrix is that of any rotation of it: the singular values alone decide."""
     w = torch.randn(24, 4) @ torch.randn(4, 32)
     u, s, vh = torch.linalg.svd(w, full_matrices=False)
     diagonal = torch.zeros(24, 32)

@@ -86,8 +86,10 @@ BAD = {
     "checkpoint.mode": "x",
     "stable_rank": "null",
 }
-"""Values of each option of `zoo fit`: negative, zero, fractions, no number, infinite, true, huge, of
-another type, empty."""
+"""Values of each option of `zoo fit`.
+
+Negative, zero, fractions, no number, infinite, true, huge, of another type, empty.
+"""
 COMMANDS = {
     "report runs --margin": "0 -1 nan inf x",
     "analyze run --null": "0 4 -1 1.5 x",
