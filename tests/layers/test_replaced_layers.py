@@ -4,7 +4,9 @@ stays.
 
 import copy
 import functools
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -430,6 +432,25 @@ def test_plain_ddp_is_told_of_every_fixed_buffer(name):
         ignored = set(module._ddp_params_and_buffers_to_ignore)
         assert ignored == {name for name, _ in module.named_buffers() if name.startswith("0.")}
     assert not hasattr(merge(network), "_ddp_params_and_buffers_to_ignore")
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_model_that_is_deleted_gives_its_memory_back_at_once(name):
+    """No cycle waits for garbage to be collected: for a large model that is an out-of-memory."""
+    network = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 4))
+    convert(network, CLASSES[name], ["*"])
+    gc.collect()
+    gc.disable()
+    try:
+        for train in (True, False):
+            network.train(train)(torch.randn(3, 6))
+        with torch.no_grad():
+            network(torch.randn(3, 6))
+        left = [weakref.ref(p) for p in (*network.parameters(), *network.modules())]
+        del network
+        assert [reference() for reference in left if reference() is not None] == []
+    finally:
+        gc.enable()
 
 
 def test_plain_ddp_broadcasts_what_is_not_fixed_and_nothing_else(tmp_path):

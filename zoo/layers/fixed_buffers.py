@@ -1,6 +1,8 @@
 """Buffers that are rebuilt from seeds, which DDP need not send to other processes."""
 
+import weakref
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from torch import nn
 
@@ -14,7 +16,8 @@ class FixedBuffers:
     """Names the buffers that are rebuilt from seeds, and so equal on every rank.
 
     DDP looks for names to ignore in the model that it wraps; buffers it would otherwise broadcast
-    at each forward pass.
+    at each forward pass. The model has this object and is not held by it: a cycle would keep the
+    memory of a model that is deleted until garbage is collected.
 
     Args:
         model: a converted model.
@@ -22,13 +25,22 @@ class FixedBuffers:
     """
 
     def __init__(self, model: nn.Module, more: Iterable[str] = ()) -> None:
-        self.model, self.more = model, tuple(more)
+        self._model, self.more = weakref.ref(model), tuple(more)
 
     def __iter__(self) -> Iterator[str]:
         yield from self.more
-        for name, module in self.model.named_modules():
+        model = self._model()
+        for name, module in model.named_modules() if model is not None else ():
             if isinstance(module, WeightParameterization):
                 yield from (f"{name}.{buffer}".lstrip(".") for buffer, _ in module.named_buffers())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FixedBuffers":
+        """Name the buffers of the model's copy, which is known before what it has is copied."""
+        model = self._model()
+        return self if model is None else FixedBuffers(memo.get(id(model), model), self.more)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FixedBuffers, (self._model(), self.more)
 
 
 def spare_buffers(model: nn.Module) -> None:

@@ -117,7 +117,7 @@ class StableRank(SpectrumCallback):
         super().__init__(every_n_steps)
 
     def measure(self, layers: dict[str, ZooLinear]) -> dict[str, float]:
-        """Return `stable_rank/<layer>` of W, `stable_rank/update.<layer>` of dW, and their ranges."""
+        """Return `stable_rank/<layer>` of W, `stable_rank/update.<layer>` of dW, and summaries."""
         ranks = _ranks({name: layer.effective_weight() for name, layer in layers.items()})
         updates = _ranks(
             {name: layer.update() for name, layer in layers.items() if layer.base is not None}
