@@ -64,7 +64,7 @@ class OwnTasks(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The package itself; its modules are found in it."""
+        """Find the package itself; its modules are found in it."""
         if fullname != "tasks":
             return None
         return spec_from_file_location(

@@ -66,7 +66,7 @@ def did_you_mean(
 
 
 def is_too_large(error: BaseException) -> bool:
-    """Whether memory did not suffice, or a number was larger than a size can be."""
+    """Tell whether memory did not suffice, or a number was larger than a size can be."""
     words = (
         "can't allocate memory",
         "out of memory",

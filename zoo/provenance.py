@@ -15,7 +15,7 @@ CODE = ("zoo", "tasks", "configs", "results/*.py")
 
 
 def device_name(device: "torch.device") -> str:
-    """The accelerator, or the processor, in words."""
+    """Name the accelerator, or the processor, in words."""
     if device.type == "cuda":
         import torch
 

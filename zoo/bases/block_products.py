@@ -147,7 +147,7 @@ def _chunks(x: Tensor) -> list[slice]:
 
 
 def _one_by_one(x: Tensor) -> bool:
-    """Whether to multiply t by t."""
+    """Tell whether to multiply t by t."""
     return x.element_size() == 2 and len(x) > of_device(ONE_BY_ONE_ABOVE, x.device)
 
 
@@ -167,7 +167,7 @@ def _blockwise(x: Tensor, cosines: Tensor) -> Tensor:
 
 
 def _meet(x: Tensor, right: Tensor, layout: BlockLayout, one_by_one: bool) -> list[Tensor]:
-    """What the rows of W^ multiply of x^: for each of `_parts` a view, (rows, T, .)."""
+    """Return what the rows of W^ multiply of x^, for each of `_parts` a view, (rows, T, .)."""
     (_, across), p, r, e, s = layout[2], layout.p, layout.r, layout.e, layout.step
     if one_by_one:
         x_hat = _blockwise(x, right)
@@ -181,7 +181,7 @@ def _meet(x: Tensor, right: Tensor, layout: BlockLayout, one_by_one: bool) -> li
 
 
 def _walk(t: int, rows: int, step: int) -> slice:
-    """The steps of the walk at which the first `rows` have their position t."""
+    """Return the steps of the walk at which the first `rows` have their position t."""
     return slice(t, t + step * (rows - 1) + 1, step)
 
 

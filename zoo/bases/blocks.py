@@ -57,14 +57,14 @@ class BlockLayout(NamedTuple):
 
 
 def largest_divisor(n: int, most: int) -> int:
-    """The largest divisor of n that is at most `most`."""
+    """Return the largest divisor of n that is at most `most`."""
     return next(d for d in range(min(n, most), 0, -1) if n % d == 0)
 
 
 def block_layout(
     m: int, n: int, block: int, budget: int, generator: torch.Generator
 ) -> BlockLayout:
-    """The layout of an (m, n) weight with at most `budget` coefficients, as many in every block.
+    """Lay out an (m, n) weight with at most `budget` coefficients, as many in every block.
 
     Args:
         m: rows.
@@ -130,7 +130,7 @@ class BlockTables(NamedTuple):
 
 
 def block_tables(layout: BlockLayout, device: torch.device, dtype: torch.dtype) -> BlockTables:
-    """The tables of a layout."""
+    """Build the tables of a layout."""
     terms, s = layout.terms, layout.step
     used = terms[0][1]
     left = dct_matrix(layout.p)[layout.rows[:used]]

@@ -57,7 +57,7 @@ def seeded(seed: int) -> Places:
 
 
 def encode(places: Tensor, count: int) -> Places:
-    """The shortest list of K of `count` places, nothing if they are all of them.
+    """Write the shortest list of K of `count` places, nothing if they are all of them.
 
     Args:
         places: (K,) integers, ascending, on any device.
@@ -83,7 +83,7 @@ def encode(places: Tensor, count: int) -> Places:
 
 
 def decode(places: Places, count: int, kept: int, order: Tensor | None = None) -> Tensor:
-    """The places again.
+    """Read the places that `encode` wrote.
 
     Args:
         places: what `encode` or `seeded` gave, or `Places("prefix")`.
@@ -158,7 +158,7 @@ def _rice(places: Integers) -> bytes:
 
 
 def _unrice(data: bytes, count: int, listed: int) -> Integers:
-    """The `listed` places that `_rice` wrote, below `count`.
+    """Read the `listed` places that `_rice` wrote, below `count`.
 
     Raises:
         ValueError: if it cannot have written this.

@@ -80,7 +80,7 @@ def _places(kept: Kept, k: int) -> Tensor:
 
 
 def restore(kept: Kept) -> Tensor:
-    """The matrix whose other coefficients are 0; (m, n), float32.
+    """Build the matrix whose other coefficients are 0; (m, n), float32.
 
     Raises:
         ValueError: if the places are damaged.
@@ -114,7 +114,7 @@ def pack(matrices: Mapping[str, Kept]) -> tuple[dict[str, Tensor], dict[str, Any
 def unpack(
     tensors: Mapping[str, Tensor], about: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Kept]]:
-    """What `pack` gave: all other tensors as they are, and the masked matrices by name.
+    """Undo `pack`: all other tensors as they are, and the masked matrices by name.
 
     No matrix is built: whoever knows what shape it must have compares that first (`restore`).
 

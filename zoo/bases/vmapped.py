@@ -26,7 +26,7 @@ class Function(torch.autograd.Function):
 
     @classmethod
     def vmap(cls, info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:  # type: ignore[override]
-        """The outputs for each member of a batch, stacked, and the place of the batch in each."""
+        """Return the outputs for each member of a batch, stacked, and the batch's place in each."""
         values, structure = tree_flatten(args)
         batched = list(zip(values, tree_leaves(in_dims), strict=True))
         found = []

@@ -42,7 +42,7 @@ def _opened(path: Path) -> Iterator[Any]:
 def read_tensors(
     path: Path, names: Iterable[str] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file, all or those of some names, and its metadata.
+    """Read tensors of a safetensors file, all or those of some names, and its metadata.
 
     Where the metadata has a sha256 (`write_tensors`) and all tensors are asked for, it is compared.
 
@@ -65,7 +65,7 @@ def read_tensors(
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of the floating-point tensors of a safetensors file, none of which is read.
+    """Read the shapes of the floating-point tensors of a safetensors file, and none of these.
 
     Raises:
         UserError: if it is truncated or no such file.

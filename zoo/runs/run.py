@@ -68,7 +68,7 @@ class Run:
         }
 
     def about(self) -> dict[str, Any]:
-        """What stands of a run in the files of `zoo analyze` and `zoo mask`."""
+        """Return what stands of a run in the files of `zoo analyze` and `zoo mask`."""
         fields = ("name", "path", "group", "task", "parameterization", "seed")
         return {**{key: getattr(self, key) for key in fields}, "model": self.network}
 

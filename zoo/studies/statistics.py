@@ -22,7 +22,7 @@ class Paired(NamedTuple):
 
 
 def against_null(value: float, draws: np.ndarray) -> dict[str, float | None]:
-    """One value beside draws from its null distribution, two-sided.
+    """Compare a value with draws from its null distribution, two-sided.
 
     t = (x - mean) / (sd sqrt(1 + 1 / B)) is Student's with B - 1 degrees of freedom if the null is
     normal: x is then one more draw. Unlike the share of draws beyond x, at least 1 / (B + 1), p can
@@ -106,7 +106,7 @@ def tost(values: Sequence[float], reference: Sequence[float], margin: float) -> 
 
 
 def _vary(values: np.ndarray) -> bool:
-    """Whether there are several values that differ, without which scipy warns and returns NaN."""
+    """Tell whether several values differ, without which scipy warns and returns NaN."""
     return len(values) > 1 and bool(values.std() > SAME)
 
 

@@ -63,7 +63,7 @@ class Case:
     std_tolerance: ClassVar[float] = 0.2
 
     def make(self, shape: Shape, dtype: torch.dtype = torch.float64) -> Any:
-        """One instance, with random coefficients."""
+        """Make an instance with random coefficients."""
         return self.parameterization(*shape, **self.arguments).to(dtype)
 
     def pytest_generate_tests(self, metafunc: Any) -> None:

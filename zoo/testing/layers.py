@@ -31,7 +31,7 @@ Kind = tuple[Tensor | None, Tensor | None, float]
 
 
 def kinds_of_layer(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Kind]]:
-    """With b and without, with W0 and without, s = 1 and not: what it is, and (b, W0, s)."""
+    """Yield what a layer is, and (b, W0, s): with b and W0 or without, s = 1 and not."""
     for biased, based, scale in itertools.product((True, False), (True, False), (1.0, 0.7)):
         bias = torch.randn(shape[0], dtype=dtype) if biased else None
         base = torch.randn(shape, dtype=dtype) if based else None
@@ -170,7 +170,7 @@ class ParameterizationTestCase(MapContracts):
             agree(layer.merge()(x), layer(x).detach(), 1e-5, "y of the merged layer")
 
     def _pair(self, dtype: torch.dtype) -> Parallel:
-        """A layer from scratch, and one that updates a base; 24 x 16."""
+        """Make a layer from scratch, and one that updates a base; 24 x 16."""
         scratch, update = (self.make((24, 16), dtype).for_layer(name) for name in "ab")
         base = torch.randn(24, 16, dtype=dtype)
         return Parallel(

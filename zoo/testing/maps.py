@@ -32,7 +32,7 @@ def function_of(p: WeightParameterization) -> Callable[..., Tensor]:
 
 
 def where(p: torch.nn.Module) -> set[torch.device]:
-    """The devices of parameters and buffers."""
+    """Return the devices of parameters and buffers."""
     return {t.device for t in (*p.parameters(), *p.buffers())}
 
 
@@ -363,7 +363,7 @@ class MapContracts(Case):
     @staticmethod
     @torch.no_grad()
     def _moved(p: WeightParameterization, moves: list[Tensor], step: float = 1e-6) -> Tensor:
-        """How far W goes per unit of a small step of all parameters."""
+        """Return how far W goes per unit of a small step of all parameters."""
         before = p.weight().clone()
         for q, move in zip(p.parameters(), moves, strict=True):
             q.add_(move, alpha=step)

@@ -14,7 +14,7 @@ from zoo.testing.orthonormal import OrthonormalTestCase, SeparableTestCase
 
 
 def case_for(parameterization: type[WeightParameterization], arguments: dict[str, Any]) -> Case:
-    """The case with every contract that applies to a class."""
+    """Make the case with every contract that applies to a class."""
     kind: type[Case] = ParameterizationTestCase
     if issubclass(parameterization, OrthonormalSubspace):
         kind = OrthonormalTestCase

@@ -196,7 +196,7 @@ class Logger(TensorBoardLogger):
         self._version = strategy.broadcast(self._version)
 
     def begin(self) -> None:
-        """From now on, `experiment` is a real one."""
+        """Make `experiment` a real one from now on."""
         if getattr(rank_zero_only, "rank", 0) == 0:
             self.claim()
         self._begun = True
@@ -224,7 +224,7 @@ class Logger(TensorBoardLogger):
 
 
 def locked(folder: Path) -> Lock:
-    """A run's folder, for one process that trains in it.
+    """Hold a run's folder for one process that trains in it.
 
     Raises:
         UserError: if another one does.

@@ -76,7 +76,7 @@ def row_tables(support: Tensor, m: int, n: int, device: torch.device | str) -> R
 
 
 def _power(n: int) -> int:
-    """The least power of two from n on."""
+    """Return the least power of two from n on."""
     return 1 << max(n - 1, 0).bit_length()
 
 

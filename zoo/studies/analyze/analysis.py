@@ -62,7 +62,7 @@ def _run(
     transforms: Sequence[str],
     seed: int,
 ) -> dict[str, Any]:
-    """One of `runs`."""
+    """Return one entry of `runs`."""
     matrices = [
         _matrix(name, update, spectra[name], seed) for name, update in source.updates.items()
     ]
@@ -157,7 +157,7 @@ def _beside_null(spectra: Sequence[Spectrum]) -> Values:
 
 
 def _zeros(spectra: Iterable[Mapping[str, Spectrum]]) -> dict[str, float]:
-    """By transform, the mean over matrices of the share of coefficients that are 0."""
+    """Return, by transform, the mean over matrices of the share of coefficients that are 0."""
     every = list(spectra)
     return {
         key: float(np.mean([by_transform[key].zeros for by_transform in every])) for key in every[0]

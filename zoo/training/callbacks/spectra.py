@@ -90,7 +90,7 @@ class SpectrumCallback(Callback, ABC):
         self.looks, self.seconds = looks, float(state_dict["seconds"])
 
 
-def spread(values: dict[str, float]) -> dict[str, float]:
+def over_layers(values: dict[str, float]) -> dict[str, float]:
     """Return median, least and largest over layers as `all.`, and medians by kind as `kind.`."""
     kinds = defaultdict(list)
     for name, value in values.items():
@@ -122,10 +122,10 @@ class StableRank(SpectrumCallback):
         updates = _ranks(
             {name: layer.update() for name, layer in layers.items() if layer.base is not None}
         )
-        ranks |= spread(ranks)
+        ranks |= over_layers(ranks)
         if updates:
             ranks |= {
-                f"update.{name}": value for name, value in (updates | spread(updates)).items()
+                f"update.{name}": value for name, value in (updates | over_layers(updates)).items()
             }
         return {f"stable_rank/{name}": value for name, value in ranks.items()}
 
@@ -210,7 +210,7 @@ class SpectralEnergy(SpectrumCallback):
         self.null_draws = null_draws
 
     def measure(self, layers: dict[str, ZooLinear]) -> dict[str, float]:
-        """Return every measure of every layer, its null, and their spreads."""
+        """Return every measure of every layer, its null, and summaries."""
         values: dict[str, dict[str, float]] = defaultdict(dict)
         nulls: dict[str, dict[str, float]] = defaultdict(dict)
         for name, layer in layers.items():
@@ -220,7 +220,9 @@ class SpectralEnergy(SpectrumCallback):
                 values[tag][name], nulls[tag][name] = found[measure], null[measure]
         tags = {}
         for measure in values:
-            both = values[measure] | spread(values[measure])
-            both |= {f"null.{k}": v for k, v in (nulls[measure] | spread(nulls[measure])).items()}
+            both = values[measure] | over_layers(values[measure])
+            both |= {
+                f"null.{k}": v for k, v in (nulls[measure] | over_layers(nulls[measure])).items()
+            }
             tags.update({f"{measure}/{name}": value for name, value in both.items()})
         return tags
