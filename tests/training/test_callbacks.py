@@ -11,7 +11,7 @@ from tasks import CharLM
 from zoo.layers.convert import zoo_layers
 from zoo.spectrum import stable_rank
 from zoo.training import tensorboard
-from zoo.training.callbacks.spectra import spread
+from zoo.training.callbacks.spectra import over_layers
 
 LAYERS = [
     f"blocks.{i}.{part}" for i in (0, 1) for part in ("attn.qkv", "attn.proj", "mlp.fc", "mlp.proj")
@@ -183,7 +183,7 @@ def test_heatmap_cuts_no_label(looks):
 
 def test_spread_is_over_layers_and_kinds():
     values = {"blocks.0.a": 1.0, "blocks.1.a": 3.0, "blocks.2.a": 2.0, "blocks.0.b": 10.0}
-    assert spread(values) == {
+    assert over_layers(values) == {
         "all.median": 2.0,
         "all.min": 1.0,
         "all.max": 10.0,
