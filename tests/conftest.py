@@ -37,8 +37,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     )
 
 
+LONGEST = ("test_sweep_kill", "test_crash_points", "test_ddp", "test_stop")
+"""Modules with tests that take up to a minute; begun last, they would keep one process alone."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave to `slow` what the conformance suite says again on shapes and dtypes of no new kind."""
+    """Leave to `slow` what the conformance suite says again; begin with the longest tests."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
     for item in items:
         case, call = getattr(item, "cls", None), getattr(item, "callspec", None)
         if case is None or call is None or not issubclass(case, Case):

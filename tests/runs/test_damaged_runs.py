@@ -104,8 +104,8 @@ def changed(whole: Any, path: tuple[Any, ...], value: Any) -> Any:
         [
             ("summary.json", SCORED, 8),
             ("config.yaml", {}, 8),
-            ("summary.json", SCORED, 1),
-            ("config.yaml", {}, 1),
+            ("summary.json", SCORED, 2),
+            ("config.yaml", {}, 2),
             ("summary.json", {}, 4),
             ("config.yaml", SCORED, 4),
         ],
