@@ -44,7 +44,16 @@ def _with_buffers(
     return _swapped(subspace, buffers) if buffers else nullcontext()
 
 
-class _Synthesize(Function):
+class _OfSubspace(Function):
+    """A map (input, subspace, buffers) -> output whose backward pass needs the latter two alone."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.subspace, buffers = inputs
+        ctx.save_for_backward(*buffers)
+
+
+class _Synthesize(_OfSubspace):
     """c -> W.
 
     The map is linear and isometric, so its backward pass is `_Analyze`, written out; nothing is
@@ -59,16 +68,11 @@ class _Synthesize(Function):
             return subspace.expand(coef, subspace.places)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.subspace, buffers = inputs
-        ctx.save_for_backward(*buffers)
-
-    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return _Analyze.apply(grad, ctx.subspace, ctx.saved_tensors), None, None
 
 
-class _Analyze(Function):
+class _Analyze(_OfSubspace):
     """W -> c, the adjoint of `_Synthesize`.
 
     It is differentiable itself, so that second derivatives exist.
@@ -80,11 +84,6 @@ class _Analyze(Function):
     ) -> Tensor:
         with _with_buffers(subspace, buffers):
             return subspace.gather(weight, subspace.places)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.subspace, buffers = inputs
-        ctx.save_for_backward(*buffers)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
