@@ -1,14 +1,17 @@
 """The interface: a map from trainable coefficients to a weight matrix."""
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from zoo.parameterizations.cost import Cost, products_of_weight
 
 
 def overtaken(cls: type, shortcut: str, stands_for: tuple[str, ...]) -> bool:
@@ -54,6 +57,8 @@ class WeightParameterization(nn.Module, ABC):
         "forward_update": ("weight",),
         "builds_weight": ("weight", "forward", "forward_update"),
         "needs_no_weight": ("weight", "forward"),
+        "building": ("weight",),
+        "cost": ("weight", "forward", "forward_update", "building"),
     }
     """Methods and attributes that a class may speed up, each with what it must agree with.
 
@@ -156,8 +161,29 @@ class WeightParameterization(nn.Module, ABC):
         """
         return False
 
+    def building(self) -> tuple[int, int]:
+        """Count the multiply-adds of `weight()`, and those of dL/dW to the coefficients' gradient.
+
+        Here both are what torch's counter finds when it is run. A class states them as a formula of
+        m, n and its own sizes; what counts as one says `zoo.parameterizations.cost.Cost`.
+        """
+        return products_of_weight(self)
+
+    def cost(self, rows: int, update: bool = False) -> Cost:
+        """State what a product with `rows` rows T of x takes, from scratch or beside a base W0.
+
+            forward   T mn + b         x W^T with a W that takes b multiply-adds to build
+            backward  2 T mn + b'      dL/dx and dL/dW, T mn each, and b' from there to dL/dc
+            read      mn               the W, or W0 + s W, that a layer keeps
+
+        b and b' are `building`. A class with a path that never builds W states its own, and in an
+        update adds what W0 takes: T mn forward, T mn backward for dL/dx, and mn read.
+        """
+        (m, n), (b, back) = self.shape, self.building()
+        return Cost(rows * m * n + b, 2 * rows * m * n + back, m * n)
+
     @property
-    def lr_mult(self) -> float:
+    def lr_mult(self) -> float | Mapping[str, float]:
         """Factor on an Adam-like optimizer's rate that makes its step as large in W as a dense one.
 
         Such an optimizer moves each coefficient by about +-lr, whatever the gradient's scale. What
@@ -166,6 +192,9 @@ class WeightParameterization(nn.Module, ABC):
             |dW|_F as that of a dense step, lr sqrt(mn), for signs that are independent:
                 1 / rms(dW / lr)
             <G, dW> as that of a dense step, lr sum |G_ij|, for the signs of a rank-one gradient G
+
+        Where parts of a map want rates of their own, it is a mapping from each parameter's name, as
+        `named_parameters` has it, to the factor of that one: LoRA+ gives B sixteen times A's.
         """
         return 1.0
 
@@ -183,6 +212,26 @@ class WeightParameterization(nn.Module, ABC):
     def num_trainable(self) -> int:
         """How many coefficients are trained."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def lr_mults(self) -> dict[str, float]:
+        """Return `lr_mult` of each parameter, by its name.
+
+        Raises:
+            ValueError: if it is a mapping with other names, or a factor is not above 0 and finite.
+        """
+        mult, names = self.lr_mult, [name for name, _ in self.named_parameters()]
+        mults = dict(mult) if isinstance(mult, Mapping) else dict.fromkeys(names, mult)
+        if sorted(mults) != sorted(names):
+            raise ValueError(
+                f"{type(self).__name__}.lr_mult is of {', '.join(sorted(mults)) or 'nothing'}, "
+                f"and the parameters are {', '.join(sorted(names))}"
+            )
+        if wrong := [name for name in names if not 0 < mults[name] < math.inf]:
+            raise ValueError(
+                f"{type(self).__name__}.lr_mult must be above 0 and finite, "
+                f"got {mults[wrong[0]]} for {wrong[0]}"
+            )
+        return {name: float(mults[name]) for name in names}
 
     def for_layer(self, name: str) -> "WeightParameterization":
         """Serve the layer of this name: positions differ between layers, bases stay shared."""

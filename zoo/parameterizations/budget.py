@@ -69,6 +69,59 @@ def layer_budget(
     return coefficients
 
 
+def rank_within(
+    m: int,
+    n: int,
+    each: int,
+    most: int,
+    rank: int | None,
+    ratio: float | None,
+    coefficients: int | None = None,
+    lora_rank: int | None = None,
+    fixed: int = 0,
+) -> int:
+    """Return the rank r of an (m, n) weight that has `fixed + r each` coefficients.
+
+    It is `rank` itself or, of a budget as in `layer_budget`, the largest one that fits: the count
+    then falls short of the budget by less than `each`, unless r is `most`.
+
+    Args:
+        m: rows.
+        n: columns.
+        each: coefficients that one rank more takes.
+        most: the largest rank that the map can have.
+        rank: r, in [1, most]; or
+        ratio: of the mn weights; or
+        coefficients: at most as many; or
+        lora_rank: at most as many as LoRA of this rank has. Exactly one of the four.
+        fixed: coefficients besides, whatever the rank.
+
+    Raises:
+        ValueError: if none or several are given, for a rank out of range, and for a budget that
+            buys none; it names the least that does.
+    """
+    budget = {"ratio": ratio, "coefficients": coefficients, "lora_rank": lora_rank}
+    given = {name: value for name, value in budget.items() if value is not None}
+    if (rank is None) == (not given):
+        values = "neither" if rank is None else f"{rank} and {next(iter(given.values()))}"
+        names = " and ".join(["rank", *(given if rank is not None else ["ratio"])])
+        raise ValueError(f"needs a budget: give exactly one of {names}, got {values}")
+    if rank is not None:
+        if not 1 <= rank <= most:
+            raise ValueError(f"rank must lie in [1, {most}] for shape {(m, n)}, got {rank}")
+        return rank
+    (name, value), *more = given.items()
+    # Not of `layer_budget`, which rounds: half a coefficient shall not buy a rank.
+    size = value * {"ratio": m * n, "coefficients": 1, "lora_rank": m + n}[name]
+    least = fixed + each
+    if not more and 0 < size < least - 1e-9:
+        needs = {"ratio": f"{least / (m * n):.3g}", "coefficients": f"{least}"}
+        wanted = needs.get(name, f"{least} coefficients")
+        raise ValueError(f"{name} {value} buys no rank for shape {(m, n)}: rank 1 needs {wanted}")
+    layer_budget(m, n, ratio, coefficients, lora_rank)
+    return min(int((size - fixed) / each + 1e-9), most)
+
+
 @dataclass(frozen=True)
 class Budget:
     """One budget for all target layers together, spread in proportion to their weights.

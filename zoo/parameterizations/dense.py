@@ -17,6 +17,10 @@ class Dense(WeightParameterization):
     def weight(self) -> Tensor:
         return self.coef
 
+    def building(self) -> tuple[int, int]:
+        """Count nothing: W is there."""
+        return 0, 0
+
     def spread(self, coef: Tensor) -> Tensor:
         """Return C itself (`OrthonormalSubspace.spread`)."""
         return coef

@@ -338,26 +338,22 @@ class MapContracts(Case):
     def test_learning_rate_multiplier(self) -> None:
         """1 / rms(dW) <= lr_mult <= sum |G| / <G, dW>: a step is as large as a dense one.
 
-        So it is for independent signs, and for those of G: coefficients that move by +-1 from a 96
-        x 64 weight, at initialisation, and a gradient G of rank one. Within a factor 1.5, since
-        either is one draw.
+        So it is for independent signs, and for those of G: coefficients that move by +-lr_mult from
+        a 96 x 64 weight, at initialisation, and a gradient G of rank one. Within a factor 1.5,
+        since either is one draw.
         """
         p = self.make((96, 64))
         p.reset_parameters(0.02)
-        before = p.weight()
+        before, mults = p.weight(), list(p.lr_mults().values())
         g = torch.outer(torch.randn(96), torch.randn(64))
         grads = torch.autograd.grad((before * g).sum(), list(p.parameters()))
-        moved = (
-            self._moved(p, [torch.randn_like(q).sign() for q in p.parameters()])
-            .square()
-            .mean()
-            .sqrt()
-            .item()
-        )
-        along = ((self._moved(p, [grad.sign() for grad in grads]) * g).sum() / g.abs().sum()).item()
+        independent = [f * torch.randn_like(q).sign() for f, q in zip(mults, grads, strict=True)]
+        moved = self._moved(p, independent).square().mean().sqrt().item()
+        steps = [f * grad.sign() for f, grad in zip(mults, grads, strict=True)]
+        along = ((self._moved(p, steps) * g).sum() / g.abs().sum()).item()
         low, high = 1 / moved / 1.5, 1 / along * 1.5
-        assert low <= p.lr_mult <= high, (
-            f"lr_mult is {p.lr_mult:.3f}, and not between {low:.3f} and {high:.3f}"
+        assert low <= 1 <= high, (
+            f"lr_mult is {p.lr_mult}, and should be that times {low:.3f} to {high:.3f}"
         )
 
     @staticmethod

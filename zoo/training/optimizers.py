@@ -106,8 +106,11 @@ def parameter_groups(
     mult: float | None
     for module in model.modules():
         if isinstance(module, WeightParameterization):
-            mult = float(f"{module.lr_mult:.2g}")  # two digits, so that layers alike share a group
-            decayed.update((id(p), 1.0 if p in muon else mult) for p in module.parameters())
+            mults = module.lr_mults()
+            for name, p in module.named_parameters():
+                # Two digits, so that layers alike share a group; a sum decides for its parts.
+                mult = 1.0 if p in muon else float(f"{mults[name]:.2g}")
+                decayed.setdefault(id(p), mult)
         elif is_linear(module):
             decayed[id(module.weight)] = 1.0
         elif isinstance(module, ZooLinear) and module.base is not None:

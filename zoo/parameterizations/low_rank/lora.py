@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from zoo.bases.seeds import without_autocast
 from zoo.parameterizations.base import WeightParameterization
+from zoo.parameterizations.budget import rank_within
+from zoo.parameterizations.cost import Cost
 from zoo.parameterizations.low_rank.products import add_product
 
 
@@ -20,11 +22,13 @@ class LoRA(WeightParameterization):
         out_features: rows m of W.
         in_features: columns n of W.
         rank: r, in [1, min(m, n)]; or
-        ratio: of the mn weights, r = floor(ratio mn / (m + n)). Exactly one of the two.
+        ratio: of the mn weights, r = floor(ratio mn / (m + n)); or
+        coefficients: at most as many, r = floor(coefficients / (m + n)); or
+        lora_rank: r by the name that it has elsewhere. Exactly one of the four.
         seed: unused, nothing is fixed.
 
     Raises:
-        ValueError: for a rank or ratio out of range, both or neither.
+        ValueError: for a budget out of range, given twice or not at all, or that buys no rank.
     """
 
     def __init__(
@@ -34,34 +38,16 @@ class LoRA(WeightParameterization):
         rank: int | None = None,
         ratio: float | None = None,
         seed: int = 0,
+        coefficients: int | None = None,
+        lora_rank: int | None = None,
     ) -> None:
         super().__init__(out_features, in_features, seed)
-        if (rank is None) == (ratio is None):
-            given = "neither" if rank is None else f"{rank} and {ratio}"
-            raise ValueError(f"needs a budget: give exactly one of rank and ratio, got {given}")
-        if ratio is not None:
-            rank = self._rank_for(ratio)
-        assert rank is not None
-        if not 1 <= rank <= min(self.shape):
-            raise ValueError(
-                f"rank must lie in [1, {min(self.shape)}] for shape {self.shape}, got {rank}"
-            )
+        m, n = self.shape
+        rank = rank_within(m, n, m + n, min(m, n), rank, ratio, coefficients, lora_rank)
         self.rank = rank
         self.lora_A = nn.Parameter(torch.empty(rank, in_features))
         self.lora_B = nn.Parameter(torch.empty(out_features, rank))
         self.reset_parameters(in_features**-0.5)
-
-    def _rank_for(self, ratio: float) -> int:
-        if not 0 < ratio <= 1:
-            raise ValueError(f"ratio must lie in (0, 1], got {ratio}")
-        m, n = self.shape
-        rank = min(int(ratio * m * n / (m + n) + 1e-9), m, n)
-        if rank < 1:
-            least = (m + n) / (m * n)
-            raise ValueError(
-                f"ratio {ratio} buys no rank for shape {self.shape}: rank 1 needs {least:.3g}"
-            )
-        return rank
 
     def weight(self) -> Tensor:
         with without_autocast(self.lora_B.device):
@@ -76,6 +62,17 @@ class LoRA(WeightParameterization):
     ) -> Tensor:
         """Return x W0^T + b + s (x A^T) B^T, the last product added in one pass with the sum."""
         return add_product(x, base, bias, self.lora_B, self.lora_A, scale)
+
+    def building(self) -> tuple[int, int]:
+        """Count r mn to build B A, and twice as many for dB and dA."""
+        products = self.rank * self.out_features * self.in_features
+        return products, 2 * products
+
+    def cost(self, rows: int, update: bool = False) -> Cost:
+        """State T r (m + n) forward, twice as many backward, r (m + n) read; and what W0 takes."""
+        (m, n), factors = self.shape, self.rank * (self.out_features + self.in_features)
+        base = m * n if update else 0
+        return Cost(rows * (factors + base), rows * (2 * factors + base), factors + base)
 
     @torch.no_grad()
     def reset_parameters(self, std: float) -> None:

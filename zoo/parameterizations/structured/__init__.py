@@ -1,0 +1,1 @@
+"""Weights of structured factors: grids, sums and products of smaller maps."""
