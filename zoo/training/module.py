@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from zoo import say_where_names_are
 from zoo.errors import UserError
@@ -132,6 +134,18 @@ class ZooModule(OptimizedModule, ABC):
         )
         build_together(network)
         return network
+
+    def rows(self, batch: Any) -> int:
+        """Count the rows of x that a linear layer gets of a training batch, for its cost.
+
+        Here: the ids, padding too, of the batch's largest tensor of integers, which also has one
+        label an example where there are no ids; without such a tensor, the length of the first one.
+        """
+        leaves = tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch)
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()]
+        whole = (torch.int64, torch.int32)
+        ids = [tensor.numel() for tensor in tensors if tensor.dtype in whole]
+        return max(ids, default=len(tensors[0]) if tensors else 0)
 
     # ---- What tables and adapters say of it ------------------------------------------------------
 

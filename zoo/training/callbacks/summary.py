@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from zoo.errors import UserError
 from zoo.files.access import read_json, write_text
 from zoo.layers.convert import are_updates, zoo_layers
+from zoo.layers.costs import cost_facts
 from zoo.provenance import device_name
 from zoo.training import identity, tensorboard
 from zoo.training.callbacks.checkpoint import Checkpoint
@@ -25,6 +26,8 @@ from zoo.training.callbacks.spectra import SpectrumCallback, StableRank
 from zoo.training.module import ZooData, ZooModule
 
 SUMMARY = "summary.json"
+COUNTED = ("rows", "batches", "uncounted")
+"""What is counted in training, by its attribute."""
 LIBRARIES = ("torch", "lightning", "torchmetrics", "tensorboard", "jsonargparse", "einops")
 
 
@@ -33,6 +36,10 @@ class RunSummary(Callback):
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.rows = self.batches = 0
+        """Rows of x that the layers of this process had in training, and in how many batches."""
+        self.uncounted = 0
+        """Batches before these, of a run that an older zoo began."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what is trained, describe the run to TensorBoard, and start the clock."""
@@ -51,6 +58,8 @@ class RunSummary(Callback):
         self.started = time.perf_counter()
         self.before = self.seconds
         self.first_step = trainer.global_step
+        if not self.batches:
+            self.uncounted = trainer.global_step * trainer.accumulate_grad_batches
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse an epoch without a batch: where steps are what ends a run, it would have no end.
@@ -67,8 +76,11 @@ class RunSummary(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the clock, for checkpoints."""
+        """Keep the clock and the rows, for checkpoints."""
+        assert isinstance(pl_module, ZooModule)
         self.seconds = self.before + time.perf_counter() - self.started
+        self.rows += pl_module.rows(batch)
+        self.batches += 1
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and print the summary."""
@@ -161,6 +173,7 @@ class RunSummary(Callback):
             "global_batch": whole,
             "epoch_steps": _epoch_steps(trainer, data, whole),
             "identity": identity.identity(module),
+            "cost": self._cost(trainer, module),
             "seconds": round(self.seconds, 2),
             "steps_per_second": round(taken / seconds, 3) if taken else 0.0,
             "callback_seconds": {
@@ -178,6 +191,13 @@ class RunSummary(Callback):
             "command": " ".join(["zoo", *sys.argv[1:]]),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+
+    def _cost(self, trainer: Trainer, module: ZooModule) -> dict[str, int | None]:
+        """Return what the linear layers take, a token and in the whole run (`cost_facts`)."""
+        rows = round(self.rows / self.batches) if self.batches else None
+        batches = (self.batches + self.uncounted) * trainer.world_size
+        tokens = self.rows * batches // self.batches if self.rows else None
+        return cost_facts(module.net, rows, trainer.precision, tokens)
 
     def _hyperparameters(self, trainer: Trainer, module: ZooModule) -> dict[str, object]:
         """Return the same keys in every run: TensorBoard takes its columns from one of them."""
@@ -198,12 +218,15 @@ class RunSummary(Callback):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the seconds trained so far."""
-        return {"seconds": self.seconds}
+        """Return the seconds trained so far, and what was seen in them."""
+        seen = {name: getattr(self, name) for name in COUNTED}
+        return {"seconds": self.seconds, **seen}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self.seconds = float(state_dict["seconds"])
+        for name in COUNTED:  # an older zoo wrote none of them
+            setattr(self, name, int(state_dict.get(name, 0)))
 
 
 def metric_rows(metrics: dict[str, float], stage: str) -> dict[str, str]:

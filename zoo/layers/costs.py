@@ -1,0 +1,94 @@
+"""What the linear layers of a network take: FLOPs a token, bytes read for one, bytes saved.
+
+Layers count that `convert` swaps or could swap, parameterized and plain ones. Attention, norms,
+embeddings and biases are left out: they are the same for every parameterization. Each layer counts
+as if it were called once a pass with T rows, a head over few of them too, and as if its x needed a
+gradient, the first one's too.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo.layers.linear import ZooLinear
+from zoo.layers.plain_linear import is_linear
+from zoo.parameterizations import WeightParameterization
+from zoo.parameterizations.cost import Cost
+
+ROWS = 1024
+"""The rows of a step where nothing says how many there are."""
+BYTES = {"64": 8, "32": 4, "16": 2, "bf16": 2}
+"""Bytes of a number in a product, by the first word of the trainer's precision."""
+
+
+def layer_cost(layer: nn.Module, rows: int) -> Cost:
+    """Return what a linear layer takes with T rows of x.
+
+    plain          T mn forward, 2 T mn backward; T mn if its weight is frozen; mn read
+    parameterized  `WeightParameterization.cost`; `recompute` builds W again in backward
+    """
+    if isinstance(layer, ZooLinear):
+        p = layer.parameterization
+        scaled = layer.base is None and layer.scale != 1.0  # that is a product with W (`ZooLinear`)
+        cost = (
+            WeightParameterization.cost(p, rows)
+            if scaled
+            else p.cost(rows, update=layer.base is not None)
+        )
+        again = p.building()[0] if layer.recompute and (scaled or p.builds_weight) else 0
+        return cost._replace(backward=cost.backward + again)
+    weight: Any = layer.weight
+    products = 2 if weight.requires_grad else 1
+    return Cost(rows * weight.numel(), products * rows * weight.numel(), weight.numel())
+
+
+def linear_modules(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield every linear layer once, parameterized or plain."""
+    yield from (m for m in model.modules() if isinstance(m, ZooLinear) or is_linear(m))
+
+
+def network_cost(model: nn.Module, rows: int) -> Cost:
+    """Return what all linear layers of a network take together with T rows of x."""
+    with torch.inference_mode(False):  # where a map has no formula, W is built and counted
+        costs = [layer_cost(layer, rows) for layer in linear_modules(model)]
+    return Cost(*map(sum, zip(*costs, strict=True))) if costs else Cost(0, 0, 0)
+
+
+def checkpoint_bytes(model: nn.Module) -> int:
+    """Return the bytes of all that is trained, as a checkpoint holds it."""
+    return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+
+
+def number_bytes(precision: object) -> int:
+    """Return the bytes of a number in a product, of a trainer's precision."""
+    return BYTES.get(str(precision).partition("-")[0], 4)
+
+
+def cost_facts(
+    model: nn.Module, rows: int | None, precision: object, tokens: int | None = None
+) -> dict[str, int | None]:
+    """Return the cost of a network as a run's summary states it, whole numbers by name.
+
+    Args:
+        model: the network.
+        rows: T, the rows of x in a pass that trains, over which building W is spread; None if that
+            is not known (`ROWS`).
+        precision: of the trainer, which says how wide numbers are when a token is decoded.
+        tokens: rows of x in the whole run, if it is over.
+
+    Returns:
+        `rows`; `forward_flops` and `training_flops`, of a row; `total_training_flops`, of all
+        `tokens`; `checkpoint_bytes`; and `decode_bytes`, read to make one row without gradients.
+    """
+    rows = rows or ROWS
+    cost = network_cost(model, rows)
+    return {
+        "rows": rows,
+        "forward_flops": round(2 * cost.forward / rows),
+        "training_flops": round(2 * cost.training / rows),
+        "total_training_flops": None if tokens is None else 2 * cost.training * tokens // rows,
+        "checkpoint_bytes": checkpoint_bytes(model),
+        "decode_bytes": cost.read * number_bytes(precision),
+    }
