@@ -3,7 +3,8 @@
 Pure arithmetic.
 """
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from zoo.errors import UserError
@@ -83,18 +84,41 @@ def rank_within(
     """Return the rank r of an (m, n) weight that has `fixed + r each` coefficients.
 
     It is `rank` itself or, of a budget as in `layer_budget`, the largest one that fits: the count
-    then falls short of the budget by less than `each`, unless r is `most`.
+    then falls short of the budget by less than `each`, unless r is `most`. Arguments and errors are
+    those of `largest_within`.
+    """
+    return largest_within(
+        m, n, lambda r: fixed + r * each, most, rank, ratio, coefficients, lora_rank
+    )
+
+
+def largest_within(
+    m: int,
+    n: int,
+    count: Callable[[int], int],
+    most: int,
+    rank: int | None,
+    ratio: float | None,
+    coefficients: int | None = None,
+    lora_rank: int | None = None,
+    what: str = "rank",
+    hint: str = "",
+) -> int:
+    """Return the rank r of an (m, n) weight that has `count(r)` coefficients.
+
+    It is `rank` itself or, of a budget as in `layer_budget`, the largest one that fits.
 
     Args:
         m: rows.
         n: columns.
-        each: coefficients that one rank more takes.
+        count: of r, and larger for a larger one.
         most: the largest rank that the map can have.
         rank: r, in [1, most]; or
         ratio: of the mn weights; or
         coefficients: at most as many; or
         lora_rank: at most as many as LoRA of this rank has. Exactly one of the four.
-        fixed: coefficients besides, whatever the rank.
+        what: the name that r has in messages.
+        hint: what a message says besides, where a budget buys none.
 
     Raises:
         ValueError: if none or several are given, for a rank out of range, and for a budget that
@@ -104,22 +128,24 @@ def rank_within(
     given = {name: value for name, value in budget.items() if value is not None}
     if (rank is None) == (not given):
         values = "neither" if rank is None else f"{rank} and {next(iter(given.values()))}"
-        names = " and ".join(["rank", *(given if rank is not None else ["ratio"])])
+        names = " and ".join([what, *(given if rank is not None else ["ratio"])])
         raise ValueError(f"needs a budget: give exactly one of {names}, got {values}")
     if rank is not None:
         if not 1 <= rank <= most:
-            raise ValueError(f"rank must lie in [1, {most}] for shape {(m, n)}, got {rank}")
+            raise ValueError(f"{what} must lie in [1, {most}] for shape {(m, n)}, got {rank}")
         return rank
     (name, value), *more = given.items()
     # Not of `layer_budget`, which rounds: half a coefficient shall not buy a rank.
-    size = value * {"ratio": m * n, "coefficients": 1, "lora_rank": m + n}[name]
-    least = fixed + each
-    if not more and 0 < size < least - 1e-9:
+    size = value * {"ratio": m * n, "coefficients": 1, "lora_rank": m + n}[name] + 1e-9
+    least = count(1)
+    if not more and 0 < value and size < least:
         needs = {"ratio": f"{least / (m * n):.3g}", "coefficients": f"{least}"}
         wanted = needs.get(name, f"{least} coefficients")
-        raise ValueError(f"{name} {value} buys no rank for shape {(m, n)}: rank 1 needs {wanted}")
+        raise ValueError(
+            f"{name} {value} buys no {what} for shape {(m, n)}: {what} 1 needs {wanted}{hint}"
+        )
     layer_budget(m, n, ratio, coefficients, lora_rank)
-    return min(int((size - fixed) / each + 1e-9), most)
+    return bisect_right(range(1, most + 1), size, key=count)
 
 
 @dataclass(frozen=True)
