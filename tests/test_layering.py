@@ -73,6 +73,7 @@ def test_implementations_do_not_import_each_other():
         "base",
         "budget",
         "cost",
+        "isometry",
         "low_rank.products",
         "structured.sizes",
         "subspaces.orthonormal",

@@ -124,7 +124,7 @@ def test_check_finds_a_budget_and_lists_what_applies(name, capsys):
     assert "all contracts hold" in text and max(map(len, text.splitlines())) <= 80
     orthonormal = (
         "isometry",
-        "analyze inverts synthesize",
+        "gather inverts expand",
         "map rank is count",
         "weight is of its sides",
     )

@@ -49,11 +49,11 @@ class Signs:
 class Turned:
     """The same, around `expand` and `gather`."""
 
-    def expand(self, coef, places):
-        return super().expand(coef, places).flip(0)
+    def expand(self, coef):
+        return super().expand(coef).flip(0)
 
-    def gather(self, weight, places):
-        return super().gather(weight.flip(0), places)
+    def gather(self, weight):
+        return super().gather(weight.flip(0))
 
 
 class Negative:
@@ -109,7 +109,7 @@ PATHS = [
     "test_meta_initialisation",
     "test_layers_keep_their_positions",
     "test_spread_is_weight_up_to_rotations",
-    "test_analyze_is_the_adjoint_of_synthesize",
+    "test_gather_is_the_adjoint_of_expand",
     "test_a_large_weight_is_of_its_sides",
 ]
 

@@ -20,7 +20,7 @@ from zoo.bases.vmapped import Function, transforming
 from zoo.layers.convert import zoo_layers
 from zoo.layers.kept import product_dtype
 from zoo.layers.linear import ZooLinear
-from zoo.parameterizations import OrthonormalSubspace
+from zoo.parameterizations import Isometry
 
 LARGEST = {"cpu": 1 << 19, "cuda": 1 << 19}
 """The most numbers of a matrix that takes part, by type of device.
@@ -33,9 +33,7 @@ class _Together(Function):
     """(c_1, c_2, ...) -> (W_1, W_2, ...), each as its own map has it, in one batch."""
 
     @staticmethod
-    def forward(
-        maps: list[OrthonormalSubspace], dtype: torch.dtype, *coefs: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(maps: list[Isometry], dtype: torch.dtype, *coefs: Tensor) -> tuple[Tensor, ...]:
         return maps[0].expand_batch(maps, coefs).to(dtype).unbind()
 
     @staticmethod
@@ -51,9 +49,7 @@ class _Apart(Function):
     """(W_1, W_2, ...), stacked as (B, m, n), -> (c_1, c_2, ...): the adjoint of `_Together`."""
 
     @staticmethod
-    def forward(
-        maps: list[OrthonormalSubspace], dtype: torch.dtype, weights: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(maps: list[Isometry], dtype: torch.dtype, weights: Tensor) -> tuple[Tensor, ...]:
         return tuple(coef.to(dtype) for coef in maps[0].gather_batch(maps, weights))
 
     @staticmethod
@@ -65,9 +61,9 @@ class _Apart(Function):
         return None, None, torch.stack(_Together.apply(ctx.maps, ctx.dtype, *grads))
 
 
-def batches(maps: Iterable[OrthonormalSubspace]) -> list[list[OrthonormalSubspace]]:
+def batches(maps: Iterable[Isometry]) -> list[list[Isometry]]:
     """Group the maps of equal `batch_key`, two or more at a time."""
-    groups: dict[Hashable, list[OrthonormalSubspace]] = {}
+    groups: dict[Hashable, list[Isometry]] = {}
     for space in maps:
         if (key := space.batch_key()) is not None:
             groups.setdefault(key, []).append(space)
@@ -78,12 +74,12 @@ class Together:
     """Builds the small weights of a network as a pass begins, and takes them back as it ends."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.layers: dict[OrthonormalSubspace, list[ZooLinear]] = {}  # tied layers share a map
+        self.layers: dict[Isometry, list[ZooLinear]] = {}  # tied layers share a map
         largest = max(LARGEST.values())  # the network may move to another device yet
         for layer in zoo_layers(network).values():
             space = layer.parameterization
             alone = layer.base is not None or layer.recompute or math.prod(space.shape) > largest
-            if isinstance(space, OrthonormalSubspace) and not alone:
+            if isinstance(space, Isometry) and not alone:
                 self.layers.setdefault(space, []).append(layer)
 
     def before(self, network: nn.Module, args: object) -> None:
@@ -109,7 +105,7 @@ class Together:
                 layer.hand_over(None)
 
 
-def _takes_part(space: OrthonormalSubspace) -> bool:
+def _takes_part(space: Isometry) -> bool:
     small = math.prod(space.shape) <= of_device(LARGEST, space.coef.device)
     return small and space.coef.requires_grad and space.builds_weight
 

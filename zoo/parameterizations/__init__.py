@@ -6,8 +6,13 @@ It needs torch alone, no Lightning. The path of each is that of this package and
 
 from zoo.parameterizations.base import WeightParameterization
 from zoo.parameterizations.dense import Dense
+from zoo.parameterizations.isometry import Isometry
+from zoo.parameterizations.low_rank.loha import LoHa
 from zoo.parameterizations.low_rank.lora import LoRA
+from zoo.parameterizations.low_rank.miss import MiSS
 from zoo.parameterizations.low_rank.randlora import RandLoRA
+from zoo.parameterizations.low_rank.vera import VeRA
+from zoo.parameterizations.structured.block_low_rank import BlockLowRank
 from zoo.parameterizations.subspaces.block_dct import BlockDCT
 from zoo.parameterizations.subspaces.dct import DCT
 from zoo.parameterizations.subspaces.haar import Haar
@@ -22,18 +27,23 @@ from zoo.parameterizations.subspaces.zigzag import Zigzag
 
 __all__ = [
     "BlockDCT",
+    "BlockLowRank",
     "DCT",
     "Dense",
     "Haar",
     "Hadamard",
     "Hartley",
+    "Isometry",
+    "LoHa",
     "LoRA",
+    "MiSS",
     "OrthonormalSubspace",
     "RandLoRA",
     "RandomOrthonormal",
     "RowDCT",
     "SeparableSubspace",
     "Sparse",
+    "VeRA",
     "WeightParameterization",
     "Zigzag",
 ]

@@ -74,10 +74,9 @@ class WeightParameterization(nn.Module, ABC):
         for name, stands_for in cls.shortcuts.items():
             if overtaken(cls, name, stands_for):
                 ours = [base for base in cls.__mro__ if issubclass(base, WeightParameterization)]
+                plain = (vars(base)[name] for base in reversed(ours) if name in vars(base))
                 setattr(
-                    cls,
-                    name,
-                    next(vars(base)[name] for base in reversed(ours) if name in vars(base)),
+                    cls, name, next(f for f in plain if not getattr(f, "__isabstractmethod__", 0))
                 )
 
     def __init__(self, out_features: int, in_features: int, seed: int = 0) -> None:

@@ -22,7 +22,7 @@ class Dense(WeightParameterization):
         return 0, 0
 
     def spread(self, coef: Tensor) -> Tensor:
-        """Return C itself (`OrthonormalSubspace.spread`)."""
+        """Return C itself (`Isometry.spread`)."""
         return coef
 
     def collect(self, matrix: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Contracts of orthonormal subspaces, and of those with one orthogonal matrix a side."""
+"""Contracts of isometries, of orthonormal subspaces, and of those with one matrix a side."""
 
 import copy
 import inspect
@@ -7,58 +7,39 @@ import itertools
 import torch
 from torch import Tensor
 
-from zoo.parameterizations import OrthonormalSubspace, SeparableSubspace
+from zoo.parameterizations import Isometry, OrthonormalSubspace, SeparableSubspace
 from zoo.testing.case import Shape, agree
 from zoo.testing.layers import ParameterizationTestCase
 from zoo.testing.maps import function_of
 
 
-class OrthonormalTestCase(ParameterizationTestCase):
-    """What holds of a subclass of `OrthonormalSubspace` besides."""
+class IsometryTestCase(ParameterizationTestCase):
+    """What holds of a subclass of `Isometry` besides."""
 
-    parameterization: type[OrthonormalSubspace]
-
-    def test_count_is_the_ratio(self, shape: Shape) -> None:
-        """num_trainable = ratio mn, rounded, where the arguments or their defaults give a ratio."""
-        default = getattr(
-            inspect.signature(self.parameterization).parameters.get("ratio"), "default", None
-        )
-        ratio = self.arguments.get("ratio", None if self.arguments else default)
-        if isinstance(ratio, int | float):
-            found, wanted = (
-                self.make(shape).num_trainable,
-                max(1, round(ratio * shape[0] * shape[1])),
-            )
-            assert found == wanted, (
-                f"num_trainable is {found}, and {ratio} of {shape[0]} x {shape[1]} is {wanted}"
-            )
+    parameterization: type[Isometry]
 
     def test_isometry(self, shape: Shape) -> None:
         """|W| = |c|."""
         p = self.make(shape)
         agree(p.weight().norm(), p.coef.norm(), what="|W|, which should be |c|,")
 
-    def test_analyze_inverts_synthesize(self, shape: Shape) -> None:
-        """analyze(synthesize(S)) = S, at the places of the coefficients."""
+    def test_gather_inverts_expand(self, shape: Shape) -> None:
+        """gather(expand(c)) = c."""
         p = self.make(shape)
         coef = torch.randn_like(p.coef)
-        agree(
-            p.gather(p.expand(coef, p.places), p.places),
-            coef,
-            what="c after synthesize and analyze",
-        )
+        agree(p.gather(p.expand(coef)), coef, what="c after expand and gather")
 
-    def test_analyze_is_the_adjoint_of_synthesize(self, shape: Shape) -> None:
-        """<synthesize(S), G> = <S, analyze(G)> for any G, at the places of the coefficients."""
+    def test_gather_is_the_adjoint_of_expand(self, shape: Shape) -> None:
+        """<expand(c), G> = <c, gather(G)> for any G."""
         p = self.make(shape)
         coef, g = torch.randn_like(p.coef), torch.randn(shape, dtype=torch.float64)
         size = coef.norm() * g.norm()
         there, back = (
-            (p.expand(coef, p.places) * g).sum() / size,
-            (coef * p.gather(g.clone(), p.places)).sum() / size,
+            (p.expand(coef) * g).sum() / size,
+            (coef * p.gather(g.clone())).sum() / size,
         )
         error = (there - back).abs().item()
-        assert error <= 1e-9, f"the two products are {there:.4f} and {back:.4f} of |S| |G|"
+        assert error <= 1e-9, f"the two products are {there:.4f} and {back:.4f} of |c| |G|"
 
     def test_map_rank_is_count(self, shape: Shape) -> None:
         """The map from coefficients to W has rank num_trainable: none is redundant."""
@@ -90,9 +71,30 @@ class OrthonormalTestCase(ParameterizationTestCase):
         """
         p = self.make(shape)
         c = torch.randn_like(p.coef)
-        x, w = p.spread(c), p.expand(c, p.places)
+        x, w = p.spread(c), p.expand(c)
         agree(p.collect(x.clone()), c, what="collect(spread(c)), which should be c,")
-        agree(p.collect(x @ x.mT @ x), p.gather(w @ w.mT @ w, p.places), what="collect(X X^T X)")
+        agree(p.collect(x @ x.mT @ x), p.gather(w @ w.mT @ w), what="collect(X X^T X)")
+
+
+class OrthonormalTestCase(IsometryTestCase):
+    """What holds of a subclass of `OrthonormalSubspace` besides."""
+
+    parameterization: type[OrthonormalSubspace]
+
+    def test_count_is_the_ratio(self, shape: Shape) -> None:
+        """num_trainable = ratio mn, rounded, where the arguments or their defaults give a ratio."""
+        default = getattr(
+            inspect.signature(self.parameterization).parameters.get("ratio"), "default", None
+        )
+        ratio = self.arguments.get("ratio", None if self.arguments else default)
+        if isinstance(ratio, int | float):
+            found, wanted = (
+                self.make(shape).num_trainable,
+                max(1, round(ratio * shape[0] * shape[1])),
+            )
+            assert found == wanted, (
+                f"num_trainable is {found}, and {ratio} of {shape[0]} x {shape[1]} is {wanted}"
+            )
 
 
 class SeparableTestCase(OrthonormalTestCase):

@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.parameterizations import Dense, OrthonormalSubspace
+from zoo.parameterizations import Dense, Isometry
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """(a, b, c) of Jordan's quintic a x + b x^3 + c x^5.
 
 Its iterates take singular values to about 1, within 0.7 to 1.2.
 """
-Subspace = Dense | OrthonormalSubspace
+Subspace = Dense | Isometry
 
 
 @torch.no_grad()

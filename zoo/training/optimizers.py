@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from zoo.errors import UserError
 from zoo.layers.convert import is_linear, zoo_layers
 from zoo.layers.linear import ZooLinear
-from zoo.parameterizations import Dense, OrthonormalSubspace, WeightParameterization
+from zoo.parameterizations import Dense, Isometry, WeightParameterization
 from zoo.training.muon import Subspace, SubspaceMuon
 
 
@@ -137,7 +137,7 @@ def muon_subspaces(model: nn.Module) -> dict[nn.Parameter, Subspace]:
     return {
         space.coef: space
         for space in maps
-        if isinstance(space, Dense | OrthonormalSubspace) and space.coef.requires_grad
+        if isinstance(space, Dense | Isometry) and space.coef.requires_grad
     }
 
 

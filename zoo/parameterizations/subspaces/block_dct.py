@@ -78,8 +78,6 @@ class BlockDCT(OrthonormalSubspace):
 
     def reset_buffers(self) -> None:
         self._buffers.clear()
-        # W is built in it and rounded once.
-        self.compute_dtype = torch.promote_types(self.coef.dtype, torch.float32)
         generator = seeds.generator(self.seed, "support", self.layer)
         self.arrangement = blocks.block_layout(*self.shape, self.block, len(self.coef), generator)
         self._lr_mult: float | None = None
@@ -104,10 +102,10 @@ class BlockDCT(OrthonormalSubspace):
         """The cosines that W is built with."""
         return blocks.BlockTables(*(getattr(self, name) for name in blocks.BlockTables._fields))
 
-    def expand(self, coef: Tensor, places: Tensor) -> Tensor:
+    def expand(self, coef: Tensor) -> Tensor:
         return blocks.build(coef, self.arrangement, self.tables).to(coef.dtype)
 
-    def gather(self, weight: Tensor, places: Tensor) -> Tensor:
+    def gather(self, weight: Tensor) -> Tensor:
         return blocks.unbuild(weight, self.arrangement, self.tables).to(weight.dtype)
 
     def batch_key(self) -> Hashable:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from zoo.parameterizations import OrthonormalSubspace, SeparableSubspace, WeightParameterization
+from zoo.parameterizations import Isometry, SeparableSubspace, WeightParameterization
 
 PATHS = {
     "float32": "W built in float32",
@@ -31,7 +31,7 @@ def rebuild_errors(parameterization: WeightParameterization) -> dict[str, float 
         By path; `bases` is None for a basis that is no `SeparableSubspace`. None for a
         parameterization without a fixed orthonormal basis.
     """
-    if not isinstance(parameterization, OrthonormalSubspace):
+    if not isinstance(parameterization, Isometry):
         return None
     with torch.no_grad():
         coef = parameterization.coef.clone()
