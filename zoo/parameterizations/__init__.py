@@ -13,6 +13,8 @@ from zoo.parameterizations.low_rank.miss import MiSS
 from zoo.parameterizations.low_rank.randlora import RandLoRA
 from zoo.parameterizations.low_rank.vera import VeRA
 from zoo.parameterizations.structured.block_low_rank import BlockLowRank
+from zoo.parameterizations.structured.hashed import Hashed
+from zoo.parameterizations.structured.kronecker import Kronecker
 from zoo.parameterizations.subspaces.block_dct import BlockDCT
 from zoo.parameterizations.subspaces.dct import DCT
 from zoo.parameterizations.subspaces.haar import Haar
@@ -33,7 +35,9 @@ __all__ = [
     "Haar",
     "Hadamard",
     "Hartley",
+    "Hashed",
     "Isometry",
+    "Kronecker",
     "LoHa",
     "LoRA",
     "MiSS",
