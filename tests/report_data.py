@@ -3,6 +3,8 @@
 import numpy as np
 from scipy import stats
 
+from zoo.studies.report.costs import frontiers
+
 WEIGHTS, OTHER = 786432, 40001
 BUDGETS = (0.5, 0.1, 0.05)
 KINDS = (  # parameterization, arguments, optimizer, loss at each budget, stable rank at each
@@ -87,6 +89,7 @@ def comparison(name, kinds, seeds, budgets, better, search, reference, rng):
         },
         "reference": reference,
         "search": {"equal": True, "words": "4 learning rates per method on seed 0"},
+        "frontiers": frontiers(methods, better),
         "methods": methods,
         "runs": runs,
         "notes": [],
@@ -121,6 +124,7 @@ def method(label, kind, arguments, optimizer, budget, loss, rank, noise, search,
         "coefficients": round(WEIGHTS * budget),
         "replaced": WEIGHTS,
         "trainable": round(WEIGHTS * budget) + OTHER,
+        "cost": cost(kind, round(WEIGHTS * budget)),
         "budget": budget,
         "count_off": 0.0,
         "lr": best,
@@ -140,6 +144,20 @@ def method(label, kind, arguments, optimizer, budget, loss, rank, noise, search,
         "devices": ["cpu"],
         "search": found,
         "rank": 0,
+    }
+
+
+def cost(kind, coefficients):
+    """What a map takes that builds W, and what factors take that do not."""
+    products, flops = (coefficients, WEIGHTS)[kind != "LoRA"], (4, 6)[kind != "LoRA"]
+    training = flops * products + (kind not in ("Dense", "LoRA")) * 40 * WEIGHTS // 64
+    return {
+        "rows": 4096,
+        "forward_flops": training // 3,
+        "training_flops": training,
+        "total_training_flops": training * 4096 * 1000,
+        "checkpoint_bytes": 4 * (coefficients + OTHER),
+        "decode_bytes": 4 * products,
     }
 
 

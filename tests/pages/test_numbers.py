@@ -2,7 +2,7 @@
 
 import pytest
 
-from zoo.pages.numbers import human_bytes
+from zoo.pages.numbers import engineering, human_bytes
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,22 @@ from zoo.pages.numbers import human_bytes
 )
 def test_human_bytes(count, words):
     assert human_bytes(count) == words
+
+
+@pytest.mark.parametrize(
+    "count, words",
+    [
+        (None, "-"),
+        (float("nan"), "-"),
+        (0, "0"),
+        (999, "999"),
+        (999.7, "1k"),
+        (39322, "39.3k"),
+        (999_999, "1M"),
+        (7.06e6, "7.06M"),
+        (3.3e17, "330P"),
+        (2e21, "2e+03E"),
+    ],
+)
+def test_counts_have_three_digits(count, words):
+    assert engineering(count) == words

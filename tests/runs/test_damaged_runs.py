@@ -54,6 +54,7 @@ SCORED = {
     "updates": True,
     "metrics": {"val/loss": 1.5, "val/score": 0.5, "val/accuracy": 0.5},
     "devices": 1,
+    "cost": {"rows": 32, "training_flops": 6e6, "checkpoint_bytes": 20_400, "decode_bytes": None},
     "versions": {"zoo": "0"},
     "monitor": "val/score",
     "best": 0.5,

@@ -52,6 +52,15 @@ def human_bytes(count: float) -> str:
     return f"{value} {('B', 'kB', 'MB', 'GB')[power]}"
 
 
+def engineering(value: float | None, missing: str = "-") -> str:
+    """Write a count in three digits: 500, 20k, 7.1M, then G, T, P and E."""
+    if value is None or not math.isfinite(value):
+        return missing
+    short = float(f"{value:.3g}")
+    power = min(6, max(0, int(math.log10(max(abs(short), 1)) + 1e-4) // 3))
+    return f"{short / 1000**power:.3g}{('', *'kMGTPE')[power]}"
+
+
 def general(value: object) -> str:
     """Return a setting or a learning rate: a float as short as it can be, a dash for None."""
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

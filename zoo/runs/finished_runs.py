@@ -17,7 +17,7 @@ from zoo.runs.defaults import filled
 from zoo.runs.event_curves import Curve
 from zoo.runs.names import COUNTS
 from zoo.runs.run import UNTOLD, Run, fields_of, settings_of
-from zoo.runs.run_files import CONFIG, SUMMARY, read_settings, read_summary
+from zoo.runs.run_files import CONFIG, COSTS, SUMMARY, read_settings, read_summary
 
 
 class Skipped(NamedTuple):
@@ -72,6 +72,11 @@ class FinishedRun(Run):
     def counts(self) -> dict[str, int]:
         """Coefficients, replaced, trainable and total."""
         return {key: self.summary[key] for key in COUNTS}
+
+    @property
+    def cost(self) -> dict[str, float | None]:
+        """What it took, by the names of `COSTS`; None where a summary does not say it."""
+        return {key: (self.summary.get("cost") or {}).get(key) for key in COSTS}
 
     @property
     def optimizer(self) -> str:

@@ -19,6 +19,15 @@ MANY = 5_000
 """How many settings a run may have."""
 CLASSES = ("parameterization", "optimizer")
 """Settings of a method that are names."""
+COSTS = (
+    "rows",
+    "forward_flops",
+    "training_flops",
+    "total_training_flops",
+    "checkpoint_bytes",
+    "decode_bytes",
+)
+"""What a run costs (`zoo.layers.costs`): FLOPs of a token, but for the total, with so many rows."""
 LARGEST, FLOAT = 2**53, 3.4028235e38
 """The largest whole number, which is exact as a float, and the largest number in float32."""
 
@@ -48,6 +57,13 @@ def _is_seed(value: Any) -> bool:
 
 def _is_rate(value: Any) -> bool:
     return is_number(value) and 0 <= value <= FLOAT
+
+
+def _is_cost(value: Any) -> bool:
+    """Say whether a value is a mapping that has each cost as a number, or lacks it."""
+    return isinstance(value, dict) and all(
+        value.get(key) is None or _is_rate(value[key]) for key in COSTS
+    )
 
 
 def _is_name(value: Any) -> bool:
@@ -116,6 +132,7 @@ OPTIONAL: dict[str, Kind] = {
     "global_batch": is_size,
     "epoch_steps": is_size,
     "identity": lambda value: is_identity(value) and _is_whole(value),
+    "cost": _is_cost,
     "data": _is_text,
     "command": _is_text,
     "devices": is_size,

@@ -98,6 +98,38 @@ def test_a_row_says_what_is_odd_about_it(runs, capsys):
     assert "0.01" in lines[place].split() and any(line.startswith("*  ") for line in lines)
 
 
+COST = {
+    "rows": 1024,
+    "forward_flops": 2e4,
+    "training_flops": 61_000,
+    "total_training_flops": 61_000 * 1024 * 400,
+    "checkpoint_bytes": 20_400,
+    "decode_bytes": 40_000,
+}
+
+
+def test_costs_stand_below_and_older_runs_have_none(runs, capsys):
+    """Of the mean over the runs that say them; a cost that is none leaves its run out by itself."""
+    assert "cost  " not in printed(capsys, "runs")
+    for i, flops in enumerate((61_000, 63_000, None)):
+        cost = {**COST, "training_flops": flops}
+        write_run(runs / f"z{i}", 1.4 + i / 10, i, name="Zigzag", cost=cost)
+    for i, cost in enumerate(({"training_flops": "much"}, [1], {"rows": -1})):
+        write_run(runs / f"bad{i}", 1.0, 7, name="LoRA", cost=cost)
+    out = printed(capsys, "runs", "--out", "there")
+    assert max(map(len, out.splitlines())) <= 80 and out.count("json is damaged: cost\n") == 3
+    start = out.index("method", out.index("\nsearch  "))
+    rows = {line.split()[0]: line.split() for line in out[start:].splitlines()[:5] if line}
+    assert rows["Zigzag"][2:] == ["5,100", "20.4", "kB", "40", "kB", "20k", "62k", "25G"]
+    assert rows["DCT"][2:] == ["5,100", *"-----"]
+    (comparison,) = json.loads((runs.parent / "there" / "report.json").read_text())["comparisons"]
+    assert list(comparison["frontiers"].values()) == [["Zigzag ratio=0.5"]] * 3
+    assert (runs.parent / "there" / "figures" / "loss_by_cost.png").exists()
+    text = (runs.parent / "there" / "report.md").read_text()
+    assert "| 20.4 kB | 62k |" in text and "No other is as cheap and as good" in text
+    assert "forward and backward, 1,024 at once" in text
+
+
 def test_what_was_left_out_is_counted_and_named(runs, capsys):
     (write_run(runs / "bad") / "summary.json").write_text("{")
     (write_run(runs / "killed") / "summary.json").unlink()

@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 from every import thinned
 from lab_figures import axes, inside, lines, words
+from matplotlib.text import Text
 from report_data import BUDGETS, report
 
 from zoo.pages import style
-from zoo.studies.report.families import CURVE, families, limits, mean_curve
-from zoo.studies.report.figures import BESIDE, figures
+from zoo.studies.report.costs import PANELS, frontiers
+from zoo.studies.report.families import BESIDE, CURVE, families, limits, mean_curve
+from zoo.studies.report.figures import figures
 
 NAMES = [
     "loss_by_parameters",
+    "loss_by_cost",
     "gaps",
     "loss_by_stable_rank",
     "rank_over_training",
@@ -148,6 +151,74 @@ def test_families_of_one_budget_do_not_stand_on_each_other(comparison):
     assert len(x) == 6 and min(np.diff(np.log(x))) > 0.03
 
 
+def test_loss_by_cost(comparison, drawn):
+    """A marker a method, at its cost or beside those of the same; the frontier's are named."""
+    panels = axes(drawn["loss_by_cost"])
+    assert [ax.get_xlabel() for ax in panels] == list(PANELS.values())
+    for ax, field in zip(panels, PANELS, strict=True):
+        assert ax.get_xscale() == "log"
+        for method in comparison["methods"]:
+            (point,) = lines(ax, method["method"])
+            ((x, y),) = point.get_xydata()
+            assert abs(math.log(x / method["cost"][field])) < 1.001 * math.log(BESIDE)
+            assert y == method["mean"]
+        (line,) = lines(ax, "frontier")
+        named = [text.get_text().replace("\n", " ") for text in ax.texts]
+        assert named == comparison["frontiers"][field] and len(named) > 1
+        ends = [lines(ax, name)[0].get_xydata()[0].tolist() for name in named]
+        assert line.get_xydata().tolist() == ends and line.get_drawstyle() == "steps-post"
+    first = comparison["frontiers"]["total_training_flops"]
+    assert first[:4] == [*(f"LoRA ratio={budget}" for budget in BUDGETS[::-1]), "Dense"]
+
+
+@pytest.mark.parametrize("count", [3, 25])
+def test_names_on_the_frontier_cover_no_other_and_no_marker(count):
+    data = report(
+        kinds=8 if count > 3 else 1, seeds=2, budgets=BUDGETS if count > 3 else (0.5, 0.1)
+    )
+    (comparison,) = data["comparisons"]
+    assert len(comparison["methods"]) == count
+    figure = figures(data)["loss_by_cost"]
+    figure.draw_without_rendering()
+    for ax in axes(figure):
+        names = [Text.get_window_extent(text) for text in ax.texts]
+        assert not any(a.overlaps(b) for i, a in enumerate(names) for b in names[:i])
+        points = [
+            ax.transData.transform(line.get_xydata()[0])
+            for line in ax.lines
+            if line.get_label() != "frontier"
+        ]
+        assert len(points) == count
+        assert not any(name.contains(*point) for name in names for point in points)
+    inside("loss_by_cost", figure)
+
+
+def test_methods_of_unknown_cost_are_left_out_and_costs_that_none_has():
+    data = report(kinds=1, seeds=2)
+    (comparison,) = data["comparisons"]
+    for method in comparison["methods"]:
+        method["cost"]["decode_bytes"] = None
+    comparison["methods"][0]["cost"] = None
+    panels = axes(figures(data)["loss_by_cost"])
+    assert len(panels) == 2 and not any(lines(ax, "Dense") for ax in panels)
+    for method in comparison["methods"]:
+        method["cost"] = None
+    assert "loss_by_cost" not in figures(data)
+
+
+def test_the_frontier_is_what_no_other_beats_in_both():
+    """Of two that are alike both stand; a higher score is better where one is told so."""
+    places = {"a": (1, 3.0), "b": (2, 2.0), "c": (2, 2.5), "d": (3, 2.0), "e": (4, 1.0)}
+    methods = [
+        {"method": name, "mean": mean, "cost": {"decode_bytes": cost}}
+        for name, (cost, mean) in [*places.items(), ("f", (4, 1.0)), ("free", (0, 0.1))]
+    ]
+    methods += [{"method": "lost", "mean": None, "cost": {"decode_bytes": 1}}]
+    found = frontiers(methods, "lower")
+    assert found["decode_bytes"] == ["a", "b", "e", "f"] and found["checkpoint_bytes"] == []
+    assert frontiers(methods, "higher")["decode_bytes"] == ["a"]
+
+
 def test_gaps(data, comparison, drawn):
     (ax,) = axes(drawn["gaps"])
     rows = sorted((m for m in comparison["methods"] if m["gap"]), key=lambda m: m["gap"]["mean"])
@@ -254,7 +325,7 @@ def test_without_a_search_there_is_no_figure_of_rates():
 
 def test_one_run_has_a_point_and_no_bands():
     data = report(kinds=0, seeds=1, search=False, reference=None)
-    data["comparisons"][0]["methods"][0]["stable_rank"] = None
+    data["comparisons"][0]["methods"][0] |= {"stable_rank": None, "cost": None}
     for run in data["comparisons"][0]["runs"]:
         run |= {"stable_rank": None, "curves": {}}
     (figure,) = figures(data).values()
@@ -284,6 +355,7 @@ def test_runs_that_diverged_are_arrows_and_squash_nothing():
     assert list(found) == NAMES
     for name, count in (
         ("loss_by_parameters", 1),
+        ("loss_by_cost", 3),
         ("gaps", 1),
         ("loss_by_stable_rank", 2),
         ("rate_sensitivity", 1),

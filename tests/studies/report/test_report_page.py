@@ -10,7 +10,14 @@ from html_reader import read
 from report_data import report
 
 from zoo.pages import style
-from zoo.pages.numbers import decimals, interval, plus_minus, typeset
+from zoo.pages.numbers import (
+    decimals,
+    engineering,
+    human_bytes,
+    interval,
+    plus_minus,
+    typeset,
+)
 from zoo.studies.report.figures import figures
 from zoo.studies.report.markdown import markdown
 from zoo.studies.report.page import page
@@ -44,6 +51,12 @@ FIELDS = [
     "stable_rank_sd",
     "terminal_sd",
     "seconds",
+    "cost_rows",
+    "forward_flops",
+    "training_flops",
+    "total_training_flops",
+    "checkpoint_bytes",
+    "decode_bytes",
     "search_trials",
     "devices",
 ]
@@ -90,8 +103,8 @@ def test_each_comparison_has_its_figures_and_their_captions(content):
     first, second = content.split("<h2>tinyshakespeare / CharLM, steps=400</h2>")
     for part, end in ((first, "charlm"), (second, "charlm-steps-400")):
         shown = re.findall('<svg role="img" aria-label="([^"]*)"', part)
-        assert len(shown) == 6 and all(name.endswith(f"_tinyshakespeare-{end}") for name in shown)
-        assert part.count("<figcaption>") == 6
+        assert len(shown) == 7 and all(name.endswith(f"_tinyshakespeare-{end}") for name in shown)
+        assert part.count("<figcaption>") == 7
 
 
 def test_every_number_is_on_the_page_and_in_markdown(data):
@@ -103,6 +116,9 @@ def test_every_number_is_on_the_page_and_in_markdown(data):
             for shown in (words, text):
                 assert method["method"] in shown and f"{method['coefficients']:,}" in shown
                 assert typeset(plus_minus(method["mean"], method["sd"], 4)) in shown
+                cost = method["cost"]
+                assert human_bytes(cost["checkpoint_bytes"]) in shown
+                assert engineering(cost["training_flops"]) in shown
                 assert typeset(interval(method["low"], method["high"], 4)) in shown
                 assert typeset(plus_minus(**method["stable_rank"], digits=2)) in shown
                 if gap := method["gap"]:
@@ -125,7 +141,7 @@ def test_markdown_is_a_table_per_comparison(data):
             len(head)
         }
         assert [row[0] for row in body] == [method["method"] for method in ordered(comparison)]
-    assert len(markdown(report())) < 4500
+    assert len(markdown(report())) < 5000
 
 
 def test_rows_have_every_field_and_the_numbers_of_their_method(data):
@@ -152,6 +168,7 @@ def test_rows_have_every_field_and_the_numbers_of_their_method(data):
         assert (row["margin"], row["tost_p"], row["equivalent"]) == tuple(
             map(tost.get, ("margin", "p", "equivalent"))
         )
+        assert (row["cost_rows"], row["training_flops"]) == (4096, method["cost"]["training_flops"])
         assert (row["seeds"], row["search_trials"], row["devices"]) == ("1 2 3", 4, "cpu")
         assert (row["stable_rank"], row["terminal_sd"], row["seconds"]) == (
             method["stable_rank"]["mean"],
@@ -242,7 +259,9 @@ def test_notes_say_what_a_reader_has_to_know(one):
     said = [typeset(note) for note in notes(comparison)]
     assert all(note in words and note in markdown(data) for note in said)
     assert "by −3.1 %." in words
-    assert row[1:3] == ["393,216 (−3.1 %)", "0.01 (own seed)"] and row[-1] == "47.6 s (2 devices)"
+    assert (row[1], row[4]) == ("393,216 (−3.1 %)", "0.01 (own seed)") and row[
+        -1
+    ] == "47.6 s (2 devices)"
 
 
 def test_rows_from_different_devices_are_said_to_be(one):
@@ -262,6 +281,7 @@ def test_one_run_has_no_column_that_is_empty():
     data = report(kinds=0, seeds=1, search=False, reference=None)
     (comparison,) = data["comparisons"]
     comparison["methods"][0] |= {
+        "cost": None,
         "stable_rank": None,
         "terminal": None,
         "seconds": {"mean": 754.0, "sd": None},

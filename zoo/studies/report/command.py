@@ -18,6 +18,11 @@ from zoo.studies.options import need_extra
 
 MANY = 10
 """Runs that were left out that are named."""
+COST = (
+    "trained numbers; bytes of a checkpoint, and read to decode a token; FLOPs of linear layers a "
+    "token, forward and with backward, and of the whole training"
+)
+"""What the columns of costs are."""
 
 
 def main(argv: list[str]) -> int:
@@ -105,7 +110,7 @@ def describe(comparison: dict[str, Any], data: dict[str, Any]) -> str:
     """Return a comparison in 80 columns: its settings, methods, search and notes."""
     from zoo.pages.terminal import hanging, table
     from zoo.studies.report.sentences import notes
-    from zoo.studies.report.tables import terminal_table
+    from zoo.studies.report.tables import cost_table, terminal_table
 
     settings = ", ".join(f"{key} {value}" for key, value in comparison["settings"].items())
     said = [comparison["name"], hanging(settings), ""]
@@ -122,6 +127,8 @@ def describe(comparison: dict[str, Any], data: dict[str, Any]) -> str:
             f"{100 * data['level']:g} %"
         )
         said.append(hanging(f"gap     {words}"))
+    if (costs := cost_table(comparison)) is not None:
+        said += ["", *table(costs, gap=2), "", hanging(f"cost    {COST}")]
     return "\n".join([*said, *(hanging(f"note    {note}") for note in notes(comparison))])
 
 

@@ -6,7 +6,7 @@ A report shows this.
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, mean
 from typing import Any
 
 from zoo.errors import UserError
@@ -14,6 +14,8 @@ from zoo.files.flat import Flat, frozen
 from zoo.files.trust import NOBODY, Trust
 from zoo.runs.finished_runs import FinishedRun, Skipped, damaged
 from zoo.runs.names import besides, method_names, short, told_apart
+from zoo.runs.run_files import COSTS
+from zoo.studies.report.costs import frontiers
 from zoo.studies.statistics import interval, mean_sd, paired, tost
 
 LEVEL = 0.05
@@ -95,8 +97,8 @@ def _comparison(
     labels = method_names(groups, trust)
     methods = [_method(label, *group) for label, group in zip(labels, groups, strict=True)]
     _budgets(methods)
-    better = -1 if runs[0].higher else 1
-    methods.sort(key=lambda m: (m["mean"] is None, better * (m["mean"] or 0.0), m["method"]))
+    better, sign = ("higher", -1) if runs[0].higher else ("lower", 1)
+    methods.sort(key=lambda m: (m["mean"] is None, sign * (m["mean"] or 0.0), m["method"]))
     dense = _reference(methods, reference)
     for rank, method in enumerate(methods, 1):
         method |= {"gap": None, "tost": None, "rank": rank}
@@ -118,10 +120,11 @@ def _comparison(
             if key not in ("metric", "model", "data")
         },
         "metric": metrics[0],
-        "better": "higher" if runs[0].higher else "lower",
+        "better": better,
         "reference": dense["method"] if dense else None,
         "search": _search(methods),
         "notes": notes,
+        "frontiers": frontiers(methods, better),
         "methods": methods,
         "runs": [_row(run, called[id(run)], run.seed in seeds[called[id(run)]]) for run in runs],
     }
@@ -187,6 +190,7 @@ def _method(label: str, flat: Flat, runs: Sequence[FinishedRun]) -> dict[str, An
         "optimizer": first.optimizer,
         "settings": flat,
         **first.counts,
+        "cost": _cost(reported),
         "lr": lr,
         "seeds": sorted(results),
         "n": len(values),
@@ -259,6 +263,14 @@ def terminal(run: FinishedRun) -> dict[str, Any] | None:
     if len(last) < 2:
         return None
     return {"sd": mean_sd(last)["sd"], "range": max(last) - min(last), "n": len(last)}
+
+
+def _cost(runs: Sequence[FinishedRun]) -> dict[str, int | None] | None:
+    """Return each cost, its mean over the runs that say it; None if none says any."""
+    known = {key: [cost for run in runs if (cost := run.cost[key]) is not None] for key in COSTS}
+    if not any(known.values()):
+        return None
+    return {key: round(mean(costs)) if costs else None for key, costs in known.items()}
 
 
 def _is_number(value: object) -> bool:

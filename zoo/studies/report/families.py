@@ -21,6 +21,8 @@ WIDE = 3
 """An interval widens an axis by at most so many times what the means take."""
 FAR = 1.5
 """A loss so many times the best may be that of a run that diverged."""
+BESIDE = 1.12
+"""Points of one place stand at most so far from it, as a factor."""
 CURVE = 200
 """Points of a curve that are drawn."""
 
@@ -149,6 +151,11 @@ def mean_curve(runs: Iterable[Data], field: str) -> tuple[np.ndarray, np.ndarray
         return steps, steps, steps
     sd = values.std(0, ddof=1) if len(curves) > 1 else np.full(len(steps), math.nan)
     return steps, values.mean(0), sd
+
+
+def beside(i: int, n: int) -> float:
+    """Return a factor, within BESIDE, that puts the i-th of n points of one place beside it."""
+    return float(min(1.04, BESIDE ** (2 / max(1, n - 1))) ** (i - (n - 1) / 2))
 
 
 def limits(

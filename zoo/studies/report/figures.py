@@ -13,11 +13,14 @@ from matplotlib.ticker import EngFormatter
 
 from zoo.pages import style
 from zoo.pages.data import Data, field_values, or_nan, unique
+from zoo.pages.numbers import engineering
 from zoo.pages.style import Axes, Figure
 from zoo.studies.figures import distinct, present, slug
+from zoo.studies.report.cost_figure import loss_by_cost
 from zoo.studies.report.families import (
     Family,
     at_edge,
+    beside,
     beyond,
     by_budget,
     families,
@@ -29,8 +32,6 @@ from zoo.studies.report.families import (
     sorted_budgets,
 )
 
-BESIDE = 1.12
-"""Families of one budget stand at most so far from their place, as a factor."""
 SETTLED = 0.3
 """Share of training after which a loss is as low as the axis has to show."""
 
@@ -40,13 +41,14 @@ def figures(data: Data) -> dict[str, Figure]:
     """Draw the figures of a report, by name, which ends with the comparison's if there are several.
 
     Returns:
-        For each comparison loss_by_parameters, gaps, loss_by_stable_rank, rank_over_training,
-        loss_over_training and rate_sensitivity, less those without data.
+        For each comparison loss_by_parameters, loss_by_cost, gaps, loss_by_stable_rank,
+        rank_over_training, loss_over_training and rate_sensitivity, less those without data.
     """
     drawn: dict[str, Figure] = {}
     for comparison, suffix in zip(data["comparisons"], suffixes(data), strict=True):
         of_comparison = {
             "loss_by_parameters": loss_by_parameters(comparison),
+            "loss_by_cost": loss_by_cost(comparison),
             "gaps": gaps(comparison, data["margin"]),
             "loss_by_stable_rank": loss_by_stable_rank(comparison),
             "rank_over_training": over_training(comparison, "stable_rank"),
@@ -268,14 +270,13 @@ def rate_sensitivity(comparison: Data) -> Figure | None:
 
 
 def _beside(method: Data, drawn: list[Family]) -> float:
-    """Return a factor, within BESIDE, that puts families of one budget side by side."""
+    """Return the factor that puts families of one budget side by side."""
     same = [
         each for family in drawn for each in family.methods if each["budget"] == method["budget"]
     ]
     # By count, or the place that is made for one were that of another.
     same.sort(key=lambda each: or_nan(each["coefficients"]))
-    n = len(same)
-    return float(min(1.04, BESIDE ** (2 / max(1, n - 1))) ** (same.index(method) - (n - 1) / 2))
+    return beside(same.index(method), len(same))
 
 
 def _count_ticks(ax: Axes, methods: list[Data]) -> None:
@@ -289,7 +290,7 @@ def _count_ticks(ax: Axes, methods: list[Data]) -> None:
     places = sorted(ticks.values())
     low, high = ax.get_xlim()
     if places and all(math.log(b / a) > 0.1 * math.log(high / low) for a, b in pairwise(places)):
-        labels = [f"{_short(count)}\n{100 * budget:.3g} %" for budget, count in ticks.items()]
+        labels = [f"{engineering(count)}\n{100 * budget:.3g} %" for budget, count in ticks.items()]
         ax.set_xticks(list(ticks.values()), labels)
 
 
@@ -305,8 +306,3 @@ def _title(comparison: Data, rest: str) -> str:
 
 def _metric(comparison: Data) -> str:
     return f"Validation {comparison['metric']}"
-
-
-def _short(count: float) -> str:
-    """Write three digits of a count: 500, 20k, 7M."""
-    return EngFormatter(sep="")(float(f"{count:.3g}"))

@@ -2,6 +2,7 @@
 
 from zoo.pages.data import Data, unique
 from zoo.pages.numbers import decimals, general, number_of, percent
+from zoo.studies.report.costs import PANELS, frontiers
 from zoo.studies.report.tables import NEAR, ordered
 
 MOST = 6
@@ -102,6 +103,13 @@ def answers(data: Data, comparison: Data) -> list[str]:
             f"Equivalent to {name} within ± {data['margin']:g}: "
             f"{', '.join(equal) or 'none is shown to be'}."
         )
+    cheapest = [
+        f"by {PANELS[field]}: {', '.join(names)}"
+        for field, names in frontiers(known, comparison["better"]).items()
+        if names
+    ]
+    if cheapest and len(known) > 1:
+        sentences.append(f"No other is as cheap and as good, {'; '.join(cheapest)}.")
     return sentences
 
 
@@ -116,6 +124,9 @@ def legend(data: Data, comparison: Data) -> str:
         words.append(f"gaps: paired by seed, bold where p < {data['level']:g}")
     if any(method["tost"] for method in comparison["methods"]):
         words.append(f"equivalent: within ± {data['margin']:g}, p < {data['level']:g}")
+    if rows := unique(m["cost"]["rows"] for m in comparison["methods"] if m.get("cost")):
+        of = f", {rows[0]:,} at once" if len(rows) == 1 and rows[0] else ""
+        words.append(f"FLOPs: linear layers, forward and backward{of}; checkpoint: trained numbers")
     return "; ".join([f"{comparison['metric']}: {comparison['better']} is better", *words]) + "."
 
 

@@ -1,6 +1,7 @@
 """The tables of a report: methods with their statistics, learning rates that were tried, runs."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -8,8 +9,19 @@ import pandas as pd
 from markupsafe import Markup
 
 from zoo.pages.data import Data, or_nan
-from zoo.pages.numbers import decimals, general, interval, number_of, percent, plus_minus, typeset
+from zoo.pages.numbers import (
+    decimals,
+    engineering,
+    general,
+    human_bytes,
+    interval,
+    number_of,
+    percent,
+    plus_minus,
+    typeset,
+)
 from zoo.pages.table import Cell, Column, Table, fixed, mean_sd
+from zoo.runs.run_files import COSTS
 from zoo.studies.verdicts import in_words
 
 NEAR = 0.01
@@ -60,6 +72,7 @@ def _numbers(method: Data) -> Data:
         "stable_rank_sd": rank.get("sd"),
         "terminal_sd": terminal.get("sd"),
         "seconds": seconds.get("mean"),
+        **{_cost_field(key): (method.get("cost") or {}).get(key) for key in COSTS},
         "search_trials": len(method["search"] or ()),
         "devices": "; ".join(method["devices"]),
         "rank": method["rank"],
@@ -67,6 +80,11 @@ def _numbers(method: Data) -> Data:
         "diverged": len(method.get("diverged", ())),
         "kinds_of_device": len(method["devices"]),
     }
+
+
+def _cost_field(key: str) -> str:
+    """Return what a cost is called in report.csv: `rows` says of what."""
+    return "cost_rows" if key == "rows" else key
 
 
 def ordered(comparison: Data) -> list[Data]:
@@ -113,6 +131,8 @@ def methods_table(comparison: Data, level: float) -> Table:
     columns = [
         Column("Method", lambda m: m.method, left=True),
         Column("Coefficients", lambda m: Cell(_count(m), _off(m))),
+        Column("Checkpoint", _bytes("checkpoint_bytes")),
+        Column("FLOPs a token", lambda m: engineering(m.training_flops)),
         Column("Rate", lambda m: Cell(general(m.lr), ["own seed"] * m.tuned)),
         Column("n", lambda m: str(m.n)),
         Column(str(comparison["metric"]).capitalize(), _mean),
@@ -147,6 +167,27 @@ def terminal_table(comparison: Data) -> Table:
         Column("rank", fixed("stable_rank", 1, missing="")),
     ]
     return Table(methods(comparison).sort_values("rank"), columns).filled()
+
+
+def cost_table(comparison: Data) -> Table | None:
+    """Return what the methods cost, best first, as a terminal has room for it; None if unknown."""
+    if not any(method.get("cost") for method in comparison["methods"]):
+        return None
+    columns = [
+        Column("method", lambda m: m.method, left=True),
+        Column("trained", lambda m: f"{m.trainable:,}"),
+        Column("saved", _bytes("checkpoint_bytes")),
+        Column("decode", _bytes("decode_bytes")),
+        Column("forward", lambda m: engineering(m.forward_flops)),
+        Column("training", lambda m: engineering(m.training_flops)),
+        Column("run", lambda m: engineering(m.total_training_flops)),
+    ]
+    return Table(methods(comparison).sort_values("rank"), columns)
+
+
+def _bytes(field: str) -> Callable[[Any], str]:
+    """Show a number of bytes, which may be missing."""
+    return lambda m: "-" if (count := getattr(m, field)) is None else human_bytes(count)
 
 
 def _count(m: Any) -> str:
