@@ -37,6 +37,9 @@ class Plan(Protocol):
     def synthesize(self, plane: Tensor, shape: tuple[int, int]) -> Tensor:
         """Return the adjoint, planes to (..., m, n); `plane` may be overwritten."""
 
+    def multiply_adds(self, shape: tuple[int, int]) -> int:
+        """Count those of `analyze` or of `synthesize` of one matrix of this shape, both alike."""
+
     def _asdict(self) -> dict[str, Any]: ...
 
 
@@ -60,6 +63,13 @@ class SomeSides(NamedTuple):
     def synthesize(self, plane: Tensor, shape: tuple[int, int]) -> Tensor:
         """Return W = L^T S R."""
         return unrotate(plane, self)
+
+    def multiply_adds(self, shape: tuple[int, int]) -> int:
+        """Count mn M for a left side (M, m), and then M n N for a right one (N, n)."""
+        m, n = shape
+        rows = m if self.left is None else len(self.left)
+        columns = 0 if self.right is None else len(self.right)
+        return (0 if self.left is None else m * n * rows) + rows * n * columns
 
 
 def rotate(weight: Tensor, sides: Sides | SomeSides) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from zoo.bases.basis import Plan, Separable
+from zoo.bases.fourier import fft_multiply_adds
 from zoo.bases.seeds import cached, of_device
 
 FFT_FROM = {"cpu": 160 * 160, "cuda": 1024 * 1024}
@@ -51,6 +52,12 @@ class CosinePlan(NamedTuple):
     def synthesize(self, plane: Tensor, shape: tuple[int, int]) -> Tensor:
         """Return the matrices of packed planes, which are overwritten."""
         return idct2_packed(plane, shape, self)
+
+    def multiply_adds(self, shape: tuple[int, int]) -> int:
+        """Count m real transforms of n numbers, and 2 (n // 2 + 1) of m unless rows are left."""
+        m, n = shape
+        columns = 0 if self.phase_m is None else 2 * (n // 2 + 1)
+        return fft_multiply_adds(n, m) + fft_multiply_adds(m, columns)
 
 
 @cached(maxsize=32)

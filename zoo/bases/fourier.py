@@ -10,6 +10,15 @@ from zoo.bases.basis import Basis, Separable, precise
 from zoo.bases.seeds import cached, shared, without_autocast
 
 
+def fft_multiply_adds(n: int, transforms: int = 1) -> int:
+    """Count the multiply-adds of real Fourier transforms of n numbers; a complex one is two.
+
+    By FFTW's convention, 5/2 n log2 n operations each, two of which are a multiply-add, whatever an
+    algorithm takes for this n. A transform of several axes is one of all their numbers.
+    """
+    return round(1.25 * n * math.log2(n) * transforms)
+
+
 @cached(maxsize=8)
 def _pairing(m: int, n: int) -> Tensor:
     """Return c of `Fourier`, whose plane is Re(conj(c) F); (m, n), complex128."""
@@ -39,6 +48,10 @@ class FourierPlan(NamedTuple):
     def synthesize(self, plane: Tensor, shape: tuple[int, int]) -> Tensor:
         """Return the matrices of planes."""
         return torch.fft.ifft2(self.pairing * plane, norm="ortho").real
+
+    def multiply_adds(self, shape: tuple[int, int]) -> int:
+        """Count a complex transform of mn numbers."""
+        return fft_multiply_adds(math.prod(shape), 2)
 
 
 class Fourier(Basis):

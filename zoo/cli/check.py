@@ -3,10 +3,16 @@
 import importlib
 import inspect
 import textwrap
+from contextlib import suppress
 from typing import Annotated, Any
 
 from zoo.cli.arguments import call
 from zoo.errors import UserError
+
+BUDGETS: tuple[dict[str, Any], ...] = ({}, {"ratio": 0.5}, {"rank": 1}, {"ratio": 1.0})
+"""Arguments that are tried on a class, if none are given."""
+LARGE = (96, 64)
+"""A shape on which contracts are checked that need many weights."""
 
 
 def main(argv: list[str]) -> int:
@@ -19,8 +25,8 @@ def check(parameterization: str, *, set_: Annotated[list[str] | None, "KEY=VALUE
 
     Args:
         parameterization: a class of the zoo (DCT) or the path of your own (my_basis.MyBasis).
-        set_: an argument of the class, as in --set ratio=0.3; by default ratio=0.5, or rank=1, if
-            it needs one.
+        set_: an argument of the class, as in --set ratio=0.3; by default the least that suit most
+            shapes: none, or ratio=0.5, or rank=1.
 
     Returns:
         The exit status, 1 if a contract does not hold.
@@ -97,16 +103,22 @@ def given(pairs: list[str]) -> dict[str, Any]:
 
 
 def budget(cls: type) -> dict[str, Any]:
-    """Find the least arguments that a class accepts: none, half the coefficients, or rank 1."""
+    """Find the arguments with which a class can have most shapes of a case; of these, the first.
+
+    They are tried in the order of `BUDGETS`.
+    """
+    from zoo.testing.running import suited
+
     names = inspect.signature(cls).parameters
-    for arguments in ({}, {"ratio": 0.5}, {"rank": 1}):
+    best: dict[str, Any] = {}
+    most = 0
+    for arguments in BUDGETS:
         if set(arguments) <= set(names):
-            try:
-                cls(1, 12, **arguments)
-            except (ValueError, TypeError):
-                continue
-            return arguments
-    return {}
+            with suppress(Exception):  # such as a TypeError, for an argument that has no default
+                cls(*LARGE, **arguments)
+                if (count := len(suited(cls, arguments))) > most:
+                    best, most = arguments, count
+    return best
 
 
 def instantiate(cls: type, arguments: dict[str, Any]) -> None:
@@ -115,9 +127,13 @@ def instantiate(cls: type, arguments: dict[str, Any]) -> None:
     Raises:
         UserError: with what the constructor says.
     """
+    from zoo.testing.running import suited
+
     try:
-        cls(16, 16, **arguments)
+        cls(*LARGE, **arguments)
     except Exception as error:
+        if isinstance(error, ValueError) and suited(cls, arguments):
+            return
         hint = "give its arguments with --set KEY=VALUE"
         raise UserError(
             f"{cls.__name__} cannot be built: {str(error).splitlines()[0]}; {hint}"

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.parameterizations.cost import Cost, products_of_weight
+from zoo.parameterizations.cost import Cost, cost_as_run, cost_with_weight, products_of_weight
 
 
 def overtaken(cls: type, shortcut: str, stands_for: tuple[str, ...]) -> bool:
@@ -58,7 +58,7 @@ class WeightParameterization(nn.Module, ABC):
         "builds_weight": ("weight", "forward", "forward_update"),
         "needs_no_weight": ("weight", "forward"),
         "building": ("weight",),
-        "cost": ("weight", "forward", "forward_update", "building"),
+        "cost": ("weight", "forward", "forward_update"),
     }
     """Methods and attributes that a class may speed up, each with what it must agree with.
 
@@ -175,11 +175,14 @@ class WeightParameterization(nn.Module, ABC):
             backward  2 T mn + b'      dL/dx and dL/dW, T mn each, and b' from there to dL/dc
             read      mn               the W, or W0 + s W, that a layer keeps
 
-        b and b' are `building`. A class with a path that never builds W states its own, and in an
-        update adds what W0 takes: T mn forward, T mn backward for dL/dx, and mn read.
+        b and b' are `building`. A class with a path of its own that never builds W states its own,
+        and in an update adds what W0 takes: T mn forward, T mn backward for dL/dx, and mn read. As
+        long as it states nothing, that path is run here and counted.
         """
-        (m, n), (b, back) = self.shape, self.building()
-        return Cost(rows * m * n + b, 2 * rows * m * n + back, m * n)
+        mine, path = WeightParameterization, "forward_update" if update else "forward"
+        if getattr(type(self), path) is getattr(mine, path):
+            return cost_with_weight(self, rows)
+        return cost_as_run(self, rows, update)
 
     @property
     def lr_mult(self) -> float | Mapping[str, float]:

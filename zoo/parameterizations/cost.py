@@ -1,9 +1,15 @@
 """What a product with a parameterized weight takes, in multiply-adds and in numbers read."""
 
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+
+from zoo.bases.fourier import fft_multiply_adds
 
 if TYPE_CHECKING:
     from zoo.parameterizations.base import WeightParameterization
@@ -30,12 +36,74 @@ class Cost(NamedTuple):
         return self.forward + self.backward
 
 
+def _fft(given: Sequence[int], made: Sequence[int], axes: Sequence[int], transforms: int) -> int:
+    """Count the operations of Fourier transforms along some axes, of what is real if either is."""
+    shape = max(given, made, key=math.prod)  # half of the bins are left out on one side
+    numbers = math.prod(shape[axis] for axis in axes)
+    others = math.prod(shape) // numbers if numbers else 0
+    return 2 * fft_multiply_adds(numbers, transforms * others) if others else 0
+
+
+def counter() -> FlopCounterMode:
+    """Return torch's counter of operations, which then counts Fourier transforms too.
+
+    And products that are added in place, which it leaves out.
+    """
+    aten: Any = torch.ops.aten
+
+    def added(total: Any, left: Any, right: Any, **_: Any) -> int:
+        return 2 * math.prod(left) * int(right[-1])
+
+    def real(given: Any, axes: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return _fft(given, out_shape, axes, 1)
+
+    def whole(given: Any, axes: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return _fft(given, out_shape, axes, 2)
+
+    return FlopCounterMode(
+        display=False,
+        custom_mapping={
+            aten.baddbmm_: added,
+            aten.addmm_: added,
+            aten._fft_r2c: real,
+            aten._fft_c2r: real,
+            aten._fft_c2c: whole,
+        },
+    )
+
+
+def counted(output: Callable[[], Tensor], inputs: Sequence[Tensor]) -> tuple[int, int]:
+    """Count the multiply-adds of a function and of its gradient to some inputs, by running both."""
+    with torch.enable_grad(), counter() as count:
+        y = output()
+        forward = count.get_total_flops()
+        torch.autograd.grad(y, inputs, torch.ones_like(y), allow_unused=True)
+    return forward // 2, (count.get_total_flops() - forward) // 2
+
+
 def products_of_weight(p: "WeightParameterization") -> tuple[int, int]:
     """Count the multiply-adds of `p.weight()` and of its backward pass, as torch sees them."""
-    with torch.enable_grad():
-        with FlopCounterMode(display=False) as forward:
-            w = p.weight()
-        with FlopCounterMode(display=False) as backward:
-            trained = [q for q in p.parameters() if q.requires_grad]
-            torch.autograd.grad(w, trained, torch.ones_like(w), allow_unused=True)
-    return forward.get_total_flops() // 2, backward.get_total_flops() // 2
+    return counted(p.weight, _trained(p))
+
+
+def cost_with_weight(p: "WeightParameterization", rows: int) -> Cost:
+    """Return what T rows take where W is built and multiplied: `WeightParameterization.cost`."""
+    (m, n), (forward, backward) = p.shape, p.building()
+    return Cost(rows * m * n + forward, 2 * rows * m * n + backward, m * n)
+
+
+def cost_as_run(p: "WeightParameterization", rows: int, update: bool) -> Cost:
+    """Count what T rows take where a class has a path of its own, by running it.
+
+    Its parameters and buffers are what is read, and W0.
+    """
+    first = next(p.parameters())
+    x = first.new_zeros(rows, p.in_features).requires_grad_().clone()  # torch counts no leaf
+    base = first.new_zeros(p.shape) if update else None
+    y = partial(p.forward, x) if base is None else partial(p.forward_update, x, base)
+    numbers = sum(t.numel() for t in (*p.parameters(), *p.buffers()))
+    return Cost(*counted(y, [x, *_trained(p)]), numbers + (0 if base is None else base.numel()))
+
+
+def _trained(p: "WeightParameterization") -> list[Tensor]:
+    return [q for q in p.parameters() if q.requires_grad]

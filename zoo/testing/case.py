@@ -54,12 +54,14 @@ class Case:
         parameterization: the class under test.
         arguments: its other arguments.
         shapes: every contract is checked on each.
+        small: a shape of a few weights, on which derivatives are compared with differences.
         std_tolerance: relative error of the initial standard deviation, on a 96 x 64 weight.
     """
 
     parameterization: type[WeightParameterization]
     arguments: ClassVar[dict[str, Any]] = {}
     shapes: ClassVar[tuple[Shape, ...]] = ((16, 16), (8, 24), (24, 8), (13, 7), (1, 12))
+    small: ClassVar[Shape] = (5, 4)
     std_tolerance: ClassVar[float] = 0.2
 
     def make(self, shape: Shape, dtype: torch.dtype = torch.float64) -> Any:

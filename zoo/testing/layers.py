@@ -1,7 +1,9 @@
 """Contracts of the layers that use a map: every way from x to y is a product with `weight()`."""
 
 import itertools
+import math
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from torch.func import functional_call, grad, jacrev, vmap
 from zoo.layers.batched import build_together
 from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import WeightParameterization
+from zoo.parameterizations.cost import counted
 from zoo.testing.case import Shape, agree, on
 from zoo.testing.maps import MapContracts
 
@@ -168,6 +171,24 @@ class ParameterizationTestCase(MapContracts):
         for base in (None, torch.randn(shape)):
             layer = ZooLinear(self.make(shape, torch.float32), bias, base, scale=0.7)
             agree(layer.merge()(x), layer(x).detach(), 1e-5, "y of the merged layer")
+
+    def test_cost(self, shape: Shape) -> None:
+        """cost(T) is what torch counts of a layer in training with T rows, and of its gradients.
+
+        In multiply-adds; from scratch, and as an update of a frozen W0. A layer that keeps W reads
+        mn numbers to multiply one row.
+        """
+        p = self.make(shape).for_layer("a")
+        trained = [q for q in p.parameters() if q.requires_grad]
+        for rows, update in itertools.product((1, 5, 70), (False, True)):
+            layer = ZooLinear(p, None, torch.randn(shape).double() if update else None)
+            # A leaf would be in the way of torch's counter.
+            x = torch.randn(rows, shape[1]).double().requires_grad_().clone()
+            found, stated = counted(partial(layer, x), [x, *trained]), p.cost(rows, update)
+            with on(f"{rows} rows, {'an update' if update else 'from scratch'}"):
+                assert stated[:2] == found, f"{stated}, and torch counts {found}"
+                if p.builds_weight:
+                    assert stated.read == math.prod(shape), f"{stated}, and W is kept"
 
     def _pair(self, dtype: torch.dtype) -> Parallel:
         """Make a layer from scratch, and one that updates a base; 24 x 16."""

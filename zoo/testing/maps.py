@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.parameterizations import WeightParameterization
+from zoo.parameterizations.cost import products_of_weight
 from zoo.testing.case import TOLERANCE, Case, Shape, agree, on
 
 
@@ -193,6 +194,12 @@ class MapContracts(Case):
         )
         assert counted >= 1, "nothing is trained"
 
+    def test_building(self) -> None:
+        """building() is what torch counts of weight() and of its gradient, in multiply-adds."""
+        p = self.make((96, 64))
+        stated, found = p.building(), products_of_weight(p)
+        assert stated == found, f"building() is {stated}, and torch counts {found}"
+
     def test_initial_std(self) -> None:
         """reset_parameters(std): E[W_ij^2] = std^2."""
         p = self.make((96, 64))
@@ -244,7 +251,7 @@ class MapContracts(Case):
 
     def test_gradient(self) -> None:
         """The backward pass is the derivative of weight(), and is differentiable itself."""
-        p = self.make((5, 4))
+        p = self.make(self.small)
         values = tuple(q.detach().requires_grad_() for q in p.parameters())
         torch.autograd.gradcheck(function_of(p), values)  # raises what differs
         torch.autograd.gradgradcheck(function_of(p), values)

@@ -16,6 +16,7 @@ from zoo.bases.seeds import autocast_dtype, of_device, shared, uniform_matrix, w
 from zoo.bases.vmapped import Function
 from zoo.parameterizations.base import WeightParameterization
 from zoo.parameterizations.budget import layer_budget
+from zoo.parameterizations.cost import Cost, cost_with_weight
 from zoo.parameterizations.low_rank.products import add_product
 
 FACTORS_UP_TO = {"cpu": 1.0, "cuda": 1.0}
@@ -164,24 +165,45 @@ class RandLoRA(WeightParameterization):
         Forward and backward, besides those with W0: 4 M N r d + 2 rows M d with W, which is built
         and has a gradient; rows N r (4 M + 6 d) with its two factors.
         """
-        rows, k, wide, d = (
-            x.numel() // self.in_features,
-            self.num_bases * self.rank,
-            max(self.shape),
-            min(self.shape),
-        )
         # A program serves any number of rows.
         builds = torch.compiler.is_exporting() or not torch.is_grad_enabled()
-        factors, whole = rows * k * (4 * wide + 6 * d), 4 * wide * k * d + 2 * rows * wide * d
-        if not builds and factors < of_device(FACTORS_UP_TO, x.device) * whole:
+        if not builds and self._factors_pay(x.numel() // self.in_features, x.device):
             return add_product(x, base, bias, *self._factors(), scale)
         # Inductor drops torch.add's alpha here.
         update = self._weight() if scale == 1 else scale * self._weight()
         return F.linear(x, (base + update).to(x.dtype), bias)
 
+    def _factors_pay(self, rows: int, device: torch.device) -> bool:
+        k, wide, d = self.num_bases * self.rank, max(self.shape), min(self.shape)
+        factors, whole = rows * k * (4 * wide + 6 * d), 4 * wide * k * d + 2 * rows * wide * d
+        return factors < of_device(FACTORS_UP_TO, device) * whole
+
     @property
     def builds_weight(self) -> bool:
         return True
+
+    def building(self) -> tuple[int, int]:
+        """Count M N r d for W, as many for its gradient, and 2 N r d more for l and g."""
+        inner = self.num_bases * self.rank * min(self.shape)
+        return max(self.shape) * inner, (max(self.shape) + 2) * inner
+
+    def cost(self, rows: int, update: bool = False) -> Cost:
+        """State what the path takes that serves T rows: W that is built, or in an update factors.
+
+            forward   T (mn + N r (M + d))
+            backward  T (mn + N r (M + 2 d)) + 2 N r d
+            read      mn, since a layer keeps W
+
+        M is the larger of m and n, and d the smaller one.
+        """
+        if not update or not self._factors_pay(rows, self.randlora_lambda.device):
+            return cost_with_weight(self, rows)
+        k, wide, d = self.num_bases * self.rank, max(self.shape), min(self.shape)
+        return Cost(
+            rows * (wide * d + k * (wide + d)),
+            rows * (wide * d + k * (wide + 2 * d)) + 2 * k * d,
+            wide * d,
+        )
 
     def _weight(self) -> Tensor:
         left, right = self._factors()

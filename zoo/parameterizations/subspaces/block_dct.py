@@ -16,6 +16,7 @@ from torch import Tensor
 from zoo.bases import block_products, blocks, kernels, seeds
 from zoo.bases.cosine import dct_matrix
 from zoo.parameterizations.budget import layer_budget
+from zoo.parameterizations.cost import Cost, cost_with_weight
 from zoo.parameterizations.subspaces.orthonormal import BUILT_FROM, OrthonormalSubspace
 
 
@@ -46,6 +47,8 @@ class BlockDCT(OrthonormalSubspace):
         **OrthonormalSubspace.shortcuts,
         "forward": (*BUILT_FROM, "support"),
         "forward_update": (*BUILT_FROM, "support"),
+        "building": (*BUILT_FROM, "support"),
+        "cost": (*BUILT_FROM, "support", "forward", "forward_update"),
         "batch_key": (*OrthonormalSubspace.shortcuts["batch_key"], "support"),
         "expand": ("synthesize", "analyze", "support"),
         "gather": ("synthesize", "analyze", "support"),
@@ -162,8 +165,37 @@ class BlockDCT(OrthonormalSubspace):
         # Opens Functions; and a program serves any number of tokens.
         if torch.compiler.is_exporting():
             return False
-        tokens = x.shape[:-1].numel()
-        return block_products.product_pays(self.arrangement, self._precision(x), x.device, tokens)
+        return self._pays_for(x.shape[:-1].numel(), self._precision(x), x.device)
+
+    def _pays_for(self, tokens: int, precision: torch.dtype, device: torch.device) -> bool:
+        return block_products.product_pays(self.arrangement, precision, device, tokens)
+
+    def building(self) -> tuple[int, int]:
+        """Count u (p + w) mn / p either way, as `blocks.build` and `blocks.unbuild` have it.
+
+        u rows of a block have coefficients, w at most each.
+        """
+        u, w, _ = self.windows.shape
+        count = u * (self.arrangement.p + w) * self.arrangement.grid[0] * self.in_features
+        return count, count
+
+    def cost(self, rows: int, update: bool = False) -> Cost:
+        """State what the path takes that serves T rows, with W or without.
+
+            forward   T (L n + K + u m)
+            backward  T (2 L n + 2 K + u m)
+            read      K, or mn where a layer keeps W
+
+        L steps of the walk through a block's columns are met (`BlockTables`), and u of its rows.
+        """
+        (m, n), coefficients = self.shape, len(self.coef)
+        if not self._pays_for(rows, self._precision(self.coef), self.coef.device):
+            return cost_with_weight(self, rows)
+        met, used = len(self.right) * n, len(self.left) * m
+        base = m * n if update else 0
+        forward, backward = met + coefficients + used, 2 * (met + coefficients) + used
+        read = m * n if self.builds_weight else coefficients + base
+        return Cost(rows * (forward + base), rows * (backward + base), read)
 
     def _product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         dtype = self._precision(x)

@@ -44,6 +44,8 @@ class OrthonormalSubspace(Isometry):
         **Isometry.shortcuts,
         "forward": BUILT_FROM,
         "forward_update": BUILT_FROM,
+        "building": BUILT_FROM,
+        "cost": (*BUILT_FROM, "forward", "forward_update"),
         "batch_key": (*BUILT_FROM, "layout", "reset_buffers"),
         "spread": (*BUILT_FROM, "layout", "reset_buffers"),
         "collect": (*BUILT_FROM, "layout", "reset_buffers"),

@@ -20,6 +20,7 @@ from zoo.bases.cosine import RowCosine
 from zoo.bases.kernels import floors
 from zoo.bases.seeds import autocast_dtype
 from zoo.bases.vmapped import transforming
+from zoo.parameterizations.cost import Cost, cost_with_weight
 from zoo.parameterizations.subspaces.orthonormal import BUILT_FROM
 from zoo.parameterizations.subspaces.separable import SeparableSubspace
 
@@ -67,6 +68,10 @@ class RowDCT(SeparableSubspace):
         ):
             return False
         return floors.rows_pay(*self.shape, len(self.coef), tokens)
+
+    def cost(self, rows: int, update: bool = False) -> Cost:
+        """State what W takes that is built: the kernel serves few tokens without gradients."""
+        return cost_with_weight(self, rows)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return x W^T + b, without W where that is faster."""
