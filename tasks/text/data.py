@@ -109,6 +109,10 @@ class TextData(ZooData, ABC):
         (train, _), _ = self.encoded
         return max(1, len(train) // (global_batch * self.block_size))
 
+    def batch_rows(self) -> int:
+        """Count the ids of a batch."""
+        return self.batch_size * self.block_size
+
     def settings(self) -> dict[str, object]:
         """Return the corpus that was had, if it is not the one that was asked for."""
         return {"corpus": self.fallback} if self.corpus.instead_of else {}

@@ -89,10 +89,45 @@ def test_params_counts(place, small, capsys):
         "trainable": 384,
         "lr_mult": pytest.approx(1.9, abs=0.1),
     }
+    assert facts["cost"]["rows"] == 4 * 16 and set(facts["cost"]) == {
+        "rows",
+        "forward_flops",
+        "training_flops",
+        "checkpoint_bytes",
+        "decode_bytes",
+    }
     assert main(["params", "--config", "dct_half.yaml", *small]) == 0
     table = capsys.readouterr().out
     assert "3,072 for 6,144 weights" in table and max(map(len, table.splitlines())) <= 80
+    assert f"{facts['cost']['training_flops']:,} at 64 tokens a batch\n" in table
+    assert f"{facts['cost']['decode_bytes']:,} bytes of them read for a token\n" in table
     assert not (place / "runs").exists()
+
+
+TWO_RATES = """
+from zoo.parameterizations import LoRA
+
+class Plus(LoRA):
+    @property
+    def lr_mult(self):
+        return {"lora_A": 0.93, "lora_B": 16 * 0.93}
+"""
+
+
+def test_params_has_every_rate_of_a_layer(place, small, tune, capsys):
+    """A range in the table, by name in JSON; and says where it does not know the batch."""
+    (place / "plus.py").write_text(TWO_RATES)
+    chosen = ["--model.parameterization=plus.Plus"]
+    assert main(["params", "--config", "dct_half.yaml", *small, *chosen, "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)["layers"][0]
+    assert first["lr_mult"] == {"lora_A": 0.93, "lora_B": 14.88}
+    assert main(["params", "--config", "glue_rte.yaml", "--config", "lora_8.yaml", *tune]) == 0
+    text = capsys.readouterr().out
+    assert " at 1,024 tokens a batch, whose size is unknown\n" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert main(["params", "--config", "dct_half.yaml", *small, *chosen]) == 0
+    text = capsys.readouterr().out
+    assert text.count(" 0.93-15\n") == 8 and max(map(len, text.splitlines())) <= 80
 
 
 def test_a_basis_of_ones_own_trains_with_no_registration(place, small):

@@ -243,7 +243,8 @@ def merge(model: nn.Module) -> nn.Module:
 def table(model: nn.Module) -> list[dict[str, object]]:
     """Return what was swapped, a row for each layer.
 
-    Its keys are layer, shape, parameterization, weights, trainable and lr_mult.
+    Its keys are layer, shape, parameterization, weights, trainable and lr_mult, which is a number,
+    or a mapping where parameters have rates of their own.
     """
     return [
         {
@@ -252,10 +253,14 @@ def table(model: nn.Module) -> list[dict[str, object]]:
             "parameterization": type(layer.parameterization).__name__,
             "weights": math.prod(layer.parameterization.shape),
             "trainable": layer.parameterization.num_trainable,
-            "lr_mult": layer.parameterization.lr_mult,
+            "lr_mult": _plain(layer.parameterization.lr_mult),
         }
         for name, layer in zoo_layers(model).items()
     ]
+
+
+def _plain(mult: float | Mapping[str, float]) -> float | dict[str, float]:
+    return dict(mult) if isinstance(mult, Mapping) else mult
 
 
 def counts(model: nn.Module) -> dict[str, int]:

@@ -7,6 +7,7 @@ gradient, the first one's too.
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -66,6 +67,16 @@ def number_bytes(precision: object) -> int:
     return BYTES.get(str(precision).partition("-")[0], 4)
 
 
+def as_trained(model: nn.Module, precision: object) -> AbstractContextManager[Any]:
+    """Return the context in which products have a trainer's precision, which may decide paths."""
+    word, _, kind = str(precision).partition("-")
+    device = next((p.device.type for p in model.parameters()), "meta")
+    dtype = {"16": torch.float16, "bf16": torch.bfloat16}.get(word)
+    if kind != "mixed" or dtype is None or device == "meta":
+        return nullcontext()
+    return torch.autocast(device, dtype)
+
+
 def cost_facts(
     model: nn.Module, rows: int | None, precision: object, tokens: int | None = None
 ) -> dict[str, int | None]:
@@ -83,7 +94,8 @@ def cost_facts(
         `tokens`; `checkpoint_bytes`; and `decode_bytes`, read to make one row without gradients.
     """
     rows = rows or ROWS
-    cost = network_cost(model, rows)
+    with as_trained(model, precision):
+        cost = network_cost(model, rows)
     return {
         "rows": rows,
         "forward_flops": round(2 * cost.forward / rows),

@@ -122,6 +122,10 @@ class ZooData(LightningDataModule, ABC):
         """Count the steps of a pass over the training data; None if the loader's are right."""
         return None
 
+    def batch_rows(self) -> int | None:
+        """Count the rows of x that layers get of a training batch; None if batches differ."""
+        return None
+
     def settings(self) -> dict[str, object]:
         """Return settings to keep with a run where the data decided otherwise than those given."""
         return {}

@@ -2,10 +2,13 @@
 
 import json
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from lightning.pytorch import Trainer
 
 from zoo.layers.convert import counts, table
+from zoo.layers.costs import cost_facts
 from zoo.training.module import ZooData, ZooModule
 
 
@@ -22,16 +25,26 @@ class ZooTrainer(Trainer):
             datamodule: its data.
             json: print JSON instead of a table.
         """
-        print(params_json(model) if json else params_table(model))
+        rows = None if datamodule is None else datamodule.batch_rows()
+        facts = cost_facts(model.net, rows, self.precision)
+        del facts["total_training_flops"]  # which a run has that is over
+        print(params_json(model, facts) if json else params_table(model, facts, rows is None))
 
 
-def params_json(model: ZooModule) -> str:
-    """Write layers and counts as JSON."""
-    return json.dumps({"layers": table(model.net), **counts(model.net)}, indent=2)
+def params_json(model: ZooModule, cost: Mapping[str, int | None]) -> str:
+    """Write layers, counts and cost as JSON."""
+    facts = {"layers": table(model.net), **counts(model.net), "cost": cost}
+    return json.dumps(facts, indent=2)
 
 
-def params_table(model: ZooModule) -> str:
-    """Write layers and counts as a table of 80 columns; what all names begin with is said once."""
+def params_table(model: ZooModule, cost: Mapping[str, int | None], assumed: bool) -> str:
+    """Write layers, counts and cost in 80 columns; what all names begin with is said once.
+
+    Args:
+        model: the task.
+        cost: of its network, as `cost_facts` has it.
+        assumed: whether nothing says how many rows a training batch has.
+    """
     rows = table(model.net)
     names = [str(row["layer"]) for row in rows]
     prefix = os.path.commonprefix(names).rpartition(".")[0] if len(names) > 1 else ""
@@ -39,7 +52,7 @@ def params_table(model: ZooModule) -> str:
     cells = [("layer", "shape", "kind", "trainable", "weights", "lr_mult")]
     for name, row in zip(names, rows, strict=True):
         shape = "x".join(map(str, row["shape"]))  # type: ignore[call-overload]
-        numbers = (f"{row['trainable']:,}", f"{row['weights']:,}", f"{row['lr_mult']:.2f}")
+        numbers = (f"{row['trainable']:,}", f"{row['weights']:,}", _rates(row["lr_mult"]))
         cells.append((name.removeprefix(prefix), shape, str(row["parameterization"]), *numbers))
     widths = [max(len(cell[i]) for cell in cells) for i in range(6)]
     lines = [
@@ -51,10 +64,23 @@ def params_table(model: ZooModule) -> str:
     if prefix:
         lines.insert(0, f"in {prefix}*")
     total = counts(model.net)
+    unknown = ", whose size is unknown" if assumed else ""
     lines += [
         "",
-        f"coefficients  {total['coefficients']:>9,} for {total['replaced']:,} weights",
-        f"trainable     {total['trainable']:>9,} of {total['total']:,} parameters of the dense "
+        f"coefficients    {total['coefficients']:>13,} for {total['replaced']:,} weights",
+        f"trainable       {total['trainable']:>13,} of {total['total']:,} parameters of the dense "
         "model",
+        f"checkpoint      {cost['checkpoint_bytes']:>13,} bytes of all that is trained",
+        f"forward         {cost['forward_flops']:>13,} FLOPs a token in linear layers",
+        f"training        {cost['training_flops']:>13,} at {cost['rows']:,} tokens a batch"
+        f"{unknown}",
+        f"decoding        {cost['decode_bytes']:>13,} bytes of them read for a token",
     ]
     return "\n".join(lines)
+
+
+def _rates(mult: Any) -> str:
+    """Write a factor on the learning rate, or from the least to the largest of several."""
+    if isinstance(mult, Mapping):
+        return f"{min(mult.values()):.2g}-{max(mult.values()):.2g}"
+    return f"{mult:.2f}"
