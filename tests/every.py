@@ -11,7 +11,12 @@ import pytest
 import zoo.parameterizations as zoo
 from zoo.layers.convert import ParameterizationFactory
 
-BUDGETS: dict[str, dict[str, Any]] = {"Dense": {}, "LoHa": {"rank": 2}, "LoRA": {"rank": 2}, "VeRA": {}}
+BUDGETS: dict[str, dict[str, Any]] = {
+    "Dense": {},
+    "LoHa": {"rank": 2},
+    "LoRA": {"rank": 2},
+    "VeRA": {},
+}
 """Arguments of classes that a ratio does not suit."""
 OF_EACH_KIND = ("BlockDCT", "DCT", "LoRA", "RandLoRA")
 """Classes that share no way to make W: what holds of layers with these holds of the others too."""

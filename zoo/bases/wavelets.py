@@ -1,5 +1,7 @@
 """The Haar wavelet basis, of any size."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -54,3 +56,24 @@ class Haar(Separable):
     def frequency(self, n: int) -> Tensor:
         levels = torch.tensor(_haar_levels(n))
         return (levels.cumsum(0) - levels).repeat_interleave(levels)
+
+
+def haar_step(x: Tensor, dim: int) -> Tensor:
+    """Return one level of Haar's wavelets along an axis, orthonormal: averages, then details.
+
+    Neighbours a and b become (a + b) / sqrt(2) and (a - b) / sqrt(2); an odd last one is kept, and
+    stands behind the averages.
+    """
+    x = x.movedim(dim, -1)
+    a, b, last = x[..., 0 : x.shape[-1] - 1 : 2], x[..., 1::2], x[..., x.shape[-1] // 2 * 2 :]
+    root = math.sqrt(0.5)
+    return torch.cat([(a + b) * root, last, (a - b) * root], -1).movedim(-1, dim)
+
+
+def haar_unstep(y: Tensor, dim: int) -> Tensor:
+    """Return the adjoint of `haar_step`, which is its inverse."""
+    y = y.movedim(dim, -1)
+    pairs = y.shape[-1] // 2
+    low, last, high = y.split([pairs, y.shape[-1] % 2, pairs], -1)
+    both = torch.stack([low + high, low - high], -1).flatten(-2) * math.sqrt(0.5)
+    return torch.cat([both, last], -1).movedim(-1, dim)

@@ -12,9 +12,13 @@ from zoo.parameterizations.low_rank.lora import LoRA
 from zoo.parameterizations.low_rank.miss import MiSS
 from zoo.parameterizations.low_rank.randlora import RandLoRA
 from zoo.parameterizations.low_rank.vera import VeRA
+from zoo.parameterizations.structured.blast import BLAST
 from zoo.parameterizations.structured.block_low_rank import BlockLowRank
+from zoo.parameterizations.structured.circulant import Circulant
+from zoo.parameterizations.structured.fourier import Fourier
 from zoo.parameterizations.structured.hashed import Hashed
 from zoo.parameterizations.structured.kronecker import Kronecker
+from zoo.parameterizations.structured.tensor_train import TensorTrain
 from zoo.parameterizations.subspaces.block_dct import BlockDCT
 from zoo.parameterizations.subspaces.dct import DCT
 from zoo.parameterizations.subspaces.haar import Haar
@@ -25,13 +29,17 @@ from zoo.parameterizations.subspaces.random_orthonormal import RandomOrthonormal
 from zoo.parameterizations.subspaces.row_dct import RowDCT
 from zoo.parameterizations.subspaces.separable import SeparableSubspace
 from zoo.parameterizations.subspaces.sparse import Sparse
+from zoo.parameterizations.subspaces.wavelet import Wavelet
 from zoo.parameterizations.subspaces.zigzag import Zigzag
 
 __all__ = [
+    "BLAST",
     "BlockDCT",
     "BlockLowRank",
+    "Circulant",
     "DCT",
     "Dense",
+    "Fourier",
     "Haar",
     "Hadamard",
     "Hartley",
@@ -47,7 +55,9 @@ __all__ = [
     "RowDCT",
     "SeparableSubspace",
     "Sparse",
+    "TensorTrain",
     "VeRA",
+    "Wavelet",
     "WeightParameterization",
     "Zigzag",
 ]
