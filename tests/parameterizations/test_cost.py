@@ -43,7 +43,7 @@ def test_every_path_takes_what_it_states(path):
     for rows in (1, 40, 3000):
         for base in (None, torch.randn(shape)):
             layer = ZooLinear(p, None, base)
-            x = torch.randn(rows, shape[1], requires_grad=True).clone()
+            x = torch.randn(rows, shape[1], requires_grad=True)
             found = counted(partial(layer, x), [x, *p.parameters()])
             assert p.cost(rows, base is not None)[:2] == found
 
@@ -136,7 +136,7 @@ def test_torch_alone_counts_the_same_where_there_is_no_fft(name):
 
 
 def test_a_nested_product_is_counted():
-    """torch refuses hooks of modules on leaves, which a class with parts of its own has."""
+    """Autograd refuses the hooks of torch's counter on leaves, as a part of a class gets them."""
 
     class Halves(LoRA):
         def __init__(self, m, n, **settings):

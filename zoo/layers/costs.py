@@ -6,6 +6,7 @@ as if it were called once a pass with T rows, a head over few of them too, and a
 gradient, the first one's too.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -15,8 +16,7 @@ from torch import nn
 
 from zoo.layers.linear import ZooLinear
 from zoo.layers.plain_linear import is_linear
-from zoo.parameterizations import WeightParameterization
-from zoo.parameterizations.cost import Cost
+from zoo.parameterizations.cost import Cost, cost_with_weight
 
 ROWS = 1024
 """The rows of a step where nothing says how many there are."""
@@ -28,21 +28,19 @@ def layer_cost(layer: nn.Module, rows: int) -> Cost:
     """Return what a linear layer takes with T rows of x.
 
     plain          T mn forward, 2 T mn backward; T mn if its weight is frozen; mn read
-    parameterized  `WeightParameterization.cost`; `recompute` builds W again in backward
+    parameterized  `WeightParameterization.cost`; `recompute` builds W again in backward, and a
+                   base that is trained, beside a W that is not built, has a gradient of its own
     """
-    if isinstance(layer, ZooLinear):
-        p = layer.parameterization
-        scaled = layer.base is None and layer.scale != 1.0  # that is a product with W (`ZooLinear`)
-        cost = (
-            WeightParameterization.cost(p, rows)
-            if scaled
-            else p.cost(rows, update=layer.base is not None)
-        )
-        again = p.building()[0] if layer.recompute and (scaled or p.builds_weight) else 0
-        return cost._replace(backward=cost.backward + again)
-    weight: Any = layer.weight
-    products = 2 if weight.requires_grad else 1
-    return Cost(rows * weight.numel(), products * rows * weight.numel(), weight.numel())
+    if not isinstance(layer, ZooLinear):
+        weight: Any = layer.weight
+        products = rows * weight.numel()
+        return Cost(products, (2 if weight.requires_grad else 1) * products, weight.numel())
+    p, base = layer.parameterization, layer.base
+    scaled = base is None and layer.scale != 1.0  # that is a product with W (`ZooLinear`)
+    cost = cost_with_weight(p, rows) if scaled else p.cost(rows, update=base is not None)
+    again = p.building()[0] if layer.recompute and p.builds_weight else 0
+    trained = base is not None and base.requires_grad and not p.builds_weight
+    return cost._replace(backward=cost.backward + again + trained * rows * math.prod(p.shape))
 
 
 def linear_modules(model: nn.Module) -> Iterator[nn.Module]:

@@ -182,8 +182,7 @@ class ParameterizationTestCase(MapContracts):
         trained = [q for q in p.parameters() if q.requires_grad]
         for rows, update in itertools.product((1, 5, 70), (False, True)):
             layer = ZooLinear(p, None, torch.randn(shape).double() if update else None)
-            # A leaf would be in the way of torch's counter.
-            x = torch.randn(rows, shape[1]).double().requires_grad_().clone()
+            x = torch.randn(rows, shape[1]).double().requires_grad_()
             found, stated = counted(partial(layer, x), [x, *trained]), p.cost(rows, update)
             with on(f"{rows} rows, {'an update' if update else 'from scratch'}"):
                 assert stated[:2] == found, f"{stated}, and torch counts {found}"

@@ -103,12 +103,16 @@ def parameter_groups(
     """
     muon = muon or {}
     decayed: dict[int, float] = {}
+    parts: set[nn.Module] = set()
     mult: float | None
     for module in model.modules():
+        if module in parts:  # the map that has it decides for it
+            continue
         if isinstance(module, WeightParameterization):
+            parts.update(module.modules())
             mults = module.lr_mults()
             for name, p in module.named_parameters():
-                # Two digits, so that layers alike share a group; a sum decides for its parts.
+                # Two digits, so that layers alike share a group.
                 mult = 1.0 if p in muon else float(f"{mults[name]:.2g}")
                 decayed.setdefault(id(p), mult)
         elif is_linear(module):
