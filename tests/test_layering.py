@@ -75,6 +75,7 @@ def test_implementations_do_not_import_each_other():
         "cost",
         "isometry",
         "low_rank.products",
+        "structured.grid_cost",
         "structured.sizes",
         "subspaces.orthonormal",
         "subspaces.separable",
