@@ -64,7 +64,7 @@ def test_it_is_the_sum_of_numpys_products(shape, arguments, up_to, monkeypatch):
     agree(p.forward_update(x, base, bias, 0.7), x @ (base + 0.7 * w).T + bias, 1e-12)
 
 
-@pytest.mark.parametrize("settings", [{"r": 8}, {"r": 1}, {"r": 1, "decompose_both": True}])
+@pytest.mark.parametrize("settings", [{"r": 3}, {"r": 1}, {"r": 1, "decompose_both": True}])
 @pytest.mark.parametrize(
     ("shape", "factor"), [((24, 24), -1), ((20, 6), -1), ((6, 20), 4), ((24, 40), 8)]
 )
@@ -103,6 +103,25 @@ def test_it_begins_as_peft_does():
         p.reset_parameters(0.0)
         zero = {name for name, values in p.named_parameters() if not values.any()}
         assert zero == {"lokr_w1_a" if "decompose_both" in arguments else "lokr_w1"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"terms": 3}, {"terms": 2, "rank": 2}, {"terms": 1, "rank": 1, "decompose_both": True}],
+)
+@pytest.mark.parametrize("std", [0.02, 0.0])
+def test_a_step_is_as_large_as_a_dense_one(arguments, std):
+    """Of coefficients that move by +-lr_mult, W moves by 1 a weight: root mean square, 20 draws."""
+    moved = []
+    for _ in range(20):
+        p = Kronecker(96, 64, **arguments).double()
+        p.reset_parameters(std)
+        w = p.weight().detach()
+        with torch.no_grad():
+            for q in p.parameters():
+                q.add_(torch.randn_like(q).sign(), alpha=1e-7 * p.lr_mult)
+            moved.append(((p.weight() - w) / 1e-7).square().mean())
+    assert torch.stack(moved).mean().sqrt().item() == pytest.approx(1, rel=0.15)
 
 
 def test_factors_are_pefts():

@@ -118,6 +118,22 @@ def test_cores_of_about_one_size():
     assert p.num_trainable == 12 * 96 + 12 * 64 * 12 + 12 * 96 == 11520
 
 
+@pytest.mark.parametrize("arguments", [{"rank": 3}, {"rank": 2, "cores": 4}])
+@pytest.mark.parametrize("std", [0.02, 0.0])
+def test_a_step_is_as_large_as_a_dense_one(arguments, std):
+    """Of coefficients that move by +-lr_mult, W moves by 1 a weight: root mean square, 20 draws."""
+    moved = []
+    for _ in range(20):
+        p = TensorTrain(96, 64, **arguments).double()
+        p.reset_parameters(std)
+        w = p.weight().detach()
+        with torch.no_grad():
+            for q in p.parameters():
+                q.add_(torch.randn_like(q).sign(), alpha=1e-7 * p.lr_mult)
+            moved.append(((p.weight() - w) / 1e-7).square().mean())
+    assert torch.stack(moved).mean().sqrt().item() == pytest.approx(1, rel=0.15)
+
+
 @BOTH_WAYS
 @pytest.mark.parametrize("shape", [(96, 64), (24, 60)])
 @pytest.mark.parametrize("cores", [2, 4])
