@@ -13,7 +13,6 @@ from torch import nn
 from zoo.studies.bench.timing import (
     Held,
     alternate,
-    checkpoint_bytes,
     held_bytes,
     kept_for_backward,
     peak_memory,
@@ -139,13 +138,15 @@ def test_held_by_a_dense_layer_with_adamw():
     assert held.total == 512 + 32 + 512 + 1028 + 80
 
 
-def test_checkpoint_is_as_large_as_its_file(tmp_path):
-    layer = nn.Linear(100, 100)
-    torch.save(layer.state_dict(), tmp_path / "layer.pt")
-    assert checkpoint_bytes(layer) == pytest.approx(
-        (tmp_path / "layer.pt").stat().st_size, rel=0.01
-    )
-    assert checkpoint_bytes(layer) > 4 * 10_100
+def test_a_sparse_matrix_that_is_kept_has_the_bytes_of_its_values_and_places():
+    values, places = torch.randn(5, requires_grad=True), torch.arange(5).repeat(2, 1)
+    layer = nn.Linear(3, 8, bias=False)
+
+    def call():
+        matrix = torch.sparse_coo_tensor(places, values * 2, (8, 8), check_invariants=False)
+        torch.sparse.mm(matrix, layer.weight)
+
+    assert kept_for_backward(call, layer) >= 5 * 4 + 2 * 5 * 8
 
 
 def test_time_passes_on_the_clock_alone():

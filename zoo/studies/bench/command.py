@@ -82,7 +82,8 @@ def bench(
             rank=8, RandLoRA rank=32.
         shape: outputs x inputs; by default 768x768,3072x768,4096x4096.
         tokens: inputs at once; by default 1,16,512,4096,16384.
-        against: some of dense,peft; by default dense.
+        against: some of dense,peft; by default dense. peft's is its layer of the same kind and
+            count, or FourierFT where it has none of the kind.
         update: W is added to a frozen weight, as in fine-tuning.
         recompute: W is built again in backward in place of being kept.
         precision: some of float32,bfloat16 (autocast); by default float32.

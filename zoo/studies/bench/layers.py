@@ -1,6 +1,5 @@
 """What a layer costs beside a dense one, or peft's: time and bytes, in turn, on the same inputs."""
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -9,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from zoo.layers.convert import convert
-from zoo.parameterizations import LoRA, RandLoRA, WeightParameterization
+from zoo.layers.costs import checkpoint_bytes, layer_cost
+from zoo.parameterizations import WeightParameterization
 from zoo.studies.bench import timing
 from zoo.studies.bench.floor import Case, Rates, floor
+from zoo.studies.bench.rivals import peft_layer, rival
 from zoo.studies.bench.timing import Call, alternate, quartiles, ratio
 
 PRECISIONS = ("float32", "bfloat16")
@@ -82,7 +83,7 @@ def contenders(
     """
     if "dense" in against:
         yield contender("dense", "torch", None, linear(shape, device))
-    rivals = set()
+    peers: dict[str, Contender | None] = {}
     for spec in specs:
         factory = partial(spec.cls, **spec.arguments)
         try:
@@ -102,11 +103,19 @@ def contenders(
         if "peft" not in against:
             yield layer
             continue
-        name, config = rival(layer.layer)
-        yield layer._replace(rival=name)
-        if name not in rivals:
-            rivals.add(name)
-            yield contender(name, "peft", None, peft_layer(config, shape, device))
+        found = rival(layer.layer)  # type: ignore[arg-type]
+        is_new = found.name not in peers
+        if is_new:
+            try:
+                peft = peft_layer(found, shape, device)
+                peers[found.name] = contender(found.name, "peft", None, peft)
+            except ValueError as error:
+                peers[found.name] = None
+                yield f"{found.name}: {error}"
+        peer = peers[found.name]
+        yield layer._replace(rival=peer and peer.name)
+        if peer is not None and is_new:
+            yield peer
 
 
 def linear(shape: tuple[int, int], device: torch.device) -> nn.Linear:
@@ -127,36 +136,6 @@ def contender(name: str, library: str, spec: Spec | None, layer: nn.Module) -> C
     return Contender(
         name, library, spec, layer, torch.optim.AdamW(trained, lr=SMALL_LR, fused=True)
     )
-
-
-def rival(layer: nn.Module) -> tuple[str, Any]:
-    """Find peft's layer of a layer's kind and count, FourierFT if peft has none of the kind.
-
-    Returns:
-        A name, and peft's config.
-    """
-    import peft
-
-    parameterization = layer.parameterization
-    if isinstance(parameterization, LoRA):
-        r = len(parameterization.lora_A)
-        return f"peft LoRA r={r}", peft.LoraConfig(r=r, lora_alpha=r, target_modules=["layer"])
-    if isinstance(parameterization, RandLoRA):
-        r = parameterization.rank
-        return f"peft RandLoRA r={r}", peft.RandLoraConfig(
-            r=r, randlora_alpha=20 * r, target_modules=["layer"]
-        )
-    count = sum(p.numel() for p in layer.parameters() if p.requires_grad)
-    fourier = peft.FourierFTConfig(n_frequency=count, init_weights=True, target_modules=["layer"])
-    return f"peft FourierFT {count}", fourier
-
-
-def peft_layer(config: Any, shape: tuple[int, int], device: torch.device) -> nn.Module:
-    """Make a dense layer with peft's update."""
-    import peft
-
-    base = nn.Sequential(OrderedDict(layer=linear(shape, device)))
-    return peft.inject_adapter_in_model(config, base).get_submodule("layer").to(device)
 
 
 # ---- A case --------------------------------------------------------------------------------------
@@ -239,6 +218,7 @@ def measure(
                 "tokens": case.tokens,
                 "precision": case.precision,
                 "trainable": each.trainable,
+                "flops": flops(each, case.tokens),
                 "ms": {
                     key: {
                         **quartiles([1e3 * t for t in took[each.name]])._asdict(),
@@ -264,8 +244,16 @@ def measure(
     return rows
 
 
+def flops(each: Contender, tokens: int) -> dict[str, float] | None:
+    """Return FLOPs a token, forward and in training, with those that build W; None for peft's."""
+    if each.library == "peft":
+        return None
+    cost = layer_cost(each.layer, tokens)
+    return {"forward": 2 * cost.forward / tokens, "training": 2 * cost.training / tokens}
+
+
 def bytes_of(each: Contender, calls: Mapping[str, Call], device: torch.device) -> dict[str, Any]:
-    """Count bytes held between steps, kept for backward, at the peak of a step, and on disk.
+    """Count bytes held between steps, kept for backward, at a step's peak, and of a checkpoint.
 
     The peak is beyond parameters, moments and buffers, so that the gradients are in it: a step
     begins without.
@@ -282,5 +270,5 @@ def bytes_of(each: Contender, calls: Mapping[str, Call], device: torch.device) -
         "peak": timing.peak_memory(step, device),
         "kept": timing.kept_for_backward(calls["forward"], each.layer),
         "held": {**held._asdict(), "total": held.total},
-        "checkpoint": timing.checkpoint_bytes(each.layer),
+        "checkpoint": checkpoint_bytes(each.layer),
     }

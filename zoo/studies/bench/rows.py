@@ -149,6 +149,8 @@ def check_file(path: Path, option: str) -> None:
 
 # ---- As CSV --------------------------------------------------------------------------------------
 
+FLOPS = ("forward", "training")
+"""Of a token, by the names of a row."""
 SOURCE = ("command", "commit", "device", "date")
 
 
@@ -171,7 +173,9 @@ def case_lines(row: Row) -> list[dict[str, object]]:
         "shape": "x".join(map(str, row["shape"])),
         **{key: row[key] for key in ("precision", "tokens", "trainable")},
     }
+    flops = row["flops"] or {}
     costs = {
+        **{f"{name}_flops": _whole(flops.get(name)) for name in FLOPS},
         "rounds": row["ms"]["forward_backward"]["rounds"],
         "floor_ms": f"{row['floor']['ms']:.4g}",
         "held_bytes": size["held"]["total"],
@@ -192,6 +196,10 @@ def case_lines(row: Row) -> list[dict[str, object]]:
     return lines
 
 
+def _whole(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"
+
+
 def ratio_columns(ratio: Row) -> dict[str, str]:
     """Write a ratio and its quartiles as columns of CSV."""
     return {
@@ -210,6 +218,7 @@ CASES = Table(
         "trainable",
         "against",
         *(f"{name}_{what}" for name in PASSES for what in ("ms", "ratio", "quartiles")),
+        *(f"{name}_flops" for name in FLOPS),
         "rounds",
         "floor_ms",
         "held_bytes",

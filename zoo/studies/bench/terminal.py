@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from zoo.pages.numbers import number_of
+from zoo.pages.numbers import engineering, human_bytes, number_of
 from zoo.pages.terminal import aligned, hanging
 
 HEADS = {
@@ -18,7 +18,8 @@ Row = dict[str, Any]
 def table(rows: Sequence[Row]) -> str:
     """Return times of one shape in one precision as ratios, and its bytes."""
     m, n = rows[0]["shape"]
-    return "\n".join([f"{m} x {n}, {rows[0]['precision']}", *times(rows), "", *sizes(rows)])
+    parts = [f"{m} x {n}, {rows[0]['precision']}", *times(rows), "", *sizes(rows), "", *costs(rows)]
+    return "\n".join(parts)
 
 
 def times(rows: Sequence[Row]) -> list[str]:
@@ -45,14 +46,31 @@ def _floors(row: Row) -> str:
 
 def sizes(rows: Sequence[Row]) -> list[str]:
     """Return millions of bytes, at the most tokens that were measured."""
-    tokens = max(row["tokens"] for row in rows)
-    lines = [["", "trainable", "held", "kept", "peak", "checkpoint"]]
-    for row in (row for row in rows if row["tokens"] == tokens):
+    tokens, shown = _at_most(rows)
+    lines = [["", "held", "kept", "peak"]]
+    for row in shown:
         size = row["bytes"]
-        counts = (size["held"]["total"], size["kept"], size["peak"], size["checkpoint"])
-        shown = (f"{count / 1e6:,.2f}" for count in counts)
-        lines.append([row["name"], f"{row['trainable']:,}", *shown])
+        counts = (size["held"]["total"], size["kept"], size["peak"])
+        lines.append([row["name"], *(f"{count / 1e6:,.2f}" for count in counts)])
     return [f"MB at {number_of(tokens, 'token')}", *aligned(lines)]
+
+
+def costs(rows: Sequence[Row]) -> list[str]:
+    """Return trained numbers, bytes of a checkpoint and FLOPs a token, at the most tokens."""
+    tokens, shown = _at_most(rows)
+    lines = [["", "trained", "checkpoint", "forward", "training"]]
+    for row in shown:
+        flops = row["flops"] or dict.fromkeys(("forward", "training"))
+        counts = (engineering(flops[name]) for name in ("forward", "training"))
+        checkpoint = human_bytes(row["bytes"]["checkpoint"])
+        lines.append([row["name"], f"{row['trainable']:,}", checkpoint, *counts])
+    return [f"FLOPs a token, of {tokens:,}", *aligned(lines)]
+
+
+def _at_most(rows: Sequence[Row]) -> tuple[int, list[Row]]:
+    """Return the most tokens that were measured, and the rows with so many."""
+    tokens = max(row["tokens"] for row in rows)
+    return tokens, [row for row in rows if row["tokens"] == tokens]
 
 
 def legend(rows: Sequence[Row]) -> str:
@@ -72,6 +90,8 @@ def legend(rows: Sequence[Row]) -> str:
         "held": "parameters, gradients, AdamW's moments and buffers",
         "kept": "for the backward pass, the input among it",
         "peak": "of a training step, beyond parameters, moments and buffers",
+        "FLOPs": "counted by formula, forward and with backward, with those that build W; "
+        "checkpoint: of what is trained",
     }
     return "\n".join(hanging(f"{name:<7}{text}", 7) for name, text in meanings.items())
 

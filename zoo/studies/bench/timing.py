@@ -10,7 +10,6 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from io import BytesIO
 from statistics import median, quantiles
 from typing import NamedTuple
 
@@ -180,7 +179,8 @@ def kept_for_backward(call: Call, module: nn.Module) -> int:
     saved: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
-        saved.append(tensor)
+        # A sparse one has no storage of its own.
+        saved.extend([tensor._indices(), tensor._values()] if tensor.is_sparse else [tensor])
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -206,13 +206,6 @@ def held_bytes(module: nn.Module, optimizer: torch.optim.Optimizer | None = None
         _bytes(value for value in state if isinstance(value, Tensor)),
         _bytes(module.buffers()),
     )
-
-
-def checkpoint_bytes(module: nn.Module) -> int:
-    """Count the bytes of the state dict as `torch.save` writes it."""
-    file = BytesIO()
-    torch.save(module.state_dict(), file)
-    return len(file.getbuffer())
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

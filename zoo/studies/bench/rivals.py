@@ -1,0 +1,198 @@
+"""peft's layer of a parameterization's kind and count, which `--against peft` measures beside it.
+
+What has no neighbour in peft is compared with FourierFT of as many coefficients, since it too makes
+a whole W of them: orthonormal bases, `Dense`, sums and products, BLAST, tensor trains and Fastfood.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from zoo.layers.linear import ZooLinear
+from zoo.parameterizations import WeightParameterization
+
+
+class Rival(NamedTuple):
+    """What peft has for a layer."""
+
+    config: str
+    """The name of peft's config, less its last word."""
+    options: dict[str, Any]
+    shown: str
+    """The option that makes its count, as its name has it."""
+    called: str | None = None
+    """How the method is called, if not like its config."""
+
+    @property
+    def name(self) -> str:
+        """`peft LoRA r=8`."""
+        return f"peft {self.called or self.config} {self.shown}"
+
+    def make(self, names: Iterable[str]) -> Any:
+        """Make peft's config for layers of these names."""
+        import peft
+
+        config = getattr(peft, f"{self.config}Config")
+        return config(**self.options, target_modules=list(names))
+
+
+class Layer(NamedTuple):
+    """What a rival follows from."""
+
+    m: int
+    n: int
+    trained: int
+    """Trained numbers."""
+    parameterization: WeightParameterization
+
+    def rank(self, each: int) -> int:
+        """Return how many ranks of so many numbers come nearest to the count, at least one."""
+        return max(1, round(self.trained / each))
+
+
+def rival(layer: ZooLinear) -> Rival:
+    """Find peft's layer of a layer's kind and count, or nearest to it; FourierFT if it has none."""
+    p = layer.parameterization
+    count = sum(q.numel() for q in layer.parameters() if q.requires_grad)
+    names = (cls.__name__ for cls in type(p).__mro__)
+    find = next((RIVALS[name] for name in names if name in RIVALS), _fourierft)
+    return find(Layer(*p.shape, count, p))
+
+
+def inject(found: Rival, network: nn.Module, names: Iterable[str]) -> None:
+    """Put peft's layers in the place of a network's linear layers of these names.
+
+    What peft calls an injection refuses methods whose layers share something (VeRA, UniLoRA).
+
+    Raises:
+        ValueError: of peft, for a shape that it cannot have.
+    """
+    import peft
+
+    torch.sparse.check_sparse_tensor_invariants.disable()  # as it is, or torch warns of SHiRA's
+    config = found.make(names)
+    peft.PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](network, config, adapter_name="default")
+
+
+def peft_layer(found: Rival, shape: tuple[int, int], device: torch.device) -> nn.Module:
+    """Make a dense layer with peft's update.
+
+    Raises:
+        ValueError: of peft, for a shape that it cannot have.
+    """
+    base = nn.Sequential(OrderedDict(layer=nn.Linear(shape[1], shape[0]).to(device)))
+    inject(found, base, ["layer"])
+    return base.get_submodule("layer").to(device)
+
+
+# ---- Of each class -------------------------------------------------------------------------------
+
+
+def _fourierft(layer: Layer) -> Rival:
+    options = {"n_frequency": layer.trained, "init_weights": True}
+    return Rival("FourierFT", options, f"{layer.trained}")
+
+
+def _waveft(layer: Layer) -> Rival:
+    return Rival("WaveFT", {"n_frequency": layer.trained}, f"{layer.trained}")
+
+
+def _lora(layer: Layer) -> Rival:
+    r = layer.rank(layer.m + layer.n)
+    return Rival("Lora", {"r": r, "lora_alpha": r}, f"r={r}", "LoRA")
+
+
+def _randlora(layer: Layer) -> Rival:
+    r: Any = layer.parameterization.rank
+    return Rival("RandLora", {"r": r, "randlora_alpha": 20 * r}, f"r={r}", "RandLoRA")
+
+
+def _loha(layer: Layer) -> Rival:
+    r = layer.rank(2 * (layer.m + layer.n))
+    return Rival("LoHa", {"r": r, "alpha": r}, f"r={r}")
+
+
+def _vera(layer: Layer) -> Rival:
+    r = max(1, layer.trained - layer.m)
+    return Rival("Vera", {"r": r}, f"r={r}", "VeRA")
+
+
+def _miss(layer: Layer) -> Rival:
+    q: Any = layer.parameterization.mini_r
+    if q is None or q == layer.m:
+        return Rival("Miss", {"r": layer.rank(layer.m)}, f"r={layer.rank(layer.m)}", "MiSS")
+    options = {"r": layer.rank(q), "mini_r": q, "init_weights": "mini"}
+    return Rival("Miss", options, f"r={layer.rank(q)} mini_r={q}", "MiSS")
+
+
+def _gralora(layer: Layer) -> Rival:
+    grid: Any = layer.parameterization.grid
+    k = math.gcd(*grid)
+    r = k * layer.rank(k * (layer.m + layer.n))
+    options = {"r": r, "gralora_k": k, "alpha": r}
+    return Rival("Gralora", options, f"r={r} k={k}", "GraLoRA")
+
+
+def _shira(layer: Layer) -> Rival:
+    each = layer.m + layer.n
+    r = min(layer.rank(each), layer.m * layer.n // each)
+    return Rival("Shira", {"r": r}, f"r={r}", "SHiRA")
+
+
+def _unilora(layer: Layer) -> Rival:
+    """Return one whose factors have at least as many places as there are values, and rank 4."""
+    r = max(4, -(-layer.trained // (layer.m + layer.n)))
+    options = {"r": r, "theta_d_length": layer.trained}
+    return Rival("UniLora", options, f"{layer.trained}", "UniLoRA")
+
+
+def _c3a(layer: Layer) -> Rival:
+    most = math.gcd(layer.m, layer.n)
+    sizes = [b for b in range(1, most + 1) if most % b == 0]
+    weights = layer.m * layer.n
+    b = min(sizes, key=lambda b: abs(weights // b - layer.trained))
+    return Rival("C3A", {"block_size": b}, f"b={b}")
+
+
+def _lokr(layer: Layer) -> Rival:
+    """Return the one term, of a full or a low-rank second factor, that is nearest in count."""
+    from peft.tuners.lokr.layer import factorization
+
+    m, n, count, p = layer
+    sizes: Any = p.sizes  # type: ignore[attr-defined]
+    own = sizes["lokr_w1"]
+    factors = dict.fromkeys(
+        [-1, *own, *(f for f in range(2, max(m, n)) if m % f == 0 or n % f == 0)]
+    )
+    found: list[tuple[int, bool, int, int, int]] = []
+    for factor in factors:
+        (m1, m2), (n1, n2) = factorization(m, factor), factorization(n, factor)
+        r = max(1, round((count - m1 * n1) / (m2 + n2)))
+        full = -(-max(m2, n2) // 2)  # peft has a whole factor from this rank on
+        for rank in {full, min(r, full)}:
+            numbers = m1 * n1 + (m2 * n2 if rank == full else rank * (m2 + n2))
+            found.append((abs(numbers - count), (m1, n1) != own, len(found), factor, rank))
+    *_, factor, r = min(found)
+    options = {"r": r, "alpha": r, "decompose_factor": factor}
+    return Rival("LoKr", options, f"factor={factor} r={r}")
+
+
+RIVALS: dict[str, Callable[[Layer], Rival]] = {
+    "BlockLowRank": _gralora,
+    "Circulant": _c3a,
+    "Fourier": _fourierft,
+    "Hashed": _unilora,
+    "Kronecker": _lokr,
+    "LoHa": _loha,
+    "LoRA": _lora,
+    "MiSS": _miss,
+    "RandLoRA": _randlora,
+    "Sparse": _shira,
+    "VeRA": _vera,
+    "Wavelet": _waveft,
+}
+"""Of classes that peft has a method for, by their names; subclasses have that of their base."""
