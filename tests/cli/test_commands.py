@@ -3,11 +3,14 @@
 import json
 
 import pytest
-from every import thinned
+from every import factories, thinned
 from fits import fit
 
+import zoo.parameterizations
 from zoo import __version__
 from zoo.__main__ import COMMANDS, main
+from zoo.cli.check import budget
+from zoo.testing.running import suited
 
 MINE = '''
 import math
@@ -164,6 +167,54 @@ def test_check_finds_a_budget_and_lists_what_applies(name, capsys):
         "weight is of its sides",
     )
     assert [f"pass  {contract}\n" in text for contract in orthonormal] == [name == "DCT"] * 4
+
+
+PICKY = """
+from zoo.parameterizations import DCT
+
+class Even(DCT):
+    def __init__(self, out_features, in_features, ratio, seed=0):
+        for size in (out_features, in_features):
+            if size % 8:
+                raise ValueError(f"sizes must be multiples of 8, got {size}")
+        super().__init__(out_features, in_features, ratio, seed=seed)
+
+class Wide(DCT):
+    def __init__(self, out_features, in_features, ratio=0.3, seed=0):
+        if out_features > in_features:
+            raise ValueError("must not be tall")
+        super().__init__(out_features, in_features, ratio, seed=seed)
+
+class Never(DCT):
+    def __init__(self, out_features, in_features, ratio=0.3, seed=0):
+        raise ValueError("no shape is good enough")
+"""
+
+
+def test_check_takes_the_shapes_that_a_class_can_have(place, capsys, monkeypatch):
+    (place / "picky.py").write_text(PICKY)
+    seen = []
+    monkeypatch.setattr("zoo.testing.conformance", lambda case: seen.append(case) or ())
+    assert main(["check", "picky.Even"]) == main(["check", "picky.Wide"]) == 0
+    text = capsys.readouterr().out
+    assert "picky.Even(ratio=0.5) on 3 shapes" in text and "picky.Wide() on 3 shapes" in text
+    assert [case.shapes for case in seen] == [
+        ((16, 16), (8, 24), (24, 8)),
+        ((16, 16), (8, 24), (1, 12)),
+    ]
+    assert [case.small for case in seen] == [(8, 8), (4, 4)]
+    assert main(["check", "picky.Never"]) == 2
+    assert "Never cannot be built: no shape is good enough" in capsys.readouterr().err
+
+
+def test_a_budget_suits_a_wide_and_a_tall_shape():
+    """The least that does, if any does: a factor of rank 1 tells less than half the weights."""
+    for name in factories():
+        cls = getattr(zoo.parameterizations, name)
+        shapes = suited(cls, budget(cls))
+        assert len(shapes) >= 3 and {m < n for m, n in shapes if m != n} == {True, False}, name
+    assert budget(zoo.parameterizations.LoRA) == {"ratio": 0.5}
+    assert budget(zoo.parameterizations.RandLoRA) == {}
 
 
 def test_check_says_what_it_found(place, capsys):

@@ -25,8 +25,8 @@ def check(parameterization: str, *, set_: Annotated[list[str] | None, "KEY=VALUE
 
     Args:
         parameterization: a class of the zoo (DCT) or the path of your own (my_basis.MyBasis).
-        set_: an argument of the class, as in --set ratio=0.3; by default the least that suit most
-            shapes: none, or ratio=0.5, or rank=1.
+        set_: an argument of the class, as in --set ratio=0.3; by default the first that suits:
+            none, ratio=0.5, rank=1 or ratio=1.
 
     Returns:
         The exit status, 1 if a contract does not hold.
@@ -103,22 +103,23 @@ def given(pairs: list[str]) -> dict[str, Any]:
 
 
 def budget(cls: type) -> dict[str, Any]:
-    """Find the arguments with which a class can have most shapes of a case; of these, the first.
+    """Find the first of `BUDGETS` with which a class can have shapes of all kinds, or most shapes.
 
-    They are tried in the order of `BUDGETS`.
+    All kinds are three or more, a wide and a tall one among them.
     """
     from zoo.testing.running import suited
 
     names = inspect.signature(cls).parameters
-    best: dict[str, Any] = {}
-    most = 0
+    found: dict[int, dict[str, Any]] = {}
     for arguments in BUDGETS:
         if set(arguments) <= set(names):
             with suppress(Exception):  # such as a TypeError, for an argument that has no default
                 cls(*LARGE, **arguments)
-                if (count := len(suited(cls, arguments))) > most:
-                    best, most = arguments, count
-    return best
+                shapes = suited(cls, arguments)
+                if len(shapes) > 2 and {m < n for m, n in shapes if m != n} == {True, False}:
+                    return arguments
+                found.setdefault(len(shapes), arguments)
+    return found[max(found)] if found else {}
 
 
 def instantiate(cls: type, arguments: dict[str, Any]) -> None:
