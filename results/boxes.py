@@ -2,7 +2,7 @@
 
     zoo fit --config char_lm.yaml --model.parameterization results.boxes.Box
 
-with `--model.parameterization.ratio 0.1 --model.parameterization.height 16`, for example.
+with `--model.parameterization.ratio 0.1 --model.parameterization.narrow 16`, for example.
 """
 
 import torch
@@ -12,15 +12,15 @@ from zoo.parameterizations import DCT
 
 
 class Box(DCT):
-    """Cosine coefficients of the lowest `height` rows.
+    """A box of the lowest cosine coefficients, as narrow as one likes.
 
-    The K coefficients fill `height` rows of the plane from the left, and part of one column more;
-    the rank of W is at most `height`, or the number of columns that K takes.
+    The K coefficients fill `narrow` lines of the plane that run along the longer side of W, and
+    part of one across; the rank of W is at most `narrow`.
 
     Args:
         out_features: rows m of W.
         in_features: columns n of W.
-        height: rows of the box; the least that K needs if it is less, and at most m.
+        narrow: lines of the box; the least that K needs if it is less, and at most min(m, n).
         ratio: the share of the mn coefficients that is trained.
         coefficients: their number.
         seed: unused, nothing is drawn.
@@ -31,20 +31,21 @@ class Box(DCT):
         self,
         out_features: int,
         in_features: int,
-        height: int = 64,
+        narrow: int = 16,
         ratio: float | None = None,
         coefficients: int | None = None,
         seed: int = 0,
         lora_rank: int | None = None,
     ) -> None:
-        self.height = height  # before super(), which asks for the support
+        self.narrow = narrow  # before super(), which asks for the support
         super().__init__(out_features, in_features, ratio, coefficients, "lowpass", seed, lora_rank)
 
     @property
     def support(self) -> Tensor:
-        m, n, k = self.out_features, self.in_features, len(self.coef)
-        height = min(max(self.height, -(-k // n)), m)
-        i, j = torch.arange(k) % height, torch.arange(k) // height
+        k, long, short = len(self.coef), max(self.shape), min(self.shape)
+        lines = min(max(self.narrow, -(-k // long)), short)
+        line, along = torch.arange(k) % lines, torch.arange(k) // lines
+        i, j = (along, line) if self.out_features >= self.in_features else (line, along)
+        places = (i * self.in_features + j).sort().values
         order = self.storage_order()
-        places = i * n + j
-        return places.sort().values if order is None else places[order.flatten()[places].argsort()]
+        return places if order is None else places[order.flatten()[places].argsort()]
