@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from every import factories, thinned
+from every import OF_EACH_KIND, factories
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,6 +15,7 @@ from zoo.bases.fourier import fft_multiply_adds
 from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import DCT, BlockDCT, Dense, LoRA, RandLoRA, RowDCT, Zigzag
 from zoo.parameterizations.cost import counted, counter, products_of_weight
+from zoo.testing import case_for
 
 PATHS = {
     "cosines of both sides": (partial(DCT, ratio=0.1), (96, 64)),
@@ -125,7 +126,7 @@ def test_what_is_redefined_is_counted_anew():
     assert p.cost(3).forward == 3 * 32 * 48 + p.building()[0]
 
 
-@pytest.mark.parametrize("name", thinned(factories(), lambda name: name in ("DCT", "LoRA")))
+@pytest.mark.parametrize("name", OF_EACH_KIND)
 def test_torch_alone_counts_the_same_where_there_is_no_fft(name):
     """Without what zoo adds to torch's counter, which in small layers is nothing."""
     p = factories()[name](64, 96)
@@ -148,3 +149,38 @@ def test_a_nested_product_is_counted():
 
     p = Halves(24, 16, rank=2)
     assert p.cost(5)[:2] == LoRA(24, 16, rank=2).cost(5)[:2]
+
+
+class Boasting(LoRA):
+    """Says that a step backward is free, that W is half built, and that nothing is read."""
+
+    def building(self):
+        forward, backward = super().building()
+        return forward // 2, backward
+
+    def cost(self, rows, update=False):
+        return super().cost(rows, update)._replace(backward=0)
+
+
+class Forgetful(DCT):
+    """Has a W to keep, and says that a coefficient is read for each."""
+
+    def cost(self, rows, update=False):
+        return super().cost(rows, update)._replace(read=self.num_trainable)
+
+
+def test_the_suite_says_what_it_counts():
+    case = case_for(Boasting, {"rank": 2})
+    with pytest.raises(
+        AssertionError, match=r"is \(6144, 24576\), and torch counts \(12288, 24576\)"
+    ):
+        case.test_building()
+    with pytest.raises(AssertionError) as error:
+        case.test_cost((8, 24))
+    said = "1 rows, from scratch: Cost(forward=64, backward=0, read=64), and torch counts (64, 128)"
+    assert str(error.value) == said
+    with pytest.raises(AssertionError, match="read=96.*and W is kept"):
+        case_for(Forgetful, {"ratio": 0.5}).test_cost((8, 24))
+    for stating_nothing in (Plain, Rescaled):
+        case_for(stating_nothing, {"ratio": 0.5}).test_cost((8, 24))
+        case_for(stating_nothing, {"ratio": 0.5}).test_building()
