@@ -48,8 +48,8 @@ class BlockLowRank(WeightParameterization):
         in_features: columns n of W.
         blocks: I and J, or one number for both, which divide m and n; or `sqrt`, the divisors
             nearest to the roots of m and n, I from below and J from above. By default 4, or 2 where
-            a budget buys less than rank 2 of 4, or 1 where it buys none of 2; the largest divisors
-            up to that, so that there is a grid for every shape.
+            that uses a tenth more of a budget, or 1 where it buys no rank of these; the largest
+            divisors up to that, so that there is a grid for every shape.
         rank: r of each block, in [1, min(p, q)]; or
         ratio: of the mn weights, the largest r that fits; or
         coefficients: at most as many; or
@@ -107,9 +107,12 @@ class BlockLowRank(WeightParameterization):
         """Return the grid and r."""
         (m, n), fixed = self.shape, 2 if self.normalize else 0
 
+        def unit(grid: tuple[int, int]) -> int:
+            return grid[0] * n + grid[1] * m
+
         def fit(grid: tuple[int, int]) -> tuple[tuple[int, int], int]:
-            unit, most = grid[0] * n + grid[1] * m, min(m // grid[0], n // grid[1])
-            return grid, rank_within(m, n, unit, most, rank, ratio, coefficients, lora_rank, fixed)
+            most, budget = min(m // grid[0], n // grid[1]), (ratio, coefficients, lora_rank)
+            return grid, rank_within(m, n, unit(grid), most, rank, *budget, fixed)
 
         if blocks == "sqrt":
             return fit((sizes.even_factors(m)[0], sizes.even_factors(n)[1]))
@@ -119,11 +122,13 @@ class BlockLowRank(WeightParameterization):
             return fit(sizes.grid_of(m, n, blocks))
         if rank is not None:
             return fit(sizes.grid_up_to(m, n, 4))
-        for most, least in ((4, 2), (2, 1)):
+        found = []
+        for most in (4, 2):
             with suppress(ValueError):
-                grid, r = fit(sizes.grid_up_to(m, n, most))
-                if r >= least:
-                    return grid, r
+                found.append(fit(sizes.grid_up_to(m, n, most)))
+        counts = [r * unit(grid) for grid, r in found]
+        if found:
+            return found[0] if counts[0] >= 0.9 * counts[-1] else found[-1]
         return fit((1, 1))
 
     def reset_buffers(self) -> None:
