@@ -87,22 +87,30 @@ class TensorTrain(WeightParameterization):
             min(math.prod(pairs[:k]), math.prod(pairs[k:])) for k in range(len(pairs) + 1)
         ]
 
-        def count(r: int) -> int:
-            ranks = self._ranks(r)
+        # On either side of a core of 1 x 1 the larger rank would be in vain.
+        self._steps = len(pairs) - 1 if min(pairs) > 1 else 1
+
+        def count(level: int) -> int:
+            ranks = self._ranks(level)
             return sum(p * q * s for p, q, s in zip(ranks, pairs, ranks[1:], strict=False))
 
-        self.rank = largest_within(
-            m, n, count, max(self.largest), rank, ratio, coefficients, lora_rank
-        )
-        self.ranks = self._ranks(self.rank)
+        def largest(most: int) -> int:
+            return largest_within(m, n, count, most, rank, ratio, coefficients, lora_rank)
+
+        if rank is None:
+            level = largest((max(self.largest) - 1) * self._steps + 1)
+        else:
+            level = (largest(max(self.largest)) - 1) * self._steps + 1
+        self.ranks = self._ranks(level)
         for k, (p, q) in enumerate(zip(rows, columns, strict=True)):
             core = torch.empty(self.ranks[k], p, q, self.ranks[k + 1])
             self.register_parameter(f"core_{k + 1}", nn.Parameter(core))
         self.reset_parameters(in_features**-0.5)
 
-    def _ranks(self, r: int) -> list[int]:
-        """Return r_0 to r_d."""
-        return [min(r, most) for most in self.largest]
+    def _ranks(self, level: int) -> list[int]:
+        """Return r_0 to r_d: at each level one more is one larger, from the first to the last."""
+        r, more = divmod(level - 1, self._steps)
+        return [min(r + 1 + (k <= more), most) for k, most in enumerate(self.largest)]
 
     @property
     def cores(self) -> list[Tensor]:
@@ -258,7 +266,7 @@ class TensorTrain(WeightParameterization):
 
     def extra_repr(self) -> str:
         modes = ", ".join(f"{p} x {q}" for p, q in zip(self.rows, self.columns, strict=True))
-        return f"{super().extra_repr()}, rank={self.rank}, modes {modes}"
+        return f"{super().extra_repr()}, ranks {self.ranks[1:-1]}, modes {modes}"
 
 
 def _swept(t: Tensor, cores: list[Tensor]) -> list[Tensor]:
