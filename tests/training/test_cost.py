@@ -56,4 +56,4 @@ IDS = torch.zeros(3, 5, dtype=torch.int64)
     ids=["ids", "ids and labels", "places and labels", "no integers", "nothing"],
 )
 def test_rows_of_a_batch(batch, rows):
-    assert CharLM.rows(None, batch) == rows
+    assert CharLM.batch_rows(None, batch) == rows

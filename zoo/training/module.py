@@ -135,7 +135,7 @@ class ZooModule(OptimizedModule, ABC):
         build_together(network)
         return network
 
-    def rows(self, batch: Any) -> int:
+    def batch_rows(self, batch: Any) -> int:
         """Count the rows of x that a linear layer gets of a training batch, for its cost.
 
         Here: the ids, padding too, of the batch's largest tensor of integers, which also has one

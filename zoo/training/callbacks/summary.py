@@ -79,7 +79,7 @@ class RunSummary(Callback):
         """Keep the clock and the rows, for checkpoints."""
         assert isinstance(pl_module, ZooModule)
         self.seconds = self.before + time.perf_counter() - self.started
-        self.rows += pl_module.rows(batch)
+        self.rows += pl_module.batch_rows(batch)
         self.batches += 1
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
