@@ -66,6 +66,42 @@ def hadamard_matrix(n: int) -> Tensor:
 
 
 @cached(maxsize=32)
+def walsh_matrix(n: int) -> Tensor:
+    """Return Sylvester's Hadamard matrix over sqrt(n), n a power of two; (n, n), float64.
+
+    It is orthogonal and symmetric, and the Kronecker product of two is the one of n1 n2.
+    """
+    h = torch.ones(1, 1, dtype=torch.float64)
+    while len(h) < n:
+        h = torch.kron(h, torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64))
+    return h / math.sqrt(n)
+
+
+def walsh_factors(n: int) -> list[int]:
+    """Return powers of two of product n, at most 32, as even as they go, largest first; [] of 1."""
+    bits = n.bit_length() - 1
+    count = -(-bits // 5)
+    return [1 << (bits // count + (i < bits % count)) for i in range(count)]
+
+
+def walsh_transform(x: Tensor, walsh: Tensor) -> Tensor:
+    """Return H x, H = `walsh_matrix(n)`, its own inverse; (n,) to (n,), n a power of two.
+
+    It is made one of `walsh_factors` f after another, of n f multiply-adds each: on a CPU products
+    with 32 x 32 matrices are faster than the additions of log2(n) passes.
+
+    Args:
+        x: (n,).
+        walsh: `walsh_matrix` of the first and largest factor, in x's dtype. Those of the others are
+            its corners.
+    """
+    for f in walsh_factors(len(x)):
+        corner = walsh if f == len(walsh) else walsh[:f, :f] * math.sqrt(len(walsh) / f)
+        x = (x.view(f, -1).mT @ corner).flatten()  # the first axis becomes the last one
+    return x
+
+
+@cached(maxsize=32)
 def _padded_side(n: int) -> Tensor:
     size = hadamard_size(n)
     return hadamard_matrix(size)[:, :n] / math.sqrt(size)

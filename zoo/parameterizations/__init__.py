@@ -15,9 +15,12 @@ from zoo.parameterizations.low_rank.vera import VeRA
 from zoo.parameterizations.structured.blast import BLAST
 from zoo.parameterizations.structured.block_low_rank import BlockLowRank
 from zoo.parameterizations.structured.circulant import Circulant
+from zoo.parameterizations.structured.fastfood import Fastfood
 from zoo.parameterizations.structured.fourier import Fourier
 from zoo.parameterizations.structured.hashed import Hashed
 from zoo.parameterizations.structured.kronecker import Kronecker
+from zoo.parameterizations.structured.product import Product
+from zoo.parameterizations.structured.sum import Sum
 from zoo.parameterizations.structured.tensor_train import TensorTrain
 from zoo.parameterizations.subspaces.block_dct import BlockDCT
 from zoo.parameterizations.subspaces.dct import DCT
@@ -40,6 +43,7 @@ __all__ = [
     "DCT",
     "Dense",
     "Fourier",
+    "Fastfood",
     "Haar",
     "Hadamard",
     "Hartley",
@@ -50,11 +54,13 @@ __all__ = [
     "LoRA",
     "MiSS",
     "OrthonormalSubspace",
+    "Product",
     "RandLoRA",
     "RandomOrthonormal",
     "RowDCT",
     "SeparableSubspace",
     "Sparse",
+    "Sum",
     "TensorTrain",
     "VeRA",
     "Wavelet",
