@@ -13,28 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.bases.seeds import autocast_dtype, of_device, without_autocast
+from zoo.bases.seeds import autocast_dtype, without_autocast
 from zoo.parameterizations.base import WeightParameterization
 from zoo.parameterizations.budget import largest_within
 from zoo.parameterizations.cost import Cost
 from zoo.parameterizations.structured.sizes import divisors, nearest_divisors, two_factors
-
-PRODUCTS_UP_TO = {"cpu": 0.3, "cuda": 0.3}
-"""How many times as many operations products with A and B may have as one with W, to be faster.
-
-By type of device. They are small, and many: on a CPU each operation takes 2 to 4 times as long.
-"cuda" is a CPU's value, unmeasured.
-"""
-MANY = 1 << 40
-"""Rows of x, where all that is left to compare is what each row takes."""
+from zoo.parameterizations.structured.small_products import MANY, SmallProducts, rows_of
 
 
 class Kronecker(WeightParameterization):
     """A sum of Kronecker products, as KronA and LoKr have one.
 
     W = sum_t A_t (x) B_t, A_t (m1, n1), B_t (m2, n2), m = m1 m2, n = n1 n2; T (m1 n1 + m2 n2)
-    parameters. Its rank is up to min(m, n) at any T. LoKr is `terms: 1`, with `rank` where peft's r
-    is below half of the larger side of B (and with `decompose_both` of A).
+    parameters. The rank of a term is that of A times that of B: full where both are square, wide or
+    tall. LoKr is `terms: 1`, with `rank` for peft's r (and `decompose_both`).
 
     Building W takes b = T mn multiply-adds, and 2 b backward. Without W a row of x takes
 
@@ -84,9 +76,9 @@ class Kronecker(WeightParameterization):
         m1, n1 = _first_factors(m, n, factor)
         self.sizes = {"lokr_w1": (m1, n1), "lokr_w2": (m // m1, n // n1)}
         self.ranks = {
-            name: rank if rank is not None and 2 * rank < max(size) else None
+            name: rank
             for name, size in self.sizes.items()
-            if name == "lokr_w2" or decompose_both
+            if rank is not None and 2 * rank < max(size) and (name == "lokr_w2" or decompose_both)
         }
         shapes: dict[str, tuple[int, int]] = {}
         for name, (p, q) in self.sizes.items():
@@ -104,6 +96,14 @@ class Kronecker(WeightParameterization):
         for part, shape in shapes.items():
             self.register_parameter(part, nn.Parameter(torch.empty(self.terms, *shape)))
         self._parts = tuple(shapes)
+        m2, n2 = self.sizes["lokr_w2"]
+        takes = n * m2 + m * n1, n * m1 + m * n2
+        self._b_first = takes[0] <= takes[1]
+        pairs = sum(self.terms * r * math.prod(self.sizes[name]) for name, r in self.ranks.items())
+        build = self.terms * m * n + pairs
+        self._takes = SmallProducts(
+            m, n, self.num_trainable, self.terms * min(takes), build, both=pairs
+        )
         self.reset_parameters(in_features**-0.5)
 
     @property
@@ -115,7 +115,7 @@ class Kronecker(WeightParameterization):
         with without_autocast(self._device):
             return [
                 getattr(self, name)
-                if self.ranks.get(name) is None
+                if name not in self.ranks
                 else getattr(self, f"{name}_a") @ getattr(self, f"{name}_b")
                 for name in self.sizes
             ]
@@ -129,7 +129,7 @@ class Kronecker(WeightParameterization):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return x W^T + b, without W where that pays."""
-        if self._builds(x, update=False):
+        if not self._takes.pay(rows_of(x), x.device):
             return super().forward(x, bias)
         y = self._product(x)
         return y if bias is None else y + bias
@@ -138,7 +138,7 @@ class Kronecker(WeightParameterization):
         self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0
     ) -> Tensor:
         """Return x (W0 + s W)^T + b, without W where that pays."""
-        if self._builds(x, update=True):
+        if not self._takes.pay(rows_of(x), x.device, update=True):
             return super().forward_update(x, base, bias, scale)
         y = F.linear(x, base, bias)
         return (y + self._product(x, scale)).to(y.dtype)
@@ -149,7 +149,7 @@ class Kronecker(WeightParameterization):
         a, b = self._factors()
         a = a if scale == 1 else scale * a
         rows = (x if autocast_dtype(x.device) is not None else x.to(a.dtype)).reshape(-1, n1, n2)
-        if self._per_row()[0] == "B":
+        if self._b_first:
             z = F.linear(rows, b.flatten(0, 1)).reshape(-1, n1 * self.terms, m2)
             y = a.permute(1, 2, 0).flatten(1) @ z
         else:
@@ -157,49 +157,17 @@ class Kronecker(WeightParameterization):
             y = F.linear(z.reshape(-1, m1, self.terms * n2), b.transpose(0, 1).flatten(1))
         return y.reshape(*x.shape[:-1], self.out_features)
 
-    def _per_row(self) -> tuple[str, int]:
-        """Which factor comes first, and f."""
-        (m, n), ((m1, n1), (m2, n2)) = self.shape, self.sizes.values()
-        takes = {"B": n * m2 + m * n1, "A": n * m1 + m * n2}
-        first = min(takes, key=takes.__getitem__)
-        return first, self.terms * takes[first]
-
-    def _builds(self, x: Tensor | int, update: bool) -> bool:
-        """Say whether so many rows are multiplied by a W that is built, by what a step takes.
-
-        Of R rows that is 3 (R mn + T mn) with W; without 3 R f, and 2 R mn beside a base.
-        """
-        if isinstance(x, int):
-            rows, device = x, self._device
-        else:  # a program serves any number of rows
-            exporting, device = torch.compiler.is_exporting(), x.device
-            rows = MANY if exporting else x.shape[:-1].numel()
-        whole = self.out_features * self.in_features
-        limit = (1 if update else 3) * rows * whole + 3 * self.terms * whole
-        return 3 * rows * self._per_row()[1] > of_device(PRODUCTS_UP_TO, device) * limit
-
     @property
     def builds_weight(self) -> bool:
-        return self._builds(MANY, update=True)
+        return not self._takes.pay(MANY, self._device, update=True)
 
     def building(self) -> tuple[int, int]:
-        """Count T mn to build W of its factors, and those of factors of rank r; twice for both."""
-        whole = self.terms * self.out_features * self.in_features + self._of_pairs()
-        return whole, 2 * whole
-
-    def _of_pairs(self) -> int:
-        """Count what factors of low rank take to be built."""
-        low = {name: r for name, r in self.ranks.items() if r is not None}
-        return sum(self.terms * r * math.prod(self.sizes[name]) for name, r in low.items())
+        """Count b, and 2 b backward."""
+        return self._takes.build, 2 * self._takes.build
 
     def cost(self, rows: int, update: bool = False) -> Cost:
         """State what is said of the class, of `rows` rows; read is W, or the parameters and W0."""
-        (m, n), (build, back), pairs = self.shape, self.building(), self._of_pairs()
-        base, each = m * n if update else 0, self._per_row()[1]
-        read = m * n if self.builds_weight else self.num_trainable + base
-        if self._builds(rows, update):
-            return Cost(rows * m * n + build, 2 * rows * m * n + back, read)
-        return Cost(rows * (each + base) + pairs, rows * (2 * each + base) + 2 * pairs, read)
+        return self._takes.cost(rows, self._device, update)
 
     @torch.no_grad()
     def reset_parameters(self, std: float) -> None:
@@ -244,7 +212,7 @@ class Kronecker(WeightParameterization):
         u, s, vh = torch.linalg.svd(r, full_matrices=False)
         root = s[: self.terms].sqrt()
         a, b = u.mT[: self.terms] * root[:, None], vh[: self.terms] * root[:, None]
-        if any(self.ranks.values()):
+        if self.ranks:
             a, b = self._alternate(r, a, b)
         for (name, size), values in zip(self.sizes.items(), (a, b), strict=True):
             self._set(name, values.unflatten(1, size))
@@ -296,7 +264,7 @@ class Kronecker(WeightParameterization):
 
     def extra_repr(self) -> str:
         (m1, n1), (m2, n2) = self.sizes.values()
-        rank = "".join(f", {name} of rank {r}" for name, r in self.ranks.items() if r is not None)
+        rank = "".join(f", {name} of rank {r}" for name, r in self.ranks.items())
         return f"{super().extra_repr()}, {self.terms} terms of {m1} x {n1} and {m2} x {n2}{rank}"
 
 

@@ -13,19 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.bases.seeds import autocast_dtype, of_device, without_autocast
+from zoo.bases.seeds import autocast_dtype, without_autocast
 from zoo.parameterizations.base import WeightParameterization
 from zoo.parameterizations.budget import largest_within
 from zoo.parameterizations.cost import Cost
 from zoo.parameterizations.structured.sizes import ascending_factors
-
-PRODUCTS_UP_TO = {"cpu": 0.3, "cuda": 0.3}
-"""How many times as many operations products with cores may have as one with W, to be faster.
-
-By type of device. They are small, and many. "cuda" is a CPU's value, unmeasured.
-"""
-MANY = 1 << 40
-"""Rows of x, where all that is left to compare is what each row takes."""
+from zoo.parameterizations.structured.small_products import MANY, SmallProducts, rows_of
 
 
 class TensorTrain(WeightParameterization):
@@ -86,7 +79,6 @@ class TensorTrain(WeightParameterization):
         self.largest = [
             min(math.prod(pairs[:k]), math.prod(pairs[k:])) for k in range(len(pairs) + 1)
         ]
-
         # On either side of a core of 1 x 1 the larger rank would be in vain.
         self._steps = len(pairs) - 1 if min(pairs) > 1 else 1
 
@@ -105,6 +97,11 @@ class TensorTrain(WeightParameterization):
         for k, (p, q) in enumerate(zip(rows, columns, strict=True)):
             core = torch.empty(self.ranks[k], p, q, self.ranks[k + 1])
             self.register_parameter(f"core_{k + 1}", nn.Parameter(core))
+        each = build = 0
+        for k, core in enumerate(self.cores):
+            each += math.prod(rows[:k]) * math.prod(columns[k + 1 :]) * core.numel()
+            build += math.prod(pairs[: k + 1]) * self.ranks[k] * self.ranks[k + 1] if k > 0 else 0
+        self._takes = SmallProducts(m, n, self.num_trainable, each, build)
         self.reset_parameters(in_features**-0.5)
 
     def _ranks(self, level: int) -> list[int]:
@@ -131,7 +128,7 @@ class TensorTrain(WeightParameterization):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return x W^T + b, without W where that pays."""
-        if self._builds(x, update=False):
+        if not self._takes.pay(rows_of(x), x.device):
             return super().forward(x, bias)
         y = self._product(x)
         return y if bias is None else y + bias
@@ -140,7 +137,7 @@ class TensorTrain(WeightParameterization):
         self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0
     ) -> Tensor:
         """Return x (W0 + s W)^T + b, without W where that pays."""
-        if self._builds(x, update=True):
+        if not self._takes.pay(rows_of(x), x.device, update=True):
             return super().forward_update(x, base, bias, scale)
         y = F.linear(x, base, bias)
         return (y + self._product(x, scale)).to(y.dtype)
@@ -157,47 +154,17 @@ class TensorTrain(WeightParameterization):
             z = matrix @ z.reshape(-1, matrix.shape[1], rest)
         return z.reshape(*x.shape[:-1], self.out_features)
 
-    def _per_row(self) -> int:
-        """Return f."""
-        return sum(
-            math.prod(self.rows[:k]) * math.prod(self.columns[k + 1 :]) * core.numel()
-            for k, core in enumerate(self.cores)
-        )
-
-    def _builds(self, x: Tensor | int, update: bool) -> bool:
-        """Say whether so many rows are multiplied by a W that is built, by what a step takes.
-
-        Of R rows that is 3 (R mn + b) with W; without 3 R f, and 2 R mn beside a base.
-        """
-        if isinstance(x, int):
-            rows, device = x, self.core_1.device
-        else:  # a program serves any number of rows
-            exporting, device = torch.compiler.is_exporting(), x.device
-            rows = MANY if exporting else x.shape[:-1].numel()
-        whole = (1 if update else 3) * self.out_features * self.in_features
-        limit = rows * whole + 3 * self.building()[0]
-        return 3 * rows * self._per_row() > of_device(PRODUCTS_UP_TO, device) * limit
-
     @property
     def builds_weight(self) -> bool:
-        return self._builds(MANY, update=True)
+        return not self._takes.pay(MANY, self.core_1.device, update=True)
 
     def building(self) -> tuple[int, int]:
-        """Count b, and 2 b for the gradient of the cores."""
-        pairs, build = 1, 0
-        for k, core in enumerate(self.cores):
-            pairs *= self.rows[k] * self.columns[k]
-            build += pairs * core.shape[0] * core.shape[-1] if k > 0 else 0
-        return build, 2 * build
+        """Count b, and 2 b backward."""
+        return self._takes.build, 2 * self._takes.build
 
     def cost(self, rows: int, update: bool = False) -> Cost:
         """State what is said of the class, of `rows` rows; read is W, or the parameters and W0."""
-        (m, n), (build, back), each = self.shape, self.building(), self._per_row()
-        base = m * n if update else 0
-        read = m * n if self.builds_weight else self.num_trainable + base
-        if self._builds(rows, update):
-            return Cost(rows * m * n + build, 2 * rows * m * n + back, read)
-        return Cost(rows * (each + base), rows * (2 * each + base), read)
+        return self._takes.cost(rows, self.core_1.device, update)
 
     @torch.no_grad()
     def reset_parameters(self, std: float) -> None:

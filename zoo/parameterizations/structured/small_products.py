@@ -1,0 +1,61 @@
+"""What many small products take in place of one with W, and when they pay. Pure arithmetic."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoo.bases.seeds import of_device
+from zoo.parameterizations.cost import Cost
+
+PRODUCTS_UP_TO = {"cpu": 0.3, "cuda": 0.3}
+"""How many times as many operations small products may have as those with W, to be faster.
+
+By type of device. On a CPU each operation takes 2 to 4 times as long. "cuda" is a CPU's value,
+unmeasured.
+"""
+MANY = 1 << 40
+"""Rows of x, where all that is left to compare is what each row takes."""
+
+
+def rows_of(x: Tensor) -> int:
+    """Return how many rows x has; many, in a program that is exported for any number."""
+    return MANY if torch.compiler.is_exporting() else x.shape[:-1].numel()
+
+
+class SmallProducts(NamedTuple):
+    """Multiply-adds of a map on both of its paths; each takes twice as many backward."""
+
+    m: int
+    n: int
+    numbers: int
+    """K, all coefficients."""
+    each: int
+    """f, what a row of x takes without W."""
+    build: int
+    """b, what W takes to be built."""
+    both: int = 0
+    """What is built on either path, and counted in b."""
+
+    def pay(self, rows: int, device: torch.device, update: bool = False) -> bool:
+        """Say whether so many rows are multiplied without W, by what a step of training takes.
+
+        Of R rows that is 3 (R mn + b) with W; without 3 R f, and 2 R mn beside a base. What is
+        built on either path is left out.
+        """
+        spared = (1 if update else 3) * rows * self.m * self.n + 3 * (self.build - self.both)
+        return 3 * rows * self.each <= of_device(PRODUCTS_UP_TO, device) * spared
+
+    def cost(self, rows: int, device: torch.device, update: bool) -> Cost:
+        """State the cost on the path that pays.
+
+        A W that is built for many rows of an update is kept and read, mn numbers; else read are the
+        coefficients and W0.
+        """
+        mn = self.m * self.n
+        base = mn if update else 0
+        read = self.numbers + base if self.pay(MANY, device, update=True) else mn
+        if self.pay(rows, device, update):
+            forward, back = rows * (self.each + base), rows * (2 * self.each + base)
+            return Cost(forward + self.both, back + 2 * self.both, read)
+        return Cost(rows * mn + self.build, 2 * (rows * mn + self.build), read)
