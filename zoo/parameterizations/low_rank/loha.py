@@ -18,11 +18,11 @@ FACTORS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 
 
 class LoHa(WeightParameterization):
-    """Two low-rank matrices multiplied entry by entry, of rank r^2.
+    """Two low-rank matrices multiplied entry by entry.
 
-    W = (A1 B1) * (A2 B2), A1 and A2 (m, r), B1 and B2 (r, n); 2 r (m + n) parameters, in peft's
-    names. The rank is up to r^2, the stable rank that of LoRA. The factor alpha / r of LyCORIS and
-    peft is left to the layer's scale.
+    W = (A1 B1) * (A2 B2), A1 and A2 (m, r), B1 and B2 (r, n), in peft's names; 2 r (m + n)
+    parameters. The rank is up to r^2, the stable rank that of LoRA. The factor alpha / r of LyCORIS
+    and peft is left to the layer's scale.
 
     W is also one product of factors of rank r^2, the products of all pairs of columns and of rows,
     which nothing has to be built for where r^2 (m + n) <= mn: r^2 (m + n) multiply-adds a row, and
