@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from zoo.layers import costs
+from zoo.layers.batched import build_together
 from zoo.layers.convert import convert, zoo_layers
 from zoo.layers.costs import checkpoint_bytes, cost_facts, layer_cost, network_cost
 from zoo.layers.linear import ZooLinear
@@ -80,6 +81,20 @@ def test_a_network_is_the_sum_of_its_layers():
     assert network_cost(net, 7) == Cost(*(sum(part) for part in zip(*each, strict=True)))
     assert layer_cost(net[-1], 7) == Cost(7 * 8 * 24, 14 * 8 * 24, 8 * 24)
     assert network_cost(nn.LayerNorm(4), 7) == Cost(0, 0, 0)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_layers_that_are_handed_a_weight_multiply_by_it(together):
+    """Blocks alone are multiplied without W for few rows; and tied layers have one W."""
+    maps = [BlockDCT(96, 96, ratio=0.3).for_layer(name) for name in "ab"]
+    net = nn.Sequential(*(ZooLinear(p) for p in (*maps, maps[0])))
+    if together:
+        build_together(net)
+    x = torch.randn(20, 96, requires_grad=True)
+    found = counted(partial(net, x), [x, *net.parameters()])
+    assert network_cost(net, 20)[:2] == found
+    built = 2 * maps[0].building()[0] + 3 * 20 * 96 * 96
+    assert (found[0] == built) == together
 
 
 def test_facts_are_of_a_row():

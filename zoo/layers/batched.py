@@ -110,6 +110,17 @@ def _takes_part(space: Isometry) -> bool:
     return small and space.coef.requires_grad and space.builds_weight
 
 
+def built_together(network: nn.Module) -> dict[nn.Module, Isometry]:
+    """Find the layers that are handed a W in a pass that trains, and the map that it is of."""
+    hooks = [hook for part in network.modules() for hook in part._forward_pre_hooks.values()]
+    found: dict[nn.Module, Isometry] = {}
+    for together in (getattr(hook, "__self__", None) for hook in hooks):
+        if isinstance(together, Together):
+            for group in batches(space for space in together.layers if _takes_part(space)):
+                found.update({layer: space for space in group for layer in together.layers[space]})
+    return found
+
+
 def build_together(network: nn.Module) -> None:
     """Have a network build its small weights in batches at the start of each pass that trains.
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from zoo.layers.batched import built_together
 from zoo.layers.linear import ZooLinear
 from zoo.layers.plain_linear import is_linear
 from zoo.parameterizations.cost import Cost, cost_with_weight
@@ -49,10 +50,23 @@ def linear_modules(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def network_cost(model: nn.Module, rows: int) -> Cost:
-    """Return what all linear layers of a network take together with T rows of x."""
+    """Return what all linear layers of a network take together with T rows of x.
+
+    Those that are handed a W (`zoo.layers.batched`) multiply by it, and it is built once.
+    """
+    handed = built_together(model)
+    built: set[nn.Module | None] = set()
+    costs = [Cost(0, 0, 0)]
     with torch.inference_mode(False):  # where a map has no formula, W is built and counted
-        costs = [layer_cost(layer, rows) for layer in linear_modules(model)]
-    return Cost(*map(sum, zip(*costs, strict=True))) if costs else Cost(0, 0, 0)
+        for layer in linear_modules(model):
+            p = handed.get(layer)
+            cost = layer_cost(layer, rows) if p is None else cost_with_weight(p, rows)
+            if p is not None and p in built:
+                forward, backward = p.building()
+                cost = Cost(cost.forward - forward, cost.backward - backward, cost.read)
+            built.add(p)
+            costs.append(cost)
+    return Cost(*map(sum, zip(*costs, strict=True)))
 
 
 def checkpoint_bytes(model: nn.Module) -> int:
