@@ -95,6 +95,31 @@ def test_normalized_cores_begin_as_btts_and_gains_make_the_weight():
     assert rms == pytest.approx((1 / 4, 1 / 8), rel=0.05)
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+def test_weight_and_steps_have_their_sizes_at_any_rank(normalize):
+    """E[W_ij^2] = std^2; a step of +-lr_mult in all moves W as a dense one does, of each core by
+    half as much in square.
+    """
+    p = BlockLowRank(96, 192, blocks=(2, 6), rank=5, normalize=normalize).double()
+    energies, moved = [], {"gralora_A": [], "gralora_B": []}
+    for _ in range(10):
+        p.reset_parameters(0.05)
+        w = p.weight().detach()
+        energies.append(w.square().mean().item())
+        for name, squares in moved.items():
+            core = getattr(p, name)
+            with torch.no_grad():
+                core.mul_(0.99)  # its norm is no matter here
+                w = p.weight()
+                step = 1e-6 * torch.randn_like(core).sign()
+                core.add_(step)
+                squares.append(((p.weight() - w) / 1e-6).square().mean().item())
+                core.sub_(step)
+    assert math.sqrt(np.mean(energies)) == pytest.approx(0.05, rel=0.02)
+    for name, squares in moved.items():
+        assert p.lr_mults()[name] ** 2 * np.mean(squares) == pytest.approx(0.5, rel=0.1)
+
+
 def test_a_weight_that_grows_is_held_by_its_norm():
     """Ten times as large cores make the same W, normalized, and a hundredfold one without."""
     w = {}
