@@ -138,7 +138,7 @@ def largest_within(
     # Not of `layer_budget`, which rounds: half a coefficient shall not buy a rank.
     size = value * {"ratio": m * n, "coefficients": 1, "lora_rank": m + n}[name] + 1e-9
     least = count(1)
-    if not more and 0 < value and size < least:
+    if not more and value > 0 and size < least:
         needs = {"ratio": f"{least / (m * n):.3g}", "coefficients": f"{least}"}
         wanted = needs.get(name, f"{least} coefficients")
         raise ValueError(
