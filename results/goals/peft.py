@@ -98,12 +98,12 @@ def peft_pairs(
     for batch in batches:
         peers: dict[str, tuple[Call, nn.Module]] = {}
         ours: dict[str, tuple[Call, nn.Module]] = {}
-        chosen = pairs(_backbone(sizes).config.hidden_size, batch.every)
+        chosen = pairs(backbone(sizes).config.hidden_size, batch.every)
         for config in dict.fromkeys(pair.config for pair in chosen):
             group = [pair for pair in chosen if pair.config == config]
             say(f"peft {config.removesuffix('Config')}, {batch}")
-            peers = {"peft": _stepper(_peft(group[0], sizes, batch.every), batch)}
-            ours = {pair.name: _stepper(_zoo(pair, sizes, batch.every), batch) for pair in group}
+            peers = {"peft": stepper(_peft(group[0], sizes, batch.every), batch)}
+            ours = {pair.name: stepper(_zoo(pair, sizes, batch.every), batch) for pair in group}
             calls = {name: call for name, (call, _) in (peers | ours).items()}
             times = alternate(calls, rounds=rounds, warmup=2)
             peaks = {name: peak_memory(call) for name, call in calls.items()}
@@ -125,7 +125,7 @@ def peft_pairs(
     return goals
 
 
-def _backbone(sizes: Mapping[str, int] | None) -> Any:
+def backbone(sizes: Mapping[str, int] | None) -> Any:
     """Make a classifier of random weights whose encoder is frozen."""
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -138,7 +138,7 @@ def _backbone(sizes: Mapping[str, int] | None) -> Any:
 def _zoo(pair: Pair, sizes: Mapping[str, int] | None, every: bool) -> nn.Module:
     targets = [f"*.{name}" for name in ALL] if every else ["query", "value"]
     return convert(
-        _backbone(sizes), pair.factory, targets, start="update", recompute=pair.recompute
+        backbone(sizes), pair.factory, targets, start="update", recompute=pair.recompute
     )
 
 
@@ -149,10 +149,10 @@ def _peft(pair: Pair, sizes: Mapping[str, int] | None, every: bool) -> nn.Module
     config = getattr(peft, pair.config)(target_modules=targets, task_type="SEQ_CLS", **pair.options)
     with warnings.catch_warnings():  # peft asks transformers by a name that is going away
         warnings.simplefilter("ignore", FutureWarning)
-        return peft.get_peft_model(_backbone(sizes), config)
+        return peft.get_peft_model(backbone(sizes), config)
 
 
-def _stepper(model: nn.Module, batch: Batch) -> tuple[Call, nn.Module]:
+def stepper(model: nn.Module, batch: Batch) -> tuple[Call, nn.Module]:
     """Return one step of AdamW on a fixed batch, and the model."""
     model.train()
     shape, generator = (batch.sentences, batch.tokens), torch.Generator().manual_seed(0)

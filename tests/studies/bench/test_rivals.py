@@ -95,5 +95,5 @@ def test_what_peft_refuses_leaves_the_layer_without_a_rival(monkeypatch):
 
     monkeypatch.setattr("zoo.studies.bench.layers.peft_layer", refused)
     line, *layers = made("LoRA", True, ["peft"])
-    assert line == "peft LoRA r=1: no such shape"
+    assert line.startswith("peft LoRA r=") and line.endswith(": no such shape")
     assert [(each.library, each.rival) for each in layers] == [("zoo", None)]

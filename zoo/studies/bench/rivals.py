@@ -6,7 +6,7 @@ a whole W of them: orthonormal bases, `Dense`, sums and products, BLAST, tensor 
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,9 @@ from torch import nn
 
 from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import WeightParameterization
+
+SHARED = "theta_d_length"
+"""An option that is of all layers of a network together: UniLoRA has one vector for them."""
 
 
 class Rival(NamedTuple):
@@ -32,13 +35,6 @@ class Rival(NamedTuple):
         """`peft LoRA r=8`."""
         return f"peft {self.called or self.config} {self.shown}"
 
-    def make(self, names: Iterable[str]) -> Any:
-        """Make peft's config for layers of these names."""
-        import peft
-
-        config = getattr(peft, f"{self.config}Config")
-        return config(**self.options, target_modules=list(names))
-
 
 class Layer(NamedTuple):
     """What a rival follows from."""
@@ -54,19 +50,28 @@ class Layer(NamedTuple):
         return max(1, round(self.trained / each))
 
 
-def rival(layer: ZooLinear) -> Rival:
-    """Find peft's layer of a layer's kind and count, or nearest to it; FourierFT if it has none."""
+def rival(layer: ZooLinear, kind: str | None = None) -> Rival:
+    """Find peft's layer of a layer's kind and count, or nearest to it; FourierFT if it has none.
+
+    Args:
+        layer: of zoo.
+        kind: one of `RIVALS` in place of the layer's own class.
+    """
     p = layer.parameterization
     count = sum(q.numel() for q in layer.parameters() if q.requires_grad)
     names = (cls.__name__ for cls in type(p).__mro__)
-    find = next((RIVALS[name] for name in names if name in RIVALS), _fourierft)
-    return find(Layer(*p.shape, count, p))
+    own = next((name for name in names if name in RIVALS), "Fourier")
+    return RIVALS[kind or own](Layer(*p.shape, count, p))
 
 
-def inject(found: Rival, network: nn.Module, names: Iterable[str]) -> None:
-    """Put peft's layers in the place of a network's linear layers of these names.
+def inject(network: nn.Module, rivals: Mapping[str, Rival]) -> None:
+    """Put peft's layers in the places of a network's linear layers, and freeze all others.
 
     What peft calls an injection refuses methods whose layers share something (VeRA, UniLoRA).
+
+    Args:
+        network: changed in place.
+        rivals: by the whole names of layers.
 
     Raises:
         ValueError: of peft, for a shape that it cannot have.
@@ -74,8 +79,18 @@ def inject(found: Rival, network: nn.Module, names: Iterable[str]) -> None:
     import peft
 
     torch.sparse.check_sparse_tensor_invariants.disable()  # as it is, or torch warns of SHiRA's
-    config = found.make(names)
-    peft.PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](network, config, adapter_name="default")
+    groups: dict[str, list[str]] = {}
+    for name, found in rivals.items():
+        groups.setdefault(found.config if SHARED in found.options else found.name, []).append(name)
+    for names in groups.values():
+        first = rivals[names[0]]
+        options = {**first.options, "target_modules": names}
+        if SHARED in options:
+            options[SHARED] = sum(rivals[name].options[SHARED] for name in names)
+        config = getattr(peft, f"{first.config}Config")(**options)
+        peft.PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](network, config, adapter_name="default")
+        if hasattr(network, "peft_config"):
+            del network.peft_config  # by which peft warns of a second time
 
 
 def peft_layer(found: Rival, shape: tuple[int, int], device: torch.device) -> nn.Module:
@@ -85,7 +100,7 @@ def peft_layer(found: Rival, shape: tuple[int, int], device: torch.device) -> nn
         ValueError: of peft, for a shape that it cannot have.
     """
     base = nn.Sequential(OrderedDict(layer=nn.Linear(shape[1], shape[0]).to(device)))
-    inject(found, base, ["layer"])
+    inject(base, {"layer": found})
     return base.get_submodule("layer").to(device)
 
 
@@ -146,7 +161,7 @@ def _shira(layer: Layer) -> Rival:
 def _unilora(layer: Layer) -> Rival:
     """Return one whose factors have at least as many places as there are values, and rank 4."""
     r = max(4, -(-layer.trained // (layer.m + layer.n)))
-    options = {"r": r, "theta_d_length": layer.trained}
+    options = {"r": r, SHARED: layer.trained}
     return Rival("UniLora", options, f"{layer.trained}", "UniLoRA")
 
 
