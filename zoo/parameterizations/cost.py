@@ -89,7 +89,8 @@ def counted(output: Callable[[], Tensor], inputs: Sequence[Tensor]) -> tuple[int
     with torch.enable_grad(), counter() as count:
         y = output()
         forward = count.get_total_flops()
-        torch.autograd.grad(y, inputs, torch.ones_like(y), allow_unused=True)
+        if inputs and y.requires_grad:
+            torch.autograd.grad(y, inputs, torch.ones_like(y), allow_unused=True)
     return forward // 2, (count.get_total_flops() - forward) // 2
 
 

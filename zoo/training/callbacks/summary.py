@@ -5,6 +5,7 @@ import math
 import platform
 import sys
 import time
+import warnings
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -192,12 +193,19 @@ class RunSummary(Callback):
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
-    def _cost(self, trainer: Trainer, module: ZooModule) -> dict[str, int | None]:
-        """Return what the linear layers take, a token and in the whole run (`cost_facts`)."""
+    def _cost(self, trainer: Trainer, module: ZooModule) -> dict[str, int | None] | None:
+        """Return what the linear layers take, a token and in the whole run (`cost_facts`).
+
+        None, with a warning, where a class of a user's own does not say it right: the run is over.
+        """
         rows = round(self.rows / self.batches) if self.batches else None
         batches = (self.batches + self.uncounted) * trainer.world_size
         tokens = self.rows * batches // self.batches if self.rows else None
-        return cost_facts(module.net, rows, trainer.precision, tokens)
+        try:
+            return cost_facts(module.net, rows, trainer.precision, tokens)
+        except Exception as error:
+            warnings.warn(f"the cost of the network is not known: {error}", stacklevel=2)
+            return None
 
     def _hyperparameters(self, trainer: Trainer, module: ZooModule) -> dict[str, object]:
         """Return the same keys in every run: TensorBoard takes its columns from one of them."""
