@@ -57,7 +57,10 @@ class Wrong(LoRA):
 def test_a_class_that_fails_to_say_its_cost_loses_no_summary(place, small, capsys):
     (place / "wrong.py").write_text(WRONG)
     folder = fit(*small, "--model.parameterization=wrong.Wrong")
-    assert "zoo: the cost of the network is not known: no such thing\n" in capsys.readouterr().err
+    assert (
+        "zoo: note: the cost of the network is not known: no such thing\n"
+        in capsys.readouterr().err
+    )
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["cost"] is None and summary["steps"] == 6
 

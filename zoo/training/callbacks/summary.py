@@ -5,7 +5,6 @@ import math
 import platform
 import sys
 import time
-import warnings
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -196,7 +195,7 @@ class RunSummary(Callback):
     def _cost(self, trainer: Trainer, module: ZooModule) -> dict[str, int | None] | None:
         """Return what the linear layers take, a token and in the whole run (`cost_facts`).
 
-        None, with a warning, where a class of a user's own does not say it right: the run is over.
+        None, with a note, where a class of a user's own does not say it right: the run is over.
         """
         rows = round(self.rows / self.batches) if self.batches else None
         batches = (self.batches + self.uncounted) * trainer.world_size
@@ -204,7 +203,7 @@ class RunSummary(Callback):
         try:
             return cost_facts(module.net, rows, trainer.precision, tokens)
         except Exception as error:
-            warnings.warn(f"the cost of the network is not known: {error}", stacklevel=2)
+            say(f"zoo: note: the cost of the network is not known: {error}")
             return None
 
     def _hyperparameters(self, trainer: Trainer, module: ZooModule) -> dict[str, object]:
