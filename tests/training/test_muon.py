@@ -11,7 +11,15 @@ from fits import fit
 from tasks.char_lm.model import GPT
 from zoo.bases.seeds import haar_matrix
 from zoo.layers.convert import convert
-from zoo.parameterizations import DCT, Dense, OrthonormalSubspace, RandomOrthonormal, RowDCT, Sparse
+from zoo.parameterizations import (
+    DCT,
+    Dense,
+    Hashed,
+    OrthonormalSubspace,
+    RandomOrthonormal,
+    RowDCT,
+    Sparse,
+)
 from zoo.runs import checkpoints
 from zoo.training.muon import SubspaceMuon, newton_schulz
 from zoo.training.optimizers import OptimizerConfig, build
@@ -88,7 +96,7 @@ def test_a_full_basis_steps_as_dense_weights_do(cls):
     assert (ours - theirs).norm() < 0.02 * (theirs - start).norm()
 
 
-@pytest.mark.parametrize("cls", [DCT, Sparse, Reversed])
+@pytest.mark.parametrize("cls", [DCT, Sparse, Reversed, Hashed])
 def test_a_step_is_as_long_in_a_subspace_as_a_dense_one(cls):
     """|dW| = 0.2 lr sqrt(max(m, n)) |O| for any K, and dW is the projection's direction."""
     p, grad = cls(24, 10, ratio=0.3), torch.randn(24, 10)
