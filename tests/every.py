@@ -15,6 +15,9 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "Dense": {},
     "LoHa": {"rank": 2},
     "LoRA": {"rank": 2},
+    "Sum": {
+        "parts": [functools.partial(zoo.LoRA, rank=1), functools.partial(zoo.Sparse, ratio=0.2)]
+    },
     "VeRA": {},
 }
 """Arguments of classes that a ratio does not suit."""
