@@ -1,4 +1,4 @@
-"""LoHa is peft's with the same numbers in, and begins as LyCORIS does."""
+"""LoHa is peft's with the same numbers in."""
 
 import math
 from typing import ClassVar
@@ -48,15 +48,6 @@ def test_loha_is_pefts(shape):
     agree(p.weight().detach(), layer.get_delta_weight("default").detach(), 1e-12)
     trained = sum(q.numel() for q in layer.parameters() if q.requires_grad)
     assert p.num_trainable == trained == 6 * (m + n)
-
-
-def test_loha_is_lycoriss():
-    functional = pytest.importorskip("lycoris.functional.loha")
-    p = LoHa(10, 8, rank=2).double()
-    theirs = functional.diff_weight(
-        *(getattr(p, f"hada_{name}") for name in ("w1_b", "w1_a", "w2_b", "w2_a")), None, None
-    )
-    agree(p.weight().detach(), theirs.detach(), 1e-12)
 
 
 def test_loha_is_the_product_of_the_paper_and_has_rank_r_squared():
