@@ -137,9 +137,7 @@ def backbone(sizes: Mapping[str, int] | None) -> Any:
 
 def _zoo(pair: Pair, sizes: Mapping[str, int] | None, every: bool) -> nn.Module:
     targets = [f"*.{name}" for name in ALL] if every else ["query", "value"]
-    return convert(
-        backbone(sizes), pair.factory, targets, start="update", recompute=pair.recompute
-    )
+    return convert(backbone(sizes), pair.factory, targets, start="update", recompute=pair.recompute)
 
 
 def _peft(pair: Pair, sizes: Mapping[str, int] | None, every: bool) -> nn.Module:
