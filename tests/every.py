@@ -12,6 +12,7 @@ import zoo.parameterizations as zoo
 from zoo.layers.convert import ParameterizationFactory
 
 BUDGETS: dict[str, dict[str, Any]] = {
+    "BLAST": {"rank": 2},
     "Dense": {},
     "LoHa": {"rank": 2},
     "LoRA": {"rank": 2},
