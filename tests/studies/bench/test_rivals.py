@@ -12,7 +12,7 @@ from zoo.layers.convert import convert
 from zoo.parameterizations import DCT, BlockLowRank, Hashed, Kronecker, LoRA, RandLoRA, Sparse
 from zoo.studies.bench.floor import Case
 from zoo.studies.bench.layers import Contender, Spec, contenders, flops, passes
-from zoo.studies.bench.rivals import peft_layer, rival
+from zoo.studies.bench.rivals import RIVALS, peft_layer, rival
 
 CPU, SHAPE = torch.device("cpu"), (64, 48)
 
@@ -78,6 +78,16 @@ def test_rivals_are_of_a_kind_and_count(cls, arguments, shape, called, count):
     trained = sum(p.numel() for p in peft_layer(found, shape, CPU).parameters() if p.requires_grad)
     own = sum(p.numel() for p in layer.parameters() if p.requires_grad)
     assert trained == own == (count or own)
+
+
+def test_a_grid_that_peft_cannot_have_has_the_nearest_rival():
+    """Of 4 x 2 blocks 2 x 2, of an even rank: 320 numbers are nearer to 2 x 112 than to 4 x 112."""
+    found = rival(layer_of(BlockLowRank, SHAPE, blocks=(4, 2), rank=1))
+    assert (found.options["gralora_k"], found.options["r"]) == (2, 2)
+
+
+def test_every_kind_is_of_an_exported_class():
+    assert set(RIVALS) <= set(zoo.__all__)
 
 
 def test_a_subclass_has_the_rival_of_its_base():
