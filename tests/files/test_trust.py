@@ -31,6 +31,21 @@ EVIL: dict[str, Any] = {
     "by attributes": "zoo.files.access.os.system",
     "a strangers class": {"class_path": "stranger.Basis"},
     "inside arguments": {"class_path": "zoo.parameterizations.DCT", "init_args": {"ratio": SHELL}},
+    "a part of a sum": {
+        "class_path": "zoo.parameterizations.Sum",
+        "init_args": {"parts": ["zoo.parameterizations.LoRA", SHELL], "ratio": 0.5},
+    },
+    "a factor in a part": {
+        "class_path": "zoo.parameterizations.Sum",
+        "init_args": {
+            "parts": [
+                {
+                    "class_path": "zoo.parameterizations.Product",
+                    "init_args": {"left": {"class_path": "stranger.Basis"}},
+                }
+            ]
+        },
+    },
     "yaml in a string": "{class_path: os.system, init_args: {command: touch OWNED}}",
     "a path of a config": "evil.yaml",
     "zoo's, and no class": "zoo.files.access.size",

@@ -11,7 +11,7 @@ from zoo.__main__ import main
 from zoo.errors import UserError
 from zoo.files.paths import nickname
 from zoo.parameterizations import LoRA
-from zoo.runs.names import label, numbered, short_names, told_apart
+from zoo.runs.names import label, numbered, said, short, short_names, told_apart
 from zoo.runs.run import Run
 from zoo.runs.updates import read
 
@@ -141,3 +141,11 @@ def test_a_number_is_no_name_that_another_has():
 )
 def test_options_and_layers_by_their_last_words(keys, names):
     assert short_names(keys) == dict(zip(keys, names, strict=True))
+
+
+def test_parts_of_a_map_go_by_their_names_and_what_is_unusual():
+    lora = {"class_path": "zoo.parameterizations.LoRA", "init_args": {"rank": 4, "seed": 0}}
+    plain = {"class_path": "zoo.parameterizations.Sparse", "init_args": {"ratio": None}}
+    settings = {"p.parts": [lora, plain], "p.left": "zoo.parameterizations.DCT", "p.ratio": 0.1}
+    assert " ".join(said(settings, settings)) == "LoRA(rank=4)+Sparse left=DCT ratio=0.1"
+    assert short({"class_path": "mine.Basis"}) == "mine.Basis"

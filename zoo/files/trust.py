@@ -35,7 +35,7 @@ LIBRARIES = ("lightning", "torch")
 """The packages whose classes a run's trainer may have when training goes on."""
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 PLACES = re.compile(
-    r"--(model|data|model\.(parameterization|overrides)|"
+    r"--(model|data|model\.(parameterization|overrides)(\.(init_args\.)?(parts|left|right))*|"
     r"trainer\.(callbacks|logger|strategy|plugins|profiler))(\.class_path|\+)?"
 )
 """Options that take a class."""

@@ -1,6 +1,7 @@
 """What runs, methods and options are called: in the fewest words that tell them apart."""
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ BUDGET_ARGUMENTS = ("ratio", "coefficients", "rank", "lora_rank", "num_bases", "
 COUNTS = ("coefficients", "replaced", "trainable", "total")
 FIRST = ("identity", "steps")
 """Of two settings that tell runs apart alike, the one to name."""
+OURS = re.compile(r"zoo\.parameterizations\.\w+")
+"""The path of a class that goes by its name."""
 LONG = 200
 """Characters of a setting that are shown."""
 AnyRun = TypeVar("AnyRun", bound="Run")
@@ -31,7 +34,9 @@ AnyRun = TypeVar("AnyRun", bound="Run")
 
 
 def short(value: object) -> str:
-    """Return a setting in a few characters, without blanks at its commas."""
+    """Return a setting in a few characters, without blanks at its commas: a class by its name."""
+    if isinstance(value, Mapping) and isinstance(path := value.get("class_path"), str):
+        return _cut(_class_in_short(path, value.get("init_args") or {}))
     if isinstance(value, Mapping):
         return _cut(" ".join(f"{key} {short(item)}" for key, item in value.items()))
     if isinstance(value, list | tuple):
@@ -39,7 +44,20 @@ def short(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     text = printable(value)
+    if OURS.fullmatch(text):
+        return text.rpartition(".")[2]
     return text[:12] if len(text) == 64 else _cut(text)  # a sha256
+
+
+def _class_in_short(path: str, arguments: Mapping[str, Any]) -> str:
+    """Return `LoRA(rank=4)`, with what is not as it is by default."""
+    usual = defaults(path)
+    told = [
+        f"{key}={short(value)}"
+        for key, value in arguments.items()
+        if value is not None and usual.get(key) != value
+    ]
+    return short(path) + (f"({','.join(told)})" if told else "")
 
 
 def _cut(text: str) -> str:
@@ -47,8 +65,12 @@ def _cut(text: str) -> str:
 
 
 def said(settings: Flat, keys: Iterable[str]) -> list[str]:
-    """Return settings as they stand in a name: `steps=400`."""
-    return [f"{key.rpartition('.')[2]}={short(settings[key])}" for key in keys if key in settings]
+    """Return settings as they stand in a name: `steps=400`, and parts of a sum without a key."""
+    return [
+        ("" if (name := key.rpartition(".")[2]) == "parts" else f"{name}=") + short(settings[key])
+        for key in keys
+        if key in settings
+    ]
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
@@ -164,7 +186,10 @@ def method_names(
         shown = []
         for key in settings:
             node, _, name = key.partition(".")
-            is_told = bases if name == "seed" else known.get(name) != settings[key]
+            owner, _, setting = key.rpartition(".")
+            # Of a part of the map, whose class stands under the part's own name.
+            usual_here = known if owner == node else defaults(str(settings.get(owner)), trust)
+            is_told = bases if name == "seed" else usual_here.get(setting) != settings[key]
             if node == "parameterization" and name and (name in BUDGET_ARGUMENTS or is_told):
                 shown.append(key)
         words = said(settings, shown)
