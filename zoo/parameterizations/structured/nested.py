@@ -216,7 +216,7 @@ class Nested(WeightParameterization):
         return self
 
 
-def descend(p: WeightParameterization, target: Tensor, steps: int = 1000) -> None:
+def descend(p: WeightParameterization, target: Tensor, steps: int = 3000) -> None:
     """Bring coefficients to a stationary point of |W - T|_F^2 from where they are.
 
     By quasi-Newton steps (L-BFGS), until the gradient J^T (W - T) has fallen to 1e-5 of J^T T in
