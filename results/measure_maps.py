@@ -29,13 +29,15 @@ import torch
 from results.measure import Row, print_rows, reported_source
 from zoo.files.trust import Trust
 from zoo.layers.convert import zoo_layers
+from zoo.layers.costs import cost_facts
 from zoo.runs.checkpoints import rebuild
 from zoo.spectrum import ranks
+from zoo.training.module import ZooModule
 
 TRUST = Trust(("results.boxes",))
 """Whose classes the runs of these sweeps may name besides zoo's own."""
 COST = ("training_flops", "checkpoint_bytes", "decode_bytes")
-"""What a run's summary says of its cost: the first a token."""
+"""FLOPs a token of training, bytes saved, and bytes read to make a token."""
 DRAWS = 10_000
 """Of the bootstrap, over the values of each family."""
 
@@ -53,6 +55,9 @@ def rows(folder: str) -> Iterable[Row]:
     """Read one row from the summary and the last checkpoint of each run below `folder`."""
     for path in sorted(Path(folder).glob("**/summary.json")):
         summary = json.loads(path.read_text())
+        model = rebuild(path.parent / "checkpoints" / "last.ckpt", trust=TRUST)
+        tokens = summary["batch_size"] * summary["block_size"]
+        costs = cost_facts(model.net, tokens, summary["precision"])
         given = {key: value for key, value in summary["arguments"].items() if value is not None}
         yield {
             "run": path.parent.parent.name,
@@ -61,16 +66,15 @@ def rows(folder: str) -> Iterable[Row]:
             **{key: summary[key] for key in ("steps", "seed", "lr")},
             "loss": f"{summary['loss']:.4f}",
             "coefficients": summary["coefficients"],
-            **weight_ranks(path.parent / "checkpoints" / "last.ckpt"),
-            **{key: f"{summary['cost'][key]:.0f}" for key in COST},
+            **weight_ranks(model),
+            **{key: costs[key] for key in COST},
             "seconds": f"{summary['seconds']:.0f}",
             **reported_source(summary),
         }
 
 
-def weight_ranks(checkpoint: Path) -> Row:
+def weight_ranks(model: ZooModule) -> Row:
     """Return stable and effective rank, means over the weights that a run has trained."""
-    model = rebuild(checkpoint, trust=TRUST)
     found = []
     for layer in zoo_layers(model.net).values():
         w = layer.effective_weight().detach().float()

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from conftest import refused
-from every import thinned
+from every import OF_EACH_KIND, factories, thinned
 from fits import fit
 
 from tasks import CharLM, GlueClassifier
@@ -126,6 +126,21 @@ def test_adapter_holds_coefficients_and_head_only(factory, backbones, place):
     assert main(["export", str(path), "--to", "dense", "--output", "dense"]) == 0
     plain = transformers.AutoModelForSequenceClassification.from_pretrained("dense").eval()
     torch.testing.assert_close(plain(IDS).logits, logits(model), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", thinned(factories(), lambda name: name in (*OF_EACH_KIND, "Sum")))
+def test_every_class_is_exported(name, place):
+    """As an adapter and as plain weights, with equal outputs."""
+    model = CharLM("abc", factories()[name], block_size=8, layers=1, width=16, heads=2).eval()
+    path, ids = run(model), torch.tensor([[0, 1, 2]])
+    for to in ("safetensors", "dense"):
+        assert main(["export", path, "--to", to]) == 0
+    rebuilt = checkpoints.rebuild(checkpoints.resolve("run/export-safetensors"))
+    assert torch.equal(rebuilt(ids), model(ids))
+    state, _ = read_tensors(Path("run/export-dense/model.safetensors"))
+    plain = merge(model.net)
+    plain.load_state_dict(state)
+    torch.testing.assert_close(plain(ids), model(ids), rtol=1e-4, atol=1e-4)
 
 
 def test_adapter_of_the_character_model(place, small, capsys):

@@ -28,7 +28,9 @@ def plain(value: Any) -> Any:
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, functools.partial | type):
         path = identity.path_of(factory_class(value))
-        return {"class_path": path, "init_args": dict(getattr(value, "keywords", {}))}
+        return {"class_path": path, "init_args": plain(dict(getattr(value, "keywords", {})))}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
     return value
 
 
