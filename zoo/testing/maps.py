@@ -249,6 +249,19 @@ class MapContracts(Case):
         p.project_(w)
         agree(p.weight(), w, 1e-6, "W after project_(W)")
 
+    def test_project_of_nothing_can_learn(self, shape: Shape) -> None:
+        """project_(0): W = 0, and the gradient is not, as at the start of an update."""
+        p = self.make(shape)
+        p.project_(torch.zeros(shape, dtype=torch.float64))
+        w = p.weight()
+        largest = w.abs().max().item()
+        assert largest == 0, f"the largest weight is {largest:.2e}"
+        grads = torch.autograd.grad(
+            (w * torch.randn_like(w)).sum(), list(p.parameters()), allow_unused=True
+        )
+        largest = max((g.abs().max().item() for g in grads if g is not None), default=0.0)
+        assert largest > 0, "the gradient is 0, so that nothing would ever be learned"
+
     def test_gradient(self) -> None:
         """The backward pass is the derivative of weight(), and is differentiable itself."""
         p = self.make(self.small)

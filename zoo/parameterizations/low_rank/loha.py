@@ -12,6 +12,7 @@ from zoo.bases.seeds import without_autocast
 from zoo.parameterizations.base import WeightParameterization
 from zoo.parameterizations.budget import rank_within
 from zoo.parameterizations.cost import Cost, cost_with_weight
+from zoo.parameterizations.fitting import rounds
 from zoo.parameterizations.low_rank.products import add_product
 
 FACTORS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
@@ -126,7 +127,8 @@ class LoHa(WeightParameterization):
         It begins at the coefficients as they are, and if they cannot become W, at the best A1 B1
         with a nearly constant A2 B2. A best approximation need not exist: as with sums of tensors,
         some targets are approached by factors that grow without end and cancel. So it stops when a
-        round gains less than 1e-8 of |target|^2, or after 500, at a point that is stationary but
+        round gains less than 1e-8 of |target|^2, or after 500, of a large weight fewer (`rounds`),
+        at a point that is stationary but
         for such a growth; the four factors are then made as large as each other.
         """
         if not target.any():
@@ -137,7 +139,7 @@ class LoHa(WeightParameterization):
         factors = self._improved(t, tuple(getattr(self, name).double() for name in FACTORS))
         if (t - _product(*factors)).square().sum().item() > 1e-12 * size:
             factors, last = self._near_low_rank(t), math.inf
-            for _ in range(500):
+            for _ in range(rounds(500, 4 * self.rank**2 * t.numel())):
                 factors = self._improved(t, factors)
                 error = (t - _product(*factors)).square().sum().item()
                 if last - error <= 1e-8 * size:

@@ -90,8 +90,12 @@ class LoRA(WeightParameterization):
     def project_(self, target: Tensor) -> None:
         """Take the truncated singular value decomposition (Eckart-Young).
 
-        It is split evenly: B = U sqrt(S), A = sqrt(S) V^T.
+        It is split evenly: B = U sqrt(S), A = sqrt(S) V^T. For a target of 0 both would be 0, from
+        where nothing is learned: then they are as at the start of an update.
         """
+        if not target.any():
+            self.reset_parameters(0.0)
+            return
         u, s, vh = torch.linalg.svd(
             target.to(self.lora_A.device, torch.float64), full_matrices=False
         )

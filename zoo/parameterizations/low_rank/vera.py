@@ -14,6 +14,7 @@ from zoo.bases.seeds import autocast_dtype, cached, shared, uniform_matrix, with
 from zoo.parameterizations.base import WeightParameterization
 from zoo.parameterizations.budget import rank_within
 from zoo.parameterizations.cost import Cost, cost_with_weight
+from zoo.parameterizations.fitting import rounds
 
 
 @cached(maxsize=32)
@@ -170,7 +171,8 @@ class VeRA(WeightParameterization):
     def project_(self, target: Tensor) -> None:
         """Alternate least squares, b with d fixed and d with b fixed, while the error falls.
 
-        The map is bilinear: this is a stationary point, and not always the best one.
+        The map is bilinear: this is a stationary point, and not always the best one. Of a large
+        weight it ends on the way there (`rounds`).
         """
         left, right = self.vera_B.double(), self.vera_A.double()
         t = target.to(left)
@@ -178,7 +180,7 @@ class VeRA(WeightParameterization):
         d = d if d.any() else torch.full_like(d, self.d_initial)
         gram = right @ right.mT
         last, enough = math.inf, 1e-12 * t.square().sum().item()
-        for step in range(1000):
+        for step in range(rounds(1000, 2 * self.rank * (t.numel() + self.rank * len(t)))):
             if step:  # d_k of the r matrices (b B_k) A_k
                 scaled = b[:, None] * left
                 among = gram * (scaled.mT @ scaled)

@@ -15,6 +15,7 @@ from zoo.bases.seeds import autocast_dtype, without_autocast
 from zoo.parameterizations.base import WeightParameterization
 from zoo.parameterizations.budget import rank_within
 from zoo.parameterizations.cost import Cost
+from zoo.parameterizations.fitting import rounds
 from zoo.parameterizations.structured import sizes
 from zoo.parameterizations.structured.grid_cost import Products
 
@@ -144,8 +145,8 @@ class BLAST(WeightParameterization):
 
         It starts from the truncated singular value decomposition, with D = 1, so that it is never
         worse than LoRA of rank r, and goes on from where two rounds point (Nesterov). It ends near
-        a stationary point or after `SWEEPS` rounds. Coefficients that make the target already are
-        left as they are.
+        a stationary point or after `SWEEPS` rounds, earlier for a large weight (`rounds`).
+        Coefficients that make the target already are left as they are.
         """
         t = target.to(self.B.device, torch.float64).reshape(*self.B.shape[:2], -1)
         factors = tuple(f.double() for f in (self.B, self.C, self.D))
@@ -161,7 +162,7 @@ class BLAST(WeightParameterization):
         c = (root[:, None] * vh[: self.rank]).unflatten(1, (self.grid[1], -1)).transpose(0, 1)
         factors = last = _balanced(b, c, torch.ones_like(self.D, dtype=torch.float64))
         error, steps = math.inf, 0
-        for _ in range(SWEEPS):
+        for _ in range(rounds(SWEEPS, 7 * self._products.building)):
             ahead = steps / (steps + 3)
             start = [f + ahead * (f - g) for f, g in zip(factors, last, strict=True)]
             found = _sweep(t, *start)

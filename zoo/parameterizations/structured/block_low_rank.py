@@ -260,8 +260,11 @@ class BlockLowRank(WeightParameterization):
         """Take the truncated singular value decomposition of each block (Eckart-Young).
 
         It is the optimum, split evenly: U sqrt(S) and sqrt(S) V^T. Normalized, the gains take each
-        core's root-mean-square.
+        core's root-mean-square. For a target of 0 they are as at the start of an update.
         """
+        if not target.any():
+            self.reset_parameters(0.0)
+            return
         shape, r = (self.grid[1], self.block[1]), self.rank
         t = target.to(self.gralora_A.device, torch.float64)
         if self.permute == "random":

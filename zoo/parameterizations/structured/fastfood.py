@@ -17,6 +17,7 @@ from zoo.bases import seeds
 from zoo.bases.hadamard import walsh_factors, walsh_matrix, walsh_transform
 from zoo.parameterizations.base import WeightParameterization
 from zoo.parameterizations.budget import layer_budget
+from zoo.parameterizations.fitting import rounds
 
 
 class Fastfood(WeightParameterization):
@@ -116,13 +117,17 @@ class Fastfood(WeightParameterization):
     def project_(self, target: Tensor) -> None:
         """Solve the normal equations M^T M c = M^T target by conjugate gradients, in float64.
 
-        They are begun at 0 and end when the gradient is 1e-12 of what it was, after at most 10 K
-        steps and 1000.
+        They are begun at c, or at 0 if that is nearer, and end when the gradient is 1e-12 of what
+        it was, after at most 10 K steps and 1000, fewer for a large weight (`rounds`).
         """
-        rest = self._gather(target.to(self.coef.device, torch.float64).flatten())
-        coef, step = torch.zeros_like(rest), rest.clone()
-        square = first = rest.square().sum()
-        for _ in range(min(10 * len(coef), 1000)):
+        t = target.to(self.coef.device, torch.float64).flatten()
+        coef = self.coef.to(t, copy=True)
+        left = t - self._expand(coef)
+        if left.norm() >= t.norm():
+            coef, left = torch.zeros_like(coef), t
+        first, rest = self._gather(t).square().sum(), self._gather(left)
+        step, square = rest.clone(), rest.square().sum()
+        for _ in range(rounds(min(10 * len(coef), 1000), 2 * self.building()[0])):
             if square <= 1e-24 * first:
                 break
             image = self._expand(step)

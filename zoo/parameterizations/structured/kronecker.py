@@ -17,6 +17,7 @@ from zoo.bases.seeds import autocast_dtype, without_autocast
 from zoo.parameterizations.base import WeightParameterization
 from zoo.parameterizations.budget import largest_within
 from zoo.parameterizations.cost import Cost
+from zoo.parameterizations.fitting import rounds
 from zoo.parameterizations.structured.sizes import divisors, nearest_divisors, two_factors
 from zoo.parameterizations.structured.small_products import MANY, SmallProducts, rows_of
 
@@ -199,8 +200,12 @@ class Kronecker(WeightParameterization):
         """Take the T largest singular values of the rearranged target: the best fit there is.
 
         Factors of low rank have no closed form: one after the other is set to its best given the
-        rest (a truncated decomposition), until the error stops falling.
+        rest (a truncated decomposition), until the error stops falling, or earlier for a large
+        weight (`rounds`). For a target of 0 they are as at the start of an update.
         """
+        if not target.any():
+            self.reset_parameters(0.0)
+            return
         (m1, n1), (m2, n2) = self.sizes.values()
         device = self._device
         r = (
@@ -225,13 +230,15 @@ class Kronecker(WeightParameterization):
         now = [factor.to(r, copy=True).flatten(1) for factor in self._factors()]
         if (r - now[0].mT @ now[1]).norm() < (r - a.mT @ b).norm():
             a, b = now
-        last = math.inf
-        for _ in range(1000):
+        last, left = math.inf, r - a.mT @ b
+        for _ in range(rounds(1000, 16 * self.terms * r.numel())):
             for t in range(self.terms):
-                rest = r - a.mT @ b + torch.outer(a[t], b[t])
+                rest = left + torch.outer(a[t], b[t])
                 a[t] = self._nearest("lokr_w1", rest @ b[t] / b[t].square().sum().clamp(min=tiny))
                 b[t] = self._nearest("lokr_w2", a[t] @ rest / a[t].square().sum().clamp(min=tiny))
-            error = (r - a.mT @ b).square().sum().item()
+                left = rest - torch.outer(a[t], b[t])
+            left = r - a.mT @ b
+            error = left.square().sum().item()
             if last - error <= 1e-12 * r.square().sum().item():
                 break
             last = error

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from zoo.parameterizations.base import WeightParameterization
+from zoo.parameterizations.fitting import rounds
 
 Factory = Callable[[int, int], WeightParameterization]
 """Makes a part from (out_features, in_features)."""
@@ -21,6 +22,8 @@ BUDGETS = ("ratio", "coefficients", "lora_rank")
 """Settings that are a budget, whatever the class."""
 SIZES = ("rank", "num_bases", "terms", "block", "parts", "left", "right")
 """Settings that may decide how many coefficients there are, without a budget."""
+PASSES = 100
+"""What a step of `descend` takes besides, in the time of multiply-adds a weight."""
 FIRM = 1e-5
 """What keeps coefficients in bounds that are fitted (`descend`)."""
 
@@ -219,25 +222,37 @@ class Nested(WeightParameterization):
 def descend(p: WeightParameterization, target: Tensor, steps: int = 3000) -> None:
     """Bring coefficients to a stationary point of |W - T|_F^2 from where they are.
 
-    By quasi-Newton steps (L-BFGS), until the gradient J^T (W - T) has fallen to 1e-5 of J^T T in
-    its largest entry. Products of sparse factors may have no best coefficients, as terms that
-    cancel fit better the larger they grow; a term of `FIRM` |T|^2 |c|^2 / |c_0|^2, with the
-    coefficients c_0 at first, keeps them in bounds and moves the point by as little.
+    By quasi-Newton steps (L-BFGS) in c / |c_0|, c_0 the coefficients at first, so that steps do not
+    depend on how large W is, until the gradient J^T (W - T) has fallen to 1e-5 of J^T T in its
+    largest entry; of a large weight it ends on the way there (`rounds`). Products of sparse factors
+    may have no best coefficients, as terms that cancel fit better the larger they grow; a term of
+    `FIRM` |T|^2 |c|^2 / |c_0|^2 keeps them in bounds and moves the point by as little.
 
     Args:
         p: a map in float64, whose coefficients change.
         target: T, (m, n), in float64.
         steps: the most that are taken.
     """
-    tiny = torch.finfo(target.dtype).tiny
-    size = target.norm().clamp_min(tiny)
+    size = target.norm().clamp_min(torch.finfo(target.dtype).tiny)
     trained = [q for q in p.parameters() if q.requires_grad]
-    firm = [FIRM / q.detach().square().sum().clamp_min(tiny) for q in trained]
+    lengths = [q.detach().norm() for q in trained]
+    lengths = [torch.where(length > 0, length, size) for length in lengths]
+    free = [(q.detach() / of).requires_grad_() for q, of in zip(trained, lengths, strict=True)]
+
+    def slope(of: Tensor) -> list[Tensor]:
+        grads = torch.autograd.grad(of, trained)
+        return [grad * length for grad, length in zip(grads, lengths, strict=True)]
+
+    @torch.no_grad()
+    def follow() -> None:
+        for q, values, length in zip(trained, free, lengths, strict=True):
+            q.copy_(values * length)
+
     with torch.enable_grad():
-        whole = torch.autograd.grad((p.weight() * target).sum() / size**2, trained)
+        whole = slope((p.weight() * target / size).sum() / size)
         optimizer = torch.optim.LBFGS(
-            trained,
-            max_iter=steps,
+            free,
+            max_iter=rounds(steps, sum(p.building()) + PASSES * target.numel()),
             history_size=30,
             tolerance_grad=2e-5 * max(g.abs().max().item() for g in whole),
             tolerance_change=0.0,
@@ -245,14 +260,15 @@ def descend(p: WeightParameterization, target: Tensor, steps: int = 3000) -> Non
         )
 
         def error() -> Tensor:
-            optimizer.zero_grad()
+            follow()
             found = ((p.weight() - target) / size).square().sum()
-            for each, q in zip(firm, trained, strict=True):
-                found = found + each * q.square().sum()
-            found.backward()
-            return found
+            for values, grad in zip(free, slope(found), strict=True):
+                values.grad = grad + 2 * FIRM * values.detach()
+                found = found + FIRM * values.detach().square().sum()
+            return found.detach()
 
         optimizer.step(error)  # type: ignore[arg-type]
+    follow()
     p.zero_grad()
 
 

@@ -282,8 +282,12 @@ class Product(Nested):
         Both factors of it, split evenly, are projected on L and R, and all coefficients then move
         together (`descend`); sparse factors of a high rank may have no best coefficients. Beside a
         fixed L with orthonormal columns |L R - T|^2 is |R - L^T T|^2 and a constant, so that R's
-        own projection of L^T T is as good as that is. W itself is left as it is.
+        own projection of L^T T is as good as that is. W itself is left as it is. For a target of 0
+        they are as at the start of an update.
         """
+        if not target.any():
+            self.reset_parameters(0.0)
+            return
         if is_reproduced(self, target):
             return
         work = copy.deepcopy(self).double()

@@ -15,6 +15,7 @@ from zoo.bases.seeds import autocast_dtype
 from zoo.parameterizations.base import WeightParameterization
 from zoo.parameterizations.budget import layer_budget
 from zoo.parameterizations.cost import Cost
+from zoo.parameterizations.fitting import rounds
 from zoo.parameterizations.low_rank.lora import LoRA
 from zoo.parameterizations.structured.nested import (
     Factory,
@@ -195,9 +196,9 @@ class Sum(Nested):
     def project_(self, target: Tensor) -> None:
         """Project each part on what the others leave, in turn; then move all together.
 
-        The first part takes the target, the next ones the residual. After `CYCLES` rounds, or when
-        the error stops falling, all coefficients descend until the gradient vanishes (`descend`).
-        W itself is left as it is.
+        The first part takes the target, the next ones the residual. If the error still falls after
+        `CYCLES` rounds, fewer for a large weight, all coefficients descend until the gradient
+        vanishes (`descend`). W itself is left as it is.
         """
         if is_reproduced(self, target):
             return
@@ -205,7 +206,7 @@ class Sum(Nested):
         t = target.to(next(work.parameters()))
         found = [torch.zeros_like(t) for _ in self.parts]
         last = math.inf
-        for _ in range(CYCLES):
+        for _ in range(rounds(CYCLES, 4 * t.numel() * min(t.shape))):  # as a decomposition takes
             for i, (scale, part) in enumerate(zip(self.scales, work.parts, strict=True)):
                 others = sum(w for j, w in enumerate(found) if j != i)
                 part.project_((t - others) / scale)

@@ -17,6 +17,7 @@ from zoo.bases.seeds import autocast_dtype, without_autocast
 from zoo.parameterizations.base import WeightParameterization
 from zoo.parameterizations.budget import largest_within
 from zoo.parameterizations.cost import Cost
+from zoo.parameterizations.fitting import rounds
 from zoo.parameterizations.structured.sizes import ascending_factors
 from zoo.parameterizations.structured.small_products import MANY, SmallProducts, rows_of
 
@@ -191,15 +192,19 @@ class TensorTrain(WeightParameterization):
         """Take the truncated decompositions of TT-SVD, and then alternate least squares.
 
         One core after the other is set to its best given the rest, with those before and after it
-        orthonormal, until the error stops falling: a stationary point, not always the best one. All
-        cores get one size.
+        orthonormal, until the error stops falling: a stationary point, not always the best one; of
+        a large weight it ends on the way there (`rounds`). All cores get one size. For a target of
+        0 they are as at the start of an update.
         """
+        if not target.any():
+            self.reset_parameters(0.0)
+            return
         d = len(self.rows)
         order = [k for pair in zip(range(d), range(d, 2 * d), strict=True) for k in pair]
         t = target.to(self.core_1.device, torch.float64).reshape(*self.rows, *self.columns)
         t = t.permute(order).reshape([p * q for p, q in zip(self.rows, self.columns, strict=True)])
         cores, last = self._decompose(t), math.inf
-        for sweep in range(1000):
+        for sweep in range(2 * rounds(500, 4 * sum(self.ranks) * t.numel())):  # there and back
             # Backwards first, and then forwards again.
             cores = [core.permute(2, 1, 0) for core in reversed(cores)]
             t = t.permute(*reversed(range(d)))
