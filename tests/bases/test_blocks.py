@@ -243,7 +243,7 @@ def test_no_step_is_larger_than_a_dense_one():
     [
         ({}, "needs a budget"),
         ({"ratio": 0.5, "block": 0}, "at least 1, got 0"),
-        ({"ratio": 0.001}, "give a ratio of at least 0.00391, or a larger block"),
+        ({"ratio": 0.001}, "give a ratio of at least 0.003907, or a larger block"),
         ({"ratio": 0.5, "coefficients": 3}, "exclude each other"),
     ],
 )

@@ -1,13 +1,16 @@
 """Budgets: of one layer, and of many together."""
 
 import functools
+import re
 
 import pytest
+from every import factories
 from torch import nn
 
+import zoo.parameterizations
 from zoo.errors import UserError
 from zoo.layers.convert import convert, counts, table
-from zoo.parameterizations import DCT, LoRA, RandLoRA, RandomOrthonormal, Zigzag
+from zoo.parameterizations import DCT, Dense, LoRA, RandLoRA, RandomOrthonormal, Zigzag
 from zoo.parameterizations.budget import Budget, layer_budget
 
 SHAPES = {"a": (40, 30), "b": (7, 50), "c": (64, 64)}
@@ -121,3 +124,37 @@ def test_a_rank_and_a_budget_are_two_budgets():
         match="LoRA needs a budget: give exactly one of rank and ratio.*the budget of all",
     ):
         convert(net(), functools.partial(LoRA, rank=2), ["*"], budget=Budget(lora_rank=1))
+
+
+SMALL = [(96, 32), (7, 13), (1, 5), (5, 1), (2, 3), (31, 62), (3, 100)]
+
+
+@pytest.mark.parametrize("name", sorted({*factories()} - {"Dense", "Product", "VeRA"}))
+def test_what_a_refused_budget_advises_works(name):
+    """Whatever the shape; where nothing would, it says so."""
+    cls = getattr(zoo.parameterizations, name)
+    for shape in SMALL:
+        for budget in ({"ratio": 1e-6}, {"coefficients": 1}, {"lora_rank": 1}):
+            try:
+                cls(*shape, **budget)
+                continue
+            except ValueError as error:
+                said = str(error)
+            ratio = re.search(r"ratio (?:must be |of )(?:at least )?([\d.e-]+\d|1)\b", said)
+            count = re.search(r"(?:budget of|needs?) (\d+) coefficients", said)
+            if "leave the layer out" in said and "targets" not in said:
+                assert re.search("more than|lora_rank 1 is too many", said)
+                if "lora_rank 1 is" not in said:
+                    with pytest.raises(ValueError, match="budget|coefficients"):
+                        cls(*shape, ratio=1.0)
+                continue
+            assert ratio or count, said
+            if ratio:
+                cls(*shape, ratio=float(ratio[1]))
+            if count:
+                cls(*shape, coefficients=int(count[1]))
+
+
+def test_a_class_without_a_budget_takes_none_of_all_layers():
+    with pytest.raises(UserError, match="Dense takes none, it has no ratio"):
+        convert(net(), Dense, ["*"], budget=Budget(ratio=0.1))

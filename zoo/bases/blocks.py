@@ -86,7 +86,7 @@ def block_layout(
         raise ValueError(
             f"{budget} coefficients leave none for some of the {grid[0] * grid[1]} blocks of "
             f"{p} x {q}: "
-            f"give a ratio of at least {1 / (p * q):.3g}, or a larger block"
+            f"give a ratio of at least {math.ceil(1e6 / (p * q)) / 1e6:g}, or a larger block"
         )
     step = max(1, q // p)
     rows, columns = torch.randperm(p, generator=generator), torch.randperm(q, generator=generator)

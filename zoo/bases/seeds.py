@@ -130,7 +130,7 @@ def shared(matrix: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     copies = _copies.setdefault(matrix, {})
     if (device, dtype) not in copies:
         numbers = hashlib.sha256(
-            matrix.detach().cpu().contiguous().view(torch.uint8).numpy().data
+            matrix.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
         ).digest()
         key = (numbers, matrix.dtype, matrix.shape, device, dtype)
         copy = _living[key]() if key in _living else None

@@ -147,17 +147,17 @@ def _make(
     old = dense_weight(layer)
     try:
         weight = factory(*old.shape)
+        weight.layer = name
+        weight.to(
+            old.device,
+            torch.promote_types(old.dtype, torch.float32) if start == "update" else old.dtype,
+        )
+        weight.reset_parameters(
+            0.0 if start == "update" or old.is_meta else old.detach().square().mean().sqrt().item()
+        )
     except Exception as error:  # a user's own class can raise anything
         spread = "; the budget of all layers gives it a ratio" if budgeted else ""
         raise UserError(f"{name or 'the model'}: {why_not_made(factory, error)}{spread}") from error
-    weight.layer = name
-    weight.to(
-        old.device,
-        torch.promote_types(old.dtype, torch.float32) if start == "update" else old.dtype,
-    )
-    weight.reset_parameters(
-        0.0 if start == "update" or old.is_meta else old.detach().square().mean().sqrt().item()
-    )
     if start == "project" and not old.is_meta:
         weight.project_(old.detach())
     return weight

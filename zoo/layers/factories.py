@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 from torch import nn
@@ -41,6 +42,9 @@ def shared_out(
             f"budget (of all layers) and the parameterization's own {given[0]} exclude each other: "
             "drop one"
         )
+    cls = factory_class(factory)
+    if isinstance(cls, type) and "ratio" not in signature(cls).parameters:
+        raise UserError(f"budget (of all layers): {cls.__name__} takes none, it has no ratio")
     shapes = {
         name: tuple(dense_weight(layers[name]).shape)
         for name, f in factories.items()

@@ -6,6 +6,7 @@ Pure arithmetic.
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context
 
 from zoo.errors import UserError
 
@@ -17,6 +18,18 @@ def lora_count(m: int, n: int, rank: int) -> int:
     return rank * (m + n)
 
 
+def ratio_of(count: int, m: int, n: int) -> str:
+    """Return the ratio of mn that buys so many coefficients, rounded up to three digits."""
+    return f"{float(Context(prec=3, rounding=ROUND_CEILING).divide(count, m * n)):g}"
+
+
+def needs(least: int, m: int, n: int) -> str:
+    """Say what buys `least` coefficients of an (m, n) weight, or that nothing does."""
+    if least > m * n:
+        return f"{least} coefficients, more than its {m * n} weights: leave the layer out"
+    return f"{least} coefficients, a ratio of {ratio_of(least, m, n)}"
+
+
 def layer_budget(
     m: int,
     n: int,
@@ -24,6 +37,7 @@ def layer_budget(
     coefficients: int | None,
     lora_rank: int | None = None,
     where: str | None = None,
+    least: int = 1,
 ) -> int:
     """Return K of one (m, n) weight, from exactly one of the three.
 
@@ -34,6 +48,7 @@ def layer_budget(
         coefficients: K itself.
         lora_rank: as many as LoRA of this rank, K = r (m + n).
         where: what messages say of the weight; by default ` for shape (m, n)`.
+        least: that a ratio may come to; 0 where the caller then says what it needs.
 
     Raises:
         ValueError: if none or several are given, if ratio is not in (0, 1], or K not in [1, mn]; a
@@ -53,15 +68,19 @@ def layer_budget(
     if ratio is not None:
         if not 0 < ratio <= 1:
             raise ValueError(f"ratio must lie in (0, 1], got {ratio}")
-        if (count := round(ratio * m * n)) < 1:
+        if (count := round(ratio * m * n)) < least:
             raise ValueError(
-                f"ratio must be at least {1 / (m * n):.2g}{where}, which is one coefficient, "
+                f"ratio must be at least {ratio_of(1, m, n)}{where}, which is one coefficient, "
                 f"got {ratio}: raise it, or leave the layer out of the targets"
             )
         return count
     if lora_rank is not None:
         if not 1 <= lora_count(m, n, lora_rank) <= m * n:
-            most = m * n // (m + n)
+            if (most := m * n // (m + n)) < 1:
+                raise ValueError(
+                    f"lora_rank {lora_rank} is too many{where}, where 1 is {m + n} coefficients "
+                    f"for {m * n} weights: give a ratio, or leave the layer out"
+                )
             raise ValueError(f"lora_rank must lie in [1, {most}]{where}, got {lora_rank}")
         return lora_count(m, n, lora_rank)
     assert coefficients is not None
@@ -137,14 +156,13 @@ def largest_within(
     (name, value), *more = given.items()
     # Not of `layer_budget`, which rounds: half a coefficient shall not buy a rank.
     size = value * {"ratio": m * n, "coefficients": 1, "lora_rank": m + n}[name] + 1e-9
-    least = count(1)
-    if not more and value > 0 and size < least:
-        needs = {"ratio": f"{least / (m * n):.3g}", "coefficients": f"{least}"}
-        wanted = needs.get(name, f"{least} coefficients")
+    if name != "ratio" or more or not 0 < value <= 1:
+        layer_budget(m, n, ratio, coefficients, lora_rank)
+    if size < (least := count(1)):
         raise ValueError(
-            f"{name} {value} buys no {what} for shape {(m, n)}: {what} 1 needs {wanted}{hint}"
+            f"{name} {value} buys no {what} for shape {(m, n)}: "
+            f"{what} 1 needs {needs(least, m, n)}{hint}"
         )
-    layer_budget(m, n, ratio, coefficients, lora_rank)
     return bisect_right(range(1, most + 1), size, key=count)
 
 

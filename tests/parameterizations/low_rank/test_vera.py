@@ -95,7 +95,7 @@ def test_a_budget_is_what_the_outputs_leave():
     ("arguments", "words"),
     [
         ({"coefficients": 8}, "coefficients 8 buys no rank for shape .8, 6.: rank 1 needs 9"),
-        ({"ratio": 0.1}, "rank 1 needs 0.188"),
+        ({"ratio": 0.1}, "rank 1 needs 9 coefficients, a ratio of 0.188"),
         ({"rank": 0}, r"rank must lie in \[1, 48\]"),
         ({"rank": 2, "ratio": 0.5}, "rank and ratio"),
         ({"d_initial": 0.0}, "d_initial must be finite and not 0"),

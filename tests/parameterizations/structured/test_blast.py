@@ -93,7 +93,7 @@ def test_a_budget_is_missed_by_less_than_a_rank(shape, ratio):
     m, n = shape
     each = m + n + BLAST(m, n, rank=1).D.numel()
     if ratio * m * n < each:
-        with pytest.raises(ValueError, match=f"buys no rank.*rank 1 needs {each / m / n:.3g}"):
+        with pytest.raises(ValueError, match=f"buys no rank.*rank 1 needs {each} coeff"):
             BLAST(m, n, ratio=ratio)
         return
     p = BLAST(m, n, ratio=ratio)

@@ -68,7 +68,7 @@ def test_a_projection_is_the_signed_mean_of_each_bucket(shape):
 def test_a_count_out_of_range_says_what_would_work():
     with pytest.raises(ValueError, match=r"coefficients must lie in \[1, 48\].*got 49"):
         Hashed(8, 6, coefficients=49)
-    with pytest.raises(ValueError, match=r"ratio must be at least 0.021.*got 0.001"):
+    with pytest.raises(ValueError, match=r"ratio must be at least 0.0209 .*got 0.001"):
         Hashed(8, 6, ratio=0.001)
 
 

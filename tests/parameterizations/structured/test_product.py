@@ -148,14 +148,22 @@ MISTAKES = {
         "ratio": 0.1,
         "rank": 2,
     },
-    "leaves 0 of 38 coefficients for right (DCT), the other parts taking 48: give at least 49": {
+    "leaves 0 of 38 coefficients for right (DCT), the other parts taking 48: give it a budget of "
+    "49": {
         "left": Dense,
         "ratio": 0.1,
+        "rank": 2,
     },
-    "left (LoRA) gets 22 of 38 coefficients and needs 26: give it a budget of 45": {
+    "left (LoRA) gets 22 of 38 coefficients and needs 26: give it a budget of 44": {
         "left": LoRA,
         "ratio": 0.1,
         "rank": 2,
+    },
+    "ratio 0.001 leaves 0 of 0 coefficients for left (DCT), right (DCT), the other parts taking "
+    "0: give more coefficients, or a rank": {"ratio": 0.001},
+    "rank 4 leaves left and right no component in common, so that W is 0: give a smaller one": {
+        "coefficients": 2,
+        "rank": 4,
     },
 }
 
@@ -165,3 +173,23 @@ def test_mistakes(words):
     with pytest.raises(ValueError) as error:
         Product(24, 16, **MISTAKES[words])
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("fixed", ["left", "right"])
+def test_a_fixed_factor_may_have_one_column(fixed):
+    """Which QR lays out as no other matrix."""
+    p = Product(24, 16, fixed=fixed, rank=1, coefficients=8)
+    assert torch.linalg.matrix_rank(p.weight()) == 1
+
+
+def test_an_update_with_a_gradient_has_components_in_common():
+    """Places change with the layer's name, and W is 0 at the start of an update either way."""
+    for i in range(20):
+        try:
+            p = Product(24, 16, coefficients=3, rank=2).for_layer(f"layer.{i}")
+            p.reset_parameters(0.0)
+        except ValueError as error:
+            assert "no component in common" in str(error)
+            continue
+        p.weight().square().sum().backward() if p.weight().any() else p.weight().sum().backward()
+        assert p.left.coef.grad.any()

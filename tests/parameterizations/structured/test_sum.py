@@ -198,10 +198,10 @@ MISTAKES = {
     "ratio and coefficients exclude each other": {"ratio": 0.5, "coefficients": 100},
     "ratio must lie in (0, 1], got 2": {"ratio": 2},
     "parts.0 (LoRA) gets 38 of 77 coefficients and needs 40: give it a share of 0.52 or a budget "
-    "of 82 coefficients": {"ratio": 0.2},
+    "of 80 coefficients": {"ratio": 0.2},
     "parts.0 (LoRA) rank must lie in [1, 16]": {"parts": [partial(LoRA, rank=99), Sparse]},
-    "leaves 0 of 38 coefficients for parts.1 (Sparse), the other parts taking 40: give at "
-    "least 41": {
+    "leaves 0 of 38 coefficients for parts.1 (Sparse), the other parts taking 40: give it a "
+    "budget of 41": {
         "parts": [partial(LoRA, rank=1), Sparse],
         "ratio": 0.1,
     },
@@ -216,7 +216,7 @@ def test_mistakes(words):
 
 
 def test_the_numbers_that_would_work_do():
-    assert Sum(24, 16, coefficients=82).parts[0].rank == 1
+    assert Sum(24, 16, coefficients=80).parts[0].rank == 1
     with pytest.raises(ValueError, match="gets 38 of 77"):
         Sum(24, 16, ratio=0.2)
     assert Sum(24, 16, ratio=0.2, shares=[0.52, 0.48]).parts[0].rank == 1

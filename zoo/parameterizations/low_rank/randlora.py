@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zoo.bases.seeds import autocast_dtype, of_device, shared, uniform_matrix, without_autocast
 from zoo.bases.vmapped import Function
 from zoo.parameterizations.base import WeightParameterization
-from zoo.parameterizations.budget import layer_budget
+from zoo.parameterizations.budget import layer_budget, needs
 from zoo.parameterizations.cost import Cost, cost_with_weight
 from zoo.parameterizations.low_rank.products import add_product
 
@@ -67,7 +67,8 @@ class RandLoRA(WeightParameterization):
         in_features: columns n of W.
         ratio: share of the mn weights: as many bases as fit; or
         lora_rank: as many bases as fit into what LoRA of this rank has, r (m + n); or
-        num_bases: N, at least 1. With none of the three, ceil(d / r): the fewest that reach full
+        coefficients: as many bases as fit into so many; or
+        num_bases: N, at least 1. With none of the four, ceil(d / r): the fewest that reach full
             rank.
         rank: r, in [1, min(m, n)]. By default 8, and with a budget the least one whose bases still
             reach full rank, since building W costs 2 mn N r operations.
@@ -95,23 +96,27 @@ class RandLoRA(WeightParameterization):
         alpha: float | None = None,
         seed: int = 0,
         lora_rank: int | None = None,
+        coefficients: int | None = None,
     ) -> None:
         super().__init__(out_features, in_features, seed)
         d = min(self.shape)
         if rank is not None and not 1 <= rank <= d:
             raise ValueError(f"rank must lie in [1, {d}] for shape {self.shape}, got {rank}")
-        for name, value in (("ratio", ratio), ("lora_rank", lora_rank)):
-            if value is not None and num_bases is not None:
-                both = f"{value} and {num_bases}"
-                raise ValueError(
-                    f"{name} and num_bases exclude each other, got {both}: set one to null"
-                )
+        given = {"ratio": ratio, "coefficients": coefficients, "lora_rank": lora_rank}
+        given = {name: value for name, value in given.items() if value is not None}
+        if given and num_bases is not None:
+            name, value = next(iter(given.items()))
+            both = f"{value} and {num_bases}"
+            raise ValueError(
+                f"{name} and num_bases exclude each other, got {both}: set one to null"
+            )
         if num_bases is not None and num_bases < 1:
             raise ValueError(f"num_bases must be at least 1, got {num_bases}")
         if scaling not in ("peft", "paper"):
             raise ValueError(f"scaling must be peft or paper, got {scaling!r}")
-        if ratio is not None or lora_rank is not None:
-            rank, num_bases = self._fit(layer_budget(*self.shape, ratio, None, lora_rank), rank)
+        if given:
+            budget = layer_budget(*self.shape, ratio, coefficients, lora_rank, least=0)
+            rank, num_bases = self._fit(budget, rank)
         self.rank = rank = rank or min(8, d)
         self.num_bases = num_bases = num_bases or math.ceil(d / rank)
         alpha = alpha if alpha is not None else (20.0 if scaling == "peft" else 2.0) * rank
@@ -132,8 +137,7 @@ class RandLoRA(WeightParameterization):
         if not fits:
             raise ValueError(
                 f"{budget} coefficients buy no basis for shape {self.shape}: "
-                f"one needs {ranks[0] + d}, "
-                f"a ratio of {(ranks[0] + d) / (self.out_features * self.in_features):.3g}"
+                f"one needs {needs(ranks[0] + d, *self.shape)}"
             )
         return next(
             (fit for fit in fits if fit[0] * fit[1] >= d),

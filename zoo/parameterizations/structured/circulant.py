@@ -15,7 +15,7 @@ from torch import Tensor
 from zoo.bases.circulant import circulant_product, circulants, wrapped_sums
 from zoo.bases.fourier import fft_multiply_adds
 from zoo.bases.seeds import autocast_dtype, of_device, without_autocast
-from zoo.parameterizations.budget import layer_budget
+from zoo.parameterizations.budget import layer_budget, needs
 from zoo.parameterizations.cost import Cost, cost_with_weight
 from zoo.parameterizations.isometry import MAPPED_BY, Isometry
 from zoo.parameterizations.structured.sizes import divisors, nearest_divisors
@@ -198,11 +198,10 @@ def _block_of(
             works = " or ".join(map(str, nearest_divisors(most, max(block, 0))))
             raise ValueError(f"block must divide both sides of {(m, n)}: {works}, got {block}")
         return block
-    count = layer_budget(m, n, ratio, coefficients, lora_rank)
+    count = layer_budget(m, n, ratio, coefficients, lora_rank, least=0)
     if count < m * n // most:
         raise ValueError(
             f"{given[0]} {budget[given[0]]} buys no circulant blocks for shape {(m, n)}: "
-            f"the largest, {most} x {most}, need {m * n // most} coefficients, "
-            f"a ratio of {1 / most:.3g}"
+            f"the largest, {most} x {most}, need {needs(m * n // most, m, n)}"
         )
     return next(b for b in divisors(most) if m * n // b <= count)

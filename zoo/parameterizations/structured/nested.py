@@ -126,6 +126,7 @@ def made_within(
     parts: Sequence[Share],
     shares: Sequence[float],
     said: str,
+    most: int | None,
     given: bool = True,
 ) -> list[WeightParameterization]:
     """Make parts that have `total` coefficients together.
@@ -139,6 +140,7 @@ def made_within(
         parts: in order.
         shares: of each part, those with a budget of their own too, whose share is passed by.
         said: the budget as it was given, in messages.
+        most: coefficients that a budget may give; None if the shapes of parts follow the budget.
         given: whether a user gives shares.
 
     Raises:
@@ -149,7 +151,7 @@ def made_within(
     rest = [i for i, part in enumerate(parts) if not part.has_budget]
     for i, part in enumerate(parts):
         if i not in rest:
-            made[i] = _made(part, None)
+            made[i] = _made(part)
     if total is None and rest:
         names = ", ".join(parts[i].name for i in rest)
         raise ValueError(
@@ -163,35 +165,82 @@ def made_within(
         )
     if total is not None:
         taken = sum(p.num_trainable for p in made.values())
-        left, whole = total - taken, sum(shares[i] for i in rest)
-        if left < len(rest):
+        split = _Split(parts, {i: shares[i] for i in rest}, taken, most)
+        if (left := total - taken) < len(rest):
             raise ValueError(
                 f"{said} leaves {max(left, 0)} of {total} coefficients for "
-                f"{', '.join(parts[i].name for i in rest)}, the other parts taking {taken}: give "
-                f"at least {taken + len(rest)} coefficients"
+                f"{', '.join(parts[i].name for i in rest)}, the other parts taking {taken}: "
+                f"{split.advice()}"
             )
         for i in rest:
-            count = max(1, int(left * shares[i] / whole)) if i != rest[-1] else total - taken
-            made[i] = _made(parts[i], count, left * given, total)
+            count = max(1, split.share(i, left)) if i != rest[-1] else total - taken
+            try:
+                made[i] = parts[i].make(count)
+            except ValueError as error:
+                if (least := parts[i].least(count)) is None:
+                    raise ValueError(
+                        f"{parts[i].name}, of {count} coefficients, {error}"
+                    ) from error
+                raise ValueError(
+                    f"{parts[i].name} gets {count} of {total} coefficients and needs {least}: "
+                    f"{split.advice(i, left * given)}"
+                ) from error
             taken += made[i].num_trainable
     return [made[i] for i in range(len(parts))]
 
 
-def _made(part: Share, count: int | None, left: int = 0, total: int = 0) -> WeightParameterization:
-    """Make a part, and blame its share of what is left, or the budget, where it is too small."""
+def _made(part: Share) -> WeightParameterization:
+    """Make a part that has a budget of its own."""
     try:
-        return part.make(count)
+        return part.make(None)
     except ValueError as error:
-        if count is None:
-            raise ValueError(f"{part.name} {error}") from error
-        if (least := part.least(count)) is None:
-            raise ValueError(f"{part.name}, of {count} coefficients, {error}") from error
-        ways = [f"a share of {math.ceil(1000 * least / left) / 1000:g}"] if least < left else []
-        ways.append(f"a budget of {-(-least * total // count)} coefficients")
-        raise ValueError(
-            f"{part.name} gets {count} of {total} coefficients and needs {least}: give it "
-            f"{' or '.join(ways)}"
-        ) from error
+        raise ValueError(f"{part.name} {error}") from error
+
+
+class _Split:
+    """How parts without a budget share what the others leave, and what would be enough for all.
+
+    Args:
+        parts: all of them.
+        shares: of those without a budget, by their places.
+        taken: by the others.
+        most: what a budget may be; None if the shapes of parts follow it.
+    """
+
+    def __init__(
+        self, parts: Sequence[Share], shares: dict[int, float], taken: int, most: int | None
+    ) -> None:
+        self.parts, self.shares, self.taken, self.most = parts, shares, taken, most
+
+    def share(self, i: int, left: int) -> int:
+        """Return how many coefficients of those that are left are a part's."""
+        return int(left * self.shares[i] / sum(self.shares.values()))
+
+    def advice(self, part: int = -1, left: int = 0) -> str:
+        """Say what is enough for all: a budget, or another share of `left` for one part."""
+        if self.most is None:
+            return "give more coefficients, or a rank"
+        needed, whole = {i: self.parts[i].least(0) for i in self.shares}, sum(self.shares.values())
+        counts = {i: count for i, count in needed.items() if count is not None}
+        if len(counts) < len(needed):
+            poor = next(self.parts[i].name for i in needed if i not in counts)
+            return f"{poor} needs more than there are weights: leave the layer out"
+        wanted = len(counts)  # one each
+        for i, count in counts.items():
+            if count > 1:
+                wanted = max(wanted, math.ceil(count * whole / self.shares[i]))
+                wanted += self.share(i, wanted) < count  # as it is rounded
+        ways = []
+        if part in counts and len(counts) > 1 and counts[part] < left:
+            share = math.ceil(1000 * counts[part] / left) / 1000
+            rest = left * (1 - share) / (whole - self.shares[part])
+            if all(int(rest * self.shares[i]) >= counts[i] for i in counts if i != part):
+                ways = [f"a share of {share:g}"]
+        if (total := self.taken + wanted) <= self.most:
+            ways.append(f"a budget of {total} coefficients")
+        if not ways:
+            return f"a budget of {total} would be more than its weights: leave the layer out"
+        return f"give it {' or '.join(ways)}"
 
 
 class Nested(WeightParameterization):

@@ -117,8 +117,11 @@ class Product(Nested):
         sizes = {name: {"left": m, "right": n}[name] for name in factories}
         given = {"ratio": ratio, "coefficients": coefficients, "lora_rank": lora_rank}
         given = {key: value for key, value in given.items() if value is not None}
-        total = layer_budget(m, n, ratio, coefficients, lora_rank) if given else None
+        total = None
+        if given:
+            total = layer_budget(m, n, ratio, coefficients, lora_rank, least=0)
         most = {"left": m, "right": n, None: min(m, n)}[fixed]
+        sized = m * n if rank is not None else None
         if rank is None:
             if total is None:
                 raise ValueError("needs a rank or a budget: give rank, ratio or coefficients")
@@ -134,7 +137,7 @@ class Product(Nested):
         shapes = {"left": (m, rank), "right": (rank, n)}
         planned = [Share(f or DCT, shapes[key], key, seed) for key, f in factories.items()]
         said = ", ".join(f"{key} {value}" for key, value in given.items())
-        made = made_within(total, planned, list(sizes.values()), said, given=False)
+        made = made_within(total, planned, list(sizes.values()), said, sized, given=False)
         for key, part in zip(factories, made, strict=True):
             self.add_module(key, part)
         self._rebuild()
@@ -256,19 +259,26 @@ class Product(Nested):
             self._step = math.sqrt(self.rank / self.shape[self.fixed == "right"])
             part.reset_parameters(std / self._step)
             return
-        gain = self._gain() if std > 0 else 1.0
+        with torch.random.fork_rng([], enabled=std == 0):  # which needs no gain, but one above 0
+            gain = self._gain(DRAWS if std > 0 else 1)
+        if gain < 1e-9:
+            raise ValueError(
+                f"rank {self.rank} leaves left and right no component in common, so that W is 0: "
+                "give a smaller one, as 1, or more coefficients"
+            )
+        gain = gain if std > 0 else 1.0
         right = math.sqrt(std) * (gain * self.rank) ** -0.25 if std > 0 else n**-0.5
         left = right if std > 0 else 0.0
         self.left.reset_parameters(left)
         self.right.reset_parameters(right)
         self._step = math.sqrt(gain * self.rank * (left**2 + right**2))
 
-    def _gain(self) -> float:
+    def _gain(self, draws: int) -> float:
         """Estimate g = r tr(M N) / (tr M tr N), M and N the means of L^T L and of R R^T."""
         if next(self.parameters()).is_meta:
             return 1.0
         m, n = torch.zeros(2, self.rank, self.rank, dtype=torch.float64)
-        for _ in range(DRAWS):
+        for _ in range(draws):
             self.left.reset_parameters(1.0)
             self.right.reset_parameters(1.0)
             left, right = (factor.to(m) for factor in self._factors())

@@ -91,10 +91,12 @@ class Sum(Nested):
         planned = [Share(each, self.shape, f"parts.{i}", seed) for i, each in enumerate(factories)]
         given = {"ratio": ratio, "coefficients": coefficients, "lora_rank": lora_rank}
         given = {key: value for key, value in given.items() if value is not None}
-        total = layer_budget(*self.shape, ratio, coefficients, lora_rank) if given else None
+        total = None
+        if given:
+            total = layer_budget(*self.shape, ratio, coefficients, lora_rank, least=0)
         said = ", ".join(f"{key} {value}" for key, value in given.items())
         self.parts: Sequence[WeightParameterization] = nn.ModuleList(  # type: ignore[assignment]
-            made_within(total, planned, shares, said)
+            made_within(total, planned, shares, said, out_features * in_features)
         )
         self._rebuild()
         self.reset_parameters(in_features**-0.5)

@@ -65,7 +65,9 @@ class BlockDCT(OrthonormalSubspace):
         lora_rank: int | None = None,
     ) -> None:
         if out_features >= 1 and in_features >= 1:  # otherwise super() has a word to say
-            budget = layer_budget(out_features, in_features, ratio, coefficients, lora_rank)
+            budget = layer_budget(
+                out_features, in_features, ratio, coefficients, lora_rank, least=0
+            )
             if block is None:
                 block = 16 if 16 * budget >= out_features * in_features else 32
             layout = blocks.block_layout(
