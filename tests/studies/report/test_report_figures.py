@@ -193,6 +193,18 @@ def test_names_on_the_frontier_cover_no_other_and_no_marker(count):
     inside("loss_by_cost", figure)
 
 
+def test_many_methods_of_one_cost_and_mean_share_a_name():
+    """Scores of few sentences tie, and bytes to decode do."""
+    data = report(kinds=8, seeds=2, budgets=BUDGETS)
+    (comparison,) = data["comparisons"]
+    for method in comparison["methods"]:
+        method["mean"] = method["low"] = method["high"] = 2.0
+        method["cost"]["decode_bytes"] = 1000
+    ax = axes(figures(data)["loss_by_cost"])[list(PANELS).index("decode_bytes")]
+    first = comparison["methods"][0]["method"]
+    assert [text.get_text() for text in ax.texts] == [f"{first} and 24 more"]
+
+
 def test_methods_of_unknown_cost_are_left_out_and_costs_that_none_has():
     data = report(kinds=1, seeds=2)
     (comparison,) = data["comparisons"]

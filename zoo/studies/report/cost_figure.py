@@ -1,6 +1,7 @@
 """The figure of loss by cost: a panel for each cost, the frontier as a line, its methods named."""
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise, product
 from typing import Any
@@ -19,6 +20,8 @@ ALIKE = 1.03
 """Costs less than this factor apart stand on each other, and are moved side by side."""
 DECADES = 0.6
 """An axis of costs has at least so many, so that what is alike looks alike."""
+TIED = 3
+"""Of one cost and mean so many are named each, and of more the first alone."""
 NEAR = 5
 """How far, in points, a name stands from its marker at least."""
 PLACES = np.array(
@@ -61,7 +64,7 @@ def loss_by_cost(comparison: Data) -> Figure | None:
         line: Data = {"color": style.INK, "linewidth": 1, "zorder": 1.5, "label": "frontier"}
         ax.plot(*zip(*frontier.values(), strict=True), drawstyle="steps-post", **line)
         style.log_axis(ax.xaxis, EngFormatter(sep=""), DECADES)
-        named.append((ax, points, frontier))
+        named.append((ax, points, _labels(priced(methods, field), field, frontier)))
     handles: list[Any] = [family.key() for family in drawn]
     for handle in handles:
         handle.set_linestyle("")
@@ -73,6 +76,29 @@ def loss_by_cost(comparison: Data) -> Figure | None:
     for ax, points, frontier in named:
         _name(ax, points, frontier)
     return figure
+
+
+def _labels(
+    methods: Sequence[Data], field: str, frontier: dict[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """Return what is written at which places: names, and one for all that more than `TIED` share.
+
+    Args:
+        methods: with their mean and cost.
+        field: of the cost.
+        frontier: the places of those that are named.
+    """
+    alike = defaultdict(list)
+    for method in methods:
+        if method["method"] in frontier:
+            alike[cost_of(method, field), method["mean"]].append(method["method"])
+    labels = {}
+    for names in alike.values():
+        if len(names) > TIED:
+            labels[f"{names[0]} and {len(names) - 1} more"] = frontier[names[0]]
+        else:
+            labels |= {name: frontier[name] for name in names}
+    return labels
 
 
 def _ends(method: Data) -> tuple[float, float]:
