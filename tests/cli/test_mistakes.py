@@ -121,6 +121,21 @@ COMMANDS = [
         f"{DCT} --model.targets blocks.*",
         ["model.targets", "list", "'blocks.*'", '["one", "two"]'],
     ),
+    (
+        "word for a ratio",
+        f"{DCT} --model.parameterization.ratio half",
+        ["model.parameterization.ratio must be float or null, got 'half'"],
+    ),
+    (
+        "word for a number or several",
+        f"{SWAP} BLAST --model.parameterization.blocks many",
+        ["model.parameterization.blocks must be int or list or null, got 'many'"],
+    ),
+    (
+        "setting within a setting that is none",
+        f"{DCT} --model.budget.ratio 0.1",
+        ["CharLM has no setting 'budget.ratio'", "targets"],
+    ),
     ("model for a basis", f"{SWAP} CharLM", ["'CharLM'", "another kind", "DCT"]),
     ("heads", f"{DCT} --model.heads 3", ["heads", "16", "3"]),
     ("corpus", f"{DCT} --data.corpus no.txt", ["'no.txt'", "tinyshakespeare", "text file"]),

@@ -46,6 +46,7 @@ NOISE = (
     "Errors:",
     "Does not validate",
     "Expected a <class 'NoneType'>",
+    "Expected <class 'NoneType'>",
 )
 
 
@@ -175,6 +176,11 @@ def _no_setting(key: str, class_path: str) -> str:
         f"{name} has no setting {key!r}{did_you_mean(key, have)}; it has "
         f"{', '.join(have) or 'none'}"
     )
+
+
+@rule(r"given class_path '([\w.]+)':\s*unrecognized arguments: --([\w.]+)")
+def _nested_setting(match: re.Match[str], parser: ArgumentParser) -> str | None:
+    return _no_setting(match[2], match[1]) if _may_import(match[1], parser) else None
 
 
 @rule(r"does not accept option '([^']+)'")
@@ -325,9 +331,12 @@ def _value(match: re.Match[str], parser: ArgumentParser) -> str | None:
 
     The greedy start finds the innermost key: model, its optimizer, its lr.
     """
-    types = re.findall(r"Expected a (?:<class '([\w.]+)'>|typing\.Literal\[([^\n]*)\])", match[2])
+    types = re.findall(
+        r"Expected (?:a )?(?:<class '([\w.]+)'>|typing\.Literal\[([^\n]*)\])", match[2]
+    )
     key = ".".join(re.findall(r'Parser key "([^"]+)"', match[0]))
-    legal = [literal or {"NoneType": "null"}.get(name, name) for name, literal in types]
+    said = {"NoneType": "null", "collections.abc.Sequence": "list"}
+    legal = [literal or said.get(name, name) for name, literal in types]
     # A seed of true or false is refused in trainer_options.check_seed.
     legal = [name for name in legal if key != "seed_everything" or name != "bool"]
     hint = """; write a list as '["one", "two"]'""" if "list" in legal else ""
