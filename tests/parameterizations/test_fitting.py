@@ -66,3 +66,18 @@ def test_the_scale_of_a_target_changes_no_step(name, monkeypatch):
         p.project_(scale * target)
         errors.append(((p.weight() - scale * target).norm() / scale).item())
     assert max(errors) - min(errors) <= 1e-3 * min(errors)
+
+
+@pytest.mark.parametrize("name", ["BLAST", "Product"])
+def test_rates_follow_factors_that_grew(name):
+    """A projection's terms may cancel: a step from there is no longer than a dense one."""
+    torch.manual_seed(0)
+    p, target = FITTED[name](36, 24).double(), 0.02 * torch.randn(36, 24, dtype=torch.float64)
+    p.reset_parameters(0.02)
+    p.project_(target)
+    before, mults = p.weight().detach().clone(), p.lr_mults()
+    with torch.no_grad():
+        for key, q in p.named_parameters():
+            q.add_(torch.randn_like(q).sign(), alpha=1e-7 * mults[key])
+        moved = ((p.weight() - before) / 1e-7).square().mean().sqrt().item()
+    assert 0.5 < moved < 1.5

@@ -21,6 +21,8 @@ from zoo.parameterizations.structured.grid_cost import Products
 
 SWEEPS = 500
 """The most rounds of least squares of a projection."""
+OF_A_TERM = (0, 1), (0, 2), (0, 1)
+"""Axes of B, C and D along which one of the r terms has its numbers."""
 
 
 class BLAST(WeightParameterization):
@@ -146,7 +148,8 @@ class BLAST(WeightParameterization):
         It starts from the truncated singular value decomposition, with D = 1, so that it is never
         worse than LoRA of rank r, and goes on from where two rounds point (Nesterov). It ends near
         a stationary point or after `SWEEPS` rounds, earlier for a large weight (`rounds`).
-        Coefficients that make the target already are left as they are.
+        Coefficients that make the target already are left as they are, and those of a target of 0
+        are as at the start of an update. Rates then follow from the factors found.
         """
         t = target.to(self.B.device, torch.float64).reshape(*self.B.shape[:2], -1)
         factors = tuple(f.double() for f in (self.B, self.C, self.D))
@@ -154,7 +157,7 @@ class BLAST(WeightParameterization):
         if (t - _build(*factors)).square().sum().item() <= 1e-16 * size:
             return
         if size == 0:
-            self.D.zero_()
+            self.reset_parameters(0.0)
             return
         u, s, vh = torch.linalg.svd(t.flatten(0, 1), full_matrices=False)
         root = s[: self.rank].sqrt()
@@ -175,10 +178,12 @@ class BLAST(WeightParameterization):
                 break
         for parameter, values in zip((self.B, self.C, self.D), factors, strict=True):
             parameter.copy_(values)
+        b, c, d = (f.square().mean(axes) for f, axes in zip(factors, OF_A_TERM, strict=True))
+        self._step = math.sqrt((c * d + b * d + b * c).sum().item())
 
     @property
     def lr_mult(self) -> float:
-        """1 / sqrt(r (c^2 d^2 + b^2 d^2 + b^2 c^2)), root-mean-squares at initialisation.
+        """1 / sqrt(r (c^2 d^2 + b^2 d^2 + b^2 c^2)), root-mean-squares at the start.
 
         Steps of +-lr in B, C and D move W by one of the three each. From scratch that is 1 / (t^2
         sqrt(3 r)); of an update, which D alone moves at first, 1 / (t^2 sqrt(r)).
@@ -221,7 +226,7 @@ def _solve(gram: Tensor, slope: Tensor) -> Tensor:
 
 def _balanced(b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The same W of factors whose root-mean-squares are equal, for each of the r terms."""
-    sizes_of = [f.square().mean(axes).sqrt() for f, axes in ((b, (0, 1)), (c, (0, 2)), (d, (0, 1)))]
+    sizes_of = [f.square().mean(axes).sqrt() for f, axes in zip((b, c, d), OF_A_TERM, strict=True)]
     size = (sizes_of[0] * sizes_of[1] * sizes_of[2]) ** (1 / 3)
     by = [torch.where(size > 0, size / of, 0.0) for of in sizes_of]
     return b * by[0], c * by[1].unsqueeze(-1), d * by[2]

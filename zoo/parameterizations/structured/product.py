@@ -266,7 +266,7 @@ class Product(Nested):
                 f"rank {self.rank} leaves left and right no component in common, so that W is 0: "
                 "give a smaller one, as 1, or more coefficients"
             )
-        gain = gain if std > 0 else 1.0
+        self._gained = gain = gain if std > 0 else 1.0
         right = math.sqrt(std) * (gain * self.rank) ** -0.25 if std > 0 else n**-0.5
         left = right if std > 0 else 0.0
         self.left.reset_parameters(left)
@@ -293,7 +293,8 @@ class Product(Nested):
         together (`descend`); sparse factors of a high rank may have no best coefficients. Beside a
         fixed L with orthonormal columns |L R - T|^2 is |R - L^T T|^2 and a constant, so that R's
         own projection of L^T T is as good as that is. W itself is left as it is. For a target of 0
-        they are as at the start of an update.
+        they are as at the start of an update. Rates then follow from the factors found, which may
+        be larger than those that were drawn.
         """
         if not target.any():
             self.reset_parameters(0.0)
@@ -314,6 +315,10 @@ class Product(Nested):
             descend(work, t)
             for mine, fitted in zip(self.parameters(), work.parameters(), strict=True):
                 mine.copy_(fitted)
+            left, right = (factor.square().sum().item() for factor in work._factors())
+            self._step = math.sqrt(
+                self._gained * (left / self.out_features + right / self.in_features)
+            )
 
     @property
     def lr_mult(self) -> dict[str, float]:
