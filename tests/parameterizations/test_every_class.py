@@ -42,6 +42,15 @@ def subclasses(cls: type) -> set[type]:
     return {cls}.union(*(subclasses(each) for each in cls.__subclasses__()))
 
 
+def test_every_class_stands_in_the_readme():
+    """In one row of its table; and `zoo list` prints them in order."""
+    readme = (HERE.parent.parent / "README.md").read_text()
+    rows = [line for line in readme.splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(CONCRETE)
+    assert sorted(CONCRETE, key=str.casefold) == CONCRETE
+
+
 def test_every_class_has_a_case():
     assert set(CONCRETE) - with_a_case() == set()
 
