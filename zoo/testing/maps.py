@@ -326,6 +326,7 @@ class MapContracts(Case):
             assert where(q) == {torch.device("meta")}, (
                 f"built on the meta device, it is on {where(q)}"
             )
+            assert q.lr_mults(), "there is no rate of a map on the meta device"
             with on(path):
                 fill(q, state)
                 assert where(q) == {torch.device("cpu")}, f"filled, it is on {where(q)}"

@@ -104,12 +104,16 @@ class Fourier(WeightParameterization):
         self.reset_parameters(in_features**-0.5)
 
     def reset_buffers(self) -> None:
+        places = self._drawn().to(self.fourierft_spectrum.device)
+        self.register_buffer("places", places, persistent=False)
+
+    def _drawn(self) -> Tensor:
+        """Draw the places."""
         m, n = self.shape
         places = torch.randperm(m * n, generator=generator(self.seed, "places", self.layer))
         if not self.twins:  # the first of each pair, row by row, before all second ones
             places = places[(_partners(m, n)[places] < places).long().argsort(stable=True)]
-        places = places[: len(self.fourierft_spectrum)].to(self.fourierft_spectrum.device)
-        self.register_buffer("places", places, persistent=False)
+        return places[: len(self.fourierft_spectrum)]
 
     def weight(self) -> Tensor:
         c, (m, n) = self.fourierft_spectrum, self.shape
@@ -126,8 +130,12 @@ class Fourier(WeightParameterization):
 
     def _energies(self) -> Tensor:
         """Return |E_k|^2 of the cosines, s^2 / (2 mn), twice that of those without a partner."""
-        m, n = self.shape
-        alone = (_partners(m, n).to(self.places.device)[self.places] == self.places).double()
+        (m, n), places = self.shape, self.places
+        if places.is_meta:  # rates are asked for there too
+            with torch.device("cpu"):
+                places = self._drawn()
+        with torch.device(places.device):
+            alone = (_partners(m, n)[places] == places).double()
         return (1 + alone) * self.scaling**2 / (2 * m * n)
 
     @torch.no_grad()

@@ -81,10 +81,13 @@ class BlockDCT(OrthonormalSubspace):
     def support(self) -> Tensor:
         return blocks.block_support(self.arrangement)
 
+    def _arranged(self) -> blocks.BlockLayout:
+        generator = seeds.generator(self.seed, "support", self.layer)
+        return blocks.block_layout(*self.shape, self.block, len(self.coef), generator)
+
     def reset_buffers(self) -> None:
         self._buffers.clear()
-        generator = seeds.generator(self.seed, "support", self.layer)
-        self.arrangement = blocks.block_layout(*self.shape, self.block, len(self.coef), generator)
+        self.arrangement = self._arranged()
         self._lr_mult: float | None = None
         device = self.coef.device
         p, q = self.arrangement.p, self.arrangement.q
@@ -248,7 +251,8 @@ class BlockDCT(OrthonormalSubspace):
     def lr_mult(self) -> float:
         """sqrt(mn) / |M|_2, M the mask of the coefficients, as `SeparableSubspace.lr_mult`."""
         if self._lr_mult is None:
-            self._lr_mult = blocks.block_lr_mult(self.arrangement)
+            with torch.device("cpu"):  # rates are asked for on the meta device too
+                self._lr_mult = blocks.block_lr_mult(self._arranged())
         return self._lr_mult
 
     def extra_repr(self) -> str:
