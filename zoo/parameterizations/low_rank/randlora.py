@@ -17,6 +17,7 @@ from zoo.bases.vmapped import Function
 from zoo.parameterizations.base import WeightParameterization
 from zoo.parameterizations.budget import layer_budget, needs
 from zoo.parameterizations.cost import Cost, cost_with_weight
+from zoo.parameterizations.fitting import rounds
 from zoo.parameterizations.low_rank.products import add_product
 
 FACTORS_UP_TO = {"cpu": 1.0, "cuda": 1.0}
@@ -247,8 +248,8 @@ class RandLoRA(WeightParameterization):
     def project_(self, target: Tensor) -> None:
         """Alternate least squares: g with l fixed, then l with g fixed.
 
-        It ends when the error stops falling. The map is bilinear, so this is a stationary point and
-        not always the best one.
+        It ends when the error stops falling, or earlier for a large weight (`rounds`). The map is
+        bilinear, so this is a stationary point and not always the best one.
         """
         a, b = (
             self.basis_A.double(),
@@ -263,7 +264,7 @@ class RandLoRA(WeightParameterization):
         if not lam.any():
             gamma = torch.ones_like(gamma)
         last = math.inf
-        for _ in range(1000):
+        for _ in range(rounds(1000, 2 * t.numel() * lam.numel() ** 2)):
             # Columns j of t: t[:, j] = sum_i (sum_k B_ik lam_ik A_kj) gamma_ij, N unknowns each.
             columns = torch.einsum("mik,ik,kj->jmi", b, lam, a)
             if lam.any():
