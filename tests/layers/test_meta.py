@@ -57,6 +57,17 @@ def test_a_network_leaves_the_meta_device_by_every_way(kind, start):
 
 
 @pytest.mark.parametrize("kind", FACTORIES)
+def test_rates_of_an_empty_network_are_those_of_its_start(kind):
+    """From scratch as its class is constructed; they were those of an update, up to 5 times less."""
+    made = empty(kind, "random")[0].parameterization
+    drawn = FACTORIES[kind](16, 12)
+    assert made.lr_mults() == pytest.approx(drawn.lr_mults(), rel=0.2)
+    update = empty(kind, "update")[0].parameterization
+    drawn.reset_parameters(0.0)
+    assert update.lr_mults() == pytest.approx(drawn.lr_mults(), rel=0.2)
+
+
+@pytest.mark.parametrize("kind", FACTORIES)
 def test_an_assigned_dtype_is_that_of_the_network(kind):
     """Float64 coefficients give a float64 W to its last digit, not that of float32 bases."""
     net = trained(kind, "random")

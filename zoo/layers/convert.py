@@ -152,9 +152,10 @@ def _make(
             old.device,
             torch.promote_types(old.dtype, torch.float32) if start == "update" else old.dtype,
         )
-        weight.reset_parameters(
-            0.0 if start == "update" or old.is_meta else old.detach().square().mean().sqrt().item()
-        )
+        if start == "update":
+            weight.reset_parameters(0.0)
+        elif not old.is_meta:  # there it keeps the constructor's std, and the rates that go with it
+            weight.reset_parameters(old.detach().square().mean().sqrt().item())
     except Exception as error:  # a user's own class can raise anything
         spread = "; the budget of all layers gives it a ratio" if budgeted else ""
         raise UserError(f"{name or 'the model'}: {why_not_made(factory, error)}{spread}") from error
