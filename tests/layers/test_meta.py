@@ -58,7 +58,7 @@ def test_a_network_leaves_the_meta_device_by_every_way(kind, start):
 
 @pytest.mark.parametrize("kind", FACTORIES)
 def test_rates_of_an_empty_network_are_those_of_its_start(kind):
-    """From scratch as its class is constructed; they were those of an update, up to 5 times less."""
+    """From scratch as its class is constructed; not those of an update."""
     made = empty(kind, "random")[0].parameterization
     drawn = FACTORIES[kind](16, 12)
     assert made.lr_mults() == pytest.approx(drawn.lr_mults(), rel=0.2)

@@ -259,8 +259,7 @@ class Product(Nested):
             self._step = math.sqrt(self.rank / self.shape[self.fixed == "right"])
             part.reset_parameters(std / self._step)
             return
-        with torch.random.fork_rng([], enabled=std == 0):  # which needs no gain, but one above 0
-            gain = self._gain(DRAWS if std > 0 else 1)
+        gain = self._gain(DRAWS if std > 0 else 1)  # an update needs none, but one above 0
         if gain < 1e-9:
             raise ValueError(
                 f"rank {self.rank} leaves left and right no component in common, so that W is 0: "
@@ -274,15 +273,22 @@ class Product(Nested):
         self._step = math.sqrt(gain * self.rank * (left**2 + right**2))
 
     def _gain(self, draws: int) -> float:
-        """Estimate g = r tr(M N) / (tr M tr N), M and N the means of L^T L and of R R^T."""
+        """Estimate g = r tr(M N) / (tr M tr N), M and N the means of L^T L and of R R^T.
+
+        The draws are those of the seed, whatever was drawn before, so that rates are the same in a
+        run that is gone on with.
+        """
         if next(self.parameters()).is_meta:
             return 1.0
         m, n = torch.zeros(2, self.rank, self.rank, dtype=torch.float64)
-        for _ in range(draws):
-            self.left.reset_parameters(1.0)
-            self.right.reset_parameters(1.0)
-            left, right = (factor.to(m) for factor in self._factors())
-            m, n = m + left.mT @ left, n + right @ right.mT
+        work = copy.deepcopy(self).cpu()
+        with torch.random.fork_rng([]):
+            torch.default_generator.manual_seed(self.seed)
+            for _ in range(draws):
+                work.left.reset_parameters(1.0)
+                work.right.reset_parameters(1.0)
+                left, right = (factor.to(m) for factor in work._factors())
+                m, n = m + left.mT @ left, n + right @ right.mT
         return (self.rank * (m * n).sum() / (m.trace() * n.trace())).item()
 
     @torch.no_grad()
