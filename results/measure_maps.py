@@ -7,12 +7,12 @@ Two sweeps, resumable, the most telling methods first:
 
 Their runs as rows, with ranks of what they trained and with what it costs:
 
-    python -m results.measure_maps rows maps > results/maps.csv
-    python -m results.measure_maps rows maps_causal > results/maps_causal.csv
+    python -m results.measure_maps rows maps > maps.csv
+    python -m results.measure_maps rows maps_causal > maps_causal.csv
 
 And whether loss goes with stable rank where one thing of one family is varied:
 
-    python -m results.measure_maps order results/maps_causal.csv
+    python -m results.measure_maps order maps_causal.csv
 """
 
 import csv

@@ -19,6 +19,13 @@ coefficients from -1 to 1 in even steps.
 """
 
 
+def rounded(mult):
+    """A factor to six digits, or those of a mapping."""
+    if isinstance(mult, dict):
+        return {name: round(each, 6) for name, each in mult.items()}
+    return round(float(mult), 6)
+
+
 @pytest.mark.parametrize("name", GOLDEN)
 def test_a_parameterization_is_what_it_was(name):
     kind, m, n, *options = name.rstrip(")").replace("(", ", ").split(", ")
