@@ -1,5 +1,6 @@
 """Files are read within bounds, and written whole or not at all."""
 
+import io
 import json
 import os
 import signal
@@ -135,6 +136,24 @@ def test_a_full_disk_is_named_by_the_file_that_was_to_be_written(tmp_path):
         with part.open("wb") as file:
             torch.save({"a": torch.zeros(10**6)}, file)
     assert error.value.filename == str(path)
+    assert read_file(path)["a"].shape == (3,) and names(tmp_path) == ["last.ckpt"]
+
+
+def test_ctrl_c_within_a_write_is_ctrl_c_and_leaves_what_was_there(tmp_path, monkeypatch):
+    """torch's writer ends its archive all the same, which fails: it is not that error which counts."""
+
+    class Interrupted(io.BytesIO):
+        def write(self, data):
+            if len(data) > 10**5:
+                raise KeyboardInterrupt
+            return super().write(data)
+
+    path = tmp_path / "last.ckpt"
+    write_file(path, {"a": torch.zeros(3)})
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda *_: Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            write_file(path, {"a": torch.zeros(10**6)})
     assert read_file(path)["a"].shape == (3,) and names(tmp_path) == ["last.ckpt"]
 
 

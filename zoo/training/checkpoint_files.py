@@ -96,9 +96,15 @@ def write_file(path: Path, content: Any) -> None:
 
     Raises:
         OSError: naming the file; what was there is there still.
+        KeyboardInterrupt: also where torch makes another error of it, as it ends its archive.
     """
     with replacing(path) as part, part.open("wb") as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            raise
 
 
 def digest(checkpoint: Mapping[str, Any]) -> str:
