@@ -140,7 +140,7 @@ def test_a_full_disk_is_named_by_the_file_that_was_to_be_written(tmp_path):
 
 
 def test_ctrl_c_within_a_write_is_ctrl_c_and_leaves_what_was_there(tmp_path, monkeypatch):
-    """torch's writer ends its archive all the same, which fails: it is not that error which counts."""
+    """The writer of torch ends its archive all the same, and fails: that error does not count."""
 
     class Interrupted(io.BytesIO):
         def write(self, data):
