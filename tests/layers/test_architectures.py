@@ -46,9 +46,9 @@ def trained(network: nn.Module, steps: int = 4) -> list[float]:
     network.train()
     torch.manual_seed(0)
     rates = {
-        p: layer.parameterization.lr_mult
+        p: layer.parameterization.lr_mults()[name]
         for layer in zoo_layers(network).values()
-        for p in layer.parameters()
+        for name, p in layer.parameterization.named_parameters()
     }
     optimizer = torch.optim.Adam(
         [

@@ -90,5 +90,5 @@ def test_rates_follow_factors_that_grew(name, monkeypatch):
         for key, q in p.named_parameters():
             q.add_(torch.randn_like(q).sign(), alpha=1e-7 * mults[key])
         moved = ((p.weight() - before) / 1e-7).square().mean().sqrt().item()
-    assert p._step > 3 * drawn
+    assert p._step > 2 * drawn
     assert 0.5 < moved < 1.5

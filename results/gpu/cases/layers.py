@@ -96,8 +96,9 @@ def _peft(layer: Layer, device: str) -> Layer | tuple[str, str]:
     """Make peft's layer of the same kind and count."""
     name = f"peft for {layer.name}"
     try:
-        name, config = rival(layer.module)
-        module = peft_layer(config, layer.counts.shape, torch.device(device))
+        found = rival(layer.module)
+        name = f"{found.name} for {layer.name}"
+        module = peft_layer(found, layer.counts.shape, torch.device(device))
     except Exception as error:  # peft may be missing, or its tuners have other arguments
         return name, note(error, device)
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -254,6 +254,14 @@ class Nested(WeightParameterization):
     def named_parts(self) -> dict[str, WeightParameterization]:
         """Return the parts by what stands after the layer's name in theirs."""
 
+    @property
+    def trained_dtype(self) -> torch.dtype:
+        """The dtype of the coefficients; a replica of `nn.DataParallel` has them as attributes."""
+        if (p := next(self.parameters(), None)) is not None:
+            return p.dtype
+        values = (value for part in self.modules() for value in vars(part).values())
+        return next(x.dtype for x in values if isinstance(x, Tensor) and x.is_floating_point())
+
     def reset_buffers(self) -> None:
         """Have parts serve this layer; those that do where they are now are left alone."""
         for name, part in self.named_parts().items():

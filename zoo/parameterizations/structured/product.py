@@ -169,11 +169,10 @@ class Product(Nested):
         return self.left.weight(), self.right.weight()
 
     def weight(self) -> Tensor:
-        p = next(self.parameters())
-        with without_autocast(p.device):
-            left, right = self._factors()
-            dtype = torch.promote_types(left.dtype, right.dtype)
-            return (left.to(dtype) @ right.to(dtype)).to(p.dtype)
+        left, right = self._factors()
+        with without_autocast(left.device):
+            wide = torch.promote_types(left.dtype, right.dtype)
+            return (left.to(wide) @ right.to(wide)).to(self.trained_dtype)
 
     @property
     def _is_narrow(self) -> bool:
@@ -197,7 +196,7 @@ class Product(Nested):
         """Return x W0^T + b + s (x R^T) L^T; x (W0 + s W)^T + b if the rank is large."""
         if not self._is_narrow:
             return super().forward_update(x, base, bias, scale)
-        dtype = next(self.parameters()).dtype
+        dtype = self.trained_dtype
         if all(part.builds_weight for part in self.named_parts().values()):
             left, right = (factor.to(dtype) for factor in self._factors())
             return add_product(x, base, bias, left, right, scale)

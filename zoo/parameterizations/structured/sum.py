@@ -154,7 +154,7 @@ class Sum(Nested):
         y = self.parts[first].forward_update(x, base, bias, scale * self.scales[first])
         if rest:
             mixed = autocast_dtype(x.device) is not None
-            x = x if mixed else x.to(next(self.parameters()).dtype)
+            x = x if mixed else x.to(self.trained_dtype)
         for i in rest:
             y = y + (scale * self.scales[i] * self.parts[i](x)).to(y.dtype)
         return y
