@@ -42,8 +42,14 @@ LONGEST = ("test_sweep_kill", "test_crash_points", "test_ddp", "test_stop")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave to `slow` what the conformance suite says again; begin with the longest tests."""
+    """Leave to `slow` what the conformance suite says again; begin with the longest tests.
+
+    Of a class with several cases the first one has all shapes, the others a wide one and a tall
+    one.
+    """
     items.sort(key=lambda item: item.path.stem not in LONGEST)
+    first: dict[type, type] = {}
+    said_again = []
     for item in items:
         case, call = getattr(item, "cls", None), getattr(item, "callspec", None)
         if case is None or call is None or not issubclass(case, Case):
@@ -53,6 +59,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         shape, dtype = call.params.get("shape", wide), call.params.get("dtype", torch.float32)
         if shape not in (wide, tall) or dtype == torch.float64:  # the algebra is in float64 anyway
             item.add_marker(pytest.mark.slow)
+            if first.setdefault(case.parameterization, case) is not case:
+                said_again.append(item)
+    dropped = set(said_again)
+    items[:] = [item for item in items if item not in dropped]
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from every import factories, thinned
+from every import OF_EACH_KIND, factories, thinned
 from torch import nn
 
 from tasks.char_lm.model import GPT
@@ -14,7 +14,12 @@ from zoo.layers.convert import convert
 from zoo.parameterizations import BlockDCT
 from zoo.testing import agree
 
-FACTORIES = {**factories(BlockDCT={"ratio": 0.1}), "many": functools.partial(BlockDCT, ratio=0.9)}
+EVERY = factories(BlockDCT={"ratio": 0.1})
+FACTORIES = {
+    **{name: EVERY[name] for name in (*OF_EACH_KIND, "Circulant", "Kronecker", "LoHa", "Sum")},
+    "many": functools.partial(BlockDCT, ratio=0.9),
+}
+"""The conformance suite compiles each class by itself, and these stand in networks."""
 
 
 @pytest.mark.parametrize("kind", thinned(FACTORIES, "BlockDCT".__eq__))

@@ -11,7 +11,7 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
-from every import factories
+from every import OF_EACH_KIND, factories
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -435,7 +435,7 @@ def test_plain_ddp_is_told_of_every_fixed_buffer(name):
     assert not hasattr(merge(network), "_ddp_params_and_buffers_to_ignore")
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", (*OF_EACH_KIND, "Sum"))
 def test_a_model_that_is_deleted_gives_its_memory_back_at_once(name):
     """No cycle waits for garbage to be collected: for a large model that is an out-of-memory."""
     network = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 4))
