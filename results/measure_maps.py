@@ -42,10 +42,17 @@ DRAWS = 10_000
 """Of the bootstrap, over the values of each family."""
 
 
-def main(name: str, path: str) -> None:
-    """Print the rows of a sweep's folder, or what orders the rows of a table."""
+def main(name: str, path: str, commit: str | None = None) -> None:
+    """Print the rows of a sweep's folder, or what orders the rows of a table.
+
+    Args:
+        name: `rows` or `order`.
+        path: the folder or the table.
+        commit: that the runs are of, if it is not this one.
+    """
     if name == "rows":
-        print_rows(rows(path), f"python -m results.measure_maps rows {path}")
+        origin: Row = {} if commit is None else {"commit": commit}
+        print_rows((row | origin for row in rows(path)), f"python -m results.measure_maps {name}")
     else:
         with open(path, newline="") as file:
             print(order(list(csv.DictReader(file))))
