@@ -76,10 +76,9 @@ def test_implementations_do_not_import_each_other():
         "fitting",
         "isometry",
         "low_rank.products",
-        "structured.grid_cost",
         "structured.nested",
         "structured.sizes",
-        "structured.small_products",
+        "structured.two_paths",
         "subspaces.orthonormal",
         "subspaces.separable",
     )

@@ -11,7 +11,7 @@ import torch
 
 from zoo.parameterizations import Kronecker
 from zoo.parameterizations.cost import counted
-from zoo.parameterizations.structured import sizes, small_products
+from zoo.parameterizations.structured import sizes, two_paths
 from zoo.testing import ParameterizationTestCase, agree
 
 BOTH_WAYS = pytest.mark.parametrize("up_to", [0.0, 1e9], ids=["built", "products"])
@@ -55,7 +55,7 @@ def summed(p):
 @pytest.mark.parametrize("arguments", [{}, {"rank": 1}, {"rank": 1, "decompose_both": True}])
 @pytest.mark.parametrize("shape", [(12, 12), (18, 8), (6, 30), (12, 13)])
 def test_it_is_the_sum_of_numpys_products(shape, arguments, up_to, monkeypatch):
-    monkeypatch.setitem(small_products.PRODUCTS_UP_TO, "cpu", up_to)
+    monkeypatch.setitem(two_paths.PRODUCTS_UP_TO, "cpu", up_to)
     p = Kronecker(*shape, terms=2, **arguments).double()
     w = summed(p)
     agree(p.weight().detach(), w, 1e-12)
@@ -188,7 +188,7 @@ def test_one_term_of_square_factors_has_full_rank():
 @pytest.mark.parametrize("shape", [(96, 64), (64, 96), (40, 40)])
 @pytest.mark.parametrize("arguments", [{"terms": 3}, {"terms": 2, "rank": 2}])
 def test_cost_is_what_torch_counts(shape, arguments, up_to, monkeypatch):
-    monkeypatch.setitem(small_products.PRODUCTS_UP_TO, "cpu", up_to)
+    monkeypatch.setitem(two_paths.PRODUCTS_UP_TO, "cpu", up_to)
     p, base = Kronecker(*shape, **arguments), torch.randn(shape)
     for rows, update in itertools.product((1, 7), (False, True)):
         x = torch.randn(rows, shape[1]).requires_grad_().clone()

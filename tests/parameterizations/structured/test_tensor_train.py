@@ -11,7 +11,7 @@ import torch
 
 from zoo.parameterizations import Kronecker, TensorTrain
 from zoo.parameterizations.cost import counted
-from zoo.parameterizations.structured import small_products
+from zoo.parameterizations.structured import two_paths
 from zoo.testing import ParameterizationTestCase, agree
 
 BOTH_WAYS = pytest.mark.parametrize("up_to", [0.0, 1e9], ids=["built", "products"])
@@ -50,7 +50,7 @@ def entry_by_entry(p):
     ],
 )
 def test_it_is_a_product_of_matrices_for_each_weight(shape, arguments, up_to, monkeypatch):
-    monkeypatch.setitem(small_products.PRODUCTS_UP_TO, "cpu", up_to)
+    monkeypatch.setitem(two_paths.PRODUCTS_UP_TO, "cpu", up_to)
     p = TensorTrain(*shape, rank=3, **arguments).double()
     w = entry_by_entry(p)
     agree(p.weight().detach(), w, 1e-12)
@@ -140,7 +140,7 @@ def test_a_step_is_as_large_as_a_dense_one(arguments, std):
 @pytest.mark.parametrize("shape", [(96, 64), (24, 60)])
 @pytest.mark.parametrize("cores", [2, 4])
 def test_cost_is_what_torch_counts(shape, cores, up_to, monkeypatch):
-    monkeypatch.setitem(small_products.PRODUCTS_UP_TO, "cpu", up_to)
+    monkeypatch.setitem(two_paths.PRODUCTS_UP_TO, "cpu", up_to)
     p, base = TensorTrain(*shape, rank=3, cores=cores), torch.randn(shape)
     for rows, update in itertools.product((1, 7), (False, True)):
         x = torch.randn(rows, shape[1]).requires_grad_().clone()

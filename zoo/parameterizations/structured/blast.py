@@ -17,7 +17,7 @@ from zoo.parameterizations.budget import rank_within
 from zoo.parameterizations.cost import Cost
 from zoo.parameterizations.fitting import rounds
 from zoo.parameterizations.structured import sizes
-from zoo.parameterizations.structured.grid_cost import Products
+from zoo.parameterizations.structured.two_paths import TwoPaths, rows_of
 
 SWEEPS = 500
 """The most rounds of least squares of a projection."""
@@ -81,7 +81,7 @@ class BLAST(WeightParameterization):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return x W^T + b, without W unless that takes more."""
-        if not self._products.pay(x.numel() // self.in_features):
+        if not self._takes.pay(rows_of(x), x.device):
             return super().forward(x, bias)
         y = self._product(x, self.D, bias)
         return y.reshape(*x.shape[:-1], self.out_features)
@@ -90,7 +90,7 @@ class BLAST(WeightParameterization):
         self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0
     ) -> Tensor:
         """Return x W0^T + b + s x W^T, without W unless that takes more."""
-        if not self._products.pay(x.numel() // self.in_features, update=True):
+        if not self._takes.pay(rows_of(x), x.device, update=True):
             return super().forward_update(x, base, bias, scale)
         mixed = autocast_dtype(x.device) is not None
         y = self._product(
@@ -110,16 +110,17 @@ class BLAST(WeightParameterization):
         return torch.baddbmm(bias.unflatten(0, self.B.shape[:2]).unsqueeze(1), z, b).transpose(0, 1)
 
     @property
-    def _products(self) -> Products:
-        return Products(*self.shape, self.rank, sum(f.numel() for f in (self.B, self.C, self.D)))
+    def _takes(self) -> TwoPaths:
+        (m, n), k = self.shape, sum(f.numel() for f in (self.B, self.C, self.D))
+        return TwoPaths(m, n, k, k, build=self.rank * m * n)
 
     @property
     def builds_weight(self) -> bool:
-        return self._products.exceed_weight
+        return self._takes.keep(self.B.device)
 
     def building(self) -> tuple[int, int]:
         """Count r mn to build all B_i (D_i C), and twice as many backward."""
-        return self._products.building, 2 * self._products.building
+        return self._takes.build, 2 * self._takes.build
 
     def cost(self, rows: int, update: bool = False) -> Cost:
         """State T K forward and twice as many backward, K = r (m + n + I J); and what W0 takes.
@@ -127,7 +128,7 @@ class BLAST(WeightParameterization):
         Where W is built: T mn + r mn, and twice as many. K numbers are read, and in an update those
         of W0; W alone, if it has fewer.
         """
-        return self._products.cost(rows, update)
+        return self._takes.cost(rows, self.B.device, update)
 
     @torch.no_grad()
     def reset_parameters(self, std: float) -> None:
@@ -165,7 +166,7 @@ class BLAST(WeightParameterization):
         c = (root[:, None] * vh[: self.rank]).unflatten(1, (self.grid[1], -1)).transpose(0, 1)
         factors = last = _balanced(b, c, torch.ones_like(self.D, dtype=torch.float64))
         error, steps = math.inf, 0
-        for _ in range(rounds(SWEEPS, 7 * self._products.building)):
+        for _ in range(rounds(SWEEPS, 7 * self._takes.build)):
             ahead = steps / (steps + 3)
             start = [f + ahead * (f - g) for f, g in zip(factors, last, strict=True)]
             found = _sweep(t, *start)

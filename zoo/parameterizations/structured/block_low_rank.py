@@ -25,7 +25,7 @@ from zoo.parameterizations.base import WeightParameterization
 from zoo.parameterizations.budget import rank_within
 from zoo.parameterizations.cost import Cost
 from zoo.parameterizations.structured import sizes
-from zoo.parameterizations.structured.grid_cost import Products
+from zoo.parameterizations.structured.two_paths import TwoPaths, rows_of
 
 
 class BlockLowRank(WeightParameterization):
@@ -182,7 +182,7 @@ class BlockLowRank(WeightParameterization):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return x W^T + b, without W unless that takes more."""
-        if not self._products.pay(x.numel() // self.in_features):
+        if not self._takes.pay(rows_of(x), x.device):
             return super().forward(x, bias)
         y = self._product(x, *self._cores(), bias)
         return y.reshape(*x.shape[:-1], self.out_features)
@@ -191,7 +191,7 @@ class BlockLowRank(WeightParameterization):
         self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0
     ) -> Tensor:
         """Return x W0^T + b + s x W^T, without W unless that takes more."""
-        if not self._products.pay(x.numel() // self.in_features, update=True):
+        if not self._takes.pay(rows_of(x), x.device, update=True):
             return super().forward_update(x, base, bias, scale)
         a, b = self._cores()
         mixed = seeds.autocast_dtype(x.device) is not None
@@ -211,16 +211,17 @@ class BlockLowRank(WeightParameterization):
         return self._together(y)
 
     @property
-    def _products(self) -> Products:
-        return Products(*self.shape, self.rank, self.gralora_A.numel() + self.gralora_B.numel())
+    def _takes(self) -> TwoPaths:
+        (m, n), k = self.shape, self.gralora_A.numel() + self.gralora_B.numel()
+        return TwoPaths(m, n, k, k, build=self.rank * m * n)
 
     @property
     def builds_weight(self) -> bool:
-        return self._products.exceed_weight
+        return self._takes.keep(self.gralora_A.device)
 
     def building(self) -> tuple[int, int]:
         """Count r mn to build all U_ij V_ij, and twice as many for dU and dV."""
-        return self._products.building, 2 * self._products.building
+        return self._takes.build, 2 * self._takes.build
 
     def cost(self, rows: int, update: bool = False) -> Cost:
         """State T K forward and twice as many backward, K = r (I n + J m); and what W0 takes.
@@ -228,7 +229,7 @@ class BlockLowRank(WeightParameterization):
         Where W is built: T mn + r mn, and twice as many. K numbers are read, and in an update those
         of W0; W alone, if it has fewer.
         """
-        return self._products.cost(rows, update)
+        return self._takes.cost(rows, self.gralora_A.device, update)
 
     @torch.no_grad()
     def reset_parameters(self, std: float) -> None:

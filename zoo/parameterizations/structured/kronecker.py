@@ -19,7 +19,7 @@ from zoo.parameterizations.budget import largest_within
 from zoo.parameterizations.cost import Cost
 from zoo.parameterizations.fitting import rounds
 from zoo.parameterizations.structured.sizes import divisors, nearest_divisors, two_factors
-from zoo.parameterizations.structured.small_products import MANY, SmallProducts, rows_of
+from zoo.parameterizations.structured.two_paths import TwoPaths, rows_of
 
 
 class Kronecker(WeightParameterization):
@@ -102,8 +102,8 @@ class Kronecker(WeightParameterization):
         self._b_first = takes[0] <= takes[1]
         pairs = sum(self.terms * r * math.prod(self.sizes[name]) for name, r in self.ranks.items())
         build = self.terms * m * n + pairs
-        self._takes = SmallProducts(
-            m, n, self.num_trainable, self.terms * min(takes), build, both=pairs
+        self._takes = TwoPaths(
+            m, n, self.num_trainable, self.terms * min(takes), build, both=pairs, small=True
         )
         self.reset_parameters(in_features**-0.5)
 
@@ -160,7 +160,7 @@ class Kronecker(WeightParameterization):
 
     @property
     def builds_weight(self) -> bool:
-        return not self._takes.pay(MANY, self._device, update=True)
+        return self._takes.keep(self._device)
 
     def building(self) -> tuple[int, int]:
         """Count b, and 2 b backward."""

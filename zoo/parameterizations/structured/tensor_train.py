@@ -19,7 +19,7 @@ from zoo.parameterizations.budget import largest_within
 from zoo.parameterizations.cost import Cost
 from zoo.parameterizations.fitting import rounds
 from zoo.parameterizations.structured.sizes import ascending_factors
-from zoo.parameterizations.structured.small_products import MANY, SmallProducts, rows_of
+from zoo.parameterizations.structured.two_paths import TwoPaths, rows_of
 
 
 class TensorTrain(WeightParameterization):
@@ -102,7 +102,7 @@ class TensorTrain(WeightParameterization):
         for k, core in enumerate(self.cores):
             each += math.prod(rows[:k]) * math.prod(columns[k + 1 :]) * core.numel()
             build += math.prod(pairs[: k + 1]) * self.ranks[k] * self.ranks[k + 1] if k > 0 else 0
-        self._takes = SmallProducts(m, n, self.num_trainable, each, build)
+        self._takes = TwoPaths(m, n, self.num_trainable, each, build, small=True)
         self.reset_parameters(in_features**-0.5)
 
     def _ranks(self, level: int) -> list[int]:
@@ -157,7 +157,7 @@ class TensorTrain(WeightParameterization):
 
     @property
     def builds_weight(self) -> bool:
-        return not self._takes.pay(MANY, self.core_1.device, update=True)
+        return self._takes.keep(self.core_1.device)
 
     def building(self) -> tuple[int, int]:
         """Count b, and 2 b backward."""

@@ -1,4 +1,4 @@
-"""What many small products take in place of one with W, and when they pay. Pure arithmetic."""
+"""What a map takes with W and without, and which of the two paths pays. Pure arithmetic."""
 
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ def rows_of(x: Tensor) -> int:
     return MANY if torch.compiler.is_exporting() else x.shape[:-1].numel()
 
 
-class SmallProducts(NamedTuple):
+class TwoPaths(NamedTuple):
     """Multiply-adds of a map on both of its paths; each takes twice as many backward."""
 
     m: int
@@ -36,6 +36,8 @@ class SmallProducts(NamedTuple):
     """b, what W takes to be built."""
     both: int = 0
     """What is built on either path, and counted in b."""
+    small: bool = False
+    """Whether products without W are small and many, so that `PRODUCTS_UP_TO` bounds them."""
 
     def pay(self, rows: int, device: torch.device, update: bool = False) -> bool:
         """Say whether so many rows are multiplied without W, by what a step of training takes.
@@ -44,17 +46,27 @@ class SmallProducts(NamedTuple):
         built on either path is left out.
         """
         spared = (1 if update else 3) * rows * self.m * self.n + 3 * (self.build - self.both)
-        return 3 * rows * self.each <= of_device(PRODUCTS_UP_TO, device) * spared
+        up_to = of_device(PRODUCTS_UP_TO, device) if self.small else 1
+        return 3 * rows * self.each <= up_to * spared
+
+    def keep(self, device: torch.device) -> bool:
+        """Say whether W is worth keeping.
+
+        Small products are slow, so that it is where many rows of an update would build it; others
+        are as long as there are coefficients, so that it is where W has fewer numbers.
+        """
+        return (
+            not self.pay(MANY, device, update=True) if self.small else self.each > self.m * self.n
+        )
 
     def cost(self, rows: int, device: torch.device, update: bool) -> Cost:
         """State the cost on the path that pays.
 
-        A W that is built for many rows of an update is kept and read, mn numbers; else read are the
-        coefficients and W0.
+        Read is W where it is kept, mn numbers; else the coefficients and W0.
         """
         mn = self.m * self.n
         base = mn if update else 0
-        read = self.numbers + base if self.pay(MANY, device, update=True) else mn
+        read = mn if self.keep(device) else self.numbers + base
         if self.pay(rows, device, update):
             forward, back = rows * (self.each + base), rows * (2 * self.each + base)
             return Cost(forward + self.both, back + 2 * self.both, read)
