@@ -73,6 +73,7 @@ def test_implementations_do_not_import_each_other():
         "base",
         "budget",
         "cost",
+        "factory",
         "fitting",
         "isometry",
         "low_rank.products",

@@ -41,7 +41,7 @@ MOVED_NAMES = {
     "bases.seeds.dct_matrix": "bases.cosine",
     "layers.convert.blame": "errors",
     "layers.convert.block": "layers.names",
-    "layers.convert.factory_class": "layers.factories",
+    "layers.convert.factory_class": "parameterizations.factory",
     "layers.convert.kind": "layers.names",
     "layers.convert.matches": "layers.names",
     "parameterizations.low_rank.add_product": "parameterizations.low_rank.products",

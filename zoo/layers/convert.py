@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo import say_where_names_are
 from zoo.errors import UserError
-from zoo.layers.factories import ParameterizationFactory, shared_out, why_not_made
+from zoo.layers.factories import shared_out, why_not_made
 from zoo.layers.fixed_buffers import NOT_SENT, spare_buffers
 from zoo.layers.linear import ZooLinear
 from zoo.layers.names import matches_any, summary
@@ -25,6 +25,7 @@ from zoo.layers.plain_linear import (
 )
 from zoo.parameterizations import WeightParameterization
 from zoo.parameterizations.budget import Budget
+from zoo.parameterizations.factory import ParameterizationFactory
 
 Start = Literal["random", "update", "project"]
 say_where_names_are(__name__)

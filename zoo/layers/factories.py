@@ -1,28 +1,16 @@
-"""What makes the map of a layer: a class or a partial of one, its share of a budget, its faults."""
+"""What makes the map of a layer: its share of a budget, and why it cannot be made."""
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from inspect import signature
-from typing import Any
 
 from torch import nn
 
 from zoo.errors import UserError, blame
 from zoo.layers.plain_linear import dense_weight
-from zoo.parameterizations import WeightParameterization
 from zoo.parameterizations.budget import Budget
-
-ParameterizationFactory = Callable[[int, int], WeightParameterization]
-"""Makes the map of a layer from (out_features, in_features): a class, or a partial of one."""
-
-
-def factory_class(factory: object) -> Any:
-    """Return the class that a factory makes, which jsonargparse binds, or the factory."""
-    parts = (factory, getattr(factory, "func", None), *getattr(factory, "args", ()))
-    return next(
-        (part for part in parts if isinstance(part, type)), getattr(factory, "func", factory)
-    )
+from zoo.parameterizations.factory import ParameterizationFactory, factory_class
 
 
 def shared_out(

@@ -10,8 +10,8 @@ from zoo.files.access import read_json
 from zoo.files.flat import Flat, as_json, flatten
 from zoo.files.paths import nickname
 from zoo.files.plain import check_bounds
-from zoo.layers.factories import factory_class
 from zoo.pages.texts import clean, printable
+from zoo.parameterizations.factory import factory_class
 from zoo.runs import checkpoints, older_runs
 from zoo.runs.names import short
 from zoo.runs.run import Run, fields_of, settings_of, slashed

@@ -10,7 +10,7 @@ from torch import nn
 from zoo.bases.masks import restore
 from zoo.errors import UserError
 from zoo.layers.convert import zoo_layers
-from zoo.layers.factories import factory_class
+from zoo.parameterizations.factory import factory_class
 from zoo.training import identity
 
 if TYPE_CHECKING:

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from zoo.parameterizations.base import WeightParameterization
+from zoo.parameterizations.factory import factory_class
 from zoo.parameterizations.fitting import rounds
 
-Factory = Callable[[int, int], WeightParameterization]
-"""Makes a part from (out_features, in_features)."""
 BUDGETS = ("ratio", "coefficients", "lora_rank")
 """Settings that are a budget, whatever the class."""
 SIZES = ("rank", "num_bases", "terms", "block", "parts", "left", "right")
@@ -29,9 +28,9 @@ FIRM = 1e-5
 
 
 def class_of(factory: Any) -> Any:
-    """Return the class that a factory makes, which jsonargparse binds, or the factory."""
-    parts = (factory, getattr(factory, "func", None), *getattr(factory, "args", ()))
-    return next((part for part in parts if isinstance(part, type)), factory)
+    """Return the class that a factory makes, or the factory with what it binds."""
+    found = factory_class(factory)
+    return found if isinstance(found, type) else factory
 
 
 def name_of(factory: Any) -> str:

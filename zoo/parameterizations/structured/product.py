@@ -18,9 +18,9 @@ from zoo.parameterizations.base import WeightParameterization
 from zoo.parameterizations.budget import layer_budget
 from zoo.parameterizations.cost import Cost, cost_with_weight
 from zoo.parameterizations.dense import Dense
+from zoo.parameterizations.factory import ParameterizationFactory
 from zoo.parameterizations.low_rank.products import add_product
 from zoo.parameterizations.structured.nested import (
-    Factory,
     Nested,
     Share,
     descend,
@@ -93,8 +93,8 @@ class Product(Nested):
         self,
         out_features: int,
         in_features: int,
-        left: Factory | None = None,
-        right: Factory | None = None,
+        left: ParameterizationFactory | None = None,
+        right: ParameterizationFactory | None = None,
         rank: int | None = None,
         fixed: Literal["left", "right"] | None = None,
         frame: Literal["random", "cosine"] = "random",

@@ -15,10 +15,10 @@ from zoo.bases.seeds import autocast_dtype
 from zoo.parameterizations.base import WeightParameterization
 from zoo.parameterizations.budget import layer_budget
 from zoo.parameterizations.cost import Cost
+from zoo.parameterizations.factory import ParameterizationFactory
 from zoo.parameterizations.fitting import rounds
 from zoo.parameterizations.low_rank.lora import LoRA
 from zoo.parameterizations.structured.nested import (
-    Factory,
     Nested,
     Share,
     descend,
@@ -27,7 +27,7 @@ from zoo.parameterizations.structured.nested import (
 )
 from zoo.parameterizations.subspaces.sparse import Sparse
 
-DEFAULT: tuple[Factory, ...] = (LoRA, Sparse)
+DEFAULT: tuple[ParameterizationFactory, ...] = (LoRA, Sparse)
 CYCLES = 20
 """Of projections on the residuals in turn, before all coefficients move together."""
 
@@ -71,7 +71,7 @@ class Sum(Nested):
         self,
         out_features: int,
         in_features: int,
-        parts: list[Factory] | None = None,
+        parts: list[ParameterizationFactory] | None = None,
         shares: list[float] | None = None,
         scales: list[float] | None = None,
         init: list[float] | None = None,
