@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.bases.fourier import fft_multiply_adds
 
 if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
+
     from zoo.parameterizations.base import WeightParameterization
 
 
@@ -54,11 +55,14 @@ class _Everything:
     def __exit__(self, *_: object) -> None: ...
 
 
-def counter() -> FlopCounterMode:
+def counter() -> "FlopCounterMode":
     """Return torch's counter of operations, which then counts Fourier transforms too.
 
     And products that are added in place, which it leaves out.
     """
+    # It loads Triton where that is there, 0.17 s that every command would take to start.
+    from torch.utils.flop_counter import FlopCounterMode
+
     aten: Any = torch.ops.aten
 
     def added(total: Any, left: Any, right: Any, **_: Any) -> int:
