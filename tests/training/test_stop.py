@@ -242,18 +242,15 @@ def ended(process: subprocess.Popen, seconds: float = 240) -> str:
 @pytest.mark.slow
 def test_fits_that_are_started_together_have_folders_of_their_own(place, small):
     fit = ["fit", "--config", "dct_half.yaml", *small, "--name=r"]
-    processes = [start(*fit, f"--seed_everything={seed}") for seed in (1, 2, 3)]
+    processes = [start(*fit, f"--seed_everything={seed}") for seed in (1, 2)]
     said = [ended(process) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], said
+    assert [process.returncode for process in processes] == [0, 0], said
     seeds = {
         json.loads(path.read_text())["seed"]
         for path in Path("runs/r").glob("version_*/summary.json")
     }
-    assert seeds == {1, 2, 3} and sorted(path.name for path in Path("runs/r").iterdir()) == [
-        "version_0",
-        "version_1",
-        "version_2",
-    ]
+    names = sorted(path.name for path in Path("runs/r").iterdir())
+    assert seeds == {1, 2} and names == ["version_0", "version_1"]
 
 
 TWO = ["--trainer.devices=2", "--trainer.accelerator=cpu"]
