@@ -77,6 +77,8 @@ def test_implementations_do_not_import_each_other():
         "fitting",
         "isometry",
         "low_rank.products",
+        "of_base.base_map",
+        "of_base.factors",
         "structured.nested",
         "structured.sizes",
         "structured.two_paths",

@@ -12,7 +12,9 @@ ALONE = "changes a frozen weight and has none of its own: use it to fine-tune, a
 
 
 class OfBase(WeightParameterization):
-    """A map from coefficients and a frozen weight W0 to W', both (out_features, in_features).
+    """A map from coefficients and a frozen weight W0 to W'.
+
+    W0 and W' are (out_features, in_features):
 
         y = x W'^T + b,  W' = effective(W0, s),  W' = W0 at the start
 

@@ -10,9 +10,9 @@ from zoo.parameterizations.of_base.factors import FactorsOfBase
 
 
 class DoRA(FactorsOfBase):
-    """Direction and length apart (DoRA): row i of W' is (1 + d_i) |w_i| v_i / |v_i|.
+    """LoRA of the direction of W0's rows, and their lengths.
 
-    w_i is a row of W0, v_i one of W0 + s B A; B (m, r), A (r, n) and d (m,) are trained; r (m + n)
+    Row i of W' is (1 + d_i) |w_i| v_i / |v_i|; w_i is a row of W0, v_i one of W0 + s B A; B (m, r), A (r, n) and d (m,) are trained; r (m + n)
     + m parameters. |v_i| counts as a constant in the gradient, as in the paper (4.3). Its magnitude
     m_i is (1 + d_i) |w_i|: kept as d, the start is W0 exactly in every dtype, and weight decay
     leaves the length of W0's rows. A row of W0 that is 0 stays so.

@@ -6,9 +6,9 @@ from zoo.parameterizations.of_base.factors import FactorsOfBase
 
 
 class HiRA(FactorsOfBase):
-    """A Hadamard product with W0 (HiRA): W' = W0 + s W0 o (B A).
+    """W0 times low-rank factors, entry by entry.
 
-    B (m, r) and A (r, n), both trained; r (m + n) parameters. dW = s W0 o (B A) has up to rank(W0)
+    W' = W0 + s W0 o (B A); B (m, r) and A (r, n), both trained; r (m + n) parameters. dW = s W0 o (B A) has up to rank(W0)
     times r, and is 0 wherever W0 is. B = 0 at the start. W' is built, for r mn.
 
     Args:

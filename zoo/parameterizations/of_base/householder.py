@@ -9,9 +9,9 @@ from zoo.parameterizations.of_base.base_map import OfBase
 
 
 class Householder(OfBase):
-    """Reflections of W0's rows (HRA): W' = W0 H_1 H_2 ... H_r, H_k = I - 2 u_k u_k^T / |u_k|^2.
+    """Pairs of reflections of W0's rows (HRA).
 
-    U (n, r) is trained, r even; r n parameters. At the start u_1 = u_2, u_3 = u_4, ..., so that
+    W' = W0 H_1 H_2 ... H_r, H_k = I - 2 u_k u_k^T / |u_k|^2; U (n, r) is trained, r even; r n parameters. At the start u_1 = u_2, u_3 = u_4, ..., so that
     reflections undo each other, and W' = W0 to rounding. W' W'^T = W0 W0^T always, and W' - W0 has
     rank r. The product is one with a triangular matrix, of unit columns U (Schreiber & Van Loan
     1989):

@@ -17,9 +17,9 @@ Sides = tuple[Tensor, Tensor]
 
 
 class LoRAXS(OfBase):
-    """A small matrix between W0's singular vectors (LoRA-XS): W' = W0 + s U_r S_r R V_r^T.
+    """A small matrix between W0's singular vectors.
 
-    U_r (m, r), S_r and V_r (n, r) are the largest singular values of W0 and their vectors, fixed,
+    W' = W0 + s U_r S_r R V_r^T; U_r (m, r), S_r and V_r (n, r) are the largest singular values of W0 and their vectors, fixed,
     and R (r, r) is trained; r^2 parameters. R = 0 at the start; the paper draws it at 1e-5.
 
     The vectors are computed from W0 when it is first seen, or has changed, each with its largest

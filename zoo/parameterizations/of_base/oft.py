@@ -10,9 +10,9 @@ from zoo.parameterizations.structured.sizes import divisors, nearest_divisors
 
 
 class OFT(OfBase):
-    """Rotations of blocks of W0's columns (OFT): W' = W0 R^T, R block-diagonal, of n / b blocks.
+    """Rotations of blocks of W0's columns.
 
-    Each block is a rotation by Cayley's transform, R = (I - Q) (I + Q)^-1, of a skew-symmetric Q
+    W' = W0 R^T, R block-diagonal, of n / b blocks. Each block is a rotation by Cayley's transform, R = (I - Q) (I + Q)^-1, of a skew-symmetric Q
     (b, b) whose b (b - 1) / 2 numbers above the diagonal are trained; n (b - 1) / 2 parameters. Q =
     0 at the start, and W' = W0. W' W'^T = W0 W0^T always: angles between rows stay. W' is built,
     for b mn.
