@@ -18,9 +18,7 @@ from zoo.testing import agree
 
 transformers = pytest.importorskip("transformers")
 
-FACTORIES = factories(
-    of_base=True, BlockDCT={"ratio": 0.3, "block": 8}, RandLoRA={"rank": 2}
-)
+FACTORIES = factories(of_base=True, BlockDCT={"ratio": 0.3, "block": 8}, RandLoRA={"rank": 2})
 IN_FULL = ("bert", "gpt2", "llama")
 CASES = [
     (kind, name)
