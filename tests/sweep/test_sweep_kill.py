@@ -143,7 +143,7 @@ def test_a_sweep_that_is_told_to_stop_keeps_the_last_step(number, status, place,
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as first:
-        # a line of progress in its log: a trial that is stopped before its first step has none to keep
+        # A line of progress in its log: stopped before its first step, a trial has none to keep.
         wait(
             lambda: (
                 first.poll() is not None
