@@ -178,7 +178,10 @@ class OfBaseTestCase(MapContracts, LayerContracts):
         assert after < before, f"the loss goes from {before:.6f} to {after:.6f}"
 
     def test_compiles(self) -> None:
-        """torch.compile takes a layer forward and back without a graph break, and changes neither."""
+        """torch.compile takes a layer, forward and backward, without a graph break.
+
+        It changes neither.
+        """
         p = self.make((24, 16), torch.float32)
         layer = ZooLinear(p, None, torch.randn(24, 16))
         x = torch.randn(3, 16)

@@ -12,13 +12,14 @@ from zoo.parameterizations.of_base.factors import FactorsOfBase
 class DoRA(FactorsOfBase):
     """LoRA of the direction of W0's rows, and their lengths.
 
-    Row i of W' is (1 + d_i) |w_i| v_i / |v_i|; w_i is a row of W0, v_i one of W0 + s B A; B (m, r), A (r, n) and d (m,) are trained; r (m + n)
-    + m parameters. |v_i| counts as a constant in the gradient, as in the paper (4.3). Its magnitude
-    m_i is (1 + d_i) |w_i|: kept as d, the start is W0 exactly in every dtype, and weight decay
-    leaves the length of W0's rows. A row of W0 that is 0 stays so.
+    Row i of W' is (1 + d_i) |w_i| v_i / |v_i|; w_i is a row of W0, v_i one of W0 + s B A; B (m, r),
+    A (r, n) and d (m,) are trained; r (m + n) + m parameters. |v_i| counts as a constant in the
+    gradient, as in the paper (4.3). Its magnitude m_i is (1 + d_i) |w_i|: kept as d, the start is
+    W0 exactly in every dtype, and weight decay leaves the length of W0's rows. A row of W0 that is
+    0 stays so.
 
-    In training x W'^T is x W0^T and LoRA's product, times a number for each row. The norms take r mn
-    + r^2 (m + n), |v_i|^2 = |w_i|^2 + 2 s w_i A^T b_i + s^2 b_i A A^T b_i. Without gradients a
+    In training x W'^T is x W0^T and LoRA's product, times a number for each row. The norms take r
+    mn + r^2 (m + n), |v_i|^2 = |w_i|^2 + 2 s w_i A^T b_i + s^2 b_i A A^T b_i. Without gradients a
     layer keeps W'.
 
     Args:
@@ -114,7 +115,7 @@ class DoRA(FactorsOfBase):
         return products + self._norms, 2 * products
 
     def cost(self, rows: int, update: bool = False) -> Cost:
-        """State T (mn + r (m + n)) and the norms forward, T (mn + 2 r (m + n)) backward, mn read."""
+        """State T (mn + r (m + n)) and norms forward, T (mn + 2 r (m + n)) backward, mn read."""
         (m, n), factors = self.shape, self.rank * (self.out_features + self.in_features)
         forward, backward = rows * (m * n + factors), rows * (m * n + 2 * factors)
         return Cost(forward + self._norms, backward, m * n)

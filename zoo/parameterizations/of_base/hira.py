@@ -8,8 +8,9 @@ from zoo.parameterizations.of_base.factors import FactorsOfBase
 class HiRA(FactorsOfBase):
     """W0 times low-rank factors, entry by entry.
 
-    W' = W0 + s W0 o (B A); B (m, r) and A (r, n), both trained; r (m + n) parameters. dW = s W0 o (B A) has up to rank(W0)
-    times r, and is 0 wherever W0 is. B = 0 at the start. W' is built, for r mn.
+    W' = W0 + s W0 o (B A); B (m, r) and A (r, n), both trained; r (m + n) parameters. dW = s W0 o
+    (B A) has up to rank(W0) times r, and is 0 wherever W0 is. B = 0 at the start. W' is built, for
+    r mn.
 
     Args:
         out_features: rows m of W0.

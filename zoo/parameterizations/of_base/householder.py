@@ -11,10 +11,10 @@ from zoo.parameterizations.of_base.base_map import OfBase
 class Householder(OfBase):
     """Pairs of reflections of W0's rows (HRA).
 
-    W' = W0 H_1 H_2 ... H_r, H_k = I - 2 u_k u_k^T / |u_k|^2; U (n, r) is trained, r even; r n parameters. At the start u_1 = u_2, u_3 = u_4, ..., so that
-    reflections undo each other, and W' = W0 to rounding. W' W'^T = W0 W0^T always, and W' - W0 has
-    rank r. The product is one with a triangular matrix, of unit columns U (Schreiber & Van Loan
-    1989):
+    W' = W0 H_1 H_2 ... H_r, H_k = I - 2 u_k u_k^T / |u_k|^2; U (n, r) is trained, r even; r n
+    parameters. At the start u_1 = u_2, u_3 = u_4, ..., so that reflections undo each other, and W'
+    = W0 to rounding. W' W'^T = W0 W0^T always, and W' - W0 has rank r. The product is one with a
+    triangular matrix, of unit columns U (Schreiber & Van Loan 1989):
 
         H_1 ... H_r = I - U T U^T,  T = (I / 2 + the part of U^T U above its diagonal)^-1
 
@@ -28,8 +28,8 @@ class Householder(OfBase):
         seed: unused, nothing is fixed.
 
     Raises:
-        ValueError: for an odd rank, with which W' is not W0 at the start, or one out of range; for a
-            budget out of range, given twice or not at all, or that buys no pair of reflections.
+        ValueError: for an odd rank, with which W' is not W0 at the start, or one out of range; for
+            a budget out of range, given twice or not at all, or that buys no pair of reflections.
     """
 
     starts_exactly = False

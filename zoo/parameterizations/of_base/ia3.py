@@ -11,9 +11,10 @@ from zoo.parameterizations.of_base.base_map import OfBase
 class IA3(OfBase):
     """A factor for each row or column of W0, (IA)^3.
 
-    W' = diag(1 + s d) W0, or W0 diag(1 + s d); d is trained, and 0 at the start; m parameters, or n. The paper's l is 1 + d. It scales keys and
-    values by their rows, and the inputs of a feed-forward layer by its columns. The bias is left
-    alone; peft's layers scale the whole output of a row, x W0^T + b.
+    W' = diag(1 + s d) W0, or W0 diag(1 + s d); d is trained, and 0 at the start; m parameters, or
+    n. The paper's l is 1 + d. It scales keys and values by their rows, and the inputs of a
+    feed-forward layer by its columns. The bias is left alone; peft's layers scale the whole output
+    of a row, x W0^T + b.
 
     Args:
         out_features: rows m of W0.

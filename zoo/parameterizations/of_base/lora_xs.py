@@ -19,8 +19,9 @@ Sides = tuple[Tensor, Tensor]
 class LoRAXS(OfBase):
     """A small matrix between W0's singular vectors.
 
-    W' = W0 + s U_r S_r R V_r^T; U_r (m, r), S_r and V_r (n, r) are the largest singular values of W0 and their vectors, fixed,
-    and R (r, r) is trained; r^2 parameters. R = 0 at the start; the paper draws it at 1e-5.
+    W' = W0 + s U_r S_r R V_r^T; U_r (m, r), S_r and V_r (n, r) are the largest singular values of
+    W0 and their vectors, fixed, and R (r, r) is trained; r^2 parameters. R = 0 at the start; the
+    paper draws it at 1e-5.
 
     The vectors are computed from W0 when it is first seen, or has changed, each with its largest
     entry above 0, and no checkpoint has them: a rounding of another machine turns them within
@@ -67,9 +68,10 @@ class LoRAXS(OfBase):
         self.lora_R.zero_()
 
     def sides(self, base: Tensor) -> Sides:
-        """Return U_r S_r, (m, r), and V_r^T, (r, n), of W0; computed where W0 is another than it was.
+        """Return U_r S_r, (m, r), and V_r^T, (r, n), of W0.
 
-        A compiled or transformed pass takes those that are there.
+        They are computed where W0 is another than it was. A compiled or transformed pass takes
+        those that are there.
         """
         held = self._held
         if held is not None and (is_compiling() or transforming()):
