@@ -21,6 +21,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "LoHa": {"rank": 2},
     "LoRA": {"rank": 2},
     "LoRAXS": {"rank": 2},
+    "PiSSA": {"rank": 2},
     "Sum": {
         "parts": [functools.partial(zoo.LoRA, rank=1), functools.partial(zoo.Sparse, ratio=0.2)]
     },

@@ -79,6 +79,7 @@ def test_implementations_do_not_import_each_other():
         "low_rank.products",
         "of_base.base_map",
         "of_base.factors",
+        "of_base.held",
         "structured.nested",
         "structured.sizes",
         "structured.two_paths",

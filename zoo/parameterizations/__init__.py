@@ -19,6 +19,7 @@ from zoo.parameterizations.of_base.householder import Householder
 from zoo.parameterizations.of_base.ia3 import IA3
 from zoo.parameterizations.of_base.lora_xs import LoRAXS
 from zoo.parameterizations.of_base.oft import OFT
+from zoo.parameterizations.of_base.pissa import PiSSA
 from zoo.parameterizations.structured.blast import BLAST
 from zoo.parameterizations.structured.block_low_rank import BlockLowRank
 from zoo.parameterizations.structured.circulant import Circulant
@@ -68,6 +69,7 @@ __all__ = [
     "OFT",
     "OfBase",
     "OrthonormalSubspace",
+    "PiSSA",
     "Product",
     "RandLoRA",
     "RandomOrthonormal",

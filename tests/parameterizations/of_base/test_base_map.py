@@ -19,8 +19,8 @@ FACTORIES = {
 ALONE = "changes a frozen weight and has none of its own"
 
 
-def test_there_are_six():
-    assert list(FACTORIES) == ["DoRA", "HiRA", "Householder", "IA3", "LoRAXS", "OFT"]
+def test_there_are_seven():
+    assert list(FACTORIES) == ["DoRA", "HiRA", "Householder", "IA3", "LoRAXS", "OFT", "PiSSA"]
 
 
 @pytest.mark.parametrize("start", ["random", "project"])
@@ -75,7 +75,10 @@ def test_a_network_trains_is_looked_into_and_merged(name, dtype):
 
 @pytest.mark.parametrize("name", FACTORIES)
 def test_rates_follow_the_size_of_w0(name):
-    """Ten times W0, and coefficients that multiply it move by a tenth, for the same step of W."""
+    """Ten times W0, and coefficients that multiply it move by a tenth, for the same step of W.
+
+    DoRA's factors stand beside W0, and PiSSA's are its roots.
+    """
     rates = []
     for size in (1.0, 10.0):
         torch.manual_seed(0)
@@ -85,5 +88,5 @@ def test_rates_follow_the_size_of_w0(name):
         layer = convert(net, FACTORIES[name], ["*"], start="update")
         rates.append(layer.parameterization.lr_mults())
     for key, rate in rates[0].items():
-        alone = name == "DoRA" and key != "lora_magnitude"  # beside W0, not times it
-        assert rates[1][key] == pytest.approx(rate if alone else rate / 10, rel=1e-5)
+        times = {"DoRA": 0.1 if key == "lora_magnitude" else 1, "PiSSA": 10**-0.5}.get(name, 0.1)
+        assert rates[1][key] == pytest.approx(rate * times, rel=1e-5)

@@ -1,19 +1,16 @@
 """A small matrix between W0's singular vectors (LoRA-XS, arXiv 2405.17604); r^2 parameters."""
 
-import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.compiler import is_compiling
 
 from zoo.bases.seeds import without_autocast
-from zoo.bases.vmapped import transforming
 from zoo.parameterizations.budget import largest_within
 from zoo.parameterizations.cost import Cost
 from zoo.parameterizations.low_rank.products import add_product
 from zoo.parameterizations.of_base.base_map import OfBase
-
-Sides = tuple[Tensor, Tensor]
+from zoo.parameterizations.of_base.held import HeldPair, Pair, singular
 
 
 class LoRAXS(OfBase):
@@ -40,7 +37,6 @@ class LoRAXS(OfBase):
         ValueError: for a budget out of range, given twice or not at all, or that buys no rank.
     """
 
-    _held: tuple[tuple[object, ...], Sides] | None = None
     left_rms: float
     """Root-mean-square of U_r S_r; that of W0 until there is one, as if it had r columns alone."""
 
@@ -59,6 +55,7 @@ class LoRAXS(OfBase):
         self.rank = largest_within(
             m, n, lambda r: r * r, most, rank, ratio, coefficients, lora_rank
         )
+        self._held = HeldPair(self._computed)
         self.left_rms = in_features**-0.5
         self.lora_R = nn.Parameter(torch.empty(self.rank, self.rank))
         self.reset_parameters(0.0)
@@ -67,29 +64,13 @@ class LoRAXS(OfBase):
         """Set R = 0."""
         self.lora_R.zero_()
 
-    def sides(self, base: Tensor) -> Sides:
-        """Return U_r S_r, (m, r), and V_r^T, (r, n), of W0.
+    def sides(self, base: Tensor) -> Pair:
+        """Return U_r S_r, (m, r), and V_r^T, (r, n), of W0, in R's dtype but at least float32."""
+        return self._held.of(base, torch.promote_types(self.lora_R.dtype, torch.float32))
 
-        They are computed where W0 is another than it was. A compiled or transformed pass takes
-        those that are there.
-        """
-        held = self._held
-        if held is not None and (is_compiling() or transforming()):
-            return held[1]
-        if base.is_meta or is_compiling() or transforming():
-            return self._computed(base)
-        key = (base.data_ptr(), base._version, base.dtype, base.device, self.lora_R.dtype)
-        if held is None or held[0] != key:
-            with torch.inference_mode(False), torch.no_grad():
-                held = self.__dict__["_held"] = key, self._computed(base.detach())
-        return held[1]
-
-    def _computed(self, base: Tensor) -> Sides:
-        u, s, vh = torch.linalg.svd(base.detach().double(), full_matrices=False)
-        u, s, vh = u[:, : self.rank], s[: self.rank], vh[: self.rank]
-        sign = vh.gather(1, vh.abs().argmax(1, keepdim=True)).sign()  # (r, 1)
-        dtype = torch.promote_types(self.lora_R.dtype, torch.float32)
-        return (u * s * sign.mT).to(dtype), (vh * sign).to(dtype)
+    def _computed(self, base: Tensor) -> Pair:
+        u, s, vh = singular(base, self.rank)
+        return u * s, vh
 
     def for_base(self, base: Tensor) -> "LoRAXS":
         """Decompose W0, whose singular values the rate follows from."""
@@ -131,11 +112,7 @@ class LoRAXS(OfBase):
 
     def fingerprint(self) -> str:
         """Return a hash of both sides to four decimals, as they were last computed."""
-        digest = hashlib.sha256()
-        for side in self._held[1] if self._held is not None else ():
-            values = (side.double() * 1e4).round().long()
-            digest.update(values.cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return self._held.fingerprint()
 
     @property
     def lr_mult(self) -> float:
@@ -148,7 +125,12 @@ class LoRAXS(OfBase):
 
     def __getstate__(self) -> dict[str, object]:
         """Give a pickle or a copy all but the sides, which follow from W0."""
-        return {**self.__dict__, "_held": None}
+        return {key: value for key, value in self.__dict__.items() if key != "_held"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a state without sides."""
+        super().__setstate__(state)
+        self._held = HeldPair(self._computed)
 
     def extra_repr(self) -> str:
         """Say what every map does, and the rank."""
