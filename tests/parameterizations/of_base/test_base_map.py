@@ -7,6 +7,7 @@ from torch import nn
 
 from zoo.errors import UserError
 from zoo.layers.convert import convert, merge, zoo_layers
+from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import DoRA, HiRA, LoRA, OfBase, Product, Sum
 from zoo.runs.updates import _own
 from zoo.testing import agree
@@ -90,3 +91,18 @@ def test_rates_follow_the_size_of_w0(name):
     for key, rate in rates[0].items():
         times = {"DoRA": 0.1 if key == "lora_magnitude" else 1, "PiSSA": 10**-0.5}.get(name, 0.1)
         assert rates[1][key] == pytest.approx(rate * times, rel=1e-5)
+
+
+def test_updates_with_factors_are_looked_into_by_them():
+    """W' = W0 + s L R of PiSSA, LoRAXS and Householder; the others have none."""
+    for name, factory in FACTORIES.items():
+        base = torch.randn(9, 8).double()
+        p = factory(9, 8).double().for_base(base)
+        with torch.no_grad():
+            for q in p.parameters():
+                q.add_(torch.randn_like(q))
+        found = p.factors(base)
+        assert (found is not None) == (name in ("PiSSA", "LoRAXS", "Householder"))
+        update = _own(ZooLinear(p, None, base, 0.7))
+        assert (update.right is None) == (found is None)
+        agree(update.matrix().double(), (p.effective(base, 0.7) - base).detach(), 1e-5)

@@ -57,6 +57,12 @@ class OfBase(WeightParameterization):
     def reset_coefficients(self) -> None:
         """Set coefficients with W' = W0, and a gradient that is not zero."""
 
+    # ---- A subclass may override -----------------------------------------------------------------
+
+    def factors(self, base: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return L (m, k) and R (k, n) with W' = W0 + s L R, where the update has such factors."""
+        return None
+
     # ---- Concrete --------------------------------------------------------------------------------
 
     def for_base(self, base: Tensor) -> "OfBase":

@@ -62,7 +62,8 @@ class Householder(OfBase):
         half = self.hra_u[:, ::2].normal_(0, 1).mul_(self.in_features**-0.5)
         self.hra_u[:, 1::2] = half
 
-    def effective(self, base: Tensor, scale: float = 1.0) -> Tensor:
+    def factors(self, base: Tensor) -> tuple[Tensor, Tensor]:
+        """Return -W0 U, (m, r), and T U^T, (r, n), of unit columns U."""
         wide = torch.promote_types(base.dtype, torch.promote_types(self.hra_u.dtype, torch.float32))
         with without_autocast(base.device):
             u = self.hra_u.to(wide)
@@ -70,9 +71,13 @@ class Householder(OfBase):
             half = 0.5 * torch.eye(self.rank, dtype=wide, device=u.device)
             inverse = half + (u.mT @ u).triu(1)  # of T
             turned = torch.linalg.solve_triangular(inverse, u.mT, upper=True)
-            w = base.to(wide)
-            product = (w @ u) @ turned
-            w = w - (product if scale == 1 else scale * product)
+            return -(base.to(wide) @ u), turned
+
+    def effective(self, base: Tensor, scale: float = 1.0) -> Tensor:
+        with without_autocast(base.device):
+            left, right = self.factors(base)
+            update = left @ right
+            w = base + (update if scale == 1 else scale * update)
             return w.to(torch.promote_types(base.dtype, self.hra_u.dtype))
 
     def building(self) -> tuple[int, int]:

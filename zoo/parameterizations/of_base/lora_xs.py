@@ -79,10 +79,16 @@ class LoRAXS(OfBase):
             self.left_rms = self.sides(base)[0].square().mean().sqrt().item()
         return self
 
-    def effective(self, base: Tensor, scale: float = 1.0) -> Tensor:
+    def factors(self, base: Tensor) -> Pair:
+        """Return U_r S_r, (m, r), and R V_r^T, (r, n)."""
         with without_autocast(base.device):
             left, right = self.sides(base)
-            update = left @ (self.lora_R.to(left.dtype) @ right)
+            return left, self.lora_R.to(right.dtype) @ right
+
+    def effective(self, base: Tensor, scale: float = 1.0) -> Tensor:
+        with without_autocast(base.device):
+            left, right = self.factors(base)
+            update = left @ right
             wide = torch.promote_types(base.dtype, self.lora_R.dtype)
             return (base + (update if scale == 1 else scale * update)).to(wide)
 
@@ -90,10 +96,7 @@ class LoRAXS(OfBase):
         self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0
     ) -> Tensor:
         """Return x W0^T + b + s (x (R V_r^T)^T) (U_r S_r)^T."""
-        with without_autocast(base.device):
-            left, right = self.sides(base)
-            right = self.lora_R.to(right.dtype) @ right
-        return add_product(x, base, bias, left, right, scale)
+        return add_product(x, base, bias, *self.factors(base), scale)
 
     def building(self) -> tuple[int, int]:
         """Count r n (m + r) for U_r S_r times R V_r^T, and as many for dR."""
