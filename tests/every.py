@@ -14,8 +14,14 @@ from zoo.layers.convert import ParameterizationFactory
 BUDGETS: dict[str, dict[str, Any]] = {
     "BLAST": {"rank": 2},
     "Dense": {},
+    "DoRA": {"rank": 2},
+    "HiRA": {"rank": 2},
+    "Householder": {"rank": 2},
+    "IA3": {},
     "LoHa": {"rank": 2},
     "LoRA": {"rank": 2},
+    "LoRAXS": {"rank": 2},
+    "PiSSA": {"rank": 2},
     "Sum": {
         "parts": [functools.partial(zoo.LoRA, rank=1), functools.partial(zoo.Sparse, ratio=0.2)]
     },
@@ -45,17 +51,18 @@ def thinned(rows: Iterable[Any], default: int | Callable[..., bool]) -> list[Any
 
 
 def factories(
-    ratio: float = 0.3, **arguments: dict[str, Any]
+    ratio: float = 0.3, of_base: bool = False, **arguments: dict[str, Any]
 ) -> dict[str, ParameterizationFactory]:
     """By name a factory of each class that is not abstract.
 
     Args:
         ratio: of those that have nothing else.
+        of_base: also those that have no W without a frozen one, which a matrix of updates can have.
         arguments: of a class, by its name.
     """
     classes = {name: getattr(zoo, name) for name in zoo.__all__}
     return {
         name: functools.partial(cls, **({**BUDGETS, **arguments}.get(name, {"ratio": ratio})))
         for name, cls in classes.items()
-        if not getattr(cls, "__abstractmethods__", ())
+        if not getattr(cls, "__abstractmethods__", ()) and (of_base or not cls.needs_base)
     }

@@ -18,13 +18,13 @@ from zoo.testing import agree
 
 transformers = pytest.importorskip("transformers")
 
-FACTORIES = factories(BlockDCT={"ratio": 0.3, "block": 8}, RandLoRA={"rank": 2})
+FACTORIES = factories(of_base=True, BlockDCT={"ratio": 0.3, "block": 8}, RandLoRA={"rank": 2})
 IN_FULL = ("bert", "gpt2", "llama")
 CASES = [
     (kind, name)
     for kind in ARCHITECTURES
     for name in FACTORIES
-    if kind == "bert" or name in (*OF_EACH_KIND, "Sum")
+    if kind == "bert" or name in (*OF_EACH_KIND, "DoRA", "Sum")
 ]
 
 
@@ -70,13 +70,16 @@ def trained(network: nn.Module, steps: int = 4) -> list[float]:
 
 
 def by_hand(network: nn.Module, expected: nn.Module) -> nn.Module:
-    """A plain network with what a converted one has: W0 + s W by `weight()` alone, and all else
-    from its state.
+    """A plain network with what a converted one has: W0 + s W by `weight()` alone, or W' of W0, and
+    all else from its state.
     """
     state = dict(network.state_dict())
     for name, layer in zoo_layers(network).items():
-        base = state.pop(f"{name}.weight", torch.tensor(0.0))
-        weight = base + layer.scale * layer.parameterization.weight().detach()
+        base, p = state.pop(f"{name}.weight", torch.tensor(0.0)), layer.parameterization
+        if p.needs_base:
+            weight = p.effective(base, layer.scale).detach()
+        else:
+            weight = base + layer.scale * p.weight().detach()
         state[f"{name}.weight"] = weight.mT if is_conv1d(layer.replaced) else weight
     expected.load_state_dict(
         {key: value for key, value in state.items() if ".parameterization." not in key}

@@ -4,18 +4,17 @@ is stored.
 
 import copy
 import functools
-import inspect
 import io
 import pickle
 import weakref
 
 import pytest
 import torch
+from every import factories
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-import zoo.parameterizations
 from tasks.char_lm.module import CharLM
 from zoo.layers.convert import zoo_layers
 from zoo.layers.kept import Watch
@@ -30,17 +29,22 @@ from zoo.parameterizations import (
 )
 from zoo.testing import agree
 
-ARGUMENTS = {"LoRA": {"rank": 2}, "RandLoRA": {}, "Dense": {}}
-CLASSES = [
-    cls
-    for name in zoo.parameterizations.__all__
-    if not inspect.isabstract(cls := getattr(zoo.parameterizations, name))
+FACTORIES = factories(0.5, of_base=True, RandLoRA={})
+KINDS = [
+    (name, update)
+    for name, factory in FACTORIES.items()
+    for update in (False, True)
+    if update or not factory.func.needs_base
 ]
 
 
-def layer(cls=DCT, update=True, dtype=torch.float32):
-    p = cls(16, 24, **ARGUMENTS.get(cls.__name__, {"ratio": 0.5}))
-    p.reset_parameters(0.3)
+def layer(name="DCT", update=True, dtype=torch.float32):
+    p = FACTORIES[name](16, 24)
+    p.reset_parameters(0.0 if p.needs_base else 0.3)
+    if p.needs_base:
+        torch.manual_seed(0)
+        for q in p.parameters():
+            q.data.add_(0.1 * torch.randn_like(q))
     base = torch.randn(16, 24, dtype=dtype) if update else None
     return ZooLinear(p, torch.randn(16, dtype=dtype), base, scale=0.7).eval()
 
@@ -58,14 +62,13 @@ def built(monkeypatch):
 
 
 @pytest.mark.parametrize("amp", [False, True])
-@pytest.mark.parametrize("update", [False, True])
-@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-def test_kept_equals_built(cls, update, amp):
+@pytest.mark.parametrize(("name", "update"), KINDS)
+def test_kept_equals_built(name, update, amp):
     """eval(x) = train(x), the first time and again, in every precision; to the bit, where training
     builds W as well.
     """
     for dtype in (torch.float32, torch.bfloat16) if update else (torch.float32,):
-        net, x = layer(cls, update, dtype), torch.randn(3, 24, dtype=dtype)
+        net, x = layer(name, update, dtype), torch.randn(3, 24, dtype=dtype)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=amp):
             expected = net.train()(x)
             net.eval()
@@ -245,7 +248,7 @@ def test_gradients_of_x_go_through_a_kept_weight():
 
 
 def test_functional_calls_have_their_own_parameters():
-    net, x = layer(Dense), torch.randn(3, 24)
+    net, x = layer("Dense"), torch.randn(3, 24)
     other = {name: p.detach() + 1 for name, p in net.named_parameters()}
     with torch.no_grad():
         before = net(x)

@@ -54,7 +54,7 @@ def test_the_first_rounds_that_all_have_are_neighbours():
 
 def test_every_class_with_a_budget_is_measured_by_default():
     chosen = {spec.cls.__name__ for spec in lab.chosen(None)}
-    assert chosen | {"Dense"} == set(factories())
+    assert chosen | {"Dense", "IA3"} == set(factories(of_base=True))
     lora, randlora = lab.chosen("LoRA, RandLoRA rank=4")
     assert (lora.cls, lora.label, randlora.label) == (LoRA, "LoRA lora_rank=8", "RandLoRA rank=4")
 

@@ -338,11 +338,27 @@ class Stopper(Callback):
 """
 
 
-@pytest.mark.parametrize("step", thinned([3, 9], 2))
-def test_a_stopped_run_resumes_bit_equal(step, tune, place):
+DROPPED = "LoRA --model.parameterization.rank=4 --model.parameterization.dropout=0.3"
+METHODS = {
+    "DCT": "DCT --model.parameterization.lora_rank=8",
+    "DoRA": "DoRA --model.parameterization.rank=4",
+    "LoRA with dropout": DROPPED,
+    "PiSSA": "PiSSA --model.parameterization.rank=4",
+}
+
+
+@pytest.mark.parametrize(
+    ("step", "method"),
+    thinned(
+        [(3, "DCT"), (9, "DCT"), *((9, name) for name in METHODS if name != "DCT")],
+        lambda step, method: step == 3,
+    ),
+)
+def test_a_stopped_run_resumes_bit_equal(step, method, tune, place):
     """Dropout on, in the first epoch of 5 steps and in the second."""
-    options = [*tune, "--trainer.max_epochs=2", "--checkpoint.every_n_steps=2"]
-    whole = fit(*options, "--name=whole", config="glue_rte dct_8")
+    words = f"--model.parameterization={METHODS[method]}".split()
+    options = [*words, *tune, "--trainer.max_epochs=2", "--checkpoint.every_n_steps=2"]
+    whole = fit(*options, "--name=whole", config="glue_rte")
     (place / "my_stopper.py").write_text(STOPPER)
     cut = [
         "--trainer.callbacks+=my_stopper.Stopper",
@@ -350,7 +366,7 @@ def test_a_stopped_run_resumes_bit_equal(step, tune, place):
         "--name=cut",
     ]
     with pytest.raises(Exception, match="^$") as stop:
-        main(["fit", "--config", "glue_rte.yaml", "--config", "dct_8.yaml", *options, *cut])
+        main(["fit", "--config", "glue_rte.yaml", *options, *cut])
     assert type(stop.value).__name__ == "PowerCut"
     folder = Path("runs/cut/version_0")
     assert (

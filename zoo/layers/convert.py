@@ -149,12 +149,17 @@ def _make(
     try:
         weight = factory(*old.shape)
         weight.layer = name
+        if weight.needs_base and start != "update":
+            raise ValueError(
+                "changes a frozen weight and has none of its own: use it to fine-tune, as an update"
+            )
         weight.to(
             old.device,
             torch.promote_types(old.dtype, torch.float32) if start == "update" else old.dtype,
         )
         if start == "update":
             weight.reset_parameters(0.0)
+            weight.for_base(old.detach())
         elif not old.is_meta:  # there it keeps the constructor's std, and the rates that go with it
             weight.reset_parameters(old.detach().square().mean().sqrt().item())
     except Exception as error:  # a user's own class can raise anything

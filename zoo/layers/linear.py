@@ -93,7 +93,12 @@ class ZooLinear(WeightKeeper):
     # ---- The weight ------------------------------------------------------------------------------
 
     def update(self) -> Tensor:
-        """Build s W, what training added to W0, with the guarantees of `effective_weight`."""
+        """Build what training added to W0, with the guarantees of `effective_weight`.
+
+        It is s W; of a map that knows W0, what `effective` differs from W0 by.
+        """
+        if self.base is not None and self.parameterization.needs_base:
+            return self.effective_weight() - self.base
         p = next(self.parameterization.parameters(), None)  # a replica has none
         with nullcontext() if p is None else without_autocast(p.device):
             w = self.parameterization.weight()
@@ -106,7 +111,10 @@ class ZooLinear(WeightKeeper):
         is another. This holds in training and in eval mode, within a forward pass and outside,
         under autocast and without, whatever is kept or was built ahead.
         """
-        return self.update() if self.base is None else self.base + self.update()
+        if self.base is None:
+            return self.update()
+        with without_autocast(self.base.device):
+            return self.parameterization.effective(self.base, self.scale)
 
     def merged_weight(self) -> Tensor:
         """Build `effective_weight` in W0's dtype, if there is a W0, as a merged layer has it."""

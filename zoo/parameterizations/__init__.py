@@ -12,6 +12,14 @@ from zoo.parameterizations.low_rank.lora import LoRA
 from zoo.parameterizations.low_rank.miss import MiSS
 from zoo.parameterizations.low_rank.randlora import RandLoRA
 from zoo.parameterizations.low_rank.vera import VeRA
+from zoo.parameterizations.of_base.base_map import OfBase
+from zoo.parameterizations.of_base.dora import DoRA
+from zoo.parameterizations.of_base.hira import HiRA
+from zoo.parameterizations.of_base.householder import Householder
+from zoo.parameterizations.of_base.ia3 import IA3
+from zoo.parameterizations.of_base.lora_xs import LoRAXS
+from zoo.parameterizations.of_base.oft import OFT
+from zoo.parameterizations.of_base.pissa import PiSSA
 from zoo.parameterizations.structured.blast import BLAST
 from zoo.parameterizations.structured.block_low_rank import BlockLowRank
 from zoo.parameterizations.structured.circulant import Circulant
@@ -42,18 +50,26 @@ __all__ = [
     "Circulant",
     "DCT",
     "Dense",
+    "DoRA",
     "Fastfood",
     "Fourier",
     "Haar",
     "Hadamard",
     "Hartley",
     "Hashed",
+    "HiRA",
+    "Householder",
+    "IA3",
     "Isometry",
     "Kronecker",
     "LoHa",
     "LoRA",
+    "LoRAXS",
     "MiSS",
+    "OFT",
+    "OfBase",
     "OrthonormalSubspace",
+    "PiSSA",
     "Product",
     "RandLoRA",
     "RandomOrthonormal",

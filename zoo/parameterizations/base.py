@@ -54,11 +54,12 @@ class WeightParameterization(nn.Module, ABC):
 
     shortcuts: ClassVar[dict[str, tuple[str, ...]]] = {
         "forward": ("weight",),
-        "forward_update": ("weight",),
-        "builds_weight": ("weight", "forward", "forward_update"),
+        "effective": ("weight",),
+        "forward_update": ("weight", "effective"),
+        "builds_weight": ("weight", "effective", "forward", "forward_update"),
         "needs_no_weight": ("weight", "forward"),
-        "building": ("weight",),
-        "cost": ("weight", "forward", "forward_update"),
+        "building": ("weight", "effective"),
+        "cost": ("weight", "effective", "forward", "forward_update"),
     }
     """Methods and attributes that a class may speed up, each with what it must agree with.
 
@@ -66,6 +67,8 @@ class WeightParameterization(nn.Module, ABC):
     plainest definition, that of the class furthest up. To keep an inherited one, it says so:
     `forward = LoRA.forward`.
     """
+    needs_base: ClassVar[bool] = False
+    """Whether there is no W without a base W0: a map of `zoo.parameterizations.of_base`."""
     _built_at: list[tuple[torch.device, torch.dtype]] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -127,19 +130,31 @@ class WeightParameterization(nn.Module, ABC):
         """
         return F.linear(x, self.weight(), bias)
 
+    def effective(self, base: Tensor, scale: float = 1.0) -> Tensor:
+        """Return the matrix that a layer with the frozen `base` W0 stands for, W0 + s W; (m, n).
+
+        What training added to W0 is this minus W0. A map that knows W0 defines this in place of
+        `weight` (`zoo.parameterizations.of_base`). The sum is of the wider dtype of the two.
+        """
+        # Inductor drops torch.add's alpha, if W = A B.
+        update = self.weight() if scale == 1 else scale * self.weight()
+        return base + update
+
+    def for_base(self, base: Tensor) -> "WeightParameterization":
+        """Serve a layer whose frozen weight this is; rates and starts may follow from it."""
+        return self
+
     def forward_update(
         self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0
     ) -> Tensor:
-        """Return x (W0 + s W)^T + b, W0 the frozen `base`.
+        """Return x (W0 + s W)^T + b, W0 the frozen `base`: the product with `effective`.
 
         A path that never builds W must equal this one.
 
         One product with the sum, as ordinary fine-tuning has it: the sum is float32 if either is,
         and rounded once.
         """
-        # Inductor drops torch.add's alpha, if W = A B.
-        update = self.weight() if scale == 1 else scale * self.weight()
-        return F.linear(x, (base + update).to(x.dtype), bias)
+        return F.linear(x, self.effective(base, scale).to(x.dtype), bias)
 
     @property
     def builds_weight(self) -> bool:
@@ -149,9 +164,8 @@ class WeightParameterization(nn.Module, ABC):
         left alone.
         """
         mine = WeightParameterization
-        return (
-            type(self).forward is mine.forward and type(self).forward_update is mine.forward_update
-        )
+        alone = self.needs_base or type(self).forward is mine.forward
+        return alone and type(self).forward_update is mine.forward_update
 
     def needs_no_weight(self, x: Tensor) -> bool:
         """Say whether `forward(x)` is faster without W than a product with one that is kept.
@@ -162,6 +176,8 @@ class WeightParameterization(nn.Module, ABC):
 
     def building(self) -> tuple[int, int]:
         """Count the multiply-adds of `weight()`, and those of dL/dW to the coefficients' gradient.
+
+        Of a map that knows W0, those of `effective`.
 
         Here both are what torch's counter finds when it is run. A class states them as a formula of
         m, n and its own sizes; what counts as one says `zoo.parameterizations.cost.Cost`.

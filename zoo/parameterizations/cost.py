@@ -99,7 +99,13 @@ def counted(output: Callable[[], Tensor], inputs: Sequence[Tensor]) -> tuple[int
 
 
 def products_of_weight(p: "WeightParameterization") -> tuple[int, int]:
-    """Count the multiply-adds of `p.weight()` and of its backward pass, as torch sees them."""
+    """Count the multiply-adds of `p.weight()` and of its backward pass, as torch sees them.
+
+    Of a map that knows W0, those of `p.effective(W0)`.
+    """
+    if p.needs_base:
+        base = next(p.parameters()).new_ones(p.shape)
+        return counted(partial(p.effective, base), _trained(p))
     return counted(p.weight, _trained(p))
 
 

@@ -15,10 +15,9 @@ from zoo.files.trust import NOBODY, Trust
 from zoo.layers.convert import are_updates, is_conv1d, zoo_layers
 from zoo.layers.linear import ZooLinear
 from zoo.layers.names import matches, summary
-from zoo.parameterizations import LoRA
 from zoo.runs import checkpoints, peft
 from zoo.runs.checkpoint_runs import adapter_run, checkpoint_run, plain_run
-from zoo.runs.peft import Factors, lora_factors
+from zoo.runs.peft import Factors, own_factors
 from zoo.runs.plain_checkpoints import (
     Stored,
     aligned,
@@ -248,8 +247,8 @@ def _run(path: str, backbone: str | None, layers: Sequence[str] | None, trust: T
 
 def _own(layer: ZooLinear) -> Update:
     """Return s W of a layer, with factors as they are."""
-    if isinstance(layer.parameterization, LoRA):
-        return _product(lora_factors(layer)[0])
+    if (own := own_factors(layer)) is not None:
+        return _product(own)
     return Update(layer.update().detach().float())
 
 

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,8 @@ from zoo.layers.batched import build_together
 from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import WeightParameterization
 from zoo.parameterizations.cost import counted
-from zoo.testing.case import Shape, agree, on
-from zoo.testing.maps import MapContracts
+from zoo.testing.case import Case, Shape, agree, on
+from zoo.testing.maps import OwnWeightContracts
 
 
 class Parallel(nn.Module):
@@ -33,43 +34,49 @@ Kind = tuple[Tensor | None, Tensor | None, float]
 """b, W0 and s."""
 
 
-def kinds_of_layer(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Kind]]:
-    """Yield what a layer is, and (b, W0, s): with b and W0 or without, s = 1 and not."""
-    for biased, based, scale in itertools.product((True, False), (True, False), (1.0, 0.7)):
-        bias = torch.randn(shape[0], dtype=dtype) if biased else None
-        base = torch.randn(shape, dtype=dtype) if based else None
-        kind = f"{'a' if biased else 'no'} bias, {'a' if based else 'no'} base, s = {scale:g}"
-        yield kind, (bias, base, scale)
+def times(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+    """x w^T + b, written out."""
+    return x @ w.mT if bias is None else x @ w.mT + bias
 
 
-def product(x: Tensor, w: Tensor, bias: Tensor | None, base: Tensor | None, scale: float) -> Tensor:
-    """x (W0 + s W)^T + b, written out."""
-    y = x @ (scale * w if base is None else base + scale * w).mT
-    return y if bias is None else y + bias
+class LayerContracts(Case):
+    """Every way from x to y is a product with the matrix that a layer stands for."""
 
+    bases: ClassVar[tuple[bool, ...]] = (True, False)
+    """Whether there is a W0."""
 
-class ParameterizationTestCase(MapContracts):
-    """What holds of every parameterization: `MapContracts`, and that layers multiply by W."""
+    def stands_for(self, p: WeightParameterization, base: Tensor | None, scale: float) -> Tensor:
+        """Return W0 + s W, written out; s W without W0."""
+        return scale * p.weight() if base is None else base + scale * p.weight()
+
+    def kinds_of_layer(self, shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Kind]]:
+        """Yield what a layer is, and (b, W0, s): with b and W0 or without, s = 1 and not."""
+        for biased, based, scale in itertools.product((True, False), self.bases, (1.0, 0.7)):
+            bias = torch.randn(shape[0], dtype=dtype) if biased else None
+            base = torch.randn(shape, dtype=dtype) if based else None
+            kind = f"{'a' if biased else 'no'} bias, {'a' if based else 'no'} base, s = {scale:g}"
+            yield kind, (bias, base, scale)
 
     def test_layers_train_their_weight(self, shape: Shape) -> None:
         """y = x (W0 + s W)^T + b, dL/dx and dL/dc in training, eval mode, recomputed.
 
-        With b, W0 and s, or none of them.
+        With b, W0 and s, or none of them; of a map that knows W0, y = x W'^T + b.
         """
         x, g = (
             torch.randn(2, 3, shape[1]).double().requires_grad_(),
             torch.randn(2, 3, shape[0]).double(),
         )
-        for kind, arguments in kinds_of_layer(shape, torch.float64):
+        for kind, (bias, base, scale) in self.kinds_of_layer(shape, torch.float64):
             p = self.make(shape).for_layer("a")
-            expected = self._with_gradients(p, x, product(x, p.weight(), *arguments), g)
+            y = times(x, self.stands_for(p, base, scale), bias)
+            expected = self._with_gradients(p, x, y, g)
             for path, recompute, training in (
                 ("in training", False, True),
                 ("in eval mode", False, False),
                 ("recomputed", True, True),
             ):
                 with on(f"{path}, {kind}"):
-                    layer = ZooLinear(p, *arguments, recompute).train(training)
+                    layer = ZooLinear(p, bias, base, scale, recompute).train(training)
                     found = self._with_gradients(p, x, layer(x), g)
                     for (name, actual), wanted in zip(
                         found.items(), expected.values(), strict=True
@@ -96,40 +103,40 @@ class ParameterizationTestCase(MapContracts):
 
         Of one row or many.
         """
-        for kind, arguments in kinds_of_layer(shape, torch.float64):
+        for kind, (bias, base, scale) in self.kinds_of_layer(shape, torch.float64):
             p = self.make(shape).for_layer("a")
             for path, training in (
                 ("in training without gradients", True),
                 ("in eval mode without gradients", False),
             ):
-                layer = ZooLinear(p, *arguments).train(training)
+                layer = ZooLinear(p, bias, base, scale).train(training)
                 for when, batch in (("at first", (2, 3)), ("again", ()), ("after a change", (5,))):
                     if when == "after a change":
                         for q in p.parameters():
                             q.mul_(1.5)
                     x = torch.randn(*batch, shape[1]).double()
                     with on(f"{path}, {when}, {kind}"):
-                        agree(layer(x), product(x, p.weight(), *arguments), what="y")
+                        y = times(x, self.stands_for(p, base, scale), bias)
+                        agree(layer(x), y, what="y")
                 with on(f"merged, {kind}"):
-                    agree(layer.merge()(x), product(x, p.weight(), *arguments), what="y")
+                    agree(layer.merge()(x), y, what="y")
 
     def test_layers_under_autocast(self, shape: Shape) -> None:
         """Under bfloat16 autocast y = x (W0 + s W)^T + b to the rounding of its products."""
         x = torch.randn(4, shape[1])
-        for kind, arguments in kinds_of_layer(shape, torch.float32):
+        for kind, (bias, base, scale) in self.kinds_of_layer(shape, torch.float32):
             p = self.make(shape, torch.float32).for_layer("a")
-            y = product(x, p.weight().detach(), *arguments)
-            bias, base = (None if a is None else a.abs() for a in arguments[:2])
+            w = self.stands_for(p, base, scale).detach()
+            y = times(x, w, bias)
             # Products cancel, roundings do not.
-            size = (
-                product(x.abs(), p.weight().detach().abs(), bias, base, arguments[2]).max().item()
-            )
+            parts = w.abs() if base is None else base.abs() + (w - base).abs()
+            size = times(x.abs(), parts, None if bias is None else bias.abs()).max().item()
             for path, training, grads in (
                 ("in training", True, True),
                 ("in eval mode", False, True),
                 ("kept", False, False),
             ):
-                layer = ZooLinear(p, *arguments).train(training)
+                layer = ZooLinear(p, bias, base, scale).train(training)
                 with (
                     on(f"{path}, {kind}"),
                     torch.set_grad_enabled(grads),
@@ -140,35 +147,11 @@ class ParameterizationTestCase(MapContracts):
                         f"y is off by {error:.2e}, and may be by {2**-6 * size:.2e}"
                     )
 
-    def test_together_is_alone(self, shape: Shape) -> None:
-        """Layers that are built as one batch have the y and dL/dc that each has alone.
-
-        They are of one shape (`zoo.layers.batched`).
-        """
-        maps = [self.make(shape).for_layer(name) for name in "abc"]
-        biases = torch.randn(3, shape[0]).double()
-        net = Parallel(*(ZooLinear(p, bias) for p, bias in zip(maps, biases, strict=True)))
-        build_together(net)
-        x, g = (
-            torch.randn(5, shape[1]).double().requires_grad_(),
-            torch.randn(3, 5, shape[0]).double(),
-        )
-        y = net(x)
-        for i, p in enumerate(maps):
-            alone = product(x, p.weight(), biases[i], None, 1.0)
-            names, values = zip(*p.named_parameters(), strict=True)
-            with on(f"layer {i + 1} of 3"):
-                agree(y[i], alone, what="y")
-                grads = torch.autograd.grad(y, values, g, retain_graph=True)
-                for name, actual, wanted in zip(
-                    names, grads, torch.autograd.grad(alone, values, g[i]), strict=True
-                ):
-                    agree(actual, wanted, what=f"dL/d {name}")
-
     def test_merge(self, shape: Shape) -> None:
         """A merged layer gives the same outputs to 1e-5, with and without a frozen base."""
         x, bias = torch.randn(4, shape[1]), torch.randn(shape[0])
-        for base in (None, torch.randn(shape)):
+        for based in self.bases:
+            base = torch.randn(shape) if based else None
             layer = ZooLinear(self.make(shape, torch.float32), bias, base, scale=0.7)
             agree(layer.merge()(x), layer(x).detach(), 1e-5, "y of the merged layer")
 
@@ -180,7 +163,7 @@ class ParameterizationTestCase(MapContracts):
         """
         p = self.make(shape).for_layer("a")
         trained = [q for q in p.parameters() if q.requires_grad]
-        for rows, update in itertools.product((1, 5, 70), (False, True)):
+        for rows, update in itertools.product((1, 5, 70), sorted(self.bases)):
             layer = ZooLinear(p, None, torch.randn(shape).double() if update else None)
             x = torch.randn(rows, shape[1]).double().requires_grad_()
             found, stated = counted(partial(layer, x), [x, *trained]), p.cost(rows, update)
@@ -190,11 +173,13 @@ class ParameterizationTestCase(MapContracts):
                     assert stated.read == math.prod(shape), f"{stated}, and W is kept"
 
     def _pair(self, dtype: torch.dtype) -> Parallel:
-        """Make a layer from scratch, and one that updates a base; 24 x 16."""
-        scratch, update = (self.make((24, 16), dtype).for_layer(name) for name in "ab")
-        base = torch.randn(24, 16, dtype=dtype)
+        """Make a layer from scratch, or of W0, and one that updates a base; 24 x 16."""
+        first, second = (self.make((24, 16), dtype).for_layer(name) for name in "ab")
+        bases = [None if False in self.bases else torch.randn(24, 16, dtype=dtype)]
+        bases.append(torch.randn(24, 16, dtype=dtype))
         return Parallel(
-            ZooLinear(scratch, torch.randn(24, dtype=dtype)), ZooLinear(update, None, base, 0.7)
+            ZooLinear(first, torch.randn(24, dtype=dtype), bases[0]),
+            ZooLinear(second, None, bases[1], 0.7),
         )
 
     def test_function_transforms(self) -> None:
@@ -228,19 +213,6 @@ class ParameterizationTestCase(MapContracts):
                     for (name, actual), wanted in zip(found.items(), alone, strict=True):
                         agree(actual[i], wanted, what=f"the gradient of example {i + 1} in {name}")
 
-    def test_compiles(self) -> None:
-        """torch.compile takes forward and backward without a graph break, and changes neither."""
-        p = self.make((24, 16), torch.float32)
-        x = torch.randn(3, 16)
-        expected = p(x)
-        grads = torch.autograd.grad(expected.square().sum(), list(p.parameters()))
-        torch._dynamo.reset()
-        actual = torch.compile(p, fullgraph=True, backend="aot_eager")(x)
-        agree(actual, expected, 1e-5, "y")
-        found = torch.autograd.grad(actual.square().sum(), list(p.parameters()))
-        for (name, _), a, b in zip(p.named_parameters(), found, grads, strict=True):
-            agree(a, b, 1e-5, f"dL/d {name}")
-
     def test_exports(self) -> None:
         """torch.export takes layers for any number of rows, and changes no output.
 
@@ -256,3 +228,45 @@ class ParameterizationTestCase(MapContracts):
                 )
                 x = torch.randn(9, 16)
                 agree(program.module()(x), net(x), 1e-5, "y")
+
+
+class ParameterizationTestCase(OwnWeightContracts, LayerContracts):
+    """What holds of every parameterization that has a W of its own, alone and in layers."""
+
+    def test_together_is_alone(self, shape: Shape) -> None:
+        """Layers that are built as one batch have the y and dL/dc that each has alone.
+
+        They are of one shape (`zoo.layers.batched`).
+        """
+        maps = [self.make(shape).for_layer(name) for name in "abc"]
+        biases = torch.randn(3, shape[0]).double()
+        net = Parallel(*(ZooLinear(p, bias) for p, bias in zip(maps, biases, strict=True)))
+        build_together(net)
+        x, g = (
+            torch.randn(5, shape[1]).double().requires_grad_(),
+            torch.randn(3, 5, shape[0]).double(),
+        )
+        y = net(x)
+        for i, p in enumerate(maps):
+            alone = times(x, p.weight(), biases[i])
+            names, values = zip(*p.named_parameters(), strict=True)
+            with on(f"layer {i + 1} of 3"):
+                agree(y[i], alone, what="y")
+                grads = torch.autograd.grad(y, values, g, retain_graph=True)
+                for name, actual, wanted in zip(
+                    names, grads, torch.autograd.grad(alone, values, g[i]), strict=True
+                ):
+                    agree(actual, wanted, what=f"dL/d {name}")
+
+    def test_compiles(self) -> None:
+        """torch.compile takes forward and backward without a graph break, and changes neither."""
+        p = self.make((24, 16), torch.float32)
+        x = torch.randn(3, 16)
+        expected = p(x)
+        grads = torch.autograd.grad(expected.square().sum(), list(p.parameters()))
+        torch._dynamo.reset()
+        actual = torch.compile(p, fullgraph=True, backend="aot_eager")(x)
+        agree(actual, expected, 1e-5, "y")
+        found = torch.autograd.grad(actual.square().sum(), list(p.parameters()))
+        for (name, _), a, b in zip(p.named_parameters(), found, grads, strict=True):
+            agree(a, b, 1e-5, f"dL/d {name}")

@@ -85,9 +85,13 @@ FILLED: dict[str, Callable[[Any, dict[str, Tensor]], object]] = {
 class MapContracts(Case):
     """W as a function of coefficients, seed and layer: one method each."""
 
+    def map(self, shape: Shape, dtype: torch.dtype = torch.float64) -> Any:
+        """Make the map whose W is meant."""
+        return self.make(shape, dtype)
+
     def test_weight_has_its_shape(self, shape: Shape) -> None:
         """weight() is (out_features, in_features), in the coefficients' dtype."""
-        p = self.make(shape)
+        p = self.map(shape)
         found, dtype = p.weight(), next(p.parameters()).dtype
         assert p.shape == shape, f"shape is {p.shape}, and should be {shape}"
         assert found.shape == shape, (
@@ -97,7 +101,7 @@ class MapContracts(Case):
 
     def test_weight_is_a_function_of_its_coefficients(self, shape: Shape) -> None:
         """weight() is the same at each call, in either mode, with gradients and without."""
-        p = self.make(shape)
+        p = self.map(shape)
         w = p.weight().detach().clone()
         agree(p.weight(), w, 0.0, "W of a second call")
         agree(p.eval().weight(), w, 0.0, "W in eval mode")
@@ -106,7 +110,7 @@ class MapContracts(Case):
             agree(p.train().weight(), w, 0.0, "W in training without gradients")
             for q in p.parameters():
                 q.mul_(1.5)
-            again = self.make(shape)
+            again = self.map(shape)
             again.load_state_dict(p.state_dict())
             agree(
                 p.weight(),
@@ -114,6 +118,121 @@ class MapContracts(Case):
                 0.0,
                 "W without gradients, after the coefficients changed,",
             )
+
+    def test_low_precision_rounds_once(self, shape: Shape) -> None:
+        """W of bfloat16 coefficients is W of them in float64, to what is trained's rounding."""
+        p = self.map(shape, torch.bfloat16)
+        exact = copy.deepcopy(p).double().weight()
+        agree(p.weight(), exact, TOLERANCE[torch.bfloat16], "W of bfloat16 coefficients")
+
+    def test_count(self, shape: Shape) -> None:
+        """num_trainable = number of coefficients that require a gradient, at least 1."""
+        p = self.map(shape)
+        counted = sum(q.numel() for q in p.parameters() if q.requires_grad)
+        assert p.num_trainable == counted, (
+            f"num_trainable is {p.num_trainable}, and {counted} are trained"
+        )
+        assert counted >= 1, "nothing is trained"
+
+    def test_gradient(self) -> None:
+        """The backward pass is the derivative of weight(), and is differentiable itself."""
+        p = self.map(self.small)
+        values = tuple(q.detach().requires_grad_() for q in p.parameters())
+        torch.autograd.gradcheck(function_of(p), values)  # raises what differs
+        torch.autograd.gradgradcheck(function_of(p), values)
+
+    def test_state_is_coefficients_only(self, shape: Shape) -> None:
+        """The state dict holds the parameters and nothing that a seed rebuilds."""
+        p = self.map(shape)
+        found, wanted = list(p.state_dict()), [name for name, _ in p.named_parameters()]
+        assert found == wanted, f"the state dict holds {found}, and the parameters are {wanted}"
+
+    def test_load_under_another_seed(self, shape: Shape) -> None:
+        """W follows from the state dict and the arguments alone, not from the global seed."""
+        torch.manual_seed(1)
+        p = self.map(shape)
+        torch.manual_seed(2)
+        q = self.map(shape)
+        agree_on_basis(p, q)
+        q.load_state_dict(p.state_dict())
+        agree(q.weight(), p.weight(), 0.0, "W under another seed")
+
+    def test_layers_keep_their_positions(self, shape: Shape) -> None:
+        """W is a function of the layer's name: always the same, however the layer got it."""
+        p, q = self.map(shape), self.map(shape)
+        q.load_state_dict(p.state_dict())
+        w = p.for_layer("a").weight().detach().clone()
+        agree(
+            q.for_layer("b").for_layer("a").weight(), w, 0.0, "W of a layer that had another name"
+        )
+        p.reset_buffers()
+        agree(p.weight(), w, 0.0, "W of a layer whose buffers were rebuilt")
+        q.layer = "a"
+        agree(
+            q.to(torch.float64).weight(),
+            w,
+            0.0,
+            "W of a layer that was named and then moved, as `convert` does it",
+        )
+
+    def test_pickle(self, shape: Shape) -> None:
+        """A pickled copy has the same W."""
+        p = self.map(shape).for_layer("a")
+        agree(pickle.loads(pickle.dumps(p)).weight(), p.weight(), 0.0, "W of a pickled copy")
+
+    def test_deepcopy(self, shape: Shape) -> None:
+        """A deep copy has the same W, and coefficients of its own."""
+        p = self.map(shape).for_layer("a")
+        q, w = copy.deepcopy(p), p.weight().detach().clone()
+        agree(q.weight(), w, 0.0, "W of a copy")
+        with torch.no_grad():
+            for value in q.parameters():
+                value.add_(torch.randn_like(value))
+        agree(p.weight(), w, 0.0, "W, after coefficients of its copy were changed,")
+
+    def test_meta_initialisation(self, shape: Shape) -> None:
+        """Built on the meta device and filled, W is what it was, whichever way it is filled."""
+        p = self.map(shape, torch.float32).for_layer("a")
+        state = p.state_dict()
+        for path, fill in FILLED.items():
+            with torch.device("meta"):
+                q = self.map(shape, torch.float32).for_layer("a")
+            assert where(q) == {torch.device("meta")}, (
+                f"built on the meta device, it is on {where(q)}"
+            )
+            assert q.lr_mults(), "there is no rate of a map on the meta device"
+            with on(path):
+                fill(q, state)
+                assert where(q) == {torch.device("cpu")}, f"filled, it is on {where(q)}"
+                agree(q.weight(), p.weight(), 0.0, "W")
+
+    def test_loads_another_dtype(self, shape: Shape) -> None:
+        """A state dict of float64 that is assigned to a float32 map makes it one of float64."""
+        p, q = self.map(shape), self.map(shape, torch.float32)
+        q.load_state_dict(p.state_dict(), assign=True)
+        agree(q.weight(), p.weight(), what="W")
+
+    def test_moves_to_another_dtype(self, shape: Shape) -> None:
+        """There and back through a wider dtype, W is what it was: bases are not rounded."""
+        p = self.map(shape, torch.float32)
+        w = p.weight().detach().clone()
+        agree(p.double().weight(), w, 1e-5, "W in float64")
+        agree(p.float().weight(), w, 0.0, "W in float32 again")
+
+    def test_only_coefficients_move(self, shape: Shape) -> None:
+        """A step changes every coefficient tensor, and nothing that is fixed."""
+        p = self.map(shape)
+        before, fixed = copy.deepcopy(dict(p.named_parameters())), copy.deepcopy(p)
+        optimizer = torch.optim.SGD(p.parameters(), lr=0.1)
+        (p.weight() * torch.randn(shape, dtype=torch.float64)).sum().backward()
+        optimizer.step()
+        still = [name for name, q in p.named_parameters() if torch.equal(q, before[name])]
+        assert not still, f"{', '.join(still)} did not move"
+        agree_on_basis(p, fixed)
+
+
+class OwnWeightContracts(MapContracts):
+    """What holds of a map that has a W without any other weight."""
 
     def test_draws(self, shape: Shape) -> None:
         """reset_parameters draws anew at each call; buffers and W leave global randomness.
@@ -168,12 +287,6 @@ class MapContracts(Case):
         error = (p.forward_update(x, base, None, 0.7).double() - y).abs().max().item()
         assert error <= limit, f"y is off by {error:.2e}, and may be by {limit:.2e}"
 
-    def test_low_precision_rounds_once(self, shape: Shape) -> None:
-        """W of bfloat16 coefficients is W of them in float64, to what is trained's rounding."""
-        p = self.make(shape, torch.bfloat16)
-        exact = copy.deepcopy(p).double().weight()
-        agree(p.weight(), exact, TOLERANCE[torch.bfloat16], "W of bfloat16 coefficients")
-
     def test_autocast_builds_in_full_precision(self, shape: Shape) -> None:
         """Under bfloat16 autocast, forward errs by the rounding of its product and no more."""
         p = self.make(shape, torch.float32)
@@ -184,15 +297,6 @@ class MapContracts(Case):
         limit = 2**-6 * (x.abs() @ p.weight().abs().T).max().item()
         error = (y.float() - x @ p.weight().T).abs().max().item()
         assert error <= limit, f"x W^T is off by {error:.2e}, and may be by {limit:.2e}"
-
-    def test_count(self, shape: Shape) -> None:
-        """num_trainable = number of coefficients that require a gradient, at least 1."""
-        p = self.make(shape)
-        counted = sum(q.numel() for q in p.parameters() if q.requires_grad)
-        assert p.num_trainable == counted, (
-            f"num_trainable is {p.num_trainable}, and {counted} are trained"
-        )
-        assert counted >= 1, "nothing is trained"
 
     def test_building(self) -> None:
         """building() is what torch counts of weight() and of its gradient, in multiply-adds."""
@@ -261,100 +365,6 @@ class MapContracts(Case):
         )
         largest = max((g.abs().max().item() for g in grads if g is not None), default=0.0)
         assert largest > 0, "the gradient is 0, so that nothing would ever be learned"
-
-    def test_gradient(self) -> None:
-        """The backward pass is the derivative of weight(), and is differentiable itself."""
-        p = self.make(self.small)
-        values = tuple(q.detach().requires_grad_() for q in p.parameters())
-        torch.autograd.gradcheck(function_of(p), values)  # raises what differs
-        torch.autograd.gradgradcheck(function_of(p), values)
-
-    def test_state_is_coefficients_only(self, shape: Shape) -> None:
-        """The state dict holds the parameters and nothing that a seed rebuilds."""
-        p = self.make(shape)
-        found, wanted = list(p.state_dict()), [name for name, _ in p.named_parameters()]
-        assert found == wanted, f"the state dict holds {found}, and the parameters are {wanted}"
-
-    def test_load_under_another_seed(self, shape: Shape) -> None:
-        """W follows from the state dict and the arguments alone, not from the global seed."""
-        torch.manual_seed(1)
-        p = self.make(shape)
-        torch.manual_seed(2)
-        q = self.make(shape)
-        agree_on_basis(p, q)
-        q.load_state_dict(p.state_dict())
-        agree(q.weight(), p.weight(), 0.0, "W under another seed")
-
-    def test_layers_keep_their_positions(self, shape: Shape) -> None:
-        """W is a function of the layer's name: always the same, however the layer got it."""
-        p, q = self.make(shape), self.make(shape)
-        q.load_state_dict(p.state_dict())
-        w = p.for_layer("a").weight().detach().clone()
-        agree(
-            q.for_layer("b").for_layer("a").weight(), w, 0.0, "W of a layer that had another name"
-        )
-        p.reset_buffers()
-        agree(p.weight(), w, 0.0, "W of a layer whose buffers were rebuilt")
-        q.layer = "a"
-        agree(
-            q.to(torch.float64).weight(),
-            w,
-            0.0,
-            "W of a layer that was named and then moved, as `convert` does it",
-        )
-
-    def test_pickle(self, shape: Shape) -> None:
-        """A pickled copy has the same W."""
-        p = self.make(shape).for_layer("a")
-        agree(pickle.loads(pickle.dumps(p)).weight(), p.weight(), 0.0, "W of a pickled copy")
-
-    def test_deepcopy(self, shape: Shape) -> None:
-        """A deep copy has the same W, and coefficients of its own."""
-        p = self.make(shape).for_layer("a")
-        q, w = copy.deepcopy(p), p.weight().detach().clone()
-        agree(q.weight(), w, 0.0, "W of a copy")
-        q.reset_parameters(1.0)
-        agree(p.weight(), w, 0.0, "W, after coefficients of its copy were drawn anew,")
-
-    def test_meta_initialisation(self, shape: Shape) -> None:
-        """Built on the meta device and filled, W is what it was, whichever way it is filled."""
-        p = self.make(shape, torch.float32).for_layer("a")
-        state = p.state_dict()
-        for path, fill in FILLED.items():
-            with torch.device("meta"):
-                q = self.parameterization(*shape, **self.arguments).for_layer("a")
-            assert where(q) == {torch.device("meta")}, (
-                f"built on the meta device, it is on {where(q)}"
-            )
-            assert q.lr_mults(), "there is no rate of a map on the meta device"
-            with on(path):
-                fill(q, state)
-                assert where(q) == {torch.device("cpu")}, f"filled, it is on {where(q)}"
-                agree(q.weight(), p.weight(), 0.0, "W")
-
-    def test_loads_another_dtype(self, shape: Shape) -> None:
-        """A state dict of float64 that is assigned to a float32 map makes it one of float64."""
-        p, q = self.make(shape), self.make(shape, torch.float32)
-        q.load_state_dict(p.state_dict(), assign=True)
-        agree(q.weight(), p.weight(), what="W")
-
-    def test_moves_to_another_dtype(self, shape: Shape) -> None:
-        """There and back through a wider dtype, W is what it was: bases are not rounded."""
-        p = self.make(shape, torch.float32)
-        w = p.weight().detach().clone()
-        agree(p.double().weight(), w, 1e-5, "W in float64")
-        agree(p.float().weight(), w, 0.0, "W in float32 again")
-
-    def test_only_coefficients_move(self, shape: Shape) -> None:
-        """A step changes every coefficient tensor, and nothing that is fixed."""
-        p = self.make(shape)
-        before, fixed = copy.deepcopy(dict(p.named_parameters())), copy.deepcopy(p)
-        optimizer = torch.optim.SGD(p.parameters(), lr=0.1)
-        (p.weight() * torch.randn(shape, dtype=torch.float64)).sum().backward()
-        optimizer.step()
-        still = [name for name, q in p.named_parameters() if torch.equal(q, before[name])]
-        assert not still, f"{', '.join(still)} did not move"
-        agree_on_basis(p, fixed)
 
     def test_learning_rate_multiplier(self) -> None:
         """1 / rms(dW) <= lr_mult <= sum |G| / <G, dW>: a step is as large as a dense one.

@@ -9,6 +9,7 @@ import torch
 
 from zoo.parameterizations import (
     Isometry,
+    OfBase,
     OrthonormalSubspace,
     SeparableSubspace,
     WeightParameterization,
@@ -16,6 +17,7 @@ from zoo.parameterizations import (
 from zoo.parameterizations.subspaces.orthonormal import BUILT_FROM
 from zoo.testing.case import TOLERANCE, Case, Shape, reason
 from zoo.testing.layers import ParameterizationTestCase
+from zoo.testing.of_base import OfBaseTestCase
 from zoo.testing.orthonormal import IsometryTestCase, OrthonormalTestCase, SeparableTestCase
 
 SMALL: tuple[Shape, ...] = ((5, 4), (6, 4), (4, 4), (4, 8), (8, 8))
@@ -29,6 +31,8 @@ def case_for(parameterization: type[WeightParameterization], arguments: dict[str
     A shape that its constructor refuses by a ValueError is no failed contract.
     """
     kind: type[Case] = ParameterizationTestCase
+    if issubclass(parameterization, OfBase):
+        kind = OfBaseTestCase
     if issubclass(parameterization, Isometry):
         kind = IsometryTestCase
     if issubclass(parameterization, OrthonormalSubspace):

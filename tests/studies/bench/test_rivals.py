@@ -33,7 +33,7 @@ def runs(each):
 
 @pytest.mark.parametrize("update", [False, True])
 def test_every_class_can_be_measured_without_arguments(update):
-    for name in factories():
+    for name in factories(of_base=update):
         (layer,) = made(name, update)
         assert isinstance(layer, Contender), (name, layer)
         assert runs(layer), name
@@ -41,7 +41,7 @@ def test_every_class_can_be_measured_without_arguments(update):
         assert 0 < counted["forward"] < counted["training"] < math.inf, name
 
 
-@pytest.mark.parametrize("name", thinned(factories(), lambda name: name == "LoRA"))
+@pytest.mark.parametrize("name", thinned(factories(of_base=True), lambda name: name == "LoRA"))
 def test_every_class_has_a_rival_that_runs(name):
     pytest.importorskip("peft")
     ours, theirs = made(name, True, ["peft"])

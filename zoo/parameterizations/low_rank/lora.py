@@ -26,9 +26,12 @@ class LoRA(WeightParameterization):
         coefficients: at most as many, r = floor(coefficients / (m + n)); or
         lora_rank: r by the name that it has elsewhere. Exactly one of the four.
         seed: unused, nothing is fixed.
+        dropout: probability, in [0, 1), with which a number of x does not reach A in training, the
+            others being divided by its complement: the product is then one with W on the average.
 
     Raises:
-        ValueError: for a budget out of range, given twice or not at all, or that buys no rank.
+        ValueError: for a budget out of range, given twice or not at all, or that buys no rank; for
+            a dropout out of range.
     """
 
     def __init__(
@@ -40,9 +43,13 @@ class LoRA(WeightParameterization):
         seed: int = 0,
         coefficients: int | None = None,
         lora_rank: int | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(out_features, in_features, seed)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         m, n = self.shape
+        self.dropout = dropout
         rank = rank_within(m, n, m + n, min(m, n), rank, ratio, coefficients, lora_rank)
         self.rank = rank
         self.lora_A = nn.Parameter(torch.empty(rank, in_features))
@@ -55,13 +62,17 @@ class LoRA(WeightParameterization):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return (x A^T) B^T + b: r (m + n) operations per row of x instead of mn."""
-        return F.linear(F.linear(x, self.lora_A), self.lora_B, bias)
+        return F.linear(F.linear(self._dropped(x), self.lora_A), self.lora_B, bias)
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        """Return what of x reaches A."""
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
     def forward_update(
         self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0
     ) -> Tensor:
         """Return x W0^T + b + s (x A^T) B^T, the last product added in one pass with the sum."""
-        return add_product(x, base, bias, self.lora_B, self.lora_A, scale)
+        return add_product(x, base, bias, self.lora_B, self.lora_A, scale, given=self._dropped(x))
 
     def building(self) -> tuple[int, int]:
         """Count r mn to build B A, and twice as many for dB and dA."""
@@ -114,4 +125,5 @@ class LoRA(WeightParameterization):
         return 1 / self._step
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, rank={self.rank}"
+        dropout = f", dropout={self.dropout}" if self.dropout else ""
+        return f"{super().extra_repr()}, rank={self.rank}{dropout}"

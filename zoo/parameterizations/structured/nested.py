@@ -48,7 +48,8 @@ class Share:
         seed: of the whole, for a part that has none of its own.
 
     Raises:
-        ValueError: if the factory is none, or of a class that is abstract or no parameterization.
+        ValueError: if the factory is none, or of a class that is abstract, no parameterization or
+            one of a frozen weight.
     """
 
     def __init__(self, factory: Any, shape: tuple[int, int], where: str, seed: int) -> None:
@@ -60,6 +61,10 @@ class Share:
             raise ValueError(f"{where} must be a parameterization, got {name_of(factory)}")
         if lacking := sorted(getattr(cls, "__abstractmethods__", ())):
             raise ValueError(f"{self.name} is abstract: define {', '.join(lacking)}")
+        if getattr(cls, "needs_base", False):
+            raise ValueError(
+                f"{self.name} changes a frozen weight and has none of its own: give another class"
+            )
         try:
             self.takes = inspect.signature(cls).parameters
         except (TypeError, ValueError):  # it says nothing of its arguments

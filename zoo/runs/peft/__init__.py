@@ -5,7 +5,7 @@ the LoRA authors' own loralib saves is read as well.
 """
 
 from zoo.runs.peft.adapter import CONFIG, PREFIX, TENSORS, Adapter, Diagonals, Factors, Update
-from zoo.runs.peft.lora import lora_factors
+from zoo.runs.peft.lora import lora_factors, own_factors
 from zoo.runs.peft.reading import find, read
 from zoo.runs.peft.writing import write
 
@@ -19,6 +19,7 @@ __all__ = [
     "Update",
     "find",
     "lora_factors",
+    "own_factors",
     "read",
     "write",
 ]

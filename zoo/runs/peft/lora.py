@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zoo.errors import UserError
 from zoo.layers.linear import ZooLinear
-from zoo.parameterizations import LoRA
+from zoo.parameterizations import LoRA, OfBase
 from zoo.runs.peft.adapter import CONFIG, PREFIX, Factors, Update, apart_from_bases, by_layer
 
 CHANGING = (
@@ -144,16 +144,31 @@ def _alone(name: str, names: Mapping[str, object]) -> str:
     return name if len(matched) == 1 else f"^{re.escape(name)}"
 
 
+def own_factors(layer: ZooLinear) -> Factors | None:
+    """Return the factors of a layer's update as they are, if it has any.
+
+    LoRA has them, and some maps of W0; those of PiSSA have twice its rank, as peft's conversion of
+    PiSSA to LoRA makes them.
+    """
+    p = layer.parameterization
+    if isinstance(p, LoRA):
+        return Factors(p.lora_A, p.lora_B, layer.scale)
+    if isinstance(p, OfBase) and layer.base is not None:
+        found = p.factors(layer.base)
+        return None if found is None else Factors(found[1], found[0], layer.scale)
+    return None
+
+
 @torch.no_grad()
 def lora_factors(layer: ZooLinear, rank: int | None = None) -> tuple[Factors, float]:
     """Return the update of a layer as factors, and |dW - s B A|_F / |dW|_F.
 
-    LoRA's own if its rank is at most `rank`, else the truncated singular value decomposition
-    (Eckart-Young), of rank 8 by default.
+    Its own (`own_factors`) if their rank is at most `rank`, else the truncated singular value
+    decomposition (Eckart-Young), of rank 8 by default.
     """
-    p = layer.parameterization
-    if isinstance(p, LoRA) and (rank is None or p.rank <= rank):
-        return Factors(p.lora_A, p.lora_B, layer.scale), 0.0
+    own = own_factors(layer)
+    if own is not None and (rank is None or len(own.A) <= rank):
+        return own, 0.0
     u, s, vh = torch.linalg.svd(layer.update().float(), full_matrices=False)
     r = min(rank or 8, len(s))
     root = s[:r].sqrt()

@@ -121,6 +121,33 @@ def _lora(layer: Layer) -> Rival:
     return Rival("Lora", {"r": r, "lora_alpha": r}, f"r={r}", "LoRA")
 
 
+def _dora(layer: Layer) -> Rival:
+    r = max(1, round((layer.trained - layer.m) / (layer.m + layer.n)))
+    return Rival("Lora", {"r": r, "lora_alpha": r, "use_dora": True}, f"r={r}", "DoRA")
+
+
+def _hira(layer: Layer) -> Rival:
+    r = layer.rank(layer.m + layer.n)
+    return Rival("Hira", {"r": r}, f"r={r}", "HiRA")
+
+
+def _oft(layer: Layer) -> Rival:
+    p: Any = layer.parameterization
+    options = {"r": 0, "oft_block_size": p.block, "use_cayley_neumann": p.terms > 0}
+    return Rival("OFT", options, f"b={p.block}")
+
+
+def _hra(layer: Layer) -> Rival:
+    r = layer.rank(layer.n)
+    return Rival("HRA", {"r": r}, f"r={r}")
+
+
+def _ia3(layer: Layer) -> Rival:
+    p: Any = layer.parameterization
+    options = {"feedforward_modules": ["layer"] if p.side == "in" else []}
+    return Rival("IA3", options, p.side)
+
+
 def _randlora(layer: Layer) -> Rival:
     r: Any = layer.parameterization.rank
     return Rival("RandLora", {"r": r, "randlora_alpha": 20 * r}, f"r={r}", "RandLoRA")
@@ -198,6 +225,12 @@ def _lokr(layer: Layer) -> Rival:
 
 RIVALS: dict[str, Callable[[Layer], Rival]] = {
     "BlockLowRank": _gralora,
+    "DoRA": _dora,
+    "HiRA": _hira,
+    "Householder": _hra,
+    "IA3": _ia3,
+    "OFT": _oft,
+    "PiSSA": _lora,
     "Circulant": _c3a,
     "Fourier": _fourierft,
     "Hashed": _unilora,
