@@ -35,14 +35,14 @@ def crash(*options, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("names", ["fit", "export", "report"])
 def test_a_killed_command_goes_on(names, tmp_path):
-    """At every twenty-fourth of the last events on each file, several ways of a fit among them."""
-    assert crash(f"--only={names}", "--kinds", "--every=24", tmp_path=tmp_path) >= 3
+    """At every thirty-second of the last events on each file, several ways of a fit among them."""
+    assert crash(f"--only={names}", "--kinds", "--every=32", tmp_path=tmp_path) >= 3
 
 
 @pytest.mark.slow
 def test_a_killed_trial_goes_on(tmp_path):
     """The sweep that runs it again loses no checkpoint."""
-    assert crash("--only=trial", "--kinds", "--every=30", tmp_path=tmp_path) >= 2
+    assert crash("--only=trial", "--kinds", "--every=40", tmp_path=tmp_path) >= 2
 
 
 # ---- The harness ---------------------------------------------------------------------------------
