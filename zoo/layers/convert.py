@@ -26,6 +26,7 @@ from zoo.layers.plain_linear import (
 from zoo.parameterizations import WeightParameterization
 from zoo.parameterizations.budget import Budget
 from zoo.parameterizations.factory import ParameterizationFactory
+from zoo.parameterizations.of_base.base_map import ALONE
 
 Start = Literal["random", "update", "project"]
 say_where_names_are(__name__)
@@ -150,9 +151,7 @@ def _make(
         weight = factory(*old.shape)
         weight.layer = name
         if weight.needs_base and start != "update":
-            raise ValueError(
-                "changes a frozen weight and has none of its own: use it to fine-tune, as an update"
-            )
+            raise ValueError(ALONE)
         weight.to(
             old.device,
             torch.promote_types(old.dtype, torch.float32) if start == "update" else old.dtype,

@@ -1,5 +1,8 @@
 """What every map of W0 is refused for by name, and where it stands in for W."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from every import factories
@@ -106,3 +109,18 @@ def test_updates_with_factors_are_looked_into_by_them():
         update = _own(ZooLinear(p, None, base, 0.7))
         assert (update.right is None) == (found is None)
         agree(update.matrix().double(), (p.effective(base, 0.7) - base).detach(), 1e-5)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_a_model_that_is_deleted_gives_its_memory_back_at_once(name):
+    """What follows from W0 is in no cycle that waits for garbage to be collected."""
+    net = convert(nn.Sequential(nn.Linear(6, 4)), FACTORIES[name], ["*"], start="update")
+    gc.collect()
+    gc.disable()
+    try:
+        net(torch.randn(3, 6))
+        left = [weakref.ref(part) for part in (*net.parameters(), *net.modules())]
+        del net
+        assert [reference() for reference in left if reference() is not None] == []
+    finally:
+        gc.enable()

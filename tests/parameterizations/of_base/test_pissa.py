@@ -40,7 +40,7 @@ def test_pissa_is_pefts(shape, start):
     x = torch.randn(5, n)
     agree(layer(x).detach(), torch.nn.functional.linear(x, base, bias), 1e-5)
     theirs = layer.lora_B["default"].weight, layer.lora_A["default"].weight
-    left, right = p._origin(base)
+    left, right = p.sides(base)
     agree((left @ right).detach(), (theirs[0] @ theirs[1]).detach(), 1e-5)
     moved = [torch.randn_like(each) for each in theirs]
     # A sign of a pair of vectors is free: what moves is moved in the same frame.
@@ -67,7 +67,7 @@ def test_it_is_its_formula(start):
         "milora": u[:, -2:] * s[-2:] @ vh[-2:],
         "olora": q[:, :2] @ r[:2],
     }
-    left, right = p._origin(base)
+    left, right = p.sides(base)
     agree(left @ right, parts[start], 1e-12)
     with torch.no_grad():
         p.lora_A.normal_()

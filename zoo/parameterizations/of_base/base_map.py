@@ -9,6 +9,7 @@ from torch import Tensor
 from zoo.parameterizations.base import WeightParameterization
 
 ALONE = "changes a frozen weight and has none of its own: use it to fine-tune, as an update"
+"""Why there is no map of W0 where there is no W0."""
 
 
 class OfBase(WeightParameterization):

@@ -1,19 +1,15 @@
 """A small matrix between W0's singular vectors (LoRA-XS, arXiv 2405.17604); r^2 parameters."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from zoo.bases.seeds import without_autocast
 from zoo.parameterizations.budget import largest_within
 from zoo.parameterizations.cost import Cost
-from zoo.parameterizations.low_rank.products import add_product
-from zoo.parameterizations.of_base.base_map import OfBase
-from zoo.parameterizations.of_base.held import HeldPair, Pair, singular
+from zoo.parameterizations.of_base.held import Pair, SidesOfBase, singular
 
 
-class LoRAXS(OfBase):
+class LoRAXS(SidesOfBase):
     """A small matrix between W0's singular vectors.
 
     W' = W0 + s U_r S_r R V_r^T; U_r (m, r), S_r and V_r (n, r) are the largest singular values of
@@ -55,7 +51,6 @@ class LoRAXS(OfBase):
         self.rank = largest_within(
             m, n, lambda r: r * r, most, rank, ratio, coefficients, lora_rank
         )
-        self._held = HeldPair(self._computed)
         self.left_rms = in_features**-0.5
         self.lora_R = nn.Parameter(torch.empty(self.rank, self.rank))
         self.reset_parameters(0.0)
@@ -64,11 +59,7 @@ class LoRAXS(OfBase):
         """Set R = 0."""
         self.lora_R.zero_()
 
-    def sides(self, base: Tensor) -> Pair:
-        """Return U_r S_r, (m, r), and V_r^T, (r, n), of W0, in R's dtype but at least float32."""
-        return self._held.of(base, torch.promote_types(self.lora_R.dtype, torch.float32))
-
-    def _computed(self, base: Tensor) -> Pair:
+    def compute_sides(self, base: Tensor) -> Pair:
         u, s, vh = singular(base, self.rank)
         return u * s, vh
 
@@ -85,19 +76,6 @@ class LoRAXS(OfBase):
             left, right = self.sides(base)
             return left, self.lora_R.to(right.dtype) @ right
 
-    def effective(self, base: Tensor, scale: float = 1.0) -> Tensor:
-        with without_autocast(base.device):
-            left, right = self.factors(base)
-            update = left @ right
-            wide = torch.promote_types(base.dtype, self.lora_R.dtype)
-            return (base + (update if scale == 1 else scale * update)).to(wide)
-
-    def forward_update(
-        self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0
-    ) -> Tensor:
-        """Return x W0^T + b + s (x (R V_r^T)^T) (U_r S_r)^T."""
-        return add_product(x, base, bias, *self.factors(base), scale)
-
     def building(self) -> tuple[int, int]:
         """Count r n (m + r) for U_r S_r times R V_r^T, and as many for dR."""
         (m, n), r = self.shape, self.rank
@@ -113,10 +91,6 @@ class LoRAXS(OfBase):
         backward = rows * (m * n + r * (m + 2 * n)) + r * r * n
         return Cost(forward, backward, m * n + r * (m + n + r))
 
-    def fingerprint(self) -> str:
-        """Return a hash of both sides to four decimals, as they were last computed."""
-        return self._held.fingerprint()
-
     @property
     def lr_mult(self) -> float:
         """sqrt(n / r) / rms(U_r S_r) / sqrt(r): dW = U_r S_r dR V_r^T, with entries of +-lr in dR.
@@ -125,15 +99,6 @@ class LoRAXS(OfBase):
         """
         (_, n), r = self.shape, self.rank
         return (n / r) ** 0.5 / (r**0.5 * self.left_rms)
-
-    def __getstate__(self) -> dict[str, object]:
-        """Give a pickle or a copy all but the sides, which follow from W0."""
-        return {key: value for key, value in self.__dict__.items() if key != "_held"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take a state without sides."""
-        super().__setstate__(state)
-        self._held = HeldPair(self._computed)
 
     def extra_repr(self) -> str:
         """Say what every map does, and the rank."""

@@ -1,20 +1,18 @@
 """LoRA whose factors start at W0's own (PiSSA, OLoRA, MiLoRA); r (m + n) parameters."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from zoo.bases.seeds import without_autocast
 from zoo.parameterizations.cost import Cost
-from zoo.parameterizations.low_rank.products import add_product
 from zoo.parameterizations.of_base.factors import FactorsOfBase
-from zoo.parameterizations.of_base.held import HeldPair, Pair, singular
+from zoo.parameterizations.of_base.held import Pair, SidesOfBase, singular
 
 STARTS = ("pissa", "olora", "milora")
 
 
-class PiSSA(FactorsOfBase):
+class PiSSA(SidesOfBase, FactorsOfBase):
     """LoRA whose factors start at W0's own (PiSSA, OLoRA, MiLoRA).
 
     W' = W0 + s ((B0 + B) (A0 + A) - B0 A0); B (m, r) and A (r, n) are trained, and 0 at the start;
@@ -65,7 +63,6 @@ class PiSSA(FactorsOfBase):
             raise ValueError(f"start must be {', '.join(STARTS)}, got {start!r}")
         self.start = start
         self.factor_rms = in_features**-0.5
-        self._held = HeldPair(self._computed)
         self.reset_parameters(0.0)
 
     def reset_coefficients(self) -> None:
@@ -73,7 +70,7 @@ class PiSSA(FactorsOfBase):
         self.lora_A.zero_()
         self.lora_B.zero_()
 
-    def _computed(self, base: Tensor) -> Pair:
+    def compute_sides(self, base: Tensor) -> Pair:
         r = self.rank
         if self.start == "olora":
             q, upper = torch.linalg.qr(base.double())
@@ -91,34 +88,18 @@ class PiSSA(FactorsOfBase):
         """
         super().for_base(base)
         if not base.is_meta:
-            left, right = self._origin(base)
+            left, right = self.sides(base)
             rms = (left.square().mean() + right.square().mean()).sqrt().item()
             if rms == 0:
                 raise ValueError(f"start {self.start} finds only zeros in W0: choose another start")
             self.factor_rms = rms
         return self
 
-    def _origin(self, base: Tensor) -> Pair:
-        return self._held.of(base, torch.promote_types(self.lora_A.dtype, torch.float32))
-
     def factors(self, base: Tensor) -> Pair:
         """Return L (m, 2 r) and R (2 r, n) of dW / s = L R = (B0 + B) A + B A0."""
-        left, right = self._origin(base)
+        left, right = self.sides(base)
         a, b = self.lora_A.to(right.dtype), self.lora_B.to(left.dtype)
         return torch.cat([left + b, b], 1), torch.cat([a, right], 0)
-
-    def effective(self, base: Tensor, scale: float = 1.0) -> Tensor:
-        with without_autocast(base.device):
-            left, right = self.factors(base)
-            update = left @ right
-            wide = torch.promote_types(base.dtype, self.lora_A.dtype)
-            return (base + (update if scale == 1 else scale * update)).to(wide)
-
-    def forward_update(
-        self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0
-    ) -> Tensor:
-        """Return x W0^T + b + s (x R^T) L^T."""
-        return add_product(x, base, bias, *self.factors(base), scale)
 
     def building(self) -> tuple[int, int]:
         """Count 2 r mn for L R, and twice as many for dL and dR."""
@@ -133,23 +114,10 @@ class PiSSA(FactorsOfBase):
         (m, n), factors = self.shape, 2 * self.rank * (self.out_features + self.in_features)
         return Cost(rows * (m * n + factors), rows * (m * n + 2 * factors), m * n + factors)
 
-    def fingerprint(self) -> str:
-        """Return a hash of B0 and A0 to four decimals, as they were last computed."""
-        return self._held.fingerprint()
-
     @property
     def lr_mult(self) -> float:
         """1 / sqrt(r (a^2 + b^2)), a and b the root-mean-squares of A0 and B0, as LoRA's is."""
         return 1 / (self.rank**0.5 * self.factor_rms)
-
-    def __getstate__(self) -> dict[str, object]:
-        """Give a pickle or a copy all but B0 and A0, which follow from W0."""
-        return {key: value for key, value in self.__dict__.items() if key != "_held"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take a state without B0 and A0."""
-        super().__setstate__(state)
-        self._held = HeldPair(self._computed)
 
     def extra_repr(self) -> str:
         """Say what every map of factors does, and the start."""
