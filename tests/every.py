@@ -12,6 +12,7 @@ import zoo.parameterizations as zoo
 from zoo.layers.convert import ParameterizationFactory
 
 BUDGETS: dict[str, dict[str, Any]] = {
+    "AdaLoRA": {"rank": 2},
     "BLAST": {"rank": 2},
     "Dense": {},
     "DoRA": {"rank": 2},

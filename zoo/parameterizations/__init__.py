@@ -7,6 +7,7 @@ It needs torch alone, no Lightning. The path of each is that of this package and
 from zoo.parameterizations.base import WeightParameterization
 from zoo.parameterizations.dense import Dense
 from zoo.parameterizations.isometry import Isometry
+from zoo.parameterizations.low_rank.adalora import AdaLoRA
 from zoo.parameterizations.low_rank.loha import LoHa
 from zoo.parameterizations.low_rank.lora import LoRA
 from zoo.parameterizations.low_rank.miss import MiSS
@@ -44,6 +45,7 @@ from zoo.parameterizations.subspaces.wavelet import Wavelet
 from zoo.parameterizations.subspaces.zigzag import Zigzag
 
 __all__ = [
+    "AdaLoRA",
     "BLAST",
     "BlockDCT",
     "BlockLowRank",

@@ -28,10 +28,13 @@ class LoRA(WeightParameterization):
         seed: unused, nothing is fixed.
         dropout: probability, in [0, 1), with which a number of x does not reach A in training, the
             others being divided by its complement: the product is then one with W on the average.
+        lr_ratio: how many times A's rate B's is, above 0; A's stays what it is. LoRA+ (arXiv
+            2402.12354) finds that B wants more, and takes 16 for an update of a large model. It is
+            peft's `loraplus_lr_ratio`.
 
     Raises:
         ValueError: for a budget out of range, given twice or not at all, or that buys no rank; for
-            a dropout out of range.
+            a dropout or a ratio of rates out of range.
     """
 
     def __init__(
@@ -44,12 +47,16 @@ class LoRA(WeightParameterization):
         coefficients: int | None = None,
         lora_rank: int | None = None,
         dropout: float = 0.0,
+        lr_ratio: float = 1.0,
     ) -> None:
         super().__init__(out_features, in_features, seed)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        if not 0 < lr_ratio < math.inf:
+            raise ValueError(f"lr_ratio must be above 0 and finite, got {lr_ratio}")
         m, n = self.shape
         self.dropout = dropout
+        self.lr_ratio = lr_ratio
         rank = rank_within(m, n, m + n, min(m, n), rank, ratio, coefficients, lora_rank)
         self.rank = rank
         self.lora_A = nn.Parameter(torch.empty(rank, in_features))
@@ -115,15 +122,20 @@ class LoRA(WeightParameterization):
         self.lora_B.copy_(u[:, : self.rank] * root)
 
     @property
-    def lr_mult(self) -> float:
+    def lr_mult(self) -> float | dict[str, float]:
         """1 / sqrt(r (a^2 + b^2)), a and b the factors' root-mean-squares at initialisation.
 
         dW = dB A + B dA with entries of +-lr in dA and dB has variance lr^2 r (a^2 + b^2) per
         weight. From scratch at std 0.02 and r = 48 that is 1.9; for an update that starts at 0 with
-        n = 768 and r = 8 it is 9.8, the tenfold rate that LoRA is known to want.
+        n = 768 and r = 8 it is 9.8, the tenfold rate that LoRA is known to want. With an `lr_ratio`
+        that is A's, and B's so many times as large.
         """
-        return 1 / self._step
+        rate = 1 / self._step
+        if self.lr_ratio == 1:
+            return rate
+        return {"lora_A": rate, "lora_B": rate * self.lr_ratio}
 
     def extra_repr(self) -> str:
         dropout = f", dropout={self.dropout}" if self.dropout else ""
-        return f"{super().extra_repr()}, rank={self.rank}{dropout}"
+        ratio = f", lr_ratio={self.lr_ratio}" if self.lr_ratio != 1 else ""
+        return f"{super().extra_repr()}, rank={self.rank}{dropout}{ratio}"
