@@ -20,6 +20,7 @@ from torch import Tensor
 from zoo import path_today
 from zoo.errors import UserError, option
 from zoo.files.flat import Flat, as_json, flatten
+from zoo.training.changing import settings_of
 
 if TYPE_CHECKING:
     from zoo.training.module import ZooData, ZooModule
@@ -88,6 +89,7 @@ def identity(module: "ZooModule") -> dict[str, Flat]:
     if trainer.gradient_clip_val is not None:
         method["trainer.gradient_clip_val"] = trainer.gradient_clip_val
         method["trainer.gradient_clip_algorithm"] = trainer.gradient_clip_algorithm
+    method |= settings_of(trainer.callbacks)
     conditions |= {f"model.{key}": value for key, value in module.network_identity().items()}
     conditions |= {"steps": trainer.global_step, "precision": str(trainer.precision)}
     if (planned := planned_steps(module)) not in (None, trainer.global_step):

@@ -1,5 +1,6 @@
-"""What watches a run: rank, spectrum, checkpoints, progress, signals, and its summary."""
+"""What watches or steers a run: ranks, spectrum, checkpoints, progress, signals, its summary."""
 
+from zoo.training.callbacks.adalora import RankAllocator
 from zoo.training.callbacks.checkpoint import Checkpoint
 from zoo.training.callbacks.predictions import Predictions
 from zoo.training.callbacks.progress import Progress
@@ -11,6 +12,7 @@ __all__ = [
     "Checkpoint",
     "Predictions",
     "Progress",
+    "RankAllocator",
     "RunSummary",
     "SpectralEnergy",
     "StableRank",

@@ -20,6 +20,7 @@ from zoo.layers.convert import are_updates, zoo_layers
 from zoo.layers.costs import cost_facts
 from zoo.provenance import device_name
 from zoo.training import identity, tensorboard
+from zoo.training.callbacks.adalora import RankAllocator
 from zoo.training.callbacks.checkpoint import Checkpoint
 from zoo.training.callbacks.progress import say
 from zoo.training.callbacks.spectra import SpectrumCallback, StableRank
@@ -138,7 +139,7 @@ class RunSummary(Callback):
             if tag.startswith("val/")
         }
         checkpoint = _find(trainer, Checkpoint)
-        ranks = _find(trainer, StableRank)
+        ranks, allocator = _find(trainer, StableRank), _find(trainer, RankAllocator)
         config = module.optimizer_config
         data = trainer.datamodule  # type: ignore[attr-defined]
         taken, seconds = trainer.global_step - self.first_step, self.seconds - self.before
@@ -162,6 +163,7 @@ class RunSummary(Callback):
             "best_step": checkpoint.best_step if checkpoint else None,
             "metrics": metrics,
             "stable_rank": ranks.mean if ranks else None,
+            **({"ranks": allocator.ranks()} if allocator else {}),
             "updates": are_updates(zoo_layers(module.net)),
             "seed": module.seed,
             "steps": trainer.global_step,
