@@ -1,7 +1,7 @@
 """An adapter of peft or of loralib as a task: its network, with the adapter's updates and head."""
 
-import functools
 from collections import Counter
+from collections.abc import Container, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +13,9 @@ from tasks.glue import GlueClassifier
 from tasks.hub import load_skeleton
 from zoo.errors import UserError
 from zoo.layers.convert import ParameterizationFactory, dense_weight, linear_layers, zoo_layers
-from zoo.layers.linear import ZooLinear
 from zoo.layers.names import summary
-from zoo.parameterizations import Dense, LoRA, RandLoRA
-from zoo.runs.peft import Adapter, Diagonals, Factors, Update
+from zoo.parameterizations import Dense
+from zoo.runs.peft import Adapter, Factors
 
 TIED = ("embed_tokens", "lm_head")
 """Names by which peft knows modules that `ensure_weight_tying` is about."""
@@ -43,12 +42,12 @@ def build(adapter: Adapter, backbone: str, task: str | None) -> tuple[FineTuning
     skeleton = load_skeleton(backbone, heads[kind])
     check_shapes(adapter, skeleton, backbone)
     apart = untied(adapter, skeleton)
-    factories = {name: _factory(update) for name, update in adapter.updates.items()}
+    factories = {name: update.factory() for name, update in adapter.updates.items()}
     factories |= dict.fromkeys(apart, Dense)
     usual = Counter(map(_key, factories.values())).most_common(1)[0][0]
     scales = [u.scale for u in adapter.updates.values() if isinstance(u, Factors)]
     frozen = f"{skeleton.base_model_prefix}." if kind == "SEQ_CLS" else ""
-    inside = {name.rpartition(".")[0] for name in adapter.saved if name.startswith(frozen)}
+    trained = [*adapter.saved, *adapter.changed]
     settings: dict[str, Any] = {
         "backbone": backbone,
         "parameterization": next(
@@ -60,7 +59,7 @@ def build(adapter: Adapter, backbone: str, task: str | None) -> tuple[FineTuning
         },
         "tuning": Tuning(
             scale=Counter(scales).most_common(1)[0][0] if scales else 1.0,
-            train=sorted(inside - apart),
+            train=_modules([name for name in trained if name.startswith(frozen)], skeleton, apart),
         ),
     }
     if kind == "CAUSAL_LM":
@@ -71,23 +70,24 @@ def build(adapter: Adapter, backbone: str, task: str | None) -> tuple[FineTuning
     }
 
 
-def _factory(update: Update) -> ParameterizationFactory:
-    """Return a parameterization that holds an update.
+def _modules(trained: Sequence[str], network: nn.Module, apart: Container[str]) -> list[str]:
+    """Return names of modules that are trained whole, and of parameters that are trained alone.
 
-    Bases that zoo cannot draw again leave dW itself, every weight of it.
+    Args:
+        trained: names of parameters.
+        network: what has them.
+        apart: layers that get a dense update in place of their own weight.
     """
-    if isinstance(update, Factors):
-        return functools.partial(LoRA, rank=len(update.A))
-    if update.seed is None:
-        return Dense
-    lam, _ = update.for_zoo()
-    return functools.partial(
-        RandLoRA,
-        rank=lam.shape[1],
-        num_bases=len(lam),
-        alpha=update.scale * lam.shape[1],
-        seed=update.seed,
-    )
+    named = set()
+    for name in trained:
+        module = name.rpartition(".")[0]
+        if module in apart:
+            continue
+        known = dict(network.named_modules(remove_duplicate=False)).get(module)
+        own = [] if known is None else [key for key, _ in known.named_parameters(recurse=False)]
+        whole = all(f"{module}.{key}" in trained for key in own)
+        named.add(module if whole else name)
+    return sorted(named)
 
 
 def _key(factory: ParameterizationFactory) -> str:
@@ -172,6 +172,9 @@ def fill_(model: FineTuning, adapter: Adapter) -> None:
     """
     layers, state = zoo_layers(model.net), model.net.state_dict()
     whole: dict[str, Tensor] = {}  # of layers that are no longer tied
+    names: dict[int, list[str]] = {}
+    for name, p in model.net.named_parameters(remove_duplicate=False):
+        names.setdefault(id(p), []).append(name)
     with torch.no_grad():
         for name, base in adapter.bases.items():
             if name not in state or not torch.equal(state[name].float(), base.float()):
@@ -189,25 +192,29 @@ def fill_(model: FineTuning, adapter: Adapter) -> None:
                 )
         for name, layer in layers.items():
             update = adapter.updates.get(name)
-            if isinstance(layer.parameterization, Dense) and not isinstance(update, Diagonals):
-                base = adapter.saved.get(f"{name}.weight", state[f"{name}.weight"])
-                weight = base.float().clone()
+            base = state[f"{name}.weight"]
+            dense = isinstance(layer.parameterization, Dense)
+            held = update is not None and update.factory() is Dense
+            if dense and (not held or any(each in adapter.saved for each in names[id(layer.base)])):
+                weight = adapter.saved.get(f"{name}.weight", base).float().clone()
                 if update is not None:
-                    weight += update.matrix(layer.parameterization.shape)
+                    weight += update.matrix(layer.parameterization.shape, base)
                 whole[name] = weight
             elif update is not None:  # else it is called as one of the adapter's ends
-                _set(layer, update)
+                update.fill_(layer.parameterization, base, layer.scale)
         for name, tensor in adapter.saved.items():
             if name.removesuffix(".weight") not in whole:
                 state[name].copy_(tensor)
+        for name, change in adapter.changed.items():
+            state[name].copy_(change(state[name]))
         for name, weight in whole.items():
             coef: Any = layers[name].parameterization.coef
             coef.copy_((weight - state[f"{name}.weight"]) / layers[name].scale)
     trained = {id(p): name for name, p in model.net.named_parameters() if p.requires_grad}
     given = {
-        id(p)
-        for name, p in model.net.named_parameters(remove_duplicate=False)
-        if name in adapter.saved
+        key
+        for key, each in names.items()
+        if any(name in adapter.saved or name in adapter.changed for name in each)
     }
     needed = [
         name
@@ -221,17 +228,3 @@ def fill_(model: FineTuning, adapter: Adapter) -> None:
                 f"the adapter has no {name}, nor has the backbone: it would be random; use another "
                 "one"
             )
-
-
-def _set(layer: ZooLinear, update: Update) -> None:
-    """Give a layer an update, of which its parameterization is the `_factory`'s."""
-    p: Any = layer.parameterization
-    if isinstance(update, Factors):
-        p.lora_A.copy_(update.A)
-        p.lora_B.copy_(update.B * (update.scale / layer.scale))
-    elif isinstance(p, RandLoRA):
-        lam, gamma = update.for_zoo()
-        p.randlora_lambda.copy_(lam / layer.scale)
-        p.randlora_gamma.copy_(gamma)
-    else:
-        p.coef.copy_(update.matrix(p.shape) / layer.scale)

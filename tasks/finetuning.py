@@ -32,7 +32,8 @@ class Tuning:
         scale: s of y = x (W0 + s W)^T + b; LoRA's alpha / r.
         head_lr: peak learning rate of a new head, which needs a larger one than what was trained
             before; by default the optimizer's `lr`.
-        train: globs of modules that are trained as they are, such as `*LayerNorm`.
+        train: globs of modules or parameters that are trained as they are, such as `*LayerNorm` or,
+            for biases alone, `bias`.
         full: train every parameter; W then starts as near to W0 as its parameterization allows,
             with no W0 beside it. With `Dense` that is ordinary full fine-tuning.
         gradient_checkpointing: keep no activations within a block, and compute them again.
@@ -121,13 +122,14 @@ class FineTuning(ZooModule, ABC):
         self.drawn = frozenset(f"net.{name}" for name in drawn)
         for pattern in tuning.train:
             modules = {name: module for name, module in network.named_modules() if name}
-            trained = [module for name, module in modules.items() if matches(name, pattern)]
+            named = {**modules, **dict(network.named_parameters())}
+            trained = [each for name, each in named.items() if matches(name, pattern)]
             if not trained:
                 ends = {name.rpartition(".")[2] for name in modules}
                 have = ", ".join(sorted(end for end in ends if not end.isdigit()))
                 raise UserError(f"tuning.train: {pattern!r} matches no module; there are: {have}")
-            for module in trained:
-                module.requires_grad_(True)
+            for each in trained:
+                each.requires_grad_(True)
         if self.hparams["targets"] is None:
             self.targets = preset_targets(network, tuning.preset)
         self.parameterize(network, "project" if tuning.full else "update", tuning.scale)

@@ -81,9 +81,10 @@ def test_factors_come_back_from_a_round_trip(backbones, place):
     assert main(["export", "run", "--to", "peft", "--output", "again"]) == 0
     before, after = peft.read(Path("adapter")), peft.read(Path("again"))
     assert before.updates.keys() == after.updates.keys()
-    for name, (a, b, scale) in before.updates.items():
-        close(after.updates[name].A, a)
-        close(after.updates[name].scale * after.updates[name].B, scale * b)
+    for name, update in before.updates.items():
+        mine: Any = after.updates[name]
+        close(mine.A, update.A)
+        close(mine.scale * mine.B, update.scale * update.B)
     assert before.saved.keys() == after.saved.keys()
     assert all(torch.equal(before.saved[name], after.saved[name]) for name in before.saved)
     close(
@@ -121,21 +122,21 @@ def adapter(backbones, place) -> Adapter:
 
 
 UNSUPPORTED = {
-    "IA3": {"peft_type": "IA3"},
-    "use_dora": {"use_dora": True},
+    "'IA3'": {"peft_type": "IA3"},
     "peft_type ['LORA']": {"peft_type": ["LORA"]},
-    "bias 'all'": {"bias": "all"},
-    "bias 'lora_only'": {"bias": "lora_only"},
-    "lora_bias": {"lora_bias": True},
     "'pissa'": {"init_lora_weights": "pissa"},
-    "target_parameters": {"target_parameters": ["weight"]},
+    "use_bdlora": {"use_bdlora": {"blocks": 2}},
+    "no layers": {"peft_type": "LOHA"},
+    "lora_A.weight (4, 32), lora_B.weight (32, 4)": {"use_dora": True},
+    "lora_B.weight (32, 4)": {"lora_bias": True},
+    "bias is damaged, 'some'": {"bias": "some"},
 }
 
 
 @pytest.mark.parametrize("what", UNSUPPORTED)
 def test_unsupported_adapter(what, adapter, capsys):
     adapter(**UNSUPPORTED[what])
-    refused(capsys, ["import", "adapter", "--task", "rte"], "'adapter'", what, "plain LoRA")
+    refused(capsys, ["import", "adapter", "--task", "rte"], "adapter", what)
 
 
 def test_adapter_for_another_backbone(adapter, backbones, capsys):
@@ -212,7 +213,8 @@ def test_adapter_is_damaged(adapter, capsys):
     tensors = safetensors.load_file(path)
     name = next(name for name in tensors if "lora_A" in name)
     safetensors.save_file(tensors | {name: torch.ones(3)}, path)
-    refused(capsys, ["import", "adapter", "--task", "rte"], "attention.self.query", "(r, in)")
+    words = "attention.self.query is damaged", "lora_A.weight (3,)"
+    refused(capsys, ["import", "adapter", "--task", "rte"], *words)
     safetensors.save_file({"lora": torch.ones(3)}, path)
     refused(capsys, ["import", "adapter", "--task", "rte"], "no layers")
     safetensors.save_file({f"{peft.PREFIX}embeddings.lora_embedding_A": torch.ones(3)}, path)

@@ -163,7 +163,7 @@ def test_randlora_is_damaged(backbones, place, capsys):
     safetensors.save_file(whole, path)
     config = json.loads((path.parent / peft.CONFIG).read_text())
     (path.parent / peft.CONFIG).write_text(json.dumps(config | {"r": 0}))
-    refused(capsys, argv, "randlora_alpha or r")
+    refused(capsys, argv, "r is damaged, 0")
 
 
 # ---- Heads and embeddings ------------------------------------------------------------------------
@@ -317,7 +317,7 @@ def test_a_run_is_no_adapter_for_its_export_inside(backbones, place):
 def test_randlora_is_analysed_as_a_run(backbones, place, capsys):
     """Its file does not say how large a matrix is."""
     randlora(base(backbones("bert")), Path("adapter"), "SEQ_CLS", target_modules=["query"])
-    refused(capsys, ["analyze", "adapter"], "RandLoRA", "zoo import adapter")
+    refused(capsys, ["analyze", "adapter"], "RANDLORA", "zoo import adapter")
     imported("--task", "rte")
     assert len(read("run").updates) == 2
 

@@ -320,7 +320,7 @@ def test_an_adapter_of_peft_that_cannot_be_read(backbones, place):
         for side, shape in (("A", (0, 32)), ("B", (32, 0)))
     }
     safetensors.save_file(tensors | empty, "adapter/adapter_model.safetensors")
-    refuse(QUERY, "no matrices", path="adapter")
+    refuse(QUERY, "is damaged", path="adapter")
     config = json.loads(Path("adapter/adapter_config.json").read_text())
     Path("adapter/adapter_config.json").write_text(json.dumps(config | {"peft_type": "LOHA"}))
     refuse("LOHA", path="adapter")

@@ -289,13 +289,19 @@ def _adapter(path: str, folder: Path, layers: Sequence[str] | None) -> Source:
     adapter = peft.read(folder)
     updates = {}
     for name in _choose(adapter.updates, layers):
-        factors = adapter.updates[name]
-        if not isinstance(factors, Factors):
+        update = adapter.updates[name]
+        if isinstance(update, Factors):
+            updates[name] = _product(update)
+        elif update.shape is None or update.of_base:
+            lacks = "whose weights" if update.of_base else "of which"
+            kind = adapter.config["peft_type"]
             raise UserError(
-                f"{path!r} is RandLoRA, of which only its backbone knows how large a matrix is: "
-                f"make it a run with zoo import {path}"
+                f"{path!r} is {kind}, {lacks} only the backbone knows"
+                f"{'' if update.of_base else ' how large a matrix is'}: make it a run with zoo "
+                f"import {path}"
             )
-        updates[name] = _product(factors)
+        else:
+            updates[name] = Update(update.matrix(update.shape))
     return Source(**vars(adapter_run(path, adapter.config)), what="dW", updates=updates, notes=[])
 
 

@@ -5,6 +5,7 @@ d (r,) are trained; m + r parameters.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,18 @@ from zoo.parameterizations.fitting import rounds
 def _kaiming(rows: int, columns: int, seed: int, name: str) -> Tensor:
     """Return entries of variance 2 / columns, a corner of the same infinite matrix for all."""
     return uniform_matrix(rows, columns, seed, "vera", name) * math.sqrt(2 / columns)
+
+
+@cached(maxsize=8)
+def _pefts(rows: int, columns: int, rank: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return peft's A (r, N) and B (M, r) of a seed, uniform with the variances 2 / N and 2 / r."""
+    random = torch.Generator().manual_seed(seed)
+    sizes = ((rank, columns), (rows, rank))
+    a, b = (
+        torch.empty(size, device="cpu").uniform_(-1, 1, generator=random) * math.sqrt(6 / size[1])
+        for size in sizes
+    )
+    return a, b
 
 
 class VeRA(WeightParameterization):
@@ -47,6 +60,9 @@ class VeRA(WeightParameterization):
         coefficients: at most as many; or
         lora_rank: at most as many as LoRA of this rank has. At most one of the four.
         d_initial: d at the start of an update, not 0.
+        cut_from: M and N, the largest sides of the layers that share B and A: they are then corners
+            of the pair that peft draws for this seed, its `projection_prng_key`, and A has the
+            variance 2 / N. By default ours, of any size.
         seed: of B and A.
 
     Raises:
@@ -65,6 +81,7 @@ class VeRA(WeightParameterization):
         coefficients: int | None = None,
         lora_rank: int | None = None,
         d_initial: float = 0.1,
+        cut_from: Sequence[int] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(out_features, in_features, seed)
@@ -78,6 +95,7 @@ class VeRA(WeightParameterization):
         most = min(m, n) if rank is None else m * n
         self.rank = rank_within(m, n, 1, most, rank, ratio, coefficients, lora_rank, fixed=m)
         self.d_initial = d_initial
+        self.cut_from = None if cut_from is None else _sides(m, n, cut_from)
         self.vera_lambda_b = nn.Parameter(torch.empty(m))
         self.vera_lambda_d = nn.Parameter(torch.empty(self.rank))
         self.reset_buffers()
@@ -86,12 +104,14 @@ class VeRA(WeightParameterization):
     def reset_buffers(self) -> None:
         b = self.vera_lambda_b
         dtype = torch.promote_types(b.dtype, torch.float32)
-        for name, rows, columns in (
-            ("A", self.rank, self.in_features),
-            ("B", self.out_features, self.rank),
-        ):
-            matrix = shared(_kaiming(rows, columns, self.seed, name), b.device, dtype)
-            self.register_buffer(f"vera_{name}", matrix, persistent=False)
+        (m, n), r = self.shape, self.rank
+        if self.cut_from is None:
+            pair = _kaiming(r, n, self.seed, "A"), _kaiming(m, r, self.seed, "B")
+        else:
+            pair = _pefts(*self.cut_from, r, self.seed)
+        for name, matrix, (rows, columns) in zip("AB", pair, ((r, n), (m, r)), strict=True):
+            corner = shared(matrix, b.device, dtype)[:rows, :columns]
+            self.register_buffer(f"vera_{name}", corner, persistent=False)
 
     def weight(self) -> Tensor:
         b, d = self.vera_lambda_b[:, None], self.vera_lambda_d[:, None]
@@ -156,16 +176,17 @@ class VeRA(WeightParameterization):
         """Draw b and d of one variance, std sqrt(n) / 2, so that E[W_ij^2] = std^2.
 
         A term b_i B_ik d_k A_kj has variance b^2 d^2 4 / (r n), and there are r. For std = 0, b = 0
-        and d = `d_initial`.
+        and d = `d_initial`. Cut from wider matrices, n is their N.
         """
-        b = d = math.sqrt(std * math.sqrt(self.in_features) / 2)
+        columns = self.cut_from[1] if self.cut_from else self.in_features
+        b = d = math.sqrt(std * math.sqrt(columns) / 2)
         if std > 0:
             self.vera_lambda_d.normal_(0, 1).mul_(d)
         else:
             d = self.d_initial
             self.vera_lambda_d.fill_(d)
         self.vera_lambda_b.normal_(0, 1).mul_(b)
-        self._step = 2 * math.sqrt((b * b + d * d) / self.in_features)
+        self._step = 2 * math.sqrt((b * b + d * d) / columns)
 
     @torch.no_grad()
     def project_(self, target: Tensor) -> None:
@@ -208,3 +229,14 @@ class VeRA(WeightParameterization):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rank={self.rank}"
+
+
+def _sides(m: int, n: int, cut_from: Sequence[int]) -> tuple[int, int]:
+    """Return M and N, which a layer of m x n is cut from.
+
+    Raises:
+        ValueError: if they are not two numbers, or less than the layer's.
+    """
+    if len(cut_from) != 2 or cut_from[0] < m or cut_from[1] < n:
+        raise ValueError(f"cut_from must be two sizes of at least {[m, n]}, got {list(cut_from)}")
+    return cut_from[0], cut_from[1]

@@ -66,8 +66,9 @@ class Fourier(WeightParameterization):
             to 300, 0.14 of it for 150 and 768 x 768, and another rate of learning. Above 0.
         twins: whether both places of a pair may be drawn. Without them K is at most (mn + f) / 2,
             and none is redundant.
-        seed: of the places, together with the layer's name. In peft's all layers of a size have the
-            same ones.
+        shared: whether all layers of a size have the same places, those that peft draws for this
+            seed, its `random_loc_seed`. Without twins they are ours.
+        seed: of the places; together with the layer's name, unless they are shared.
 
     Raises:
         ValueError: for a budget out of range, given twice or not at all, or a scaling of 0 or less.
@@ -84,6 +85,7 @@ class Fourier(WeightParameterization):
         lora_rank: int | None = None,
         scaling: float | None = None,
         twins: bool = True,
+        shared: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(out_features, in_features, seed)
@@ -98,6 +100,7 @@ class Fourier(WeightParameterization):
         if scaling is not None and not 0 < scaling < math.inf:
             raise ValueError(f"scaling must be above 0 and finite, got {scaling}")
         self.twins = twins
+        self.shared = shared
         self.scaling = math.sqrt(2 * m * n) if scaling is None else scaling
         self.fourierft_spectrum = nn.Parameter(torch.empty(count))
         self.reset_buffers()
@@ -110,7 +113,11 @@ class Fourier(WeightParameterization):
     def _drawn(self) -> Tensor:
         """Draw the places."""
         m, n = self.shape
-        places = torch.randperm(m * n, generator=generator(self.seed, "places", self.layer))
+        if self.shared:
+            random = torch.Generator().manual_seed(self.seed)
+        else:
+            random = generator(self.seed, "places", self.layer)
+        places = torch.randperm(m * n, generator=random)
         if not self.twins:  # the first of each pair, row by row, before all second ones
             places = places[(_partners(m, n)[places] < places).long().argsort(stable=True)]
         return places[: len(self.fourierft_spectrum)]

@@ -4,7 +4,7 @@ A folder holds `adapter_config.json` and `adapter_model.safetensors` or `adapter
 the LoRA authors' own loralib saves is read as well.
 """
 
-from zoo.runs.peft.adapter import CONFIG, PREFIX, TENSORS, Adapter, Diagonals, Factors, Update
+from zoo.runs.peft.adapter import CONFIG, PREFIX, TENSORS, Adapter, Factors, Update
 from zoo.runs.peft.lora import lora_factors, own_factors
 from zoo.runs.peft.reading import find, read
 from zoo.runs.peft.writing import write
@@ -14,7 +14,6 @@ __all__ = [
     "PREFIX",
     "TENSORS",
     "Adapter",
-    "Diagonals",
     "Factors",
     "Update",
     "find",

@@ -1,90 +1,157 @@
 """What an adapter is, whatever wrote it: updates of layers, and what else was trained."""
 
+import functools
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from zoo.errors import UserError
+from zoo.parameterizations import Dense, LoRA
+from zoo.parameterizations.factory import ParameterizationFactory, factory_class
+
 CONFIG, TENSORS, BINARY = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
 """What peft puts before the names of the backbone."""
+Change = Callable[[Tensor], Tensor]
 
 
-class Factors(NamedTuple):
+class Update(ABC):
+    """What an adapter adds to the weight of one layer, and the parameterization that holds it."""
+
+    shape: tuple[int, int] | None = None
+    """(out_features, in_features), if the adapter says it."""
+    of_base: bool = False
+    """Whether dW cannot be known without W0."""
+
+    def fits(self, shape: tuple[int, int]) -> bool:
+        """Return whether a weight can be (out_features, in_features) = `shape`."""
+        return self.shape == shape
+
+    def size(self) -> str:
+        """Write the size that the weight has, as far as it is known."""
+        return "of another size" if self.shape is None else str(self.shape)
+
+    @abstractmethod
+    def matrix(self, shape: tuple[int, int], base: Tensor | None = None) -> Tensor:
+        """Return dW of this shape, float32; of a map `of_base` it takes W0."""
+
+    @abstractmethod
+    def tensors(self) -> Iterable[Tensor]:
+        """Return the numbers that were read."""
+
+    def factory(self) -> ParameterizationFactory:
+        """Return what makes the parameterization of a layer that is to hold the update.
+
+        Here it is every weight of dW, as of what zoo has no coefficients for.
+        """
+        return Dense
+
+    def fill_(self, p: Any, base: Tensor, scale: float) -> None:
+        """Set the coefficients of a parameterization that `factory` has made.
+
+        Args:
+            p: the parameterization.
+            base: W0 of its layer.
+            scale: s of its layer.
+        """
+        p.coef.copy_(self.matrix(p.shape, base) / scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Factors(Update):
     """An update of factors: dW = scale B A, with A (r, in_features) and B (out_features, r)."""
 
     A: Tensor
     B: Tensor
     scale: float
 
-    def fits(self, shape: tuple[int, int]) -> bool:
-        """Return whether a weight can be (out_features, in_features) = `shape`."""
-        return (len(self.B), self.A.shape[1]) == shape
+    @property
+    def shape(self) -> tuple[int, int]:  # type: ignore[override]
+        """Return (out_features, in_features)."""
+        return len(self.B), self.A.shape[1]
 
-    def size(self) -> str:
-        """Write the size of the weight."""
-        return f"({len(self.B)}, {self.A.shape[1]})"
-
-    def matrix(self, shape: tuple[int, int]) -> Tensor:
-        """Return dW, float32; its shape is known from the factors anyway."""
+    def matrix(self, shape: tuple[int, int], base: Tensor | None = None) -> Tensor:
         return self.scale * (self.B.float() @ self.A.float())
 
+    def tensors(self) -> Iterable[Tensor]:
+        return self.A, self.B
 
-class Diagonals(NamedTuple):
-    """RandLoRA's dW = scale sum_n B_n diag(lambda_n) A diag(gamma_n), on bases that layers share.
+    def factory(self) -> ParameterizationFactory:
+        """Return LoRA of this rank."""
+        return functools.partial(LoRA, rank=len(self.A))
 
-    With M and d the larger and the smaller side of dW, which is transposed where it is wide: A is
-    (r, 1, >= d), B (>= M, >= N, r), lam (r, N) and gamma (N, d). Row k of the n-th scaled A goes
-    with column k N + n of B's first N bases side by side, and not with column k of B_n.
+    def fill_(self, p: Any, base: Tensor, scale: float) -> None:
+        """Copy the factors; a scale other than the layer's goes into B."""
+        p.lora_A.copy_(self.A)
+        p.lora_B.copy_(self.B * (self.scale / scale))
+
+
+@dataclass(frozen=True, eq=False)
+class Mapped(Update):
+    """An update that one of zoo's parameterizations makes of coefficients, in a layer of scale 1.
 
     Args:
-        lam: lambda, (r, N).
-        gamma: (N, d).
-        A: (r, 1, >= d).
-        B: (>= M, >= N, r).
-        scale: the factor on the sum.
-        seed: with which `zoo.parameterizations.RandLoRA` has the same bases; None if it has them
-            with none.
+        made_by: the class, with its settings but for the shape.
+        coefficients: by the parameters' names; or how they follow from the layer's W0.
+        shape: (out_features, in_features), if the adapter says it.
     """
 
-    lam: Tensor
-    gamma: Tensor
-    A: Tensor
-    B: Tensor
-    scale: float
-    seed: int | None
+    made_by: ParameterizationFactory
+    coefficients: Mapping[str, Tensor] | Callable[[Tensor], Mapping[str, Tensor]]
+    shape: tuple[int, int] | None = None
+    read: Sequence[Tensor] = ()
+    """The numbers that were read, of coefficients that follow from W0."""
+
+    @property
+    def of_base(self) -> bool:  # type: ignore[override]
+        """Return whether dW cannot be known without W0."""
+        return factory_class(self.made_by).needs_base or callable(self.coefficients)
 
     def fits(self, shape: tuple[int, int]) -> bool:
-        """Return whether a weight can be (out_features, in_features) = `shape`."""
-        return min(shape) == self.gamma.shape[1] and max(shape) <= len(self.B)
+        """Return whether the class has coefficients of this many numbers for the shape."""
+        if self.shape is not None and self.shape != shape:
+            return False
+        try:
+            with torch.device("meta"):
+                given = self._given(torch.empty(shape))
+                mine = dict(self.made_by(*shape).named_parameters())
+        except (ValueError, RuntimeError):
+            return False
+        return {name: p.shape for name, p in mine.items()} == {
+            name: tensor.shape for name, tensor in given.items()
+        }
 
-    def size(self) -> str:
-        """Write the sizes that the weight can have."""
-        return f"{self.gamma.shape[1]} by at most {len(self.B)}"
+    def matrix(self, shape: tuple[int, int], base: Tensor | None = None) -> Tensor:
+        p = self.made_by(*shape)
+        base = torch.empty(shape, device="meta") if base is None else base.float()
+        self.fill_(p, base, 1.0)
+        return (p.effective(base) - base if p.needs_base else p.weight()).detach()
 
-    def matrix(self, shape: tuple[int, int]) -> Tensor:
-        """Return dW of this shape, float32."""
-        bases, d = self.gamma.shape
-        lam, gamma, a = self.lam.float()[:, :, None], self.gamma.float(), self.A[:, :, :d].float()
-        inner = (lam * a * gamma).flatten(0, 1)  # (r N, d)
-        outer = self.B[: max(shape), :bases].float().flatten(1)  # (M, N r)
-        dw = self.scale * (outer @ inner)
-        return dw if shape[0] >= shape[1] else dw.mT
+    def tensors(self) -> Iterable[Tensor]:
+        return self.read if callable(self.coefficients) else self.coefficients.values()
 
-    def for_zoo(self) -> tuple[Tensor, Tensor]:
-        """Return lambda (N, r) and gamma (N, d) as zoo has them.
+    def factory(self) -> ParameterizationFactory:
+        return self.made_by
 
-        Bases at the end that are only filled up are left out.
+    @torch.no_grad()
+    def fill_(self, p: Any, base: Tensor, scale: float) -> None:
+        """Copy the coefficients.
+
+        Raises:
+            ValueError: for a layer of another scale than 1.
         """
-        used = (self.lam.mT.abs().sum(1) + self.gamma.abs().sum(1)).nonzero()
-        count = int(used.max()) + 1 if used.numel() else 1
-        return self.lam.mT[:count], self.gamma[:count]
+        if scale != 1:
+            raise ValueError(f"the layer's scale must be 1, got {scale}")
+        for name, tensor in self._given(base).items():
+            p.get_parameter(name).copy_(tensor)
 
-
-Update = Factors | Diagonals
+    def _given(self, base: Tensor) -> Mapping[str, Tensor]:
+        return self.coefficients(base) if callable(self.coefficients) else self.coefficients
 
 
 @dataclass(frozen=True)
@@ -97,12 +164,29 @@ class Adapter:
         saved: parameters that were trained as they are, such as those of the head, by name.
         bases: weights of layers before their updates, which the backbone must have as well, by the
             layer's name.
+        changed: what makes the trained parameter of the backbone's, by name: of a table with a few
+            trained rows, or a bias with a trained addition.
     """
 
     config: dict[str, Any]
     updates: dict[str, Update]
     saved: dict[str, Tensor]
     bases: dict[str, Tensor]
+    changed: dict[str, Change] = field(default_factory=dict)
+
+
+class Found(NamedTuple):
+    """What a format's reader has found among an adapter's tensors.
+
+    Args:
+        updates: by layer.
+        others: tensors that are not its own, by name.
+        changed: as an `Adapter` has it.
+    """
+
+    updates: dict[str, Update]
+    others: dict[str, Tensor]
+    changed: Mapping[str, Change] = {}
 
 
 def by_layer(
@@ -127,26 +211,28 @@ def by_layer(
     return layers, others
 
 
-def apart_from_bases(
-    tensors: Mapping[str, Tensor],
+def same_bases(
+    where: str, tensors: Mapping[str, Tensor], method: str
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return what was trained as it is, and weights below an update, by the backbone's names."""
-    layers, saved = by_layer(tensors, r"(.+)\.base_layer\.(weight|bias)")
-    bases = {f"{layer}.{part}": each[part] for layer, each in layers.items() for part in each}
-    return saved, bases
+    """Return the matrices A and B that layers share, by letter, and all other tensors by name.
 
-
-def peft_order(columns: Tensor, bases: int, rank: int) -> Tensor:
-    """Order B's columns as peft pairs them.
-
-    From those of B_1, ..., B_N side by side, (M, N r), it makes (M, N, r).
+    Raises:
+        UserError: if they differ from layer to layer, each of which older files repeat them in.
     """
-    return columns.unflatten(1, (bases, rank)).mT.reshape(-1, bases, rank)
+    shared: dict[str, Tensor] = {}
+    others = {}
+    for name, tensor in tensors.items():
+        match = re.fullmatch(rf"(?:.*\.)?{method}_([AB])(?:\.default)?", name)
+        if match is None:
+            others[name] = tensor
+        elif not same(shared.setdefault(match[1], tensor), tensor):
+            raise UserError(f"{where} has other bases in {name} than elsewhere: use another one")
+    return shared, others
 
 
 def finite(update: Update) -> bool:
     """Return whether all numbers of an update are finite."""
-    return all(bool(torch.isfinite(part).all()) for part in update if isinstance(part, Tensor))
+    return all(bool(part.isfinite().all()) for part in update.tensors())
 
 
 def same(a: Tensor, b: Tensor) -> bool:

@@ -1,6 +1,5 @@
 """LoRA as peft has it: dW = s B A with s = lora_alpha / r, or lora_alpha / sqrt(r)."""
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -11,15 +10,14 @@ from torch import Tensor
 
 from zoo.errors import UserError
 from zoo.layers.linear import ZooLinear
-from zoo.parameterizations import LoRA, OfBase
-from zoo.runs.peft.adapter import CONFIG, PREFIX, Factors, Update, apart_from_bases, by_layer
+from zoo.parameterizations import AdaLoRA, LoRA, OfBase
+from zoo.runs.peft import dora
+from zoo.runs.peft.adapter import PREFIX, Change, Factors, Found, Update
+from zoo.runs.peft.formats import Parts, matrix, read_layers
+from zoo.runs.peft.settings import Settings, alone, whole_if_it_is
 
 CHANGING = (
-    "use_dora",
-    "lora_bias",
     "layer_replication",
-    "target_parameters",
-    "trainable_token_indices",
     "use_qalora",
     "alora_invocation_tokens",
     "use_bdlora",
@@ -30,9 +28,7 @@ CHANGING = (
 """Settings with which an update is no longer s B A."""
 PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 """Starts of the factors that leave the backbone's weights as they are; MiCA's trains A alone."""
-REPEATS = re.compile(r"\)[*+?{]|[*+}][*+{]|\\\d")
-"""What lets whoever wrote a pattern choose how long a search for it takes: groups that repeat, and
-references."""
+PARTS = r"lora_[AB]\.weight|lora_B\.bias|lora_magnitude_vector(?:\.weight)?"
 
 
 # ---- Reading -------------------------------------------------------------------------------------
@@ -46,28 +42,89 @@ def unsupported(config: dict[str, Any]) -> str | None:
     return next((key for key in CHANGING if config.get(key)), None)
 
 
-def read(
-    where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]
-) -> tuple[dict[str, Update], dict[str, Tensor], dict[str, Tensor]]:
-    """Read factors by layer, what else was trained, and base weights that are saved beside them.
+def read(where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> Found:
+    """Read the factors of each layer, with the lengths of DoRA's rows, and what else was trained.
+
+    A trained bias of B is added to the layer's. Of `target_parameters` a matrix is a layer as any
+    other; of a stack of matrices, as fused experts have it, each is an update of its own, which no
+    linear layer has.
 
     Raises:
         UserError: for what is no LoRA of linear layers, or damaged.
     """
-    layers, others = by_layer(tensors, r"(.+)\.lora_([AB])\.weight")
-    for name in others:
-        if ".lora_" in name or name.startswith("lora_"):
-            raise UserError(
-                f"{where} has {name}, and only LoRA of linear layers can be read: merge it with "
-                "peft instead"
-            )
-    updates: dict[str, Update] = {}
-    for layer, parts in layers.items():
-        a, b = matrices(where, layer, parts)
+    added: dict[str, Change] = {}
+    stacks: dict[str, Update] = {}
+
+    def update(settings: Settings, parts: Parts) -> Update | None:
+        a, b = matrix(parts, "lora_A.weight"), matrix(parts, "lora_B.weight")
         if len(a) != b.shape[1]:
-            raise no_matrices(where, layer)
-        updates[layer] = Factors(a, b, _scale(config, layer, len(a)))
-    return updates, *apart_from_bases(others)
+            raise ValueError(settings.layer)
+        if (rank := _of_stack(settings, len(a))) is not None:
+            stacks.update(_stack(settings, a, b, rank))
+            return None
+        if settings.flag("lora_bias") or "lora_B.bias" in parts:
+            bias = parts["lora_B.bias"]
+            added[f"{settings.layer}.bias"] = _adds(bias * settings.scale(len(a)), len(b))
+        if settings.flag("use_dora") or any(name in parts for name in dora.MAGNITUDES):
+            return dora.update(settings, parts)
+        return Factors(a, b, settings.scale(len(a)))
+
+    found = read_layers(where, config, tensors, PARTS, "lora_", update)
+    return Found({**found.updates, **stacks}, found.others, added)
+
+
+def _adds(values: Tensor, size: int) -> Change:
+    if values.shape != (size,):
+        raise ValueError("lora_B.bias")
+    return lambda bias: bias + values.to(bias)
+
+
+def _of_stack(settings: Settings, rows: int) -> int | None:
+    """Return the rank of each matrix of a stack, if a layer's name is that of one; else None.
+
+    A's rows are those of all its matrices.
+
+    Raises:
+        UserError: if parameters of one module have different ranks: no file says which is which.
+    """
+    targets = settings.config.get("target_parameters")
+    module = re.sub(r"(\.base_layer)+$", "", settings.layer)
+    if not isinstance(targets, list):
+        return None
+    names = [str(each) for each in targets]
+    ours = [
+        f"{module}.{name.rpartition('.')[2]}"
+        for name in names
+        if "." in name and f".{module}".endswith(f".{name.rpartition('.')[0]}")
+    ]
+    ranks = {Settings(settings.config, name).whole("r", 8, "rank_pattern") for name in ours}
+    if not ours or ranks == {rows}:
+        return None
+    if len(ranks) > 1 or rows % min(ranks):
+        raise UserError(
+            f"{module} has parameters of different ranks, and no file says which is which: merge "
+            "it with peft instead"
+        )
+    return ranks.pop()
+
+
+def _stack(settings: Settings, a: Tensor, b: Tensor, rank: int) -> dict[str, Update]:
+    """Return the updates of a stack's matrices, by their number.
+
+    Of A (e r, in) matrix e has rows e r to e r + r, of B (out, r e) every e-th column. Whether W
+    is (out, in) or its transpose says no file. peft nests the wrappers of several parameters in
+    the order in which the module has them: `parameter0` is the first.
+    """
+    count, depth = len(a) // rank, settings.layer.count(".base_layer")
+    wrapped = settings.config["target_parameters"]
+    module = settings.layer.replace(".base_layer", "")
+    inside = sum(f".{module}".endswith(f".{str(name).rpartition('.')[0]}") for name in wrapped)
+    scale = settings.scale(rank)
+    rows, columns = a.unflatten(0, (count, rank)), b.unflatten(1, (rank, count))
+    return {
+        f"{module}.parameter{inside - 1 - depth}.{i}": Factors(rows[i], columns[:, :, i], scale)
+        for i in range(count)
+    }
 
 
 def matrices(where: str, layer: str, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -78,40 +135,15 @@ def matrices(where: str, layer: str, parts: Mapping[str, Tensor]) -> tuple[Tenso
     """
     a, b = parts.get("A"), parts.get("B")
     if a is None or b is None or not a.ndim == b.ndim == 2 or not b.numel():
-        raise no_matrices(where, layer)
+        raise UserError(f"{where}: {layer} has no matrices (r, in) and (out, r): use another one")
     return a.float(), b.float()
-
-
-def no_matrices(where: str, layer: str) -> UserError:
-    """Return the error of a layer whose factors are damaged."""
-    return UserError(f"{where}: {layer} has no matrices (r, in) and (out, r): use another one")
-
-
-def _scale(config: dict[str, Any], layer: str, rank: int) -> float:
-    """Return lora_alpha / r, or lora_alpha / sqrt(r); patterns match the end of a layer's name."""
-    alpha = config.get("lora_alpha", 8)
-    try:
-        for pattern, value in (config.get("alpha_pattern") or {}).items():
-            quantifiers = len(re.findall(r"[*+{]", pattern))
-            if len(pattern) > 200 or REPEATS.search(pattern) or quantifiers > 4:
-                raise ValueError(pattern)
-            if re.match(rf"(.*\.)?({pattern})$", layer):
-                alpha = value
-                break
-        if not math.isfinite(alpha) or alpha == 0:
-            raise ValueError(alpha)
-        return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    except (re.error, AttributeError, TypeError, ValueError):
-        raise UserError(
-            f"{CONFIG}: lora_alpha or alpha_pattern is damaged: use another adapter"
-        ) from None
 
 
 # ---- Writing -------------------------------------------------------------------------------------
 
 
 def write(
-    layers: dict[str, ZooLinear], rank: int | None
+    layers: Mapping[str, ZooLinear], rank: int | None
 ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, float]]:
     """Return the config, A and B of each layer, exact or truncated, and errors (`lora_factors`)."""
     tensors, errors, ranks, alphas = {}, {}, {}, {}
@@ -120,39 +152,35 @@ def write(
         tensors[f"{PREFIX}{name}.lora_A.weight"] = factors.A
         tensors[f"{PREFIX}{name}.lora_B.weight"] = factors.B
         ranks[name] = len(factors.A)
-        alphas[name] = number(factors.scale * len(factors.A))
+        alphas[name] = whole_if_it_is(factors.scale * len(factors.A))
     r, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     config = {
         "peft_type": "LORA",
         "r": r,
         "lora_alpha": alpha,
         "lora_dropout": 0.0,
-        "rank_pattern": {
-            _alone(name, layers): value for name, value in ranks.items() if value != r
-        },
+        "rank_pattern": {alone(name, layers): value for name, value in ranks.items() if value != r},
         "alpha_pattern": {
-            _alone(name, layers): value for name, value in alphas.items() if value != alpha
+            alone(name, layers): value for name, value in alphas.items() if value != alpha
         },
     }
     return config, tensors, errors
-
-
-def _alone(name: str, names: Mapping[str, object]) -> str:
-    """Return a pattern that no other of these layers matches."""
-    # peft takes a key for a pattern of the end of a name.
-    matched = [other for other in names if re.match(rf"(.*\.)?({name})$", other)]
-    return name if len(matched) == 1 else f"^{re.escape(name)}"
 
 
 def own_factors(layer: ZooLinear) -> Factors | None:
     """Return the factors of a layer's update as they are, if it has any.
 
     LoRA has them, and some maps of W0; those of PiSSA have twice its rank, as peft's conversion of
-    PiSSA to LoRA makes them.
+    PiSSA to LoRA makes them. Of AdaLoRA they are those of the directions that are left, or one of
+    zeros: peft loads no LoRA of rank 0.
     """
     p = layer.parameterization
     if isinstance(p, LoRA):
         return Factors(p.lora_A, p.lora_B, layer.scale)
+    if isinstance(p, AdaLoRA):
+        left = p.directions()
+        left[0] |= not left.any()
+        return Factors((p.lora_E * p.lora_A)[left], p.lora_B[:, left], layer.scale)
     if isinstance(p, OfBase) and layer.base is not None:
         found = p.factors(layer.base)
         return None if found is None else Factors(found[1], found[0], layer.scale)
@@ -174,8 +202,3 @@ def lora_factors(layer: ZooLinear, rank: int | None = None) -> tuple[Factors, fl
     root = s[:r].sqrt()
     error = (s[r:].norm() / s.norm()).item() if s.any() else 0.0
     return Factors(root[:, None] * vh[:r], u[:, :r] * root, 1.0), error
-
-
-def number(value: float) -> float:
-    """Return a whole number as an integer: peft's own files have integers there."""
-    return round(value) if value == round(value) else value

@@ -5,10 +5,11 @@ Which column belongs to which base so depends on N; layers of different smaller 
 in peft, but not as zoo pairs them.
 """
 
+import functools
 import math
-import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,21 +19,94 @@ from zoo.bases.seeds import uniform_matrix
 from zoo.errors import UserError
 from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import RandLoRA
-from zoo.runs.peft.adapter import (
-    CONFIG,
-    PREFIX,
-    Diagonals,
-    Update,
-    apart_from_bases,
-    by_layer,
-    peft_order,
-    same,
-)
-from zoo.runs.peft.lora import number
+from zoo.parameterizations.factory import ParameterizationFactory
+from zoo.runs.peft.adapter import PREFIX, Found, Update, by_layer, same_bases
+from zoo.runs.peft.settings import Settings, whole_if_it_is
 
 SEED = "projection_prng_key"
 """The key of the config that says with which seed zoo has the bases; peft reads them from the file,
 with `save_projection`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Diagonals(Update):
+    """RandLoRA's dW = scale sum_n B_n diag(lambda_n) A diag(gamma_n), on bases that layers share.
+
+    With M and d the larger and the smaller side of dW, which is transposed where it is wide: A is
+    (r, 1, >= d), B (>= M, >= N, r), lam (r, N) and gamma (N, d). Row k of the n-th scaled A goes
+    with column k N + n of B's first N bases side by side, and not with column k of B_n.
+
+    Args:
+        lam: lambda, (r, N).
+        gamma: (N, d).
+        A: (r, 1, >= d).
+        B: (>= M, >= N, r).
+        scale: the factor on the sum.
+        seed: with which `zoo.parameterizations.RandLoRA` has the same bases; None if it has them
+            with none.
+    """
+
+    lam: Tensor
+    gamma: Tensor
+    A: Tensor
+    B: Tensor
+    scale: float
+    seed: int | None
+
+    def fits(self, shape: tuple[int, int]) -> bool:
+        """Return whether a weight can be (out_features, in_features) = `shape`."""
+        return min(shape) == self.gamma.shape[1] and max(shape) <= len(self.B)
+
+    def size(self) -> str:
+        """Write the sizes that the weight can have."""
+        return f"{self.gamma.shape[1]} by at most {len(self.B)}"
+
+    def matrix(self, shape: tuple[int, int], base: Tensor | None = None) -> Tensor:
+        """Return dW of this shape, float32."""
+        bases, d = self.gamma.shape
+        lam, gamma, a = self.lam.float()[:, :, None], self.gamma.float(), self.A[:, :, :d].float()
+        inner = (lam * a * gamma).flatten(0, 1)  # (r N, d)
+        outer = self.B[: max(shape), :bases].float().flatten(1)  # (M, N r)
+        dw = self.scale * (outer @ inner)
+        return dw if shape[0] >= shape[1] else dw.mT
+
+    def for_zoo(self) -> tuple[Tensor, Tensor]:
+        """Return lambda (N, r) and gamma (N, d) as zoo has them.
+
+        Bases at the end that are only filled up are left out.
+        """
+        used = (self.lam.mT.abs().sum(1) + self.gamma.abs().sum(1)).nonzero()
+        count = int(used.max()) + 1 if used.numel() else 1
+        return self.lam.mT[:count], self.gamma[:count]
+
+    def tensors(self) -> Iterable[Tensor]:
+        return self.lam, self.gamma, self.A, self.B
+
+    def factory(self) -> ParameterizationFactory:
+        """Return RandLoRA, or a dense update of bases that zoo cannot draw again."""
+        if self.seed is None:
+            return super().factory()
+        lam, _ = self.for_zoo()
+        rank = lam.shape[1]
+        return functools.partial(
+            RandLoRA, rank=rank, num_bases=len(lam), alpha=self.scale * rank, seed=self.seed
+        )
+
+    def fill_(self, p: Any, base: Tensor, scale: float) -> None:
+        if self.seed is None:
+            return super().fill_(p, base, scale)
+        lam, gamma = self.for_zoo()
+        p.randlora_lambda.copy_(lam / scale)
+        p.randlora_gamma.copy_(gamma)
+        return None
+
+
+def peft_order(columns: Tensor, bases: int, rank: int) -> Tensor:
+    """Order B's columns as peft pairs them.
+
+    From those of B_1, ..., B_N side by side, (M, N r), it makes (M, N, r).
+    """
+    return columns.unflatten(1, (bases, rank)).mT.reshape(-1, bases, rank)
 
 
 # ---- Reading -------------------------------------------------------------------------------------
@@ -43,24 +117,16 @@ def unsupported(config: dict[str, Any]) -> str | None:
     return None
 
 
-def read(
-    where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]
-) -> tuple[dict[str, Update], dict[str, Tensor], dict[str, Tensor]]:
-    """Read diagonals by layer with the bases of all, what else was trained, and base weights.
+def read(where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> Found:
+    """Read diagonals by layer with the bases of all, and what else was trained.
 
     Raises:
         UserError: if the bases are not in the file, or something is damaged.
     """
-    layers, others = by_layer(tensors, r"(.+)\.randlora_(lambda|gamma)")
-    shared: dict[str, Tensor] = {}
-    for name in list(others):
-        if match := re.fullmatch(r"(?:.*\.)?randlora_([AB])(?:\.default)?", name):
-            tensor = others.pop(name)  # peft repeats the bases in each layer
-            if not same(shared.setdefault(match[1], tensor), tensor):
-                raise UserError(
-                    f"{where} has other bases in {name} than elsewhere: use another one"
-                )
-    scale, (a, b) = _scale(config), (shared.get("A"), shared.get("B"))
+    shared, rest = same_bases(where, tensors, "randlora")
+    layers, others = by_layer(rest, r"(.+)\.randlora_(lambda|gamma)")
+    settings, (a, b) = Settings(config), (shared.get("A"), shared.get("B"))
+    scale = settings.number("randlora_alpha", 640) / settings.whole("r", 32)
     if a is None or b is None:
         raise UserError(
             f"{where} has no bases, and peft would draw them anew, not on every machine alike: "
@@ -77,7 +143,7 @@ def read(
             )
         seed = _seed(config, a, b, len(gamma))
         updates[layer] = Diagonals(lam.float(), gamma.float(), a.float(), b.float(), scale, seed)
-    return updates, *apart_from_bases(others)
+    return Found(updates, others)
 
 
 def _fit(lam: Tensor, gamma: Tensor, a: Tensor, b: Tensor) -> bool:
@@ -86,16 +152,6 @@ def _fit(lam: Tensor, gamma: Tensor, a: Tensor, b: Tensor) -> bool:
         return False
     bases, d = gamma.shape
     return lam.shape == (len(a), bases) and bases <= b.shape[1] and d <= a.shape[2]
-
-
-def _scale(config: dict[str, Any]) -> float:
-    try:
-        scale = float(config["randlora_alpha"]) / config["r"]
-        if not math.isfinite(scale) or scale == 0:
-            raise ValueError(scale)
-        return scale
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        raise UserError(f"{CONFIG}: randlora_alpha or r is damaged: use another adapter") from None
 
 
 def _seed(config: dict[str, Any], a: Tensor, b: Tensor, bases: int) -> int | None:
@@ -117,7 +173,7 @@ def _bases(rank: int, smaller: int, larger: int, bases: int, seed: int) -> tuple
 # ---- Writing -------------------------------------------------------------------------------------
 
 
-def shares_bases(layers: dict[str, ZooLinear]) -> bool:
+def holds(layers: Mapping[str, ZooLinear]) -> bool:
     """Return whether all layers are RandLoRA on corners of the same bases.
 
     peft must have as many of them for every layer, for the number decides which column of B belongs
@@ -135,7 +191,7 @@ def _peft_bases(p: RandLoRA) -> int:
     return math.ceil(min(p.shape) / p.rank)
 
 
-def write(layers: dict[str, ZooLinear]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def write(layers: Mapping[str, ZooLinear]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the config, lambda (r, N) and gamma (N, d) of each layer, and the bases once.
 
     Lambda and gamma are filled up with zeros.
@@ -160,7 +216,7 @@ def write(layers: dict[str, ZooLinear]) -> tuple[dict[str, Any], dict[str, Tenso
     config = {
         "peft_type": "RANDLORA",
         "r": rank,
-        "randlora_alpha": number(scale * rank),
+        "randlora_alpha": whole_if_it_is(scale * rank),
         "randlora_dropout": 0.0,
         "save_projection": True,
         SEED: seed,

@@ -1,4 +1,4 @@
-"""Adapters read from a folder or a file: peft's LoRA and RandLoRA, and loralib's.
+"""Adapters read from a folder or a file: in peft's formats, and loralib's.
 
 Nothing in a file is executed: a config is JSON within bounds, tensors come from safetensors or from
 torch's format with `weights_only=True`, each no larger than what its file holds of it.
@@ -14,13 +14,54 @@ from zoo.errors import UserError
 from zoo.files.access import read_json
 from zoo.files.paths import ADAPTER
 from zoo.files.tensors import read_tensors
-from zoo.runs.peft import lora, loralib, randlora
-from zoo.runs.peft.adapter import BINARY, CONFIG, PREFIX, TENSORS, Adapter, Update, finite
+from zoo.runs.peft import (
+    adalora,
+    c3a,
+    fourierft,
+    hira,
+    hra,
+    loha,
+    lokr,
+    lora,
+    loralib,
+    miss,
+    oft,
+    randlora,
+    shira,
+    tokens,
+    vera,
+)
+from zoo.runs.peft.adapter import (
+    BINARY,
+    CONFIG,
+    PREFIX,
+    TENSORS,
+    Adapter,
+    Update,
+    by_layer,
+    finite,
+)
+from zoo.runs.peft.formats import Format, Reader
+from zoo.runs.peft.settings import damaged
 from zoo.training.checkpoint_files import read_file
 
 EXPECTED = f"give a folder with {CONFIG}"
-READERS = {"LORA": lora, "RANDLORA": randlora}
-"""Modules by `peft_type`; each has `unsupported(config)` and `read(where, config, tensors)`."""
+FORMATS: dict[str, Format] = {
+    "ADALORA": adalora,
+    "C3A": c3a,
+    "FOURIERFT": fourierft,
+    "HIRA": hira,
+    "HRA": hra,
+    "LOHA": loha,
+    "LOKR": lokr,
+    "MISS": miss,
+    "OFT": oft,
+    "RANDLORA": randlora,
+    "SHIRA": shira,
+    "VERA": vera,
+}
+"""Modules by `peft_type`, of updates that are no factors of low rank alone."""
+READERS: dict[str, Reader] = {**FORMATS, "LORA": lora}
 
 
 def find(path: Path) -> Path | None:
@@ -72,15 +113,44 @@ def read(path: Path, alpha: float | None = None) -> Adapter:
     config = read_json(folder / CONFIG)
     where = f"adapter '{folder}'"
     reader = READERS.get(config["peft_type"]) if isinstance(config.get("peft_type"), str) else None
-    if config.get("bias", "none") != "none":
-        reason: str | None = f"bias {config['bias']!r}, which trains biases of the backbone"
-    else:
-        reason = reader.unsupported(config) if reader else f"peft_type {config.get('peft_type')}"
+    reason = reader.unsupported(config) if reader else f"peft_type {config.get('peft_type')!r}"
     if reason or reader is None:
-        readable = "only plain LoRA and RandLoRA can be read"
-        raise UserError(f"{where} has {reason}, and {readable}: merge it with peft instead")
-    updates, saved, bases = reader.read(where, config, _peft_names(where, _tensors(file)))
-    return checked(where, Adapter(config, updates, saved, bases))
+        readable = ", ".join(READERS)
+        raise UserError(
+            f"{where} has {reason}, which zoo cannot read (it reads {readable}): merge it with "
+            "peft instead"
+        )
+    named = _peft_names(where, _tensors(file))
+    changed, rest = tokens.read(where, config, named)
+    found = reader.read(where, config, rest)
+    saved, bases = _apart_from_bases(found.others, trained_bias(config))
+    changed |= found.changed
+    return checked(where, Adapter(config, found.updates, saved, bases, changed))
+
+
+def trained_bias(config: Mapping[str, object]) -> bool:
+    """Return whether biases of the backbone are trained: all of them, or those of the layers.
+
+    Raises:
+        UserError: for a setting that is neither.
+    """
+    bias = config.get("bias", "none")
+    if not isinstance(bias, str) or not (bias in ("none", "all") or bias.endswith("_only")):
+        raise damaged("bias", bias)
+    return bias != "none"
+
+
+def _apart_from_bases(
+    tensors: Mapping[str, Tensor], biases: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return what was trained as it is, and what lies below an update, by the backbone's names."""
+    layers, saved = by_layer(tensors, r"(.+)\.base_layer\.(weight|bias)")
+    bases: dict[str, Tensor] = {}
+    for layer, parts in layers.items():
+        for part, tensor in parts.items():
+            trained = part == "bias" and biases
+            (saved if trained else bases)[f"{layer}.{part}"] = tensor
+    return saved, bases
 
 
 def checked(where: str, adapter: Adapter) -> Adapter:
@@ -90,7 +160,8 @@ def checked(where: str, adapter: Adapter) -> Adapter:
         UserError: if it has not.
     """
     if not adapter.updates:
-        raise UserError(f"{where} has no layers: use another one")
+        kind = adapter.config.get("peft_type", "loralib")
+        raise UserError(f"{where} has no layers of {kind}: use another one")
     whole: dict[str, Update | Tensor] = {**adapter.updates, **adapter.saved}
     for name, value in whole.items():
         if not (value.isfinite().all() if isinstance(value, Tensor) else finite(value)):

@@ -16,6 +16,7 @@ from zoo.errors import UserError
 from zoo.layers.convert import is_conv1d, zoo_layers
 from zoo.runs.peft.adapter import Factors, Update
 from zoo.runs.peft.reading import read
+from zoo.runs.peft.settings import Settings
 
 TOLERANCE = 1e-5
 """How far a number may be off, relative to the largest of its tensor or 1."""
@@ -59,7 +60,7 @@ def verify(
             layer = layers[owner]
             turned = is_conv1d(layer.replaced)
             base = got.float().mT if turned else got.float()
-            got = base + adapter.updates[owner].matrix(layer.parameterization.shape)
+            got = base + adapter.updates[owner].matrix(layer.parameterization.shape, base)
             want = layer.effective_weight().float()
             if (error := errors.get(owner, 0.0)) > 0:
                 truncation = (error + TRUNCATED) * (want - base).norm()
@@ -103,10 +104,9 @@ def _check_names(net: nn.Module, config: Mapping[str, Any], updates: Mapping[str
             targeted = name in targets or name.endswith(tuple(f".{each}" for each in targets))
         if (targeted and not excluded) != (name in updates):
             raise _refused(name, "would be " + ("updated" if targeted else "left alone"))
-    patterns = config.get("rank_pattern") or {}
     for name, update in updates.items():
-        rank = next(
-            (r for key, r in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), config["r"]
-        )
-        if isinstance(update, Factors) and rank != len(update.A):
+        if not isinstance(update, Factors):
+            continue
+        rank = Settings(config, name).whole("r", None, "rank_pattern")
+        if rank != len(update.A):
             raise _refused(name, f"would have rank {rank} in place of {len(update.A)}")

@@ -12,8 +12,10 @@ from zoo.errors import UserError
 from zoo.files.tensors import write_tensors
 from zoo.layers.convert import is_conv1d, zoo_layers
 from zoo.layers.linear import ZooLinear
-from zoo.runs.peft import lora, randlora
+from zoo.runs.peft import adalora, dora, lora
 from zoo.runs.peft.adapter import CONFIG, PREFIX, TENSORS, same
+from zoo.runs.peft.formats import Writer
+from zoo.runs.peft.reading import FORMATS
 from zoo.runs.peft.verifying import verify
 
 HEADS = ("classifier", "score")
@@ -30,11 +32,11 @@ def write(
 ) -> dict[str, float]:
     """Write the updates of a network's layers, and what else of it is trained or drawn, for peft.
 
-    LoRA and RandLoRA become themselves; anything else, layers of RandLoRA that share no bases, and
-    with `rank` any update of a higher rank becomes LoRA by truncated singular value decomposition.
-    A module with a parameter that is trained besides, or that is not what the backbone has, is
-    stored whole. What was written is read again, and what peft makes of it and the backbone is
-    compared with the network (`verify`).
+    What peft has a format for becomes itself (`reading.FORMATS`, DoRA); anything else, and with
+    `rank` any update of a higher rank, becomes LoRA by truncated singular value decomposition. A
+    module with a parameter that is trained besides, or that is not what the backbone has, is stored
+    whole. What was written is read again, and what peft makes of it and the backbone is compared
+    with the network (`verify`).
 
     Args:
         folder: an empty one.
@@ -62,15 +64,19 @@ def write(
     saved = _matched(net, [*_saved(net, always, _changed(net, plain, backbone))], always)
     inside = tuple(f"{name}." for name in saved)
     layers = {
-        name: layer for name, layer in zoo_layers(net).items() if not f"{name}.".startswith(inside)
+        name: layer
+        for name, layer in zoo_layers(net).items()
+        if not f"{name}.".startswith(inside) and not adalora.is_pruned(layer)
     }
     if not layers:
         raise UserError(
             "no layer has an update alone: what is trained besides leaves no adapter; export --to "
             "dense"
         )
-    if rank is None and randlora.shares_bases(layers):
-        config, tensors = randlora.write(layers)
+    formats: list[Writer] = [dora, *FORMATS.values()]
+    held = next((each for each in formats if each.holds(layers)), None)
+    if rank is None and held is not None:
+        config, tensors = held.write(layers)
         errors = dict.fromkeys(layers, 0.0)
     else:
         config, tensors, errors = lora.write(layers, rank)

@@ -1,0 +1,68 @@
+"""FourierFT as peft has it: K coefficients at places that its `random_loc_seed` draws."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from zoo.layers.linear import ZooLinear
+from zoo.parameterizations import Fourier
+from zoo.runs.peft.adapter import Found, Mapped
+from zoo.runs.peft.formats import Parts, Written, all_are, of_dimensions, read_layers, tensors_of
+from zoo.runs.peft.settings import Settings, usual
+
+
+def unsupported(config: dict[str, Any]) -> str | None:
+    """Return what of a config cannot be read: all of it can."""
+    return None
+
+
+def read(where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> Found:
+    """Read the coefficients of each layer; no file says how large its weight is."""
+    return read_layers(where, config, tensors, "fourierft_spectrum", "fourierft_", _update)
+
+
+def _update(settings: Settings, parts: Parts) -> Mapped:
+    spectrum = of_dimensions(parts, "fourierft_spectrum", 1)
+    scaling, sign = settings.number("scaling", 150.0), 1.0
+    if scaling < 0:
+        scaling, sign = -scaling, -1.0
+    made_by = functools.partial(
+        Fourier,
+        coefficients=len(spectrum),
+        scaling=scaling,
+        shared=True,
+        seed=settings.seed("random_loc_seed", 777),
+    )
+    return Mapped(made_by, {"fourierft_spectrum": sign * spectrum})
+
+
+def holds(layers: Mapping[str, ZooLinear]) -> bool:
+    """Return whether all are Fourier at places that layers of a size share, of one seed."""
+    ps: list[Any] = [layer.parameterization for layer in layers.values()]
+    return (
+        all_are(layers, Fourier)
+        and len({(p.seed, p.shared, p.twins) for p in ps}) == 1
+        and (ps[0].shared and ps[0].twins)
+    )
+
+
+def write(layers: Mapping[str, ZooLinear]) -> Written:
+    """Return config and coefficients, all at the first layer's scaling."""
+    ps: dict[str, Any] = {name: layer.parameterization for name, layer in layers.items()}
+    scaling = next(iter(ps.values())).scaling
+
+    def parts(layer: ZooLinear) -> Parts:
+        p: Any = layer.parameterization
+        return {"fourierft_spectrum": p.fourierft_spectrum * (layer.scale * p.scaling / scaling)}
+
+    count, others = usual({name: p.num_trainable for name, p in ps.items()})
+    config = {
+        "peft_type": "FOURIERFT",
+        "n_frequency": count,
+        "n_frequency_pattern": others,
+        "scaling": scaling,
+        "random_loc_seed": next(iter(ps.values())).seed,
+    }
+    return config, dict(tensors_of(layers, parts))

@@ -1,0 +1,47 @@
+"""HiRA as peft has it: dW = W0 * (B A), entry by entry."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from zoo.layers.linear import ZooLinear
+from zoo.parameterizations import HiRA
+from zoo.runs.peft.adapter import Found, Mapped
+from zoo.runs.peft.formats import Parts, Written, all_are, matrix, read_layers, tensors_of
+from zoo.runs.peft.settings import Settings, usual
+
+
+def unsupported(config: dict[str, Any]) -> str | None:
+    """Return what of a config cannot be read: all of it can."""
+    return None
+
+
+def read(where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> Found:
+    """Read A and B of each layer."""
+    return read_layers(where, config, tensors, "hira_[AB]", "hira_", _update)
+
+
+def _update(settings: Settings, parts: Parts) -> Mapped:
+    a, b = matrix(parts, "hira_A"), matrix(parts, "hira_B")
+    made_by = functools.partial(HiRA, rank=len(a))
+    return Mapped(made_by, {"lora_A": a, "lora_B": b}, (len(b), a.shape[1]))
+
+
+def holds(layers: Mapping[str, ZooLinear]) -> bool:
+    """Return whether all are HiRA."""
+    return all_are(layers, HiRA)
+
+
+def write(layers: Mapping[str, ZooLinear]) -> Written:
+    """Return config and factors; a layer's scale goes into B."""
+
+    def parts(layer: ZooLinear) -> Parts:
+        p: Any = layer.parameterization
+        return {"hira_A": p.lora_A, "hira_B": layer.scale * p.lora_B}
+
+    ranks: dict[str, Any] = {name: layer.parameterization.rank for name, layer in layers.items()}
+    rank, others = usual(ranks)
+    config = {"peft_type": "HIRA", "r": rank, "rank_pattern": others, "hira_dropout": 0.0}
+    return config, dict(tensors_of(layers, parts))

@@ -1,0 +1,60 @@
+"""LoHa as peft has it: dW = alpha / r (A1 B1) * (A2 B2), entry by entry."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from zoo.layers.linear import ZooLinear
+from zoo.parameterizations import LoHa
+from zoo.runs.peft.adapter import Found, Mapped
+from zoo.runs.peft.formats import Parts, Written, all_are, matrix, read_layers, tensors_of
+from zoo.runs.peft.settings import Settings, usual
+
+NAMES = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+
+
+def unsupported(config: dict[str, Any]) -> str | None:
+    """Return what of a config cannot be read: all of it can."""
+    return None
+
+
+def read(where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> Found:
+    """Read A1, B1, A2 and B2 of each layer; alpha / r goes into A1."""
+    return read_layers(where, config, tensors, "|".join(NAMES), "hada_", _update)
+
+
+def _update(settings: Settings, parts: Parts) -> Mapped:
+    found = {name: matrix(parts, name) for name in NAMES}
+    m, rank = found["hada_w1_a"].shape
+    found["hada_w1_a"] = found["hada_w1_a"] * (settings.number("alpha", 8, "alpha_pattern") / rank)
+    made_by = functools.partial(LoHa, rank=rank)
+    return Mapped(made_by, found, (m, found["hada_w1_b"].shape[1]))
+
+
+def holds(layers: Mapping[str, ZooLinear]) -> bool:
+    """Return whether all are LoHa."""
+    return all_are(layers, LoHa)
+
+
+def write(layers: Mapping[str, ZooLinear]) -> Written:
+    """Return config and factors; a layer's scale goes into A1, so that alpha is r."""
+
+    def parts(layer: ZooLinear) -> Parts:
+        found = {name: layer.parameterization.get_parameter(name) for name in NAMES}
+        return {**found, "hada_w1_a": layer.scale * found["hada_w1_a"]}
+
+    ranks: dict[str, Any] = {name: layer.parameterization.rank for name, layer in layers.items()}
+    rank, others = usual(ranks)
+    config = {
+        "peft_type": "LOHA",
+        "r": rank,
+        "alpha": rank,
+        "rank_pattern": others,
+        "alpha_pattern": others,
+        "rank_dropout": 0.0,
+        "module_dropout": 0.0,
+        "use_effective_conv2d": False,
+    }
+    return config, dict(tensors_of(layers, parts))
