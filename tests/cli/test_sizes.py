@@ -6,8 +6,6 @@ import hashlib
 import io
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -227,28 +225,6 @@ def test_a_run_on_a_pipe_goes_on(pipe, small: list[str], place: Path, capsys) ->
     assert main(["fit", "--ckpt_path", str(folder), "--trainer.max_steps", "8"]) == 0
     refused(capsys, [*CONFIG, *small, "--data.corpus", pipe(b"")], "'/dev/fd/", "empty")
     refused(capsys, [*CONFIG, *small, "--data.corpus", pipe(b"a\xff")], "'/dev/fd/", "not UTF-8")
-
-
-@pytest.mark.slow
-def test_standard_input_serves_two_processes(small: list[str], place: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "zoo",
-        *CONFIG,
-        *small,
-        "--data.corpus",
-        "-",
-        "--trainer.devices",
-        "2",
-        "--trainer.accelerator",
-        "cpu",
-        "--trainer.strategy",
-        "ddp",
-    ]
-    result = subprocess.run(command, input=TEXT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "sent-" in result.stdout
 
 
 def test_standard_input(place: Path, monkeypatch) -> None:

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -256,20 +255,6 @@ def test_a_package_of_a_strangers_that_is_called_like_ours_is_not_ours(monkeypat
     monkeypatch.setitem(sys.modules, "tasks", package)
     with pytest.raises(Untrusted):
         NOBODY.find("tasks.CharLM", ZooModule, "it")
-
-
-@pytest.mark.slow
-def test_python_m_zoo_does_not_begin_with_the_current_folder(place):
-    """`python -m` puts it first, where a `yaml.py` or `tasks` of a stranger's would come before
-    what is installed.
-    """
-    Path("tasks").mkdir()
-    for name in ("tasks/__init__.py", "jsonargparse.py", "einops.py"):
-        Path(name).write_text("open('OWNED', 'w')\n")
-    result = subprocess.run(
-        [sys.executable, "-m", "zoo", "params", "--config", "dct_half.yaml"], capture_output=True
-    )
-    assert result.returncode == 0 and not Path("OWNED").exists(), result.stderr.decode()[-500:]
 
 
 # ---- A run's trainer -----------------------------------------------------------------------------

@@ -8,7 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 import pytest
 from conftest import refused
@@ -217,13 +220,21 @@ def test_a_run_is_trained_by_one_process(handed, capsys):
         lock.release()
 
 
-def start(*words: str, **variables: str) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd(), **variables}
+def start(*words: str, text: str = "") -> subprocess.Popen:
+    """A process of `zoo`, or of `python -c`, to which a text is sent."""
+    with TemporaryFile() as file:
+        file.write(text.encode())
+        file.seek(0)
+        return _started(words, file)
+
+
+def _started(words: Sequence[str], file: IO[bytes]) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "zoo", *words],
+        [sys.executable, *(words if words[0] == "-c" else ["-m", "zoo", *words])],
         text=True,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
         start_new_session=True,
+        stdin=file,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
@@ -239,12 +250,26 @@ def ended(process: subprocess.Popen, seconds: float = 240) -> str:
             process.wait()
 
 
+TOGETHER = """
+import os, sys
+import zoo.cli.fit.command  # once for both, which so begin at the same time
+from zoo.__main__ import main
+
+def fit(seed):
+    if child := os.fork():
+        return child
+    os._exit(main([*sys.argv[1:], f"--seed_everything={seed}"]))
+
+sys.exit(sum([os.waitpid(child, 0)[1] != 0 for child in [fit(seed) for seed in (1, 2)]]))
+"""
+
+
 @pytest.mark.slow
 def test_fits_that_are_started_together_have_folders_of_their_own(place, small):
     fit = ["fit", "--config", "dct_half.yaml", *small, "--name=r"]
-    processes = [start(*fit, f"--seed_everything={seed}") for seed in (1, 2)]
-    said = [ended(process) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    both = start("-c", TOGETHER, *fit)
+    said = ended(both)
+    assert both.returncode == 0, said
     seeds = {
         json.loads(path.read_text())["seed"]
         for path in Path("runs/r").glob("version_*/summary.json")
@@ -258,18 +283,24 @@ TWO = ["--trainer.devices=2", "--trainer.accelerator=cpu"]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whole_group, strategy", [(False, "ddp"), (True, "ddp_spawn")])
-def test_two_processes_stop_together(whole_group, strategy, place, small):
-    """And none hangs, wherever in a step the signal comes."""
+def test_two_processes_stop_together(whole_group, strategy, place, small, text):
+    """And none hangs, wherever in a step the signal comes. Where the second is another `zoo`, what
+    the first has from standard input serves both.
+    """
+    sent = strategy == "ddp"
     process = start(
         "fit",
         "--config",
         "dct_half.yaml",
         *small,
+        *(["--data.corpus", "-"] if sent else []),
         *TWO,
         f"--trainer.strategy={strategy}",
         "--trainer.max_steps=100000",
+        "--trainer.val_check_interval=5",
         "--name=two",
         "--checkpoint.every_n_steps=100000",
+        text=text.read_text() if sent else "",
     )
     folder = Path("runs/two/version_0")
     deadline = time.monotonic() + 200
@@ -281,6 +312,7 @@ def test_two_processes_stop_together(whole_group, strategy, place, small):
     assert process.returncode == 143 and "Traceback" not in said, said
     if strategy == "ddp":
         assert "stopped at step" in said
+    assert ("sent-" in (folder / "config.yaml").read_text()) == sent
     assert load(folder / "checkpoints" / "last.ckpt")["global_step"] > 0
 
 
