@@ -6,7 +6,7 @@ from torch import Tensor
 from tasks.char_lm.model import GPT
 from tasks.text.module import LanguageModel, LanguageScore
 from zoo.errors import UserError
-from zoo.layers.convert import ParameterizationFactory
+from zoo.layers.convert import Base, ParameterizationFactory
 from zoo.parameterizations import Dense
 from zoo.training.optimizers import OptimizerConfig
 
@@ -29,6 +29,10 @@ class CharLM(LanguageModel):
         optimizer: how to train.
         seed: of everything random in training.
         recompute: build every W again in backward rather than keep it; gradients are the same.
+        base: a frozen W0 that W is an update of: `random`, as GPT-2's start draws it; `warm`,
+            trained as it is for `dense_steps` before; or null.
+        dense_steps: the first steps, which train dense weights; then W is an update of them, or
+            without a base their projection.
     """
 
     default_targets = ("blocks.*",)
@@ -49,8 +53,19 @@ class CharLM(LanguageModel):
         optimizer: OptimizerConfig | None = None,
         seed: int = 0,
         recompute: bool = False,
+        base: Base | None = None,
+        dense_steps: int = 0,
     ) -> None:
-        super().__init__(parameterization, targets, overrides, optimizer, seed, recompute=recompute)
+        super().__init__(
+            parameterization,
+            targets,
+            overrides,
+            optimizer,
+            seed,
+            recompute=recompute,
+            base=base,
+            dense_steps=dense_steps,
+        )
         self.save_settings()
         self.vocabulary, self.block_size = vocabulary, block_size
         self.net = GPT(len(vocabulary), block_size, layers, width, heads, dropout)

@@ -78,7 +78,8 @@ class Together:
         largest = max(LARGEST.values())  # the network may move to another device yet
         for layer in zoo_layers(network).values():
             space = layer.parameterization
-            alone = layer.base is not None or layer.recompute or math.prod(space.shape) > largest
+            based = layer.base is not None and layer.dense_phase != "projected"
+            alone = based or layer.recompute or math.prod(space.shape) > largest
             if isinstance(space, Isometry) and not alone:
                 self.layers.setdefault(space, []).append(layer)
 
@@ -106,17 +107,25 @@ class Together:
 
 
 def _takes_part(space: Isometry) -> bool:
+    return space.coef.requires_grad and _could_take_part(space)
+
+
+def _could_take_part(space: Isometry) -> bool:
     small = math.prod(space.shape) <= of_device(LARGEST, space.coef.device)
-    return small and space.coef.requires_grad and space.builds_weight
+    return small and space.builds_weight
 
 
 def built_together(network: nn.Module) -> dict[nn.Module, Isometry]:
-    """Find the layers that are handed a W in a pass that trains, and the map that it is of."""
+    """Find the layers that are handed a W in a pass that trains, and the map that it is of.
+
+    Those in a dense phase are handed one when it is over.
+    """
     hooks = [hook for part in network.modules() for hook in part._forward_pre_hooks.values()]
     found: dict[nn.Module, Isometry] = {}
     for together in (getattr(hook, "__self__", None) for hook in hooks):
         if isinstance(together, Together):
-            for group in batches(space for space in together.layers if _takes_part(space)):
+            spaces = [s for s in together.layers if s.coef.requires_grad or s.waiting]
+            for group in batches(space for space in spaces if _could_take_part(space)):
                 found.update({layer: space for space in group for layer in together.layers[space]})
     return found
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import say_where_names_are
-from zoo.errors import UserError
+from zoo.errors import UserError, blame
 from zoo.layers.factories import shared_out, why_not_made
 from zoo.layers.fixed_buffers import NOT_SENT, spare_buffers
 from zoo.layers.linear import ZooLinear
@@ -29,6 +29,8 @@ from zoo.parameterizations.factory import ParameterizationFactory
 from zoo.parameterizations.of_base.base_map import ALONE
 
 Start = Literal["random", "update", "project"]
+Base = Literal["random", "warm"]
+"""A W0 of layers from scratch: random, or trained densely before it is frozen."""
 say_where_names_are(__name__)
 
 
@@ -43,8 +45,13 @@ def zoo_layers(model: nn.Module) -> dict[str, ZooLinear]:
 
 
 def are_updates(layers: Mapping[str, ZooLinear]) -> bool:
-    """Tell whether any of these layers has a frozen base, so that its W is an update."""
-    return any(layer.base is not None for layer in layers.values())
+    """Tell whether any of these layers has a frozen base, so that its W is an update.
+
+    One in a dense phase counts if its base will be frozen after it.
+    """
+    return any(
+        layer.base is not None and layer.dense_phase != "projected" for layer in layers.values()
+    )
 
 
 def convert(
@@ -56,6 +63,8 @@ def convert(
     scale: float = 1.0,
     budget: Budget | None = None,
     recompute: bool = False,
+    base: Base | None = None,
+    dense: bool = False,
 ) -> nn.Module:
     """Give every linear layer that matches a target a parameterized weight, in place.
 
@@ -80,15 +89,27 @@ def convert(
         budget: of all layers together that no override decides; `parameterization` must have none
             of its own.
         recompute: build W again in backward rather than keep it (`ZooLinear`).
+        base: of layers that start at random, which W is then an update of: y = x (W0 + s W)^T + b,
+            W = 0 at the start, and W0 the weight that the layer has now. `random` freezes it;
+            `warm` trains it in a dense phase before (`ZooLinear.begin_dense`). It is in every
+            checkpoint.
+        dense: whether layers that start at random begin with a dense phase; without a base W is
+            then the projection of W0, of which nothing stays.
 
     Returns:
         `model`; where that is a linear layer itself, the layer in its place.
 
     Raises:
         UserError: if a pattern matches no layer, or one that is not plain (`plain_linear`); if a
-            parameterization cannot have a layer's shape, there are two budgets, or a layer without
-            base is tied to what stays as it is.
+            parameterization cannot have a layer's shape, there are two budgets, a layer without
+            base is tied to what stays as it is, or layers that have a weight already are to have a
+            base or a dense phase.
     """
+    if start != "random" and (base is not None or dense):
+        raise UserError(
+            f"{'base' if base else 'dense_steps'} is of layers that are trained from scratch, and "
+            "this network is trained already: leave it out"
+        )
     layers, names = linear_layers(model), _all_names(model)
     chosen = {name: layer for name, layer in layers.items() if matches_any(names[layer], targets)}
     for pattern, candidates in [
@@ -124,17 +145,24 @@ def convert(
     new: dict[str, ZooLinear] = {}
     for name, layer in chosen.items():
         if first[name] == name:
-            weight = _make(name, layer, factories[name], start, budget is not None)
-            made[name] = weight, _base(layer, name in tied) if start == "update" else None
-        weight, base = made[first[name]]
+            begins: Start = start if base is None else "update"
+            weight = _make(name, layer, factories[name], begins, budget is not None, dense)
+            kept = begins == "update" or dense
+            made[name] = weight, _base(layer, name in tied) if kept else None
+        weight, w0 = made[first[name]]
         bias = layer._parameters["bias"]
-        new[name] = ZooLinear(weight, bias, base, scale, recompute)
+        new[name] = ZooLinear(weight, bias, w0, scale, recompute)
         new[name].replaced = type(layer)
+        new[name].stores_base = base is not None
+        if dense:
+            new[name].begin_dense("projected" if base is None else "frozen")
         if taken := conflicts(layer, new[name]):
             raise UserError(
                 f"{name or 'the model'} has an attribute {taken[0]!r}, which a parameterized layer "
                 "has for something else: leave it out of the targets"
             )
+    if dense and base is None:
+        _check_projects({name: (made[name][0], chosen[name]) for name in made}, factories)
     for name, layer in chosen.items():  # nothing was changed so far
         take_place(layer, new[name])
         model = _set(model, names[layer], new[name])
@@ -143,7 +171,12 @@ def convert(
 
 
 def _make(
-    name: str, layer: nn.Module, factory: ParameterizationFactory, start: Start, budgeted: bool
+    name: str,
+    layer: nn.Module,
+    factory: ParameterizationFactory,
+    start: Start,
+    budgeted: bool,
+    dense: bool = False,
 ) -> WeightParameterization:
     """Make the map of a layer, with the coefficients that it starts from."""
     old = dense_weight(layer)
@@ -151,7 +184,9 @@ def _make(
         weight = factory(*old.shape)
         weight.layer = name
         if weight.needs_base and start != "update":
-            raise ValueError(ALONE)
+            raise ValueError(
+                f"{ALONE}; from scratch it takes {'base warm' if dense else 'base random or warm'}"
+            )
         weight.to(
             old.device,
             torch.promote_types(old.dtype, torch.float32) if start == "update" else old.dtype,
@@ -167,6 +202,29 @@ def _make(
     if start == "project" and not old.is_meta:
         weight.project_(old.detach())
     return weight
+
+
+def _check_projects(
+    made: Mapping[str, tuple[WeightParameterization, nn.Module]],
+    factories: Mapping[str, ParameterizationFactory],
+) -> None:
+    """Project to the smallest weight of each factory, as after a dense phase; on meta nothing.
+
+    Raises:
+        UserError: if that fails, naming the layer.
+    """
+    by_size = sorted(made, key=lambda name: math.prod(made[name][0].shape))
+    for name in {id(factories[name]): name for name in reversed(by_size)}.values():
+        space, layer = made[name]
+        if (old := dense_weight(layer)).is_meta:
+            return
+        try:
+            space.project_(old.detach())
+        except Exception as error:  # a user's own class can raise anything
+            raise UserError(
+                f"{name or 'the model'}: {type(space).__name__} has no projection of a weight that "
+                f"was trained densely ({blame(error)}): give --model.base warm, which keeps it"
+            ) from error
 
 
 def _base(layer: nn.Module, tied: bool) -> nn.Parameter | None:
@@ -270,15 +328,22 @@ def _plain(mult: float | Mapping[str, float]) -> float | dict[str, float]:
 
 
 def counts(model: nn.Module) -> dict[str, int]:
-    """Count what trains, coefficients, weights replaced, and the total of the dense model."""
+    """Count what trains, coefficients, weights replaced, and the total of the dense model.
+
+    What is trained is that after a dense phase.
+    """
     layers = zoo_layers(model).values()
     maps = {layer.parameterization for layer in layers}
     bases = {layer.base for layer in layers if layer.base is not None}
     own = sum(p.numel() for p in model.parameters())
     coefficients = sum(p.num_trainable for p in maps)
     replaced = sum(math.prod(p.shape) for p in maps)
+    dense = {layer for layer in layers if layer.dense_phase is not None}
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trained -= sum(w0.numel() for w0 in {layer.base for layer in dense} if w0 is not None)
+    trained += sum(p.num_trainable for p in {layer.parameterization for layer in dense})
     return {
-        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "trainable": trained,
         "coefficients": coefficients,
         "replaced": replaced,
         "total": own - coefficients + replaced - sum(base.numel() for base in bases),

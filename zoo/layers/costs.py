@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.layers.batched import built_together
 from zoo.layers.linear import ZooLinear
@@ -25,22 +25,29 @@ BYTES = {"64": 8, "32": 4, "16": 2, "bf16": 2}
 """Bytes of a number in a product, by the first word of the trainer's precision."""
 
 
-def layer_cost(layer: nn.Module, rows: int) -> Cost:
+def layer_cost(layer: nn.Module, rows: int, dense: bool = False) -> Cost:
     """Return what a linear layer takes with T rows of x.
 
     plain          T mn forward, 2 T mn backward; T mn if its weight is frozen; mn read
     parameterized  `WeightParameterization.cost`; `recompute` builds W again in backward, and a
                    base that is trained, beside a W that is not built, has a gradient of its own
+
+    Args:
+        layer: plain or parameterized.
+        rows: T.
+        dense: whether it is meant in the dense phase that it is in, and not after it.
     """
-    if not isinstance(layer, ZooLinear):
-        weight: Any = layer.weight
+    if not isinstance(layer, ZooLinear) or dense and layer.dense_phase is not None:
+        weight: Any = layer.base if isinstance(layer, ZooLinear) else layer.weight
         products = rows * weight.numel()
         return Cost(products, (2 if weight.requires_grad else 1) * products, weight.numel())
-    p, base = layer.parameterization, layer.base
+    p = layer.parameterization
+    base = None if layer.dense_phase == "projected" else layer.base
     scaled = base is None and layer.scale != 1.0  # that is a product with W (`ZooLinear`)
     cost = cost_with_weight(p, rows) if scaled else p.cost(rows, update=base is not None)
     again = p.building()[0] if layer.recompute and p.builds_weight else 0
     trained = base is not None and base.requires_grad and not p.builds_weight
+    trained = trained and layer.dense_phase is None
     return cost._replace(backward=cost.backward + again + trained * rows * math.prod(p.shape))
 
 
@@ -70,8 +77,19 @@ def network_cost(model: nn.Module, rows: int) -> Cost:
 
 
 def checkpoint_bytes(model: nn.Module) -> int:
-    """Return the bytes of all that is trained, as a checkpoint holds it."""
-    return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    """Return the bytes of all that is trained, as a checkpoint holds it after a dense phase.
+
+    With them is every W0 that was drawn or trained here.
+    """
+    held: set[Tensor] = {p for p in model.parameters() if p.requires_grad}
+    for layer in (m for m in model.modules() if isinstance(m, ZooLinear)):
+        space, base = layer.parameterization, layer.base
+        held |= {p for name, p in space.named_parameters() if name in space.waiting}
+        if base is not None and layer.stores_base:
+            held.add(base)
+        if base is not None and layer.dense_phase == "projected":
+            held.discard(base)
+    return sum(p.numel() * p.element_size() for p in held)
 
 
 def number_bytes(precision: object) -> int:

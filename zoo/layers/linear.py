@@ -1,6 +1,7 @@
 """The linear layer whose weight is parameterized: y = x (W0 + s W)^T + b."""
 
 from contextlib import nullcontext
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,21 @@ from zoo.layers.recompute import multiply_and_recompute, would_save_weight
 from zoo.layers.weight_view import WeightView
 from zoo.parameterizations import WeightParameterization
 
-NOT_OF_A_PLAIN_LAYER = {"scale", "recompute", "replaced", "parameterization", "_kept", "_built"}
+NOT_OF_A_PLAIN_LAYER = {
+    "scale",
+    "recompute",
+    "replaced",
+    "stores_base",
+    "dense_phase",
+    "parameterization",
+    "_kept",
+    "_built",
+}
 """Attributes of a parameterized layer that the plain one in its place does not get."""
+
+
+Then = Literal["frozen", "projected"]
+"""After a dense phase W0 stays, frozen, and W starts at 0; or W starts as the projection of W0."""
 
 
 class ZooLinear(WeightKeeper):
@@ -28,6 +42,9 @@ class ZooLinear(WeightKeeper):
     once per forward, or kept from one to the next in eval mode (`zoo.layers.kept`). In a state dict
     W0 is called `weight`, so that a dense checkpoint loads by name; the attribute `weight` is what
     modules that hold a layer want of it, W0 + s W (`zoo.layers.weight_view`), and W0 is `base`.
+
+    In its dense phase (`begin_dense`) the layer is y = x W0^T + b and W0 is trained, while the
+    coefficients wait.
 
     Args:
         parameterization: W, of shape (out_features, in_features).
@@ -44,6 +61,10 @@ class ZooLinear(WeightKeeper):
     """
 
     bias: nn.Parameter | None
+    stores_base = False
+    """Whether W0 is in every checkpoint, since no seed and no file brings it back."""
+    dense_phase: Then | None = None
+    """What comes after the dense phase that the layer is in; None if it is in none."""
     _is_replica = False  # `nn.DataParallel` sets it
 
     def __init__(
@@ -72,6 +93,8 @@ class ZooLinear(WeightKeeper):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply x, (..., in_features), by the weight; (..., out_features)."""
+        if self.dense_phase is not None:
+            return F.linear(x, self._parameters["weight"], self.bias)  # type: ignore[arg-type]
         if not is_compiling() and not self._is_replica:  # a replica lives for one pass
             if self.training:
                 self._kept.forget()  # Lightning goes back to training without a call of train
@@ -95,8 +118,11 @@ class ZooLinear(WeightKeeper):
     def update(self) -> Tensor:
         """Build what training added to W0, with the guarantees of `effective_weight`.
 
-        It is s W; of a map that knows W0, what `effective` differs from W0 by.
+        It is s W; of a map that knows W0, what `effective` differs from W0 by. In a dense phase
+        nothing was added yet, and it is W0 itself.
         """
+        if self.dense_phase is not None:
+            return self.effective_weight()
         if self.base is not None and self.parameterization.needs_base:
             return self.effective_weight() - self.base
         p = next(self.parameterization.parameters(), None)  # a replica has none
@@ -113,6 +139,8 @@ class ZooLinear(WeightKeeper):
         """
         if self.base is None:
             return self.update()
+        if self.dense_phase is not None:
+            return self.base
         with without_autocast(self.base.device):
             return self.parameterization.effective(self.base, self.scale)
 
@@ -140,6 +168,42 @@ class ZooLinear(WeightKeeper):
                 "its base"
             )
         self._parameters["weight"] = value  # type: ignore[assignment]  # it needs no grad
+
+    # ---- The dense phase -------------------------------------------------------------------------
+
+    def begin_dense(self, then: Then) -> None:
+        """Train W0 as it is, and let the coefficients wait, until `end_dense`.
+
+        Args:
+            then: what comes after.
+
+        Raises:
+            ValueError: if there is no W0.
+        """
+        space = self.parameterization
+        if self.base is None:
+            raise ValueError("a layer without a base has no dense phase")
+        self.dense_phase = then
+        if not space.waiting:  # tied layers share a map
+            space.waiting = frozenset(n for n, p in space.named_parameters() if p.requires_grad)
+        space.requires_grad_(False)
+        self.base.requires_grad_(True)
+        self._kept.forget()
+
+    def end_dense(self) -> None:
+        """Let the coefficients, whatever they are, be trained, and W0 be frozen or be no more."""
+        space, base = self.parameterization, self.base
+        for name, p in space.named_parameters():
+            if name in space.waiting:
+                p.requires_grad_(True)
+        space.waiting = frozenset()
+        if base is not None:
+            base.requires_grad_(False)
+            base.grad = None
+        if self.dense_phase == "projected":
+            self._parameters["weight"] = None
+        self.dense_phase = None
+        self._kept.forget()
 
     @torch.no_grad()
     def merge(self) -> nn.Module:

@@ -69,6 +69,8 @@ class WeightParameterization(nn.Module, ABC):
     """
     needs_base: ClassVar[bool] = False
     """Whether there is no W without a base W0: a map of `zoo.parameterizations.of_base`."""
+    waiting: frozenset[str] = frozenset()
+    """Names of parameters that are not trained yet: their layer is in its dense phase."""
     _built_at: list[tuple[torch.device, torch.dtype]] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -228,8 +230,9 @@ class WeightParameterization(nn.Module, ABC):
 
     @property
     def num_trainable(self) -> int:
-        """How many coefficients are trained."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+        """How many coefficients are trained, or will be when a dense phase is over."""
+        named = self.named_parameters()
+        return sum(p.numel() for name, p in named if p.requires_grad or name in self.waiting)
 
     def lr_mults(self) -> dict[str, float]:
         """Return `lr_mult` of each parameter, by its name.

@@ -25,6 +25,7 @@ from zoo.errors import UserError, options_called
 from zoo.files.paths import ADAPTER
 from zoo.files.tensors import write_tensors
 from zoo.files.trust import NOBODY, OURS, Trust
+from zoo.layers.anew import match_state
 from zoo.layers.convert import zoo_layers
 from zoo.training.checkpoint_files import START, load, run_folder
 from zoo.training.identity import KEY
@@ -238,10 +239,11 @@ def check_sizes(path: Path, checkpoint: Mapping[str, Any], build: Callable[[], n
         return  # a task of the user's own need not know the meta device
     finally:
         handle.remove()
+    shapes = _shapes(checkpoint)
     if isinstance(model, ZooModule):
         model.check_from_data(checkpoint)
+        match_state(zoo_layers(model.net), {*shapes})
     _check_matrices(path, checkpoint, model)
-    shapes = _shapes(checkpoint)
     have = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     wanted = model.trained_state() if isinstance(model, ZooModule) else have
     _check_shapes(
@@ -302,8 +304,10 @@ def check(path: Path, checkpoint: dict[str, Any], model: nn.Module) -> None:
             whose numbers are not finite or of another kind, or the layer whose basis is another
             one.
     """
-    mine = model.trained_state() if isinstance(model, ZooModule) else model.state_dict()
     shapes = _shapes(checkpoint)
+    if isinstance(model, ZooModule):
+        match_state(zoo_layers(model.net), {*shapes})
+    mine = model.trained_state() if isinstance(model, ZooModule) else model.state_dict()
     if isinstance(model, ZooModule) and (lost := sorted(model.drawn & mine.keys() - shapes.keys())):
         raise UserError(
             f"neither checkpoint '{path}' nor its backbone has {lost[0]}, which was drawn at "

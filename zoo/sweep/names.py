@@ -38,7 +38,7 @@ def label(point: Point, labels: Mapping[str, str]) -> list[str]:
         if key in (PARAMETERIZATION, "config"):
             found += _named(key, value)
         else:
-            found.append(f"{labels[key]}={word(value)}")
+            found.append(f"{labels[key]}={_classes(value) or word(value)}")
     safe = [re.sub(r"[^\w.+=-]+", "_", part) for part in found]
     if sum(map(len, safe)) > LONGEST or safe != found:
         mark = hashlib.sha256(json.dumps(found).encode()).hexdigest()[:4]
@@ -75,6 +75,15 @@ def cut(text: str) -> str:
     """Write the start of a text for a message, on one line."""
     short = text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
     return printable(short)
+
+
+def _classes(value: Any) -> str | None:
+    """Write a list of classes with their settings, such as callbacks, with `+` between; or None."""
+    if not isinstance(value, list) or not value:
+        return None
+    if not all(isinstance(each, dict) and "class_path" in each for each in value):
+        return None
+    return "+".join(word for each in value for word in _named("", each))
 
 
 def _named(key: str, value: Any) -> list[str]:

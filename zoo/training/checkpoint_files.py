@@ -7,6 +7,7 @@ optimizer's moments and the curves so far, lies beside it: `last.resume_250.pt` 
 
 import hashlib
 import json
+import math
 import os
 import warnings
 import zipfile
@@ -282,6 +283,7 @@ def check_structure(path: Path, checkpoint: Any) -> None:
         "hyper_parameters": _maps(checkpoint.get("hyper_parameters", {}), object),
         "zoo_task": isinstance(checkpoint.get("zoo_task", ""), str),
         "zoo_fingerprints": _maps(checkpoint.get("zoo_fingerprints", {}), str),
+        "zoo_projected": _are_sizes(checkpoint.get("zoo_projected", {})),
         KEY: KEY not in checkpoint or is_record(checkpoint[KEY]),
     }
     try:
@@ -330,6 +332,10 @@ def _is_progress(value: Any) -> bool:
         or type(value) is int
         and abs(value) < 2**53
     )
+
+
+def _are_sizes(value: Any) -> bool:
+    return _maps(value, float) and all(0 <= size < math.inf for size in value.values())
 
 
 def _counts(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from zoo.bases.masks import restore
 from zoo.errors import UserError
+from zoo.layers.anew import match_state
 from zoo.layers.convert import zoo_layers
 from zoo.parameterizations.factory import factory_class
 from zoo.training import identity
@@ -16,6 +18,8 @@ from zoo.training import identity
 if TYPE_CHECKING:
     from zoo.training.module import ZooModule
 
+PROJECTED = "zoo_projected"
+"""The key of the root-mean-squares of what was projected after a dense phase, by layer."""
 FROZEN = ""
 """Stands among the hashes of layers for all that is frozen."""
 
@@ -35,8 +39,15 @@ def plain(value: Any) -> Any:
 
 
 def fingerprints(model: nn.Module) -> dict[str, str]:
-    """Return the hash of every layer's fixed bases and positions, by the layer's name."""
-    return {name: layer.parameterization.fingerprint() for name, layer in zoo_layers(model).items()}
+    """Return the hash of every layer's fixed bases and positions, by the layer's name.
+
+    What follows from a W0 that a checkpoint has itself is left out.
+    """
+    return {
+        name: layer.parameterization.fingerprint()
+        for name, layer in zoo_layers(model).items()
+        if not (layer.stores_base and layer.parameterization.needs_base)
+    }
 
 
 def fill(module: "ZooModule", checkpoint: dict[str, Any]) -> None:
@@ -48,6 +59,8 @@ def fill(module: "ZooModule", checkpoint: dict[str, Any]) -> None:
     checkpoint["zoo_fingerprints"] = fingerprints(module.net)
     if (frozen := _frozen_digest(module)) is not None:
         checkpoint["zoo_fingerprints"][FROZEN] = frozen
+    if module.projected:
+        checkpoint[PROJECTED] = dict(module.projected)
 
 
 def complete(module: "ZooModule", checkpoint: dict[str, Any]) -> None:
@@ -62,6 +75,8 @@ def complete(module: "ZooModule", checkpoint: dict[str, Any]) -> None:
             `from_data` is another one, or a masked matrix is damaged.
     """
     module.check_from_data(checkpoint)
+    match_state(zoo_layers(module.net), {*checkpoint["state_dict"], *checkpoint.get("masked", {})})
+    _restart_rates(module, checkpoint.get(PROJECTED, {}))
     _check_fingerprints(module, dict(checkpoint.get("zoo_fingerprints", {})))
     here, state = module.state_dict(), checkpoint["state_dict"]
     for name, masked in checkpoint.pop("masked", {}).items():
@@ -80,6 +95,16 @@ def complete(module: "ZooModule", checkpoint: dict[str, Any]) -> None:
         module.double()  # Lightning does so after loading only, when the digits would be lost
         here = module.state_dict()
     checkpoint["state_dict"] = {name: here[name] for name in module._frozen_names()} | state
+
+
+def _restart_rates(module: "ZooModule", sizes: Mapping[str, float]) -> None:
+    """Have rates follow from the weights that were projected, as at the end of the dense phase."""
+    layers = zoo_layers(module.net)
+    for name, size in sizes.items():
+        if name in layers and not layers[name].parameterization.needs_base:
+            with torch.random.fork_rng(devices=[]):
+                layers[name].parameterization.reset_parameters(size)  # coefficients come later
+    module.projected = dict(sizes)
 
 
 def _check_fingerprints(module: "ZooModule", theirs: dict[str, str]) -> None:
@@ -102,7 +127,11 @@ def _check_fingerprints(module: "ZooModule", theirs: dict[str, str]) -> None:
 def _frozen_digest(module: "ZooModule") -> str | None:
     """Hash what a checkpoint leaves out and a constructor makes again; None for a backbone."""
     names = module._frozen_names()
-    left_out = [p for name, p in module.named_parameters() if name in names]
+    # What waits is drawn as it begins to train.
+    spaces = {layer.parameterization for layer in zoo_layers(module.net).values()}
+    waiting = {p for space in spaces if space.waiting for p in space.parameters()}
+    named = module.named_parameters()
+    left_out = [p for name, p in named if name in names and p not in waiting]
     if module.network_identity() or not left_out or any(p.is_meta for p in left_out):
         return None
     return identity.digest_of_weights(left_out)

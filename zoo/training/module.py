@@ -14,10 +14,19 @@ from zoo import say_where_names_are
 from zoo.errors import UserError
 from zoo.files.flat import Flat
 from zoo.files.tensors import write_tensors
+from zoo.layers.anew import follow_bases
 from zoo.layers.batched import build_together
-from zoo.layers.convert import ParameterizationFactory, Start, convert, counts, merge, zoo_layers
+from zoo.layers.convert import (
+    Base,
+    ParameterizationFactory,
+    Start,
+    convert,
+    counts,
+    merge,
+    zoo_layers,
+)
 from zoo.parameterizations.budget import Budget
-from zoo.training import checkpoint_state, identity
+from zoo.training import checkpoint_state, dense_phase, identity
 from zoo.training.data import ZooData
 from zoo.training.optimized import OptimizedModule
 from zoo.training.optimizers import OptimizerConfig
@@ -44,6 +53,13 @@ class ZooModule(OptimizedModule, ABC):
         budget: of all targets together; the parameterization then has none of its own.
         recompute: build every W again in backward rather than keep it
             (`zoo.layers.linear.ZooLinear`).
+        base: a frozen W0 of layers from scratch, of which W is an update: `random`, as the network
+            draws it; or `warm`, trained as it is for `dense_steps` before.
+        dense_steps: k, the first steps, which train dense weights; then W is an update of them, or
+            without a base their projection.
+
+    Raises:
+        UserError: for settings that are out of range or exclude each other.
     """
 
     # ---- What a subclass may say of itself -------------------------------------------------------
@@ -56,7 +72,15 @@ class ZooModule(OptimizedModule, ABC):
     """Settings that come from the data; a checkpoint with others is refused."""
     sources: tuple[str, ...] = ()
     """Settings that say where a pretrained network is, whose hash is in `network_identity`."""
-    of_method: tuple[str, ...] = ("parameterization", "targets", "overrides", "budget", "optimizer")
+    of_method: tuple[str, ...] = (
+        "parameterization",
+        "targets",
+        "overrides",
+        "budget",
+        "optimizer",
+        "base",
+        "dense_steps",
+    )
     """Settings that make a method; all others are conditions, which compared runs share."""
     neutral: tuple[str, ...] = ("recompute",)
     """Settings that change no result."""
@@ -79,6 +103,8 @@ class ZooModule(OptimizedModule, ABC):
     """What the run that a fit goes on with said of itself."""
     before: Mapping[str, Flat] = {}
     """What was another in training before the run went on (`zoo.training.identity.before`)."""
+    projected: Mapping[str, float] = {}
+    """By layer the size of what was projected after a dense phase (`zoo.layers.anew`)."""
     trained_on: dict[str, object] | None = None
     """What its data was as a fit began, whatever becomes of a file meanwhile."""
 
@@ -91,6 +117,8 @@ class ZooModule(OptimizedModule, ABC):
         seed: int = 0,
         budget: Budget | None = None,
         recompute: bool = False,
+        base: Base | None = None,
+        dense_steps: int = 0,
     ) -> None:
         super().__init__(optimizer or OptimizerConfig(), seed)
         self.parameterization = parameterization
@@ -103,6 +131,8 @@ class ZooModule(OptimizedModule, ABC):
         self.overrides = overrides or {}
         self.budget = budget
         self.recompute = recompute
+        self.base, self.dense_steps = base, dense_steps
+        dense_phase.check(base, dense_steps)
 
     def save_settings(self) -> None:
         """Keep the subclass' arguments in every checkpoint as plain data.
@@ -130,7 +160,16 @@ class ZooModule(OptimizedModule, ABC):
         self.start = start
         factory, targets, overrides = self.parameterization, self.targets, self.overrides
         network = convert(
-            network, factory, targets, overrides, start, scale, self.budget, self.recompute
+            network,
+            factory,
+            targets,
+            overrides,
+            start,
+            scale,
+            self.budget,
+            self.recompute,
+            self.base,
+            self.dense_steps > 0,
         )
         build_together(network)
         return network
@@ -198,6 +237,7 @@ class ZooModule(OptimizedModule, ABC):
         if self.origin is not None and self.trainer.ckpt_path is None:
             self._starts_here()
         self._compare_origin()
+        dense_phase.check_run(self)
         if (data := self.zoo_data()) is not None:
             self.trained_on = data.identity()
 
@@ -206,6 +246,11 @@ class ZooModule(OptimizedModule, ABC):
         if self.trainer.global_step:
             self.before = identity.before(self, self.resumed)
         super().on_train_start()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """End a dense phase after its last step, and seed what the batch draws."""
+        dense_phase.end_in_time(self)
+        super().on_train_batch_start(batch, batch_idx)
 
     def on_validation_start(self) -> None:
         """Refuse other data than the checkpoint was trained on, unless the user has named it."""
@@ -232,8 +277,16 @@ class ZooModule(OptimizedModule, ABC):
         return {name: value for name, value in self.state_dict().items() if name not in frozen}
 
     def _frozen_names(self) -> set[str]:
+        bases = {layer.base for layer in zoo_layers(self.net).values() if layer.stores_base}
         named = self.named_parameters(remove_duplicate=False)
-        return {name for name, p in named if not p.requires_grad} - self.drawn
+        frozen = {name for name, p in named if not p.requires_grad and p not in bases}
+        return frozen - self.drawn
+
+    def load_state_dict(self, *arguments: Any, **settings: Any) -> Any:
+        """Load as every module does; maps then follow the W0 that came with it."""
+        found = super().load_state_dict(*arguments, **settings)
+        follow_bases(zoo_layers(self.net))
+        return found
 
     def start_from(self, checkpoint: dict[str, Any]) -> None:
         """Begin a new run, on whatever data, with the weights of a completed checkpoint."""

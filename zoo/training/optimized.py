@@ -1,7 +1,7 @@
 """How every task is optimized: a LightningModule with rates, schedule, clipping and seeds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,10 +29,20 @@ class OptimizedModule(LightningModule):
         self.optimizer_config = optimizer
         self.seed = seed
         self._finite: tuple[list[str], Tensor] | None = None
+        self.rate_factors: list[Callable[[int], float]] = []
+        """What every rate is multiplied by at a step, besides the schedule's share.
+
+        A callback adds to it in `setup`, once a trainer.
+        """
 
     def own_rates(self) -> dict[nn.Parameter, float]:
         """Return the peak learning rates of what is not trained at the optimizer's `lr`."""
         return {}
+
+    def rate_share(self, step: int, steps: int) -> float:
+        """Return the share of its peak that every rate has at a step of a run of `steps`."""
+        factors = (factor(step) for factor in self.rate_factors)
+        return self.optimizer_config.share(step, steps) * math.prod(factors)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the config's optimizer, and a schedule that runs to the trainer's last step.
@@ -49,7 +59,7 @@ class OptimizedModule(LightningModule):
         # A fused step unscales float16's gradients itself, after they were clipped.
         fused = self.trainer.scaler is None
         optimizer = optimizers.build(self, config, self.own_rates(), fused)
-        schedule = LambdaLR(optimizer, lambda step: config.share(step, int(steps)))
+        schedule = LambdaLR(optimizer, lambda step: self.rate_share(step, int(steps)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
@@ -64,9 +74,20 @@ class OptimizedModule(LightningModule):
                 f"{type(self).__name__}.configure_optimizers must return what ZooModule's does, "
                 "one optimizer with its schedule: leave it out, and give --model.optimizer"
             )
-        (optimizer,), (schedule,) = self.trainer.optimizers, schedules
+        optimizers.follow(self, self.optimizer_config, self.own_rates(), *self._optimizing())
+
+    def regroup(self) -> None:
+        """Have the optimizer move what is trained now, at today's rates (`optimizers.regroup`)."""
+        optimizers.regroup(self, self.optimizer_config, self.own_rates(), *self._optimizing())
+
+    def _optimizing(self) -> tuple[torch.optim.Optimizer, LambdaLR]:
+        """Return the optimizer and its schedule."""
+        (optimizer,), (schedule,) = (
+            self.trainer.optimizers,
+            [each.scheduler for each in self.trainer.lr_scheduler_configs],
+        )
         assert isinstance(schedule, LambdaLR)
-        optimizers.follow(self, self.optimizer_config, self.own_rates(), optimizer, schedule)
+        return optimizer, schedule
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed dropout by seed, batch and rank: a resumed run draws what a whole one does."""

@@ -136,13 +136,16 @@ def parameter_groups(
 
 
 def muon_subspaces(model: nn.Module) -> dict[nn.Parameter, Subspace]:
-    """Find the coefficients that Muon can train, and their maps."""
-    maps = [layer.parameterization for layer in zoo_layers(model).values()]
-    return {
-        space.coef: space
-        for space in maps
-        if isinstance(space, Dense | Isometry) and space.coef.requires_grad
-    }
+    """Find the coefficients that Muon can train, and their maps; in a dense phase W0."""
+    found: dict[nn.Parameter, Subspace] = {}
+    for layer in zoo_layers(model).values():
+        space, base = layer.parameterization, layer.base
+        if layer.dense_phase is not None and isinstance(base, nn.Parameter):
+            with torch.device("meta"):  # a dense W of this shape, whose numbers are W0's
+                found[base] = Dense(*space.shape)
+        elif isinstance(space, Dense | Isometry) and space.coef.requires_grad:
+            found[space.coef] = space
+    return found
 
 
 def groups_of(
@@ -174,7 +177,8 @@ def build(
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=fused)
     subspaces = muon_subspaces(model)
-    if not subspaces:
+    spaces = [layer.parameterization for layer in zoo_layers(model).values()]
+    if not any(isinstance(space, Dense | Isometry) for space in spaces):
         kinds = "+".join(
             {type(layer.parameterization).__name__ for layer in zoo_layers(model).values()}
         )
@@ -183,6 +187,32 @@ def build(
             "--model.optimizer.name adamw"
         )
     return SubspaceMuon(groups, subspaces, config.lr, betas, config.momentum, fused)
+
+
+def regroup(
+    model: nn.Module,
+    config: OptimizerConfig,
+    own: Mapping[nn.Parameter, float],
+    optimizer: torch.optim.Optimizer,
+    schedule: LambdaLR,
+) -> None:
+    """Have an optimizer move what is trained now, as if `build` had made it now.
+
+    What it knows of parameters that it moves no more is dropped. The rest is as in `follow`.
+    """
+    groups = groups_of(model, config, own)
+    optimizer.param_groups.clear()
+    for group in groups:
+        optimizer.add_param_group(group)
+    moved = {p for group in groups for p in group["params"]}
+    for p in [*optimizer.state]:
+        if p not in moved:
+            del optimizer.state[p]
+    if isinstance(optimizer, SubspaceMuon):
+        optimizer.subspaces = muon_subspaces(model)
+    schedule.lr_lambdas = [schedule.lr_lambdas[0]] * len(groups)
+    follow(model, config, own, optimizer, schedule)
+    schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
 def follow(

@@ -4,6 +4,7 @@ from zoo.training.callbacks.adalora import RankAllocator
 from zoo.training.callbacks.checkpoint import Checkpoint
 from zoo.training.callbacks.predictions import Predictions
 from zoo.training.callbacks.progress import Progress
+from zoo.training.callbacks.relora import ReLoRA
 from zoo.training.callbacks.spectra import SpectralEnergy, StableRank
 from zoo.training.callbacks.stop import Stop, Stopped
 from zoo.training.callbacks.summary import RunSummary
@@ -13,6 +14,7 @@ __all__ = [
     "Predictions",
     "Progress",
     "RankAllocator",
+    "ReLoRA",
     "RunSummary",
     "SpectralEnergy",
     "StableRank",
