@@ -40,7 +40,7 @@ GLUE = [
     f"glue_{task} {kind}"
     for task in ("sst2", "mnli", "cola", "qqp", "rte")
     for kind in ("lora_8", "dct_8", "randlora_8", "full")
-]
+] + ["glue_rte adalora_8"]
 """A task's config, and that of a parameterization after it."""
 
 
@@ -90,9 +90,13 @@ def test_glue_counts_are_loras(name, place, tune, capsys):
     assert main(["params", *configs(name), *tune, "--json"]) == 0
     counts = json.loads(capsys.readouterr().out)
     head = 33 * (3 if "mnli" in name else 2)
-    each = {"lora_8": 512, "dct_8": 512, "randlora_8": 14 * (3 + 32), "full": 32 * 32}[
-        name.split()[1]
-    ]
+    each = {
+        "lora_8": 512,
+        "dct_8": 512,
+        "randlora_8": 14 * (3 + 32),
+        "adalora_8": 12 * (32 + 32 + 1),
+        "full": 32 * 32,
+    }[name.split()[1]]
     assert {row["trainable"] for row in counts["layers"]} == {each} and len(counts["layers"]) == 4
     assert all(row["layer"].endswith(("query", "value")) for row in counts["layers"])
     assert counts["trainable"] == (counts["total"] if "full" in name else 4 * each + head)

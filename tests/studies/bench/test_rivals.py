@@ -9,7 +9,16 @@ from every import factories, thinned
 import zoo.parameterizations as zoo
 from zoo.cli.check import budget
 from zoo.layers.convert import convert
-from zoo.parameterizations import DCT, BlockLowRank, Hashed, Kronecker, LoRA, RandLoRA, Sparse
+from zoo.parameterizations import (
+    DCT,
+    AdaLoRA,
+    BlockLowRank,
+    Hashed,
+    Kronecker,
+    LoRA,
+    RandLoRA,
+    Sparse,
+)
 from zoo.studies.bench.floor import Case
 from zoo.studies.bench.layers import Contender, Spec, contenders, flops, passes
 from zoo.studies.bench.rivals import RIVALS, peft_layer, rival
@@ -61,6 +70,7 @@ def layer_of(cls, shape, **arguments):
     ("cls", "arguments", "shape", "called", "count"),
     [
         (LoRA, {"rank": 3}, (64, 48), "peft LoRA r=3", 3 * 112),
+        (AdaLoRA, {"rank": 3}, (64, 48), "peft AdaLoRA r=3", 3 * 113),
         (RandLoRA, {"rank": 8}, (64, 48), "peft RandLoRA r=8", None),
         (DCT, {"coefficients": 50}, (12, 8), "peft FourierFT 50", 50),
         (Sparse, {"lora_rank": 4}, (64, 48), "peft SHiRA r=4", 4 * 112),

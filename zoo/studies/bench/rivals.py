@@ -121,6 +121,12 @@ def _lora(layer: Layer) -> Rival:
     return Rival("Lora", {"r": r, "lora_alpha": r}, f"r={r}", "LoRA")
 
 
+def _adalora(layer: Layer) -> Rival:
+    r = layer.rank(layer.m + layer.n + 1)
+    options = {"init_r": r, "target_r": r, "lora_alpha": r, "total_step": 1}
+    return Rival("AdaLora", options, f"r={r}", "AdaLoRA")
+
+
 def _dora(layer: Layer) -> Rival:
     r = max(1, round((layer.trained - layer.m) / (layer.m + layer.n)))
     return Rival("Lora", {"r": r, "lora_alpha": r, "use_dora": True}, f"r={r}", "DoRA")
@@ -224,6 +230,7 @@ def _lokr(layer: Layer) -> Rival:
 
 
 RIVALS: dict[str, Callable[[Layer], Rival]] = {
+    "AdaLoRA": _adalora,
     "BlockLowRank": _gralora,
     "DoRA": _dora,
     "HiRA": _hira,

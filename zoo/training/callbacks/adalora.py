@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zoo.errors import UserError
 from zoo.layers.convert import zoo_layers
+from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import AdaLoRA
 
 PARTS = ("lora_A", "lora_E", "lora_B")
@@ -100,12 +101,13 @@ class RankAllocator(Callback):
         self.target_r, self.tinit, self.tfinal, self.deltaT = target_r, tinit, tfinal, deltaT
         self.beta1, self.beta2, self.orth_reg_weight = beta1, beta2, orth_reg_weight
         for name in ("tinit", "tfinal", "orth_reg_weight"):
-            _refuse_unless(0 <= getattr(self, name) < math.inf, self, name, "at least 0")
+            least = "be at least 0 and finite"
+            _refuse_unless(0 <= getattr(self, name) < math.inf, self, name, least)
         for name in ("beta1", "beta2"):
-            _refuse_unless(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
-        _refuse_unless(deltaT >= 1, self, "deltaT", "at least 1")
+            _refuse_unless(0 <= getattr(self, name) < 1, self, name, "lie in [0, 1)")
+        _refuse_unless(deltaT >= 1, self, "deltaT", "be at least 1")
         if target_r is not None:
-            _refuse_unless(0 < target_r < math.inf, self, "target_r", "above 0")
+            _refuse_unless(0 < target_r < math.inf, self, "target_r", "be above 0 and finite")
         self.maps: dict[str, AdaLoRA] = {}
         self.sensitivity: dict[str, Tensor] = {}
         self.uncertainty: dict[str, Tensor] = {}
@@ -136,7 +138,7 @@ class RankAllocator(Callback):
     def _schedule(self, trainer: Trainer, module: LightningModule) -> Schedule:
         if not self.maps:
             kinds = sorted(
-                {type(layer.parameterization).__name__ for layer in zoo_layers(module).values()}
+                {type(layer.parameterization).__name__ for layer in _layers(module).values()}
             )
             raise UserError(
                 f"RankAllocator prunes layers of AdaLoRA, and this network has {_and(kinds)}: "
@@ -342,10 +344,15 @@ def orthogonality_gradients(maps: Iterable[AdaLoRA], weight: float) -> dict[nn.P
     return found
 
 
+def _layers(module: LightningModule) -> dict[str, ZooLinear]:
+    assert isinstance(module.net, nn.Module)
+    return zoo_layers(module.net)
+
+
 def _maps(module: LightningModule) -> Iterator[tuple[str, AdaLoRA]]:
     """Find every AdaLoRA that is trained by its layer's name, also as a part of a layer's map."""
     seen = set()
-    for layer, each in zoo_layers(module.net).items():  # type: ignore[arg-type]
+    for layer, each in _layers(module).items():
         for part, p in each.parameterization.named_modules():
             if isinstance(p, AdaLoRA) and p not in seen and p.lora_E.requires_grad:
                 seen.add(p)
@@ -360,9 +367,7 @@ def _coefficients(maps: Mapping[str, AdaLoRA]) -> Iterator[tuple[str, nn.Paramet
 
 def _refuse_unless(right: bool, callback: RankAllocator, name: str, legal: str) -> None:
     if not right:
-        raise UserError(
-            f"RankAllocator.{name} must be {legal} and finite, got {getattr(callback, name)}"
-        )
+        raise UserError(f"RankAllocator.{name} must {legal}, got {getattr(callback, name)}")
 
 
 def _and(names: list[str]) -> str:
