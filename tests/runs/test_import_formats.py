@@ -29,6 +29,7 @@ from zoo.training.module import ZooModule
 pytestmark = [
     # peft calls transformers by a name that is going away.
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:(Sparse invariant checks|Adapter 'default'):UserWarning"),
     pytest.mark.filterwarnings(
         "ignore:.*(tie_word_embeddings|save_embedding_layers|resized).*:UserWarning"
     ),
@@ -53,6 +54,57 @@ def untied(backbones: Callable[[str], Path], place: Path) -> Path:
     network.save_pretrained("untied")
     transformers.AutoTokenizer.from_pretrained(backbones("gpt2")).save_pretrained("untied")
     return Path("untied")
+
+
+# ---- Every format --------------------------------------------------------------------------------
+
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    "AdaLoRA": ("AdaLora", {"init_r": 3, "target_r": 2, "total_step": 9}),
+    "Circulant": ("C3A", {"block_size": 8}),
+    "DoRA": ("Lora", {"r": 3, "use_dora": True, "trainable_token_indices": [6, 9], "bias": "all"}),
+    "Fourier": ("FourierFT", {"n_frequency": 50, "bias": "all"}),
+    "HiRA": ("Hira", {"r": 3}),
+    "Householder": ("HRA", {"r": 4}),
+    "Kronecker": ("LoKr", {"r": 2}),
+    "LoHa": ("LoHa", {"r": 2}),
+    "LoRA": ("Lora", {"r": 3, "lora_bias": True, "bias": "lora_only", "lora_alpha": 5}),
+    "MiSS": ("Miss", {"r": 5}),
+    "OFT": ("OFT", {"oft_block_size": 8, "bias": "oft_only"}),
+    "Dense": ("Shira", {"r": 2}),
+    "VeRA": ("Vera", {"r": 6, "bias": "vera_only"}),
+}
+"""By the class that holds its updates, each format of peft's and settings."""
+CONV1D = ("AdaLoRA", "DoRA", "Fourier", "HiRA", "VeRA")
+"""Those that peft has for GPT-2's layers."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [*(("bert", name) for name in FORMATS), *(("gpt2", name) for name in CONV1D)],
+)
+def test_an_adapter_of_any_format_comes_and_goes(kind, name, backbones, place):
+    """Logits of the run are peft's, of layers of that class, and so are those of its export."""
+    torch.manual_seed(3)
+    config, settings = FORMATS[name]
+    if kind == "bert":
+        task, modules = "SequenceClassification", ["query", "intermediate.dense"]
+    else:
+        task, modules = "CausalLM", ["c_attn", "mlp.c_proj"]
+        settings = {**settings, "fan_in_fan_out": True}
+    settings = {**settings, "task_type": "SEQ_CLS" if kind == "bert" else "CAUSAL_LM"}
+    config = getattr(theirs, f"{config}Config")(target_modules=modules, **settings)
+    model = theirs.get_peft_model(base(backbones(kind), task), config).eval()
+    disturb(model)
+    model.save_pretrained("adapter")
+    logits = model(IDS).logits
+    run = imported(*(["--task", "rte"] if kind == "bert" else []))
+    close(run.net(IDS).logits, logits)
+    kinds = {type(layer.parameterization).__name__ for layer in zoo_layers(run.net).values()}
+    assert kinds == {name}
+    assert main(["export", "run", "--to", "peft", "--output", "again"]) == 0
+    if name != "Dense":
+        again = theirs.PeftModel.from_pretrained(base(backbones(kind), task), "again").eval()
+        close(again(IDS).logits, logits)
 
 
 # ---- RandLoRA ------------------------------------------------------------------------------------

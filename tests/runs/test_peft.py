@@ -16,7 +16,7 @@ from zoo.errors import UserError
 from zoo.files.access import read_json
 from zoo.layers.convert import convert
 from zoo.layers.linear import ZooLinear
-from zoo.parameterizations import DCT, LoRA, RandLoRA
+from zoo.parameterizations import DCT, HiRA, LoRA, RandLoRA, VeRA
 from zoo.runs import checkpoints, peft
 from zoo.training.module import ZooModule
 
@@ -285,16 +285,31 @@ def test_targets_in_the_head_are_stored_whole(backbones, tmp_path):
     close(loaded(IDS).logits, model.net(IDS).logits)
 
 
-def test_targets_with_a_trained_bias_are_stored_whole(backbones, tmp_path):
-    model = classifier(backbones("bert"), tuning=Tuning(train=["1.attention.self.query"]))
+@pytest.mark.parametrize(
+    ("train", "factory", "bias"),
+    [
+        (["1.attention.self.query"], None, "lora_only"),
+        (["query", "value"], None, "lora_only"),
+        (["bias"], None, "all"),
+        (["query.bias", "value.bias"], functools.partial(HiRA, rank=2), None),
+        (["query.bias", "*LayerNorm"], functools.partial(VeRA, rank=2), "vera_only"),
+    ],
+)
+def test_trained_biases_have_pefts_setting(train, factory, bias, backbones, tmp_path):
+    """Where the format has none, modules with a trained bias are stored whole, or it is refused."""
+    settings = {} if factory is None else {"parameterization": factory}
+    model = classifier(backbones("bert"), tuning=Tuning(train=train), **settings)
+    if bias is None:
+        with pytest.raises(UserError, match="--to dense"):
+            peft.write(tmp_path, model.net, model.peft_fields())
+        return
     peft.write(tmp_path, model.net, model.peft_fields())
     config = read_json(tmp_path / peft.CONFIG)
-    assert config["modules_to_save"] == ["bert.encoder.layer.1.attention.self.query", "classifier"]
+    assert config["bias"] == bias
+    norms = any("LayerNorm" in name for name in config["modules_to_save"])
+    assert norms == ("*LayerNorm" in train)
     loaded = theirs.PeftModel.from_pretrained(base(backbones("bert")), tmp_path).eval()
     close(loaded(IDS).logits, model.net(IDS).logits)
-    model = classifier(backbones("bert"), tuning=Tuning(train=["query", "value"]))
-    with pytest.raises(UserError, match="--to dense"):
-        peft.write(tmp_path, model.net, model.peft_fields())
 
 
 def test_exported_decoder_has_equal_logits(backbones, place, tmp_path):

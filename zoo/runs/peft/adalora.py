@@ -12,6 +12,8 @@ from zoo.runs.peft.adapter import Found, Mapped
 from zoo.runs.peft.formats import Parts, Written, all_are, matrix, read_layers, tensors_of
 from zoo.runs.peft.settings import Settings
 
+CONV1D, BIAS = True, "lora_only"
+
 SMALL = 1e-5
 """What peft adds to the rank by which it divides."""
 NAMES = ("lora_A", "lora_B", "lora_E")

@@ -13,6 +13,8 @@ from zoo.runs.peft.adapter import Mapped
 from zoo.runs.peft.formats import Parts, Written, all_are, matrix, tensors_of
 from zoo.runs.peft.settings import Settings, usual
 
+CONV1D, BIAS = True, "lora_only"
+
 MAGNITUDES = ("lora_magnitude_vector", "lora_magnitude_vector.weight")
 """Names of the lengths, peft's of today and those of before its version 0.11."""
 

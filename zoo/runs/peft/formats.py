@@ -33,6 +33,14 @@ class Reader(Protocol):
 class Writer(Protocol):
     """A module of this package that writes one of peft's formats."""
 
+    @property
+    def CONV1D(self) -> bool:  # noqa: N802  a module's constant
+        """Return whether peft has the format for transformers' `Conv1D`."""
+
+    @property
+    def BIAS(self) -> str | None:  # noqa: N802
+        """Return peft's setting of trained biases of the layers; None if there is none."""
+
     def holds(self, layers: Mapping[str, ZooLinear]) -> bool:
         """Return whether the format has these layers' updates as they are."""
 

@@ -12,6 +12,8 @@ from zoo.runs.peft.adapter import Found, Mapped
 from zoo.runs.peft.formats import Parts, Written, all_are, matrix, read_layers, tensors_of
 from zoo.runs.peft.settings import Settings, usual
 
+CONV1D, BIAS = True, None
+
 
 def unsupported(config: dict[str, Any]) -> str | None:
     """Return what of a config cannot be read: all of it can."""

@@ -17,6 +17,8 @@ from zoo.runs.peft.adapter import Found, Mapped
 from zoo.runs.peft.formats import Parts, Written, all_are, matrix, read_layers, tensors_of
 from zoo.runs.peft.settings import Settings
 
+CONV1D, BIAS = False, "hra_only"
+
 
 def unsupported(config: dict[str, Any]) -> str | None:
     """Return what of a config cannot be read: an odd number of reflections."""

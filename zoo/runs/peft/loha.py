@@ -12,6 +12,8 @@ from zoo.runs.peft.adapter import Found, Mapped
 from zoo.runs.peft.formats import Parts, Written, all_are, matrix, read_layers, tensors_of
 from zoo.runs.peft.settings import Settings, usual
 
+CONV1D, BIAS = False, None
+
 NAMES = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 
 

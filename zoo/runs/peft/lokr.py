@@ -13,6 +13,8 @@ from zoo.runs.peft.adapter import Found, Mapped
 from zoo.runs.peft.formats import Parts, Written, all_are, matrix, read_layers, tensors_of
 from zoo.runs.peft.settings import Settings, usual
 
+CONV1D, BIAS = False, None
+
 MOST = 1024
 """The largest decompose_factor that is tried."""
 

@@ -16,6 +16,8 @@ from zoo.runs.peft.adapter import PREFIX, Change, Factors, Found, Update
 from zoo.runs.peft.formats import Parts, matrix, read_layers
 from zoo.runs.peft.settings import Settings, alone, whole_if_it_is
 
+BIAS = "lora_only"
+
 CHANGING = (
     "layer_replication",
     "use_qalora",

@@ -5,6 +5,7 @@ R is Cayley's transform of Q, or with `use_cayley_neumann` a series of `num_cayl
 
 import functools
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,10 +18,18 @@ from zoo.runs.peft.adapter import Found, Mapped
 from zoo.runs.peft.formats import Parts, Written, all_are, matrix, read_layers, tensors_of
 from zoo.runs.peft.settings import Settings
 
+CONV1D, BIAS = False, "oft_only"
+
 
 def unsupported(config: dict[str, Any]) -> str | None:
-    """Return what of a config cannot be read: all of it can."""
-    return None
+    """Return what of a config cannot be read: the series of peft before its version 0.18."""
+    version = str(config.get("peft_version") or "")  # which only later ones have
+    old = re.match(r"0\.\d\b|0\.1[0-7]\b|$", version) is not None
+    return (
+        "use_cayley_neumann of peft before 0.18"
+        if old and config.get("use_cayley_neumann")
+        else None
+    )
 
 
 def read(where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> Found:

@@ -23,6 +23,8 @@ from zoo.parameterizations.factory import ParameterizationFactory
 from zoo.runs.peft.adapter import PREFIX, Found, Update, by_layer, same_bases
 from zoo.runs.peft.settings import Settings, whole_if_it_is
 
+CONV1D, BIAS = True, "randlora_only"
+
 SEED = "projection_prng_key"
 """The key of the config that says with which seed zoo has the bases; peft reads them from the file,
 with `save_projection`."""

@@ -40,6 +40,7 @@ from zoo.runs.peft.adapter import (
     Update,
     by_layer,
     finite,
+    same,
 )
 from zoo.runs.peft.formats import Format, Reader
 from zoo.runs.peft.settings import damaged
@@ -191,16 +192,17 @@ def _tensors(file: Path) -> dict[str, Tensor]:
 def _peft_names(where: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors by the backbone's names, without what peft puts around these.
 
-    The module that peft keeps beside the copy that it trains is dropped.
+    The module that peft keeps beside the copy that it trains is dropped. With `bias: all` the bias
+    of the copy is there twice.
     """
     by_name = {}
     for key, tensor in tensors.items():
         if ".original_module." in key:
             continue
         name = re.sub(r"\.modules_to_save(\.default)?\.", ".", key.removeprefix(PREFIX))
-        if name in by_name:
-            raise UserError(f"{where} has {name} twice: use another one")
-        by_name[name] = tensor
+        first = by_name.setdefault(name, tensor)
+        if first is not tensor and not same(first, tensor):
+            raise UserError(f"{where} has {name} twice, otherwise: use another one")
     return by_name
 
 

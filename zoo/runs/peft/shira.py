@@ -14,6 +14,8 @@ from zoo.runs.peft.adapter import Found, Update
 from zoo.runs.peft.formats import Parts, Written, all_are, of_dimensions, read_layers, tensors_of
 from zoo.runs.peft.settings import Settings
 
+CONV1D, BIAS = False, None
+
 
 @dataclass(frozen=True, eq=False)
 class Places(Update):

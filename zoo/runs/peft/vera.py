@@ -17,6 +17,8 @@ from zoo.runs.peft.adapter import Found, Update, same_bases
 from zoo.runs.peft.formats import Parts, Written, all_are, of_dimensions, read_layers, tensors_of
 from zoo.runs.peft.settings import Settings
 
+CONV1D, BIAS = True, "vera_only"
+
 SEED = "projection_prng_key"
 """The key of the config with the seed of A and B; peft reads them from the file, with
 `save_projection`."""

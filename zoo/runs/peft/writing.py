@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from zoo.runs.peft.formats import Writer
 from zoo.runs.peft.reading import FORMATS
 from zoo.runs.peft.verifying import verify
 
+VERSION = "0.21.2"
+"""Of peft, whose files these are like."""
 HEADS = ("classifier", "score")
 """Ends of names that peft stores whole for any sequence classifier, whatever the config says."""
 
@@ -35,8 +38,8 @@ def write(
     What peft has a format for becomes itself (`reading.FORMATS`, DoRA); anything else, and with
     `rank` any update of a higher rank, becomes LoRA by truncated singular value decomposition. A
     module with a parameter that is trained besides, or that is not what the backbone has, is stored
-    whole. What was written is read again, and what peft makes of it and the backbone is compared
-    with the network (`verify`).
+    whole, but for biases, which most formats have a setting for. What was written is read again,
+    and what peft makes of it and the backbone is compared with the network (`verify`).
 
     Args:
         folder: an empty one.
@@ -61,36 +64,49 @@ def write(
             )
     always = HEADS if fields.get("task_type") == "SEQ_CLS" else ()
     plain = PlainState(net)
-    saved = _matched(net, [*_saved(net, always, _changed(net, plain, backbone))], always)
-    inside = tuple(f"{name}." for name in saved)
-    layers = {
-        name: layer
-        for name, layer in zoo_layers(net).items()
-        if not f"{name}.".startswith(inside) and not adalora.is_pruned(layer)
-    }
+    changed = _changed(net, plain, backbone)
+    for kind, biases in _biases(net, plain, changed):
+        saved = _matched(net, [*_saved(net, always, changed - biases)], always)
+        inside = tuple(f"{name}." for name in saved)
+        layers = {
+            name: layer
+            for name, layer in zoo_layers(net).items()
+            if not f"{name}.".startswith(inside) and not adalora.is_pruned(layer)
+        }
+        own = _holder(layers, turned=any(is_conv1d(layer.replaced) for layer in layers.values()))
+        held = None if rank is not None else own
+        if layers and (kind == "none" or held is None or held.BIAS is not None):
+            break
     if not layers:
         raise UserError(
             "no layer has an update alone: what is trained besides leaves no adapter; export --to "
             "dense"
         )
-    formats: list[Writer] = [dora, *FORMATS.values()]
-    held = next((each for each in formats if each.holds(layers)), None)
-    if rank is None and held is not None:
+    if held is not None:
         config, tensors = held.write(layers)
         errors = dict.fromkeys(layers, 0.0)
     else:
         config, tensors, errors = lora.write(layers, rank)
+    only = lora.BIAS if held is None else held.BIAS
     tensors |= {
         f"{PREFIX}{name}": tensor for name, tensor in plain.items() if name.startswith(inside)
     }
+    tensors |= {
+        PREFIX + (f"{name[:-5]}.base_layer.bias" if name[:-5] in layers else name): plain[name]
+        for name in biases
+        if not name.startswith(inside)
+    }
     config |= {
         **fields,
+        "peft_version": VERSION,
         "inference_mode": True,
-        "bias": "none",
         "target_modules": _targets(net, layers, saved),
         "modules_to_save": saved or None,
-        "fan_in_fan_out": any(is_conv1d(layer.replaced) for layer in layers.values()),
     }
+    if only is not None:  # otherwise the format has no such setting
+        config["bias"] = only if kind == "only" else kind
+    if any(is_conv1d(layer.replaced) for layer in layers.values()):
+        config["fan_in_fan_out"] = True
     write_tensors(folder / TENSORS, tensors)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     verify(folder, net, plain, backbone, errors)
@@ -123,6 +139,36 @@ class PlainState(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.state)
+
+
+def _holder(layers: Mapping[str, ZooLinear], turned: bool) -> Writer | None:
+    """Return the format that has these layers' updates as they are, if there is one.
+
+    Args:
+        layers: by name.
+        turned: whether one of them is a `Conv1D`, which not every format of peft's is for.
+    """
+    formats: list[Writer] = [dora, *FORMATS.values()]
+    return next(
+        (each for each in formats if (each.CONV1D or not turned) and each.holds(layers)), None
+    )
+
+
+def _biases(
+    net: nn.Module, plain: PlainState, changed: set[str]
+) -> Iterator[tuple[Literal["all", "only", "none"], set[str]]]:
+    """Return ways to store trained biases, the best first: peft's setting, and the biases it has.
+
+    They are all of the network, or those of the layers with an update, or none, whose modules are
+    then stored whole.
+    """
+    own = {f"{name}.bias" for name, layer in zoo_layers(net).items() if layer.bias is not None}
+    if own & changed:
+        every = {name for name in plain if "bias" in name}
+        if every <= changed:
+            yield "all", every
+        yield "only", own
+    yield "none", set()
 
 
 def _changed(net: nn.Module, plain: PlainState, backbone: Mapping[str, Tensor] | None) -> set[str]:
