@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tasks.causal_lm import CausalLM
 from tasks.finetuning import PEFT_TASKS, FineTuning, Tuning
 from tasks.glue import GlueClassifier
-from tasks.hub import load_skeleton
+from tasks.hub import load_skeleton, resize_tokens
 from zoo.errors import UserError
 from zoo.layers.convert import ParameterizationFactory, dense_weight, linear_layers, zoo_layers
 from zoo.layers.names import summary
@@ -40,6 +40,9 @@ def build(adapter: Adapter, backbone: str, task: str | None) -> tuple[FineTuning
         remedy = "say of which task of GLUE, as in --task rte" if task is None else "drop --task"
         raise UserError(f"the adapter's task_type is {kind}: {remedy}")
     skeleton = load_skeleton(backbone, heads[kind])
+    tokens = other_tokens(adapter, skeleton)
+    if tokens is not None:
+        resize_tokens(skeleton, tokens)
     check_shapes(adapter, skeleton, backbone)
     apart = untied(adapter, skeleton)
     factories = {name: update.factory() for name, update in adapter.updates.items()}
@@ -59,6 +62,7 @@ def build(adapter: Adapter, backbone: str, task: str | None) -> tuple[FineTuning
         },
         "tuning": Tuning(
             scale=Counter(scales).most_common(1)[0][0] if scales else 1.0,
+            tokens=tokens,
             train=_modules([name for name in trained if name.startswith(frozen)], skeleton, apart),
         ),
     }
@@ -130,23 +134,23 @@ def untied(adapter: Adapter, network: nn.Module) -> set[str]:
     return apart
 
 
+def other_tokens(adapter: Adapter, network: Any) -> int | None:
+    """Return how many tokens the adapter's tables have, if not as many as the network's."""
+    state, known = network.state_dict(), getattr(network.config, "vocab_size", None)
+    for name, tensor in [*adapter.saved.items(), *adapter.bases.items()]:
+        table = name in state and tensor.ndim == state[name].ndim == 2
+        if table and len(state[name]) == known != len(tensor):
+            return len(tensor)
+    return None
+
+
 def check_shapes(adapter: Adapter, network: Any, backbone: str) -> None:
     """Refuse an adapter of another backbone.
 
     Raises:
         UserError: naming the layer that is missing or of another shape.
     """
-    layers, state = linear_layers(network), network.state_dict()
-    for name, tensor in [*adapter.saved.items(), *adapter.bases.items()]:
-        if name not in state or not tensor.ndim == state[name].ndim == 2:
-            continue
-        rows = len(state[name])
-        if rows != len(tensor) and rows == getattr(network.config, "vocab_size", None):
-            raise UserError(
-                f"the adapter was trained with {len(tensor)} tokens, and {backbone!r} has {rows}: "
-                f"have transformers do model.resize_token_embeddings({len(tensor)}), "
-                "save_pretrained model and tokenizer into a folder, and give that as --backbone"
-            )
+    layers = linear_layers(network)
     for name, update in adapter.updates.items():
         if name not in layers:
             there = summary(layers)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from tasks.hub import Head, load_network, load_tokenizer
+from tasks.hub import Head, load_network, load_tokenizer, resize_tokens
 from zoo.errors import UserError
 from zoo.files.paths import nickname
 from zoo.layers.convert import ParameterizationFactory, merge
@@ -38,6 +38,8 @@ class Tuning:
             with no W0 beside it. With `Dense` that is ordinary full fine-tuning.
         gradient_checkpointing: keep no activations within a block, and compute them again.
         dtype: of what is frozen. Coefficients and a classifier's head are float32.
+        tokens: how many the network is to have, if not as many as the backbone: tables of tokens
+            are then cut, or get rows that are drawn, and are trained.
     """
 
     preset: Preset = "query_value"
@@ -47,10 +49,11 @@ class Tuning:
     full: bool = False
     gradient_checkpointing: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
+    tokens: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that exclude each other, with a UserError."""
-        for name in ("full", "train"):
+        for name in ("full", "train", "tokens"):
             if getattr(self, name) and self.dtype != "float32":
                 raise UserError(
                     f"tuning.{name} trains weights as they are, which takes float32: drop "
@@ -63,6 +66,8 @@ class Tuning:
             )
         if not math.isfinite(self.scale) or self.scale == 0:
             raise UserError(f"tuning.scale must be a finite number other than 0, got {self.scale}")
+        if self.tokens is not None and self.tokens < 1:
+            raise UserError(f"tuning.tokens must be at least 1, or null, got {self.tokens}")
         if self.head_lr is not None and not 0 <= self.head_lr < math.inf:
             raise UserError(f"tuning.head_lr must lie in [0, inf), or be null, got {self.head_lr}")
 
@@ -117,6 +122,8 @@ class FineTuning(ZooModule, ABC):
         network, drawn = load_network(
             self.backbone, head, tuning.dtype, not tuning.full, **settings
         )
+        if tuning.tokens is not None:
+            drawn |= resize_tokens(network, tuning.tokens)
         read = [p for name, p in network.named_parameters() if name not in drawn]
         self.backbone_sha256 = None if any(p.is_meta for p in read) else digest_of_weights(read)
         self.drawn = frozenset(f"net.{name}" for name in drawn)

@@ -267,6 +267,21 @@ def load_network(
     return network.train(), drawn_names
 
 
+def resize_tokens(network: Any, tokens: int) -> frozenset[str]:
+    """Give a network tables of another number of tokens, which are trained; new rows are drawn.
+
+    Returns:
+        The names of parameters and buffers that are of another shape.
+    """
+    before = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    network.resize_token_embeddings(tokens, mean_resizing=False)
+    state = network.state_dict(keep_vars=True)
+    changed = {name for name, tensor in state.items() if tensor.shape != before.get(name)}
+    for name in changed & {name for name, _ in network.named_parameters(remove_duplicate=False)}:
+        state[name].requires_grad_(True)
+    return frozenset(changed)
+
+
 def _in_float32(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Turn what a float32 head is given by a network of another dtype into float32."""
     return tuple(x.float() if getattr(x, "is_floating_point", bool)() else x for x in inputs)

@@ -270,23 +270,40 @@ def test_a_head_that_peft_trains_apart_from_its_embedding(name, backbones, place
     close(loaded(IDS).logits, logits)
 
 
-def test_a_resized_vocabulary(backbones, place, capsys):
-    """The advice that is given works."""
-    network = base(backbones("gpt2"), "CausalLM")
-    network.resize_token_embeddings(310)
+@pytest.mark.parametrize("indices", [None, [3, 305]])
+@pytest.mark.parametrize("tokens", [250, 310])
+def test_a_resized_vocabulary(tokens, indices, backbones, place):
+    """Of fewer tokens or more, also where a few rows are trained, in and out."""
+
+    def resized() -> Any:
+        network = base(backbones("gpt2"), "CausalLM")
+        torch.manual_seed(4)
+        network.resize_token_embeddings(tokens, mean_resizing=False)
+        return network
+
+    if indices is not None and tokens < max(indices):
+        pytest.skip("no such row")
+    network = resized()
     settings = theirs.LoraConfig(
-        task_type="CAUSAL_LM", r=4, target_modules=["c_attn"], fan_in_fan_out=True
+        task_type="CAUSAL_LM",
+        r=4,
+        target_modules=["c_attn"],
+        fan_in_fan_out=True,
+        trainable_token_indices=indices,
     )
     model = theirs.get_peft_model(network, settings).eval()
     disturb(model)
-    model.save_pretrained("adapter")
-    words = ["310 tokens", "resize_token_embeddings(310)", "save_pretrained", "--backbone"]
-    refused(capsys, ["import", "adapter"], *words)
-    other = base(backbones("gpt2"), "CausalLM")
-    other.resize_token_embeddings(310)
-    other.save_pretrained("bigger")
-    transformers.AutoTokenizer.from_pretrained(backbones("gpt2")).save_pretrained("bigger")
-    close(imported("--backbone", "bigger").net(IDS).logits, model(IDS).logits)
+    model.save_pretrained("adapter", save_embedding_layers=True)
+    run = imported()
+    close(run.net(IDS).logits, model(IDS).logits)
+    assert main(["export", "run", "--to", "peft", "--output", "again"]) == 0
+    close(
+        theirs.PeftModel.from_pretrained(resized(), "again").eval()(IDS).logits, model(IDS).logits
+    )
+    assert main(["export", "run", "--to", "dense", "--output", "dense"]) == 0
+    dense = base(Path("dense"), "CausalLM")
+    assert len(dense.get_input_embeddings().weight) == tokens
+    close(dense(IDS).logits, model(IDS).logits)
 
 
 # ---- Files ---------------------------------------------------------------------------------------

@@ -22,9 +22,14 @@ def read(
         UserError: if the rows are not those that the config names.
     """
     tables, others = by_layer(tensors, PARTS)
-    return {
-        f"{name}.weight": _rows(where, config, name, parts) for name, parts in tables.items()
-    }, others
+    changes = {}
+    for name, parts in tables.items():
+        change, base = _rows(where, config, name, parts), parts.get("base_layer.weight")
+        if base is None:
+            changes[f"{name}.weight"] = change
+        else:  # the vocabulary is another than the backbone's
+            others[f"{name}.weight"] = change(base)
+    return changes, others
 
 
 def _rows(where: str, config: Mapping[str, Any], name: str, parts: Mapping[str, Tensor]) -> Change:
