@@ -9,6 +9,7 @@ import pytest
 import torch
 from every import thinned
 from fits import equal, events, fit, same, weights
+from test_ddp import fit_in_two
 
 from zoo.__main__ import main
 from zoo.cli.open_run import open_run
@@ -129,6 +130,19 @@ def begun(allocator, steps=12):
     trainer = SimpleNamespace(estimated_stepping_batches=steps, scaler=None)
     allocator.on_fit_start(trainer, SimpleNamespace(net=net))
     return allocator
+
+
+def test_a_step_that_float16_skips_is_not_followed():
+    allocator = begun(RankAllocator(tinit=0, deltaT=20), 100)
+    allocator._scaled = True
+    for step, grad in ((1, 1.0), (2, float("inf"))):
+        for p in allocator.maps["a"].parameters():
+            p.grad = torch.full_like(p, grad)
+        allocator.follow(step)
+        if step == 1:
+            before = {name: value.clone() for name, value in allocator.sensitivity.items()}
+            assert before["a.lora_A"].any() and not before["b.lora_A"].any()
+    assert same(before, allocator.sensitivity)
 
 
 # ---- In runs -------------------------------------------------------------------------------------
@@ -304,3 +318,23 @@ def test_averages_of_other_layers_are_refused():
 def test_the_defaults_are_the_papers_shares():
     """Of 200 steps 20 before, 100 after, and two thirds of the directions are left."""
     assert begun(RankAllocator(), 200).schedule == Schedule(12, 8, 20, 100, 10)
+
+
+@pytest.mark.slow
+def test_two_processes_prune_as_one(place, small):
+    """Batches of 4 in two processes, or of 8 in one: equal losses and ranks."""
+    words = [
+        *small,
+        *ALLOCATED,
+        MIXED,
+        "--trainer.accelerator=cpu",
+        "--trainer.accumulate_grad_batches=2",
+        "--trainer.log_every_n_steps=1",
+    ]
+    one = fit(*words, "--data.batch_size=8", config="char_lm")
+    two, _, _ = fit_in_two("char_lm", *words, "--data.batch_size=4")
+    assert curves(two) == curves(one)
+    alone, together = (events(run).Scalars("train/loss") for run in (one, two))
+    assert [e.value for e in together] == pytest.approx([e.value for e in alone], abs=1e-4)
+    name = "net.blocks.0.attn.qkv.parameterization.lora_A"
+    torch.testing.assert_close(weights(two)[name], weights(one)[name], rtol=0, atol=1e-4)
