@@ -14,7 +14,9 @@ backward through its activations to the first layer that has one. Of neighbours 
 
 are medians, each with its 95 % interval by a bootstrap over rounds. Where peft's own cost exceeds
 five spreads, half the width of its interval, it is told from noise, and the own ratio says
-something. A row that is in the file is not measured again.
+something. `zoo_mib` and `peft_mib` are the most that a step allocates at a time, in MiB, beyond
+weights, gradients and moments; their memory ratio is zoo's over peft's. A row that is in the file
+is not measured again.
 """
 
 import copy
@@ -49,7 +51,7 @@ from zoo.studies.bench.layers import Spec
 from zoo.studies.bench.options import device_of
 from zoo.studies.bench.rivals import RIVALS, inject, rival
 from zoo.studies.bench.rows import SOURCE, check_file, ratio_columns, source
-from zoo.studies.bench.timing import alternate, quartiles, ratio
+from zoo.studies.bench.timing import alternate, peak_memory, quartiles, ratio
 from zoo.studies.options import numbers, words
 
 Row = dict[str, object]
@@ -71,6 +73,7 @@ COLUMNS = [
     *("ratio", "ratio_interval", "ratio_quartiles"),
     *("own_ms", "own_interval", "peft_own_ms", "peft_own_interval"),
     *("own_ratio", "own_ratio_interval", "exceeds_five_spreads"),
+    *("zoo_mib", "peft_mib", "memory_ratio"),
     *SOURCE,
 ]
 Times = Mapping[str, Sequence[float]]
@@ -154,7 +157,8 @@ def measure(
                 times = alternate(steps, seconds, warmup=2, least=5)
                 command = f"python -m results.measure_encoder {' '.join(argv)}"
                 origin = source({**about(argv, start, device), "command": command})
-                there.append(append(file, key | facts | statistics(times) | origin))
+                measured = statistics(times) | memory(steps)
+                there.append(append(file, key | facts | measured | origin))
                 print(line(there[-1]), flush=True)
     print(table(there))
     return 0
@@ -272,6 +276,16 @@ def statistics(times: Times) -> Row:
     }
 
 
+def memory(steps: Mapping[str, Callable[[], object]]) -> Row:
+    """Return the peaks of a step of `zoo` and of `peft`, in MiB, and their ratio."""
+    ours, theirs = (peak_memory(steps[name]) / 2**20 for name in ("zoo", "peft"))
+    return {
+        "zoo_mib": f"{ours:.1f}",
+        "peft_mib": f"{theirs:.1f}",
+        "memory_ratio": f"{ours / theirs:.3f}",
+    }
+
+
 def _interval(drawn: np.ndarray, digits: int = 3) -> str:
     low, high = np.quantile(drawn, (0.025, 0.975))
     return f"{low:.{digits}f} to {high:.{digits}f}"
@@ -306,7 +320,7 @@ def append(file: Path, row: Row) -> Row:
 
 def line(row: Row) -> str:
     """Say a row in a line."""
-    own = f", own {row['own_ms']} to {row['peft_own_ms']} ms"
+    own = f", memory {row['memory_ratio']}, own {row['own_ms']} to {row['peft_own_ms']} ms"
     to = f"{row['own_ratio']} [{row['own_ratio_interval']}]" if row["own_ratio"] else "not told"
     return (
         f"{row['method']} to {row['rival']}, {row['tokens']} tokens, {row['targets']}: "
@@ -316,10 +330,11 @@ def line(row: Row) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """Lay out all rows within 80 columns, and count those that are as fast as they should be."""
-    cells = [["", "tokens", "layers", "step", "interval", "own", "own interval"]]
+    cells = [["", "tokens", "layers", "step", "interval", "own", "own interval", "memory"]]
     for row in rows:
         about_it = f"{row['method']}\n{row['rival']}"
-        names = ("tokens", "targets", "ratio", "ratio_interval", "own_ratio", "own_ratio_interval")
+        names = [*("tokens", "targets", "ratio", "ratio_interval"), "own_ratio"]
+        names += ["own_ratio_interval", "memory_ratio"]
         cells.append([about_it, *(str(row[name]).replace(" to ", "-") or "-" for name in names)])
     fast = sum(float(str(row["ratio"])) <= 1 for row in rows)
     told = [float(str(row["own_ratio"])) for row in rows if row["own_ratio"]]

@@ -195,7 +195,7 @@ def _peft_names(where: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     The module that peft keeps beside the copy that it trains is dropped. With `bias: all` the bias
     of the copy is there twice.
     """
-    by_name = {}
+    by_name: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         if ".original_module." in key:
             continue
