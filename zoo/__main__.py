@@ -24,7 +24,7 @@ train and test
 share
   export     a run as a plain model, as one small file or for peft
                                            zoo export RUN --to peft
-  import     a peft LoRA adapter as a run  zoo import ADAPTER --task rte
+  import     an adapter of peft as a run   zoo import ADAPTER --task rte
 look
   report     runs as a table and figures   zoo report runs --out report
   analyze    ranks and spectra of updates  zoo analyze RUN --out report

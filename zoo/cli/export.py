@@ -31,8 +31,8 @@ def export(
         to: what to write.
         output: a new folder; by default export-<what> in the run's.
         backbone: where the pretrained network is now, if it was moved.
-        rank: with --to peft: truncate updates of a higher rank to this one; what is neither LoRA
-            nor RandLoRA has 8 by default.
+        rank: with --to peft: truncate updates of a higher rank to this one; what peft has no
+            format for has 8 by default.
         trust: which classes besides zoo's own the run may name.
 
     Returns:
@@ -60,6 +60,13 @@ def export(
         if to == "dense":
             model.export_dense(part)
         elif to == "peft":
+            if not model.peft_fields() and any(
+                layer.base is not None for layer in zoo_layers(model.net).values()
+            ):
+                raise UserError(
+                    "a peft adapter is of a pretrained network, and the W0 of this run is in its "
+                    "own checkpoints: export --to dense"
+                )
             errors = peft.write(part, model.net, model.peft_fields(), rank, model.backbone_state())
         else:
             checkpoint, folder = checkpoints.load(path, resume=False), checkpoints.run_folder(path)

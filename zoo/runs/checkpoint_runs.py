@@ -60,13 +60,15 @@ def checkpoint_run(path: str, file: Path, model: ZooModule) -> tuple[Run, list[s
         str(about["parameterization"]),
         *(f"{key}={short(value)}" for key, value in _arguments(model).items()),
         *["full"] * (model.start == "project"),
+        *[f"base={model.base}"] * (model.base is not None),
+        *[f"dense_steps={model.dense_steps}"] * (model.dense_steps > 0),
     ]
     group = slashed(known["task"], known["network"], " ".join(words))
     return Run(**known, path=path, name=printable(nickname(path)), group=group), notes
 
 
 def adapter_run(path: str, config: dict[str, Any]) -> Run:
-    """Return a peft LoRA adapter as a run of neither task nor seed, so that it is its own group.
+    """Return an adapter of peft as a run of neither task nor seed, so that it is its own group.
 
     Args:
         path: the adapter's, as given.

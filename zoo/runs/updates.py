@@ -113,7 +113,7 @@ def read(
     that the same settings start from, which is the projection of W0. One from scratch has W.
 
     Args:
-        path: a run's folder, a zoo checkpoint or adapter, or the folder of a peft LoRA adapter;
+        path: a run's folder, a zoo checkpoint or adapter, or the folder of a peft adapter;
             with `before` also a folder with `model.safetensors` or `pytorch_model.bin`, in one file
             or several, or a file with a state dict.
         before: what training started from: a run, a folder or a file, as with `path`. Every matrix
@@ -228,8 +228,9 @@ def _run(path: str, backbone: str | None, layers: Sequence[str] | None, trust: T
     run, notes = checkpoint_run(path, file, model)
     there = zoo_layers(model.net)
     chosen = {name: there[name] for name in _choose(there, layers)}
-    if are_updates(there) or model.start != "project":
-        what: What = "dW" if are_updates(there) else "W"
+    dense = any(layer.dense_phase is not None for layer in there.values())
+    if dense or are_updates(there) or model.start != "project":
+        what: What = "W" if dense or not are_updates(there) else "dW"
         updates = {name: _own(layer) for name, layer in chosen.items()}
         notes += ["trained from scratch: W itself is analysed"] if what == "W" else []
     else:
@@ -247,7 +248,7 @@ def _run(path: str, backbone: str | None, layers: Sequence[str] | None, trust: T
 
 def _own(layer: ZooLinear) -> Update:
     """Return s W of a layer, with factors as they are."""
-    if (own := own_factors(layer)) is not None:
+    if layer.dense_phase is None and (own := own_factors(layer)) is not None:
         return _product(own)
     return Update(layer.update().detach().float())
 
