@@ -432,11 +432,31 @@ def test_loralib_of_other_layers(backbones, place, capsys):
         "transformer.h.0.attn.c_attn.lora_B": torch.ones(64, 4),
     }
     torch.save(merged, "gpt.bin")
-    refused(capsys, argv, "transformer.h.0.attn.c_attn", "MergedLinear", "merge it with loralib")
+    refused(capsys, argv, "transformer.h.0.attn.c_attn", "MergedLinear", "--enable_lora true,false")
+    refused(capsys, [*argv, "--enable_lora", "true,false"], "2 of them", "--enable_lora")
+    refused(capsys, [*argv, "--enable_lora", "yes"], "--enable_lora must be like", "'yes'")
     torch.save({"weight": torch.ones(3)}, "gpt.bin")
     refused(capsys, argv, "'gpt.bin'", "no layers")
     peft_adapter(backbones("bert"), Path("adapter"), r=4, target_modules=["query"])
     refused(capsys, ["import", "adapter", "--task", "rte", "--alpha", "3"], "drop --alpha")
+
+
+def test_merged_layers_of_loralib(backbones, place):
+    """Its own way: a convolution with a group for each enabled part, whose rows are put apart."""
+    network = base(backbones("gpt2"), "CausalLM")
+    enabled, state = [True, False, True], {}
+    for i in range(2):
+        name = f"transformer.h.{i}.attn.c_attn"
+        a, b = torch.randn(8, 32) * 0.3, torch.randn(64, 4)
+        state |= {f"{name}.lora_A": a, f"{name}.lora_B": b}
+        rows = torch.tensor(enabled).repeat_interleave(32)
+        delta = torch.zeros(96, 32)
+        delta[rows] = torch.nn.functional.conv1d(a[None], b[:, :, None], groups=2)[0]
+        network.get_submodule(name).weight.data += 16 / 4 * delta.mT
+    torch.save(state, "gpt.bin")
+    words = ["--backbone", str(backbones("gpt2")), "--alpha", "16"]
+    assert main(["import", "gpt.bin", *words, "--enable_lora", "true,false,true"]) == 0
+    close(checkpoints.rebuild(checkpoints.resolve("runs/gpt")).net(IDS).logits, network(IDS).logits)
 
 
 FILE = SHARED / "adapters" / "loralib" / "roberta_base_lora_mnli.bin"

@@ -26,6 +26,7 @@ def import_adapter(
     backbone: str | None = None,
     task: str | None = None,
     alpha: float | None = None,
+    enable_lora: str | None = None,
     output: str | None = None,
 ) -> Path:
     """Write a run with the adapter's updates and head, whole or not at all; returns its folder.
@@ -36,6 +37,8 @@ def import_adapter(
         backbone: a folder or name; by default the one that the adapter names.
         task: of GLUE, for a sequence classifier.
         alpha: of loralib's, which no file says.
+        enable_lora: of loralib's merged layers, as true,false,true for the query and value of three
+            in one; no file says it either.
         output: a new folder; by default runs/<name of the adapter's>.
 
     Raises:
@@ -50,7 +53,7 @@ def import_adapter(
     from zoo.runs import checkpoints
     from zoo.runs.peft import read
 
-    found = read(Path(adapter), alpha)
+    found = read(Path(adapter), alpha, _flags(enable_lora))
     backbone = backbone or found.config.get("base_model_name_or_path")
     if not backbone:
         raise UserError(f"adapter {adapter!r} names no backbone: give one as --backbone")
@@ -74,3 +77,17 @@ def import_adapter(
             part / "checkpoints" / "last.ckpt",
         )
     return target
+
+
+def _flags(text: str | None) -> list[bool] | None:
+    """Read `true,false,true`.
+
+    Raises:
+        UserError: for other words.
+    """
+    if text is None:
+        return None
+    words = [word.strip().lower() for word in text.split(",")]
+    if not set(words) <= {"true", "false"} or "true" not in words:
+        raise UserError(f"--enable_lora must be like true,false,true, got {text!r}")
+    return [word == "true" for word in words]

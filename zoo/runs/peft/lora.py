@@ -129,18 +129,6 @@ def _stack(settings: Settings, a: Tensor, b: Tensor, rank: int) -> dict[str, Upd
     }
 
 
-def matrices(where: str, layer: str, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return A and B of a layer, float32; their ranks may differ.
-
-    Raises:
-        UserError: if one is missing, no matrix or empty.
-    """
-    a, b = parts.get("A"), parts.get("B")
-    if a is None or b is None or not a.ndim == b.ndim == 2 or not b.numel():
-        raise UserError(f"{where}: {layer} has no matrices (r, in) and (out, r): use another one")
-    return a.float(), b.float()
-
-
 # ---- Writing -------------------------------------------------------------------------------------
 
 

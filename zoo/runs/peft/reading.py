@@ -5,7 +5,7 @@ torch's format with `weights_only=True`, each no larger than what its file holds
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -85,12 +85,13 @@ def find(path: Path) -> Path | None:
     return inside[0] if inside else None
 
 
-def read(path: Path, alpha: float | None = None) -> Adapter:
+def read(path: Path, alpha: float | None = None, enabled: Sequence[bool] | None = None) -> Adapter:
     """Read an adapter that peft or zoo wrote, or a file of loralib's.
 
     Args:
         path: the adapter's folder, the folder around that, or a file of loralib's.
         alpha: what a file of loralib's was trained with, which it does not say itself.
+        enabled: which parts of its merged layers were trained, likewise.
 
     Raises:
         UserError: if there is no adapter, a damaged one, or one whose update is of another kind.
@@ -98,13 +99,14 @@ def read(path: Path, alpha: float | None = None) -> Adapter:
     folder = find(path)
     if folder is None:
         if path.is_file() and path.name not in (TENSORS, BINARY):
-            return checked(f"'{path}'", loralib.read(path, _tensors(path), alpha))
+            return checked(f"'{path}'", loralib.read(path, _tensors(path), alpha, enabled))
         raise UserError(_nothing(path))
-    if alpha is not None:
-        raise UserError(
-            f"--alpha is for a file of loralib's; '{folder}' has a {CONFIG}, which says it: drop "
-            "--alpha"
-        )
+    for option, value in (("--alpha", alpha), ("--enable_lora", enabled)):
+        if value is not None:
+            raise UserError(
+                f"{option} is for a file of loralib's; '{folder}' has a {CONFIG}, which says it: "
+                f"drop {option}"
+            )
     file = next((folder / name for name in (TENSORS, BINARY) if (folder / name).is_file()), None)
     if file is None:
         raise UserError(
