@@ -15,7 +15,7 @@ from zoo.errors import UserError
 from zoo.layers.convert import ParameterizationFactory, dense_weight, linear_layers, zoo_layers
 from zoo.layers.names import summary
 from zoo.parameterizations import Dense
-from zoo.runs.peft import Adapter, Factors
+from zoo.runs.peft import Adapter, Factors, OfStack
 
 TIED = ("embed_tokens", "lm_head")
 """Names by which peft knows modules that `ensure_weight_tying` is about."""
@@ -152,6 +152,12 @@ def check_shapes(adapter: Adapter, network: Any, backbone: str) -> None:
     """
     layers = linear_layers(network)
     for name, update in adapter.updates.items():
+        if isinstance(update, OfStack):
+            raise UserError(
+                f"the adapter trains {name.partition('.parameter')[0]}, several matrices in one "
+                "parameter, which no layer here holds: look into it with zoo analyze, or merge it "
+                "with peft instead"
+            )
         if name not in layers:
             there = summary(layers)
             raise UserError(

@@ -383,6 +383,23 @@ def test_a_run_is_no_adapter_for_its_export_inside(backbones, place):
     assert read("run").path == "run" and read("run/export-peft").network == "bert"
 
 
+def test_fused_experts_are_not_imported(backbones, place, capsys):
+    """But looked into (`test_peft_formats`)."""
+    peft_adapter(backbones("bert"), Path("adapter"), r=2, target_modules=["query"])
+    path = Path("adapter") / peft.TENSORS
+    prefix = f"{peft.PREFIX}bert.experts"
+    stack = {
+        f"{prefix}.lora_A.weight": torch.ones(6, 4),
+        f"{prefix}.lora_B.weight": torch.ones(4, 6),
+    }
+    safetensors.save_file(safetensors.load_file(path) | stack, path)
+    config = json.loads((path.parent / peft.CONFIG).read_text())
+    config |= {"target_parameters": ["experts.gate_up"]}
+    (path.parent / peft.CONFIG).write_text(json.dumps(config))
+    refused(capsys, ["import", "adapter", "--task", "rte"], "bert.experts", "zoo analyze")
+    assert "bert.experts.parameter0.2" in read("adapter").updates
+
+
 def test_randlora_is_analysed_as_a_run(backbones, place, capsys):
     """Its file does not say how large a matrix is."""
     randlora(base(backbones("bert")), Path("adapter"), "SEQ_CLS", target_modules=["query"])

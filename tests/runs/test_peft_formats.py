@@ -243,6 +243,16 @@ def test_analyze_reads_what_needs_no_backbone(kind, tmp_path):
             read(str(tmp_path))
 
 
+def test_a_small_file_of_a_huge_matrix(tmp_path):
+    adapter("LoHa", 0, tmp_path)
+    sides = {f"w{i}_a": torch.ones(60_000, 1) for i in (1, 2)}
+    sides |= {f"w{i}_b": torch.ones(1, 60_000) for i in (1, 2)}
+    huge = {f"base_model.model.layers.0.hada_{name}": side for name, side in sides.items()}
+    safetensors.save_file(huge, tmp_path / peft.TENSORS)
+    with pytest.raises(UserError, match="60,000 x 60,000 .* too large"):
+        read(str(tmp_path))
+
+
 class Experts(nn.Module):
     """Two stacks of matrices of the same module, as fused experts have them."""
 

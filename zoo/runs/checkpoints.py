@@ -28,6 +28,7 @@ from zoo.files.trust import NOBODY, OURS, Trust
 from zoo.layers.anew import match_state
 from zoo.layers.convert import zoo_layers
 from zoo.training.checkpoint_files import START, load, run_folder
+from zoo.training.checkpoint_state import PROJECTED
 from zoo.training.identity import KEY
 from zoo.training.module import ZooModule
 
@@ -110,6 +111,7 @@ def write_adapter(
         "hyper_parameters",
         "hparams_name",
         "zoo_fingerprints",
+        PROJECTED,
         KEY,
         "epoch",
         "global_step",

@@ -156,12 +156,7 @@ def _checked(source: Source, before: str | None) -> Source:
     where = repr(source.path) if before is None else f"{source.path!r} or {before!r}"
     norms: dict[str, float] = {}
     for name, update in source.updates.items():
-        m, n = update.shape
-        if m * n > LARGEST:
-            raise UserError(
-                f"{name} is {m:,} x {n:,} in {where}, too large to look into: choose others with "
-                "--layers"
-            )
+        _check_size(name, update.shape, where)
         if not all(side is None or side.isfinite().all() for side in (update.left, update.right)):
             raise _not_finite(name, where)
         norms[name] = update.norm()
@@ -181,6 +176,15 @@ def _checked(source: Source, before: str | None) -> Source:
     left_out = len(source.updates) - len(changed)
     note = [f"left out, unchanged: {_count(left_out, 'layer')}"] if left_out else []
     return dataclasses.replace(source, updates=changed, notes=[*source.notes, *note])
+
+
+def _check_size(name: str, shape: tuple[int, int], where: str) -> None:
+    m, n = shape
+    if m * n > LARGEST:
+        raise UserError(
+            f"{name} is {m:,} x {n:,} in {where}, too large to look into: choose others with "
+            "--layers"
+        )
 
 
 def _not_finite(name: str, where: str) -> UserError:
@@ -302,6 +306,7 @@ def _adapter(path: str, folder: Path, layers: Sequence[str] | None) -> Source:
                 f"import {path}"
             )
         else:
+            _check_size(name, update.shape, repr(path))
             updates[name] = Update(update.matrix(update.shape))
     return Source(**vars(adapter_run(path, adapter.config)), what="dW", updates=updates, notes=[])
 

@@ -91,6 +91,10 @@ class Factors(Update):
         p.lora_B.copy_(self.B * (self.scale / scale))
 
 
+class OfStack(Factors):
+    """The update of one of several matrices that a network has in one parameter."""
+
+
 @dataclass(frozen=True, eq=False)
 class Mapped(Update):
     """An update that one of zoo's parameterizations makes of coefficients, in a layer of scale 1.

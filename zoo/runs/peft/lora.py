@@ -12,7 +12,7 @@ from zoo.errors import UserError
 from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import AdaLoRA, LoRA, OfBase
 from zoo.runs.peft import dora
-from zoo.runs.peft.adapter import PREFIX, Change, Factors, Found, Update
+from zoo.runs.peft.adapter import PREFIX, Change, Factors, Found, OfStack, Update
 from zoo.runs.peft.formats import Parts, matrix, read_layers
 from zoo.runs.peft.settings import Settings, alone, whole_if_it_is
 
@@ -124,7 +124,7 @@ def _stack(settings: Settings, a: Tensor, b: Tensor, rank: int) -> dict[str, Upd
     scale = settings.scale(rank)
     rows, columns = a.unflatten(0, (count, rank)), b.unflatten(1, (rank, count))
     return {
-        f"{module}.parameter{inside - 1 - depth}.{i}": Factors(rows[i], columns[:, :, i], scale)
+        f"{module}.parameter{inside - 1 - depth}.{i}": OfStack(rows[i], columns[:, :, i], scale)
         for i in range(count)
     }
 
