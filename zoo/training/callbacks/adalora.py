@@ -115,7 +115,7 @@ class RankAllocator(Callback):
         """The directions that were kept last, by layer, (r,); none before the first pruning."""
         self.final = False
         """Whether these stay."""
-        self._scaled = False
+        self._scaled, self._taken = False, 0
 
     def settings(self) -> dict[str, object]:
         """Return what it was given, which a run's method consists of too."""
@@ -224,13 +224,13 @@ class RankAllocator(Callback):
                 averages.update(
                     {name: torch.zeros_like(p, dtype=torch.float32) for name, p in every.items()}
                 )
-        trained = {name: p for name, p in every.items() if p.grad is not None}
-        if not trained:
+        grads = {name: p.grad for name, p in every.items() if p.grad is not None}
+        if not grads:
             return
-        now = [(p * p.grad).float().abs_() for p in trained.values()]
+        now = [(every[name] * grad).float().abs_() for name, grad in grads.items()]
         if self._scaled and not torch.stack(torch._foreach_norm(now)).isfinite().all():
             return  # float16's scaler has skipped the step
-        i, u = ([a[name] for name in trained] for a in (self.sensitivity, self.uncertainty))
+        i, u = ([a[name] for name in grads] for a in (self.sensitivity, self.uncertainty))
         torch._foreach_mul_(i, self.beta1)
         torch._foreach_add_(i, now, alpha=1 - self.beta1)
         far = torch._foreach_sub(now, i)
