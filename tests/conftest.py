@@ -1,5 +1,6 @@
 """Fixtures: a place to run in, small texts, and fits in this process."""
 
+import gc
 import os
 import shlex
 import shutil
@@ -17,6 +18,8 @@ from tiny import save_backbone, save_glue
 
 from zoo.__main__ import main
 from zoo.testing import Case
+
+gc.set_threshold(20_000, 20, 20)  # each pass looks at the million objects of what is imported
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 

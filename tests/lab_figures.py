@@ -19,7 +19,7 @@ def words(figure):
 
 
 def inside(name, figure):
-    style.png(figure, dpi=50)
+    style.styled(figure.draw_without_rendering)()
     box = figure.bbox
     for ax in figure.axes:
         tight = ax.get_tightbbox()

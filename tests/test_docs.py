@@ -94,6 +94,7 @@ def named(backbones, glue):
     "command",
     thinned(COMMANDS, lambda command: command in PAGES[0].read_text() and "glue_" not in command),
 )
+@pytest.mark.usefixtures("undrawn")
 def test_it_runs(command, site, place, named, backbones, glue, capsys):
     shutil.copytree(site, ".", dirs_exist_ok=True)
     words, raw = [], shlex.split(command)[1:]
