@@ -67,22 +67,24 @@ def checkpoint_run(path: str, file: Path, model: ZooModule) -> tuple[Run, list[s
     return Run(**known, path=path, name=printable(nickname(path)), group=group), notes
 
 
-def adapter_run(path: str, config: dict[str, Any]) -> Run:
+def adapter_run(path: str, config: dict[str, Any], parameterization: str) -> Run:
     """Return an adapter of peft as a run of neither task nor seed, so that it is its own group.
 
     Args:
         path: the adapter's, as given.
         config: its adapter_config.json.
+        parameterization: the class that would hold its updates.
     """
     name, base = printable(nickname(path)), config.get("base_model_name_or_path")
     network = printable(nickname(base)) if isinstance(base, str) and base else None
+    rank = [f"rank={short(config[key])}" for key in ("r", "init_r") if config.get(key)][-1:]
     return Run(
         path=path,
         name=name,
         network=network,
-        parameterization="LoRA",
+        parameterization=parameterization,
         conditions={"path": path},
-        group=slashed(name, network, f"LoRA rank={short(config.get('r'))}"),
+        group=slashed(name, network, " ".join([parameterization, *rank])),
     )
 
 

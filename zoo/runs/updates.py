@@ -15,6 +15,7 @@ from zoo.files.trust import NOBODY, Trust
 from zoo.layers.convert import are_updates, is_conv1d, zoo_layers
 from zoo.layers.linear import ZooLinear
 from zoo.layers.names import matches, summary
+from zoo.parameterizations.factory import factory_class
 from zoo.runs import checkpoints, peft
 from zoo.runs.checkpoint_runs import adapter_run, checkpoint_run, plain_run
 from zoo.runs.peft import Factors, own_factors
@@ -292,6 +293,7 @@ def starting_weights(
 
 def _adapter(path: str, folder: Path, layers: Sequence[str] | None) -> Source:
     adapter = peft.read(folder)
+    kind = factory_class(next(iter(adapter.updates.values())).factory()).__name__
     updates = {}
     for name in _choose(adapter.updates, layers):
         update = adapter.updates[name]
@@ -299,16 +301,17 @@ def _adapter(path: str, folder: Path, layers: Sequence[str] | None) -> Source:
             updates[name] = _product(update)
         elif update.shape is None or update.of_base:
             lacks = "whose weights" if update.of_base else "of which"
-            kind = adapter.config["peft_type"]
             raise UserError(
-                f"{path!r} is {kind}, {lacks} only the backbone knows"
+                f"{path!r} is {adapter.config['peft_type']}, {lacks} only the backbone knows"
                 f"{'' if update.of_base else ' how large a matrix is'}: make it a run with zoo "
                 f"import {path}"
             )
         else:
             _check_size(name, update.shape, repr(path))
             updates[name] = Update(update.matrix(update.shape))
-    return Source(**vars(adapter_run(path, adapter.config)), what="dW", updates=updates, notes=[])
+    return Source(
+        **vars(adapter_run(path, adapter.config, kind)), what="dW", updates=updates, notes=[]
+    )
 
 
 # ---- Pairs of checkpoints ------------------------------------------------------------------------

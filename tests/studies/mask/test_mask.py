@@ -5,17 +5,20 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import refused
 from every import thinned
+from scipy import fft
 
 from zoo.__main__ import main
 from zoo.bases import transform
 from zoo.cli.open_run import open_run
 from zoo.errors import UserError
+from zoo.files.tensors import write_tensors
 from zoo.layers.convert import zoo_layers
-from zoo.runs import checkpoints
+from zoo.runs import checkpoints, peft
 from zoo.runs.updates import read
 from zoo.studies.mask.command import describe
 from zoo.studies.mask.masking import Journal, MaskedFiles, MaskedNetwork
@@ -387,3 +390,27 @@ def test_a_config_that_is_damaged_is_not_saved(char, capsys, config):
     Path(char, "config.yaml").write_text(config)
     with pytest.raises(UserError):
         MaskedFiles(Path("masked"), source, model)
+
+
+def test_an_adapter_is_masked_without_its_backbone(tmp_path, capsys):
+    """Its score is the energy that is kept: that of the largest numbers of scipy's transform."""
+    prefix = f"{peft.PREFIX}a.hada_w"
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"1_a": (12, 2), "1_b": (2, 10), "2_a": (12, 2), "2_b": (2, 10)}
+    parts = {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    write_tensors(folder / peft.TENSORS, {f"{prefix}{key}": part for key, part in parts.items()})
+    config = {"peft_type": "LOHA", "r": 2, "alpha": 3}
+    (folder / peft.CONFIG).write_text(json.dumps(config))
+    budgets = ["--budgets", "10,50,100", "--order", "magnitude"]
+    assert main(["mask", str(folder), *budgets, "--out", str(tmp_path / "out")]) == 0
+    run = json.loads((tmp_path / "out" / "mask.json").read_text())["runs"][0]
+    dw = (parts["1_a"] @ parts["1_b"]) * (parts["2_a"] @ parts["2_b"])
+    energy = np.sort(fft.dctn(dw.double().numpy(), norm="ortho").ravel() ** 2)[::-1]
+    wanted = [energy[:count].sum() / energy.sum() for count in (12, 60, 120)]
+    assert [point["value"] for point in run["points"]] == pytest.approx(wanted, rel=1e-5)
+    assert run["metric"] == "energy" and run["bytes"]["trained"] == 4 * (2 * 24 + 2 * 20)
+    assert "energy of 1 run" in capsys.readouterr().out
+    mistake = ["mask", str(folder), "--out", str(tmp_path / "other"), "--save"]
+    refused(capsys, mistake, "adapter of peft's", "zoo import")

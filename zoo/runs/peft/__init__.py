@@ -6,7 +6,7 @@ the LoRA authors' own loralib saves is read as well.
 
 from zoo.runs.peft.adapter import CONFIG, PREFIX, TENSORS, Adapter, Factors, OfStack, Update
 from zoo.runs.peft.lora import lora_factors, own_factors
-from zoo.runs.peft.reading import find, read
+from zoo.runs.peft.reading import find, read, sizes
 from zoo.runs.peft.writing import write
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "lora_factors",
     "own_factors",
     "read",
+    "sizes",
     "write",
 ]

@@ -131,6 +131,16 @@ def read(path: Path, alpha: float | None = None, enabled: Sequence[bool] | None 
     return checked(where, Adapter(config, found.updates, saved, bases, changed))
 
 
+def sizes(path: Path) -> tuple[int, int]:
+    """Return the bytes in float32 of an adapter's updates, and of what else it holds."""
+    adapter = read(path)
+    parts = [tensor for update in adapter.updates.values() for tensor in update.tensors()]
+    trained, other = (
+        4 * sum(tensor.numel() for tensor in each) for each in (parts, adapter.saved.values())
+    )
+    return trained, other
+
+
 def trained_bias(config: Mapping[str, object]) -> bool:
     """Return whether biases of the backbone are trained: all of them, or those of the layers.
 

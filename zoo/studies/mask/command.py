@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from zoo.cli.arguments import call
@@ -50,7 +51,8 @@ def mask(
     """Evaluate masked runs, and write a report if asked to; returns what is to be printed.
 
     Args:
-        runs: a run's folder, a checkpoint in one, or an adapter.safetensors.
+        runs: a run's folder, a checkpoint in one, or an adapter.safetensors; or the folder of a
+            peft adapter, of which the energy that is kept stands for the score.
         budgets: kept, in (0, 100]; by default 1,2,5,10,25,50,75,100.
         order: which are kept: the largest, those of the lowest frequencies, some at random; by
             default magnitude,frequency,random.
@@ -83,19 +85,25 @@ def mask(
     wanted = words("--order", order, masks.ORDERS)
     orders = [each for each in masks.ORDERS if each in wanted]
     from zoo.files.access import new_folder
-    from zoo.runs import checkpoints
+    from zoo.runs import checkpoints, peft
     from zoo.studies.journal import Journal
     from zoo.studies.mask import masking
     from zoo.studies.sources import read_all
 
     plan = masking.Plan(transforms, orders, shares, draws)
+    adapters = {run for run in runs if peft.find(Path(run)) is not None}
+    if adapters and save:
+        raise UserError(
+            f"--save writes masked runs, and {min(adapters)!r} is an adapter of peft's: make it a "
+            "run with zoo import, or drop --save"
+        )
     for run in runs:
-        # Or a peft adapter or plain checkpoint would be read.
-        checkpoints.load(checkpoints.resolve(run), resume=False)
+        if run not in adapters:  # or a plain checkpoint would be read
+            checkpoints.load(checkpoints.resolve(run), resume=False)
     sources = read_all(runs, backbone=backbone, trust=trust)
     journal = Journal(folder / JOURNAL if folder else None)
     bar = Bar("evaluations")
-    done = bar.expect(len(sources) * plan.evaluations())
+    done = bar.expect((len(sources) - len(adapters)) * plan.evaluations())
     with (
         new_folder(folder, "--out", is_ours(folder, "mask"), force=True)
         if folder
@@ -104,6 +112,11 @@ def mask(
         try:
             masked, saved = [], []
             for source in sources:
+                if source.path in adapters:
+                    masked.append(
+                        masking.mask_updates(source, plan, *peft.sizes(Path(source.path)))
+                    )
+                    continue
                 model, evaluate = opened(source.path, backbone, data, trust)
                 files = (
                     masking.MaskedFiles(part / "masked", source, model) if part and save else None

@@ -127,7 +127,6 @@ def mask_run(
     size, metric = _sizes(model), source.metric or model.monitor.removeprefix("val/")
     mark = f"{_fingerprint(model)} {metric}"
     updates = {name: update.matrix() for name, update in source.updates.items()}
-    energy = sum(float(update.square().sum()) for update in updates.values())
     network = MaskedNetwork(model, source)
 
     def measure(masked: Mapping[str, Kept]) -> float:
@@ -143,6 +142,82 @@ def mask_run(
         )
     journal.reference(mark, unmasked)
     done()
+
+    def scored(key: str, masked: Mapping[str, Kept]) -> float:
+        value = journal(f"{mark} {key}", partial(measure, masked))
+        done()
+        return value
+
+    points = _points(source, updates, plan, scored, unmasked, files)
+    scores = {"val/score": source.score, "val/loss": source.loss}
+    return _described(source, metric, better(model), unmasked, points) | {
+        "reported": scores.get(model.monitor),
+        "bytes": {"dense": sum(4 * update.numel() for update in updates.values()), **size},
+    }
+
+
+def mask_updates(source: Source, plan: Plan, trained: int, other: int) -> dict[str, Any]:
+    """Mask updates that no network is at hand for, as an adapter's without its backbone.
+
+    In place of a score stands the energy, the share of |dW|^2 of all layers that a mask keeps; it
+    is 1 with all coefficients.
+
+    Args:
+        source: the updates.
+        plan: the masks.
+        trained: bytes of the updates as they are stored.
+        other: bytes of what else is stored.
+
+    Returns:
+        One of `runs` in mask.json.
+    """
+    updates = {name: update.matrix() for name, update in source.updates.items()}
+    whole = sum(float(update.square().sum()) for update in updates.values())
+
+    def energy(key: str, masked: Mapping[str, Kept]) -> float:
+        return sum(float(each.values.square().sum()) for each in masked.values()) / whole
+
+    points = _points(source, updates, plan, energy, 1.0, None)
+    dense = sum(4 * update.numel() for update in updates.values())
+    return _described(source, "energy", "higher", 1.0, points) | {
+        "reported": None,
+        "bytes": {"dense": dense, "trained": trained, "other": other},
+    }
+
+
+def _described(
+    source: Source, metric: str, better: str, unmasked: float, points: list[dict[str, Any]]
+) -> dict[str, Any]:
+    return {
+        **source.about(),
+        "what": source.what,
+        "notes": list(source.notes),
+        "metric": metric,
+        "better": better,
+        "unmasked": unmasked,
+        "points": points,
+    }
+
+
+def _points(
+    source: Source,
+    updates: Mapping[str, Tensor],
+    plan: Plan,
+    scored: Callable[[str, Mapping[str, Kept]], float],
+    unmasked: float,
+    files: "MaskedFiles | None",
+) -> list[dict[str, Any]]:
+    """Return what every mask of a plan leaves of some updates, and its score.
+
+    Args:
+        source: the updates.
+        updates: their matrices, by layer.
+        plan: the masks.
+        scored: gives the value of a mask, which goes by a name.
+        unmasked: the value of all coefficients.
+        files: writes each masked run, with the first draw of random masks.
+    """
+    energy = sum(float(update.square().sum()) for update in updates.values())
     points = []
     planes: dict[str, Tensor] = {}
     transformed = None
@@ -168,10 +243,7 @@ def mask_run(
             if budget == 100:
                 values.append(unmasked)
             else:
-                values.append(
-                    journal(f"{mark} {name} {order} {budget!r} {draw}", partial(measure, kept))
-                )
-                done()
+                values.append(scored(f"{name} {order} {budget!r} {draw}", kept))
         point = {
             "transform": name,
             "order": order,
@@ -188,17 +260,7 @@ def mask_run(
             },
         }
         points.append(point)
-    return {
-        **source.about(),
-        "what": source.what,
-        "notes": list(source.notes),
-        "metric": metric,
-        "better": better(model),
-        "unmasked": unmasked,
-        "reported": {"val/score": source.score, "val/loss": source.loss}.get(model.monitor),
-        "bytes": {"dense": sum(4 * update.numel() for update in updates.values()), **size},
-        "points": points,
-    }
+    return points
 
 
 def better(model: ZooModule) -> str:
@@ -303,6 +365,7 @@ class MaskedFiles:
             ) from None
         layers = zoo_layers(model.net).items()
         self.layers = {name: (layer.parameterization.shape, layer.scale) for name, layer in layers}
+        self.dense = [name for name, layer in layers if layer.dense_phase is not None]
 
     def write(self, mask: str, kept: Mapping[str, Kept]) -> int:
         """Write one file, named by run and mask, and return how many bytes it has.
@@ -316,13 +379,16 @@ class MaskedFiles:
             matrices[f"net.{name}.parameterization.coef"] = left._replace(
                 values=left.values / scale
             )
+        masked = {f"net.{name}.weight" for name in self.dense}
         others = {
             key: t
             for key, t in self.checkpoint["state_dict"].items()
-            if ".parameterization." not in key
+            if ".parameterization." not in key and key not in masked
         }
         settings, config = dict(self.checkpoint["hyper_parameters"]), copy.deepcopy(self.config)
-        dense = {"parameterization": DENSE, "overrides": None, "budget": None}
+        dense: dict[str, Any] = {"parameterization": DENSE, "overrides": None, "budget": None}
+        if self.dense:  # what is masked is W itself
+            dense |= {"base": None, "dense_steps": 0}
         for arguments in (settings, config["model"]["init_args"]):
             arguments.update({key: value for key, value in dense.items() if key in arguments})
         content = {
