@@ -14,6 +14,7 @@ from zoo.files.paths import nickname
 from zoo.layers.convert import ParameterizationFactory, merge
 from zoo.layers.names import matches
 from zoo.layers.presets import Preset, preset_targets
+from zoo.parameterizations import WeightParameterization
 from zoo.parameterizations.budget import Budget
 from zoo.training.identity import digest_of_weights
 from zoo.training.module import ZooModule
@@ -29,7 +30,9 @@ class Tuning:
     Args:
         preset: the layers that get an update, if `targets` does not name them
             (`zoo.layers.presets`).
-        scale: s of y = x (W0 + s W)^T + b; LoRA's alpha / r.
+        scale: s of y = x (W0 + s W)^T + b; LoRA's alpha / r. Or
+        alpha: s = alpha / r, with the rank r that each layer's map has.
+        rslora: s = alpha / sqrt(r) (rsLoRA, arXiv 2312.03732).
         head_lr: peak learning rate of a new head, which needs a larger one than what was trained
             before; by default the optimizer's `lr`.
         train: globs of modules or parameters that are trained as they are, such as `*LayerNorm` or,
@@ -44,6 +47,8 @@ class Tuning:
 
     preset: Preset = "query_value"
     scale: float = 1.0
+    alpha: float | None = None
+    rslora: bool = False
     head_lr: float | None = None
     train: list[str] = field(default_factory=list)
     full: bool = False
@@ -68,8 +73,29 @@ class Tuning:
             raise UserError(f"tuning.scale must be a finite number other than 0, got {self.scale}")
         if self.tokens is not None and self.tokens < 1:
             raise UserError(f"tuning.tokens must be at least 1, or null, got {self.tokens}")
+        if self.alpha is not None and not 0 < self.alpha < math.inf:
+            raise UserError(f"tuning.alpha must be above 0 and finite, or null, got {self.alpha}")
+        if self.alpha is not None and (self.scale != 1.0 or self.full):
+            other = "full, which has no W0" if self.full else "scale, which is s itself"
+            raise UserError(f"tuning.alpha excludes tuning.{other}: drop one of them")
+        if self.rslora and self.alpha is None:
+            raise UserError(
+                "tuning.rslora divides an alpha by the root of the rank: give --model.tuning.alpha"
+            )
         if self.head_lr is not None and not 0 <= self.head_lr < math.inf:
             raise UserError(f"tuning.head_lr must lie in [0, inf), or be null, got {self.head_lr}")
+
+    def scale_of(self, space: WeightParameterization) -> float:
+        """Return s of a layer with this map.
+
+        Raises:
+            ValueError: for an alpha where there is no rank.
+        """
+        if self.alpha is None:
+            return self.scale
+        if type(rank := getattr(space, "rank", None)) is not int:
+            raise ValueError("has no rank that tuning.alpha could be divided by: give tuning.scale")
+        return self.alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
 class FineTuning(ZooModule, ABC):
@@ -139,7 +165,7 @@ class FineTuning(ZooModule, ABC):
                 each.requires_grad_(True)
         if self.hparams["targets"] is None:
             self.targets = preset_targets(network, tuning.preset)
-        self.parameterize(network, "project" if tuning.full else "update", tuning.scale)
+        self.parameterize(network, "project" if tuning.full else "update", tuning.scale_of)
         if tuning.gradient_checkpointing:
             if not network.supports_gradient_checkpointing:
                 raise UserError(

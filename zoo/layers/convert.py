@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -29,6 +29,8 @@ from zoo.parameterizations.factory import ParameterizationFactory
 from zoo.parameterizations.of_base.base_map import ALONE
 
 Start = Literal["random", "update", "project"]
+Scale = float | Callable[[WeightParameterization], float]
+"""s of all layers, or what finds it of a layer's map."""
 Base = Literal["random", "warm"]
 """A W0 of layers from scratch: random, or trained densely before it is frozen."""
 say_where_names_are(__name__)
@@ -60,7 +62,7 @@ def convert(
     targets: Sequence[str],
     overrides: Mapping[str, ParameterizationFactory] | None = None,
     start: Start = "random",
-    scale: float = 1.0,
+    scale: Scale = 1.0,
     budget: Budget | None = None,
     recompute: bool = False,
     base: Base | None = None,
@@ -85,7 +87,8 @@ def convert(
             starts at 0; or `project`, W starts as near to the old weight as its parameterization
             allows. A base that another module has too, as an embedding's that is tied to it, stays
             the same parameter and trains if it did.
-        scale: s of `ZooLinear`.
+        scale: s of `ZooLinear`; or what returns it of a layer's map, or raises a ValueError where
+            there is none.
         budget: of all layers together that no override decides; `parameterization` must have none
             of its own.
         recompute: build W again in backward rather than keep it (`ZooLinear`).
@@ -151,7 +154,7 @@ def convert(
             made[name] = weight, _base(layer, name in tied) if kept else None
         weight, w0 = made[first[name]]
         bias = layer._parameters["bias"]
-        new[name] = ZooLinear(weight, bias, w0, scale, recompute)
+        new[name] = ZooLinear(weight, bias, w0, _scale(name, weight, scale), recompute)
         new[name].replaced = type(layer)
         new[name].stores_base = base is not None
         if dense:
@@ -202,6 +205,16 @@ def _make(
     if start == "project" and not old.is_meta:
         weight.project_(old.detach())
     return weight
+
+
+def _scale(name: str, weight: WeightParameterization, scale: Scale) -> float:
+    """Return s of a layer."""
+    if not callable(scale):
+        return scale
+    try:
+        return scale(weight)
+    except ValueError as error:
+        raise UserError(f"{name or 'the model'}: {type(weight).__name__} {error}") from error
 
 
 def _check_projects(

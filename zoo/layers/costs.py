@@ -35,13 +35,16 @@ def layer_cost(layer: nn.Module, rows: int, dense: bool = False) -> Cost:
     Args:
         layer: plain or parameterized.
         rows: T.
-        dense: whether it is meant in the dense phase that it is in, and not after it.
+        dense: whether a parameterized layer is meant in a dense phase, and not after it.
     """
-    if not isinstance(layer, ZooLinear) or dense and layer.dense_phase is not None:
-        weight: Any = layer.base if isinstance(layer, ZooLinear) else layer.weight
+    if not isinstance(layer, ZooLinear):
+        weight: Any = layer.weight
         products = rows * weight.numel()
         return Cost(products, (2 if weight.requires_grad else 1) * products, weight.numel())
     p = layer.parameterization
+    if dense:
+        products = rows * math.prod(p.shape)
+        return Cost(products, 2 * products, math.prod(p.shape))
     base = None if layer.dense_phase == "projected" else layer.base
     scaled = base is None and layer.scale != 1.0  # that is a product with W (`ZooLinear`)
     cost = cost_with_weight(p, rows) if scaled else p.cost(rows, update=base is not None)
@@ -56,18 +59,23 @@ def linear_modules(model: nn.Module) -> Iterator[nn.Module]:
     yield from (m for m in model.modules() if isinstance(m, ZooLinear) or is_linear(m))
 
 
-def network_cost(model: nn.Module, rows: int) -> Cost:
+def network_cost(model: nn.Module, rows: int, dense: bool = False) -> Cost:
     """Return what all linear layers of a network take together with T rows of x.
 
     Those that are handed a W (`zoo.layers.batched`) multiply by it, and it is built once.
+
+    Args:
+        model: the network.
+        rows: T.
+        dense: whether it is meant in a dense phase.
     """
-    handed = built_together(model)
+    handed = {} if dense else built_together(model)
     built: set[nn.Module | None] = set()
     costs = [Cost(0, 0, 0)]
     with torch.inference_mode(False):  # where a map has no formula, W is built and counted
         for layer in linear_modules(model):
             p = handed.get(layer)
-            cost = layer_cost(layer, rows) if p is None else cost_with_weight(p, rows)
+            cost = layer_cost(layer, rows, dense) if p is None else cost_with_weight(p, rows)
             if p is not None and p in built:
                 forward, backward = p.building()
                 cost = Cost(cost.forward - forward, cost.backward - backward, cost.read)
@@ -108,7 +116,11 @@ def as_trained(model: nn.Module, precision: object) -> AbstractContextManager[An
 
 
 def cost_facts(
-    model: nn.Module, rows: int | None, precision: object, tokens: int | None = None
+    model: nn.Module,
+    rows: int | None,
+    precision: object,
+    tokens: int | None = None,
+    dense_tokens: int = 0,
 ) -> dict[str, int | None]:
     """Return the cost of a network as a run's summary states it, whole numbers by name.
 
@@ -118,6 +130,7 @@ def cost_facts(
             is not known (`ROWS`).
         precision: of the trainer, which says how wide numbers are when a token is decoded.
         tokens: rows of x in the whole run, if it is over.
+        dense_tokens: those of them in its dense phase. All else is stated for what comes after.
 
     Returns:
         `rows`; `forward_flops` and `training_flops`, of a row; `total_training_flops`, of all
@@ -125,12 +138,16 @@ def cost_facts(
     """
     rows = rows or ROWS
     with as_trained(model, precision):
-        cost = network_cost(model, rows)
+        cost, dense = network_cost(model, rows), network_cost(model, rows, dense=True)
+    total = None
+    if tokens is not None:
+        rest = tokens - dense_tokens
+        total = 2 * (cost.training * rest + dense.training * dense_tokens) // rows
     return {
         "rows": rows,
         "forward_flops": round(2 * cost.forward / rows),
         "training_flops": round(2 * cost.training / rows),
-        "total_training_flops": None if tokens is None else 2 * cost.training * tokens // rows,
+        "total_training_flops": total,
         "checkpoint_bytes": checkpoint_bytes(model),
         "decode_bytes": cost.read * number_bytes(precision),
     }

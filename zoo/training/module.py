@@ -19,6 +19,7 @@ from zoo.layers.batched import build_together
 from zoo.layers.convert import (
     Base,
     ParameterizationFactory,
+    Scale,
     Start,
     convert,
     counts,
@@ -148,14 +149,14 @@ class ZooModule(OptimizedModule, ABC):
         self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
 
     def parameterize(
-        self, network: nn.Module, start: Start = "random", scale: float = 1.0
+        self, network: nn.Module, start: Start = "random", scale: Scale = 1.0
     ) -> nn.Module:
         """Convert the chosen layers of a network, and have those of one shape built together.
 
         Args:
             network: it is converted in place (`zoo.layers.convert.convert`).
             start: what W is before training.
-            scale: s of the layers.
+            scale: s of the layers, or what finds it of a layer's map.
         """
         self.start = start
         factory, targets, overrides = self.parameterization, self.targets, self.overrides

@@ -1,7 +1,7 @@
 """Updates that are merged into W0 and begin anew, again and again (ReLoRA, arXiv 2307.05695)."""
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,8 +13,6 @@ from zoo.layers.anew import merge_updates, once
 from zoo.layers.convert import zoo_layers
 from zoo.layers.linear import ZooLinear
 from zoo.training.module import ZooModule
-
-PruneMethod = Literal["magnitude", "random"]
 
 
 class ReLoRA(Callback):
@@ -52,7 +50,7 @@ class ReLoRA(Callback):
         self,
         every: int = 1000,
         warmup: int = 50,
-        prune_method: PruneMethod = "magnitude",
+        prune_method: str = "magnitude",
         prune_ratio: float = 0.99,
     ) -> None:
         if every < 1:

@@ -107,6 +107,8 @@ def over_layers(values: dict[str, float]) -> dict[str, float]:
 class StableRank(SpectrumCallback):
     """Logs the stable rank |W|_F^2 / |W|_2^2 of every weight, of dW where there is a base.
 
+    In a dense phase there is W alone. With `ReLoRA` dW is what was added since the last restart.
+
     Tags: `stable_rank/...`.
 
     Args:
@@ -120,7 +122,11 @@ class StableRank(SpectrumCallback):
         """Return `stable_rank/<layer>` of W, `stable_rank/update.<layer>` of dW, and summaries."""
         ranks = _ranks({name: layer.effective_weight() for name, layer in layers.items()})
         updates = _ranks(
-            {name: layer.update() for name, layer in layers.items() if layer.base is not None}
+            {
+                name: layer.update()
+                for name, layer in layers.items()
+                if layer.base is not None and layer.dense_phase is None
+            }
         )
         ranks |= over_layers(ranks)
         if updates:

@@ -24,6 +24,7 @@ from zoo.training.callbacks.adalora import RankAllocator
 from zoo.training.callbacks.checkpoint import Checkpoint
 from zoo.training.callbacks.progress import say
 from zoo.training.callbacks.spectra import SpectrumCallback, StableRank
+from zoo.training.dense_phase import is_dense
 from zoo.training.module import ZooData, ZooModule
 
 SUMMARY = "summary.json"
@@ -50,7 +51,7 @@ class RunSummary(Callback):
             say(
                 f"{about['parameterization']} in {len(zoo_layers(pl_module.net))} layers: "
                 f"{about['coefficients']:,} coefficients for {about['replaced']:,} weights\n"
-                f"trainable parameters: {about['trainable']:,}"
+                f"trainable parameters: {about['trainable']:,}{_after_dense(pl_module)}"
             )
         if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
             layers = zoo_layers(pl_module.net)
@@ -202,8 +203,10 @@ class RunSummary(Callback):
         rows = round(self.rows / self.batches) if self.batches else None
         batches = (self.batches + self.uncounted) * trainer.world_size
         tokens = self.rows * batches // self.batches if self.rows else None
+        dense = min(module.dense_steps, trainer.global_step) * (tokens or 0)
+        dense //= max(1, trainer.global_step)
         try:
-            return cost_facts(module.net, rows, trainer.precision, tokens)
+            return cost_facts(module.net, rows, trainer.precision, tokens, dense)
         except Exception as error:
             say(f"zoo: note: the cost of the network is not known: {error}")
             return None
@@ -236,6 +239,12 @@ class RunSummary(Callback):
         self.seconds = float(state_dict["seconds"])
         for name in COUNTED:  # an older zoo wrote none of them
             setattr(self, name, int(state_dict.get(name, 0)))
+
+
+def _after_dense(module: ZooModule) -> str:
+    """Say from which step on that is trained, where others come before."""
+    steps = module.dense_steps
+    return f", after {steps:,} steps of dense weights" if steps and is_dense(module) else ""
 
 
 def metric_rows(metrics: dict[str, float], stage: str) -> dict[str, str]:
