@@ -16,8 +16,10 @@ from lightning.pytorch import Callback, Trainer
 from tasks import GlueClassifier, GlueData
 from tasks.finetuning import Tuning
 from zoo.__main__ import main
+from zoo.errors import UserError
 from zoo.layers.convert import zoo_layers
 from zoo.parameterizations import DCT, Dense, LoRA, RandLoRA, RandomOrthonormal, Zigzag
+from zoo.runs import peft
 from zoo.runs.checkpoints import rebuild
 
 transformers = pytest.importorskip("transformers")
@@ -215,6 +217,44 @@ def test_dense_and_full_is_plain_fine_tuning(kind, backbones):
 
 def _weight(layer: torch.nn.Module) -> torch.Tensor:
     return layer.weight if isinstance(layer, torch.nn.Linear) else layer.weight.mT
+
+
+def test_alpha_is_divided_by_each_layers_own_rank_or_its_root(backbones, tmp_path):
+    """And peft gets the same s."""
+    where = backbones("bert")
+    overrides = {"*.value": functools.partial(LoRA, rank=3)}
+    for rslora in (False, True):
+        tuning = Tuning(alpha=16.0, rslora=rslora)
+        model = classifier(where, tuning=tuning, overrides=overrides)
+        layers = zoo_layers(model.net)
+        for name, layer in layers.items():
+            r = 3 if name.endswith("value") else 2
+            assert layer.scale == 16 / (r**0.5 if rslora else r)
+            torch.nn.init.normal_(layer.parameterization.lora_B)
+        folder = tmp_path / str(rslora)
+        folder.mkdir()
+        peft.write(folder, model.net, model.peft_fields())
+        for name, factors in peft.read(folder).updates.items():
+            assert factors.scale == pytest.approx(layers[name].scale, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"alpha": 0.0}, "tuning.alpha must be above 0"),
+        ({"alpha": 2.0, "scale": 2.0}, "excludes tuning.scale"),
+        ({"alpha": 2.0, "full": True}, "excludes tuning.full"),
+        ({"rslora": True}, "give --model.tuning.alpha"),
+    ],
+)
+def test_settings_of_a_scale_that_exclude_each_other_are_refused(settings, said):
+    with pytest.raises(UserError, match=said):
+        Tuning(**settings)
+
+
+def test_alpha_of_a_map_without_a_rank_is_refused(backbones):
+    with pytest.raises(UserError, match=r"query: DCT has no rank .* give tuning.scale"):
+        classifier(backbones("bert"), "DCT", tuning=Tuning(alpha=2.0))
 
 
 def params(

@@ -9,7 +9,7 @@ import torch
 from conftest import refused
 from lightning.pytorch import Callback, Trainer, seed_everything
 
-from tasks import CharData, CharLM
+from tasks import CharData, CharLM, GlueClassifier, GlueData
 from zoo.errors import UserError
 from zoo.layers.convert import convert, zoo_layers
 from zoo.layers.costs import cost_facts
@@ -282,3 +282,30 @@ def test_a_map_without_a_projection_cannot_follow_dense_steps():
     with pytest.raises(UserError, match=r"0: Unprojected has no projection.*--model.base warm"):
         convert(network, make, ["*"], dense=True)
     assert zoo_layers(convert(network, make, ["*"], base="warm", dense=True))
+
+
+@quiet
+def test_restarts_of_a_pretrained_network_go_on_exactly(backbones, glue, tmp_path):
+    """W0 of the targets is in a checkpoint from the first restart on, and nowhere else."""
+    where = str(backbones("bert"))
+
+    def tune(callbacks: list[Callback], path: Path | None = None) -> GlueClassifier:
+        seed_everything(3, verbose=False)
+        data = GlueData("rte", where, str(glue), batch_size=8, max_length=32)
+        model = GlueClassifier(where, parameterization=functools.partial(LoRA, rank=2), seed=3)
+        train_with(model, data, [ReLoRA(every=3, warmup=1), *callbacks], path)
+        return model
+
+    whole = tune([Each(tmp_path)])
+    stored = [torch.load(tmp_path / f"{s}.ckpt", weights_only=True)["state_dict"] for s in (3, 4)]
+    bases = {f"net.{name}.weight" for name in zoo_layers(whole.net)}
+    assert stored[1].keys() - stored[0].keys() == bases
+    for step in (2, 3, 5):
+        again = tune([], tmp_path / f"{step}.ckpt")
+        for name, value in whole.state_dict().items():
+            assert torch.equal(value, again.state_dict()[name]), (step, name)
+    loaded = rebuild(tmp_path / f"{STEPS}.ckpt")
+    for name, layer in zoo_layers(whole.net).items():
+        assert torch.equal(
+            layer.effective_weight(), zoo_layers(loaded.net)[name].effective_weight()
+        )
