@@ -11,15 +11,19 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch comes, and for the processes that tests start
 
+import matplotlib
 import pytest
 import torch
-import torchmetrics  # noqa: F401  its matplotlib keeps a list of fonts in the cache, which tests move
+import torchmetrics  # noqa: F401  all that it imports is compiled once, before xdist's processes come
 from tiny import save_backbone, save_glue
 
 from zoo.__main__ import main
 from zoo.testing import Case
 
 gc.set_threshold(20_000, 20, 20)  # each pass looks at the million objects of what is imported
+
+# Where its list of fonts is: processes that tests start, whose cache is elsewhere, make no other.
+os.environ.setdefault("MPLCONFIGDIR", matplotlib.get_cachedir())
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
