@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zoo import say_where_names_are
-from zoo.errors import UserError, blame
+from zoo import errors, say_where_names_are
+from zoo.errors import UserError
 from zoo.layers.factories import shared_out, why_not_made
 from zoo.layers.fixed_buffers import NOT_SENT, spare_buffers
 from zoo.layers.linear import ZooLinear
@@ -236,7 +236,8 @@ def _check_projects(
         except Exception as error:  # a user's own class can raise anything
             raise UserError(
                 f"{name or 'the model'}: {type(space).__name__} has no projection of a weight that "
-                f"was trained densely ({blame(error)}): give --model.base warm, which keeps it"
+                f"was trained densely ({errors.blame(error)}): give --model.base warm, which keeps "
+                "it"
             ) from error
 
 
