@@ -46,8 +46,9 @@ def check(base: Base | None, dense_steps: int) -> None:
 
 def is_dense(module: "ZooModule") -> bool:
     """Say whether a task is in its dense phase."""
-    layers = zoo_layers(module.net).values()
-    return bool(module.dense_steps) and any(layer.dense_phase is not None for layer in layers)
+    if not module.dense_steps:
+        return False
+    return any(layer.dense_phase is not None for layer in zoo_layers(module.net).values())
 
 
 def check_run(module: "ZooModule") -> None:
@@ -74,8 +75,7 @@ def check_run(module: "ZooModule") -> None:
 
 def end_in_time(module: "ZooModule") -> None:
     """End the dense phase as the first batch after its last step begins."""
-    steps = module.dense_steps
-    if not steps or module.trainer.global_step < steps or not is_dense(module):
+    if module.trainer.global_step < module.dense_steps or not is_dense(module):
         return
     module.projected = end_dense_phases(zoo_layers(module.net), module.seed)
     module.regroup()

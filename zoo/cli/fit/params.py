@@ -7,8 +7,9 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from zoo.layers.convert import counts, table
+from zoo.layers.convert import counts, table, zoo_layers
 from zoo.layers.costs import cost_facts
+from zoo.training.dense_phase import is_dense
 from zoo.training.module import ZooData, ZooModule
 
 
@@ -65,17 +66,20 @@ def params_table(model: ZooModule, cost: Mapping[str, int | None], assumed: bool
         lines.insert(0, f"in {prefix}*")
     total = counts(model.net)
     unknown = ", whose size is unknown" if assumed else ""
+    kept = ", and of W0" if any(x.stores_base for x in zoo_layers(model.net).values()) else ""
     lines += [
         "",
         f"coefficients    {total['coefficients']:>13,} for {total['replaced']:,} weights",
         f"trainable       {total['trainable']:>13,} of {total['total']:,} parameters of the dense "
         "model",
-        f"checkpoint      {cost['checkpoint_bytes']:>13,} bytes of all that is trained",
+        f"checkpoint      {cost['checkpoint_bytes']:>13,} bytes of all that is trained{kept}",
         f"forward         {cost['forward_flops']:>13,} FLOPs a token in linear layers",
         f"training        {cost['training_flops']:>13,} at {cost['rows']:,} tokens a batch"
         f"{unknown}",
         f"decoding        {cost['decode_bytes']:>13,} bytes of them read for a token",
     ]
+    if is_dense(model):
+        lines.append(f"all that after  {model.dense_steps:>13,} steps of dense weights")
     return "\n".join(lines)
 
 

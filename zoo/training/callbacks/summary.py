@@ -28,7 +28,7 @@ from zoo.training.dense_phase import is_dense
 from zoo.training.module import ZooData, ZooModule
 
 SUMMARY = "summary.json"
-COUNTED = ("rows", "batches", "uncounted")
+COUNTED = ("rows", "batches", "uncounted", "dense")
 """What is counted in training, by its attribute."""
 LIBRARIES = ("torch", "lightning", "torchmetrics", "tensorboard", "jsonargparse", "einops")
 
@@ -40,6 +40,8 @@ class RunSummary(Callback):
         self.seconds = 0.0
         self.rows = self.batches = 0
         """Rows of x that the layers of this process had in training, and in how many batches."""
+        self.dense = 0
+        """Of the batches, those of the dense phase."""
         self.uncounted = 0
         """Batches before these, of a run that an older zoo began."""
 
@@ -83,6 +85,7 @@ class RunSummary(Callback):
         self.seconds = self.before + time.perf_counter() - self.started
         self.rows += pl_module.batch_rows(batch)
         self.batches += 1
+        self.dense += is_dense(pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and print the summary."""
@@ -203,8 +206,7 @@ class RunSummary(Callback):
         rows = round(self.rows / self.batches) if self.batches else None
         batches = (self.batches + self.uncounted) * trainer.world_size
         tokens = self.rows * batches // self.batches if self.rows else None
-        dense = min(module.dense_steps, trainer.global_step) * (tokens or 0)
-        dense //= max(1, trainer.global_step)
+        dense = self.rows * self.dense * trainer.world_size // self.batches if self.batches else 0
         try:
             return cost_facts(module.net, rows, trainer.precision, tokens, dense)
         except Exception as error:
@@ -243,8 +245,7 @@ class RunSummary(Callback):
 
 def _after_dense(module: ZooModule) -> str:
     """Say from which step on that is trained, where others come before."""
-    steps = module.dense_steps
-    return f", after {steps:,} steps of dense weights" if steps and is_dense(module) else ""
+    return f", after {module.dense_steps:,} steps of dense weights" if is_dense(module) else ""
 
 
 def metric_rows(metrics: dict[str, float], stage: str) -> dict[str, str]:
