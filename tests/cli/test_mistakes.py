@@ -410,10 +410,11 @@ def test_loss_is_not_finite(
 
 
 @pytest.mark.slow
-def test_own_process(place: Path) -> None:
+def test_own_process(place: Path, monkeypatch) -> None:
     """Nothing else is on stderr, such as a warning from an import; and `python -m`, which puts the
     current folder first, takes no module from there that is called like one of what is installed.
     """
+    monkeypatch.delenv("MPLCONFIGDIR")  # as on a machine where zoo has never run
     mine = ["tasks/__init__.py", "jsonargparse.py", "einops.py"]
     Path("tasks").mkdir()
     for name in mine:
