@@ -21,7 +21,8 @@ from zoo.layers.convert import zoo_layers
 from zoo.runs import checkpoints, peft
 from zoo.runs.updates import read
 from zoo.studies.mask.command import describe
-from zoo.studies.mask.masking import Journal, MaskedFiles, MaskedNetwork
+from zoo.studies.mask.masked_files import MaskedFiles
+from zoo.studies.mask.masking import Journal, MaskedNetwork
 
 
 def test_a_run_is_opened_in_float32_as_it_was_trained(char):

@@ -22,8 +22,8 @@ from zoo.layers.convert import zoo_layers
 from zoo.parameterizations import DCT, LoRA
 from zoo.runs import checkpoints
 from zoo.runs.updates import read
-from zoo.studies.mask import masking
-from zoo.studies.mask.masking import Journal, MaskedFiles, MaskedNetwork, Plan, groups, mask_run
+from zoo.studies.mask.masked_files import DENSE, MaskedFiles
+from zoo.studies.mask.masking import Journal, MaskedNetwork, Plan, groups, mask_run
 
 
 def test_plan():
@@ -216,7 +216,7 @@ def test_a_masked_file_is_the_scaled_update(factory, backbones, place):
     logits = checkpoints.rebuild(file).net(ids).logits
     assert torch.allclose(logits, model.net(ids).logits, atol=1e-5)
     assert yaml.safe_load(checkpoints.load(file)["config"]) == {
-        "model": {"init_args": {"parameterization": masking.DENSE}}
+        "model": {"init_args": {"parameterization": DENSE}}
     }
 
 

@@ -88,6 +88,7 @@ def mask(
     from zoo.runs import checkpoints, peft
     from zoo.studies.journal import Journal
     from zoo.studies.mask import masking
+    from zoo.studies.mask.masked_files import MaskedFiles
     from zoo.studies.sources import read_all
 
     plan = masking.Plan(transforms, orders, shares, draws)
@@ -118,9 +119,7 @@ def mask(
                     )
                     continue
                 model, evaluate = opened(source.path, backbone, data, trust)
-                files = (
-                    masking.MaskedFiles(part / "masked", source, model) if part and save else None
-                )
+                files = MaskedFiles(part / "masked", source, model) if part and save else None
                 masked.append(masking.mask_run(source, model, evaluate, plan, journal, done, files))
                 saved += files.written if files else []
         except KeyboardInterrupt:

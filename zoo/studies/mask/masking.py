@@ -6,35 +6,27 @@ Shares are of the coefficients of the transform, of which a padded Hadamard plan
 matrix has entries.
 """
 
-import copy
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from zoo.bases import transform
 from zoo.bases.masks import Kept, Order, keep, restore
 from zoo.bases.seeds import stream_seed
 from zoo.errors import UserError
-from zoo.files.access import read_yaml
-from zoo.files.plain import parse_yaml
 from zoo.layers.convert import dense_weight, zoo_layers
-from zoo.runs import checkpoints
 from zoo.runs.updates import Source
 from zoo.studies.journal import Journal
+from zoo.studies.mask.masked_files import MaskedFiles
 from zoo.studies.statistics import grouped, holm, mean_sd, paired
-from zoo.training.identity import KEY
 from zoo.training.metrics import less_is_better
 from zoo.training.module import ZooModule
-
-DENSE = {"class_path": "zoo.parameterizations.Dense", "init_args": {}}
 
 
 @dataclass(frozen=True)
@@ -105,7 +97,7 @@ def mask_run(
     plan: Plan,
     journal: Journal,
     done: Callable[[], object] = lambda: None,
-    files: "MaskedFiles | None" = None,
+    files: MaskedFiles | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run under every mask of a plan.
 
@@ -205,7 +197,7 @@ def _points(
     plan: Plan,
     scored: Callable[[str, Mapping[str, Kept]], float],
     unmasked: float,
-    files: "MaskedFiles | None",
+    files: MaskedFiles | None,
 ) -> list[dict[str, Any]]:
     """Return what every mask of a plan leaves of some updates, and its score.
 
@@ -320,88 +312,3 @@ def groups(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return averaged
-
-
-# ---- Files ---------------------------------------------------------------------------------------
-
-
-class MaskedFiles:
-    """Writes a run's masks as files that are taken wherever an adapter is, with `Dense` updates.
-
-    Args:
-        folder: of the files, made when needed.
-        source: the run.
-        model: its task, before it is masked.
-
-    Attributes:
-        written: the files, as they come.
-
-    Raises:
-        UserError: if the run neither has frozen weights nor is from scratch: the file would lack
-            W0; or if its config is damaged.
-    """
-
-    def __init__(self, folder: Path, source: Source, model: ZooModule) -> None:
-        if model.start == "project":
-            raise UserError(
-                "--save needs updates of frozen weights, and full fine-tuning has none: drop --save"
-            )
-        self.folder, self.name, self.written = folder, source.name, list[Path]()
-        file = checkpoints.resolve(source.path)
-        self.checkpoint, run = checkpoints.load(file, resume=False), checkpoints.run_folder(file)
-        try:
-            self.config = (
-                read_yaml(run / "config.yaml")
-                if run
-                else parse_yaml(self.checkpoint.get("config", ""))
-            )
-            if not isinstance(self.config["model"]["init_args"], dict):
-                raise TypeError
-        except UserError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise UserError(
-                f"{source.path!r} has a config without a model, which --save needs: drop --save"
-            ) from None
-        layers = zoo_layers(model.net).items()
-        self.layers = {name: (layer.parameterization.shape, layer.scale) for name, layer in layers}
-        self.dense = [name for name, layer in layers if layer.dense_phase is not None]
-
-    def write(self, mask: str, kept: Mapping[str, Kept]) -> int:
-        """Write one file, named by run and mask, and return how many bytes it has.
-
-        A layer of which nothing is kept has one coefficient, 0.
-        """
-        matrices = {}
-        for name, (shape, scale) in self.layers.items():
-            nothing = keep(torch.zeros(shape), shape, "dct", "frequency", 1 / math.prod(shape))
-            left = kept.get(name, nothing)
-            matrices[f"net.{name}.parameterization.coef"] = left._replace(
-                values=left.values / scale
-            )
-        masked = {f"net.{name}.weight" for name in self.dense}
-        others = {
-            key: t
-            for key, t in self.checkpoint["state_dict"].items()
-            if ".parameterization." not in key and key not in masked
-        }
-        settings, config = dict(self.checkpoint["hyper_parameters"]), copy.deepcopy(self.config)
-        dense: dict[str, Any] = {"parameterization": DENSE, "overrides": None, "budget": None}
-        if self.dense:  # what is masked is W itself
-            dense |= {"base": None, "dense_steps": 0}
-        for arguments in (settings, config["model"]["init_args"]):
-            arguments.update({key: value for key, value in dense.items() if key in arguments})
-        content = {
-            **self.checkpoint,
-            "state_dict": others,
-            "hyper_parameters": settings,
-            "zoo_fingerprints": {},
-        }
-        if (known := copy.deepcopy(content.get(KEY))) is not None:
-            known["identity"]["method"]["masked"] = mask  # another method than the run's
-            content[KEY] = known
-        self.folder.mkdir(exist_ok=True)
-        path = self.folder / f"{self.name}-{mask}.safetensors"
-        checkpoints.write_adapter(path, content, yaml.safe_dump(config, sort_keys=False), matrices)
-        self.written.append(path)
-        return path.stat().st_size
