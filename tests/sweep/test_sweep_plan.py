@@ -134,6 +134,9 @@ def test_a_class_of_ones_own_goes_by_its_name():
     assert label({"model.parameterization": "my_basis.MyBasis"}, labels) == ["MyBasis"]
     spec = {"class_path": "zoo.parameterizations.DCT", "init_args": {"ratio": 0.5}}
     assert label({"model.parameterization": spec}, labels) == ["DCT", "ratio=0.5"]
+    callbacks = {"trainer.callbacks": [{"class_path": "ReLoRA", "init_args": {"every": 400}}, spec]}
+    named = label(callbacks, {"trainer.callbacks": "callbacks"})
+    assert named == ["callbacks=ReLoRA+every=400+DCT+ratio=0.5"]
 
 
 def test_configs_can_be_an_axis(tmp_path):

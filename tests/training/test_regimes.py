@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 
 from tasks import CharData, CharLM, GlueClassifier, GlueData
 from zoo.errors import UserError
+from zoo.layers.anew import end_dense_phases, merge_updates
 from zoo.layers.convert import convert, zoo_layers
 from zoo.layers.costs import cost_facts
 from zoo.parameterizations import DCT, DoRA, LoRA, PiSSA
@@ -309,3 +310,22 @@ def test_restarts_of_a_pretrained_network_go_on_exactly(backbones, glue, tmp_pat
         assert torch.equal(
             layer.effective_weight(), zoo_layers(loaded.net)[name].effective_weight()
         )
+
+
+def test_layers_that_share_a_weight_are_merged_once():
+    """And share it in a dense phase and after it."""
+    first, second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+    second.weight = first.weight
+    make = functools.partial(LoRA, rank=1)
+    network = convert(torch.nn.Sequential(first, second), make, ["*"], base="warm", dense=True)
+    layers = zoo_layers(network)
+    assert all(layer.base.requires_grad for layer in layers.values())
+    assert end_dense_phases(layers, seed=0) == {}
+    a, b = layers.values()
+    assert a.base is b.base and not a.base.requires_grad
+    assert a.parameterization.lora_A.requires_grad and not a.parameterization.waiting
+    torch.nn.init.normal_(a.parameterization.lora_B)
+    before = a.effective_weight().detach().clone()
+    merge_updates(layers, seed=0, number=1)
+    for layer in layers.values():
+        assert torch.allclose(layer.base, before) and not layer.update().any()
