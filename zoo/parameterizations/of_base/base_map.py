@@ -20,8 +20,9 @@ class OfBase(WeightParameterization):
         y = x W'^T + b,  W' = effective(W0, s),  W' = W0 at the start
 
     A subclass defines `effective` and `reset_coefficients`. There is no W without W0, so that
-    nothing is projected or trained from scratch without a base, and no `Sum` or `Product` has one as a part. What
-    training added, which callbacks, `zoo analyze` and `zoo mask` look at, is W' - W0.
+    nothing is projected or trained from scratch without a base, and no `Sum` or `Product` has one
+    as a part. What training added, which callbacks, `zoo analyze` and `zoo mask` look at, is
+    W' - W0.
 
     Args:
         out_features: rows m of W0.
