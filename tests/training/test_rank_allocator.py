@@ -271,6 +271,11 @@ def test_layers_of_which_nothing_is_left(trained, tune, backbones, capsys):
             "RankAllocator prunes layers of AdaLoRA, and this network has LoRA: "
             "--model.parameterization AdaLoRA, or leave the callback out",
         ),
+        (
+            "--model.dense_steps=2",
+            "RankAllocator follows AdaLoRA's gradients from the first step on, and for 2 dense "
+            "steps there are none: drop --model.dense_steps, or the callback",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(option, said, place, small, capsys):

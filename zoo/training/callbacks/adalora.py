@@ -136,6 +136,11 @@ class RankAllocator(Callback):
         self._scaled = getattr(trainer, "scaler", None) is not None
 
     def _schedule(self, trainer: Trainer, module: LightningModule) -> Schedule:
+        if dense := getattr(module, "dense_steps", 0):
+            raise UserError(
+                "RankAllocator follows AdaLoRA's gradients from the first step on, and for "
+                f"{dense:,} dense steps there are none: drop --model.dense_steps, or the callback"
+            )
         if not self.maps:
             kinds = sorted(
                 {type(layer.parameterization).__name__ for layer in _layers(module).values()}
