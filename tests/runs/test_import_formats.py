@@ -365,7 +365,7 @@ def test_no_command_sends_the_user_in_a_circle(backbones, place, capsys):
         ("around", "around/adapter", "around/adapter/adapter_model.safetensors")
     ):
         for argv in (
-            ["mask", path],
+            ["mask", path, "--save", "--out", "masks"],
             ["validate", "--ckpt_path", path],
             ["export", path, "--to", "dense"],
         ):

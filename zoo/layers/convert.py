@@ -187,9 +187,9 @@ def _make(
         weight = factory(*old.shape)
         weight.layer = name
         if weight.needs_base and start != "update":
-            raise ValueError(
-                f"{ALONE}; from scratch it takes {'base warm' if dense else 'base random or warm'}"
-            )
+            bases = "warm" if dense else "random or warm"
+            alone = f"; from scratch it takes base {bases}" if start == "random" else ""
+            raise ValueError(ALONE + alone)
         weight.to(
             old.device,
             torch.promote_types(old.dtype, torch.float32) if start == "update" else old.dtype,
