@@ -95,8 +95,8 @@ def mask(
     adapters = {run for run in runs if peft.find(Path(run)) is not None}
     if adapters and save:
         raise UserError(
-            f"--save writes masked runs, and {min(adapters)!r} is an adapter of peft's: drop --save, "
-            f"or make it a run with zoo import {min(adapters)}"
+            f"--save writes masked runs, and {min(adapters)!r} is an adapter of peft's: drop "
+            f"--save, or make it a run with zoo import {min(adapters)}"
         )
     for run in runs:
         if run not in adapters:  # or a plain checkpoint would be read
