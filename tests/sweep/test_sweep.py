@@ -171,11 +171,10 @@ def test_clock_and_names():
         "59:59 min",
         "25:00 h",
     ]
-    assert shorten("DCT-ratio=0.5-lr=0.01-seed=0", 40) == "DCT-ratio=0.5-lr=0.01-seed=0"
-    assert (
-        shorten("Zigzag-basis=random-ratio=0.05-lr=0.005-seed=0", 30)
-        == "Zigzag-ba...05-lr=0.005-seed=0"
-    )
+    names = ["DCT-ratio=0.5-lr=0.01-seed=0", "Zigzag-basis=random-ratio=0.05-lr=0.005-seed=0"]
+    assert shorten(names, 30) == [names[0], "Zigzag-ba...05-lr=0.005-seed=0"]
+    ends = [f"LoRA-rank=48-base={base}-callbacks=ReLoRA+every=400" for base in ("random", "warm")]
+    assert shorten(ends, 30) == ["LoRA-rank..random-callbacks=Re", "LoRA-rank..warm-callbacks=ReLo"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TextIO
@@ -163,7 +164,9 @@ def lines(
     head = ("running", "step", "loss", "best val", "left")
     numbers = [max(map(len, cells)) for cells in zip(head, *rows, strict=True)][1:]
     names = width - 1 - sum(numbers) - 2 * len(numbers)
-    table = aligned([head, *((shorten(row[0], names), *row[1:]) for row in rows)], width=width)
+    short = shorten([row[0] for row in rows], names)
+    cells = [(name, *row[1:]) for name, row in zip(short, rows, strict=True)]
+    table = aligned([head, *cells], width=width)
     if len(running) > len(rows):
         table.append(f"and {len(running) - len(rows)} more")
     total, done = schedule.sweep.size(), len(schedule.done)
@@ -186,14 +189,19 @@ def _value(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def shorten(name: str, width: int) -> str:
-    """Cut a trial's name in the middle: it begins with the method and ends with the seed."""
+def shorten(names: Sequence[str], width: int) -> list[str]:
+    """Cut long names in the middle: they begin with the method and end with the seed.
+
+    Where that leaves some alike, their second part is what they differ in, from there on.
+    """
     width = max(width, 8)
-    return (
-        name
-        if len(name) <= width
-        else f"{name[: (width - 2) // 3]}..{name[-(width - 2 - (width - 2) // 3) :]}"
-    )
+    first, rest = (width - 2) // 3, width - 2 - (width - 2) // 3
+    cut = {n: n if len(n) <= width else f"{n[:first]}..{n[-rest:]}" for n in names}
+    for same in ([n for n in cut if cut[n] == short] for short in {*cut.values()}):
+        if len(same) > 1:
+            start = len(os.path.commonprefix(same))
+            cut |= {n: f"{n[:first]}..{n[start:][:rest]}" for n in same}
+    return [cut[name] for name in names]
 
 
 def methods_table(schedule: Schedule) -> list[str]:
@@ -202,7 +210,8 @@ def methods_table(schedule: Schedule) -> list[str]:
     keys = list(sweep.methods[0].points[0])
     found: list[Outcome] = []
     rows = []
-    for method in sweep.methods:
+    names = shorten([method.name for method in sweep.methods], 38)
+    for name, method in zip(names, sweep.methods, strict=True):
         point = schedule.best.get(method.name)
         trials = sweep.reported(method, point) if point is not None else []
         outcomes = [schedule.done[trial.name] for trial in trials if trial.name in schedule.done]
@@ -212,7 +221,7 @@ def methods_table(schedule: Schedule) -> list[str]:
         spread += f" +- {stdev(values):.4f}" if len(values) > 1 else ""
         edge = "*" if schedule.at_edge(method) else " "
         chosen = [f"{point[key]}{edge}" if point else "- " for key in keys]
-        rows.append((shorten(method.name, 38), *chosen, str(len(values)), spread))
+        rows.append((name, *chosen, str(len(values)), spread))
     head = (
         "method",
         *(f"{sweep.labels[key]} " for key in keys),
