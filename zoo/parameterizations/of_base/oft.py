@@ -1,12 +1,15 @@
 """Rotations of blocks of W0's columns (OFT, arXiv 2306.07280); n (b - 1) / 2 parameters."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.bases.seeds import without_autocast
 from zoo.parameterizations.budget import largest_within
+from zoo.parameterizations.cost import Cost, cost_with_weight
 from zoo.parameterizations.of_base.base_map import OfBase
 from zoo.parameterizations.structured.sizes import divisors, nearest_divisors
+from zoo.parameterizations.structured.two_paths import rows_of
 
 
 class OFT(OfBase):
@@ -126,6 +129,24 @@ class OFT(OfBase):
                 turned = w + scale * (turned - w)
             return turned.to(torch.promote_types(base.dtype, self.oft_R.dtype))
 
+    def forward_update(
+        self, x: Tensor, base: Tensor, bias: Tensor | None = None, scale: float = 1.0
+    ) -> Tensor:
+        """Return (x + s (x R - x)) W0^T + b, of fewer rows than W0 has; else x W'^T + b."""
+        if rows_of(x) >= self.out_features:
+            return super().forward_update(x, base, bias, scale)
+        r = self.rotations().to(x.dtype)
+        blocks = x.reshape(-1, self.in_features // self.block, self.block).transpose(0, 1)
+        turned = torch.bmm(blocks, r).transpose(0, 1).reshape(x.shape)  # blocks (n / b, T, b)
+        if scale != 1:
+            turned = x + scale * (turned - x)
+        return F.linear(turned, base.to(x.dtype), bias)
+
+    @property
+    def builds_weight(self) -> bool:
+        """Whether a layer keeps W' where no gradient is asked for; then it is built."""
+        return True
+
     def building(self) -> tuple[int, int]:
         """Count b mn for W0 R^T, and as many for dR; and b^2 n for each product that makes R.
 
@@ -136,6 +157,18 @@ class OFT(OfBase):
         powers = max(self._last - 1, 0)
         forward, backward = (0, 1) if self.terms == 0 else (powers, 2 * powers)
         return b * n * (m + forward * b), b * n * (m + backward * b)
+
+    def cost(self, rows: int, update: bool = False) -> Cost:
+        """State T n (m + b) either way and T b n for dR, of fewer rows T than W0 has; or of W'.
+
+        R takes what it does in `building`.
+        """
+        (m, n), b = self.shape, self.block
+        if rows >= m:
+            return cost_with_weight(self, rows)
+        rotations, gradients = (count - b * m * n for count in self.building())
+        product = rows * n * (m + b)
+        return Cost(rotations + product, gradients + product + rows * b * n, m * n)
 
     @property
     def lr_mult(self) -> float:
