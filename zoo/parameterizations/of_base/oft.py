@@ -18,7 +18,8 @@ class OFT(OfBase):
     W' = W0 R^T, R block-diagonal, of n / b blocks. Each block is a rotation by Cayley's transform,
     R = (I - Q) (I + Q)^-1, of a skew-symmetric Q (b, b) whose b (b - 1) / 2 numbers above the
     diagonal are trained; n (b - 1) / 2 parameters. Q = 0 at the start, and W' = W0. W' W'^T = W0
-    W0^T always: angles between rows stay. W' is built, for b mn.
+    W0^T always: angles between rows stay. W' is built, for b mn, or x is turned, for b n a row,
+    where its rows are fewer than W0's.
 
     peft's layers by default take a series in place of the inverse, 1 + 2 Q + 2 Q^2 + 2 Q^3 + Q^4,
     which is no rotation, and of -Q: `terms: 5` is that. With `use_cayley_neumann: false` they have
