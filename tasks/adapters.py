@@ -82,14 +82,15 @@ def _modules(trained: Sequence[str], network: nn.Module, apart: Container[str]) 
         network: what has them.
         apart: layers that get a dense update in place of their own weight.
     """
-    named = set()
+    modules = dict(network.named_modules(remove_duplicate=False))
+    every, named = set(trained), set()
     for name in trained:
         module = name.rpartition(".")[0]
         if module in apart:
             continue
-        known = dict(network.named_modules(remove_duplicate=False)).get(module)
+        known = modules.get(module)
         own = [] if known is None else [key for key, _ in known.named_parameters(recurse=False)]
-        whole = all(f"{module}.{key}" in trained for key in own)
+        whole = all(f"{module}.{key}" in every for key in own)
         named.add(module if whole else name)
     return sorted(named)
 
@@ -97,6 +98,14 @@ def _modules(trained: Sequence[str], network: nn.Module, apart: Container[str]) 
 def _key(factory: ParameterizationFactory) -> str:
     """Return what is equal for factories of equal parameterizations."""
     return str(factory)
+
+
+def names_of_parameters(network: nn.Module) -> dict[int, list[str]]:
+    """Return all names of each parameter, by its id: tied ones have several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return names
 
 
 def untied(adapter: Adapter, network: nn.Module) -> set[str]:
@@ -114,10 +123,8 @@ def untied(adapter: Adapter, network: nn.Module) -> set[str]:
     if adapter.config.get("ensure_weight_tying") and any(end in TIED for end in ends):
         return set()  # peft has tied its copies as well
     layers, apart = linear_layers(network), set()
-    groups: dict[int, list[str]] = {}
-    for name, parameter in network.named_parameters(remove_duplicate=False):
-        groups.setdefault(id(parameter), []).append(name)
-    for names in (names for names in groups.values() if len(names) > 1):
+    groups = names_of_parameters(network).values()
+    for names in (names for names in groups if len(names) > 1):
         values = [adapter.saved[name] for name in names if name in adapter.saved]
         trained_alike = len(values) == len(names) and all(
             torch.equal(value, values[0]) for value in values
@@ -182,9 +189,7 @@ def fill_(model: FineTuning, adapter: Adapter) -> None:
     """
     layers, state = zoo_layers(model.net), model.net.state_dict()
     whole: dict[str, Tensor] = {}  # of layers that are no longer tied
-    names: dict[int, list[str]] = {}
-    for name, p in model.net.named_parameters(remove_duplicate=False):
-        names.setdefault(id(p), []).append(name)
+    names = names_of_parameters(model.net)
     with torch.no_grad():
         for name, base in adapter.bases.items():
             if name not in state or not torch.equal(state[name].float(), base.float()):

@@ -9,19 +9,23 @@ from torch import Tensor
 from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import AdaLoRA
 from zoo.runs.peft.adapter import Found, Mapped
-from zoo.runs.peft.formats import Parts, Written, all_are, matrix, read_layers, tensors_of
+from zoo.runs.peft.formats import (
+    Parts,
+    Written,
+    all_are,
+    matrix,
+    nothing_unsupported,
+    read_layers,
+    tensors_of,
+)
 from zoo.runs.peft.settings import Settings
 
 CONV1D, BIAS = True, "lora_only"
+unsupported = nothing_unsupported
 
 SMALL = 1e-5
 """What peft adds to the rank by which it divides."""
 NAMES = ("lora_A", "lora_B", "lora_E")
-
-
-def unsupported(config: dict[str, Any]) -> str | None:
-    """Return what of a config cannot be read: all of it can."""
-    return None
 
 
 def read(where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> Found:
@@ -50,20 +54,18 @@ def holds(layers: Mapping[str, ZooLinear]) -> bool:
 def is_pruned(layer: ZooLinear) -> bool:
     """Return whether nothing is left of a layer, which is then no layer of the adapter."""
     p = layer.parameterization
-    return isinstance(p, AdaLoRA) and not p.lora_E.any()
+    return isinstance(p, AdaLoRA) and not p.directions().any()
 
 
 def write(layers: Mapping[str, ZooLinear]) -> Written:
     """Return config, and P, l and Q of the directions that are left; a scale goes into l."""
-    ranks = {
-        name: int(layer.parameterization.get_parameter("lora_E").count_nonzero())
-        for name, layer in layers.items()
-    }
+    ps: dict[str, Any] = {name: layer.parameterization for name, layer in layers.items()}
+    ranks = {name: int(p.directions().sum()) for name, p in ps.items()}
     rank = max(ranks.values())
 
     def parts(layer: ZooLinear) -> Parts:
         p: Any = layer.parameterization
-        some = p.lora_E.flatten() != 0
+        some = p.directions()
         return {
             "lora_A": p.lora_A[some],
             "lora_B": p.lora_B[:, some],
@@ -80,4 +82,4 @@ def write(layers: Mapping[str, ZooLinear]) -> Written:
         "total_step": 1,
         "rank_pattern": left if len({*ranks.values()}) > 1 else None,
     }
-    return config, dict(tensors_of(layers, parts))
+    return config, tensors_of(layers, parts)

@@ -10,15 +10,20 @@ from torch import Tensor
 from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import Circulant
 from zoo.runs.peft.adapter import Found, Mapped
-from zoo.runs.peft.formats import Parts, Written, all_are, of_dimensions, read_layers, tensors_of
+from zoo.runs.peft.formats import (
+    Parts,
+    Written,
+    all_are,
+    nothing_unsupported,
+    of_dimensions,
+    read_layers,
+    setting,
+    tensors_of,
+)
 from zoo.runs.peft.settings import Settings, usual
 
 CONV1D, BIAS = False, "c3a_only"
-
-
-def unsupported(config: dict[str, Any]) -> str | None:
-    """Return what of a config cannot be read: all of it can."""
-    return None
+unsupported = nothing_unsupported
 
 
 def read(where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> Found:
@@ -48,7 +53,6 @@ def write(layers: Mapping[str, ZooLinear]) -> Written:
         kernel = p.coef.view(m // b, n // b, b) * (layer.scale * n / math.sqrt(b))
         return {"c3a_kernel": kernel}
 
-    sizes: dict[str, Any] = {name: layer.parameterization.block for name, layer in layers.items()}
-    size, others = usual(sizes)
+    size, others = usual(setting(layers, "block"))
     config = {"peft_type": "C3A", "block_size": size, "block_size_pattern": others}
-    return config, dict(tensors_of(layers, parts))
+    return config, tensors_of(layers, parts)

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,8 +9,8 @@ from torch import Tensor
 from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import DoRA
 from zoo.runs.peft.adapter import Mapped
-from zoo.runs.peft.formats import Parts, Written, all_are, matrix, tensors_of
-from zoo.runs.peft.settings import Settings, usual
+from zoo.runs.peft.formats import Parts, Written, all_are, matrix, setting, tensors_of
+from zoo.runs.peft.settings import Settings, ranks_without_scale
 
 CONV1D, BIAS = True, "lora_only"
 
@@ -59,15 +58,10 @@ def write(layers: Mapping[str, ZooLinear]) -> Written:
             MAGNITUDES[0]: length,
         }
 
-    ranks: dict[str, Any] = {name: layer.parameterization.rank for name, layer in layers.items()}
-    rank, others = usual(ranks)
     config = {
         "peft_type": "LORA",
         "use_dora": True,
-        "r": rank,
-        "lora_alpha": rank,
+        **ranks_without_scale(setting(layers, "rank"), "lora_alpha"),
         "lora_dropout": 0.0,
-        "rank_pattern": others,
-        "alpha_pattern": others,
     }
-    return config, dict(tensors_of(layers, parts))
+    return config, tensors_of(layers, parts)

@@ -52,6 +52,11 @@ class Format(Reader, Writer, Protocol):
     """One that writes what it reads, as itself."""
 
 
+def nothing_unsupported(config: dict[str, Any]) -> str | None:
+    """Return None, as of a format of which any config can be read."""
+    return None
+
+
 def read_layers(
     where: str,
     config: Mapping[str, Any],
@@ -119,7 +124,9 @@ def of_dimensions(parts: Parts, name: str, dimensions: int) -> Tensor:
     return part
 
 
-def tensors_of(layers: Mapping[str, ZooLinear], parts: Callable[[ZooLinear], Parts]) -> Parts:
+def tensors_of(
+    layers: Mapping[str, ZooLinear], parts: Callable[[ZooLinear], Parts]
+) -> dict[str, Tensor]:
     """Return the parts of all layers by peft's names."""
     with torch.no_grad():
         return {
@@ -127,6 +134,16 @@ def tensors_of(layers: Mapping[str, ZooLinear], parts: Callable[[ZooLinear], Par
             for name, layer in layers.items()
             for part, tensor in parts(layer).items()
         }
+
+
+def setting(layers: Mapping[str, ZooLinear], name: str) -> dict[str, Any]:
+    """Return a setting of every layer's parameterization, by layer."""
+    return {each: getattr(layer.parameterization, name) for each, layer in layers.items()}
+
+
+def alike(layers: Mapping[str, ZooLinear], *names: str) -> bool:
+    """Return whether these settings are the same for all layers."""
+    return all(len({*setting(layers, name).values()}) == 1 for name in names)
 
 
 def all_are(layers: Mapping[str, ZooLinear], kind: type, scaled: bool = True) -> bool:

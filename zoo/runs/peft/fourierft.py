@@ -9,15 +9,20 @@ from torch import Tensor
 from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import Fourier
 from zoo.runs.peft.adapter import Found, Mapped
-from zoo.runs.peft.formats import Parts, Written, all_are, of_dimensions, read_layers, tensors_of
+from zoo.runs.peft.formats import (
+    Parts,
+    Written,
+    alike,
+    all_are,
+    nothing_unsupported,
+    of_dimensions,
+    read_layers,
+    tensors_of,
+)
 from zoo.runs.peft.settings import Settings, usual
 
 CONV1D, BIAS = True, "fourier_only"
-
-
-def unsupported(config: dict[str, Any]) -> str | None:
-    """Return what of a config cannot be read: all of it can."""
-    return None
+unsupported = nothing_unsupported
 
 
 def read(where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> Found:
@@ -43,11 +48,8 @@ def _update(settings: Settings, parts: Parts) -> Mapped:
 def holds(layers: Mapping[str, ZooLinear]) -> bool:
     """Return whether all are Fourier at places that layers of a size share, of one seed."""
     ps: list[Any] = [layer.parameterization for layer in layers.values()]
-    return (
-        all_are(layers, Fourier)
-        and len({(p.seed, p.shared, p.twins) for p in ps}) == 1
-        and (ps[0].shared and ps[0].twins)
-    )
+    shared = all_are(layers, Fourier) and all(p.shared and p.twins for p in ps)
+    return shared and alike(layers, "seed")
 
 
 def write(layers: Mapping[str, ZooLinear]) -> Written:
@@ -67,4 +69,4 @@ def write(layers: Mapping[str, ZooLinear]) -> Written:
         "scaling": scaling,
         "random_loc_seed": next(iter(ps.values())).seed,
     }
-    return config, dict(tensors_of(layers, parts))
+    return config, tensors_of(layers, parts)

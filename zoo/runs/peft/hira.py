@@ -9,15 +9,20 @@ from torch import Tensor
 from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import HiRA
 from zoo.runs.peft.adapter import Found, Mapped
-from zoo.runs.peft.formats import Parts, Written, all_are, matrix, read_layers, tensors_of
+from zoo.runs.peft.formats import (
+    Parts,
+    Written,
+    all_are,
+    matrix,
+    nothing_unsupported,
+    read_layers,
+    setting,
+    tensors_of,
+)
 from zoo.runs.peft.settings import Settings, usual
 
 CONV1D, BIAS = True, None
-
-
-def unsupported(config: dict[str, Any]) -> str | None:
-    """Return what of a config cannot be read: all of it can."""
-    return None
+unsupported = nothing_unsupported
 
 
 def read(where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> Found:
@@ -43,7 +48,6 @@ def write(layers: Mapping[str, ZooLinear]) -> Written:
         p: Any = layer.parameterization
         return {"hira_A": p.lora_A, "hira_B": layer.scale * p.lora_B}
 
-    ranks: dict[str, Any] = {name: layer.parameterization.rank for name, layer in layers.items()}
-    rank, others = usual(ranks)
+    rank, others = usual(setting(layers, "rank"))
     config = {"peft_type": "HIRA", "r": rank, "rank_pattern": others, "hira_dropout": 0.0}
-    return config, dict(tensors_of(layers, parts))
+    return config, tensors_of(layers, parts)

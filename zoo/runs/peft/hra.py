@@ -14,7 +14,7 @@ from zoo.errors import UserError
 from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import Householder
 from zoo.runs.peft.adapter import Found, Mapped
-from zoo.runs.peft.formats import Parts, Written, all_are, matrix, read_layers, tensors_of
+from zoo.runs.peft.formats import Parts, Written, alike, all_are, matrix, read_layers, tensors_of
 from zoo.runs.peft.settings import Settings
 
 CONV1D, BIAS = False, "hra_only"
@@ -48,14 +48,11 @@ def _update(settings: Settings, parts: Parts) -> Mapped:
 
 def holds(layers: Mapping[str, ZooLinear]) -> bool:
     """Return whether all are of one rank, and of scale 1."""
-    ps: list[Any] = [layer.parameterization for layer in layers.values()]
-    return all_are(layers, Householder, scaled=False) and len({p.rank for p in ps}) == 1
+    return all_are(layers, Householder, scaled=False) and alike(layers, "rank")
 
 
 def write(layers: Mapping[str, ZooLinear]) -> Written:
     """Return config and U."""
     p: Any = next(iter(layers.values())).parameterization
     config = {"peft_type": "HRA", "r": p.rank, "apply_GS": False}
-    return config, dict(
-        tensors_of(layers, lambda layer: dict(layer.parameterization.named_parameters()))
-    )
+    return config, tensors_of(layers, lambda layer: dict(layer.parameterization.named_parameters()))

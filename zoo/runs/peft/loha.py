@@ -9,17 +9,22 @@ from torch import Tensor
 from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import LoHa
 from zoo.runs.peft.adapter import Found, Mapped
-from zoo.runs.peft.formats import Parts, Written, all_are, matrix, read_layers, tensors_of
-from zoo.runs.peft.settings import Settings, usual
+from zoo.runs.peft.formats import (
+    Parts,
+    Written,
+    all_are,
+    matrix,
+    nothing_unsupported,
+    read_layers,
+    setting,
+    tensors_of,
+)
+from zoo.runs.peft.settings import Settings, ranks_without_scale
 
 CONV1D, BIAS = False, None
+unsupported = nothing_unsupported
 
 NAMES = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-
-
-def unsupported(config: dict[str, Any]) -> str | None:
-    """Return what of a config cannot be read: all of it can."""
-    return None
 
 
 def read(where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> Found:
@@ -47,16 +52,11 @@ def write(layers: Mapping[str, ZooLinear]) -> Written:
         found = {name: layer.parameterization.get_parameter(name) for name in NAMES}
         return {**found, "hada_w1_a": layer.scale * found["hada_w1_a"]}
 
-    ranks: dict[str, Any] = {name: layer.parameterization.rank for name, layer in layers.items()}
-    rank, others = usual(ranks)
     config = {
         "peft_type": "LOHA",
-        "r": rank,
-        "alpha": rank,
-        "rank_pattern": others,
-        "alpha_pattern": others,
+        **ranks_without_scale(setting(layers, "rank")),
         "rank_dropout": 0.0,
         "module_dropout": 0.0,
         "use_effective_conv2d": False,
     }
-    return config, dict(tensors_of(layers, parts))
+    return config, tensors_of(layers, parts)

@@ -10,18 +10,22 @@ from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import Kronecker
 from zoo.parameterizations.structured.sizes import two_factors
 from zoo.runs.peft.adapter import Found, Mapped
-from zoo.runs.peft.formats import Parts, Written, all_are, matrix, read_layers, tensors_of
-from zoo.runs.peft.settings import Settings, usual
+from zoo.runs.peft.formats import (
+    Parts,
+    Written,
+    all_are,
+    matrix,
+    nothing_unsupported,
+    read_layers,
+    tensors_of,
+)
+from zoo.runs.peft.settings import Settings, ranks_without_scale
 
 CONV1D, BIAS = False, None
+unsupported = nothing_unsupported
 
 MOST = 1024
 """The largest decompose_factor that is tried."""
-
-
-def unsupported(config: dict[str, Any]) -> str | None:
-    """Return what of a config cannot be read: all of it can, of linear layers."""
-    return None
 
 
 def read(where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> Found:
@@ -104,17 +108,13 @@ def write(layers: Mapping[str, ZooLinear]) -> Written:
         first = "lokr_w1" if "lokr_w1" in found else "lokr_w1_a"
         return {**found, first: layer.scale * found[first]}
 
-    rank, others = usual(ranks)
     config = {
         "peft_type": "LOKR",
-        "r": rank,
-        "alpha": rank,
-        "rank_pattern": others,
-        "alpha_pattern": others,
+        **ranks_without_scale(ranks),
         "rank_dropout": 0.0,
         "module_dropout": 0.0,
         "use_effective_conv2d": False,
         "decompose_both": both,
         "decompose_factor": factor,
     }
-    return config, dict(tensors_of(layers, parts))
+    return config, tensors_of(layers, parts)

@@ -1,7 +1,6 @@
 """LoRA as peft has it: dW = s B A with s = lora_alpha / r, or lora_alpha / sqrt(r)."""
 
 import re
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from zoo.parameterizations import AdaLoRA, LoRA, OfBase
 from zoo.runs.peft import dora
 from zoo.runs.peft.adapter import PREFIX, Change, Factors, Found, OfStack, Update
 from zoo.runs.peft.formats import Parts, matrix, read_layers
-from zoo.runs.peft.settings import Settings, alone, whole_if_it_is
+from zoo.runs.peft.settings import Settings, usual, whole_if_it_is
 
 BIAS = "lora_only"
 
@@ -61,8 +60,8 @@ def read(where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> F
         a, b = matrix(parts, "lora_A.weight"), matrix(parts, "lora_B.weight")
         if len(a) != b.shape[1]:
             raise ValueError(settings.layer)
-        if (rank := _of_stack(settings, len(a))) is not None:
-            stacks.update(_stack(settings, a, b, rank))
+        if stack := _stack(settings, a, b):
+            stacks.update(stack)
             return None
         if settings.flag("lora_bias") or "lora_B.bias" in parts:
             bias = parts["lora_B.bias"]
@@ -81,52 +80,37 @@ def _adds(values: Tensor, size: int) -> Change:
     return lambda bias: bias + values.to(bias)
 
 
-def _of_stack(settings: Settings, rows: int) -> int | None:
-    """Return the rank of each matrix of a stack, if a layer's name is that of one; else None.
+def _stack(settings: Settings, a: Tensor, b: Tensor) -> dict[str, Update]:
+    """Return the updates of a stack's matrices by their names, if a layer's name is that of one.
 
-    A's rows are those of all its matrices.
+    Of A (e r, in) matrix e has rows e r to e r + r, of B (out, r e) every e-th column. Whether W
+    is (out, in) or its transpose says no file. peft nests the wrappers of several parameters in
+    the order in which the module has them: `parameter0` is the first.
 
     Raises:
         UserError: if parameters of one module have different ranks: no file says which is which.
     """
     targets = settings.config.get("target_parameters")
     module = re.sub(r"(\.base_layer)+$", "", settings.layer)
-    if not isinstance(targets, list):
-        return None
-    names = [str(each) for each in targets]
-    ours = [
-        f"{module}.{name.rpartition('.')[2]}"
-        for name in names
-        if "." in name and f".{module}".endswith(f".{name.rpartition('.')[0]}")
-    ]
+    named = [str(each).rpartition(".") for each in targets] if isinstance(targets, list) else []
+    ours = [f"{module}.{key}" for owner, dot, key in named if dot and _ends(module, owner)]
     ranks = {Settings(settings.config, name).whole("r", 8, "rank_pattern") for name in ours}
-    if not ours or ranks == {rows}:
-        return None
-    if len(ranks) > 1 or rows % min(ranks):
+    if not ours or ranks == {len(a)}:
+        return {}
+    if len(ranks) > 1 or len(a) % min(ranks):
         raise UserError(
             f"{module} has parameters of different ranks, and no file says which is which: merge "
             "it with peft instead"
         )
-    return ranks.pop()
-
-
-def _stack(settings: Settings, a: Tensor, b: Tensor, rank: int) -> dict[str, Update]:
-    """Return the updates of a stack's matrices, by their number.
-
-    Of A (e r, in) matrix e has rows e r to e r + r, of B (out, r e) every e-th column. Whether W
-    is (out, in) or its transpose says no file. peft nests the wrappers of several parameters in
-    the order in which the module has them: `parameter0` is the first.
-    """
-    count, depth = len(a) // rank, settings.layer.count(".base_layer")
-    wrapped = settings.config["target_parameters"]
-    module = settings.layer.replace(".base_layer", "")
-    inside = sum(f".{module}".endswith(f".{str(name).rpartition('.')[0]}") for name in wrapped)
-    scale = settings.scale(rank)
+    rank = ranks.pop()
+    count, depth = len(a) // rank, settings.layer.removeprefix(module).count(".base_layer")
+    name, scale = f"{module}.parameter{len(ours) - 1 - depth}", settings.scale(rank)
     rows, columns = a.unflatten(0, (count, rank)), b.unflatten(1, (rank, count))
-    return {
-        f"{module}.parameter{inside - 1 - depth}.{i}": OfStack(rows[i], columns[:, :, i], scale)
-        for i in range(count)
-    }
+    return {f"{name}.{i}": OfStack(rows[i], columns[:, :, i], scale) for i in range(count)}
+
+
+def _ends(name: str, end: str) -> bool:
+    return f".{name}".endswith(f".{end}")
 
 
 # ---- Writing -------------------------------------------------------------------------------------
@@ -143,16 +127,14 @@ def write(
         tensors[f"{PREFIX}{name}.lora_B.weight"] = factors.B
         ranks[name] = len(factors.A)
         alphas[name] = whole_if_it_is(factors.scale * len(factors.A))
-    r, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+    (r, other_ranks), (alpha, other_alphas) = usual(ranks), usual(alphas)
     config = {
         "peft_type": "LORA",
         "r": r,
         "lora_alpha": alpha,
         "lora_dropout": 0.0,
-        "rank_pattern": {alone(name, layers): value for name, value in ranks.items() if value != r},
-        "alpha_pattern": {
-            alone(name, layers): value for name, value in alphas.items() if value != alpha
-        },
+        "rank_pattern": other_ranks,
+        "alpha_pattern": other_alphas,
     }
     return config, tensors, errors
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import MiSS
 from zoo.runs.peft.adapter import Found, Mapped
-from zoo.runs.peft.formats import Parts, Written, all_are, matrix, read_layers, tensors_of
+from zoo.runs.peft.formats import Parts, Written, alike, all_are, matrix, read_layers, tensors_of
 from zoo.runs.peft.settings import Settings
 
 CONV1D, BIAS = False, "MiSS_only"
@@ -38,7 +38,7 @@ def holds(layers: Mapping[str, ZooLinear]) -> bool:
     ps: list[Any] = [layer.parameterization for layer in layers.values()]
     return (
         all_are(layers, MiSS)
-        and len({(p.rank, p.mini_r) for p in ps}) == 1
+        and alike(layers, "rank", "mini_r")
         and all(p.mini_r is None or p.out_features % p.mini_r == 0 for p in ps)
     )
 
@@ -57,4 +57,4 @@ def write(layers: Mapping[str, ZooLinear]) -> Written:
     def parts(layer: ZooLinear) -> Parts:
         return {"miss_block": layer.scale * layer.parameterization.get_parameter("miss_block")}
 
-    return config, dict(tensors_of(layers, parts))
+    return config, tensors_of(layers, parts)

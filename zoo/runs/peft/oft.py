@@ -15,7 +15,7 @@ from torch import Tensor
 from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import OFT
 from zoo.runs.peft.adapter import Found, Mapped
-from zoo.runs.peft.formats import Parts, Written, all_are, matrix, read_layers, tensors_of
+from zoo.runs.peft.formats import Parts, Written, alike, all_are, matrix, read_layers, tensors_of
 from zoo.runs.peft.settings import Settings
 
 CONV1D, BIAS = False, "oft_only"
@@ -63,8 +63,7 @@ def _update(settings: Settings, parts: Parts) -> Mapped | None:
 
 def holds(layers: Mapping[str, ZooLinear]) -> bool:
     """Return whether all are OFT of one block and one transform, and of scale 1."""
-    ps: list[Any] = [layer.parameterization for layer in layers.values()]
-    return all_are(layers, OFT, scaled=False) and len({(p.block, p.terms) for p in ps}) == 1
+    return all_are(layers, OFT, scaled=False) and alike(layers, "block", "terms")
 
 
 def write(layers: Mapping[str, ZooLinear]) -> Written:
@@ -84,4 +83,4 @@ def write(layers: Mapping[str, ZooLinear]) -> Written:
     def parts(layer: ZooLinear) -> Parts:
         return {"oft_R.weight": layer.parameterization.get_parameter("oft_R")}
 
-    return config, dict(tensors_of(layers, parts))
+    return config, tensors_of(layers, parts)

@@ -21,9 +21,11 @@ from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import RandLoRA
 from zoo.parameterizations.factory import ParameterizationFactory
 from zoo.runs.peft.adapter import PREFIX, Found, Update, by_layer, same_bases
+from zoo.runs.peft.formats import nothing_unsupported
 from zoo.runs.peft.settings import Settings, whole_if_it_is
 
 CONV1D, BIAS = True, "randlora_only"
+unsupported = nothing_unsupported
 
 SEED = "projection_prng_key"
 """The key of the config that says with which seed zoo has the bases; peft reads them from the file,
@@ -112,11 +114,6 @@ def peft_order(columns: Tensor, bases: int, rank: int) -> Tensor:
 
 
 # ---- Reading -------------------------------------------------------------------------------------
-
-
-def unsupported(config: dict[str, Any]) -> str | None:
-    """Return what of a config cannot be read: all of RandLoRA can."""
-    return None
 
 
 def read(where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> Found:

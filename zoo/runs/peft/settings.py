@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -112,11 +113,14 @@ def alone(name: str, names: Mapping[str, object]) -> str:
 
 def usual(values: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return the most frequent value of layers, and by pattern those of the other layers."""
-    counts: dict[Any, int] = {}
-    for value in values.values():
-        counts[value] = counts.get(value, 0) + 1
-    most = max(counts, key=counts.__getitem__)
+    most = Counter(values.values()).most_common(1)[0][0]
     return most, {alone(name, values): value for name, value in values.items() if value != most}
+
+
+def ranks_without_scale(ranks: Mapping[str, int], alpha: str = "alpha") -> dict[str, Any]:
+    """Return the settings of layers of these ranks r whose alpha / r is 1, by peft's names."""
+    rank, others = usual(ranks)
+    return {"r": rank, alpha: rank, "rank_pattern": others, "alpha_pattern": others}
 
 
 def whole_if_it_is(value: float) -> float:

@@ -11,10 +11,19 @@ from torch import Tensor
 from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import Sparse
 from zoo.runs.peft.adapter import Found, Update
-from zoo.runs.peft.formats import Parts, Written, all_are, of_dimensions, read_layers, tensors_of
+from zoo.runs.peft.formats import (
+    Parts,
+    Written,
+    all_are,
+    nothing_unsupported,
+    of_dimensions,
+    read_layers,
+    tensors_of,
+)
 from zoo.runs.peft.settings import Settings
 
 CONV1D, BIAS = False, None
+unsupported = nothing_unsupported
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +53,6 @@ class Places(Update):
 
     def tensors(self) -> Iterable[Tensor]:
         return (self.values,)
-
-
-def unsupported(config: dict[str, Any]) -> str | None:
-    """Return what of a config cannot be read: all of it can."""
-    return None
 
 
 def read(where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> Found:
@@ -94,4 +98,4 @@ def write(layers: Mapping[str, ZooLinear]) -> Written:
         }
 
     config = {"peft_type": "SHIRA", "r": rank, "mask_type": "random"}
-    return config, dict(tensors_of(layers, parts))
+    return config, tensors_of(layers, parts)

@@ -14,10 +14,20 @@ from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import VeRA
 from zoo.parameterizations.factory import ParameterizationFactory
 from zoo.runs.peft.adapter import Found, Update, same_bases
-from zoo.runs.peft.formats import Parts, Written, all_are, of_dimensions, read_layers, tensors_of
+from zoo.runs.peft.formats import (
+    Parts,
+    Written,
+    alike,
+    all_are,
+    nothing_unsupported,
+    of_dimensions,
+    read_layers,
+    tensors_of,
+)
 from zoo.runs.peft.settings import Settings
 
 CONV1D, BIAS = True, "vera_only"
+unsupported = nothing_unsupported
 
 SEED = "projection_prng_key"
 """The key of the config with the seed of A and B; peft reads them from the file, with
@@ -75,11 +85,6 @@ class Vectors(Update):
         return None
 
 
-def unsupported(config: dict[str, Any]) -> str | None:
-    """Return what of a config cannot be read: all of it can."""
-    return None
-
-
 def read(where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> Found:
     """Read the vectors of each layer, with the matrices of all.
 
@@ -116,8 +121,7 @@ def read(where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> F
 
 def holds(layers: Mapping[str, ZooLinear]) -> bool:
     """Return whether all are VeRA of one rank and seed, cut from matrices of one kind."""
-    ps: list[Any] = [layer.parameterization for layer in layers.values()]
-    return all_are(layers, VeRA) and len({(p.rank, p.seed, p.cut_from) for p in ps}) == 1
+    return all_are(layers, VeRA) and alike(layers, "rank", "seed", "cut_from")
 
 
 def write(layers: Mapping[str, ZooLinear]) -> Written:
@@ -145,4 +149,4 @@ def write(layers: Mapping[str, ZooLinear]) -> Written:
         "d_initial": p.d_initial,
     }
     matrices = {f"base_model.vera_{each}": getattr(whole, f"vera_{each}") for each in "AB"}
-    return config, {**tensors_of(layers, parts), **matrices}
+    return config, tensors_of(layers, parts) | matrices

@@ -73,8 +73,8 @@ def write(
             for name, layer in zoo_layers(net).items()
             if not f"{name}.".startswith(inside) and not adalora.is_pruned(layer)
         }
-        own = _holder(layers, turned=any(is_conv1d(layer.replaced) for layer in layers.values()))
-        held = None if rank is not None else own
+        turned = any(is_conv1d(layer.replaced) for layer in layers.values())
+        held = None if rank is not None else _holder(layers, turned)
         if layers and (kind == "none" or held is None or held.BIAS is not None):
             break
     if not layers:
@@ -105,7 +105,7 @@ def write(
     }
     if only is not None:  # otherwise the format has no such setting
         config["bias"] = only if kind == "only" else kind
-    if any(is_conv1d(layer.replaced) for layer in layers.values()):
+    if turned:
         config["fan_in_fan_out"] = True
     write_tensors(folder / TENSORS, tensors)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
