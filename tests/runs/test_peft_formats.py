@@ -56,6 +56,7 @@ CONFIGS: dict[str, list[dict[str, Any]]] = {
     "Vera": [
         {"r": 3, "projection_prng_key": 7, "vera_dropout": 0.1, "save_projection": True},
         {"r": 5, "d_initial": 0.3, "bias": "vera_only", "init_weights": False},
+        {"r": 600},  # more than there are weights in the largest layer
     ],
     "FourierFT": [
         {"n_frequency": 30},

@@ -102,12 +102,7 @@ def read(where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> F
         raise UserError(f"{where} has no matrices (r, N) and (M, r): use another one")
     seed = Settings(config).seed(SEED, 0)
     a, b = a.float(), b.float()
-    drawn: Literal["peft", "zoo", None] = None
-    for who, cut_from in (("peft", b.shape[:1] + a.shape[1:]), ("zoo", None)):
-        p = VeRA(len(b), a.shape[1], rank=len(a), cut_from=cut_from, seed=seed)
-        if torch.allclose(a, p.vera_A.float()) and torch.allclose(b, p.vera_B.float()):
-            drawn = who  # type: ignore[assignment]
-            break
+    drawn = _drawn_by(a, b, seed)
 
     def update(settings: Settings, parts: Parts) -> Vectors:
         left = of_dimensions(parts, "vera_lambda_b", 1)
@@ -117,6 +112,19 @@ def read(where: str, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> F
         return Vectors(left, right, a, b, drawn, seed)
 
     return read_layers(where, config, rest, "vera_lambda_[bd]", "vera_", update)
+
+
+def _drawn_by(a: Tensor, b: Tensor, seed: int) -> Literal["peft", "zoo", None]:
+    """Return who draws these matrices of a seed; nobody does of a rank that zoo's VeRA has not."""
+    sides = len(b), a.shape[1]
+    if len(a) > math.prod(sides):
+        return None
+    ways: dict[Literal["peft", "zoo"], tuple[int, int] | None] = {"peft": sides, "zoo": None}
+    for who, cut_from in ways.items():
+        p = VeRA(*sides, rank=len(a), cut_from=cut_from, seed=seed)
+        if torch.allclose(a, p.vera_A.float()) and torch.allclose(b, p.vera_B.float()):
+            return who
+    return None
 
 
 def holds(layers: Mapping[str, ZooLinear]) -> bool:
