@@ -10,6 +10,7 @@ LOCALE = "{} has letters that names of files cannot have in this locale: set PYT
 
 
 _OPTIONS: ContextVar[Mapping[str, str] | None] = ContextVar("names of options", default=None)
+_DASHES: ContextVar[str] = ContextVar("what stands before the name of an option", default="--")
 
 
 class UserError(ValueError):
@@ -20,12 +21,12 @@ class UserError(ValueError):
 
 
 def option(name: str) -> str:
-    """Name an option of `zoo fit` in a message as the command that is at work calls it.
+    """Name an option in a message as the command or function that is at work calls it.
 
     Args:
-        name: of the option without its dashes, as `model.backbone`.
+        name: of the option without its dashes, as `force`, or `model.backbone` of `zoo fit`.
     """
-    return f"--{(_OPTIONS.get() or {}).get(name, name)}"
+    return f"{_DASHES.get()}{(_OPTIONS.get() or {}).get(name, name)}"
 
 
 @contextmanager
@@ -40,6 +41,16 @@ def options_called(names: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:
         _OPTIONS.reset(token)
+
+
+@contextmanager
+def as_arguments() -> Iterator[None]:
+    """Have messages name options as the arguments of a function, without dashes."""
+    token = _DASHES.set("")
+    try:
+        yield
+    finally:
+        _DASHES.reset(token)
 
 
 def did_you_mean(

@@ -10,6 +10,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from zoo import errors
 from zoo.errors import UserError
 from zoo.files.locks import hold
 from zoo.files.plain import parse_json, parse_yaml
@@ -285,13 +286,13 @@ def check_new(
             )
         if other:
             raise UserError(
-                f"'{path}' holds '{other}' too, which --force does not replace: give another "
-                f"{option}"
+                f"'{path}' holds '{other}' too, which {errors.option('force')} does not replace: "
+                f"give another {option}"
             )
         if files and not force:
             raise UserError(
                 f"'{path}' holds an earlier report: give another {option}, or replace it with "
-                "--force"
+                f"{errors.option('force')}"
             )
     there = _first_parent(path)
     if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():

@@ -12,7 +12,7 @@ from zoo.errors import UserError
 from zoo.layers.convert import convert, merge, zoo_layers
 from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import DoRA, HiRA, LoRA, OfBase, Product, Sum
-from zoo.runs.updates import _own
+from zoo.runs.model_runs import own_update
 from zoo.testing import agree
 
 FACTORIES = {
@@ -74,7 +74,7 @@ def test_a_network_trains_is_looked_into_and_merged(name, dtype):
     for layer, base in zip(zoo_layers(net).values(), bases, strict=True):
         assert torch.equal(layer.base, base) and layer.update().any()
         w = layer.parameterization.effective(base).detach()
-        agree(_own(layer).matrix(), (w - base).float(), 1e-5)
+        agree(own_update(layer).matrix(), (w - base).float(), 1e-5)
     trained = net.eval()(x).detach()
     agree(merge(net)(x).detach(), trained, 1e-5 if dtype == torch.float32 else 3e-2)
 
@@ -108,7 +108,7 @@ def test_updates_with_factors_are_looked_into_by_them():
                 q.add_(torch.randn_like(q))
         found = p.factors(base)
         assert (found is not None) == (name in ("PiSSA", "LoRAXS", "Householder"))
-        update = _own(ZooLinear(p, None, base, 0.7))
+        update = own_update(ZooLinear(p, None, base, 0.7))
         assert (update.right is None) == (found is None)
         agree(update.matrix().double(), (p.effective(base, 0.7) - base).detach(), 1e-5)
 
