@@ -99,7 +99,7 @@ def test_a_file_that_comes_meanwhile_is_kept(reported, monkeypatch):
         (reported / "figures" / "mine.png").write_text("mine")
         return facts(*args)
 
-    monkeypatch.setattr("zoo.studies.report.command.facts", later)
+    monkeypatch.setattr("zoo.studies.report.public.facts", later)
     main([*ARGV, "--force"])
     assert (reported / "figures" / "mine.png").read_text() == "mine"
 

@@ -16,6 +16,8 @@ from zoo.pages.numbers import decimals, general, number_of, plus_minus, typeset
 from zoo.pages.style import GRID, INK, MUTED, SURFACE
 from zoo.pages.texts import printable
 
+PAGE = "pages/templates/page.html.j2"
+"""The template of a page of its own, which a study's content is put into."""
 Drawings = Mapping[str, bytes]
 """SVG by the name of the figure."""
 SCHEME = {INK: "ink", MUTED: "muted", GRID: "grid", SURFACE: "surface"}
@@ -84,13 +86,14 @@ ENVIRONMENT.filters |= {
 }
 
 
-def render(template: str, title: str, data: Data, **parts: object) -> str:
+def render(template: str, title: str, data: Data, layout: str = PAGE, **parts: object) -> str:
     """Return a page.
 
     Args:
         template: its path below zoo/.
         title: of the page.
         data: of its JSON file, with the facts on top: zoo, date, command, device, seconds.
+        layout: the template that its content is put into, if it `extends` that.
         parts: what else the template names.
     """
-    return ENVIRONMENT.get_template(template).render(title=title, data=data, **parts)
+    return ENVIRONMENT.get_template(template).render(title=title, data=data, layout=layout, **parts)

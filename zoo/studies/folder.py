@@ -1,12 +1,13 @@
 """The folder of a report: which files in it are ours, and the facts that stand on top of them."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-from zoo.errors import UserError
+from zoo.errors import UserError, option
 from zoo.files.access import check_new, read_json, remove_left
 from zoo.studies.journal import JOURNAL, is_journal
 
@@ -52,7 +53,15 @@ def is_ours(folder: Path, name: str) -> Callable[[Path], bool]:
     return ours
 
 
-def check_out(out: str | None, name: str, force: bool) -> Path | None:
+@overload
+def check_out(out: str | PathLike[str], name: str, force: bool) -> Path: ...
+
+
+@overload
+def check_out(out: str | PathLike[str] | None, name: str, force: bool) -> Path | None: ...
+
+
+def check_out(out: str | PathLike[str] | None, name: str, force: bool) -> Path | None:
     """Return the folder of a report, if one is wanted; an interrupted `zoo mask` is gone on with.
 
     Args:
@@ -61,12 +70,14 @@ def check_out(out: str | None, name: str, force: bool) -> Path | None:
         force: replace an earlier one.
 
     Raises:
-        UserError: if it holds a report and --force is not given, or anything else, or it cannot be
+        UserError: if it holds a report and `force` is not given, or anything else, or it cannot be
             made.
     """
     if out is None:
         if force:
-            raise UserError("--force replaces an earlier report, and goes with --out")
+            raise UserError(
+                f"{option('force')} replaces an earlier report, and goes with {option('out')}"
+            )
         return None
     folder = Path(out)
     if folder.parent.is_dir():
@@ -76,16 +87,21 @@ def check_out(out: str | None, name: str, force: bool) -> Path | None:
         and folder.is_dir()
         and [entry.name for entry in folder.iterdir()] == [JOURNAL]
     )
-    check_new(folder, "--out", is_ours(folder, name), force or interrupted)
+    check_new(folder, option("out"), is_ours(folder, name), force or interrupted)
     return folder
 
 
-def facts(command: str, argv: Sequence[str], start: float) -> dict[str, Any]:
+def written(out: str | PathLike[str] | None, name: str) -> str:
+    """Say where a report was written, after what a command prints; nothing without a folder."""
+    folder = None if out is None else Path(out)
+    return "" if folder is None else (f"\n\nwritten to  {folder}\nlook        {folder / name}.html")
+
+
+def facts(command: str, start: float) -> dict[str, Any]:
     """Return how a report came about: version, date, command line, device and seconds.
 
     Args:
-        command: of zoo.
-        argv: its arguments.
+        command: the whole command line, or a call.
         start: when it began, a time of `time.perf_counter`.
     """
     import torch
@@ -96,7 +112,7 @@ def facts(command: str, argv: Sequence[str], start: float) -> dict[str, Any]:
     return {
         "zoo": __version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["zoo", command, *argv]),
+        "command": command,
         "device": device_name(torch.device("cpu")),
         "threads": torch.get_num_threads(),
         "seconds": round(time.perf_counter() - start, 1),

@@ -18,9 +18,7 @@ def need_extra(*more: str) -> None:
     """
     for name in (*LAB, *more):
         if importlib.util.find_spec(name) is None:
-            raise UserError(
-                f'this command needs {name}, which is not installed: pip install -e ".[lab]"'
-            )
+            raise UserError(f'this needs {name}, which is not installed: pip install -e ".[lab]"')
 
 
 def split(argv: Sequence[str], prefixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
@@ -35,14 +33,25 @@ def split(argv: Sequence[str], prefixes: tuple[str, ...]) -> tuple[list[str], li
     return ours, passed
 
 
-def words(option: str, text: str, known: Sequence[str]) -> list[str]:
-    """Return the words of a list with commas, all of them known, each once.
+def listed(given: object) -> list[str]:
+    """Return the words of a text with commas between, or of a list, without blanks around them."""
+    several = given if isinstance(given, list | tuple) else str(given).split(",")
+    return [str(word).strip() for word in several]
+
+
+def words(option: str, given: str | Sequence[str], known: Sequence[str]) -> list[str]:
+    """Return words, all of them known, each once.
+
+    Args:
+        option: that takes them.
+        given: a list, or a text with commas between.
+        known: what they may be.
 
     Raises:
         UserError: naming one that is not, or if there is none.
     """
-    chosen = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-    if wrong := [word for word in chosen if word not in known] or ([] if chosen else [text]):
+    chosen = list(dict.fromkeys(word for word in listed(given) if word))
+    if wrong := [word for word in chosen if word not in known] or ([] if chosen else [given]):
         raise UserError(f"{option} takes some of {','.join(known)}, got {wrong[0]!r}")
     return chosen
 

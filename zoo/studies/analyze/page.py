@@ -1,16 +1,17 @@
 """The page of `zoo analyze`."""
 
 from zoo.pages.data import Data, runs_of
-from zoo.pages.html import Drawings, render
+from zoo.pages.html import PAGE, Drawings, render
 from zoo.studies.analyze import tables
 
 
-def analysis_page(analysis: Data, drawings: Drawings) -> str:
+def analysis_page(analysis: Data, drawings: Drawings, layout: str = PAGE) -> str:
     """Return an analysis.json as a page: verdicts, groups, figures, correlations and matrices.
 
     Args:
         analysis: as analysis.json holds it.
         drawings: of `zoo.studies.analyze.figures.analysis_figures`.
+        layout: the template that the content is put into.
     """
     runs, groups, transforms = (analysis[key] for key in ("runs", "groups", "transforms"))
     what = "an update" if len(runs) == 1 else f"{len(runs)} updates"
@@ -18,6 +19,7 @@ def analysis_page(analysis: Data, drawings: Drawings) -> str:
         "studies/analyze/page.html.j2",
         f"What is in {what}, beyond the singular values",
         analysis,
+        layout,
         verdicts=tables.verdicts_table(groups, "group", transforms),
         run_verdicts=tables.verdicts_table(runs, "name", transforms),
         verdict=tables.verdict_cell,

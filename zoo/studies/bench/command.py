@@ -247,7 +247,7 @@ def about(argv: Sequence[str], start: float, device: "torch.device") -> dict[str
     from zoo.provenance import commit, device_name
 
     return {
-        **facts("bench", argv, start),
+        **facts(" ".join(["zoo", "bench", *argv]), start),
         "device": device_name(device),
         "torch": torch.__version__,
         "commit": commit(),

@@ -177,7 +177,7 @@ def coordinates(
             bar.close()
         summary = summarize(rows)
         report = {
-            **facts("coordinates", argv, start),
+            **facts(" ".join(["zoo", "coordinates", *argv]), start),
             **settings(first),
             "lr": lr,
             "parameterizations": list(shared),

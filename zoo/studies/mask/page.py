@@ -1,23 +1,25 @@
 """The page of `zoo mask`."""
 
 from zoo.pages.data import Data, runs_of
-from zoo.pages.html import Drawings, render
+from zoo.pages.html import PAGE, Drawings, render
 from zoo.pages.numbers import decimals, number_of, plus_minus, typeset
 from zoo.studies.mask.tables import scores_tables, sizes_tables, trained_sizes
 
 
-def mask_page(mask: Data, drawings: Drawings) -> str:
+def mask_page(mask: Data, drawings: Drawings, layout: str = PAGE) -> str:
     """Return a mask.json as a page: what was masked, figures, scores and bytes on disk.
 
     Args:
         mask: as mask.json holds it.
         drawings: of `zoo.studies.mask.figures.mask_figures`.
+        layout: the template that the content is put into.
     """
     count = len(mask["runs"])
     return render(
         "studies/mask/page.html.j2",
         f"How far {'an update' if count == 1 else f'{count} updates'} can be cut down",
         mask,
+        layout,
         drawings=drawings,
         groups=[
             {

@@ -1,19 +1,20 @@
 """The page of `zoo report`."""
 
 from zoo.pages.data import Data, unique
-from zoo.pages.html import Drawings, render
+from zoo.pages.html import PAGE, Drawings, render
 from zoo.pages.numbers import typeset
 from zoo.studies.report import sentences
 from zoo.studies.report.figures import suffixes
 from zoo.studies.report.tables import methods_table, runs_table, search_table
 
 
-def page(data: Data, drawings: Drawings) -> str:
+def page(data: Data, drawings: Drawings, layout: str = PAGE) -> str:
     """Return a report.json as a page: of each comparison its table, search, figures and runs.
 
     Args:
         data: of `zoo report`.
         drawings: of `zoo.studies.report.figures.figures`.
+        layout: the template that the content is put into.
     """
     methods = unique(m["method"] for c in data["comparisons"] for m in c["methods"])
     title = f"{len(methods)} methods compared" if len(methods) != 1 else "Report of 1 method"
@@ -23,7 +24,7 @@ def page(data: Data, drawings: Drawings) -> str:
         )
         for comparison, suffix in zip(data["comparisons"], suffixes(data), strict=True)
     ]
-    return render("studies/report/page.html.j2", title, data, comparisons=comparisons)
+    return render("studies/report/page.html.j2", title, data, layout, comparisons=comparisons)
 
 
 def _comparison(data: Data, comparison: Data, drawings: Drawings) -> Data:
