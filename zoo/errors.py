@@ -17,6 +17,12 @@ class UserError(ValueError):
     """A mistake in a command, config or input file.
 
     The command line prints it as one line and exits with status 2.
+
+        >>> try:
+        ...     net = zoo.adapt(torch.nn.Linear(8, 8), zoo.LoRA, rank=2, targets="nothing")
+        ... except zoo.UserError as error:
+        ...     print(str(error)[:43])
+        targets: 'nothing' matches no layer; there
     """
 
 

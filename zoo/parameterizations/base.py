@@ -43,6 +43,23 @@ class WeightParameterization(nn.Module, ABC):
     (`shortcuts`): a subclass of LoRA with a `weight` of its own multiplies by that weight, and not
     by LoRA's factors.
 
+        >>> class Row(zoo.WeightParameterization):
+        ...     def __init__(self, out_features, in_features, seed=0):
+        ...         super().__init__(out_features, in_features, seed)
+        ...         self.row = torch.nn.Parameter(torch.zeros(in_features))
+        ...
+        ...     def weight(self):
+        ...         return self.row.expand(self.shape)
+        ...
+        ...     def reset_parameters(self, std):
+        ...         torch.nn.init.normal_(self.row, 0, std)
+        ...
+        ...     @torch.no_grad()
+        ...     def project_(self, target):
+        ...         self.row.copy_(target.mean(0))
+        >>> zoo.parameterize(torch.nn.Linear(8, 2), Row, targets="*")(torch.ones(8)).shape
+        torch.Size([2])
+
     Args:
         out_features: rows of W.
         in_features: columns of W.

@@ -7,7 +7,11 @@ from zoo.parameterizations.base import WeightParameterization
 
 
 class Dense(WeightParameterization):
-    """Every weight, W = C: the reference."""
+    """Every weight, W = C: the reference.
+
+        >>> zoo.Dense(8, 8).num_trainable
+        64
+    """
 
     def __init__(self, out_features: int, in_features: int, seed: int = 0) -> None:
         super().__init__(out_features, in_features, seed)

@@ -92,6 +92,9 @@ class Isometry(WeightParameterization):
 
     Orthonormal: |W| = |c|; K parameters.
 
+        >>> issubclass(zoo.DCT, zoo.Isometry), issubclass(zoo.LoRA, zoo.Isometry)
+        (True, False)
+
     Args:
         out_features: rows m of W.
         in_features: columns n of W.

@@ -27,6 +27,9 @@ class AdaLoRA(WeightParameterization):
 
     peft multiplies by alpha / r besides, which is a layer's `scale` here.
 
+        >>> zoo.AdaLoRA(8, 8, rank=2).num_trainable
+        34
+
     Args:
         out_features: rows m of W.
         in_features: columns n of W.

@@ -29,6 +29,9 @@ class LoHa(WeightParameterization):
     which nothing has to be built for where r^2 (m + n) <= mn: r^2 (m + n) multiply-adds a row, and
     twice as many backward. Otherwise W is built of 2 r mn, and 4 r mn backward.
 
+        >>> zoo.LoHa(8, 8, rank=2).num_trainable
+        64
+
     Args:
         out_features: rows m of W.
         in_features: columns n of W.

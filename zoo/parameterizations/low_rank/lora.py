@@ -18,6 +18,9 @@ class LoRA(WeightParameterization):
 
     B (m, r) and A (r, n), both trained; r (m + n) parameters.
 
+        >>> zoo.LoRA(8, 8, rank=2).num_trainable
+        32
+
     Args:
         out_features: rows m of W.
         in_features: columns n of W.

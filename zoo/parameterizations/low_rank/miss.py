@@ -31,6 +31,9 @@ class MiSS(WeightParameterization):
 
     peft's `init_weights: mini` is `mini_r`; its `bat` depends on W0 and is not here.
 
+        >>> zoo.MiSS(8, 8, ratio=0.25).num_trainable
+        16
+
     Args:
         out_features: rows m of W.
         in_features: columns n of W.

@@ -63,6 +63,9 @@ class RandLoRA(WeightParameterization):
 
     W = s sum_j B_j diag(l_j) A diag(g_j); N (r + min(m, n)) parameters.
 
+        >>> zoo.RandLoRA(8, 8, ratio=0.25).num_trainable
+        16
+
     Args:
         out_features: rows m of W.
         in_features: columns n of W.

@@ -50,6 +50,9 @@ class VeRA(WeightParameterization):
     A product takes r (m + n) multiply-adds a row, without W, and as many backward; where that is
     more than mn, W is built of rmn, and rmn backward.
 
+        >>> zoo.VeRA(8, 8).num_trainable
+        16
+
     Args:
         out_features: rows m of W.
         in_features: columns n of W.

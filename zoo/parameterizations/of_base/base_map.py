@@ -24,6 +24,9 @@ class OfBase(WeightParameterization):
     as a part. What training added, which callbacks, `zoo analyze` and `zoo mask` look at, is
     W' - W0.
 
+        >>> [name for name in ("DoRA", "LoRA") if issubclass(getattr(zoo, name), zoo.OfBase)]
+        ['DoRA']
+
     Args:
         out_features: rows m of W0.
         in_features: columns n of W0.

@@ -22,6 +22,9 @@ class DoRA(FactorsOfBase):
     mn + r^2 (m + n), |v_i|^2 = |w_i|^2 + 2 s w_i A^T b_i + s^2 b_i A A^T b_i. Without gradients a
     layer keeps W'.
 
+        >>> zoo.DoRA(8, 8, rank=2).num_trainable
+        40
+
     Args:
         out_features: rows m of W0.
         in_features: columns n of W0.

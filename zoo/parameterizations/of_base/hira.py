@@ -12,6 +12,9 @@ class HiRA(FactorsOfBase):
     (B A) has up to rank(W0) times r, and is 0 wherever W0 is. B = 0 at the start. W' is built, for
     r mn.
 
+        >>> zoo.HiRA(8, 8, rank=2).num_trainable
+        32
+
     Args:
         out_features: rows m of W0.
         in_features: columns n of W0.

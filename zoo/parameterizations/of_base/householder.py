@@ -18,6 +18,9 @@ class Householder(OfBase):
 
         H_1 ... H_r = I - U T U^T,  T = (I / 2 + the part of U^T U above its diagonal)^-1
 
+        >>> zoo.Householder(8, 8, rank=2).num_trainable
+        16
+
     Args:
         out_features: rows m of W0.
         in_features: columns n of W0.

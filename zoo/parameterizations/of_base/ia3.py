@@ -16,6 +16,9 @@ class IA3(OfBase):
     feed-forward layer by its columns. The bias is left alone; peft's layers scale the whole output
     of a row, x W0^T + b.
 
+        >>> zoo.IA3(8, 8).num_trainable
+        8
+
     Args:
         out_features: rows m of W0.
         in_features: columns n of W0.

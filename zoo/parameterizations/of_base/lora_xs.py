@@ -20,6 +20,9 @@ class LoRAXS(SidesOfBase):
     entry above 0, and no checkpoint has them: a rounding of another machine turns them within
     equal singular values, and the fingerprint of a run tells.
 
+        >>> zoo.LoRAXS(8, 8, rank=2).num_trainable
+        4
+
     Args:
         out_features: rows m of W0.
         in_features: columns n of W0.

@@ -25,6 +25,9 @@ class OFT(OfBase):
     which is no rotation, and of -Q: `terms: 5` is that. With `use_cayley_neumann: false` they have
     the exact transform. Of fewer terms, 4 and 3 end with Q^3 and 2 is 1 + 2 Q, as there.
 
+        >>> zoo.OFT(8, 8, ratio=0.25).num_trainable
+        12
+
     Args:
         out_features: rows m of W0.
         in_features: columns n of W0.

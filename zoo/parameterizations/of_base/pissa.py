@@ -29,6 +29,9 @@ class PiSSA(SidesOfBase, FactorsOfBase):
 
     W' is never built: dW = (B0 + B) A + B A0 takes twice LoRA's products.
 
+        >>> zoo.PiSSA(8, 8, rank=2).num_trainable
+        32
+
     Args:
         out_features: rows m of W0.
         in_features: columns n of W0.

@@ -36,6 +36,9 @@ class BLAST(WeightParameterization):
     parameters. W is built, for r mn, only where that takes less: with more parameters than weights,
     and beside a base for many rows at a budget above a third.
 
+        >>> zoo.BLAST(8, 8, rank=2).num_trainable
+        64
+
     Args:
         out_features: rows m of W.
         in_features: columns n of W.

@@ -43,6 +43,9 @@ class BlockLowRank(WeightParameterization):
     outputs (A: q and I r, B: J r and p) is g X / max(1, rms(X) / c), c = sqrt(min(d_in, d_out)) /
     d_in its first root-mean-square and g a trained gain.
 
+        >>> zoo.BlockLowRank(8, 8, ratio=0.25).num_trainable
+        16
+
     Args:
         out_features: rows m of W.
         in_features: columns n of W.

@@ -32,6 +32,9 @@ class Fastfood(WeightParameterization):
     (128 for N = 2^20 = 32^4), by which H is made. What is fixed takes 2 N numbers and K, rebuilt
     from the seed and the layer's name.
 
+        >>> zoo.Fastfood(8, 8, ratio=0.25).num_trainable
+        16
+
     Args:
         out_features: rows m of W.
         in_features: columns n of W.

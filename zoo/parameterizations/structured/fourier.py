@@ -55,6 +55,9 @@ class Fourier(WeightParameterization):
     coefficients are one number twice: of K, on average a share of K / (2 mn) is redundant.
     `Hartley` has all mn.
 
+        >>> zoo.Fourier(8, 8, ratio=0.25).num_trainable
+        16
+
     Args:
         out_features: rows m of W.
         in_features: columns n of W.

@@ -30,6 +30,9 @@ class Hashed(Isometry):
     with balanced buckets, no signs, and c uniform in +-0.02. From scratch c is normal here, and an
     update starts at c = 0.
 
+        >>> zoo.Hashed(8, 8, ratio=0.25).num_trainable
+        16
+
     Args:
         out_features: rows m of W.
         in_features: columns n of W.

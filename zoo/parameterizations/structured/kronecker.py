@@ -36,6 +36,9 @@ class Kronecker(WeightParameterization):
     forward and 2 f backward, which is done where it pays by `PRODUCTS_UP_TO`. A factor of rank r
     is built first, of T r m2 n2 (or T r m1 n1), and twice as many backward.
 
+        >>> zoo.Kronecker(8, 8, ratio=0.5).num_trainable
+        20
+
     Args:
         out_features: rows m of W.
         in_features: columns n of W.

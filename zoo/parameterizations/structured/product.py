@@ -63,6 +63,9 @@ class Product(Nested):
     Cost: T r (m + n) for x R^T L^T and what the factors take to build, if that is less than mn a
     row; with a larger rank W is built, r mn.
 
+        >>> zoo.Product(8, 8, ratio=0.5).num_trainable
+        32
+
     Args:
         out_features: rows m of W.
         in_features: columns n of W.

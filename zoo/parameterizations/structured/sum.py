@@ -46,6 +46,9 @@ class Sum(Nested):
     Cost: parts that never build W (`LoRA`) multiply x themselves, the W of the others are summed
     and multiplied by once.
 
+        >>> zoo.Sum(8, 8, parts=[zoo.Sparse, zoo.DCT], ratio=0.25).num_trainable
+        16
+
     Args:
         out_features: rows m of W.
         in_features: columns n of W.

@@ -36,6 +36,9 @@ class TensorTrain(WeightParameterization):
 
     forward and 2 f backward, which is done where it pays by `PRODUCTS_UP_TO`: at ranks of a few.
 
+        >>> zoo.TensorTrain(8, 8, ratio=0.25).num_trainable
+        12
+
     Args:
         out_features: rows m of W.
         in_features: columns n of W.

@@ -26,6 +26,9 @@ class BlockDCT(OrthonormalSubspace):
     Orthonormal; k of a block's p x q, drawn at random, evenly over its rows and columns: K = k mn /
     pq parameters.
 
+        >>> zoo.BlockDCT(8, 8, ratio=0.25).num_trainable
+        16
+
     Args:
         out_features: rows m of W.
         in_features: columns n of W.

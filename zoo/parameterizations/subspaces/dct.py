@@ -8,6 +8,9 @@ class DCT(SeparableSubspace):
     """K coefficients of the 2-D cosine transform (DCT-II).
 
     Orthonormal, as in `scipy.fft.idctn(S, norm="ortho")`; K parameters.
+
+        >>> zoo.DCT(8, 8, ratio=0.25).num_trainable
+        16
     """
 
     basis = Cosine()

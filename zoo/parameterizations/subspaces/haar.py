@@ -9,6 +9,9 @@ class Haar(SeparableSubspace):
 
     Orthonormal, as in `pywt.fswavedecn(W, "haar")` of powers of two, unbalanced wavelets of other
     sizes; K parameters.
+
+        >>> zoo.Haar(8, 8, ratio=0.25).num_trainable
+        16
     """
 
     basis = HaarWavelets()

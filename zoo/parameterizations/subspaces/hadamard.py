@@ -10,6 +10,9 @@ class Hadamard(SeparableSubspace):
     Orthonormal, as in `scipy.linalg.hadamard` by sequency, over the root of its size. A size that
     has no Hadamard matrix is cut into the largest that have one (100 = 96 + 4), each transformed by
     itself; K parameters.
+
+        >>> zoo.Hadamard(8, 8, ratio=0.25).num_trainable
+        16
     """
 
     basis = BlockHadamard()

@@ -9,6 +9,9 @@ class Hartley(SeparableSubspace):
 
     Orthonormal and separable, Re F - Im F of `numpy.fft.fft(norm="ortho")` of each side, lowest
     frequency first (Bracewell, J. Opt. Soc. Am. 73, 1983); K parameters.
+
+        >>> zoo.Hartley(8, 8, ratio=0.25).num_trainable
+        16
     """
 
     basis = HartleyBasis()

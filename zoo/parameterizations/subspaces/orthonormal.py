@@ -26,6 +26,15 @@ class OrthonormalSubspace(Isometry):
 
     Orthonormal: |W| = |c|. The positions are fixed by `selection`; K parameters.
 
+        >>> class Transposed(zoo.OrthonormalSubspace):
+        ...     def synthesize(self, spectrum):
+        ...         return spectrum.flip(-1)
+        ...
+        ...     def analyze(self, weight):
+        ...         return weight.flip(-1)
+        >>> Transposed(8, 8, ratio=0.25).weight().shape
+        torch.Size([8, 8])
+
     Args:
         out_features: rows m of W.
         in_features: columns n of W.

@@ -14,6 +14,9 @@ class RandomOrthonormal(SeparableSubspace):
     """K coefficients of a random orthonormal basis.
 
     Separable, Haar-distributed sides, from `seed`; K parameters.
+
+        >>> zoo.RandomOrthonormal(8, 8, ratio=0.25).num_trainable
+        16
     """
 
     def side(self, n: int, axis: int) -> Tensor:

@@ -32,6 +32,9 @@ class RowDCT(SeparableSubspace):
     """K coefficients of the 1-D cosine transform of each row.
 
     Orthonormal, as in `scipy.fft.idct(S, axis=1, norm="ortho")`; K parameters.
+
+        >>> zoo.RowDCT(8, 8, ratio=0.25).num_trainable
+        16
     """
 
     shortcuts = {**SeparableSubspace.shortcuts, "needs_no_weight": (*WHOLE, "forward")}

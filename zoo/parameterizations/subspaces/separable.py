@@ -25,6 +25,12 @@ class SeparableSubspace(OrthonormalSubspace):
     L is (m, m), R (n, n). A subclass names a `basis` of `zoo.bases`, or defines `side`. A basis
     multiplies in its own way, such as the cosines' FFT, where no class below the one that names it
     redefines `side`, `synthesize` or `analyze`.
+
+        >>> class Identity(zoo.SeparableSubspace):
+        ...     def side(self, n, axis):
+        ...         return torch.eye(n, dtype=torch.float64)
+        >>> Identity(8, 4, ratio=0.25).num_trainable
+        8
     """
 
     basis: ClassVar[Separable | None] = None

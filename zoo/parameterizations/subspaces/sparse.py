@@ -11,6 +11,9 @@ class Sparse(SeparableSubspace):
     """K weights at fixed places, the others 0.
 
     No transform; K parameters.
+
+        >>> zoo.Sparse(8, 8, ratio=0.25).num_trainable
+        16
     """
 
     def side(self, n: int, axis: int) -> None:

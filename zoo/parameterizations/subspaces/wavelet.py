@@ -20,6 +20,9 @@ class Wavelet(OrthonormalSubspace):
     rows stand to the right and those of columns below. Of an odd size peft cuts the last pair in
     two, so that its matrices are not orthonormal: here the last weight has no partner. Longer
     wavelets, which peft cuts at the edges of W, are no basis either, and are not here.
+
+        >>> zoo.Wavelet(8, 8, ratio=0.25).num_trainable
+        16
     """
 
     def synthesize(self, plane: Tensor) -> Tensor:

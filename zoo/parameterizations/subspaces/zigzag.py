@@ -21,6 +21,9 @@ COSINE = Cosine()
 class Zigzag(SeparableSubspace):
     """The first K coefficients in zigzag order, either basis.
 
+        >>> zoo.Zigzag(8, 8, ratio=0.25).num_trainable
+        16
+
     Args:
         out_features: rows m of W.
         in_features: columns n of W.
