@@ -20,12 +20,12 @@ from zoo.pages.page import finite
 from zoo.pages.style import svg
 from zoo.runs import event_curves
 from zoo.runs.finished_runs import read
-from zoo.studies.report.command import describe
 from zoo.studies.report.comparison import compare, usable
 from zoo.studies.report.figures import figures
 from zoo.studies.report.markdown import markdown
 from zoo.studies.report.page import page
 from zoo.studies.report.tables import exported
+from zoo.studies.report.terminal import describe
 
 VALUES: list[Any] = [
     None,

@@ -2,7 +2,7 @@
 
 import importlib.util
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from zoo.errors import UserError, did_you_mean
 
@@ -35,8 +35,9 @@ def split(argv: Sequence[str], prefixes: tuple[str, ...]) -> tuple[list[str], li
 
 def listed(given: object) -> list[str]:
     """Return the words of a text with commas between, or of a list, without blanks around them."""
-    several = given if isinstance(given, list | tuple) else str(given).split(",")
-    return [str(word).strip() for word in several]
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        given = str(given).split(",")
+    return [str(word).strip() for word in given]
 
 
 def words(option: str, given: str | Sequence[str], known: Sequence[str]) -> list[str]:

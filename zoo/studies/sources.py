@@ -118,7 +118,7 @@ def call_in_words(function: Callable[..., Any], first: Any, given: Mapping[str, 
     told = [
         f"{name}={_in_words(value)}"
         for name, value in given.items()
-        if value is not usual[name].default and value != usual[name].default
+        if value is not usual[name].default
     ]
     return f"zoo.{function.__name__}({', '.join([_in_words(first), *told])})"
 

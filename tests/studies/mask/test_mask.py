@@ -20,9 +20,10 @@ from zoo.files.tensors import write_tensors
 from zoo.layers.convert import zoo_layers
 from zoo.runs import checkpoints, peft
 from zoo.runs.updates import read
-from zoo.studies.mask.command import describe
 from zoo.studies.mask.masked_files import MaskedFiles
-from zoo.studies.mask.masking import Journal, MaskedNetwork
+from zoo.studies.mask.masked_network import MaskedNetwork
+from zoo.studies.mask.masking import Journal
+from zoo.studies.mask.terminal import describe
 
 
 def test_a_run_is_opened_in_float32_as_it_was_trained(char):
@@ -288,7 +289,7 @@ def test_a_backbone_in_bfloat16_is_evaluated_in_float32(trained, tune):
     """Or W0 + dW would be rounded, and little of dW be left."""
     run = trained("half", "glue_rte lora_8", *tune, "--model.tuning.dtype", "bfloat16")
     source, model = read(run), checkpoints.rebuild(checkpoints.resolve(run))
-    network = MaskedNetwork(model, source)
+    network = MaskedNetwork(model.net.float(), source)
     network.set_({name: update.matrix() for name, update in source.updates.items()})
     found = checkpoints.rebuild(checkpoints.resolve(run))
     for name, layer in zoo_layers(found.net).items():

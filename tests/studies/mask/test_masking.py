@@ -23,7 +23,8 @@ from zoo.parameterizations import DCT, LoRA
 from zoo.runs import checkpoints
 from zoo.runs.updates import read
 from zoo.studies.mask.masked_files import DENSE, MaskedFiles
-from zoo.studies.mask.masking import Journal, MaskedNetwork, Plan, groups, mask_run
+from zoo.studies.mask.masked_network import MaskedNetwork
+from zoo.studies.mask.masking import Journal, Plan, groups, mask_run
 
 
 def test_plan():
@@ -45,7 +46,7 @@ def test_masked_network_is_the_base_and_the_masked_update(tuned):
     """Set to dW it is the trained network, set to 0 the backbone with the trained head."""
     source, file = read(tuned), checkpoints.resolve(tuned)
     model, trained = checkpoints.rebuild(file), checkpoints.rebuild(file)
-    network = MaskedNetwork(model, source)
+    network = MaskedNetwork(model.net, source)
     ids = torch.arange(12).view(2, 6) + 5
     network.set_({name: update.matrix() for name, update in source.updates.items()})
     assert torch.allclose(model.net(ids).logits, trained.net(ids).logits, atol=1e-5)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from zoo.layers.names import block, kind
-from zoo.runs.updates import Source, Update
+from zoo.runs.source import Source, Update
 from zoo.spectrum import ranks
 from zoo.studies.analyze.spectra import (
     SPECTRAL_MEASURES,

@@ -93,19 +93,10 @@ def analysis_of(
     force: bool,
     command: str,
 ) -> Analysis:
-    """Do what `analyze` and the command do.
+    """Do what `analyze` and the command do, whose arguments it takes.
 
-    Args:
-        given: `model` of `analyze`.
-        before: as there.
-        layers: as there.
-        null: as there.
-        transform: as there.
-        backbone: as there.
-        trust: which classes besides zoo's own the runs may name.
-        out: as there.
-        force: as there.
-        command: how it was asked for, as it stands on top of the page.
+    `trust` says which classes besides zoo's own the runs may name, and `command` how all was asked
+    for, as it stands on top of the page.
     """
     start = time.perf_counter()
     if type(null) is not int or null < LEAST:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo.bases import Basis, transform
 from zoo.bases.seeds import generator
-from zoo.runs.updates import Update
+from zoo.runs.source import Update
 from zoo.spectrum import measures, numerical_rank, random_sides, running_sums
 from zoo.studies.statistics import pearson, spearman
 

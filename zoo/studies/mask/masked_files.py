@@ -15,7 +15,7 @@ from zoo.files.access import read_yaml
 from zoo.files.plain import parse_yaml
 from zoo.layers.convert import zoo_layers
 from zoo.runs import checkpoints
-from zoo.runs.updates import Source
+from zoo.runs.source import Source
 from zoo.training.identity import KEY
 from zoo.training.module import ZooModule
 

@@ -1,7 +1,7 @@
 """How far an update compresses: keep a share of its coefficients, rebuild, and evaluate.
 
 A mask is chosen for each matrix by itself, of the same share in all. The network is evaluated with
-plain weights, W0 + masked dW, and the reference, all coefficients, is evaluated in the same way.
+the weights W0 + masked dW, and the reference, all coefficients, is evaluated in the same way.
 Shares are of the coefficients of the transform, of which a padded Hadamard plane has more than the
 matrix has entries.
 """
@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,11 @@ from zoo.bases import transform
 from zoo.bases.masks import Kept, Order, keep, restore
 from zoo.bases.seeds import stream_seed
 from zoo.errors import UserError
-from zoo.layers.convert import dense_weight, zoo_layers
-from zoo.runs.updates import Source
+from zoo.layers.convert import zoo_layers
+from zoo.runs.source import Source
 from zoo.studies.journal import Journal
 from zoo.studies.mask.masked_files import MaskedFiles
+from zoo.studies.mask.masked_network import MaskedNetwork
 from zoo.studies.statistics import grouped, holm, mean_sd, paired
 from zoo.training.metrics import less_is_better
 from zoo.training.module import ZooModule
@@ -62,32 +63,16 @@ class Plan:
         return 1 + sum(draws for _, _, budget, draws in self.masks() if budget < 100)
 
 
-class MaskedNetwork:
-    """A trained network whose updates can be replaced.
+class Scored(NamedTuple):
+    """What values of a network's masks are."""
 
-    Args:
-        model: the task, with what was trained; its parameterized layers become plain ones, in
-            place.
-        source: its updates.
-    """
-
-    def __init__(self, model: ZooModule, source: Source) -> None:
-        self.layers: dict[str, nn.Module] = {}
-        self.base: dict[str, Tensor] = {}
-        layers = zoo_layers(model.net)
-        with torch.no_grad():
-            model.net.float()  # a frozen backbone may be in bfloat16, which would round W0 + dW
-            for name, update in source.updates.items():
-                self.layers[name] = layers[name].merge().requires_grad_(False)
-                self.base[name] = (layers[name].effective_weight() - update.matrix()).detach()
-                model.net.set_submodule(name, self.layers[name])
-
-    @torch.no_grad()
-    def set_(self, updates: Mapping[str, Tensor]) -> None:
-        """Let W = W0 + update from now on, for every layer."""
-        for name, layer in self.layers.items():
-            weight = dense_weight(layer)
-            weight.copy_(self.base[name] + updates[name].to(weight.device))
+    metric: str
+    better: str
+    """Which values are: `higher` or `lower`."""
+    sizes: Mapping[str, int]
+    """Bytes of the coefficients, `trained`, and of what else is trained, `other`, as stored."""
+    mark: str = ""
+    """What evaluations of it begin with in a journal."""
 
 
 def mask_run(
@@ -116,35 +101,78 @@ def mask_run(
     Raises:
         UserError: if the metric is not finite with all coefficients.
     """
-    size, metric = _sizes(model), source.metric or model.monitor.removeprefix("val/")
-    mark = f"{_fingerprint(model)} {metric}"
+    metric = source.metric or model.monitor.removeprefix("val/")
+    sizes, mark = _sizes(model), f"{_fingerprint(model)} {metric}"
+    model.net.float()  # a frozen backbone may be in bfloat16, which would round W0 + dW
+    run = mask_network(
+        source,
+        model.net,
+        evaluate,
+        plan,
+        Scored(metric, better(model), sizes, mark),
+        journal,
+        done,
+        files,
+    )
+    return run | {
+        "reported": {"val/score": source.score, "val/loss": source.loss}.get(model.monitor)
+    }
+
+
+def mask_network(
+    source: Source,
+    network: nn.Module,
+    evaluate: Callable[[], float],
+    plan: Plan,
+    scored: Scored,
+    journal: Journal,
+    done: Callable[[], object] = lambda: None,
+    files: MaskedFiles | None = None,
+) -> dict[str, Any]:
+    """Evaluate a network under every mask of a plan; its layers are then what they were.
+
+    Args:
+        source: its updates.
+        network: with their layers.
+        evaluate: the metric of `network` as it is.
+        plan: the masks.
+        scored: what the metric is, and what the network takes on disk.
+        journal: of evaluations.
+        done: called after each evaluation.
+        files: writes each masked run, with the first draw of random masks.
+
+    Returns:
+        One of `runs` in mask.json.
+
+    Raises:
+        UserError: if the metric is not finite with all coefficients.
+    """
     updates = {name: update.matrix() for name, update in source.updates.items()}
-    network = MaskedNetwork(model, source)
-
-    def measure(masked: Mapping[str, Kept]) -> float:
-        network.set_({layer: restore(each) for layer, each in masked.items()})
-        return evaluate()
-
-    network.set_(updates)
-    unmasked = evaluate()
-    if not math.isfinite(unmasked):
-        raise UserError(
-            f"{source.path!r}: the {metric} of the run is {unmasked}: use a checkpoint from before "
-            "that"
-        )
-    journal.reference(mark, unmasked)
-    done()
-
-    def scored(key: str, masked: Mapping[str, Kept]) -> float:
-        value = journal(f"{mark} {key}", partial(measure, masked))
+    with MaskedNetwork(network, source) as masked:
+        masked.set_(updates)
+        unmasked = evaluate()
+        if not math.isfinite(unmasked):
+            raise UserError(
+                f"{source.path!r}: the {scored.metric} of the run is {unmasked}: use a checkpoint "
+                "from before that"
+            )
+        journal.reference(scored.mark, unmasked)
         done()
-        return value
 
-    points = _points(source, updates, plan, scored, unmasked, files)
-    scores = {"val/score": source.score, "val/loss": source.loss}
-    return _described(source, metric, better(model), unmasked, points) | {
-        "reported": scores.get(model.monitor),
-        "bytes": {"dense": sum(4 * update.numel() for update in updates.values()), **size},
+        def measure(kept: Mapping[str, Kept]) -> float:
+            masked.set_({layer: restore(each) for layer, each in kept.items()})
+            return evaluate()
+
+        def value(key: str, kept: Mapping[str, Kept]) -> float:
+            found = journal(f"{scored.mark} {key}", partial(measure, kept))
+            done()
+            return found
+
+        points = _points(source, updates, plan, value, unmasked, files)
+    dense = sum(4 * update.numel() for update in updates.values())
+    return _described(source, scored.metric, scored.better, unmasked, points) | {
+        "reported": None,
+        "bytes": {"dense": dense, **scored.sizes},
     }
 
 
@@ -267,6 +295,17 @@ def _sizes(model: ZooModule) -> dict[str, int]:
     sizes = {name: t.numel() * t.element_size() for name, t in model.trained_state().items()}
     coefficients = sum(size for name, size in sizes.items() if ".parameterization." in name)
     return {"trained": coefficients, "other": sum(sizes.values()) - coefficients}
+
+
+def stored_sizes(network: nn.Module) -> dict[str, int]:
+    """Count the same of a network in memory: of its maps, and of what else is to be trained."""
+    maps = {layer.parameterization for layer in zoo_layers(network).values()}
+    coefficients = {p for space in maps for p in space.parameters()}
+    others = {p for p in network.parameters() if p.requires_grad} - coefficients
+    return {
+        name: sum(p.numel() * p.element_size() for p in some)
+        for name, some in (("trained", coefficients), ("other", others))
+    }
 
 
 def _fingerprint(model: ZooModule) -> str:
