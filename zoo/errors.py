@@ -26,13 +26,16 @@ class UserError(ValueError):
     """
 
 
-def option(name: str) -> str:
+def option(name: str, value: str | None = None) -> str:
     """Name an option in a message as the command or function that is at work calls it.
 
     Args:
         name: of the option without its dashes, as `force`, or `model.backbone` of `zoo fit`.
+        value: to be given to it, as in `--trust my_basis`, or `trust='my_basis'` in Python.
     """
-    return f"{_DASHES.get()}{(_OPTIONS.get() or {}).get(name, name)}"
+    dashes, called = _DASHES.get(), (_OPTIONS.get() or {}).get(name, name)
+    given = "" if value is None else f" {value}" if dashes else f"={value!r}"
+    return f"{dashes}{called}{given}"
 
 
 @contextmanager

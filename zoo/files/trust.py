@@ -20,7 +20,7 @@ from types import NoneType
 from typing import Any
 
 from zoo import path_today
-from zoo.errors import UserError
+from zoo.errors import UserError, option
 from zoo.files.argument_types import ArgumentType, argument_types
 from zoo.files.paths import path_outside
 from zoo.files.plain import parse_yaml, strings_in
@@ -153,7 +153,7 @@ class Trust:
     def _remedy(self, path: str) -> str:
         """Say how to let a class in: by the whole command, where that is known."""
         if not self.argv:
-            return f"if you trust it, add {OPTION} {path}"
+            return f"if you trust it, add {option('trust', path)}"
         return f"if you trust it: {shlex.join(['zoo', *self.argv, OPTION, path])}"
 
     def check(

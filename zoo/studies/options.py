@@ -52,7 +52,7 @@ def words(option: str, given: str | Sequence[str], known: Sequence[str]) -> list
         UserError: naming one that is not, or if there is none.
     """
     chosen = list(dict.fromkeys(word for word in listed(given) if word))
-    if wrong := [word for word in chosen if word not in known] or ([] if chosen else [given]):
+    if wrong := [word for word in chosen if word not in known] or ([] if chosen else [str(given)]):
         raise UserError(f"{option} takes some of {','.join(known)}, got {wrong[0]!r}")
     return chosen
 

@@ -49,9 +49,9 @@ def entries(given: Subjects) -> list[Entry]:
         every = [_subject(each) for each in _several(given)]
         found = [Entry(each) for each in dict.fromkeys(every)]
         networks = [each for each in found if not isinstance(each.what, str)]
-        names = iter(numbered([type(each.what).__name__ for each in networks]))
+        numbers = iter(numbered([type(each.what).__name__ for each in networks]))
         found = [
-            each if isinstance(each.what, str) else each._replace(name=next(names))
+            each if isinstance(each.what, str) else each._replace(name=next(numbers))
             for each in found
         ]
     if not found:

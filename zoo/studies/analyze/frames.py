@@ -93,7 +93,7 @@ def singular_values(analysis: Data) -> pd.DataFrame:
         (
             {
                 **_layer(run, matrix),
-                "index": i + 1,
+                "i": i + 1,
                 "value": value,
                 "gaussian_mean": gaussian["mean"][i],
                 "gaussian_sd": gaussian["sd"][i],

@@ -69,7 +69,7 @@ class Analysis(Result):
 
     @cached_property
     def singular_values(self) -> "pd.DataFrame":
-        """Singular values of each matrix, `index` from 1, beside those of Gaussian matrices.
+        """Singular values of each matrix, the largest of i = 1, beside those of Gaussian matrices.
 
         These have the same shape, rank and norm.
         """

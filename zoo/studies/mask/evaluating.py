@@ -137,7 +137,7 @@ def masked(
 
 
 def opened(
-    path: str, backbone: str | None, data: list[str], trust: Trust = NOBODY
+    path: str, backbone: str | None, data: Sequence[str], trust: Trust = NOBODY
 ) -> tuple["ZooModule", Callable[[], float]]:
     """Return a run's task, and what evaluates it as it is."""
     from zoo.cli.open_run import open_run
@@ -202,14 +202,16 @@ def _number(value: Any) -> float:
     Raises:
         UserError: if it is none, as the dictionary that a Trainer's evaluation returns.
     """
-    if getattr(value, "size", None) == 1 or getattr(value, "ndim", None) == 0:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    try:
+        number = value.item() if hasattr(value, "item") else value
+    except (RuntimeError, ValueError):  # of several numbers
+        number = None
+    if isinstance(number, bool) or not isinstance(number, int | float):
         raise UserError(
             f"{option('score')} must return one number, got a {type(value).__name__}: return what "
             "is to be compared"
         )
-    return float(value)
+    return float(number)
 
 
 def check_score(score: object, better: object, paths: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """A network whose updates are replaced by others for a while."""
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ class MaskedNetwork:
         there = zoo_layers(network)
         self.layers = {name: there[name] for name in source.updates}
         self._start: dict[str, Tensor] = {}
-        self._before: dict[str, tuple[WeightParameterization, object, nn.Parameter | None]] = {}
+        self._before: dict[str, tuple[WeightParameterization, Any, nn.Parameter | None]] = {}
         maps = {}
         for name, layer in self.layers.items():
             if layer.base is None and source.what == "dW":  # W was projected, and dW is no map's

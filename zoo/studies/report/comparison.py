@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from statistics import fmean, mean
 from typing import Any
 
-from zoo.errors import UserError
+from zoo.errors import UserError, option
 from zoo.files.flat import Flat, frozen
 from zoo.files.trust import NOBODY, Trust
 from zoo.runs.finished_runs import FinishedRun, Skipped, damaged
@@ -56,7 +56,9 @@ def compare(
         known = dict.fromkeys(
             method["method"] for comparison in comparisons for method in comparison["methods"]
         )
-        raise UserError(f"no method {reference!r}; --reference takes one of: {'; '.join(known)}")
+        raise UserError(
+            f"no method {reference!r}; {option('reference')} takes one of: {'; '.join(known)}"
+        )
     return {
         "margin": margin,
         "level": LEVEL,

@@ -1,0 +1,146 @@
+"""What a network in memory changed, beside the weights that it had before."""
+
+import copy
+import functools
+import pickle
+
+import pytest
+import torch
+from every import factories
+from networks import Net, adapted, assert_same, disturb, state_of
+from torch import nn
+
+from zoo.errors import UserError
+from zoo.layers.convert import convert, merge, zoo_layers
+from zoo.parameterizations import DCT, Dense, LoRA
+from zoo.runs.updates import read
+
+FACTORIES = factories(of_base=True)
+HALF = functools.partial(DCT, ratio=0.5)
+
+
+def plain_weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Of the merged network's linear layers, in float32."""
+    return {
+        name: module.weight.detach().float()
+        for name, module in merge(network).named_modules()
+        if isinstance(module, nn.Linear)
+    }
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", FACTORIES)
+def test_dw_is_the_merged_weight_minus_what_was_there_before(name, dtype, bias):
+    torch.manual_seed(1)
+    network = Net(bias=bias).to(dtype).requires_grad_(False)
+    before = {n: m.weight.float() for n, m in network.named_modules() if isinstance(m, nn.Linear)}
+    network = disturb(convert(network, FACTORIES[name], ["query", "value"], start="update"))
+    state = state_of(network)
+    source = read(network)
+    after = plain_weights(network)
+    assert (source.what, list(source.updates)) == ("dW", list(zoo_layers(network)))
+    for layer, update in source.updates.items():
+        rounding = 2e-6 if dtype == torch.float32 else 2e-2 * after[layer].abs().max().item()
+        assert torch.allclose(
+            update.matrix(), after[layer] - before[layer], atol=rounding, rtol=1e-4
+        )
+        assert update.matrix().dtype == torch.float32 and not update.left.requires_grad
+    assert_same(state, state_of(network))
+
+
+def test_a_copy_and_a_pickle_say_the_same():
+    network = adapted()
+    for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network)), network.eval()):
+        found = read(other).updates
+        for layer, update in read(network).updates.items():
+            assert torch.equal(found[layer].matrix(), update.matrix())
+
+
+def test_tied_layers_have_one_update():
+    network = Net().requires_grad_(False)
+    network.blocks[1].query.weight = network.blocks[0].query.weight
+    convert(network, functools.partial(LoRA, rank=2), ["query"], start="update")
+    one, other = read(disturb(network)).updates.values()
+    assert torch.equal(one.matrix(), other.matrix())
+
+
+def test_a_factor_stays_one_and_the_scale_is_in_it():
+    network = adapted(functools.partial(LoRA, rank=3), scale=0.25)
+    for name, layer in zoo_layers(network).items():
+        update = read(network).updates[name]
+        assert update.right.shape[0] == 3
+        assert torch.allclose(update.matrix(), layer.update(), atol=1e-6)
+
+
+@pytest.mark.parametrize("start", ["random", "project"])
+def test_without_a_frozen_weight_it_is_w_itself(start):
+    network = adapted(start=start)
+    source = read(network)
+    assert source.what == "W" and source.notes == [
+        "has no weight that training started from: W itself is looked at"
+    ]
+    after = plain_weights(network)
+    for layer, update in source.updates.items():
+        assert torch.allclose(update.matrix(), after[layer], atol=1e-6)
+
+
+def test_beside_the_network_before_it_is_dw_of_all_matrices():
+    """Of one that was trained in full, of one that starts from a projection, and of an adapter."""
+    for trained in (
+        lambda net: disturb(net),
+        lambda net: disturb(convert(net, Dense, ["query", "value"], start="project")),
+        lambda net: disturb(convert(net.requires_grad_(False), HALF, ["query"], start="update")),
+    ):
+        torch.manual_seed(2)
+        before = Net()
+        network = trained(copy.deepcopy(before))
+        source = read(network, before=before)
+        after = plain_weights(network)
+        changed = {
+            name: after[name] - module.weight
+            for name, module in before.named_modules()
+            if isinstance(module, nn.Linear) and not torch.equal(after[name], module.weight)
+        }
+        assert source.what == "dW" and source.updates.keys() == changed.keys()
+        for name, update in source.updates.items():
+            assert torch.allclose(update.matrix(), changed[name], atol=1e-6)
+        assert source.conditions["before"] == "Net"
+
+
+def test_a_network_and_a_file_are_a_pair(tmp_path):
+    before = Net()
+    torch.save(before.state_dict(), tmp_path / "before.bin")
+    after = disturb(copy.deepcopy(before))
+    torch.save(after.state_dict(), tmp_path / "after.bin")
+    expected = read(after, before=before).updates
+    for pair in (
+        (after, str(tmp_path / "before.bin")),
+        (str(tmp_path / "after.bin"), before),
+        (str(tmp_path / "after.bin"), str(tmp_path / "before.bin")),
+    ):
+        found = read(pair[0], before=pair[1]).updates
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name].matrix(), expected[name].matrix()) for name in expected)
+
+
+def test_mistakes_are_one_line():
+    network = adapted()
+    with pytest.raises(UserError, match=r"^'Net' has no layer that zoo parameterized: adapt it "):
+        read(Net())
+    with pytest.raises(UserError, match=r"'nothing' matches no layer; there are: blocks\.\*\.que"):
+        read(network, layers=["nothing"])
+    with pytest.raises(UserError, match="'Net' has no update to analyse: dW is 0"):
+        read(convert(Net(), functools.partial(LoRA, rank=2), ["query"], start="update"))
+    with pytest.raises(UserError, match="is on the meta device, without numbers"):
+        read(copy.deepcopy(network).to("meta"))
+    with pytest.raises(UserError, match="'Net' and 'Net' are equal, nothing changed"):
+        read(network, before=copy.deepcopy(network))
+    with pytest.raises(UserError, match="'Linear' and 'Net' have no matrix in common"):
+        read(nn.Linear(3, 3), before=network)
+    with pytest.raises(UserError, match=r"query is \(12, 12\) in 'Net' and \(8, 8\) in 'Net'"):
+        read(Net(), before=Net(width=8))
+    with torch.no_grad():
+        next(iter(zoo_layers(network).values())).parameterization.coef[0] = float("nan")
+    with pytest.raises(UserError, match=r"blocks\.0\.query holds NaN or infinite values in 'Net'"):
+        read(network)
