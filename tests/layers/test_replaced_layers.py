@@ -106,7 +106,7 @@ def float8(m, n):
     return layer
 
 
-REFUSED = {
+NOT_PLAIN = {
     "int8": Int8,
     "scaled": lambda m, n: Scaled(n, m),
     "packed": Packed,
@@ -123,13 +123,23 @@ REFUSED = {
         nn.Linear(n, m), "bias", Doubled()
     ),
 }
+COMPUTED = ("pruned", "pruned bias")
+"""Those whose weight or bias is no parameter, but set by a hook in each pass."""
 
 
-@pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize(
+    ("kind", "start"),
+    [
+        *((kind, start) for kind in NOT_PLAIN for start in ("random", "project")),
+        *((kind, "update") for kind in COMPUTED),
+    ],
+)
 def test_a_layer_that_is_not_plain_is_refused_by_name(kind, start):
-    """And nothing is converted: neither it nor the layer before it."""
-    network = nn.Sequential(nn.Linear(6, 6), REFUSED[kind](4, 6))
+    """And nothing is converted: neither it nor the layer before it.
+
+    As an update such a layer is taken (`test_foreign`), but where hooks set its weight.
+    """
+    network = nn.Sequential(nn.Linear(6, 6), NOT_PLAIN[kind](4, 6))
     with pytest.raises(UserError, match="1 is a .*: leave it out of the targets"):
         convert(network, HALF, ["*"], start=start)
     assert not zoo_layers(network)

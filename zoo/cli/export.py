@@ -61,7 +61,7 @@ def export(
             model.export_dense(part)
         elif to == "peft":
             if not model.peft_fields() and any(
-                layer.base is not None for layer in zoo_layers(model.net).values()
+                layer.has_base for layer in zoo_layers(model.net).values()
             ):
                 raise UserError(
                     "a peft adapter is of a pretrained network, and the W0 of this run is in its "

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from zoo.bases.seeds import stream_seed
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.parameterizations import WeightParameterization
 
-Layers = Mapping[str, ZooLinear]
+Layers = Mapping[str, ZooLayer]
 
 
-def once(layers: Layers) -> dict[str, ZooLinear]:
+def once(layers: Layers) -> dict[str, ZooLayer]:
     """Return the layers without those that share the map of another one."""
     first: dict[WeightParameterization, str] = {}
     for name, layer in layers.items():
@@ -37,7 +37,7 @@ def drawn_from(module: nn.Module, seed: int, *labels: object) -> Iterator[None]:
 
 
 @torch.no_grad()
-def update_anew(name: str, layer: ZooLinear, seed: int, number: int) -> None:
+def update_anew(name: str, layer: ZooLayer, seed: int, number: int) -> None:
     """Draw the coefficients of an update of W0 as it is now, which starts at W = 0.
 
     Args:
@@ -70,7 +70,8 @@ def end_dense_phases(layers: Layers, seed: int) -> dict[str, float]:
         space, base = layer.parameterization, layer.base
         assert base is not None
         if layer.dense_phase == "frozen":
-            base.mul_(1)  # a fused optimizer's steps leave no trace in the version of a tensor
+            for p in layer.base_parameters:
+                p.mul_(1)  # a fused optimizer's steps leave no trace in the version of a tensor
             update_anew(name, layer, seed, 0)
             continue
         w = base.detach().to(next(space.parameters()).dtype)
@@ -93,9 +94,7 @@ def merge_updates(layers: Layers, seed: int, number: int) -> None:
         number: of the restart, from 1 on.
     """
     for name, layer in once(layers).items():
-        base = layer.base
-        assert base is not None
-        base.copy_(layer.merged_weight())
+        layer.set_base_(layer.merged_weight())
         update_anew(name, layer, seed, number)
     for layer in layers.values():
         layer.stores_base = True
@@ -120,7 +119,7 @@ def match_state(layers: Layers, names: set[str], prefix: str = "net.") -> None:
             continue
         if layer.dense_phase is not None:
             layer.end_dense()
-        if layer.base is not None and f"{prefix}{name}.weight" in names:
+        if layer.has_base and f"{prefix}{name}.weight" in names:
             layer.stores_base = True
 
 
@@ -128,6 +127,5 @@ def match_state(layers: Layers, names: set[str], prefix: str = "net.") -> None:
 def follow_bases(layers: Layers) -> None:
     """Have maps follow the W0 that was loaded from a checkpoint."""
     for layer in once(layers).values():
-        base = layer.base
-        if layer.stores_base and base is not None and layer.dense_phase is None:
-            layer.parameterization.for_base(base.detach())
+        if layer.stores_base and layer.has_base and layer.dense_phase is None:
+            layer.parameterization.for_base(layer.base.detach())  # type: ignore[union-attr]

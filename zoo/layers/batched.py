@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from zoo.bases.seeds import of_device
 from zoo.bases.vmapped import Function, transforming
-from zoo.layers.convert import zoo_layers
 from zoo.layers.kept import product_dtype
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer, zoo_layers
 from zoo.parameterizations import Isometry
 
 LARGEST = {"cpu": 1 << 19, "cuda": 1 << 19}
@@ -74,12 +73,13 @@ class Together:
     """Builds the small weights of a network as a pass begins, and takes them back as it ends."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.layers: dict[Isometry, list[ZooLinear]] = {}  # tied layers share a map
+        self.layers: dict[Isometry, list[ZooLayer]] = {}  # tied layers share a map
         largest = max(LARGEST.values())  # the network may move to another device yet
         for layer in zoo_layers(network).values():
             space = layer.parameterization
-            based = layer.base is not None and layer.dense_phase != "projected"
-            alone = based or layer.recompute or math.prod(space.shape) > largest
+            based = layer.has_base and layer.dense_phase != "projected"
+            rows = layer.kind == "embedding"  # whose precision is not that of products
+            alone = based or rows or layer.recompute or math.prod(space.shape) > largest
             if isinstance(space, Isometry) and not alone:
                 self.layers.setdefault(space, []).append(layer)
 
@@ -140,3 +140,13 @@ def build_together(network: nn.Module) -> None:
     if together.layers:
         network.register_forward_pre_hook(together.before)
         network.register_forward_hook(together.after, always_call=True)
+
+
+def stop_building(network: nn.Module) -> None:
+    """Have a network, and every part of it, build no weights in batches any more."""
+    for part in network.modules():
+        for hooks in (part._forward_pre_hooks, part._forward_hooks):
+            for key, hook in [*hooks.items()]:
+                if isinstance(getattr(hook, "__self__", None), Together):
+                    del hooks[key]
+                    part._forward_hooks_always_called.pop(key, None)

@@ -1,7 +1,7 @@
 """What the linear layers of a network take: FLOPs a token, bytes read for one, bytes saved.
 
 Layers count that `convert` swaps or could swap, parameterized and plain ones. Attention, norms,
-embeddings and biases are left out: they are the same for every parameterization. Each layer counts
+convolutions, embeddings and biases are left out. Each layer counts
 as if it were called once a pass with T rows, a head over few of them too, and as if its x needed a
 gradient, the first one's too.
 """
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.layers.batched import built_together
-from zoo.layers.linear import ZooLinear
-from zoo.layers.plain_linear import is_linear
+from zoo.layers.layer import ZooLayer, zoo_layers
+from zoo.layers.plain import is_linear
 from zoo.parameterizations.cost import Cost, cost_with_weight
 
 ROWS = 1024
@@ -37,7 +37,7 @@ def layer_cost(layer: nn.Module, rows: int, dense: bool = False) -> Cost:
         rows: T.
         dense: whether a parameterized layer is meant in a dense phase, and not after it.
     """
-    if not isinstance(layer, ZooLinear):
+    if not isinstance(layer, ZooLayer):
         weight: Any = layer.weight
         products = rows * weight.numel()
         return Cost(products, (2 if weight.requires_grad else 1) * products, weight.numel())
@@ -45,18 +45,20 @@ def layer_cost(layer: nn.Module, rows: int, dense: bool = False) -> Cost:
     if dense:
         products = rows * math.prod(p.shape)
         return Cost(products, 2 * products, math.prod(p.shape))
-    base = None if layer.dense_phase == "projected" else layer.base
-    scaled = base is None and layer.scale != 1.0  # that is a product with W (`ZooLinear`)
-    cost = cost_with_weight(p, rows) if scaled else p.cost(rows, update=base is not None)
+    update = layer.has_base and layer.dense_phase != "projected"
+    scaled = not update and layer.scale != 1.0  # that is a product with W (`ZooLinear`)
+    cost = cost_with_weight(p, rows) if scaled else p.cost(rows, update=update)
     again = p.building()[0] if layer.recompute and p.builds_weight else 0
-    trained = base is not None and base.requires_grad and not p.builds_weight
-    trained = trained and layer.dense_phase is None
+    trained = update and any(w0.requires_grad for w0 in layer.base_parameters)
+    trained = trained and not p.builds_weight and layer.dense_phase is None
     return cost._replace(backward=cost.backward + again + trained * rows * math.prod(p.shape))
 
 
 def linear_modules(model: nn.Module) -> Iterator[nn.Module]:
     """Yield every linear layer once, parameterized or plain."""
-    yield from (m for m in model.modules() if isinstance(m, ZooLinear) or is_linear(m))
+    for module in model.modules():
+        if is_linear(module) or (isinstance(module, ZooLayer) and module.kind == "linear"):
+            yield module
 
 
 def network_cost(model: nn.Module, rows: int, dense: bool = False) -> Cost:
@@ -90,13 +92,13 @@ def checkpoint_bytes(model: nn.Module) -> int:
     With them is every W0 that was drawn or trained here.
     """
     held: set[Tensor] = {p for p in model.parameters() if p.requires_grad}
-    for layer in (m for m in model.modules() if isinstance(m, ZooLinear)):
-        space, base = layer.parameterization, layer.base
+    for layer in zoo_layers(model).values():
+        space, base = layer.parameterization, layer.base_parameters
         held |= {p for name, p in space.named_parameters() if name in space.waiting}
-        if base is not None and layer.stores_base:
-            held.add(base)
-        if base is not None and layer.dense_phase == "projected":
-            held.discard(base)
+        if layer.stores_base:
+            held.update(base)
+        if layer.dense_phase == "projected":
+            held.difference_update(base)
     return sum(p.numel() * p.element_size() for p in held)
 
 

@@ -48,3 +48,12 @@ def spare_buffers(model: nn.Module) -> None:
     before = vars(model).get(NOT_SENT, ())
     if not isinstance(before, FixedBuffers):
         vars(model)[NOT_SENT] = FixedBuffers(model, before)
+
+
+def send_buffers(model: nn.Module) -> None:
+    """Have DDP send all buffers again, but those that it sent none of before `spare_buffers`."""
+    found = vars(model).get(NOT_SENT)
+    if isinstance(found, FixedBuffers):
+        del vars(model)[NOT_SENT]
+        if found.more:
+            vars(model)[NOT_SENT] = list(found.more)

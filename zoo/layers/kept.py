@@ -9,7 +9,7 @@ from zoo.bases.seeds import autocast_dtype
 from zoo.parameterizations import WeightParameterization
 
 if TYPE_CHECKING:
-    from zoo.layers.linear import ZooLinear
+    from zoo.layers.layer import ZooLayer
 
 
 class KeptWeight:
@@ -26,7 +26,7 @@ class KeptWeight:
         self.weight: Tensor | None = None
         self._trained = False
 
-    def weight_for(self, layer: "ZooLinear", x: Tensor) -> Tensor | None:
+    def weight_for(self, layer: "ZooLayer", x: Tensor) -> Tensor | None:
         """Return what a layer multiplies x by; None if autograd needs W, or no W is to be kept.
 
         One row of x times a small matrix takes no longer than this method, so it looks up and
@@ -41,7 +41,7 @@ class KeptWeight:
             return None
         space: Any = layer._modules["parameterization"]
         alone = layer._parameters["weight"] is None and layer.scale == 1.0
-        if alone and space.needs_no_weight(x):
+        if alone and layer.multiplies_rows and space.needs_no_weight(x):
             self.forget()
             return None
         if self.weight is not None:
@@ -62,9 +62,9 @@ class KeptWeight:
         """Free the weight's memory; it is built again when it is asked for."""
         self.weight = None
 
-    def _build(self, layer: "ZooLinear", x: Tensor) -> None:
+    def _build(self, layer: "ZooLayer", x: Tensor) -> None:
         self.forget()
-        if layer.recompute or self._trained or not layer.parameterization.builds_weight:
+        if layer.recompute or self._trained or not layer.builds_weight:
             return
         try:
             self._watch = Watch(layer, skip=("bias",))
@@ -75,7 +75,7 @@ class KeptWeight:
         # Autograd may save it for the gradient of x, which it refuses to do in inference mode.
         with torch.inference_mode(False), torch.no_grad():
             weight = layer.effective_weight().detach()
-            self.weight = weight.to(product_dtype(weight if layer.base is None else x))
+            self.weight = weight.to(layer.product_dtype(x if layer.has_base else weight))
 
 
 class WeightKeeper(nn.Module):

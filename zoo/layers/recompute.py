@@ -17,21 +17,15 @@ from torch.compiler import is_exporting
 from torch.utils.checkpoint import checkpoint
 
 from zoo.bases.vmapped import transforming
-from zoo.parameterizations import WeightParameterization
 
 
-def would_save_weight(parameterization: WeightParameterization, x: Tensor) -> bool:
-    """Tell whether autograd would save W of a product with x, and W can be built again.
+def would_save_weight(x: Tensor) -> bool:
+    """Tell whether autograd would save a W of a product with x that can be built again.
 
     Where x needs no gradient, as that of a first layer, autograd saves no W anyway; and neither
     torch.func nor an exported program has saved tensors that could be built again.
     """
-    return (
-        x.requires_grad
-        and torch.is_grad_enabled()
-        and parameterization.builds_weight
-        and not (transforming() or is_exporting())
-    )
+    return x.requires_grad and torch.is_grad_enabled() and not (transforming() or is_exporting())
 
 
 def multiply_and_recompute(

@@ -76,7 +76,7 @@ class WeightView(Tensor):
     """The weight of a layer when it is asked for; neither it nor its `data` can be written.
 
     Args:
-        layer: the `zoo.layers.linear.ZooLinear` whose weight it is.
+        layer: the `zoo.layers.layer.ZooLayer` whose weight it is.
         detached: whether no gradient goes through it.
 
     Raises:
@@ -89,26 +89,21 @@ class WeightView(Tensor):
 
     @staticmethod
     def __new__(cls: type["WeightView"], layer: Any, detached: bool = False) -> "WeightView":
-        like = next(layer.parameterization.parameters()) if layer.base is None else layer.base
+        parameters = (*layer.base_parameters, *layer.parameterization.parameters())
         trained = (
-            not detached
-            and torch.is_grad_enabled()
-            and (
-                like.requires_grad
-                or any(p.requires_grad for p in layer.parameterization.parameters())
-            )
+            not detached and torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
         )
         # On the meta device for whoever gets around Python: `p.data = view` then fails, and p
         # shares no missing memory.
         view: WeightView = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls,
-            layer.parameterization.shape,
-            dtype=like.dtype,
+            layer.stored_shape,
+            dtype=layer.base_dtype,
             device=META,
             dispatch_device=True,
             requires_grad=trained,
         )
-        view.layer, view.detached, view.real_device = layer, detached, like.device
+        view.layer, view.detached, view.real_device = layer, detached, layer.device
         return view
 
     @classmethod
@@ -157,5 +152,5 @@ def _writes(func: Callable[..., Any]) -> bool:
 def _built(value: Any) -> Any:
     if not isinstance(value, WeightView):
         return value
-    weight = value.layer.merged_weight()
+    weight = value.layer.as_stored(value.layer.merged_weight())
     return weight.detach() if value.detached else weight

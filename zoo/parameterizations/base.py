@@ -73,6 +73,7 @@ class WeightParameterization(nn.Module, ABC):
         "forward": ("weight",),
         "effective": ("weight",),
         "forward_update": ("weight", "effective"),
+        "look_up": ("weight",),
         "builds_weight": ("weight", "effective", "forward", "forward_update"),
         "needs_no_weight": ("weight", "forward"),
         "building": ("weight", "effective"),
@@ -148,6 +149,14 @@ class WeightParameterization(nn.Module, ABC):
         A path that never builds W must equal this one.
         """
         return F.linear(x, self.weight(), bias)
+
+    def look_up(self, index: Tensor) -> Tensor:
+        """Return rows of W, W[index]; (...) to (..., in_features), as an embedding has them.
+
+        They are in the coefficients' dtype, also under autocast. A path that never builds W must
+        equal this one.
+        """
+        return F.embedding(index, self.weight())
 
     def effective(self, base: Tensor, scale: float = 1.0) -> Tensor:
         """Return the matrix that a layer with the frozen `base` W0 stands for, W0 + s W; (m, n).

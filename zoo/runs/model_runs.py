@@ -7,7 +7,7 @@ from torch import nn
 
 from zoo.errors import UserError
 from zoo.layers.convert import are_updates, zoo_layers
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.runs.peft import own_factors
 from zoo.runs.run import Run, slashed
 from zoo.runs.source import Source, Update, What, chosen
@@ -37,7 +37,7 @@ def model_run(model: nn.Module, name: str | None = None) -> Run:
     )
 
 
-def _maps(layer: ZooLinear) -> Iterable[nn.Module]:
+def _maps(layer: ZooLayer) -> Iterable[nn.Module]:
     """Return the map of a layer, or those of its several adapters that are in use."""
     space = layer.parameterization
     return [space]
@@ -78,7 +78,7 @@ def need_memory(model: nn.Module) -> None:
 
 
 def own_updates(
-    there: Mapping[str, ZooLinear], names: Iterable[str]
+    there: Mapping[str, ZooLayer], names: Iterable[str]
 ) -> tuple[What, dict[str, Update]]:
     """Return whether some layers' updates are dW or W, and the updates of those that are named.
 
@@ -91,7 +91,7 @@ def own_updates(
     return what, {name: own_update(there[name]) for name in names}
 
 
-def own_update(layer: ZooLinear) -> Update:
+def own_update(layer: ZooLayer) -> Update:
     """Return s W of a layer on the CPU, with factors as they are."""
     if layer.dense_phase is None and (own := own_factors(layer)) is not None:
         return Update((own.scale * own.B.detach()).cpu(), own.A.detach().cpu())

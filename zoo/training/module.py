@@ -53,7 +53,7 @@ class ZooModule(OptimizedModule, ABC):
         seed: with the step and the rank, the seed of everything random in training.
         budget: of all targets together; the parameterization then has none of its own.
         recompute: build every W again in backward rather than keep it
-            (`zoo.layers.linear.ZooLinear`).
+            (`zoo.layers.layer.ZooLayer`).
         base: a frozen W0 of layers from scratch, of which W is an update: `random`, as the network
             draws it; or `warm`, trained as it is for `dense_steps` before.
         dense_steps: k, the first steps, which train dense weights; then W is an update of them, or
@@ -278,7 +278,8 @@ class ZooModule(OptimizedModule, ABC):
         return {name: value for name, value in self.state_dict().items() if name not in frozen}
 
     def _frozen_names(self) -> set[str]:
-        bases = {layer.base for layer in zoo_layers(self.net).values() if layer.stores_base}
+        layers = zoo_layers(self.net).values()
+        bases = {p for layer in layers if layer.stores_base for p in layer.base_parameters}
         named = self.named_parameters(remove_duplicate=False)
         frozen = {name for name, p in named if not p.requires_grad and p not in bases}
         return frozen - self.drawn

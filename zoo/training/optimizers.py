@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from zoo.errors import UserError
 from zoo.layers.convert import is_linear, zoo_layers
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.parameterizations import Dense, Isometry, WeightParameterization
 from zoo.training.muon import Subspace, SubspaceMuon
 
@@ -117,8 +117,8 @@ def parameter_groups(
                 decayed.setdefault(id(p), mult)
         elif is_linear(module):
             decayed[id(module.weight)] = 1.0
-        elif isinstance(module, ZooLinear) and module.base is not None:
-            decayed[id(module.base)] = 1.0
+        elif isinstance(module, ZooLayer) and module.kind != "embedding":
+            decayed.update((id(p), 1.0) for p in module.base_parameters)
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for p in model.parameters():
         if p.requires_grad:
@@ -139,8 +139,8 @@ def muon_subspaces(model: nn.Module) -> dict[nn.Parameter, Subspace]:
     """Find the coefficients that Muon can train, and their maps; in a dense phase W0."""
     found: dict[nn.Parameter, Subspace] = {}
     for layer in zoo_layers(model).values():
-        space, base = layer.parameterization, layer.base
-        if layer.dense_phase is not None and isinstance(base, nn.Parameter):
+        space = layer.parameterization
+        if layer.dense_phase is not None and isinstance(base := layer.base, nn.Parameter):
             with torch.device("meta"):  # a dense W of this shape, whose numbers are W0's
                 found[base] = Dense(*space.shape)
         elif isinstance(space, Dense | Isometry) and space.coef.requires_grad:

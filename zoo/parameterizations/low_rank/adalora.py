@@ -80,6 +80,11 @@ class AdaLoRA(WeightParameterization):
         """Return x W0^T + b + s (x (diag(e) A)^T) B^T, the last added in one pass with the sum."""
         return add_product(x, base, bias, self.lora_B, self._right(), scale)
 
+    def look_up(self, index: Tensor) -> Tensor:
+        """Return B[index] diag(e) A: r n operations per row."""
+        with without_autocast(self.lora_B.device):
+            return F.embedding(index, self.lora_B) @ self._right()
+
     # ---- Directions ------------------------------------------------------------------------------
 
     def directions(self) -> Tensor:

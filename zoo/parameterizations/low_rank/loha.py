@@ -85,6 +85,14 @@ class LoHa(WeightParameterization):
             return super().forward_update(x, base, bias, scale)
         return add_product(x, base, bias, *self._pairs(), scale)
 
+    def look_up(self, index: Tensor) -> Tensor:
+        """Return (A1[index] B1) * (A2[index] B2): 2 r n operations per row."""
+        dtype = torch.promote_types(self.hada_w1_a.dtype, torch.float32)
+        a1, b1, a2, b2 = (getattr(self, name).to(dtype) for name in FACTORS)
+        rows1, rows2 = (nn.functional.embedding(index, a) for a in (a1, a2))
+        with without_autocast(a1.device):
+            return _product(rows1, b1, rows2, b2).to(self.hada_w1_a.dtype)
+
     def _pairs(self) -> tuple[Tensor, Tensor]:
         """Return L (m, r^2) and R (r^2, n), L_i(kl) = A1_ik A2_il and R_(kl)j = B1_kj B2_lj."""
         left = self.hada_w1_a[:, :, None] * self.hada_w2_a[:, None, :]

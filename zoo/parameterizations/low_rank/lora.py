@@ -74,6 +74,11 @@ class LoRA(WeightParameterization):
         """Return (x A^T) B^T + b: r (m + n) operations per row of x instead of mn."""
         return F.linear(F.linear(self._dropped(x), self.lora_A), self.lora_B, bias)
 
+    def look_up(self, index: Tensor) -> Tensor:
+        """Return B[index] A: r n operations per row."""
+        with without_autocast(self.lora_B.device):
+            return F.embedding(index, self.lora_B) @ self.lora_A
+
     def _dropped(self, x: Tensor) -> Tensor:
         """Return what of x reaches A."""
         return F.dropout(x, self.dropout) if self.training and self.dropout else x

@@ -96,6 +96,11 @@ class MiSS(WeightParameterization):
         )
         return product.to(y.dtype).view_as(y)
 
+    def look_up(self, index: Tensor) -> Tensor:
+        """Return rows of D^T, repeated."""
+        rows = F.embedding(index, self._rows())  # (..., r)
+        return _tiled(rows.reshape(-1, self.rank), self.in_features).view(*index.shape, -1)
+
     def _rows(self) -> Tensor:
         """Return D^T, (m, r), of which W is made."""
         return _tiled(self.miss_block, self.out_features).mT

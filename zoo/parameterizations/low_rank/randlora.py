@@ -181,6 +181,12 @@ class RandLoRA(WeightParameterization):
         update = self._weight() if scale == 1 else scale * self._weight()
         return F.linear(x, (base + update).to(x.dtype), bias)
 
+    def look_up(self, index: Tensor) -> Tensor:
+        """Return L[index] R of W = L R: N r n operations per row."""
+        with without_autocast(self.randlora_lambda.device):
+            left, right = self._factors()
+            return (F.embedding(index, left) @ right).to(self.randlora_lambda.dtype)
+
     def _factors_pay(self, rows: int, device: torch.device) -> bool:
         k, wide, d = self.num_bases * self.rank, max(self.shape), min(self.shape)
         factors, whole = rows * k * (4 * wide + 6 * d), 4 * wide * k * d + 2 * rows * wide * d

@@ -142,6 +142,13 @@ class VeRA(WeightParameterization):
         b = (scale * self.vera_lambda_b).to(wide)
         return torch.addcmul(y.to(wide), inner.to(wide), b).to(y.dtype)
 
+    def look_up(self, index: Tensor) -> Tensor:
+        """Return b[index] (B[index] diag(d) A): r n operations per row."""
+        b, d = self.vera_lambda_b[:, None], self.vera_lambda_d[:, None]
+        with without_autocast(b.device):
+            rows = F.embedding(index, self.vera_B) @ (d * self.vera_A)
+            return (F.embedding(index, b) * rows).to(b.dtype)
+
     def _inner(self, x: Tensor) -> Tensor:
         """Return x (B diag(d) A)^T in the precision of products, with one copy of B and A in it."""
         a, b, dtype = self.vera_A, self.vera_B, self.vera_lambda_b.dtype

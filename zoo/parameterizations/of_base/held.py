@@ -14,6 +14,15 @@ from zoo.parameterizations.low_rank.products import add_product
 from zoo.parameterizations.of_base.base_map import OfBase
 
 Pair = tuple[Tensor, Tensor]
+STORED = "zoo_stored"
+"""The attribute of a W0 that is made for each use, of what it is made of."""
+
+
+def made_of(base: Tensor, stored: Tensor) -> Tensor:
+    """Mark a W0 as made of a tensor in other memory, which tells whether W0 has changed."""
+    if not is_compiling() and base.data_ptr() != stored.data_ptr():
+        setattr(base, STORED, stored)
+    return base
 
 
 class SidesOfBase(OfBase):
@@ -42,7 +51,8 @@ class SidesOfBase(OfBase):
             return held[1]
         if blind or base.is_meta:
             return self._made(base, dtype)
-        seen = base.data_ptr(), base._version, base.dtype, base.device, dtype
+        stored = getattr(base, STORED, base)
+        seen = stored.data_ptr(), stored._version, base.dtype, base.device, dtype
         if held is None or held[0] != seen:
             with torch.inference_mode(False), torch.no_grad():
                 # Not by an attribute, which would count as another map.

@@ -149,6 +149,14 @@ class Sum(Nested):
             base = (base + scale * self._sum(built_alone=True)).to(x.dtype)
         return self._add(x, base, bias, scale, free)
 
+    def look_up(self, index: Tensor) -> Tensor:
+        """Return the sum of the parts' rows."""
+        rows = [part.look_up(index) for part in self.parts]
+        first, *rest = (
+            row if scale == 1 else scale * row for scale, row in zip(self.scales, rows, strict=True)
+        )
+        return sum(rest, first)
+
     def _add(
         self, x: Tensor, base: Tensor, bias: Tensor | None, scale: float, free: Sequence[int]
     ) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.parameterizations import AdaLoRA
 from zoo.runs.peft.adapter import Found, Mapped
 from zoo.runs.peft.formats import (
@@ -46,24 +46,24 @@ def _update(settings: Settings, parts: Parts) -> Mapped | None:
     return Mapped(functools.partial(AdaLoRA, rank=r), found, (len(found["lora_B"]), n))
 
 
-def holds(layers: Mapping[str, ZooLinear]) -> bool:
+def holds(layers: Mapping[str, ZooLayer]) -> bool:
     """Return whether all are AdaLoRA."""
     return all_are(layers, AdaLoRA)
 
 
-def is_pruned(layer: ZooLinear) -> bool:
+def is_pruned(layer: ZooLayer) -> bool:
     """Return whether nothing is left of a layer, which is then no layer of the adapter."""
     p = layer.parameterization
     return isinstance(p, AdaLoRA) and not p.directions().any()
 
 
-def write(layers: Mapping[str, ZooLinear]) -> Written:
+def write(layers: Mapping[str, ZooLayer]) -> Written:
     """Return config, and P, l and Q of the directions that are left; a scale goes into l."""
     ps: dict[str, Any] = {name: layer.parameterization for name, layer in layers.items()}
     ranks = {name: int(p.directions().sum()) for name, p in ps.items()}
     rank = max(ranks.values())
 
-    def parts(layer: ZooLinear) -> Parts:
+    def parts(layer: ZooLayer) -> Parts:
         p: Any = layer.parameterization
         some = p.directions()
         return {

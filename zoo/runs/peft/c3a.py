@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.parameterizations import Circulant
 from zoo.runs.peft.adapter import Found, Mapped
 from zoo.runs.peft.formats import (
@@ -39,15 +39,15 @@ def _update(settings: Settings, parts: Parts) -> Mapped:
     return Mapped(made_by, coefficients, (rows * block, columns * block))
 
 
-def holds(layers: Mapping[str, ZooLinear]) -> bool:
+def holds(layers: Mapping[str, ZooLayer]) -> bool:
     """Return whether all are circulant."""
     return all_are(layers, Circulant)
 
 
-def write(layers: Mapping[str, ZooLinear]) -> Written:
+def write(layers: Mapping[str, ZooLayer]) -> Written:
     """Return config and kernels."""
 
-    def parts(layer: ZooLinear) -> Parts:
+    def parts(layer: ZooLayer) -> Parts:
         p: Any = layer.parameterization
         (m, n), b = p.shape, p.block
         kernel = p.coef.view(m // b, n // b, b) * (layer.scale * n / math.sqrt(b))

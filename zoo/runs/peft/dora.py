@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.parameterizations import DoRA
 from zoo.runs.peft.adapter import Mapped
 from zoo.runs.peft.formats import Parts, Written, all_are, matrix, setting, tensors_of
@@ -40,15 +40,15 @@ def update(settings: Settings, parts: Parts) -> Mapped:
     return Mapped(made_by, coefficients, (len(b), a.shape[1]), [a, scaled, length])
 
 
-def holds(layers: Mapping[str, ZooLinear]) -> bool:
+def holds(layers: Mapping[str, ZooLayer]) -> bool:
     """Return whether all are DoRA."""
     return all_are(layers, DoRA)
 
 
-def write(layers: Mapping[str, ZooLinear]) -> Written:
+def write(layers: Mapping[str, ZooLayer]) -> Written:
     """Return config, factors and lengths; a layer's scale goes into B, so that alpha is r."""
 
-    def parts(layer: ZooLinear) -> Parts:
+    def parts(layer: ZooLayer) -> Parts:
         p, base = layer.parameterization, layer.base
         assert isinstance(p, DoRA) and base is not None
         length = (1 + p.lora_magnitude.float()) * base.float().norm(dim=1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import UserError
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.runs.peft.adapter import PREFIX, Found, Update, by_layer
 from zoo.runs.peft.settings import Settings
 
@@ -41,10 +41,10 @@ class Writer(Protocol):
     def BIAS(self) -> str | None:  # noqa: N802
         """Return peft's setting of trained biases of the layers; None if there is none."""
 
-    def holds(self, layers: Mapping[str, ZooLinear]) -> bool:
+    def holds(self, layers: Mapping[str, ZooLayer]) -> bool:
         """Return whether the format has these layers' updates as they are."""
 
-    def write(self, layers: Mapping[str, ZooLinear]) -> Written:
+    def write(self, layers: Mapping[str, ZooLayer]) -> Written:
         """Return the config and the tensors of layers that it `holds`."""
 
 
@@ -125,7 +125,7 @@ def of_dimensions(parts: Parts, name: str, dimensions: int) -> Tensor:
 
 
 def tensors_of(
-    layers: Mapping[str, ZooLinear], parts: Callable[[ZooLinear], Parts]
+    layers: Mapping[str, ZooLayer], parts: Callable[[ZooLayer], Parts]
 ) -> dict[str, Tensor]:
     """Return the parts of all layers by peft's names."""
     with torch.no_grad():
@@ -136,17 +136,17 @@ def tensors_of(
         }
 
 
-def setting(layers: Mapping[str, ZooLinear], name: str) -> dict[str, Any]:
+def setting(layers: Mapping[str, ZooLayer], name: str) -> dict[str, Any]:
     """Return a setting of every layer's parameterization, by layer."""
     return {each: getattr(layer.parameterization, name) for each, layer in layers.items()}
 
 
-def alike(layers: Mapping[str, ZooLinear], *names: str) -> bool:
+def alike(layers: Mapping[str, ZooLayer], *names: str) -> bool:
     """Return whether these settings are the same for all layers."""
     return all(len({*setting(layers, name).values()}) == 1 for name in names)
 
 
-def all_are(layers: Mapping[str, ZooLinear], kind: type, scaled: bool = True) -> bool:
+def all_are(layers: Mapping[str, ZooLayer], kind: type, scaled: bool = True) -> bool:
     """Return whether all parameterizations are of this very class, whose shortcuts may differ.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.parameterizations import Fourier
 from zoo.runs.peft.adapter import Found, Mapped
 from zoo.runs.peft.formats import (
@@ -45,19 +45,19 @@ def _update(settings: Settings, parts: Parts) -> Mapped:
     return Mapped(made_by, {"fourierft_spectrum": sign * spectrum})
 
 
-def holds(layers: Mapping[str, ZooLinear]) -> bool:
+def holds(layers: Mapping[str, ZooLayer]) -> bool:
     """Return whether all are Fourier at places that layers of a size share, of one seed."""
     ps: list[Any] = [layer.parameterization for layer in layers.values()]
     shared = all_are(layers, Fourier) and all(p.shared and p.twins for p in ps)
     return shared and alike(layers, "seed")
 
 
-def write(layers: Mapping[str, ZooLinear]) -> Written:
+def write(layers: Mapping[str, ZooLayer]) -> Written:
     """Return config and coefficients, all at the first layer's scaling."""
     ps: dict[str, Any] = {name: layer.parameterization for name, layer in layers.items()}
     scaling = next(iter(ps.values())).scaling
 
-    def parts(layer: ZooLinear) -> Parts:
+    def parts(layer: ZooLayer) -> Parts:
         p: Any = layer.parameterization
         return {"fourierft_spectrum": p.fourierft_spectrum * (layer.scale * p.scaling / scaling)}
 

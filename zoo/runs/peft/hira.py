@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.parameterizations import HiRA
 from zoo.runs.peft.adapter import Found, Mapped
 from zoo.runs.peft.formats import (
@@ -36,15 +36,15 @@ def _update(settings: Settings, parts: Parts) -> Mapped:
     return Mapped(made_by, {"lora_A": a, "lora_B": b}, (len(b), a.shape[1]))
 
 
-def holds(layers: Mapping[str, ZooLinear]) -> bool:
+def holds(layers: Mapping[str, ZooLayer]) -> bool:
     """Return whether all are HiRA."""
     return all_are(layers, HiRA)
 
 
-def write(layers: Mapping[str, ZooLinear]) -> Written:
+def write(layers: Mapping[str, ZooLayer]) -> Written:
     """Return config and factors; a layer's scale goes into B."""
 
-    def parts(layer: ZooLinear) -> Parts:
+    def parts(layer: ZooLayer) -> Parts:
         p: Any = layer.parameterization
         return {"hira_A": p.lora_A, "hira_B": layer.scale * p.lora_B}
 

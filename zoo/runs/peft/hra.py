@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import UserError
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.parameterizations import Householder
 from zoo.runs.peft.adapter import Found, Mapped
 from zoo.runs.peft.formats import Parts, Written, alike, all_are, matrix, read_layers, tensors_of
@@ -46,12 +46,12 @@ def _update(settings: Settings, parts: Parts) -> Mapped:
     return Mapped(functools.partial(Householder, rank=u.shape[1]), {"hra_u": u})
 
 
-def holds(layers: Mapping[str, ZooLinear]) -> bool:
+def holds(layers: Mapping[str, ZooLayer]) -> bool:
     """Return whether all are of one rank, and of scale 1."""
     return all_are(layers, Householder, scaled=False) and alike(layers, "rank")
 
 
-def write(layers: Mapping[str, ZooLinear]) -> Written:
+def write(layers: Mapping[str, ZooLayer]) -> Written:
     """Return config and U."""
     p: Any = next(iter(layers.values())).parameterization
     config = {"peft_type": "HRA", "r": p.rank, "apply_GS": False}

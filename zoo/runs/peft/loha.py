@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.parameterizations import LoHa
 from zoo.runs.peft.adapter import Found, Mapped
 from zoo.runs.peft.formats import (
@@ -40,15 +40,15 @@ def _update(settings: Settings, parts: Parts) -> Mapped:
     return Mapped(made_by, found, (m, found["hada_w1_b"].shape[1]))
 
 
-def holds(layers: Mapping[str, ZooLinear]) -> bool:
+def holds(layers: Mapping[str, ZooLayer]) -> bool:
     """Return whether all are LoHa."""
     return all_are(layers, LoHa)
 
 
-def write(layers: Mapping[str, ZooLinear]) -> Written:
+def write(layers: Mapping[str, ZooLayer]) -> Written:
     """Return config and factors; a layer's scale goes into A1, so that alpha is r."""
 
-    def parts(layer: ZooLinear) -> Parts:
+    def parts(layer: ZooLayer) -> Parts:
         found = {name: layer.parameterization.get_parameter(name) for name in NAMES}
         return {**found, "hada_w1_a": layer.scale * found["hada_w1_a"]}
 

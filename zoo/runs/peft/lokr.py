@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.parameterizations import Kronecker
 from zoo.parameterizations.structured.sizes import two_factors
 from zoo.runs.peft.adapter import Found, Mapped
@@ -60,12 +60,12 @@ def _update(settings: Settings, parts: Parts) -> Mapped:
     return Mapped(made_by, {name: t[None] for name, t in coefficients.items()}, shape)
 
 
-def holds(layers: Mapping[str, ZooLinear]) -> bool:
+def holds(layers: Mapping[str, ZooLayer]) -> bool:
     """Return whether all are one Kronecker product that peft would cut in the same way."""
     return all_are(layers, Kronecker) and _cut(layers) is not None
 
 
-def _cut(layers: Mapping[str, ZooLinear]) -> tuple[int, bool, dict[str, int]] | None:
+def _cut(layers: Mapping[str, ZooLayer]) -> tuple[int, bool, dict[str, int]] | None:
     """Return decompose_factor, decompose_both and r by layer, with which peft has these sizes."""
     ps: dict[str, Any] = {name: layer.parameterization for name, layer in layers.items()}
     if any(p.terms != 1 for p in ps.values()):
@@ -97,13 +97,13 @@ def _cut(layers: Mapping[str, ZooLinear]) -> tuple[int, bool, dict[str, int]] | 
     return None
 
 
-def write(layers: Mapping[str, ZooLinear]) -> Written:
+def write(layers: Mapping[str, ZooLayer]) -> Written:
     """Return config, A and B; a layer's scale goes into A, so that alpha is r."""
     cut = _cut(layers)
     assert cut is not None, "asked by `holds`"
     factor, both, ranks = cut
 
-    def parts(layer: ZooLinear) -> Parts:
+    def parts(layer: ZooLayer) -> Parts:
         found = {name: p[0] for name, p in layer.parameterization.named_parameters()}
         first = "lokr_w1" if "lokr_w1" in found else "lokr_w1_a"
         return {**found, first: layer.scale * found[first]}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import UserError
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.parameterizations import AdaLoRA, LoRA, OfBase
 from zoo.runs.peft import dora
 from zoo.runs.peft.adapter import PREFIX, Change, Factors, Found, OfStack, Update
@@ -117,7 +117,7 @@ def _ends(name: str, end: str) -> bool:
 
 
 def write(
-    layers: Mapping[str, ZooLinear], rank: int | None
+    layers: Mapping[str, ZooLayer], rank: int | None
 ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, float]]:
     """Return the config, A and B of each layer, exact or truncated, and errors (`lora_factors`)."""
     tensors, errors, ranks, alphas = {}, {}, {}, {}
@@ -139,7 +139,7 @@ def write(
     return config, tensors, errors
 
 
-def own_factors(layer: ZooLinear) -> Factors | None:
+def own_factors(layer: ZooLayer) -> Factors | None:
     """Return the factors of a layer's update as they are, if it has any.
 
     LoRA has them, and some maps of W0; those of PiSSA have twice its rank, as peft's conversion of
@@ -147,20 +147,22 @@ def own_factors(layer: ZooLinear) -> Factors | None:
     zeros: peft loads no LoRA of rank 0.
     """
     p = layer.parameterization
+    if getattr(layer, "padding_idx", None) is not None:  # a row of the embedding is no product
+        return None
     if isinstance(p, LoRA):
         return Factors(p.lora_A, p.lora_B, layer.scale)
     if isinstance(p, AdaLoRA):
         left = p.directions()
         left[0] |= not left.any()
         return Factors((p.lora_E * p.lora_A)[left], p.lora_B[:, left], layer.scale)
-    if isinstance(p, OfBase) and layer.base is not None:
-        found = p.factors(layer.base)
+    if isinstance(p, OfBase) and (base := layer.base) is not None:
+        found = p.factors(base)
         return None if found is None else Factors(found[1], found[0], layer.scale)
     return None
 
 
 @torch.no_grad()
-def lora_factors(layer: ZooLinear, rank: int | None = None) -> tuple[Factors, float]:
+def lora_factors(layer: ZooLayer, rank: int | None = None) -> tuple[Factors, float]:
     """Return the update of a layer as factors, and |dW - s B A|_F / |dW|_F.
 
     Its own (`own_factors`) if their rank is at most `rank`, else the truncated singular value

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.parameterizations import MiSS
 from zoo.runs.peft.adapter import Found, Mapped
 from zoo.runs.peft.formats import Parts, Written, alike, all_are, matrix, read_layers, tensors_of
@@ -33,7 +33,7 @@ def _update(settings: Settings, parts: Parts) -> Mapped:
     return Mapped(functools.partial(MiSS, rank=rank, mini_r=mini), {"miss_block": block})
 
 
-def holds(layers: Mapping[str, ZooLinear]) -> bool:
+def holds(layers: Mapping[str, ZooLayer]) -> bool:
     """Return whether all are MiSS of one rank and one `mini_r`, which divides their outputs."""
     ps: list[Any] = [layer.parameterization for layer in layers.values()]
     return (
@@ -43,7 +43,7 @@ def holds(layers: Mapping[str, ZooLinear]) -> bool:
     )
 
 
-def write(layers: Mapping[str, ZooLinear]) -> Written:
+def write(layers: Mapping[str, ZooLayer]) -> Written:
     """Return config and D; a layer's scale goes into it."""
     p: Any = next(iter(layers.values())).parameterization
     config = {
@@ -54,7 +54,7 @@ def write(layers: Mapping[str, ZooLinear]) -> Written:
         "miss_dropout": 0.0,
     }
 
-    def parts(layer: ZooLinear) -> Parts:
+    def parts(layer: ZooLayer) -> Parts:
         return {"miss_block": layer.scale * layer.parameterization.get_parameter("miss_block")}
 
     return config, tensors_of(layers, parts)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.parameterizations import OFT
 from zoo.runs.peft.adapter import Found, Mapped
 from zoo.runs.peft.formats import Parts, Written, alike, all_are, matrix, read_layers, tensors_of
@@ -61,12 +61,12 @@ def _update(settings: Settings, parts: Parts) -> Mapped | None:
     return Mapped(made_by, {"oft_R": given})
 
 
-def holds(layers: Mapping[str, ZooLinear]) -> bool:
+def holds(layers: Mapping[str, ZooLayer]) -> bool:
     """Return whether all are OFT of one block and one transform, and of scale 1."""
     return all_are(layers, OFT, scaled=False) and alike(layers, "block", "terms")
 
 
-def write(layers: Mapping[str, ZooLinear]) -> Written:
+def write(layers: Mapping[str, ZooLayer]) -> Written:
     """Return config and the numbers of Q."""
     p: Any = next(iter(layers.values())).parameterization
     config = {
@@ -80,7 +80,7 @@ def write(layers: Mapping[str, ZooLinear]) -> Written:
         "block_share": False,
     }
 
-    def parts(layer: ZooLinear) -> Parts:
+    def parts(layer: ZooLayer) -> Parts:
         return {"oft_R.weight": layer.parameterization.get_parameter("oft_R")}
 
     return config, tensors_of(layers, parts)

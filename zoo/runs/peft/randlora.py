@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from zoo.bases.seeds import uniform_matrix
 from zoo.errors import UserError
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.parameterizations import RandLoRA
 from zoo.parameterizations.factory import ParameterizationFactory
 from zoo.runs.peft.adapter import PREFIX, Found, Update, by_layer, same_bases
@@ -172,7 +172,7 @@ def _bases(rank: int, smaller: int, larger: int, bases: int, seed: int) -> tuple
 # ---- Writing -------------------------------------------------------------------------------------
 
 
-def holds(layers: Mapping[str, ZooLinear]) -> bool:
+def holds(layers: Mapping[str, ZooLayer]) -> bool:
     """Return whether all layers are RandLoRA on corners of the same bases.
 
     peft must have as many of them for every layer, for the number decides which column of B belongs
@@ -190,7 +190,7 @@ def _peft_bases(p: RandLoRA) -> int:
     return math.ceil(min(p.shape) / p.rank)
 
 
-def write(layers: Mapping[str, ZooLinear]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def write(layers: Mapping[str, ZooLayer]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the config, lambda (r, N) and gamma (N, d) of each layer, and the bases once.
 
     Lambda and gamma are filled up with zeros.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.parameterizations import Sparse
 from zoo.runs.peft.adapter import Found, Update
 from zoo.runs.peft.formats import (
@@ -69,7 +69,7 @@ def _update(settings: Settings, parts: Parts) -> Places:
     return Places(values, places.long())
 
 
-def holds(layers: Mapping[str, ZooLinear]) -> bool:
+def holds(layers: Mapping[str, ZooLayer]) -> bool:
     """Return whether all are sparse, with room for r (m + n) places, r the least that is enough."""
     if not all_are(layers, Sparse):
         return False
@@ -77,16 +77,16 @@ def holds(layers: Mapping[str, ZooLinear]) -> bool:
     return all(rank * (p.out_features + p.in_features) <= math.prod(p.shape) for p in ps)
 
 
-def _rank(layers: Mapping[str, ZooLinear]) -> int:
+def _rank(layers: Mapping[str, ZooLayer]) -> int:
     ps = [layer.parameterization for layer in layers.values()]
     return max(-(-p.num_trainable // sum(p.shape)) for p in ps)
 
 
-def write(layers: Mapping[str, ZooLinear]) -> Written:
+def write(layers: Mapping[str, ZooLayer]) -> Written:
     """Return config, values and places; what is lacking to r (m + n) places holds zeros."""
     rank = _rank(layers)
 
-    def parts(layer: ZooLinear) -> Parts:
+    def parts(layer: ZooLayer) -> Parts:
         p: Any = layer.parameterization
         trained = p.expand(torch.ones_like(p.coef)).flatten() != 0
         # Trained places first, then as many others as are lacking.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import UserError
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.parameterizations import VeRA
 from zoo.parameterizations.factory import ParameterizationFactory
 from zoo.runs.peft.adapter import Found, Update, same_bases
@@ -127,12 +127,12 @@ def _drawn_by(a: Tensor, b: Tensor, seed: int) -> Literal["peft", "zoo", None]:
     return None
 
 
-def holds(layers: Mapping[str, ZooLinear]) -> bool:
+def holds(layers: Mapping[str, ZooLayer]) -> bool:
     """Return whether all are VeRA of one rank and seed, cut from matrices of one kind."""
     return all_are(layers, VeRA) and alike(layers, "rank", "seed", "cut_from")
 
 
-def write(layers: Mapping[str, ZooLinear]) -> Written:
+def write(layers: Mapping[str, ZooLayer]) -> Written:
     """Return config, the vectors of each layer, and A and B once; a layer's scale goes into b."""
     ps: dict[str, Any] = {name: layer.parameterization for name, layer in layers.items()}
     p = next(iter(ps.values()))
@@ -140,7 +140,7 @@ def write(layers: Mapping[str, ZooLinear]) -> Written:
     # Corners of this one, which is as large as peft would make it.
     whole = VeRA(rows, columns, rank=p.rank, cut_from=p.cut_from, seed=p.seed)
 
-    def parts(layer: ZooLinear) -> Parts:
+    def parts(layer: ZooLayer) -> Parts:
         one: Any = layer.parameterization
         own = 1.0 if p.cut_from else math.sqrt(columns / one.in_features)
         return {

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zoo.errors import UserError
 from zoo.files.tensors import write_tensors
 from zoo.layers.convert import is_conv1d, zoo_layers
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.runs.peft import adalora, dora, lora
 from zoo.runs.peft.adapter import CONFIG, PREFIX, TENSORS, same
 from zoo.runs.peft.formats import Writer
@@ -57,10 +57,15 @@ def write(
             otherwise as well, or peft would make another network of it.
     """
     for name, layer in zoo_layers(net).items():
-        if layer.base is None:
+        if not layer.has_base:
             raise UserError(
                 f"{name} has no frozen weight that a peft adapter could be added to: export --to "
                 "dense"
+            )
+        if layer.kind != "linear":
+            raise UserError(
+                f"{name} is a {layer.replaced.__name__}, and only updates of linear layers can be "
+                "written for peft: export --to dense"
             )
     always = HEADS if fields.get("task_type") == "SEQ_CLS" else ()
     plain = PlainState(net)
@@ -141,7 +146,7 @@ class PlainState(Mapping[str, Tensor]):
         return len(self.state)
 
 
-def _holder(layers: Mapping[str, ZooLinear], turned: bool) -> Writer | None:
+def _holder(layers: Mapping[str, ZooLayer], turned: bool) -> Writer | None:
     """Return the format that has these layers' updates as they are, if there is one.
 
     Args:
@@ -201,7 +206,7 @@ def _saved(
         whole = all(inner) and not zoo_layers(child) if inner else False
         if (always and name.endswith(always)) or own & changed or whole:
             yield prefix + name
-        elif not isinstance(child, ZooLinear):
+        elif not isinstance(child, ZooLayer):
             yield from _saved(child, always, changed, where)
 
 

@@ -113,7 +113,9 @@ class Coordinates(Callback):
         if self._handles:
             return
         assert isinstance(pl_module, ZooModule)
-        self._layers, self._inputs, self._step = zoo_layers(pl_module.net), batch[0], 0
+        layers = zoo_layers(pl_module.net).items()
+        self._layers = {name: layer for name, layer in layers if isinstance(layer, ZooLinear)}
+        self._inputs, self._step = batch[0], 0
         blocks = {
             name: block
             for name, block in pl_module.net.named_modules()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zoo.errors import UserError
 from zoo.layers.convert import zoo_layers
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.parameterizations import AdaLoRA
 
 PARTS = ("lora_A", "lora_E", "lora_B")
@@ -349,7 +349,7 @@ def orthogonality_gradients(maps: Iterable[AdaLoRA], weight: float) -> dict[nn.P
     return found
 
 
-def _layers(module: LightningModule) -> dict[str, ZooLinear]:
+def _layers(module: LightningModule) -> dict[str, ZooLayer]:
     assert isinstance(module.net, nn.Module)
     return zoo_layers(module.net)
 

@@ -11,7 +11,7 @@ from zoo.bases.seeds import generator
 from zoo.errors import UserError
 from zoo.layers.anew import merge_updates, once
 from zoo.layers.convert import zoo_layers
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.training.module import ZooModule
 
 
@@ -97,12 +97,13 @@ class ReLoRA(Callback):
             UserError: saying what would work.
         """
         for name, layer in zoo_layers(pl_module.net).items():  # type: ignore[arg-type]
-            if layer.base is None or layer.dense_phase == "projected":
+            if not layer.has_base or layer.dense_phase == "projected":
                 raise UserError(
                     f"ReLoRA merges updates into a frozen W0, and {name} has none: give "
                     "--model.base random, or warm with --model.dense_steps"
                 )
-            if layer.base.requires_grad and layer.dense_phase is None:
+            layer.check_writes()
+            if layer.dense_phase is None and any(p.requires_grad for p in layer.base_parameters):
                 raise UserError(
                     f"ReLoRA merges updates into a frozen W0, and that of {name} is trained too: "
                     "leave it out of the targets"
@@ -132,7 +133,7 @@ class ReLoRA(Callback):
 
     @torch.no_grad()
     def prune_moments(
-        self, layers: dict[str, ZooLinear], module: ZooModule, seed: int, number: int
+        self, layers: dict[str, ZooLayer], module: ZooModule, seed: int, number: int
     ) -> None:
         """Set a share of the optimizer's moments of coefficients to 0, the same on every rank."""
         optimizer: Any = module.optimizers(use_pl_optimizer=False)

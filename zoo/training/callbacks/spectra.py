@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zoo.errors import UserError
 from zoo.layers.convert import are_updates, zoo_layers
-from zoo.layers.linear import ZooLinear
+from zoo.layers.layer import ZooLayer
 from zoo.layers.names import kind
 from zoo.spectrum import dct_energy, rotation_null, stable_rank
 from zoo.training import tensorboard
@@ -37,7 +37,7 @@ class SpectrumCallback(Callback, ABC):
         self.looks: dict[int, dict[str, float]] = {}
 
     @abstractmethod
-    def measure(self, layers: dict[str, ZooLinear]) -> dict[str, float]:
+    def measure(self, layers: dict[str, ZooLayer]) -> dict[str, float]:
         """Return scalars by tag."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -118,14 +118,14 @@ class StableRank(SpectrumCallback):
     def __init__(self, every_n_steps: int = 100) -> None:
         super().__init__(every_n_steps)
 
-    def measure(self, layers: dict[str, ZooLinear]) -> dict[str, float]:
+    def measure(self, layers: dict[str, ZooLayer]) -> dict[str, float]:
         """Return `stable_rank/<layer>` of W, `stable_rank/update.<layer>` of dW, and summaries."""
         ranks = _ranks({name: layer.effective_weight() for name, layer in layers.items()})
         updates = _ranks(
             {
                 name: layer.update()
                 for name, layer in layers.items()
-                if layer.base is not None and layer.dense_phase is None
+                if layer.has_base and layer.dense_phase is None
             }
         )
         ranks |= over_layers(ranks)
@@ -166,9 +166,7 @@ class StableRank(SpectrumCallback):
             values = torch.tensor(
                 [[self.looks[step].get(tag, math.nan) for step in steps] for tag in tags]
             )
-            largest = max(
-                2, *(min(layer.out_features, layer.in_features) for layer in layers.values())
-            )
+            largest = max(2, *(min(layer.parameterization.shape) for layer in layers.values()))
             title = f"stable rank of {'dW' if update else 'W'}"
             image = tensorboard.heatmap(values, list(layers), steps, title, 1, largest)
             trainer.logger.experiment.add_image("stable_rank/heatmap", image, trainer.global_step)
@@ -215,7 +213,7 @@ class SpectralEnergy(SpectrumCallback):
             raise UserError(f"null_draws must be at least 1, got {null_draws}")
         self.null_draws = null_draws
 
-    def measure(self, layers: dict[str, ZooLinear]) -> dict[str, float]:
+    def measure(self, layers: dict[str, ZooLayer]) -> dict[str, float]:
         """Return every measure of every layer, its null, and summaries."""
         values: dict[str, dict[str, float]] = defaultdict(dict)
         nulls: dict[str, dict[str, float]] = defaultdict(dict)
