@@ -253,7 +253,7 @@ def test_a_package_of_a_strangers_that_is_called_like_ours_is_not_ours(monkeypat
     package = type(sys)("tasks")
     package.__file__ = "/elsewhere/tasks/__init__.py"
     monkeypatch.setitem(sys.modules, "tasks", package)
-    with pytest.raises(Untrusted):
+    with pytest.raises(Untrusted, match="'tasks' that Python finds here is another one than zoo's"):
         NOBODY.find("tasks.CharLM", ZooModule, "it")
 
 

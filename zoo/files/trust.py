@@ -147,6 +147,12 @@ class Trust:
 
     def refusal(self, path: str, where: str) -> Untrusted:
         """Make the error for a class that is not on the list."""
+        top = path.partition(".")[0]
+        if top in OURS:  # by its name alone
+            return Untrusted(
+                f"{where} names {path}, and the package {top!r} that Python finds here is another "
+                "one than zoo's: nothing of it was imported; start where it is not found"
+            )
         said = f"{where} names {path}, which is not zoo's own: nothing of it was imported"
         return Untrusted(f"{said}; {self._remedy(path)}")
 

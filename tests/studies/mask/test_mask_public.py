@@ -271,3 +271,21 @@ def test_a_lone_layer_is_a_network(place):
     layer = adapted(functools.partial(LoRA, rank=2), lambda: nn.Linear(9, 10), targets=("*",))
     found = mask(layer, lambda net: net(torch.ones(9)).sum(), better="higher", budgets=50)
     assert found.runs.run.tolist() == ["ZooLinear"] and len(found.masks) == 3
+
+
+def test_a_dense_phase_is_masked_too(place):
+    """Its W is the weight itself, which is given back as it was."""
+    network = adapted(start="random", base="warm", dense=True).eval()
+    before, seen = state_of(network), []
+    layer = zoo_layers(network)["blocks.0.query"]
+    whole = layer.base.detach().clone()
+
+    def score(given):
+        seen.append(layer.base.detach().clone())
+        return loss(given)
+
+    found = mask(network, score, better="lower", budgets=10, order="magnitude")
+    assert found.runs.what.tolist() == ["W"] and torch.equal(seen[0], whole)
+    plane = dctn(seen[1].double().numpy(), norm="ortho")
+    assert (np.abs(plane) > 1e-5).sum() == round(0.1 * whole.numel())
+    assert_same(before, state_of(network))

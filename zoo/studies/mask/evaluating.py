@@ -140,7 +140,15 @@ def opened(
     path: str, backbone: str | None, data: Sequence[str], trust: Trust = NOBODY
 ) -> tuple["ZooModule", Callable[[], float]]:
     """Return a run's task, and what evaluates it as it is."""
-    from zoo.cli.open_run import open_run
+    try:
+        from zoo.cli.open_run import open_run
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] != "tasks":
+            raise
+        raise UserError(
+            "the package 'tasks' that Python finds here is another one than zoo's, which evaluates "
+            "runs: start where it is not found, or run zoo mask"
+        ) from error
 
     model, datamodule, trainer = open_run(path, backbone, data, trust)
 

@@ -1,7 +1,7 @@
 """A network whose updates are replaced by others for a while."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -26,25 +26,29 @@ class MaskedNetwork:
         there = zoo_layers(network)
         self.layers = {name: there[name] for name in source.updates}
         self._start: dict[str, Tensor] = {}
-        self._before: dict[str, tuple[WeightParameterization, Any, nn.Parameter | None]] = {}
+        self._before: dict[str, WeightParameterization | Tensor] = {}
         maps = {}
         for name, layer in self.layers.items():
             if layer.base is None and source.what == "dW":  # W was projected, and dW is no map's
                 with torch.no_grad():
                     weight = layer.effective_weight().float()
                     self._start[name] = weight - source.updates[name].matrix().to(weight.device)
-            maps[name] = _dense_like(layer.parameterization, beside=layer.base is not None)
+            if layer.dense_phase is None:
+                maps[name] = _dense_like(layer.parameterization, beside=layer.base is not None)
         for name, layer in self.layers.items():  # nothing was changed so far
-            base = layer._parameters.get("weight")
-            self._before[name] = (layer.parameterization, layer.dense_phase, base)
-            layer.parameterization = maps[name]
-            if layer.dense_phase is not None:  # its W is the weight itself
-                layer.dense_phase, layer._parameters["weight"] = None, None
+            if name in maps:
+                self._before[name] = layer.parameterization
+                layer.parameterization = maps[name]
+            elif layer.base is not None:  # no map is at work, and W is the weight itself
+                self._before[name] = layer.base.detach().clone()
 
     @torch.no_grad()
     def set_(self, updates: Mapping[str, Tensor]) -> None:
         """Let W = W0 + update from now on, for every layer."""
         for name, layer in self.layers.items():
+            if layer.dense_phase is not None:
+                layer.base.copy_(updates[name])  # type: ignore[union-attr]  # it has one
+                continue
             coef = layer.parameterization.coef
             update = updates[name].to(coef.device)
             whole = self._start[name] + update if name in self._start else update
@@ -52,11 +56,13 @@ class MaskedNetwork:
 
     def restore(self) -> None:
         """Give every layer back what it had."""
-        for name, (space, phase, base) in self._before.items():
+        for name, before in self._before.items():
             layer = self.layers[name]
-            layer.parameterization = space
-            if phase is not None:
-                layer.dense_phase, layer._parameters["weight"] = phase, base
+            if isinstance(before, WeightParameterization):
+                layer.parameterization = before
+            else:
+                with torch.no_grad():
+                    layer.base.copy_(before)  # type: ignore[union-attr]  # it has one
         self._before = {}
 
     def __enter__(self) -> Self:
