@@ -185,7 +185,7 @@ def _in_memory(
         return _number(score(network))
 
     with _evaluating(network):
-        scored = masking.Scored(metric, str(better), sizes)
+        scored = masking.Scored(metric, str(better), sizes, by="function")
         return masking.mask_network(source, network, evaluate, plan, scored, Journal(None), done)
 
 

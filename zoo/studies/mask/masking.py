@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,8 @@ class Scored(NamedTuple):
     """Bytes of the coefficients, `trained`, and of what else is trained, `other`, as stored."""
     mark: str = ""
     """What evaluations of it begin with in a journal."""
+    by: Literal["task", "function", "energy"] = "task"
+    """What gives them: the run's task, a function of the user's, or the energy that is kept."""
 
 
 def mask_run(
@@ -171,6 +173,7 @@ def mask_network(
         points = _points(source, updates, plan, value, unmasked, files)
     dense = sum(4 * update.numel() for update in updates.values())
     return _described(source, scored.metric, scored.better, unmasked, points) | {
+        "scored_by": scored.by,
         "reported": None,
         "bytes": {"dense": dense, **scored.sizes},
     }
@@ -200,6 +203,7 @@ def mask_updates(source: Source, plan: Plan, trained: int, other: int) -> dict[s
     points = _points(source, updates, plan, energy, 1.0, None)
     dense = sum(4 * update.numel() for update in updates.values())
     return _described(source, "energy", "higher", 1.0, points) | {
+        "scored_by": "energy",
         "reported": None,
         "bytes": {"dense": dense, "trained": trained, "other": other},
     }

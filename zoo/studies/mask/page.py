@@ -1,9 +1,16 @@
 """The page of `zoo mask`."""
 
-from zoo.pages.data import Data, runs_of
+from zoo.pages.data import Data, runs_of, unique
 from zoo.pages.html import PAGE, Drawings, render
 from zoo.pages.numbers import decimals, number_of, plus_minus, typeset
 from zoo.studies.mask.tables import scores_tables, sizes_tables, trained_sizes
+
+SCORED = {
+    "task": "the network is evaluated in float32 on the validation data",
+    "function": "the network is given to the function that scores it",
+    "energy": "the share of |dW|² that is left stands in place of a score",
+}
+"""What gives the scores, as the page says it."""
 
 
 def mask_page(mask: Data, drawings: Drawings, layout: str = PAGE) -> str:
@@ -15,12 +22,14 @@ def mask_page(mask: Data, drawings: Drawings, layout: str = PAGE) -> str:
         layout: the template that the content is put into.
     """
     count = len(mask["runs"])
+    by = unique(run.get("scored_by", "task") for run in mask["runs"])
     return render(
         "studies/mask/page.html.j2",
         f"How far {'an update' if count == 1 else f'{count} updates'} can be cut down",
         mask,
         layout,
         drawings=drawings,
+        scored=", or ".join(SCORED[each] for each in by),
         groups=[
             {
                 "name": group["group"],
