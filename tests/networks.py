@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.layers.convert import ParameterizationFactory, convert
+from zoo.layers.swap import swap
 from zoo.parameterizations import DCT
 
 
@@ -79,3 +80,42 @@ def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
     for name, tensor in before["state"].items():
         assert torch.equal(tensor, after["state"][name]), name
     assert {**before, "state": 0} == {**after, "state": 0}
+
+
+class Int8(nn.Module):
+    """A linear layer of another library, whose weight is no matrix of numbers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.in_features = self.out_features = width
+        self.register_buffer("weight", torch.randint(-99, 99, (width, width), dtype=torch.int8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ (self.weight.to(x.dtype) / 200).mT
+
+
+class Kinds(nn.Module):
+    """An embedding with padding, convolutions, one of them grouped, and layers of two libraries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 8, padding_idx=0)
+        self.grouped = nn.Conv1d(8, 12, 3, padding=1, groups=2)
+        self.image = nn.Conv2d(1, 4, (3, 2))
+        self.foreign = Int8(12)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.foreign(self.grouped(self.embedding(ids).mT).mT)
+        x = x + self.image(x[:, None]).mean((1, 2, 3))[:, None, None]
+        return self.head(x)
+
+
+IDS = torch.arange(24).view(2, 12) % 11
+
+
+def of_kinds(factory: ParameterizationFactory = HALF, start: Any = "update") -> nn.Module:
+    """A network of all kinds of layers, each with a map, where the foreign one can have one."""
+    network = Kinds().requires_grad_(False)
+    names = ["embedding", "grouped", "image", "head", *["foreign"] * (start == "update")]
+    return disturb(swap(network, dict.fromkeys(names, factory), start=start))

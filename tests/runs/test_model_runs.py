@@ -7,11 +7,12 @@ import pickle
 import pytest
 import torch
 from every import factories
-from networks import Net, adapted, assert_same, disturb, state_of
+from networks import Kinds, Net, adapted, assert_same, disturb, of_kinds, state_of
 from torch import nn
 
 from zoo.errors import UserError
 from zoo.layers.convert import convert, merge, zoo_layers
+from zoo.layers.swap import swap
 from zoo.parameterizations import DCT, Dense, LoRA
 from zoo.runs.updates import read
 
@@ -83,6 +84,56 @@ def test_without_a_frozen_weight_it_is_w_itself(start):
     after = plain_weights(network)
     for layer, update in source.updates.items():
         assert torch.allclose(update.matrix(), after[layer], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["DCT", "LoRA", "DoRA"])
+def test_every_kind_of_layer_is_a_matrix(name):
+    """A convolution's is (out, in / groups x kernel), an embedding's a row for each index."""
+    torch.manual_seed(1)
+    before = {key: p.clone() for key, p in Kinds().state_dict().items()}
+    torch.manual_seed(1)
+    network = of_kinds(FACTORIES[name]) if name != "DoRA" else without_foreign(FACTORIES[name])
+    found = read(network).updates
+    shapes = {key: update.shape for key, update in found.items()}
+    expected = {"embedding": (11, 8), "grouped": (12, 12), "image": (4, 6), "head": (5, 12)}
+    assert shapes == expected | ({} if name == "DoRA" else {"foreign": (12, 12)})
+    after = {
+        key: layer.effective_weight()
+        for key, layer in zoo_layers(network).items()
+        if key != "foreign"
+    }
+    for key, weight in after.items():
+        dw = weight - before[f"{key}.weight"].flatten(1)
+        assert torch.allclose(found[key].matrix(), dw, atol=1e-5), key
+    assert not found["embedding"].matrix()[0].any()  # padding
+
+
+def without_foreign(factory):
+    network = Kinds().requires_grad_(False)
+    names = ["embedding", "grouped", "image", "head"]
+    return disturb(swap(network, dict.fromkeys(names, factory), start="update"))
+
+
+def test_a_convolution_beside_the_plain_one_before():
+    torch.manual_seed(1)
+    before = Kinds()
+    torch.manual_seed(1)
+    network = without_foreign(HALF)
+    found, own = read(network, before=before).updates, read(network).updates
+    assert found.keys() == own.keys() - {"embedding"}  # left out unless it is named
+    for key, update in found.items():
+        assert torch.allclose(update.matrix(), own[key].matrix(), atol=1e-6)
+
+
+def test_a_layer_that_is_switched_off_has_no_update():
+    network = adapted(functools.partial(LoRA, rank=2))
+    layers = list(zoo_layers(network).values())
+    layers[0].enabled = False
+    assert len(read(network).updates) == len(layers) - 1
+    for layer in layers:
+        layer.enabled = False
+    with pytest.raises(UserError, match="the updates of 'Net' are switched off: look at it outsi"):
+        read(network)
 
 
 def test_beside_the_network_before_it_is_dw_of_all_matrices():

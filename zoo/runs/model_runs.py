@@ -55,11 +55,16 @@ def read_model(
         layers: globs of layer names that choose.
 
     Raises:
-        UserError: if it has no such layers, or no numbers yet.
+        UserError: if it has no such layers, none is switched on, or there are no numbers yet.
     """
     run, there = model_run(model, name), zoo_layers(model)
     if not there:
         raise UserError(f"{run.name!r} has no layer that zoo parameterized: {CONVERT}")
+    if not any(layer.enabled for layer in there.values()):
+        raise UserError(
+            f"the updates of {run.name!r} are switched off: look at it outside of zoo.disabled, or "
+            "switch one on with zoo.use"
+        )
     need_memory(model)
     what, updates = own_updates(there, chosen(there, layers))
     notes = ["has no weight that training started from: W itself is looked at"] * (what == "W")
@@ -93,6 +98,7 @@ def own_updates(
 
 def own_update(layer: ZooLayer) -> Update:
     """Return s W of a layer on the CPU, with factors as they are."""
-    if layer.dense_phase is None and (own := own_factors(layer)) is not None:
+    at_work = layer.enabled and layer.dense_phase is None
+    if at_work and (own := own_factors(layer)) is not None:
         return Update((own.scale * own.B.detach()).cpu(), own.A.detach().cpu())
     return Update(layer.update().detach().float().cpu())

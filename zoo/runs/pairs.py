@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zoo.errors import UserError, option
 from zoo.files.trust import Trust
-from zoo.layers.convert import is_conv1d, zoo_layers
+from zoo.layers.convert import zoo_layers
 from zoo.pages.numbers import number_of
 from zoo.runs import checkpoints
 from zoo.runs.checkpoint_runs import checkpoint_run, plain_run
@@ -142,11 +142,14 @@ def _side(what: str | nn.Module, name: str | None, backbone: str | None, trust: 
 
 
 def _layers(network: nn.Module) -> dict[str, Tensor]:
-    """Return the weight of each parameterized layer as the plain one in its place would have it."""
+    """Return the weight of each parameterized layer as the plain one in its place would have it.
+
+    That of a convolution is a matrix.
+    """
     weights = {}
     for name, layer in zoo_layers(network).items():
-        weight = layer.effective_weight().detach()
-        weights[name] = weight.mT if is_conv1d(layer.replaced) else weight
+        weight = layer.as_plain(layer.effective_weight().detach())
+        weights[name] = weight.flatten(1) if weight.dim() > 2 else weight
     return weights
 
 

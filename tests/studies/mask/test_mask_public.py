@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from every import factories
-from networks import Net, adapted, assert_same, state_of
+from networks import IDS, Net, adapted, assert_same, of_kinds, state_of
 from scipy.fft import dctn, idctn
 from torch import nn
 
@@ -163,6 +163,25 @@ def test_the_network_is_given_back_as_it_was(network, mode, failing):
     assert_same(before, state_of(network))
     assert torch.equal(out, network.head(X)) and torch.equal(drawn, torch.get_rng_state())
     assert all(type(layer.parameterization) is DCT for layer in zoo_layers(network).values())
+
+
+@pytest.mark.parametrize("start", ["update", "random"])
+def test_every_kind_of_layer_is_masked(start):
+    """Beside a layer of another library too, whose weight nobody asks for."""
+    network, seen = of_kinds(start=start), []
+    before = state_of(network)
+
+    def score(given):
+        seen.append(given(IDS).clone())
+        return seen[-1].sum()
+
+    found = mask(network, score, better="higher", budgets=10, order="magnitude")
+    assert_same(before, state_of(network))
+    plain = network.eval()(IDS)
+    assert torch.allclose(seen[0], plain, atol=1e-6)
+    assert not torch.allclose(seen[1], plain, atol=1e-3)
+    planes = [layer.parameterization.shape for layer in zoo_layers(network).values()]
+    assert found.masks.kept[0] == sum(round(0.1 * m * n) for m, n in planes)
 
 
 def test_training_goes_on_after_it(network):

@@ -29,25 +29,25 @@ class MaskedNetwork:
         self._before: dict[str, WeightParameterization | Tensor] = {}
         maps = {}
         for name, layer in self.layers.items():
-            if layer.base is None and source.what == "dW":  # W was projected, and dW is no map's
+            if not layer.has_base and source.what == "dW":  # W was projected, and dW is no map's
                 with torch.no_grad():
                     weight = layer.effective_weight().float()
                     self._start[name] = weight - source.updates[name].matrix().to(weight.device)
             if layer.dense_phase is None:
-                maps[name] = _dense_like(layer.parameterization, beside=layer.base is not None)
+                maps[name] = _dense_like(layer.parameterization, beside=layer.has_base)
         for name, layer in self.layers.items():  # nothing was changed so far
             if name in maps:
                 self._before[name] = layer.parameterization
                 layer.parameterization = maps[name]
-            elif layer.base is not None:  # no map is at work, and W is the weight itself
-                self._before[name] = layer.base.detach().clone()
+            else:  # no map is at work, and W is the weight itself
+                self._before[name] = layer.base.detach().clone()  # type: ignore[union-attr]
 
     @torch.no_grad()
     def set_(self, updates: Mapping[str, Tensor]) -> None:
         """Let W = W0 + update from now on, for every layer."""
         for name, layer in self.layers.items():
             if layer.dense_phase is not None:
-                layer.base.copy_(updates[name])  # type: ignore[union-attr]  # it has one
+                layer.set_base_(updates[name])
                 continue
             coef = layer.parameterization.coef
             update = updates[name].to(coef.device)
@@ -62,7 +62,7 @@ class MaskedNetwork:
                 layer.parameterization = before
             else:
                 with torch.no_grad():
-                    layer.base.copy_(before)  # type: ignore[union-attr]  # it has one
+                    layer.set_base_(before)
         self._before = {}
 
     def __enter__(self) -> Self:
