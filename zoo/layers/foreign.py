@@ -298,8 +298,10 @@ def why_not_foreign(layer: nn.Module) -> str | None:
     cls = type(layer).__name__
     if any(size < 1 for size in shape_of(layer)):
         return f"a {cls} without sizes"
-    if computed := {"weight", "bias"} & vars(layer).keys():
-        return f"a {cls} whose {max(computed)} is computed in each forward pass"
+    if layer._forward_pre_hooks:  # which would set it on the layer that has them then
+        for name in ("weight", "bias"):
+            if isinstance(vars(layer).get(name), Tensor):
+                return f"a {cls} whose {name} is computed in each forward pass"
     if "parameterization" in layer._modules:
         return f"a {cls} with a module 'parameterization' of its own"
     return None

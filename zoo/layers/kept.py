@@ -41,7 +41,7 @@ class KeptWeight:
             return None
         space: Any = layer._modules["parameterization"]
         alone = layer._parameters["weight"] is None and layer.scale == 1.0
-        if alone and layer.multiplies_rows and space.needs_no_weight(x):
+        if alone and space.needs_no_weight(x) and layer.multiplies_rows:
             self.forget()
             return None
         if self.weight is not None:

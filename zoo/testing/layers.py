@@ -4,7 +4,6 @@ import itertools
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,8 @@ from zoo.layers.batched import build_together
 from zoo.layers.linear import ZooLinear
 from zoo.parameterizations import WeightParameterization
 from zoo.parameterizations.cost import counted
-from zoo.testing.case import Case, Shape, agree, on
+from zoo.testing.case import TOLERANCE, Shape, agree, on
+from zoo.testing.kinds import KindContracts
 from zoo.testing.maps import OwnWeightContracts
 
 
@@ -39,11 +39,8 @@ def times(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
     return x @ w.mT if bias is None else x @ w.mT + bias
 
 
-class LayerContracts(Case):
+class LayerContracts(KindContracts):
     """Every way from x to y is a product with the matrix that a layer stands for."""
-
-    bases: ClassVar[tuple[bool, ...]] = (True, False)
-    """Whether there is a W0."""
 
     def stands_for(self, p: WeightParameterization, base: Tensor | None, scale: float) -> Tensor:
         """Return W0 + s W, written out; s W without W0."""
@@ -232,6 +229,20 @@ class LayerContracts(Case):
 
 class ParameterizationTestCase(OwnWeightContracts, LayerContracts):
     """What holds of every parameterization that has a W of its own, alone and in layers."""
+
+    def test_look_up(self, shape: Shape, dtype: torch.dtype) -> None:
+        """look_up(i) = W[i], for indices of any shape, some twice and none."""
+        p = self.make(shape, dtype)
+        w = p.weight()
+        for size in ((), (7,), (2, 3), (0,)):
+            index = torch.randint(shape[0], size)
+            rows = p.look_up(index)
+            with on(f"{size} indices"):
+                assert rows.dtype == dtype, f"rows are {rows.dtype}, and the coefficients {dtype}"
+                agree(rows, w[index], TOLERANCE[dtype], "the rows")
+        index = torch.randint(shape[0], (5,))
+        with torch.autocast("cpu", torch.bfloat16):
+            agree(p.look_up(index), w[index], TOLERANCE[dtype], "the rows under autocast")
 
     def test_together_is_alone(self, shape: Shape) -> None:
         """Layers that are built as one batch have the y and dL/dc that each has alone.

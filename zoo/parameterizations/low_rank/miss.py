@@ -99,7 +99,9 @@ class MiSS(WeightParameterization):
     def look_up(self, index: Tensor) -> Tensor:
         """Return rows of D^T, repeated."""
         rows = F.embedding(index, self._rows())  # (..., r)
-        return _tiled(rows.reshape(-1, self.rank), self.in_features).view(*index.shape, -1)
+        return _tiled(rows.reshape(-1, self.rank), self.in_features).view(
+            *index.shape, self.in_features
+        )
 
     def _rows(self) -> Tensor:
         """Return D^T, (m, r), of which W is made."""
