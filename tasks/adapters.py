@@ -15,7 +15,7 @@ from zoo.errors import UserError
 from zoo.layers.convert import ParameterizationFactory, dense_weight, linear_layers, zoo_layers
 from zoo.layers.names import summary
 from zoo.parameterizations import Dense
-from zoo.runs.peft import Adapter, Factors, OfStack
+from zoo.runs.peft import Adapter, Factors, Mapped, OfStack
 
 TIED = ("embed_tokens", "lm_head")
 """Names by which peft knows modules that `ensure_weight_tying` is about."""
@@ -48,7 +48,13 @@ def build(adapter: Adapter, backbone: str, task: str | None) -> tuple[FineTuning
     factories = {name: update.factory() for name, update in adapter.updates.items()}
     factories |= dict.fromkeys(apart, Dense)
     usual = Counter(map(_key, factories.values())).most_common(1)[0][0]
-    scales = [u.scale for u in adapter.updates.values() if isinstance(u, Factors)]
+    fixed = {u.scale for u in adapter.updates.values() if isinstance(u, Mapped)}
+    if len(fixed) > 1:
+        raise UserError(
+            f"the adapter's layers have scales {', '.join(f'{s:g}' for s in sorted(fixed))}, and a "
+            "task has one: load it in Python, zoo.load"
+        )
+    scales = [*fixed] or [u.scale for u in adapter.updates.values() if isinstance(u, Factors)]
     frozen = f"{skeleton.base_model_prefix}." if kind == "SEQ_CLS" else ""
     trained = [*adapter.saved, *adapter.changed]
     settings: dict[str, Any] = {

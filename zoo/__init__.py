@@ -1,11 +1,61 @@
-"""zoo: train any network in any parameterization of its weights."""
+"""zoo: train any network in any parameterization of its weights.
 
+    model = zoo.adapt(model, zoo.DCT, ratio=0.02, targets="query_value")
+
+What this package offers to Python is imported when it is first used: `import zoo` loads no torch.
+"""
+
+import importlib
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo import hf as hf
+    from zoo.api.adapting import adapt as adapt
+    from zoo.api.adapting import parameterize as parameterize
+    from zoo.api.combining import combine as combine
+    from zoo.api.hub import push as push
+    from zoo.api.saving import load as load
+    from zoo.api.saving import save as save
+    from zoo.api.summary import param_groups as param_groups
+    from zoo.api.summary import summary as summary
+    from zoo.api.summary import trainable as trainable
+    from zoo.api.switching import disabled as disabled
+    from zoo.api.switching import merged as merged
+    from zoo.api.switching import remove as remove
+    from zoo.api.switching import rows as rows
+    from zoo.api.switching import use as use
+    from zoo.errors import UserError as UserError
+    from zoo.parameterizations import *  # noqa: F403
+    from zoo.studies.analyze.public import analyze as analyze
+    from zoo.studies.mask.public import mask as mask
+    from zoo.studies.report.public import report as report
 
 __version__ = "0.1.0"
+
+PLACES = {
+    "adapt": "zoo.api.adapting",
+    "analyze": "zoo.studies.analyze.public",
+    "combine": "zoo.api.combining",
+    "disabled": "zoo.api.switching",
+    "load": "zoo.api.saving",
+    "mask": "zoo.studies.mask.public",
+    "merged": "zoo.api.switching",
+    "param_groups": "zoo.api.summary",
+    "parameterize": "zoo.api.adapting",
+    "push": "zoo.api.hub",
+    "remove": "zoo.api.switching",
+    "report": "zoo.studies.report.public",
+    "rows": "zoo.api.switching",
+    "save": "zoo.api.saving",
+    "summary": "zoo.api.summary",
+    "trainable": "zoo.api.summary",
+    "use": "zoo.api.switching",
+    "UserError": "zoo.errors",
+}
+"""Where the functions are that this package offers; classes are parameterizations."""
 
 MOVED = {
     "bases.frequencies": "bases",
@@ -79,6 +129,30 @@ class Moved:
         package, _, name = fullname.partition(".")
         if package == "zoo" and name in MOVED:
             raise ModuleNotFoundError(f"{fullname} is zoo.{MOVED[name]} now", name=fullname)
+
+
+def __dir__() -> list[str]:
+    """Name what there is, for whoever types `zoo.` and waits."""
+    offered = importlib.import_module("zoo.parameterizations").__all__
+    return sorted({*globals(), *PLACES, "hf", *offered})
+
+
+def _offered(name: str) -> Any:
+    """Import what the package offers under a name, when it is first used."""
+    if name == "hf":
+        return importlib.import_module("zoo.hf")
+    # By its capital: any other name would load torch to say that it is not there.
+    place = PLACES.get(name) or ("zoo.parameterizations" if name[:1].isupper() else None)
+    found = getattr(importlib.import_module(place), name, None) if place else None
+    if found is None:
+        raise AttributeError(
+            f"module 'zoo' has no attribute {name!r}", name=name, obj=sys.modules[__name__]
+        )
+    globals()[name] = found
+    return found
+
+
+globals()["__getattr__"] = _offered  # not by its name: mypy would take any attribute for there
 
 
 def say_where_names_are(module: str) -> None:

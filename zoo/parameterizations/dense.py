@@ -9,6 +9,8 @@ from zoo.parameterizations.base import WeightParameterization
 class Dense(WeightParameterization):
     """Every weight, W = C: the reference.
 
+    It has mn coefficients.
+
         >>> zoo.Dense(8, 8).num_trainable
         64
     """

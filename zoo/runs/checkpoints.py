@@ -21,12 +21,13 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from zoo import path_today
 from zoo.bases.masks import Kept, pack
-from zoo.errors import UserError, options_called
+from zoo.errors import UserError, option, options_called
 from zoo.files.paths import ADAPTER
 from zoo.files.tensors import write_tensors
 from zoo.files.trust import NOBODY, OURS, Trust
 from zoo.layers.anew import match_state
 from zoo.layers.convert import zoo_layers
+from zoo.runs import adapter_folder
 from zoo.training.checkpoint_files import START, load, run_folder
 from zoo.training.checkpoint_state import PROJECTED
 from zoo.training.identity import KEY
@@ -46,6 +47,11 @@ def resolve(path: str) -> Path:
         UserError: if there is none.
     """
     given = Path(path)
+    if adapter_folder.find_alone(given):
+        raise UserError(
+            f"{path!r} is an adapter that Python made, of no task: make it a run with zoo import "
+            f"{path}"
+        )
     if found := find(given):
         return found
     if (
@@ -151,7 +157,7 @@ def rebuild(
     task, settings = task_of(path, checkpoint, trust)
     if backbone is not None:
         if "backbone" not in settings:
-            raise UserError(f"{where} has no backbone: drop --backbone")
+            raise UserError(f"{where} has no backbone: drop {option('backbone')}")
         settings["backbone"] = backbone
     try:
         with options_called({"model.backbone": "backbone"}):
@@ -162,7 +168,7 @@ def rebuild(
     except Exception as error:  # what a checkpoint names may be missing here, or be something else
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:100]
         hint = (
-            "is --backbone what it was trained on?"
+            f"is {option('backbone')} what it was trained on?"
             if backbone
             else "run it where its parameterization is found"
         )
@@ -265,7 +271,7 @@ def _check_matrices(path: Path, checkpoint: Mapping[str, Any], model: nn.Module)
     alone = [
         math.prod(layer.parameterization.shape)
         for layer in zoo_layers(model).values()
-        if layer.base is None
+        if not layer.has_base
     ]
     if alone and max(alone) > HUGE and sum(alone) > SPARSEST * numbers:
         raise UserError(

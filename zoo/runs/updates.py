@@ -11,7 +11,7 @@ from zoo.files.trust import NOBODY, Trust
 from zoo.layers.convert import are_updates, zoo_layers
 from zoo.pages.numbers import number_of
 from zoo.parameterizations.factory import factory_class
-from zoo.runs import checkpoints, peft
+from zoo.runs import adapter_folder, checkpoints, peft
 from zoo.runs.checkpoint_runs import adapter_run, checkpoint_run
 from zoo.runs.model_runs import own_updates, read_model
 from zoo.runs.pairs import difference
@@ -72,12 +72,14 @@ def read(
     if isinstance(path, nn.Module):
         return checked(read_model(path, name, layers))
     return checked(
-        _adapter(path, adapter, layers) if adapter else _run(path, backbone, layers, trust)
+        _adapter(path, adapter, layers, trust) if adapter else _run(path, backbone, layers, trust)
     )
 
 
 def _peft_folder(path: Path) -> Path | None:
     folder = peft.find(path)
+    if folder is not None and folder == adapter_folder.find_alone(path):
+        return folder
     return folder if folder is not None and checkpoints.find(folder) is None else None
 
 
@@ -155,8 +157,8 @@ def starting_weights(
     return {name: weight for name, weight in first.items() if torch.equal(weight, second[name])}
 
 
-def _adapter(path: str, folder: Path, layers: Sequence[str] | None) -> Source:
-    adapter = peft.read(folder)
+def _adapter(path: str, folder: Path, layers: Sequence[str] | None, trust: Trust) -> Source:
+    adapter = peft.read(folder, trust=trust)
     kind = factory_class(next(iter(adapter.updates.values())).factory()).__name__
     updates = {}
     for name in chosen(adapter.updates, layers):

@@ -4,7 +4,16 @@ A folder holds `adapter_config.json` and `adapter_model.safetensors` or `adapter
 the LoRA authors' own loralib saves is read as well.
 """
 
-from zoo.runs.peft.adapter import CONFIG, PREFIX, TENSORS, Adapter, Factors, OfStack, Update
+from zoo.runs.peft.adapter import (
+    CONFIG,
+    PREFIX,
+    TENSORS,
+    Adapter,
+    Factors,
+    Mapped,
+    OfStack,
+    Update,
+)
 from zoo.runs.peft.lora import lora_factors, own_factors
 from zoo.runs.peft.reading import find, read, sizes
 from zoo.runs.peft.writing import write
@@ -15,6 +24,7 @@ __all__ = [
     "TENSORS",
     "Adapter",
     "Factors",
+    "Mapped",
     "OfStack",
     "Update",
     "find",

@@ -97,19 +97,25 @@ class OfStack(Factors):
 
 @dataclass(frozen=True, eq=False)
 class Mapped(Update):
-    """An update that one of zoo's parameterizations makes of coefficients, in a layer of scale 1.
+    """An update that one of zoo's parameterizations makes of coefficients: dW = scale W.
 
     Args:
         made_by: the class, with its settings but for the shape.
         coefficients: by the parameters' names; or how they follow from the layer's W0.
         shape: (out_features, in_features), if the adapter says it.
+        read: the numbers that were read, of coefficients that follow from W0.
+        scale: s; 1 in peft's formats, whose scales are in the coefficients or settings.
+        layer: the layer's name, from which random positions follow.
+        fingerprint: of the map's fixed part, if the adapter says it.
     """
 
     made_by: ParameterizationFactory
     coefficients: Mapping[str, Tensor] | Callable[[Tensor], Mapping[str, Tensor]]
     shape: tuple[int, int] | None = None
     read: Sequence[Tensor] = ()
-    """The numbers that were read, of coefficients that follow from W0."""
+    scale: float = 1.0
+    layer: str = ""
+    fingerprint: str | None = None
 
     @property
     def of_base(self) -> bool:  # type: ignore[override]
@@ -131,10 +137,12 @@ class Mapped(Update):
         }
 
     def matrix(self, shape: tuple[int, int], base: Tensor | None = None) -> Tensor:
-        p = self.made_by(*shape)
+        p = self.made_by(*shape).for_layer(self.layer)
         base = torch.empty(shape, device="meta") if base is None else base.float()
-        self.fill_(p, base, 1.0)
-        return (p.effective(base) - base if p.needs_base else p.weight()).detach()
+        self.fill_(p, base, self.scale)
+        if p.needs_base:
+            return (p.effective(base, self.scale) - base).detach()
+        return self.scale * p.weight().detach()
 
     def tensors(self) -> Iterable[Tensor]:
         return self.read if callable(self.coefficients) else self.coefficients.values()
@@ -147,10 +155,16 @@ class Mapped(Update):
         """Copy the coefficients.
 
         Raises:
-            ValueError: for a layer of another scale than 1.
+            ValueError: for a layer of another scale.
+            UserError: if the map's fixed part was rebuilt otherwise than when it was trained.
         """
-        if scale != 1:
-            raise ValueError(f"the layer's scale must be 1, got {scale}")
+        if scale != self.scale:
+            raise ValueError(f"the layer's scale must be {self.scale:g}, got {scale:g}")
+        if self.fingerprint not in (None, p.fingerprint()):
+            raise UserError(
+                f"{self.layer}: the coefficients belong to another basis (hash {self.fingerprint}, "
+                f"here {p.fingerprint()}): it was made from another W0, or by another version"
+            )
         for name, tensor in self._given(base).items():
             p.get_parameter(name).copy_(tensor)
 

@@ -14,6 +14,8 @@ from zoo.errors import UserError
 from zoo.files.access import read_json
 from zoo.files.paths import ADAPTER
 from zoo.files.tensors import read_tensors
+from zoo.files.trust import NOBODY, Trust
+from zoo.runs import adapter_folder
 from zoo.runs.peft import (
     adalora,
     c3a,
@@ -66,13 +68,15 @@ READERS: dict[str, Reader] = {**FORMATS, "LORA": lora}
 
 
 def find(path: Path) -> Path | None:
-    """Return the folder of a peft adapter that a path stands for.
+    """Return the folder of an adapter that a path stands for, peft's or one that zoo.save wrote.
 
     It is the path itself, the folder of its tensors, or the only one right inside.
 
     Raises:
         UserError: if there are several inside.
     """
+    if ours := adapter_folder.find_alone(path):
+        return ours
     if path.name in (TENSORS, BINARY, CONFIG) and path.is_file():
         path = path.parent
     if (path / CONFIG).is_file():
@@ -85,13 +89,19 @@ def find(path: Path) -> Path | None:
     return inside[0] if inside else None
 
 
-def read(path: Path, alpha: float | None = None, enabled: Sequence[bool] | None = None) -> Adapter:
+def read(
+    path: Path,
+    alpha: float | None = None,
+    enabled: Sequence[bool] | None = None,
+    trust: Trust = NOBODY,
+) -> Adapter:
     """Read an adapter that peft or zoo wrote, or a file of loralib's.
 
     Args:
         path: the adapter's folder, the folder around that, or a file of loralib's.
         alpha: what a file of loralib's was trained with, which it does not say itself.
         enabled: which parts of its merged layers were trained, likewise.
+        trust: which classes besides zoo's own an adapter of zoo's may name.
 
     Raises:
         UserError: if there is no adapter, a damaged one, or one whose update is of another kind.
@@ -107,6 +117,9 @@ def read(path: Path, alpha: float | None = None, enabled: Sequence[bool] | None 
                 f"{option} is for a file of loralib's; '{folder}' has a {CONFIG}, which says it: "
                 f"drop {option}"
             )
+    if (folder / adapter_folder.CONFIG).is_file():
+        stored = adapter_folder.read(folder, trust=trust)
+        return checked(stored.where, adapter_folder.as_adapter(stored))
     file = next((folder / name for name in (TENSORS, BINARY) if (folder / name).is_file()), None)
     if file is None:
         raise UserError(

@@ -1,0 +1,257 @@
+"""Measure what Python's functions take beside peft's, on an encoder of BERT-base's size.
+
+    python -m results.measure_api api.csv
+    python -m results.measure_api api.csv --rounds 9 --operations adapt,save
+
+Pairs have as many coefficients: LoRA beside LoRA (r = 8), DCT and BlockDCT beside FourierFT, on
+query and value; weights are random, in bfloat16. Operations are
+
+    adapt    zoo.adapt to get_peft_model
+    save     zoo.save to save_pretrained, into a new folder
+    load     zoo.load to PeftModel.from_pretrained, into a network without adapters
+    switch   zoo.use to set_adapter, from one of two adapters to the other
+    step     forward, backward and AdamW of 32 sentences of 16 tokens under bfloat16 autocast
+    import   `import zoo` to `import peft`, in a process of their own
+    import and adapt    the same with `zoo.adapt`, and torch with it, to `peft.get_peft_model`
+
+each done in turn in one process, peak memory in torch's allocators beyond what was there. `bytes`
+are those of the saved folders. `ratio` is the median of neighbours, with its quartiles.
+"""
+
+import argparse
+import copy
+import csv
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+import zoo
+from results.goals.peft import Batch, backbone, stepper
+from zoo.__main__ import prepare_process
+from zoo.files.access import size
+from zoo.studies.bench.command import about
+from zoo.studies.bench.options import device_of
+from zoo.studies.bench.rows import SOURCE, source
+from zoo.studies.bench.timing import peak_memory, quartiles, ratio
+
+RANK = 8
+TARGETS = ["query", "value"]
+COLUMNS = ["operation", "method", "rival", "rounds", "zoo_ms", "peft_ms", "ratio", "quartiles"]
+COLUMNS += ["zoo_mib", "peft_mib", "zoo_bytes", "peft_bytes", "numbers", *SOURCE]
+Prepared = tuple[Callable[[], Any], ...]
+"""What is done to a fresh start: it is called once, and alone is measured."""
+
+
+class Pair(NamedTuple):
+    """A parameterization, its settings, and what makes peft's config."""
+
+    method: str
+    settings: dict[str, Any]
+    rival: str
+    options: dict[str, Any]
+
+
+def pairs(width: int) -> list[Pair]:
+    """Return the pairs for square layers of a width."""
+    count = 2 * RANK * width
+    fourier = {"n_frequency": count, "init_weights": True}
+    return [
+        Pair("LoRA", {"rank": RANK, "alpha": RANK}, "LoraConfig", {"r": RANK, "lora_alpha": RANK}),
+        Pair("DCT", {"coefficients": count}, "FourierFTConfig", fourier),
+        Pair("BlockDCT", {"coefficients": count}, "FourierFTConfig", fourier),
+    ]
+
+
+class Sides:
+    """Both libraries' ways to do the same to copies of one network.
+
+    Args:
+        pair: what they make of it.
+        network: with random weights.
+        folder: for what is written.
+    """
+
+    def __init__(self, pair: Pair, network: nn.Module, folder: Path) -> None:
+        import peft
+
+        self.peft, self.pair, self.network, self.folder = peft, pair, network, folder
+        self.config = getattr(peft, pair.rival)
+        self.saved = 0
+
+    def zoo(self, name: str = "default", on: nn.Module | None = None) -> nn.Module:
+        """Adapt a copy, or a network that has an adapter already."""
+        model = copy.deepcopy(self.network) if on is None else on
+        cls = getattr(zoo, self.pair.method)
+        return zoo.adapt(model, cls, targets=TARGETS, train=(), name=name, **self.pair.settings)
+
+    def theirs(self, name: str = "default", on: Any = None) -> Any:
+        """Do the same with peft."""
+        config = self.config(target_modules=TARGETS, **self.pair.options)
+        if on is not None:
+            on.add_adapter(name, config)
+            return on
+        return self.peft.get_peft_model(copy.deepcopy(self.network), config, name)
+
+    def fresh(self) -> Path:
+        """Return a folder that is not there."""
+        self.saved += 1
+        return self.folder / str(self.saved)
+
+    def prepared(self, operation: str) -> Iterator[Prepared]:
+        """Prepare an operation again and again: ours, and theirs."""
+        if operation == "adapt":
+            cls, settings = getattr(zoo, self.pair.method), self.pair.settings
+            while True:
+                a, b = copy.deepcopy(self.network), copy.deepcopy(self.network)
+                config = self.config(target_modules=TARGETS, **self.pair.options)
+                yield (
+                    lambda a=a: zoo.adapt(a, cls, targets=TARGETS, train=(), **settings),
+                    lambda b=b, config=config: self.peft.get_peft_model(b, config),
+                )
+        ours, theirs = self.zoo(), self.theirs()
+        if operation == "save":
+            while True:
+                yield (
+                    lambda: zoo.save(ours, self.fresh()),
+                    lambda: theirs.save_pretrained(self.fresh()),
+                )
+        if operation == "load":
+            first = zoo.save(ours, self.fresh())
+            second = self.fresh()
+            theirs.save_pretrained(second)
+            while True:
+                a, b = copy.deepcopy(self.network), copy.deepcopy(self.network)
+                yield (
+                    lambda a=a: zoo.load(a, first),
+                    lambda b=b: self.peft.PeftModel.from_pretrained(b, str(second)),
+                )
+        if operation == "switch":
+            self.zoo("other", ours)
+            self.theirs("other", theirs)
+            while True:
+                for name in ("default", "other"):
+                    yield (
+                        lambda name=name: zoo.use(ours, name),
+                        lambda name=name: theirs.set_adapter(name),
+                    )
+        batch = Batch(32, 16)
+        steps = [stepper(model, batch)[0] for model in (ours, theirs)]
+        while True:
+            yield steps[0], steps[1]
+
+    def bytes(self) -> tuple[int, int, int]:
+        """Return bytes of both folders, and how many numbers are in ours."""
+        ours, theirs = self.zoo(), self.theirs()
+        first, second = zoo.save(ours, self.fresh()), self.fresh()
+        theirs.save_pretrained(second)
+        return size(first), size(second), zoo.summary(ours).coefficients
+
+
+def measured(prepared: Iterator[Prepared], rounds: int) -> dict[str, Any]:
+    """Time what was prepared, in turn, in one order and the reverse; then measure memory once."""
+    times: list[list[float]] = [[], []]
+    for i in range(rounds + 1):
+        calls = list(enumerate(next(prepared)))
+        for side, call in calls[::-1] if i % 2 else calls:
+            start = time.perf_counter()
+            call()
+            if i:  # the first is a warm-up
+                times[side].append(time.perf_counter() - start)
+    peaks = [peak_memory(call) / 2**20 for call in next(prepared)]
+    return row_of(times, rounds) | {"zoo_mib": f"{peaks[0]:.2f}", "peft_mib": f"{peaks[1]:.2f}"}
+
+
+def row_of(times: Sequence[Sequence[float]], rounds: int) -> dict[str, Any]:
+    """Return medians, and the ratio of neighbours with its quartiles."""
+    found = ratio(times[0], times[1])
+    return {
+        "rounds": rounds,
+        "zoo_ms": f"{1e3 * quartiles(list(times[0])).median:.3g}",
+        "peft_ms": f"{1e3 * quartiles(list(times[1])).median:.3g}",
+        "ratio": f"{found.median:.3f}",
+        "quartiles": f"{found.low:.3f}-{found.high:.3f}",
+    }
+
+
+def imports(ours: str, theirs: str, rounds: int) -> dict[str, Any]:
+    """Time two programs, each in a process of its own, in turn."""
+    times: list[list[float]] = [[], []]
+    for i in range(rounds + 1):
+        for side, code in enumerate((ours, theirs)):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", code], check=True)
+            if i:
+                times[side].append(time.perf_counter() - start)
+    return row_of(times, rounds)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measure every row that the file lacks, and add it."""
+    every = ["adapt", "save", "load", "switch", "step", "import"]
+    parser = argparse.ArgumentParser(
+        prog="python -m results.measure_api",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("csv", type=Path, metavar="FILE", help="rows are added to it")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--operations", default=",".join(every), metavar="NAMES")
+    options = parser.parse_args(argv)
+    start = time.perf_counter()
+    command = f"python -m results.measure_api {' '.join(argv)}"
+    origin = source({**about(argv, start, device_of("cpu", None)), "command": command})
+    there = set()
+    if options.csv.exists():
+        with options.csv.open(newline="") as opened:
+            there = {(row["operation"], row["method"]) for row in csv.DictReader(opened)}
+
+    def add(row: dict[str, Any]) -> None:
+        new = not options.csv.exists()
+        with options.csv.open("a", newline="", encoding="utf-8") as opened:
+            writer = csv.DictWriter(opened, COLUMNS)
+            if new:
+                writer.writeheader()
+            writer.writerow(row | origin)
+        print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+
+    warnings.simplefilter("ignore")  # of transformers, which peft calls as it was
+    torch.manual_seed(0)
+    network = backbone({}).to(torch.bfloat16)
+    for operation in options.operations.split(","):
+        if operation == "import":
+            for name, code in {
+                "import": ("import zoo", "import peft"),
+                "import and adapt": ("import zoo; zoo.adapt, zoo.DCT", "import peft"),
+            }.items():
+                if (name, "") not in there:
+                    row = imports(*code, options.rounds)
+                    add({"operation": name, "method": "", "rival": "peft", **row})
+            continue
+        for pair in pairs(network.config.hidden_size):
+            if (operation, pair.method) in there:
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                sides = Sides(pair, network, Path(folder))
+                row: dict[str, Any] = {
+                    "operation": operation,
+                    "method": pair.method,
+                    "rival": pair.rival.removesuffix("Config"),
+                    **measured(sides.prepared(operation), options.rounds),
+                }
+                if operation == "save":
+                    ours, theirs, numbers = sides.bytes()
+                    row |= {"zoo_bytes": ours, "peft_bytes": theirs, "numbers": numbers}
+                add(row)
+
+
+if __name__ == "__main__":
+    prepare_process()
+    main(sys.argv[1:])

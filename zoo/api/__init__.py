@@ -1,0 +1,1 @@
+"""What `import zoo` offers: adapters on any network, in anyone's training loop."""

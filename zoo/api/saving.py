@@ -1,0 +1,269 @@
+"""Adapters to and from folders: `save` and `load`."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from zoo.api import hub
+from zoo.api.adapting import DEFAULT, add, check_name
+from zoo.api.card import card
+from zoo.api.record import find_record, maps_of, named_tensors, record_of
+from zoo.api.say import say
+from zoo.api.switching import check_enabled, freeze, hold, remove, set_use
+from zoo.errors import UserError
+from zoo.files.access import new_folder
+from zoo.files.paths import ADAPTER, nickname
+from zoo.layers.names import summary
+from zoo.layers.swap import swappable
+from zoo.parameterizations import WeightParameterization
+from zoo.runs import adapter_folder
+from zoo.runs.adapter_folder import CARD, CONFIG, TENSORS, Stored
+
+
+def save(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    data: str | None = None,
+    metrics: Mapping[str, float] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write an adapter into a folder, whole or not at all: coefficients, config and a card.
+
+    Of a network that was parameterized from scratch it is the whole network.
+
+        >>> net = zoo.adapt(torch.nn.Linear(8, 8), zoo.DCT, ratio=0.25)
+        >>> folder = zoo.save(net, "my_adapter", data="toy", metrics={"accuracy": 0.5})
+        >>> sorted(file.name for file in folder.iterdir())
+        ['README.md', 'adapter.safetensors', 'zoo_adapter.json']
+
+    Args:
+        model: an adapted network.
+        folder: a new one, or one that holds an adapter if `overwrite`.
+        name: of the adapter; by default the one in use.
+        data: what it was trained on, for the card.
+        metrics: what it reached, by name, for the card.
+        overwrite: whether to replace an adapter that is there.
+
+    Raises:
+        UserError: if there is no such adapter, or the folder is there already.
+    """
+    path = Path(folder)
+    stored = stored_of(model, name)
+    text = card(stored, data, metrics)
+    ours = set(map(Path, (ADAPTER, CONFIG, CARD)))
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise UserError(f"'{path}' is there already: give another folder, or overwrite=True")
+    with new_folder(path, "folder", lambda file: file in ours, overwrite) as part:
+        adapter_folder.write(part, stored, text)
+    return path
+
+
+def write_checkpoint(
+    model: nn.Module, folder: Path, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write the adapter in use into a folder that may hold other files, each file whole.
+
+    Args:
+        model: an adapted network.
+        folder: it is made if need be.
+        state: the network's state dict, where it is not in this process' memory.
+    """
+    stored = stored_of(model)
+    if state is not None:
+        part = adapter_folder.PART
+        for layer, own in stored.coefficients.items():
+            own.update({key: state.get(f"{layer}{part}{key}", t) for key, t in own.items()})
+        stored.trained.update({key: state.get(key, t) for key, t in stored.trained.items()})
+    folder.mkdir(parents=True, exist_ok=True)
+    adapter_folder.write(folder, stored, card(stored), tensors_in=TENSORS[1])
+
+
+def load(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    name: str = DEFAULT,
+    classes: Sequence[type[WeightParameterization]] = (),
+    trainable: bool = False,
+    revision: str | None = None,
+) -> nn.Module:
+    """Give a network an adapter that was saved, and use it.
+
+    Nothing in the folder is executed or imported: coefficients are read with safetensors, all else
+    as JSON within bounds, and what it wants trained besides replaces what it declares and no more.
+
+        >>> base, x = torch.nn.Linear(8, 8), torch.ones(8)
+        >>> net = zoo.adapt(copy.deepcopy(base), zoo.DCT, ratio=0.25)
+        >>> torch.nn.init.ones_(net.parameterization.coef) is None
+        False
+        >>> other = zoo.load(base, zoo.save(net, "my_adapter"))
+        >>> torch.equal(other(x), net(x))
+        True
+
+    Args:
+        model: the network that the adapter was trained on, as it was before; or a network with
+            other adapters.
+        path: the folder that `zoo.save`, `zoo export --to safetensors` or a checkpoint of
+            transformers' Trainer left; or a name on the Hugging Face hub, `user/adapter`.
+        name: of the adapter in this network.
+        classes: parameterizations of your own that it may name.
+        trainable: whether it is to be trained on.
+        revision: of the hub's repository: a branch, a tag or a commit.
+
+    Returns:
+        `model`; where that is a layer itself, the adapted layer in its place.
+
+    Raises:
+        UserError: if there is no adapter, or it is one of another network, shape, basis or format,
+            or names a class that was not handed over. The network is then as it was.
+    """
+    check_name(name)
+    folder, where = _folder(path, revision)
+    stored = adapter_folder.read(folder, classes, where)
+    record = find_record(model)
+    if record is not None and stored.start != "update":
+        raise UserError(f"{where} is of a whole network: load it into one without adapters")
+    _check_fits(model, stored)
+    before = None if record is None else record.weights
+    model = add(
+        model,
+        name,
+        stored.factories,
+        lambda space: stored.scales[space.layer],
+        list(stored.trained),
+        stored.start,
+    )
+    try:
+        _fill(model, name, stored)
+    except BaseException:
+        remove(model, name)
+        if before is not None:
+            set_use(model, record_of(model), before)
+        raise
+    freeze(model, name, not trainable)
+    mark = "trained on" if trainable else "not trained"
+    say(f"{where}: {len(stored.factories)} layers, adapter {name!r}, {mark}")
+    return model
+
+
+def _folder(path: str | os.PathLike[str], revision: str | None) -> tuple[Path, str]:
+    """Return the folder of an adapter, after it was fetched if it is a hub's, and what to call it.
+
+    Raises:
+        UserError: if there is none.
+    """
+    given = Path(path)
+    if found := adapter_folder.find(given):
+        if revision is not None:
+            raise UserError(
+                f"revision is of a hub's repository, and '{found}' is a folder: drop it"
+            )
+        return found, f"adapter '{found}'"
+    if not given.exists() and hub.is_id(str(path)):
+        return hub.fetch(str(path), revision)
+    if not given.exists():
+        raise UserError(f"no folder '{given}': give one that zoo.save wrote, or a hub's user/name")
+    if (given / "adapter_config.json").is_file():
+        remedy = f"make it a run with zoo import {given}, and give an export of that"
+        raise UserError(f"'{given}' is a peft adapter: {remedy}")
+    if (given / "checkpoints").is_dir() or given.suffix == ".ckpt":
+        raise UserError(
+            f"'{given}' is a run: give what zoo export {given} --to safetensors writes of it"
+        )
+    raise UserError(f"'{given}' holds no adapter: give a folder with {CONFIG}")
+
+
+def stored_of(model: nn.Module, name: str | None = None) -> Stored:
+    """Return an adapter of a network as it is to be written.
+
+    Args:
+        model: an adapted network.
+        name: of the adapter; by default the one in use.
+
+    Raises:
+        UserError: if there is no such adapter.
+    """
+    record = record_of(model)
+    check_enabled(record, "save")
+    name = record.in_use(name)
+    hold(model, record)
+    adapter, layers = record.adapters[name], maps_of(model, name)
+    coefficients = {
+        layer: {key: p.detach() for key, p in space.named_parameters()}
+        for layer, (_, space) in layers.items()
+    }
+    if record.start == "update":
+        trained = dict(adapter.trained)
+    else:
+        inside = tuple(f"{layer}{adapter_folder.PART}" for layer in layers)
+        state = model.state_dict()
+        trained = {key: t for key, t in state.items() if not key.startswith(inside)}
+    return Stored(
+        where=f"adapter {name!r}",
+        start=record.start,
+        factories=adapter.factories,
+        scales=adapter.scales,
+        shapes={layer: space.shape for layer, (_, space) in layers.items()},
+        coefficients=coefficients,
+        trained=trained,
+        fingerprints={layer: space.fingerprint() for layer, (_, space) in layers.items()},
+        base=_about(model),
+    )
+
+
+def _about(model: nn.Module) -> dict[str, str]:
+    """Return what a network's class and name are; of a folder only the end of its path."""
+    about = {"class": type(model).__name__}
+    path = getattr(getattr(model, "config", None), "_name_or_path", "")
+    if isinstance(path, str) and path:
+        about["name_or_path"] = nickname(path) if os.path.exists(path) else path
+    return about
+
+
+def _check_fits(model: nn.Module, stored: Stored) -> None:
+    """Raise UserError naming what a network lacks, or has in another shape."""
+    layers = {name: layer.shape for name, layer in swappable(model).items()}
+    for name, shape in stored.shapes.items():
+        if name not in layers:
+            raise UserError(
+                f"{stored.where} is of another network: it is for {name}, and this "
+                f"{type(model).__name__} has {summary(layers)}"
+            )
+        if layers[name] != shape:
+            raise UserError(
+                f"{stored.where} is of another network: {name} is {shape}, here {layers[name]}"
+            )
+    state = model.state_dict()
+    for name, tensor in stored.trained.items():
+        there = tuple(state[name].shape) if name in state else None
+        if there != tuple(tensor.shape):
+            raise UserError(
+                f"{stored.where} is of another network: {name} is {tuple(tensor.shape)}, here "
+                f"{there or 'missing'}"
+            )
+
+
+@torch.no_grad()
+def _fill(model: nn.Module, name: str, stored: Stored) -> None:
+    """Copy what was read into an adapter that was just added.
+
+    Raises:
+        UserError: if a basis was rebuilt differently here.
+    """
+    for layer, (_, space) in maps_of(model, name).items():
+        wanted = stored.fingerprints.get(layer)
+        if wanted is not None and (here := space.fingerprint()) != wanted:
+            raise UserError(
+                f"{stored.where}: {layer}: its coefficients belong to another basis (hash "
+                f"{wanted}, here {here}); it was made from another W0, or by another version"
+            )
+        own = dict(space.named_parameters())
+        for key, tensor in stored.coefficients[layer].items():
+            own[key].copy_(tensor)
+    for key, tensor in named_tensors(model, stored.trained).items():
+        tensor.copy_(stored.trained[key])

@@ -1,0 +1,129 @@
+"""What of a network is trained, layer by layer and in all."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from zoo.api.record import find_record
+from zoo.api.targets import find_tensors
+from zoo.layers.convert import counts, table, zoo_layers
+from zoo.layers.names import summary as folded
+from zoo.training.optimizers import parameter_groups
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What of a network is parameterized, and how much of it is trained.
+
+    Args:
+        layers: for each parameterized layer its name, shape, parameterization, number of weights,
+            number of coefficients and learning-rate multiplier, as a mapping.
+        trainable: how many numbers are trained, coefficients and all else.
+        coefficients: how many of the network's numbers are coefficients, trained or not.
+        total: how many weights the dense network has.
+        besides: names of the parameters that are trained as they are.
+        adapters: weights of the adapters in use, by name.
+    """
+
+    layers: list[dict[str, Any]]
+    trainable: int
+    coefficients: int
+    total: int
+    besides: list[str]
+    adapters: Mapping[str, float]
+
+    def line(self) -> str:
+        """Return the counts as one sentence."""
+        share = self.trainable / self.total if self.total else 0.0
+        besides = list(dict.fromkeys(name.rpartition(".")[0] or name for name in self.besides))
+        named = ", ".join(besides) if len(besides) < 4 else folded(besides)
+        also = f", {named} with them" if besides else ""
+        return (
+            f"{len(self.layers)} layers, {self.coefficients:,} coefficients; "
+            f"{self.trainable:,} of {self.total:,} weights are trained ({share:.2%}){also}"
+        )
+
+    def __str__(self) -> str:
+        """Return a table of the layers, those alike in one row, and the counts."""
+        from zoo.pages.terminal import aligned
+
+        rows: dict[tuple[str, ...], list[int]] = {}
+        for layer in self.layers:
+            shape = " x ".join(map(str, layer["shape"]))
+            key = folded([layer["layer"]]), shape, layer["parameterization"]
+            counted = rows.setdefault(key, [0, 0])
+            counted[0] += 1
+            counted[1] += layer["trainable"]
+        header = ["layer", "shape", "parameterization", "layers", "coefficients"]
+        cells = [[*key, str(n), f"{count:,}"] for key, (n, count) in rows.items()]
+        return "\n".join([*aligned([header, *cells], left=3), "", self.line()])
+
+
+def summary(model: nn.Module) -> Summary:
+    """Count what of a network is parameterized and what is trained.
+
+        >>> net = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 2))
+        >>> print(zoo.summary(zoo.adapt(net, zoo.DCT, ratio=0.25)))
+        layer  shape  parameterization  layers  coefficients
+        *      8 x 8  DCT                    1            16
+        *      2 x 8  DCT                    1             4
+        <BLANKLINE>
+        2 layers, 20 coefficients; 20 of 90 weights are trained (22.22%)
+
+    Args:
+        model: a network that `zoo.adapt` or `zoo.parameterize` has changed, or any other.
+    """
+    found, record = counts(model), find_record(model)
+    inside = tuple(f"{name}.parameterization." for name in zoo_layers(model))
+    besides = [
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and not name.startswith(inside)
+    ]
+    return Summary(
+        layers=table(model),
+        trainable=found["trainable"],
+        coefficients=found["coefficients"],
+        total=found["total"],
+        besides=besides if record is None or record.start == "update" else [],
+        adapters={} if record is None else dict(record.weights),
+    )
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are trained, by name.
+
+    >>> list(zoo.trainable(zoo.adapt(torch.nn.Linear(8, 8), zoo.LoRA, rank=2)))
+    ['parameterization.lora_A', 'parameterization.lora_B']
+    """
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def param_groups(
+    model: nn.Module, lr: float, weight_decay: float = 0.0, rates: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """Group what is trained for an optimizer, each group with its learning rate and decay.
+
+    A coefficient's rate is `lr` times the `lr_mult` of its map, so that one `lr` moves W about as
+    far in every parameterization; biases, norms and embeddings do not decay.
+
+        >>> net = zoo.adapt(torch.nn.Linear(8, 8), zoo.DCT, ratio=0.25)
+        >>> optimizer = torch.optim.AdamW(zoo.param_groups(net, lr=1e-3, weight_decay=0.1))
+
+    Args:
+        model: the network.
+        lr: the rate of a dense weight.
+        weight_decay: lambda of AdamW's W <- W (1 - lr lambda).
+        rates: other rates of what globs of module or parameter names match, such as
+            `{"classifier": 1e-3}`.
+    """
+    own: dict[nn.Parameter, float] = {}
+
+    parameters = dict(model.named_parameters())
+    for pattern, rate in (rates or {}).items():
+        names = [name for name in find_tensors(model, pattern) if name in parameters]
+        own |= {parameters[name]: rate for name in names}
+    groups = parameter_groups(model, lr, weight_decay, own)
+    return [{key: value for key, value in group.items() if key != "muon"} for group in groups]
