@@ -11,6 +11,7 @@ from networks import Kinds, Net, adapted, assert_same, disturb, of_kinds, state_
 from torch import nn
 
 from zoo.errors import UserError
+from zoo.layers.adapters import Adapters
 from zoo.layers.convert import convert, merge, zoo_layers
 from zoo.layers.swap import swap
 from zoo.parameterizations import DCT, Dense, LoRA
@@ -194,4 +195,28 @@ def test_mistakes_are_one_line():
     with torch.no_grad():
         next(iter(zoo_layers(network).values())).parameterization.coef[0] = float("nan")
     with pytest.raises(UserError, match=r"blocks\.0\.query holds NaN or infinite values in 'Net'"):
+        read(network)
+
+
+def test_several_adapters_are_looked_at_as_they_are_in_use():
+    """By their weights; and of none there is nothing."""
+    network = Net().requires_grad_(False)
+    before = network.blocks[0].query.weight.clone()
+    convert(network, HALF, ["query"], start="update")
+    for layer in zoo_layers(network).values():
+        one, m, n = layer.parameterization, *layer.parameterization.shape
+        maps = {"a": one, "b": LoRA(m, n, rank=2)}
+        layer.parameterization = Adapters(maps, {"a": 1.0, "b": 2.0})
+        layer.parameterization.use({"a": 0.5, "b": 0.25})
+    disturb(network)
+    source = read(network)
+    assert source.parameterization == "DCT+LoRA"
+    a, b = zoo_layers(network)["blocks.0.query"].parameterization.maps.values()
+    expected = 0.5 * a.weight() + 0.25 * 2.0 * b.weight()
+    assert torch.allclose(source.updates["blocks.0.query"].matrix(), expected, atol=1e-6)
+    after = zoo_layers(network)["blocks.0.query"].effective_weight()
+    assert torch.allclose(after - before, expected, atol=1e-6)
+    for layer in zoo_layers(network).values():
+        layer.parameterization.use({})
+    with pytest.raises(UserError, match="the updates of 'Net' are switched off"):
         read(network)

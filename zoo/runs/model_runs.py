@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from zoo.errors import UserError
+from zoo.layers.adapters import Adapters
 from zoo.layers.convert import are_updates, zoo_layers
 from zoo.layers.layer import ZooLayer
 from zoo.runs.peft import own_factors
@@ -37,10 +38,10 @@ def model_run(model: nn.Module, name: str | None = None) -> Run:
     )
 
 
-def _maps(layer: ZooLayer) -> Iterable[nn.Module]:
+def _maps(layer: ZooLayer) -> list[nn.Module]:
     """Return the map of a layer, or those of its several adapters that are in use."""
     space = layer.parameterization
-    return [space]
+    return [space.maps[name] for name in space.weights] if isinstance(space, Adapters) else [space]
 
 
 @torch.no_grad()
@@ -60,7 +61,7 @@ def read_model(
     run, there = model_run(model, name), zoo_layers(model)
     if not there:
         raise UserError(f"{run.name!r} has no layer that zoo parameterized: {CONVERT}")
-    if not any(layer.enabled for layer in there.values()):
+    if not any(layer.enabled and _maps(layer) for layer in there.values()):
         raise UserError(
             f"the updates of {run.name!r} are switched off: look at it outside of zoo.disabled, or "
             "switch one on with zoo.use"
