@@ -55,7 +55,7 @@ class ZooConv(ZooLayer):
     ) -> None:
         super().__init__(parameterization, scale, recompute)
         vars(self).update(geometry_of(conv))
-        refuse_dropout(parameterization, "a convolution")
+        self.check_map(parameterization)
         m, *rest = self.stored_shape
         if parameterization.shape != (m, math.prod(rest)):
             raise ValueError(
@@ -77,6 +77,9 @@ class ZooConv(ZooLayer):
 
     def base_product(self, x: Tensor) -> Tensor:
         return self._convolve(x, self._parameters["weight"], self.bias)  # type: ignore[arg-type]
+
+    def check_map(self, space: WeightParameterization) -> None:
+        refuse_dropout(space, "a convolution")
 
     def _multiply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self._convolve(x, weight.reshape(self.stored_shape), bias)

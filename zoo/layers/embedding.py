@@ -43,7 +43,7 @@ class ZooEmbedding(ZooLayer):
         scale: float = 1.0,
     ) -> None:
         super().__init__(parameterization, scale, recompute=False)  # a gradient of rows needs no W
-        refuse_dropout(parameterization, "an embedding")
+        self.check_map(parameterization)
         check_shapes(weight=(weight, parameterization.shape))
         self.num_embeddings, self.embedding_dim = parameterization.shape
         self.padding_idx = None if padding_idx is None else padding_idx % self.num_embeddings
@@ -70,6 +70,9 @@ class ZooEmbedding(ZooLayer):
 
     def base_product(self, x: Tensor) -> Tensor:
         return F.embedding(x, self._parameters["weight"], self.padding_idx)  # type: ignore[arg-type]
+
+    def check_map(self, space: WeightParameterization) -> None:
+        refuse_dropout(space, "an embedding")
 
     def _multiply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.embedding(x, weight, self.padding_idx)

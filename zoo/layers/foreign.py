@@ -36,17 +36,16 @@ class ZooForeign(ZooLayer):
 
     Such are the quantized layers of bitsandbytes, torchao or GPTQ. The layer itself computes its
     part, and the sum has the dtype of that; the update is computed in the coefficients' dtype, or
-    in autocast's. Tensors and modules are the layer's, by their names in a state dict. W0 is
-    dequantized where it is asked for (`zoo.layers.dequantize`), and neither kept from one pass to
-    the next nor for backward.
+    in autocast's. Tensors and modules are the layer's, by their names in a state dict.
 
-    In eval mode no W is kept either: a map that builds W does so in every pass.
+    Nothing as large as a dense weight is kept, neither from one pass to the next nor for backward:
+    W0 is dequantized where it is asked for (`zoo.layers.dequantize`), and a map that builds W does
+    so in every pass and again in its backward (`zoo.layers.recompute`), in eval mode too.
 
     Args:
         parameterization: W, of shape (out_features, in_features).
         layer: with integers `in_features` and `out_features`, and a pass of one tensor.
         scale: s.
-        recompute: build W again in backward (`ZooLayer`).
         dtype: of W0 and of a merged layer, where `layer` does not tell.
 
     Raises:
@@ -62,10 +61,9 @@ class ZooForeign(ZooLayer):
         parameterization: WeightParameterization,
         layer: nn.Module,
         scale: float = 1.0,
-        recompute: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(parameterization, scale, recompute)
+        super().__init__(parameterization, scale, recompute=True)
         self.out_features, self.in_features = shape = shape_of(layer)
         if parameterization.shape != shape:
             raise ValueError(f"the map must have shape {shape}, got {parameterization.shape}")
@@ -119,15 +117,13 @@ class ZooForeign(ZooLayer):
         if autocast_dtype(x.device) is None:
             x = x.to(parameters[0].dtype)
         if space.needs_base:
+            product = partial(self._product_of_base, space, scale)
             trained = x.requires_grad or any(p.requires_grad for p in parameters)
             again = trained and torch.is_grad_enabled() and not (transforming() or is_exporting())
-            product = self._product_of_base
         else:
-            again = self.recompute and space.builds_weight and would_save_weight(x)
-            product = _product
-        if again:
-            return multiply_and_recompute(partial(product, space, scale), x, *parameters)
-        return product(space, scale, x)
+            product = partial(_product, space, scale)
+            again = space.builds_weight and would_save_weight(x)
+        return multiply_and_recompute(product, x, *parameters, space=space) if again else product(x)
 
     def _product_of_base(
         self, space: WeightParameterization, scale: float, x: Tensor, *parameters: Tensor

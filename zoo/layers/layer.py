@@ -13,7 +13,7 @@ from zoo.bases.seeds import without_autocast
 from zoo.layers.base_weight import BaseHolder
 from zoo.layers.kept import product_dtype
 from zoo.layers.plain import Kind, make_plain
-from zoo.layers.recompute import multiply_and_recompute, would_save_weight
+from zoo.layers.recompute import drops, multiply_and_recompute, would_save_weight
 from zoo.layers.succession import conflicts, geometry_of, take_place
 from zoo.layers.weight_view import WeightView
 from zoo.parameterizations import WeightParameterization
@@ -133,7 +133,8 @@ class ZooLayer(BaseHolder, ABC):
         if self._built is not None and self._built.dtype == self.product_dtype(x):
             return self._multiply(x, self._built, self.bias)
         if self.recompute and self.builds_weight and would_save_weight(x):
-            return multiply_and_recompute(self._own_product, x, *self.parameters())
+            space, product = self.parameterization, self._own_product
+            return multiply_and_recompute(product, x, *self.parameters(), space=space)
         return self.product(x, self.parameterization, self.scale)
 
     def _own_product(self, x: Tensor, *parameters: Tensor) -> Tensor:
@@ -324,6 +325,9 @@ class ZooLayer(BaseHolder, ABC):
         own = weight if plain is weight else nn.Parameter(plain.detach(), weight.requires_grad)
         return self._succeeded(make_plain(self.replaced, own, self.bias, geometry_of(self)))
 
+    def check_map(self, space: WeightParameterization) -> None:  # noqa: B027  any map will do
+        """Raise ValueError if a map of the right shape cannot be this layer's."""
+
     def as_plain(self, matrix: Tensor) -> Tensor:
         """Return a matrix, (m, n), or what is stored of one, as the plain layer keeps it."""
         return self.as_stored(matrix)
@@ -354,5 +358,5 @@ def refuse_dropout(space: WeightParameterization, what: str) -> None:
         space: the map.
         what: the layer, which has no such rows, as "an embedding".
     """
-    if any(getattr(part, "dropout", 0) for part in space.modules()):
+    if drops(space):
         raise ValueError(f"has a dropout, which {what} has no rows of x for: set it to 0")

@@ -17,6 +17,7 @@ from torch.compiler import is_exporting
 from torch.utils.checkpoint import checkpoint
 
 from zoo.bases.vmapped import transforming
+from zoo.parameterizations import WeightParameterization
 
 
 def would_save_weight(x: Tensor) -> bool:
@@ -29,11 +30,19 @@ def would_save_weight(x: Tensor) -> bool:
 
 
 def multiply_and_recompute(
-    product: Callable[..., Tensor], x: Tensor, *parameters: Tensor
+    product: Callable[..., Tensor], x: Tensor, *parameters: Tensor, space: WeightParameterization
 ) -> Tensor:
     """Return `product(x, *parameters)`, of which autograd saves nothing but these arguments.
 
-    Since the parameters are saved, autograd refuses to go back past a change of them.
+    Since the parameters are saved, autograd refuses to go back past a change of them. Where `space`
+    drops numbers of x, they are the same ones again.
     """
-    y: Tensor = checkpoint(product, x, *parameters, use_reentrant=False, preserve_rng_state=False)
+    y: Tensor = checkpoint(
+        product, x, *parameters, use_reentrant=False, preserve_rng_state=drops(space)
+    )
     return y
+
+
+def drops(space: WeightParameterization) -> bool:
+    """Tell whether a map, or a part of it, drops numbers of the rows of x that it multiplies."""
+    return any(getattr(part, "dropout", 0) for part in space.modules())

@@ -158,8 +158,13 @@ def make_map(
         assert base is not None
         return base.detach()
 
-    shape = layer.parameterization.shape
-    return begin(name, factory, Replaced(shape, layer.base_dtype, layer.device, matrix), "update")
+    old = Replaced(layer.parameterization.shape, layer.base_dtype, layer.device, matrix)
+    space = begin(name, factory, old, "update")
+    try:
+        layer.check_map(space)
+    except ValueError as error:
+        raise UserError(f"{name or 'the model'}: {type(space).__name__} {error}") from error
+    return space
 
 
 def replaced(name: str, layer: nn.Module, usual: torch.dtype) -> Replaced:
@@ -196,7 +201,7 @@ def _successor(
         ValueError: if there is none with this map.
     """
     if is_foreign(layer):
-        return ZooForeign(space, layer, scale, recompute, usual)
+        return ZooForeign(space, layer, scale, usual)
     bias = layer._parameters.get("bias")
     new: ZooLayer
     if isinstance(layer, CONV):
