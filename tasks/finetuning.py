@@ -9,10 +9,13 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from tasks.hub import Head, load_network, load_tokenizer, resize_tokens
+from zoo.api.adapting import DEFAULT, add
+from zoo.api.switching import merged
+from zoo.api.targets import find_tensors
 from zoo.errors import UserError
 from zoo.files.paths import nickname
-from zoo.layers.convert import ParameterizationFactory, merge
-from zoo.layers.names import matches
+from zoo.layers.batched import build_together
+from zoo.layers.convert import ParameterizationFactory, choose
 from zoo.layers.presets import Preset, preset_targets
 from zoo.parameterizations import WeightParameterization
 from zoo.parameterizations.budget import Budget
@@ -153,19 +156,13 @@ class FineTuning(ZooModule, ABC):
         read = [p for name, p in network.named_parameters() if name not in drawn]
         self.backbone_sha256 = None if any(p.is_meta for p in read) else digest_of_weights(read)
         self.drawn = frozenset(f"net.{name}" for name in drawn)
-        for pattern in tuning.train:
-            modules = {name: module for name, module in network.named_modules() if name}
-            named = {**modules, **dict(network.named_parameters())}
-            trained = [each for name, each in named.items() if matches(name, pattern)]
-            if not trained:
-                ends = {name.rpartition(".")[2] for name in modules}
-                have = ", ".join(sorted(end for end in ends if not end.isdigit()))
-                raise UserError(f"tuning.train: {pattern!r} matches no module; there are: {have}")
-            for each in trained:
-                each.requires_grad_(True)
+        named = dict(network.named_parameters())
+        for name in find_tensors(network, tuning.train, "tuning.train"):
+            if name in named:
+                named[name].requires_grad_(True)
         if self.hparams["targets"] is None:
             self.targets = preset_targets(network, tuning.preset)
-        self.parameterize(network, "project" if tuning.full else "update", tuning.scale_of)
+        self.adapt(network)
         if tuning.gradient_checkpointing:
             if not network.supports_gradient_checkpointing:
                 raise UserError(
@@ -175,6 +172,24 @@ class FineTuning(ZooModule, ABC):
             old = network.gradient_checkpointing_enable  # what transformers 5 called it at first
             getattr(network, "activation_checkpointing_enable", old)({"use_reentrant": False})
         return network
+
+    def adapt(self, network: nn.Module) -> None:
+        """Give layers their updates; what is trained besides is what needs a gradient now.
+
+        Of full fine-tuning they get a weight instead, and all else is trained.
+        """
+        self.start = "project" if self.tuning.full else "update"
+        factories = choose(
+            network, self.parameterization, self.targets, self.overrides, self.budget, self.start
+        )
+        besides = [
+            name
+            for name, p in network.named_parameters()
+            if p.requires_grad and name.removesuffix(".weight") not in factories
+        ]
+        scale, again = self.tuning.scale_of, self.recompute
+        add(network, DEFAULT, factories, scale, besides, self.start, again)
+        build_together(network)
 
     def own_rates(self) -> dict[nn.Parameter, float]:
         """Return the head's learning rate, where it has one of its own."""
@@ -209,7 +224,7 @@ class FineTuning(ZooModule, ABC):
 
         It has the dtype of the backbone.
         """
-        merge(self.net).save_pretrained(folder)  # type: ignore[operator]
+        merged(self.net).save_pretrained(folder)  # type: ignore[operator]
         load_tokenizer(self.backbone).save_pretrained(folder)
 
     def peft_fields(self) -> dict[str, str]:

@@ -68,6 +68,28 @@ def test_an_update_from_python_is_what_the_command_finds(backbones, place):
         assert torch.allclose(update.matrix(), layers[layer].update().detach(), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_an_exported_run_is_loaded_in_python(name, backbones, place, capsys):
+    import functools
+
+    from adapted import classifier, run
+
+    settings = {key: value for key, value in METHODS[name].items() if key not in ("alpha", "scale")}
+    factory = functools.partial(getattr(zoo, name), **settings)
+    task = classifier(backbones("bert"), factory)
+    assert main(["export", run(task, place / "run"), "--to", "safetensors"]) == 0
+    folder = place / "run" / "export-safetensors"
+    assert {file.name for file in folder.iterdir()} == {
+        "adapter.safetensors",
+        "zoo_adapter.json",
+        "README.md",
+    }
+    model = zoo.load(bert(backbones), folder)
+    assert torch.allclose(logits(model), logits(task.net), atol=1e-5)
+    again = checkpoints.rebuild(checkpoints.resolve(str(folder)))
+    assert torch.allclose(logits(again.net), logits(task.net), atol=1e-5)
+
+
 def test_an_adapter_is_masked_without_its_network(backbones, place, capsys):
     model = zoo.adapt(bert(backbones), zoo.LoRA, rank=2, targets="query_value")
     disturb(model)

@@ -13,7 +13,7 @@ from zoo.api.record import ATTRIBUTE, Adapter, Record, find_record, named_tensor
 from zoo.api.say import say
 from zoo.api.summary import summary
 from zoo.api.switching import check_enabled, set_use, wrap
-from zoo.api.targets import Patterns, find_targets, find_tensors
+from zoo.api.targets import Patterns, find_targets, find_tensors, running_statistics
 from zoo.api.transformers import trained_by_default, wire
 from zoo.errors import UserError, did_you_mean
 from zoo.layers.batched import build_together
@@ -276,8 +276,10 @@ def add(
         record.weights = {name: 1.0}
         wire(model)
         return model
-    tensors = named_tensors(model, besides)
-    adapter.trained = {key: record.originals.get(key, t).clone() for key, t in tensors.items()}
+    tensors = named_tensors(model, [*dict.fromkeys([*besides, *running_statistics(model)])])
+    adapter.trained = {
+        key: record.originals.get(key, t).detach().clone() for key, t in tensors.items()
+    }
     record.originals = {
         **{key: t.detach().clone() for key, t in tensors.items()},
         **record.originals,

@@ -1,5 +1,6 @@
 """Adapters to and from folders: `save` and `load`."""
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -81,6 +82,22 @@ def write_checkpoint(
         stored.trained.update({key: state.get(key, t) for key, t in stored.trained.items()})
     folder.mkdir(parents=True, exist_ok=True)
     adapter_folder.write(folder, stored, card(stored), tensors_in=TENSORS[1])
+
+
+def for_python(folder: Path, net: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Write beside an exported run's tensors what `load` needs besides, and the card.
+
+    Args:
+        folder: which has them already.
+        net: the run's network.
+        state: the tensors; names of the network's begin with `net.` there.
+    """
+    stored, inside = stored_of(net), f".{adapter_folder.PART.strip('.')}."
+    trained = {
+        key.removeprefix("net."): tensor for key, tensor in state.items() if inside not in key
+    }
+    stored = dataclasses.replace(stored, trained=trained)
+    adapter_folder.write(folder, stored, card(stored), prefix="net.", tensors_in=None)
 
 
 def load(

@@ -8,6 +8,7 @@ from torch import nn
 
 from zoo.api.record import find_record
 from zoo.api.targets import find_tensors
+from zoo.layers.adapters import in_use
 from zoo.layers.convert import counts, table, zoo_layers
 from zoo.layers.names import summary as folded
 from zoo.training.optimizers import parameter_groups
@@ -18,10 +19,10 @@ class Summary:
     """What of a network is parameterized, and how much of it is trained.
 
     Args:
-        layers: for each parameterized layer its name, shape, parameterization, number of weights,
-            number of coefficients and learning-rate multiplier, as a mapping.
+        layers: for each parameterized layer a mapping with its layer, shape, parameterization,
+            weights, coefficients (trained or not, of the adapters in use), trainable and lr_mult.
         trainable: how many numbers are trained, coefficients and all else.
-        coefficients: how many of the network's numbers are coefficients, trained or not.
+        coefficients: how many there are of the adapters in use, trained or not.
         total: how many weights the dense network has.
         besides: names of the parameters that are trained as they are.
         adapters: weights of the adapters in use, by name.
@@ -52,10 +53,10 @@ class Summary:
         rows: dict[tuple[str, ...], list[int]] = {}
         for layer in self.layers:
             shape = " x ".join(map(str, layer["shape"]))
-            key = folded([layer["layer"]]), shape, layer["parameterization"]
+            key = folded([layer["layer"]]), shape, layer["parameterization"] or "none in use"
             counted = rows.setdefault(key, [0, 0])
             counted[0] += 1
-            counted[1] += layer["trainable"]
+            counted[1] += layer["coefficients"]
         header = ["layer", "shape", "parameterization", "layers", "coefficients"]
         cells = [[*key, str(n), f"{count:,}"] for key, (n, count) in rows.items()]
         return "\n".join([*aligned([header, *cells], left=3), "", self.line()])
@@ -82,10 +83,15 @@ def summary(model: nn.Module) -> Summary:
         for name, p in model.named_parameters()
         if p.requires_grad and not name.startswith(inside)
     ]
+    spaces = [layer.parameterization for layer in zoo_layers(model).values()]
+    sizes = [sum(p.numel() for each in in_use(s) for p in each.parameters()) for s in spaces]
+    once = {id(space): size for space, size in zip(spaces, sizes, strict=True)}  # tied ones share
     return Summary(
-        layers=table(model),
+        layers=[
+            {**row, "coefficients": size} for row, size in zip(table(model), sizes, strict=True)
+        ],
         trainable=found["trainable"],
-        coefficients=found["coefficients"],
+        coefficients=sum(once.values()),
         total=found["total"],
         besides=besides if record is None or record.start == "update" else [],
         adapters={} if record is None else dict(record.weights),

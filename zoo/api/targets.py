@@ -58,11 +58,15 @@ def find_targets(
     return [name for name in layers if name in chosen]
 
 
-def find_tensors(model: nn.Module, patterns: Patterns) -> list[str]:
+def find_tensors(model: nn.Module, patterns: Patterns, argument: str = "train") -> list[str]:
     """Return the names of the parameters of modules that patterns match, or that they match alone.
 
-    What a module keeps besides, as running statistics, comes with it; and so do the statistics of
-    every other module that has some, since training changes them.
+    What a module keeps besides, as running statistics, comes with it.
+
+    Args:
+        model: the network.
+        patterns: as for `find_targets`, without presets.
+        argument: what to call them in a message.
 
     Raises:
         UserError: if a pattern matches nothing that has a parameter.
@@ -77,14 +81,19 @@ def find_tensors(model: nn.Module, patterns: Patterns) -> list[str]:
             ends = dict.fromkeys(name.rpartition(".")[2] for name in (*modules, *state))
             words = [end for end in ends if not end.isdigit()]
             near = did_you_mean(_text(pattern), words, f"there are {', '.join(words[:12])}", 3)
-            raise UserError(f"train: {_text(pattern)!r} matches no module or parameter{near}")
+            raise UserError(f"{argument}: {_text(pattern)!r} matches no module or parameter{near}")
         found |= dict.fromkeys(own)
-    found |= {
-        name: None
-        for name in persistent_buffers(model)
-        if getattr(modules.get(name.rpartition(".")[0]), "track_running_stats", False)
-    }
     return list(found)
+
+
+def running_statistics(model: nn.Module) -> list[str]:
+    """Return the names of statistics that a pass in train mode changes, whatever is frozen."""
+    modules = dict(model.named_modules())
+    return [
+        name
+        for name in persistent_buffers(model)
+        if getattr(modules[name.rpartition(".")[0]], "track_running_stats", False)
+    ]
 
 
 def persistent_buffers(model: nn.Module) -> list[str]:

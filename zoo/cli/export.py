@@ -46,6 +46,8 @@ def export(
         raise UserError(
             f"--rank must be at least 1, and goes with --to peft; got --rank {rank} --to {to}"
         )
+    from zoo.api.record import find_record
+    from zoo.api.saving import for_python
     from zoo.files.access import new_folder, read_text, size
     from zoo.files.paths import ADAPTER
     from zoo.layers.convert import zoo_layers
@@ -72,6 +74,8 @@ def export(
             checkpoint, folder = checkpoints.load(path, resume=False), checkpoints.run_folder(path)
             config = read_text(folder / "config.yaml") if folder else checkpoint.get("config", "")
             checkpoints.write_adapter(part / ADAPTER, checkpoint, config)
+            if (record := find_record(model.net)) is not None and record.start == "update":
+                for_python(part, model.net, checkpoint["state_dict"])
     layers = zoo_layers(model.net).values()
     dense = sum(4 * math.prod(layer.parameterization.shape) for layer in layers)
     coefficients = sum(4 * layer.parameterization.num_trainable for layer in layers)

@@ -172,6 +172,13 @@ class Adapters(WeightParameterization):
         return self.maps[name]
 
 
+def in_use(space: WeightParameterization) -> list[WeightParameterization]:
+    """Return the maps of a layer that are in use: its only one, or those with a weight."""
+    if not isinstance(space, Adapters):
+        return [space]
+    return [own for name in space.weights if (own := space.of(name)) is not None]
+
+
 class RowByRow:
     """Has each row of a batch pass through a map of its own: the `route` of a layer.
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from zoo import say_where_names_are
 from zoo.errors import UserError
+from zoo.layers.adapters import in_use
 from zoo.layers.factories import Start, shared_out
 from zoo.layers.foreign import is_like_linear
 from zoo.layers.kinds import matrix_shape, outside
@@ -97,6 +98,30 @@ def convert(
             budgets, a layer without base is tied to what stays as it is, or layers that have a
             weight already are to have a base or a dense phase.
     """
+    factories = choose(model, parameterization, targets, overrides, budget, start)
+    return swap(
+        model,
+        factories,
+        start=start,
+        scale=scale,
+        recompute=recompute,
+        base=base,
+        dense=dense,
+    )
+
+
+def choose(
+    model: nn.Module,
+    parameterization: ParameterizationFactory,
+    targets: Sequence[str],
+    overrides: Mapping[str, ParameterizationFactory] | None = None,
+    budget: Budget | None = None,
+    start: Start = "random",
+) -> dict[str, ParameterizationFactory]:
+    """Return what makes the map of each layer that globs choose, by the layer's name.
+
+    Takes and raises what `convert` does; nothing is changed.
+    """
     layers, names = linear_layers(model, foreign=start == "update"), names_of(model)
     chosen = {name: layer for name, layer in layers.items() if matches_any(names[layer], targets)}
     for pattern, candidates in [
@@ -122,28 +147,22 @@ def convert(
         shapes = {name: matrix_shape(layer) for name, layer in chosen.items()}
         once |= shared_out(budget, parameterization, once, shapes)
         factories = {name: once[first[name]] for name in factories}
-    return swap(
-        model,
-        factories,
-        start=start,
-        scale=scale,
-        recompute=recompute,
-        base=base,
-        dense=dense,
-    )
+    return factories
 
 
 def table(model: nn.Module) -> list[dict[str, object]]:
     """Return what was swapped, a row for each layer.
 
-    Its keys are layer, shape, parameterization, weights, trainable and lr_mult, which is a number,
-    or a mapping where parameters have rates of their own.
+    Its keys are layer, shape, parameterization (of several adapters those in use), weights,
+    trainable and lr_mult, which is a number, or a mapping where parameters have rates of their own.
     """
     return [
         {
             "layer": name,
             "shape": list(layer.parameterization.shape),
-            "parameterization": type(layer.parameterization).__name__,
+            "parameterization": "+".join(
+                type(each).__name__ for each in in_use(layer.parameterization)
+            ),
             "weights": math.prod(layer.parameterization.shape),
             "trainable": layer.parameterization.num_trainable,
             "lr_mult": _plain(layer.parameterization.lr_mult),
@@ -166,6 +185,7 @@ def counts(model: nn.Module) -> dict[str, int]:
     bases = {p for layer in layers for p in layer.base_parameters}
     own = sum(p.numel() for p in model.parameters())
     coefficients = sum(p.num_trainable for p in maps)
+    in_maps = sum(p.numel() for p in {p for space in maps for p in space.parameters()})
     replaced = sum(math.prod(p.shape) for p in maps)
     dense = {layer for layer in layers if layer.dense_phase is not None}
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -175,7 +195,7 @@ def counts(model: nn.Module) -> dict[str, int]:
         "trainable": trained,
         "coefficients": coefficients,
         "replaced": replaced,
-        "total": own - coefficients + replaced - sum(base.numel() for base in bases),
+        "total": own - in_maps + replaced - sum(base.numel() for base in bases),
     }
 
 
@@ -185,6 +205,7 @@ __all__ = [
     "Scale",
     "Start",
     "are_updates",
+    "choose",
     "convert",
     "counts",
     "dense_weight",
