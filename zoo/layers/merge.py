@@ -9,7 +9,7 @@ from torch import nn
 
 from zoo.layers.batched import stop_building
 from zoo.layers.fixed_buffers import send_buffers
-from zoo.layers.layer import zoo_layers
+from zoo.layers.layer import ZooLayer, zoo_layers
 from zoo.layers.ties import names_of, put
 
 
@@ -55,7 +55,7 @@ def merge(model: nn.Module, copy: bool = True) -> nn.Module:
         del layer
     for module in tied:
         first, last = _ends(module)
-        if first is None or last is None or first.weight is not last.weight:
+        if first is None or first.weight is not last.weight:
             module.config.tie_word_embeddings = False  # type: ignore[union-attr]
     return plain
 
@@ -83,8 +83,10 @@ def restore(model: nn.Module, names: Iterable[str]) -> nn.Module:
 
 def _is_tied(module: nn.Module) -> bool:
     """Tell whether a network of transformers ties its ends, and one of them is parameterized."""
-    says = getattr(getattr(module, "config", None), "tie_word_embeddings", False)
-    return bool(says) and any(end is not None and zoo_layers(end) for end in _ends(module))
+    if not getattr(getattr(module, "config", None), "tie_word_embeddings", False):
+        return False
+    first, last = _ends(module)
+    return last is not None and any(isinstance(end, ZooLayer) for end in (first, last))
 
 
 def _ends(module: Any) -> tuple[Any, Any]:
