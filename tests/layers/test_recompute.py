@@ -7,16 +7,15 @@ import functools
 
 import pytest
 import torch
+from operations import Operations
 from torch import nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from tasks.char_lm.module import CharLM
 from zoo.layers.convert import convert, zoo_layers
 from zoo.layers.linear import ZooLinear
-from zoo.parameterizations import DCT, Dense, LoRA, RandLoRA, RowDCT, Sparse
+from zoo.parameterizations import DCT, Dense, LoRA, RandLoRA, RowDCT, Sparse, Sum
 from zoo.runs import checkpoints
 from zoo.testing import agree
 
@@ -50,33 +49,6 @@ def gradients(net, x, amp=False, forward=None):
 
 def same(actual, expected):
     return all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
-
-
-class Operations(TorchDispatchMode):
-    """Counts operations, and knows the memory that their results lie in."""
-
-    def __init__(self):
-        super().__init__()
-        self.names, self.made = [], {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        self.names.append(func.overloadpacket.__name__)
-        for tensor in torch.utils._pytree.tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                self.made[StorageWeakRef(storage).cdata] = StorageWeakRef(storage), storage.nbytes()
-        return result
-
-    def count(self, *names):
-        return sum(self.names.count(name) for name in names)
-
-    def held(self, *but):
-        """Count the bytes that were made here and are there still, but for these tensors."""
-        known = {StorageWeakRef(t.untyped_storage()).cdata for t in but}
-        return sum(
-            size for key, (ref, size) in self.made.items() if key not in known and not ref.expired()
-        )
 
 
 def operations(net, amp=False):
@@ -219,6 +191,19 @@ def test_a_scaled_update_that_is_a_product_compiles_to_itself():
     net, x = (layer("RandLoRA", update=True, recompute=False), torch.randn(600, N))
     torch._dynamo.reset()
     agree(torch.compile(net)(x), net(x), 1e-5)
+
+
+def test_what_a_map_drops_is_the_same_again():
+    """Rebuilt in backward, W meets the numbers of x that it met in the forward pass."""
+    drops = functools.partial(LoRA, rank=3, dropout=0.5)
+    sparse = functools.partial(Sparse, ratio=0.3)
+    net, x = ZooLinear(Sum(M, N, parts=[drops, sparse]), None, torch.randn(M, N)), torch.randn(T, N)
+    found = []
+    for recompute in (False, True):
+        net.recompute = recompute
+        torch.manual_seed(2)
+        found.append(gradients(net, x))
+    assert net.parameterization.builds_weight and same(*found)
 
 
 def test_convert_and_tasks_hand_it_on():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from zoo.errors import UserError
 from zoo.layers.plain import DTYPES, is_overridden, is_patched, path_of
+from zoo.parameterizations.of_base.held import made_of
 
 
 def reader(layer: nn.Module) -> Callable[[Any], Tensor] | None:
@@ -65,12 +66,13 @@ def is_matrix(layer: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def dequantized(layer: nn.Module, name: str) -> Tensor:
+def dequantized(layer: nn.Module, name: str, dtype: torch.dtype) -> Tensor:
     """Make the matrix of a layer, detached; (out_features, in_features).
 
     Args:
         layer: any linear one.
         name: of the layer, for the message.
+        dtype: of the matrix.
 
     Raises:
         UserError: if nothing here can, or what is made has another shape.
@@ -82,7 +84,15 @@ def dequantized(layer: nn.Module, name: str) -> Tensor:
             f"{name}: the matrix of a {path_of(layer)} is {tuple(matrix.shape)}, and should be "
             f"{(layer.out_features, layer.in_features)}: mend its method dequantize"
         )
-    return matrix
+    stored = first_tensor(layer)
+    matrix = matrix.to(dtype)
+    return matrix if stored is None else made_of(matrix, stored)
+
+
+def first_tensor(layer: nn.Module) -> Tensor | None:
+    """Return the first tensor of a layer that is not its bias; None if it has none."""
+    named = (*layer.named_parameters(), *layer.named_buffers())
+    return next((tensor for name, tensor in named if name != "bias"), None)
 
 
 def check_reader(layer: nn.Module, name: str) -> None:

@@ -16,17 +16,17 @@ from zoo.errors import UserError
 from zoo.layers.dequantize import (
     check_reader,
     dequantized,
+    first_tensor,
     is_matrix,
     scales_of,
     stated_dtype,
     unpack,
 )
-from zoo.layers.layer import Then, ZooLayer
+from zoo.layers.layer import OF_A_ZOO_LAYER, Then, ZooLayer
 from zoo.layers.plain import DTYPES, path_of, plain_kind, why_not_plain
 from zoo.layers.recompute import multiply_and_recompute, would_save_weight
 from zoo.layers.succession import HOOKS, LOADS, hand_on_hooks
 from zoo.parameterizations import OfBase, WeightParameterization
-from zoo.parameterizations.of_base.held import made_of
 
 
 class ZooForeign(ZooLayer):
@@ -75,6 +75,15 @@ class ZooForeign(ZooLayer):
         for name in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
             vars(self)[name] = vars(layer)[name]
         vars(self)["_modules"] = {**layer._modules, **self._modules}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set as every module does; a setting of this layer's also where the layer has a tensor so
+        called, as a scale.
+        """
+        if name in OF_A_ZOO_LAYER and not isinstance(value, nn.Module):
+            vars(self)[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
         """Look up as every module does, and then in the layer."""
@@ -156,8 +165,7 @@ class ZooForeign(ZooLayer):
             UserError: if the layer's library has no way to do it.
         """
         unpack(self.foreign, self._scales)
-        base = dequantized(self.foreign, self.parameterization.layer).to(self._dtype)
-        return made_of(base, self._like())
+        return dequantized(self.foreign, self.parameterization.layer, self._dtype)
 
     @property
     def base_dtype(self) -> torch.dtype:
@@ -301,12 +309,6 @@ def why_not_foreign(layer: nn.Module) -> str | None:
     if "parameterization" in layer._modules:
         return f"a {cls} with a module 'parameterization' of its own"
     return None
-
-
-def first_tensor(layer: nn.Module) -> Tensor | None:
-    """Return the first tensor of a layer that is not its bias; None if it has none."""
-    named = (*layer.named_parameters(), *layer.named_buffers())
-    return next((tensor for name, tensor in named if name != "bias"), None)
 
 
 def device_of(layer: nn.Module) -> torch.device:

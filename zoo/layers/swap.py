@@ -174,7 +174,7 @@ def replaced(name: str, layer: nn.Module, usual: torch.dtype) -> Replaced:
         return Replaced(matrix_shape(layer), old.dtype, old.device, lambda: old)
     dtype = foreign_dtype(layer, usual)
     return Replaced(
-        shape_of(layer), dtype, device_of(layer), lambda: dequantized(layer, name).to(dtype)
+        shape_of(layer), dtype, device_of(layer), lambda: dequantized(layer, name, dtype)
     )
 
 

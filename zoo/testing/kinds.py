@@ -12,11 +12,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from zoo.bases.vmapped import Function
 from zoo.layers.layer import ZooLayer
 from zoo.layers.merge import merge, restore
 from zoo.layers.swap import swap
 from zoo.parameterizations import WeightParameterization
 from zoo.testing.case import Case, Shape, agree, on
+
+
+class _Product(Function):
+    """(x, q, s) -> x (q s)^T, of which backward keeps nothing but the numbers and their scales."""
+
+    @staticmethod
+    def forward(x: Tensor, numbers: Tensor, scales: Tensor) -> Tensor:
+        return F.linear(x, numbers.to(x.dtype)) * scales.to(x.dtype).mT
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        numbers, scales = ctx.saved_tensors
+        return (grad * scales.to(grad.dtype).mT) @ numbers.to(grad.dtype), None, None
 
 
 class Quantized(nn.Module):
@@ -45,7 +63,7 @@ class Quantized(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply x by W0 in its own way, and add b."""
-        y = (x @ self.numbers.to(x.dtype).mT) * self.scales.to(x.dtype).mT
+        y: Tensor = _Product.apply(x, self.numbers, self.scales)
         return y if self.bias is None else y + self.bias.to(x.dtype)
 
 
