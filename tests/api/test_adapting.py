@@ -172,6 +172,14 @@ def test_copies_and_pickles_are_the_same_network(name):
             assert torch.equal(other(x()), zoo.remove(copy.deepcopy(net), "default")(x()))
 
 
+def test_a_network_with_nothing_to_train_is_told_from_others(tmp_path):
+    folder = zoo.save(adapted(), tmp_path / "a")
+    frozen = zoo.load(made(), folder)
+    with pytest.raises(zoo.UserError, match="trainable=True"):
+        zoo.param_groups(frozen, lr=1e-3)
+    assert zoo.param_groups(zoo.load(made(), folder, trainable=True), lr=1e-3)
+
+
 def test_running_statistics_are_part_of_an_adapter(tmp_path):
     """Training changes them, whatever is frozen."""
     net = train(adapted())

@@ -90,6 +90,10 @@ DAMAGE = {
     "no coef": lambda f: tensors(f, lambda t: t.pop(COEF)),
     "longer coef": lambda f: tensors(f, lambda t: t.update({COEF: torch.zeros(19)})),
     "whole numbers": lambda f: tensors(f, lambda t: t.update({COEF: torch.zeros(18).int()})),
+    "more digits": lambda f: tensors(f, lambda t: t.update({COEF: torch.zeros(18).double()})),
+    "a head's digits": lambda f: tensors(
+        f, lambda t: t.update({"2.bias": torch.zeros(4).double()})
+    ),
     "nan": lambda f: tensors(f, lambda t: t.update({COEF: torch.full((18,), torch.nan)})),
     "other head": lambda f: tensors(f, lambda t: t.update({"2.bias": torch.zeros(5)})),
     "trained base": lambda f: (

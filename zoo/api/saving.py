@@ -281,6 +281,22 @@ def _fill(model: nn.Module, name: str, stored: Stored) -> None:
             )
         own = dict(space.named_parameters())
         for key, tensor in stored.coefficients[layer].items():
-            own[key].copy_(tensor)
+            _copy(f"{stored.where}: {layer}", own[key], tensor)
     for key, tensor in named_tensors(model, stored.trained).items():
-        tensor.copy_(stored.trained[key])
+        _copy(f"{stored.where}: {key}", tensor, stored.trained[key])
+
+
+def _copy(what: str, into: Tensor, tensor: Tensor) -> None:
+    """Copy numbers, unless digits would be lost.
+
+    Raises:
+        UserError: if they would.
+    """
+    here = into.dtype
+    if torch.promote_types(tensor.dtype, here) != here:
+        names = [str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, here)]
+        raise UserError(
+            f"{what} is in {names[0]}, and here in {names[1]}, which would lose digits: give a "
+            f"network in {names[0]}"
+        )
+    into.copy_(tensor)

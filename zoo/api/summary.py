@@ -8,6 +8,7 @@ from torch import nn
 
 from zoo.api.record import find_record
 from zoo.api.targets import find_tensors
+from zoo.errors import UserError
 from zoo.layers.adapters import in_use
 from zoo.layers.convert import counts, table, zoo_layers
 from zoo.layers.names import summary as folded
@@ -124,7 +125,15 @@ def param_groups(
         weight_decay: lambda of AdamW's W <- W (1 - lr lambda).
         rates: other rates of what globs of module or parameter names match, such as
             `{"classifier": 1e-3}`.
+
+    Raises:
+        UserError: if nothing is trained, or a glob matches nothing.
     """
+    if not trainable(model):
+        raise UserError(
+            "nothing of this network is trained: load the adapter with trainable=True, or name one "
+            "with zoo.use"
+        )
     own: dict[nn.Parameter, float] = {}
 
     parameters = dict(model.named_parameters())
