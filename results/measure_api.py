@@ -12,13 +12,12 @@ query and value; weights are random, in bfloat16. Operations are
     switch   zoo.use to set_adapter, from one of two adapters to the other
     step     forward, backward and AdamW of 32 sentences of 16 tokens under bfloat16 autocast
     import   `import zoo` to `import peft`, in a process of their own
-    import and adapt    the same with `zoo.adapt`, and torch with it, to `peft.get_peft_model`
+    import and adapt    the same, with what `zoo.adapt` imports when it is first used
 
 each done in turn in one process, peak memory in torch's allocators beyond what was there. `bytes`
 are those of the saved folders. `ratio` is the median of neighbours, with its quartiles.
 """
 
-import argparse
 import copy
 import csv
 import subprocess
@@ -26,7 +25,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,17 +34,26 @@ from torch import nn
 
 import zoo
 from results.goals.peft import Batch, backbone, stepper
-from zoo.__main__ import prepare_process
+from zoo.__main__ import guarded, prepare_process
+from zoo.cli.arguments import OneLineParser
+from zoo.errors import UserError
 from zoo.files.access import size
+from zoo.pages.texts import csv_text
 from zoo.studies.bench.command import about
 from zoo.studies.bench.options import device_of
 from zoo.studies.bench.rows import SOURCE, source
 from zoo.studies.bench.timing import peak_memory, quartiles, ratio
+from zoo.studies.options import words
 
 RANK = 8
 TARGETS = ["query", "value"]
 COLUMNS = ["operation", "method", "rival", "rounds", "zoo_ms", "peft_ms", "ratio", "quartiles"]
 COLUMNS += ["zoo_mib", "peft_mib", "zoo_bytes", "peft_bytes", "numbers", *SOURCE]
+OPERATIONS = ["adapt", "save", "load", "switch", "step", "import"]
+IMPORTS = {
+    "import": ("import zoo", "import peft"),
+    "import and adapt": ("import zoo; zoo.adapt, zoo.DCT", "import peft"),
+}
 Prepared = tuple[Callable[[], Any], ...]
 """What is done to a fresh start: it is called once, and alone is measured."""
 
@@ -193,47 +201,60 @@ def imports(ours: str, theirs: str, rounds: int) -> dict[str, Any]:
     return row_of(times, rounds)
 
 
-def main(argv: Sequence[str]) -> None:
-    """Measure every row that the file lacks, and add it."""
-    every = ["adapt", "save", "load", "switch", "step", "import"]
-    parser = argparse.ArgumentParser(
-        prog="python -m results.measure_api",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def main(argv: Sequence[str]) -> int:
+    """Measure every row that the file lacks, and add it; returns 0, or 2 for a mistake."""
+    parser = OneLineParser(
+        prog="python -m results.measure_api", description=__doc__, allow_abbrev=False
     )
-    parser.add_argument("csv", type=Path, metavar="FILE", help="rows are added to it")
+    parser.add_argument("csv", metavar="FILE", help="rows are added to it")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--operations", default=",".join(every), metavar="NAMES")
-    options = parser.parse_args(argv)
-    start = time.perf_counter()
+    parser.add_argument("--operations", default=",".join(OPERATIONS), metavar="NAMES")
+    return guarded(lambda: measure(argv=argv, **vars(parser.parse_args(argv))))
+
+
+def measure(
+    argv: Sequence[str],
+    csv: str,
+    rounds: int,
+    operations: str,
+    sizes: Mapping[str, int] | None = None,
+) -> int:
+    """Measure what the options say; returns 0.
+
+    Args:
+        argv: the command line.
+        csv: the file of rows.
+        rounds: of each operation.
+        operations: some of `OPERATIONS`.
+        sizes: of transformers' `BertConfig`, where they are not BERT-base's.
+
+    Raises:
+        UserError: for an option that will not do, before anything is measured.
+    """
+    if rounds < 1:
+        raise UserError(f"--rounds must be at least 1, got {rounds}")
+    chosen, file, start = words("--operations", operations, OPERATIONS), Path(csv), time.time()
+    there = {(row["operation"], row["method"]) for row in read(file)}
     command = f"python -m results.measure_api {' '.join(argv)}"
-    origin = source({**about(argv, start, device_of("cpu", None)), "command": command})
-    there = set()
-    if options.csv.exists():
-        with options.csv.open(newline="") as opened:
-            there = {(row["operation"], row["method"]) for row in csv.DictReader(opened)}
 
     def add(row: dict[str, Any]) -> None:
-        new = not options.csv.exists()
-        with options.csv.open("a", newline="", encoding="utf-8") as opened:
-            writer = csv.DictWriter(opened, COLUMNS)
-            if new:
-                writer.writeheader()
-            writer.writerow(row | origin)
+        origin = source(
+            {**about(argv, time.perf_counter(), device_of("cpu", None)), "command": command}
+        )
+        text = csv_text(
+            COLUMNS, [{**dict.fromkeys(COLUMNS, ""), **row, **origin}], not file.exists()
+        )
+        with file.open("a", encoding="utf-8", newline="") as opened:
+            opened.write(text)
         print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
 
     warnings.simplefilter("ignore")  # of transformers, which peft calls as it was
-    torch.manual_seed(0)
-    network = backbone({}).to(torch.bfloat16)
-    for operation in options.operations.split(","):
+    network = backbone(sizes).to(torch.bfloat16)
+    for operation in chosen:
         if operation == "import":
-            for name, code in {
-                "import": ("import zoo", "import peft"),
-                "import and adapt": ("import zoo; zoo.adapt, zoo.DCT", "import peft"),
-            }.items():
+            for name, code in IMPORTS.items():
                 if (name, "") not in there:
-                    row = imports(*code, options.rounds)
-                    add({"operation": name, "method": "", "rival": "peft", **row})
+                    add({"operation": name, "rival": "peft", **imports(*code, rounds)})
             continue
         for pair in pairs(network.config.hidden_size):
             if (operation, pair.method) in there:
@@ -244,14 +265,32 @@ def main(argv: Sequence[str]) -> None:
                     "operation": operation,
                     "method": pair.method,
                     "rival": pair.rival.removesuffix("Config"),
-                    **measured(sides.prepared(operation), options.rounds),
+                    **measured(sides.prepared(operation), rounds),
                 }
                 if operation == "save":
                     ours, theirs, numbers = sides.bytes()
                     row |= {"zoo_bytes": ours, "peft_bytes": theirs, "numbers": numbers}
                 add(row)
+    print(f"{time.time() - start:.0f} s")
+    return 0
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    """Return the rows that are there.
+
+    Raises:
+        UserError: for a file with other columns.
+    """
+    if not file.exists():
+        return []
+    with file.open(newline="") as opened:
+        reader = csv.DictReader(opened)
+        rows = list(reader)
+    if reader.fieldnames != COLUMNS:
+        raise UserError(f"'{file}' has other columns than these rows: give another file")
+    return rows
 
 
 if __name__ == "__main__":
     prepare_process()
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))
