@@ -231,3 +231,34 @@ def test_a_network_without_adapters_saves_itself(llama, tmp_path):
     assert "config.json" in {file.name for file in tmp_path.iterdir()}
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_copies_and_pickles_save_themselves(llama, tmp_path):
+    import copy
+    import pickle
+
+    model = zoo.adapt(llama(), zoo.DCT, ratio=0.1, targets="query_value")
+    for i, other in enumerate((copy.deepcopy(model), pickle.loads(pickle.dumps(model)))):
+        with torch.no_grad():
+            for p in zoo.trainable(other).values():
+                p.fill_(i + 1.0)
+        other.save_pretrained(tmp_path / str(i))
+        assert torch.equal(logits(zoo.load(llama(), tmp_path / str(i))), logits(other))
+        state = {name: torch.full_like(p, 7.0) for name, p in zoo.trainable(other).items()}
+        assert not other.load_state_dict(state, strict=True).missing_keys
+        assert all((p == 7).all() for p in zoo.trainable(other).values())
+    assert all((p == 0).all() for p in zoo.trainable(model).values())
+
+
+def test_a_checkpoint_of_the_adapter_in_use_is_loaded_beside_others(llama, tmp_path):
+    """A layer then keeps it under its name, which no checkpoint has."""
+    model = zoo.adapt(llama(), zoo.DCT, ratio=0.1, targets="query_value", name="one")
+    zoo.adapt(model, zoo.LoRA, rank=2, targets="mlp", name="two")
+    zoo.use(model, "one")
+    trainer(model, tmp_path).train()
+    after = logits(model)
+    again = zoo.adapt(llama(), zoo.DCT, ratio=0.1, targets="query_value", name="one")
+    zoo.adapt(again, zoo.LoRA, rank=2, targets="mlp", name="two")
+    zoo.use(again, "one")
+    trainer(again, tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert torch.allclose(logits(again), after, atol=1e-6)
