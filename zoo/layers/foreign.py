@@ -77,8 +77,9 @@ class ZooForeign(ZooLayer):
         vars(self)["_modules"] = {**layer._modules, **self._modules}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set as every module does; a setting of this layer's also where the layer has a tensor so
-        called, as a scale.
+        """Set as every module does, but for what is this one's own.
+
+        The layer may have a tensor that is called the same, as a scale.
         """
         if name in OF_A_ZOO_LAYER and not isinstance(value, nn.Module):
             vars(self)[name] = value

@@ -39,7 +39,9 @@ def merge(model: nn.Module, copy: bool = True) -> nn.Module:
     send_buffers(plain)
     tied = [module for module in plain.modules() if _is_tied(module)]
     # Nothing here may hold a layer that was merged, but for a weight that others are to get.
-    names, layers = names_of(plain), zoo_layers(plain)
+    layers, everything = zoo_layers(plain), names_of(plain)
+    names = {name: everything[layer] for name, layer in layers.items()}
+    del everything
     keys = {
         name: (id(each.parameterization), *map(id, each.base_parameters), each.scale)
         for name, each in layers.items()
@@ -51,7 +53,7 @@ def merge(model: nn.Module, copy: bool = True) -> nn.Module:
         merged = layer.merge()
         if key in shared:
             merged.weight = weights.setdefault(key, merged.weight)  # type: ignore[arg-type]
-        plain = put(plain, names.pop(layer), merged)
+        plain = put(plain, names[name], merged)
         del layer
     for module in tied:
         first, last = _ends(module)
