@@ -16,6 +16,7 @@ from not_plain import COMPUTED, NOT_PLAIN
 from operations import Operations
 from torch import Tensor, nn
 
+from tasks.char_lm.module import CharLM
 from zoo.errors import UserError
 from zoo.layers.anew import merge_updates
 from zoo.layers.convert import convert, counts, linear_layers, merge, zoo_layers
@@ -345,6 +346,17 @@ def test_names_in_a_state_dict_are_the_layers_own():
     assert torch.equal(other(x), net(x))
     found = other.load_state_dict({**network().state_dict(), "1.more": x}, strict=False)
     assert found.unexpected_keys == ["1.more"] and "1.parameterization.coef" in found.missing_keys
+
+
+def test_checkpoints_have_no_quantized_weight():
+    """Numbers and scales, which are no parameters, are as frozen as a W0 that is one."""
+    model = CharLM("ab", HALF, layers=1, width=8, heads=2)
+    model.net.head = swap(Quantized(2, 8, True), {"": HALF}, start="update")
+    names = [name for name in model.trained_state() if name.startswith("net.head.")]
+    assert names == ["net.head.bias", "net.head.parameterization.coef"]
+    model.net.head.bias.requires_grad_(False)
+    assert "net.head.bias" not in model.trained_state()
+    assert {"net.head.numbers", "net.head.scales"} <= model.state_dict().keys()
 
 
 def test_copies_are_apart_from_what_they_are_of():

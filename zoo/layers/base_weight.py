@@ -44,6 +44,10 @@ class BaseHolder(WeightKeeper):
         weight = self._parameters["weight"]
         return () if weight is None else (weight,)
 
+    def frozen_entries(self) -> set[str]:
+        """Name what of the layer's state dict is frozen, besides parameters that are."""
+        return set()
+
     def check_writes(self) -> None:  # noqa: B027  a base usually can be
         """Raise UserError, naming the layer, if its W0 cannot be written."""
 

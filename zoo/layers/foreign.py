@@ -178,6 +178,10 @@ class ZooForeign(ZooLayer):
         """All parameters of the layer but its bias."""
         return tuple(p for name, p in self.foreign.named_parameters() if name != "bias")
 
+    def frozen_entries(self) -> set[str]:
+        trained = {name for name, p in self.foreign.named_parameters() if p.requires_grad}
+        return set(self.foreign.state_dict()) - trained
+
     def check_merges(self) -> None:
         check_reader(self.foreign, self.parameterization.layer)
 

@@ -282,6 +282,8 @@ class ZooModule(OptimizedModule, ABC):
         bases = {p for layer in layers if layer.stores_base for p in layer.base_parameters}
         named = self.named_parameters(remove_duplicate=False)
         frozen = {name for name, p in named if not p.requires_grad and p not in bases}
+        for name, layer in zoo_layers(self).items():
+            frozen |= {f"{name}.{entry}" for entry in layer.frozen_entries()}
         return frozen - self.drawn
 
     def load_state_dict(self, *arguments: Any, **settings: Any) -> Any:
