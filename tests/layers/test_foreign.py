@@ -63,6 +63,7 @@ def test_a_layer_that_is_not_plain_is_the_base_of_an_update(kind):
     y = plain(x).detach() if runs else None
     net = convert(nn.Sequential(plain).eval(), HALF, ["*"], start="update", scale=0.7)
     assert type(net[0]) is ZooForeign and net[0].foreign is plain
+    assert not any(p.requires_grad for p in net[0].base_parameters)
     if runs:
         agree(net(x).detach(), y, 1e-5)
         stirred(net)

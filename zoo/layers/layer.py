@@ -248,6 +248,9 @@ class ZooLayer(BaseHolder, ABC):
         self._parameters["weight"] = value  # type: ignore[assignment]  # it needs no grad
 
     def _read_weight(self) -> Tensor:
+        base = self._parameters.get("weight")
+        if hasattr(base, "_local_tensor"):  # a part of it, which FSDP asks for between passes
+            return base  # type: ignore[return-value]
         if is_compiling() or self._is_replica:
             return self.as_stored(self.merged_weight())
         return WeightView(self)

@@ -98,6 +98,9 @@ def swap(
     names = names_of(model)
     for name, layer in chosen.items():  # nothing was changed so far
         new[name].take_over(layer)
+        if is_foreign(layer) and first[name] not in tied:
+            for p in new[name].base_parameters:
+                p.requires_grad_(False)
         model = put(model, names[layer], new[name])
     spare_buffers(model)
     return model

@@ -20,7 +20,8 @@ STORED = "zoo_stored"
 
 def made_of(base: Tensor, stored: Tensor) -> Tensor:
     """Mark a W0 as made of a tensor in other memory, which tells whether W0 has changed."""
-    if not is_compiling() and base.data_ptr() != stored.data_ptr():
+    shares = base is stored or base._base is stored
+    if not (shares or is_compiling() or transforming()):
         setattr(base, STORED, stored)
     return base
 
