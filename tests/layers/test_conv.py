@@ -18,8 +18,9 @@ from zoo.layers.batched import build_together
 from zoo.layers.conv import ZooConv
 from zoo.layers.convert import counts, table, zoo_layers
 from zoo.layers.merge import merge
-from zoo.layers.swap import swap, swappable
+from zoo.layers.swap import make_map, swap, swappable
 from zoo.parameterizations import DCT, Dense, DoRA, LoRA, LoRAXS, Sum
+from zoo.runs.peft.writing import write
 from zoo.testing import agree
 
 HALF = functools.partial(DCT, ratio=0.5)
@@ -148,9 +149,21 @@ def test_a_subclass_with_the_usual_pass_comes_back():
 def test_a_map_that_drops_numbers_of_rows_is_refused():
     """A convolution has no rows to drop numbers of, and nothing is dropped in silence."""
     drops = functools.partial(LoRA, rank=2, dropout=0.1)
+    layer = moved(nn.Conv2d(4, 8, 3))
     for factory in (drops, functools.partial(Sum, parts=[drops])):
         with pytest.raises(UserError, match=r"^0: (LoRA|Sum) has a dropout, which a convolution"):
             swap(nn.Sequential(nn.Conv2d(4, 8, 3)), {"0": factory}, start="update")
+        with pytest.raises(UserError, match=r"^0: (LoRA|Sum) has a dropout, which a convolution"):
+            make_map("0", layer, factory)
+
+
+def test_peft_has_no_format_for_it_and_it_is_refused_by_name(tmp_path):
+    net = nn.Sequential(nn.Linear(8, 4), nn.Conv2d(4, 8, 3), nn.Embedding(8, 4))
+    for name, what in (("1", "Conv2d"), ("2", "Embedding")):
+        other = swap(copy.deepcopy(net), {"0": HALF, name: HALF}, start="update")
+        with pytest.raises(UserError, match=f"^{name} is a {what}, and only updates of linear"):
+            write(tmp_path, other, {})
+        assert not list(tmp_path.iterdir())
 
 
 def test_shapes_that_do_not_fit_are_refused():

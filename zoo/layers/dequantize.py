@@ -146,9 +146,10 @@ def scales_of(layer: nn.Module) -> Any:
     Returns:
         None where there are none, or they are rounded already.
     """
-    if not vars(layer).get("support_avx512bf16_for_cpu"):
+    weight = stored_weight(layer)
+    state: Any = getattr(weight, "quant_state", None)
+    if state is None or weight.device.type != "cpu":  # type: ignore[union-attr]
         return None
-    state: Any = getattr(stored_weight(layer), "quant_state", None)
     return None if getattr(state, "packing_format_for_cpu", False) else copy.copy(state)
 
 

@@ -68,7 +68,7 @@ class ZooForeign(ZooLayer):
         if parameterization.shape != shape:
             raise ValueError(f"the map must have shape {shape}, got {parameterization.shape}")
         self.replaced: type[nn.Module] = nn.Linear
-        self._dtype = foreign_dtype(layer, dtype)
+        self._usual_dtype = dtype
         self._scales: Any = None  # of a 4-bit weight, as they were before a pass has rounded them
         # No module of this one, which has the tensors and modules that it has.
         vars(self)["foreign"] = layer
@@ -166,12 +166,12 @@ class ZooForeign(ZooLayer):
             UserError: if the layer's library has no way to do it.
         """
         unpack(self.foreign, self._scales)
-        return dequantized(self.foreign, self.parameterization.layer, self._dtype)
+        return dequantized(self.foreign, self.parameterization.layer, self.base_dtype)
 
     @property
     def base_dtype(self) -> torch.dtype:
         """The dtype of W0 once it is dequantized."""
-        return self._dtype
+        return foreign_dtype(self.foreign, self._usual_dtype)
 
     @property
     def base_parameters(self) -> tuple[nn.Parameter, ...]:
