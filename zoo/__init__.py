@@ -100,8 +100,8 @@ MOVED_NAMES = {
 }
 """Where functions are now whose earlier module is still there."""
 
-BY_FILE = re.compile(r"zoo\.parameterizations\.[a-z_]+\.([A-Z]\w*)")
-"""A parameterization by the file it lay in, as checkpoints of networks made in Python had it."""
+BY_FILE = re.compile(r"zoo\.(?:parameterizations\.[a-z_]+\.)?([A-Z]\w*)")
+"""A parameterization as `import zoo` offers it, or by its former file, as older checkpoints have it."""
 
 
 def path_today(path: Any) -> Any:

@@ -61,7 +61,8 @@ def find_targets(
 def find_tensors(model: nn.Module, patterns: Patterns, argument: str = "train") -> list[str]:
     """Return the names of the parameters of modules that patterns match, or that they match alone.
 
-    What a module keeps besides, as running statistics, comes with it.
+    What a module keeps besides, as running statistics, comes with it. Of a tensor that has several
+    names it is the first, whichever of them a pattern matches.
 
     Args:
         model: the network.
@@ -71,8 +72,13 @@ def find_tensors(model: nn.Module, patterns: Patterns, argument: str = "train") 
     Raises:
         UserError: if a pattern matches nothing that has a parameter.
     """
-    modules = {name: module for name, module in model.named_modules() if name}
-    state = [*dict(model.named_parameters()), *persistent_buffers(model)]
+    modules = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    buffers = persistent_buffers(model)
+    state = [*parameters, *buffers]
+    first: dict[int, str] = {}
+    for name, p in parameters.items():
+        first.setdefault(id(p), name)
     found: dict[str, None] = {}
     for pattern in _listed(patterns):
         inside = tuple(f"{name}." for name in modules if is_match(name, pattern))
@@ -82,7 +88,8 @@ def find_tensors(model: nn.Module, patterns: Patterns, argument: str = "train") 
             words = [end for end in ends if not end.isdigit()]
             near = did_you_mean(_text(pattern), words, f"there are {', '.join(words[:12])}", 3)
             raise UserError(f"{argument}: {_text(pattern)!r} matches no module or parameter{near}")
-        found |= dict.fromkeys(own)
+        names = (first[id(parameters[n])] if n in parameters else n for n in own)
+        found |= dict.fromkeys(names)
     return list(found)
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NoReturn, Optional, get_args, get_origin, get_type_hints
 
-from jsonargparse import Namespace
+from jsonargparse import Namespace, _util
 from jsonargparse import Path as ConfigPath
 from lightning.pytorch.cli import LightningArgumentParser
 
+from zoo import parameterizations
 from zoo.cli.fit import messages
 from zoo.errors import UserError
 from zoo.files import trust
@@ -22,6 +23,13 @@ from zoo.files.trust import Trust
 
 NEGATIVE = re.compile(r"-(\d[\d.:e+-]*|\.\d+|inf|nan)", re.IGNORECASE)
 """A number, or a duration, below zero."""
+
+
+# jsonargparse writes the shortest path by which a class is found, which of what `import zoo` offers
+# is `zoo.DCT`. Configs keep the one that they had: runs are compared by it, and older zoos read it.
+if (written_as := getattr(_util, "resolved_import_paths", None)) is not None:
+    for _name in parameterizations.__all__:
+        written_as.add(getattr(parameterizations, _name), f"{parameterizations.__name__}.{_name}")
 
 
 def _read(path: ConfigPath) -> str:
