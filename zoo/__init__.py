@@ -101,7 +101,7 @@ MOVED_NAMES = {
 """Where functions are now whose earlier module is still there."""
 
 BY_FILE = re.compile(r"zoo\.(?:parameterizations\.[a-z_]+\.)?([A-Z]\w*)")
-"""A parameterization as `import zoo` offers it, or by its former file, as older checkpoints have it."""
+"""A parameterization as `import zoo` offers it, or by its former file, as in older checkpoints."""
 
 
 def path_today(path: Any) -> Any:
