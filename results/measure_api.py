@@ -20,6 +20,7 @@ are those of the saved folders. `ratio` is the median of neighbours, with its qu
 
 import copy
 import csv
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+# Before torch is imported, whose profiler announces itself otherwise.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import torch
 from torch import nn

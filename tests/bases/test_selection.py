@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zoo.bases.seeds import generator
-from zoo.bases.selection import lowpass_order, mask_norm, select, zigzag_order
+from zoo.bases.selection import lowpass_order, mask_norm, random_support, select, zigzag_order
 
 # ITU-T T.81, figure A.6: the place of each coefficient of an 8 x 8 block in the zigzag sequence.
 JPEG = [
@@ -82,3 +82,20 @@ def test_mask_norm_is_the_largest_singular_value(selection):
         assert mask_norm(support, m, n) == pytest.approx(
             torch.linalg.matrix_norm(mask.view(m, n), 2).item(), rel=1e-6
         )
+
+
+@pytest.mark.parametrize("m, n", [(40, 50), (1, 64), (300, 7), (97, 89)])
+@pytest.mark.parametrize("share", [16, 17, 40, 1000])
+def test_few_random_positions_are_the_first_of_a_shuffle(m, n, share):
+    """As they were drawn before, so that checkpoints keep their positions."""
+    k = max(1, m * n // share)
+    for seed in (*range(20), 2**55 + 861):
+        generator = torch.Generator().manual_seed(seed)
+        wanted = torch.randperm(m * n, generator=generator)[:k].sort().values
+        found = random_support(m, n, k, torch.Generator().manual_seed(seed))
+        assert torch.equal(found, wanted), seed
+        used = torch.Generator().manual_seed(seed)
+        torch.rand(3, generator=used)
+        state = used.get_state()
+        wanted = torch.randperm(m * n, generator=used)[:k].sort().values
+        assert torch.equal(random_support(m, n, k, used.set_state(state)), wanted), seed

@@ -268,7 +268,7 @@ def add(
     record.adapters[name] = adapter = Adapter(new, {})
     vars(model)[ATTRIBUTE] = record
     if made:
-        wrap(model, record)
+        wrap(layers, record)
     for layer, space in made.items():
         layers[layer].parameterization.add(name, space, scales[layer])  # type: ignore[operator]
     adapter.factories, adapter.scales = dict(factories), scales
@@ -276,6 +276,8 @@ def add(
         record.weights = {name: 1.0}
         wire(model)
         return model
+    for p in model.parameters():
+        p.requires_grad_(False)  # of these `set_use` lets those train that are to
     tensors = named_tensors(model, [*dict.fromkeys([*besides, *running_statistics(model)])])
     adapter.trained = {
         key: record.originals.get(key, t).detach().clone() for key, t in tensors.items()

@@ -134,6 +134,8 @@ def maps_of(model: nn.Module, name: str) -> dict[str, tuple[ZooLayer, WeightPara
 
 def named_tensors(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     """Return the network's parameters and persistent buffers of these names."""
+    if not (names := list(names)):
+        return {}
     named: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     named |= dict(model.named_buffers(remove_duplicate=False))
     return {name: named[name] for name in names}

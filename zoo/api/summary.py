@@ -1,5 +1,6 @@
 """What of a network is trained, layer by layer and in all."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from zoo.api.record import find_record
 from zoo.api.targets import find_tensors
 from zoo.errors import UserError
 from zoo.layers.adapters import in_use
-from zoo.layers.convert import counts, table, zoo_layers
+from zoo.layers.convert import counts, zoo_layers
 from zoo.layers.names import summary as folded
 from zoo.training.optimizers import parameter_groups
 
@@ -21,7 +22,7 @@ class Summary:
 
     Args:
         layers: for each parameterized layer a mapping with its layer, shape, parameterization,
-            weights, coefficients (trained or not, of the adapters in use), trainable and lr_mult.
+            weights, and coefficients (of the adapters in use, trained or not).
         trainable: how many numbers are trained, coefficients and all else.
         coefficients: how many there are of the adapters in use, trained or not.
         total: how many weights the dense network has.
@@ -84,13 +85,27 @@ def summary(model: nn.Module) -> Summary:
         for name, p in model.named_parameters()
         if p.requires_grad and not name.startswith(inside)
     ]
-    spaces = [layer.parameterization for layer in zoo_layers(model).values()]
-    sizes = [sum(p.numel() for each in in_use(s) for p in each.parameters()) for s in spaces]
-    once = {id(space): size for space, size in zip(spaces, sizes, strict=True)}  # tied ones share
+    layers = zoo_layers(model)
+    rows: list[dict[str, Any]] = [
+        {
+            "layer": name,
+            "shape": list(layer.parameterization.shape),
+            "parameterization": "+".join(
+                type(each).__name__ for each in in_use(layer.parameterization)
+            ),
+            "weights": math.prod(layer.parameterization.shape),
+            "coefficients": sum(
+                p.numel() for each in in_use(layer.parameterization) for p in each.parameters()
+            ),
+        }
+        for name, layer in layers.items()
+    ]
+    once = {
+        id(layer.parameterization): row["coefficients"]  # tied layers share them
+        for layer, row in zip(layers.values(), rows, strict=True)
+    }
     return Summary(
-        layers=[
-            {**row, "coefficients": size} for row, size in zip(table(model), sizes, strict=True)
-        ],
+        layers=rows,
         trainable=found["trainable"],
         coefficients=sum(once.values()),
         total=found["total"],

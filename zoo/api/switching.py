@@ -5,11 +5,12 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from zoo.api.record import ATTRIBUTE, Record, maps_of, named_tensors, record_of, update_record_of
+from zoo.api.record import ATTRIBUTE, Record, named_tensors, record_of, update_record_of
 from zoo.api.transformers import unwire
 from zoo.errors import UserError
 from zoo.layers.adapters import Adapters, RowByRow
 from zoo.layers.convert import merge, zoo_layers
+from zoo.layers.layer import ZooLayer
 from zoo.layers.merge import restore
 from zoo.parameterizations import WeightParameterization
 
@@ -109,16 +110,16 @@ def rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[nn.Module]:
     check_enabled(record, "rows")
     if not names:
         raise UserError("rows takes the name of an adapter for each row of the batch, got none")
-    wrap(model, record)
-    layers, route = list(zoo_layers(model).values()), RowByRow(names)
+    layers, route = zoo_layers(model), RowByRow(names)
+    wrap(layers, record)
     try:
-        for layer in layers:
+        for layer in layers.values():
             layer.route = route
         yield model
     finally:
-        for layer in layers:
+        for layer in layers.values():
             layer.route = None
-        arrange(model, record)
+        arrange(layers, record)
 
 
 def check_enabled(record: Record, what: str) -> None:
@@ -151,8 +152,8 @@ def remove(model: nn.Module, name: str) -> nn.Module:
     check_enabled(record, "remove")
     if name in record.weights:
         set_use(model, record, {})
-    wrap(model, record)
     layers = zoo_layers(model)
+    wrap(layers, record)
     left = {
         layer for key, each in record.adapters.items() if key != name for layer in each.factories
     }
@@ -202,10 +203,11 @@ def set_use(model: nn.Module, record: Record, weights: Mapping[str, float]) -> N
     """Have these adapters be in use: their maps, what they train besides, and what is trained."""
     hold(model, record)
     record.weights = dict(weights)
-    arrange(model, record)
+    layers = zoo_layers(model)
+    arrange(layers, record)
     for name, tensor in named_tensors(model, record.originals).items():
         tensor.data = mixed(record, name, record.weights).to(tensor.device, tensor.dtype)
-    mark_trained(model, record)
+    mark_trained(model, layers, record)
 
 
 def hold(model: nn.Module, record: Record) -> None:
@@ -237,34 +239,41 @@ def mixed(record: Record, name: str, weights: Mapping[str, float]) -> Tensor:
     return total
 
 
-def mark_trained(model: nn.Module, record: Record) -> None:
-    """Have the adapter in use be trained, and what it trains besides, and nothing else."""
-    for p in model.parameters():
-        p.requires_grad_(False)
+def mark_trained(model: nn.Module, layers: Mapping[str, ZooLayer], record: Record) -> None:
+    """Have the adapter in use be trained, and what it trains besides, and no other's.
+
+    What no adapter has was frozen when the network got its first one.
+    """
     name = record.alone()
-    if name is None or record.adapters[name].frozen:
-        return
-    for _, space in maps_of(model, name).values():
-        space.requires_grad_(True)
-    for tensor in named_tensors(model, record.adapters[name].trained).values():
+    adapter = None if name is None or record.adapters[name].frozen else record.adapters[name]
+    for key, layer in layers.items():
+        space = layer.parameterization
+        mine = adapter is not None and key in adapter.factories
+        for p in space.parameters():
+            p.requires_grad = mine and not isinstance(space, Adapters)
+        if mine and isinstance(space, Adapters):
+            for p in space.maps[name].parameters():  # type: ignore[index]
+                p.requires_grad = True
+    besides = adapter.trained if adapter is not None else {}
+    for key, tensor in named_tensors(model, record.originals).items():
         if isinstance(tensor, nn.Parameter):
-            tensor.requires_grad_(True)
+            tensor.requires_grad = key in besides
 
 
-def arrange(model: nn.Module, record: Record) -> None:
+def arrange(layers: Mapping[str, ZooLayer], record: Record) -> None:
     """Have layers hold one map itself where it is alone and in use, and all of them otherwise."""
     if record.alone() is not None and len(record.adapters) == 1:
-        unwrap(model)
-    else:
-        wrap(model, record)
-        for layer in zoo_layers(model).values():
-            layer.parameterization.use(record.weights)  # type: ignore[operator]
+        unwrap(layers)
+        return
+    wrap(layers, record)
+    for layer in layers.values():
+        layer.parameterization.use(record.weights)  # type: ignore[operator]
 
 
-def wrap(model: nn.Module, record: Record) -> None:
+def wrap(layers: Mapping[str, ZooLayer], record: Record) -> None:
     """Have every layer hold its maps by name."""
     made: dict[tuple[WeightParameterization, float], Adapters] = {}  # tied layers share one
-    for name, layer in zoo_layers(model).items():
+    for name, layer in layers.items():
         space, scale = layer.parameterization, layer.scale
         if not isinstance(space, Adapters):
             (owner,) = (n for n, each in record.adapters.items() if name in each.factories)
@@ -274,9 +283,9 @@ def wrap(model: nn.Module, record: Record) -> None:
             layer.parameterization, layer.scale = made[space, scale], 1.0
 
 
-def unwrap(model: nn.Module) -> None:
+def unwrap(layers: Mapping[str, ZooLayer]) -> None:
     """Have every layer hold its only map itself."""
-    for layer in zoo_layers(model).values():
+    for layer in layers.values():
         space = layer.parameterization
         if isinstance(space, Adapters):
             ((name, own),) = space.maps.items()
@@ -294,4 +303,4 @@ def freeze(model: nn.Module, name: str, frozen: bool) -> None:
     """Say whether an adapter is trained when it is in use."""
     record = record_of(model)
     record.adapters[name].frozen = frozen
-    mark_trained(model, record)
+    mark_trained(model, zoo_layers(model), record)

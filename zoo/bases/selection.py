@@ -5,6 +5,7 @@ A selection is an order over all mn positions, cut after K: exactly K positions,
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,9 +14,47 @@ from zoo.bases.seeds import cached
 Selection = Literal["random", "zigzag", "lowpass"]
 
 
+FEW = 16
+"""A support of at most 1/FEW of the positions is drawn without an order of all of them."""
+LARGEST = (2**32 - 1) // 20
+"""Positions from which on torch shuffles in another way."""
+
+
 def random_support(m: int, n: int, k: int, generator: torch.Generator) -> Tensor:
-    """Draw K of mn positions, all subsets equally likely; (k,), flat, ascending."""
-    return torch.randperm(m * n, generator=generator)[:k].sort().values
+    """Draw K of mn positions, all subsets equally likely; (k,), flat, ascending.
+
+    They are the first K of `torch.randperm(mn)`, which shuffles from the front (Fisher and Yates):
+    step i exchanges r_i and r_j, j = i + x_i mod (mn - i), of 32-bit random numbers x_i. Few of
+    many need the first K steps alone, which move what no later one looks at, but for those of equal
+    j and of j < K.
+
+    Args:
+        m: rows.
+        n: columns.
+        k: K.
+        generator: a new one, on the CPU, for nothing else.
+    """
+    size, seed = m * n, generator.initial_seed()
+    new = torch.equal(generator.get_state(), torch.Generator().manual_seed(seed).get_state())
+    if k * FEW > size or size >= LARGEST or not new:
+        return torch.randperm(size, generator=generator)[:k].sort().values
+    # torch gives no 32-bit numbers; numpy has the same Mersenne twister, begun alike.
+    twister = np.random.RandomState(seed & 0xFFFFFFFF)._bit_generator
+    drawn = torch.from_numpy(twister.random_raw(k).astype(np.int64))
+    step = torch.arange(k)
+    chosen = step + drawn % (size - step)
+    ordered = chosen.sort()
+    twice = ordered.values[1:] == ordered.values[:-1]
+    looked_at = chosen < k
+    looked_at[ordered.indices[1:][twice]] = True
+    looked_at[ordered.indices[:-1][twice]] = True
+    steps, moved = looked_at.nonzero().flatten(), dict[int, int]()
+    found = []
+    for i, j in zip(steps.tolist(), chosen[steps].tolist(), strict=True):
+        found.append(moved.get(j, j))
+        moved[j] = moved.get(i, i)
+    chosen[steps] = torch.tensor(found, dtype=torch.int64)
+    return chosen.sort().values
 
 
 @cached(maxsize=32)

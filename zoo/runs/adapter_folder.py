@@ -214,8 +214,12 @@ def read(
             )
     if lacking := sorted(declared - trained.keys()):
         raise UserError(f"{where} is damaged: it has no {lacking[0]}; use a whole copy")
+    known: dict[tuple[int, tuple[int, int]], dict[str, tuple[int, ...]]] = {}
     for name, own in coefficients.items():
-        _check_coefficients(where, name, factories[name], shapes[name], own)
+        alike = id(factories[name]), shapes[name]
+        if alike not in known:
+            known[alike] = _sizes(where, name, factories[name], shapes[name])
+        _check_coefficients(where, name, factories[name], known[alike], own)
     prints = config.get("fingerprints", dict, {})
     about = {str(key): str(value) for key, value in config.get("base", dict, {}).items()}
     start = config.get("start", str)
@@ -255,26 +259,32 @@ class _Config:
         return float(value)
 
 
+def _sizes(
+    where: str, layer: str, factory: ParameterizationFactory, shape: tuple[int, int]
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a map's coefficients, which is made without memory."""
+    try:
+        with torch.device("meta"):
+            made = factory(*shape)
+    except Exception as error:  # a user's own class can raise anything
+        name = factory_class(factory).__name__
+        raise UserError(f"{where}: {layer}: {name} cannot be made ({error})") from error
+    return {key: tuple(p.shape) for key, p in made.named_parameters()}
+
+
 def _check_coefficients(
     where: str,
     layer: str,
     factory: ParameterizationFactory,
-    shape: tuple[int, int],
+    mine: Mapping[str, tuple[int, ...]],
     own: Mapping[str, Tensor],
 ) -> None:
     """Raise UserError if a layer's map has other coefficients than the file."""
-    cls = factory_class(factory)
-    try:
-        with torch.device("meta"):
-            made = dict(factory(*shape).named_parameters())
-    except Exception as error:  # a user's own class can raise anything
-        raise UserError(f"{where}: {layer}: {cls.__name__} cannot be made ({error})") from error
-    mine = {key: tuple(p.shape) for key, p in made.items()}
     theirs = {key: tuple(tensor.shape) for key, tensor in own.items()}
     if mine != theirs:
         raise UserError(
-            f"{where} is damaged, or of another version of {cls.__name__}: {layer} has "
-            f"{theirs or 'no coefficients'}, and needs {mine}"
+            f"{where} is damaged, or of another version of {factory_class(factory).__name__}: "
+            f"{layer} has {theirs or 'no coefficients'}, and needs {mine}"
         )
     if any(not tensor.is_floating_point() for tensor in own.values()):
         raise UserError(f"{where} is damaged: {layer} has whole numbers; use another copy")
