@@ -99,3 +99,10 @@ def test_few_random_positions_are_the_first_of_a_shuffle(m, n, share):
         state = used.get_state()
         wanted = torch.randperm(m * n, generator=used)[:k].sort().values
         assert torch.equal(random_support(m, n, k, used.set_state(state)), wanted), seed
+
+
+@pytest.mark.parametrize("k", [3, 60])
+def test_positions_on_the_meta_device_are_not_drawn(k):
+    with torch.device("meta"):
+        found = random_support(8, 16, k, generator(0))
+    assert found.is_meta and found.shape == (k,) and found.dtype == torch.int64

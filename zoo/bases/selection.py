@@ -34,14 +34,16 @@ def random_support(m: int, n: int, k: int, generator: torch.Generator) -> Tensor
         k: K.
         generator: a new one, on the CPU, for nothing else.
     """
+    if torch.get_default_device().type == "meta":
+        return torch.empty(k, dtype=torch.int64)
     size, seed = m * n, generator.initial_seed()
     new = torch.equal(generator.get_state(), torch.Generator().manual_seed(seed).get_state())
     if k * FEW > size or size >= LARGEST or not new:
         return torch.randperm(size, generator=generator)[:k].sort().values
     # torch gives no 32-bit numbers; numpy has the same Mersenne twister, begun alike.
-    twister = np.random.RandomState(seed & 0xFFFFFFFF)._bit_generator
-    drawn = torch.from_numpy(twister.random_raw(k).astype(np.int64))
-    step = torch.arange(k)
+    twister = np.random.RandomState(seed & 0xFFFFFFFF)
+    drawn = torch.from_numpy(twister.randint(0, 2**32, k, dtype=np.uint32).astype(np.int64))
+    step = torch.arange(k, device="cpu")
     chosen = step + drawn % (size - step)
     ordered = chosen.sort()
     twice = ordered.values[1:] == ordered.values[:-1]
@@ -53,7 +55,7 @@ def random_support(m: int, n: int, k: int, generator: torch.Generator) -> Tensor
     for i, j in zip(steps.tolist(), chosen[steps].tolist(), strict=True):
         found.append(moved.get(j, j))
         moved[j] = moved.get(i, i)
-    chosen[steps] = torch.tensor(found, dtype=torch.int64)
+    chosen[steps] = torch.tensor(found, dtype=torch.int64, device="cpu")
     return chosen.sort().values
 
 
