@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoo.bases.seeds import generator
+from zoo.bases.seeds import stream_seed
 from zoo.bases.selection import random_support
 
 Encoding = Literal["all", "prefix", "seed", "bitmap", "rice"]
@@ -42,7 +42,7 @@ class Places(NamedTuple):
 
 def random_places(count: int, kept: int, seed: int) -> Tensor:
     """K of N places, all subsets equally likely, the choice of a seed; (kept,), ascending."""
-    return random_support(1, count, kept, generator(seed, "places"))
+    return random_support(1, count, kept, stream_seed(seed, "places"))
 
 
 def seeded(seed: int) -> Places:

@@ -20,7 +20,9 @@ LARGEST = (2**32 - 1) // 20
 """Positions from which on torch shuffles in another way."""
 
 
-def random_support(m: int, n: int, k: int, generator: torch.Generator) -> Tensor:
+@cached(maxsize=2)  # layers of one shape are made one after the other, each first without a name
+@torch.inference_mode(False)  # a later layer may train with it
+def random_support(m: int, n: int, k: int, seed: int) -> Tensor:
     """Draw K of mn positions, all subsets equally likely; (k,), flat, ascending.
 
     They are the first K of `torch.randperm(mn)`, which shuffles from the front (Fisher and Yates):
@@ -32,13 +34,13 @@ def random_support(m: int, n: int, k: int, generator: torch.Generator) -> Tensor
         m: rows.
         n: columns.
         k: K.
-        generator: a new one, on the CPU, for nothing else.
+        seed: of the draw, in [0, 2^64).
     """
     if torch.get_default_device().type == "meta":
         return torch.empty(k, dtype=torch.int64)
-    size, seed = m * n, generator.initial_seed()
-    new = torch.equal(generator.get_state(), torch.Generator().manual_seed(seed).get_state())
-    if k * FEW > size or size >= LARGEST or not new:
+    size = m * n
+    if k * FEW > size or size >= LARGEST:
+        generator = torch.Generator("cpu").manual_seed(seed)
         return torch.randperm(size, generator=generator)[:k].sort().values
     # torch gives no 32-bit numbers; numpy has the same Mersenne twister, begun alike.
     twister = np.random.RandomState(seed & 0xFFFFFFFF)
@@ -85,14 +87,14 @@ def lowpass_order(m: int, n: int) -> Tensor:
     return torch.maximum(i * n, j * m).flatten().argsort(stable=True)
 
 
-def select(selection: Selection, m: int, n: int, k: int, generator: torch.Generator) -> Tensor:
-    """Return the support of K coefficients; (k,), flat positions, ascending.
+def select(selection: Selection, m: int, n: int, k: int, seed: int) -> Tensor:
+    """Return the support of K coefficients; (k,), flat positions, ascending. Nobody may write it.
 
     Raises:
         ValueError: for a selection that does not exist.
     """
     if selection == "random":
-        return random_support(m, n, k, generator)
+        return random_support(m, n, k, seed)
     if selection == "zigzag":
         return zigzag_order(m, n)[:k].sort().values
     if selection == "lowpass":

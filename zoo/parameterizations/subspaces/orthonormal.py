@@ -115,8 +115,8 @@ class OrthonormalSubspace(Isometry):
 
         They are in the order of `coef`.
         """
-        generator = seeds.generator(self.seed, "support", self.layer)
-        support = select(self.selection, *self.shape, len(self.coef), generator)
+        seed = seeds.stream_seed(self.seed, "support", self.layer)
+        support = select(self.selection, *self.shape, len(self.coef), seed)
         order = self.storage_order()
         return support if order is None else support[order.flatten()[support].argsort()]
 
