@@ -248,6 +248,9 @@ def test_pushed_and_loaded_at_the_commit_that_was_looked_at(stand_in):
     downloads = [ask for ask in stand_in.asked if ask[0] not in ("info", "create")]
     assert downloads == [(CONFIG, SHA), (TENSORS, SHA)]
     assert ("info", "main") in stand_in.asked
+    again = zoo.save(other, "again")
+    assert json.loads((again / CONFIG).read_text())["source"] == f"me/mine at {SHA}"
+    assert f"me/mine at {SHA}" in (again / "README.md").read_text()
 
 
 def test_what_is_too_large_is_not_downloaded(stand_in):

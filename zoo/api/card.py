@@ -34,6 +34,7 @@ def card(
         "Layers": f"{len(stored.shapes)}: {summary(stored.shapes)}",
         "Coefficients": f"{coefficients:,} of {weights:,} weights",
         "Trained besides": f"{besides:,} numbers: {summary(stored.trained)}" if besides else "",
+        "Began as": stored.source,
         "Data": data or "",
         **{name: f"{value:.4g}" for name, value in (metrics or {}).items()},
     }

@@ -26,6 +26,12 @@ def is_id(text: str) -> bool:
     return ID.fullmatch(text) is not None
 
 
+def is_pinned(source: str) -> bool:
+    """Say whether a source is a commit of a hub's repository, as `fetch` calls it."""
+    repository, _, commit = source.partition(" at ")
+    return is_id(repository) and re.fullmatch("[0-9a-f]{40}", commit) is not None
+
+
 def push(
     model: nn.Module,
     repository: str,
@@ -124,7 +130,7 @@ def fetch(repository: str, revision: str | None = None, largest: int = LARGEST) 
     if paths[0].parent != paths[1].parent:
         raise UserError(f"{repository} was downloaded into several folders: use another cache")
     say(f"{repository}: commit {commit}")
-    return paths[0].parent, f"{repository} at {commit[:12]}"
+    return paths[0].parent, f"{repository} at {commit}"
 
 
 def _library() -> Any:

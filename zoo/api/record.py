@@ -26,12 +26,14 @@ class Adapter:
         trained: parameters that are trained besides, by name, with their values where the adapter
             is not in use.
         frozen: whether it is used without being trained.
+        source: where it was loaded from, with the commit of a hub's; empty for one made here.
     """
 
     factories: dict[str, ParameterizationFactory]
     scales: dict[str, float]
     trained: dict[str, Tensor] = field(default_factory=dict)
     frozen: bool = False
+    source: str = ""
 
 
 @dataclass

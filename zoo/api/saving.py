@@ -162,6 +162,7 @@ def load(
         if before is not None:
             set_use(model, record_of(model), before)
         raise
+    record_of(model).adapters[name].source = where
     freeze(model, name, not trainable)
     mark = "trained on" if trainable else "not trained"
     say(f"{where}: {len(stored.factories)} layers, adapter {name!r}, {mark}")
@@ -230,6 +231,7 @@ def stored_of(model: nn.Module, name: str | None = None) -> Stored:
         trained=trained,
         fingerprints={layer: space.fingerprint() for layer, (_, space) in layers.items()},
         base=_about(model),
+        source=adapter.source if hub.is_pinned(adapter.source) else "",
     )
 
 

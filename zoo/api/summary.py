@@ -16,7 +16,7 @@ from zoo.layers.names import summary as folded
 from zoo.training.optimizers import parameter_groups
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Summary:
     """What of a network is parameterized, and how much of it is trained.
 
@@ -48,7 +48,7 @@ class Summary:
             f"{self.trainable:,} of {self.total:,} weights are trained ({share:.2%}){also}"
         )
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """Return a table of the layers, those alike in one row, and the counts."""
         from zoo.pages.terminal import aligned
 

@@ -53,6 +53,7 @@ class Stored:
         trained: what was trained besides, by name.
         fingerprints: hashes of the fixed parts of maps, by layer.
         base: what is known of the network: `class` and `name_or_path`.
+        source: the hub's repository and commit that training began from, or nothing.
     """
 
     where: str
@@ -64,6 +65,7 @@ class Stored:
     trained: dict[str, Tensor]
     fingerprints: dict[str, str]
     base: dict[str, str]
+    source: str = ""
 
 
 def spec_of(factory: ParameterizationFactory) -> dict[str, Any]:
@@ -120,6 +122,7 @@ def write(
         "maps": list(groups.values()),
         "trained": sorted(stored.trained),
         "fingerprints": {n: f for n, f in stored.fingerprints.items() if stored.coefficients[n]},
+        **({"source": stored.source} if stored.source else {}),
         **({"prefix": prefix} if prefix else {}),
     }
     if tensors_in is not None:
