@@ -156,7 +156,8 @@ def test_what_is_done_is_said_once_and_can_be_silenced(capsys, monkeypatch):
     said = capsys.readouterr()
     assert said.out == "" and said.err.count("\n") == 1
     assert "DCT(ratio=0.35), 2 layers" in said.err
-    assert str(zoo.summary(net)).splitlines()[-1] in said.err
+    assert zoo.summary(net).line() in said.err
+    assert max(map(len, str(zoo.summary(net)).splitlines())) <= 80
     monkeypatch.setattr(LOGGER, "level", logging.WARNING)
     LOGGER.manager._clear_cache()
     adapted("DCT")

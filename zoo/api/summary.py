@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 from torch import nn
@@ -12,7 +13,7 @@ from zoo.api.targets import find_tensors
 from zoo.errors import UserError
 from zoo.layers.adapters import in_use
 from zoo.layers.convert import counts, zoo_layers
-from zoo.layers.names import summary as folded
+from zoo.layers.names import kind
 from zoo.training.optimizers import parameter_groups
 
 
@@ -40,9 +41,8 @@ class Summary:
     def line(self) -> str:
         """Return the counts as one sentence."""
         share = self.trainable / self.total if self.total else 0.0
-        besides = list(dict.fromkeys(name.rpartition(".")[0] or name for name in self.besides))
-        named = ", ".join(besides) if len(besides) < 4 else folded(besides)
-        also = f", {named} with them" if besides else ""
+        ends = dict.fromkeys(kind(name.rpartition(".")[0] or name) for name in self.besides)
+        also = f", with {', '.join(ends)}" if ends else ""
         return (
             f"{len(self.layers)} layers, {self.coefficients:,} coefficients; "
             f"{self.trainable:,} of {self.total:,} weights are trained ({share:.2%}){also}"
@@ -50,18 +50,18 @@ class Summary:
 
     def __repr__(self) -> str:
         """Return a table of the layers, those alike in one row, and the counts."""
-        from zoo.pages.terminal import aligned
+        from zoo.pages.terminal import WIDTH, aligned
 
         rows: dict[tuple[str, ...], list[int]] = {}
         for layer in self.layers:
             shape = " x ".join(map(str, layer["shape"]))
-            key = folded([layer["layer"]]), shape, layer["parameterization"] or "none in use"
+            key = kind(layer["layer"]), shape, layer["parameterization"] or "none in use"
             counted = rows.setdefault(key, [0, 0])
             counted[0] += 1
             counted[1] += layer["coefficients"]
         header = ["layer", "shape", "parameterization", "layers", "coefficients"]
         cells = [[*key, str(n), f"{count:,}"] for key, (n, count) in rows.items()]
-        return "\n".join([*aligned([header, *cells], left=3), "", self.line()])
+        return "\n".join([*aligned([header, *cells], left=3), "", fill(self.line(), WIDTH)])
 
 
 def summary(model: nn.Module) -> Summary:
@@ -70,8 +70,8 @@ def summary(model: nn.Module) -> Summary:
         >>> net = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 2))
         >>> print(zoo.summary(zoo.adapt(net, zoo.DCT, ratio=0.25)))
         layer  shape  parameterization  layers  coefficients
-        *      8 x 8  DCT                    1            16
-        *      2 x 8  DCT                    1             4
+        0      8 x 8  DCT                    1            16
+        1      2 x 8  DCT                    1             4
         <BLANKLINE>
         2 layers, 20 coefficients; 20 of 90 weights are trained (22.22%)
 
