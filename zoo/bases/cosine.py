@@ -243,7 +243,7 @@ class Cosine(Separable):
 
     def storage_order(self, m: int, n: int) -> Tensor | None:
         """Return the packed plane's order: the scatter then runs through memory in order."""
-        return packed_places(m, n)
+        return packed_places(m, n, False)  # the very tensor of `layout`, which is kept by arguments
 
 
 class RowCosine(Cosine):

@@ -115,16 +115,23 @@ class OrthonormalSubspace(Isometry):
 
         They are in the order of `coef`.
         """
-        seed = seeds.stream_seed(self.seed, "support", self.layer)
-        support = select(self.selection, *self.shape, len(self.coef), seed)
-        order = self.storage_order()
+        support, order = self._selected(), self.storage_order()
         return support if order is None else support[order.flatten()[support].argsort()]
+
+    def _selected(self) -> Tensor:
+        """Return `support` in ascending order."""
+        seed = seeds.stream_seed(self.seed, "support", self.layer)
+        return select(self.selection, *self.shape, len(self.coef), seed)
 
     def reset_buffers(self) -> None:
         self._buffers.clear()
         places, self.plane_shape = self.layout()
-        support = self.support
-        places = support if places is None else places.flatten()[support]
+        if places is not None and places is self.storage_order():
+            # They are stored as they stand in the plane: one sort in place of two.
+            places = places.flatten()[self._selected()].sort().values
+        else:
+            support = self.support
+            places = support if places is None else places.flatten()[support]
         self.register_buffer("places", places.to(self.coef.device), persistent=False)
 
     def expand(self, coef: Tensor) -> Tensor:
