@@ -44,21 +44,21 @@ def random_support(m: int, n: int, k: int, seed: int) -> Tensor:
         return torch.randperm(size, generator=generator)[:k].sort().values
     # torch gives no 32-bit numbers; numpy has the same Mersenne twister, begun alike.
     twister = np.random.RandomState(seed & 0xFFFFFFFF)
-    drawn = torch.from_numpy(twister.randint(0, 2**32, k, dtype=np.uint32).astype(np.int64))
-    step = torch.arange(k, device="cpu")
+    drawn = twister.randint(0, 2**32, k, dtype=np.uint32).astype(np.int64)
+    step = np.arange(k)
     chosen = step + drawn % (size - step)
-    ordered = chosen.sort()
-    twice = ordered.values[1:] == ordered.values[:-1]
-    looked_at = chosen < k
-    looked_at[ordered.indices[1:][twice]] = True
-    looked_at[ordered.indices[:-1][twice]] = True
-    steps, moved = looked_at.nonzero().flatten(), dict[int, int]()
+    ordered = np.sort(chosen)
+    looked_at = np.zeros(size, dtype=bool)
+    looked_at[:k] = True
+    looked_at[ordered[1:][ordered[1:] == ordered[:-1]]] = True
+    steps = np.flatnonzero(looked_at[chosen])
+    moved: dict[int, int] = {}
     found = []
     for i, j in zip(steps.tolist(), chosen[steps].tolist(), strict=True):
         found.append(moved.get(j, j))
         moved[j] = moved.get(i, i)
-    chosen[steps] = torch.tensor(found, dtype=torch.int64, device="cpu")
-    return chosen.sort().values
+    chosen[steps] = found
+    return torch.from_numpy(np.sort(chosen))
 
 
 @cached(maxsize=32)
