@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from tasks.hub import Head, load_network, load_tokenizer, resize_tokens
-from zoo.api.adapting import DEFAULT, add
+from zoo.api.adapting import DEFAULT, add, scale_by_rank
 from zoo.api.switching import merged
 from zoo.api.targets import find_tensors
 from zoo.errors import UserError
@@ -96,9 +96,8 @@ class Tuning:
         """
         if self.alpha is None:
             return self.scale
-        if type(rank := getattr(space, "rank", None)) is not int:
-            raise ValueError("has no rank that tuning.alpha could be divided by: give tuning.scale")
-        return self.alpha / (math.sqrt(rank) if self.rslora else rank)
+        called = "tuning.alpha", "tuning.scale"
+        return scale_by_rank(space, self.alpha, self.rslora, called)
 
 
 class FineTuning(ZooModule, ABC):

@@ -179,14 +179,25 @@ def scale_rule(
     return functools.partial(scale_by_rank, alpha=alpha, rslora=rslora)
 
 
-def scale_by_rank(space: WeightParameterization, alpha: float, rslora: bool) -> float:
+def scale_by_rank(
+    space: WeightParameterization,
+    alpha: float,
+    rslora: bool,
+    called: tuple[str, str] = ("alpha", "a scale"),
+) -> float:
     """Return alpha / r of a map of rank r, or alpha / sqrt(r).
+
+    Args:
+        space: the map.
+        alpha: what is divided.
+        rslora: whether by the root.
+        called: what a message calls alpha, and what is to be given in its place.
 
     Raises:
         ValueError: for a map without a rank.
     """
     if type(rank := getattr(space, "rank", None)) is not int:
-        raise ValueError("has no rank that alpha could be divided by: give a scale")
+        raise ValueError(f"has no rank that {called[0]} could be divided by: give {called[1]}")
     return alpha / (math.sqrt(rank) if rslora else rank)
 
 

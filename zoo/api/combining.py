@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from zoo.api.adapting import add, bound, check_name, described
 from zoo.api.record import maps_of, named_tensors, update_record_of
 from zoo.api.say import say
-from zoo.api.switching import check_enabled, hold, mixed, remove, set_use
+from zoo.api.switching import check_enabled, mixed, remove, set_use
 from zoo.errors import UserError
 from zoo.parameterizations import Dense
 from zoo.parameterizations.factory import ParameterizationFactory, factory_class
@@ -64,7 +64,6 @@ def combine(
     if getattr(made, "needs_base", False):
         raise UserError(f"{made.__name__} is no update by itself: give a class such as zoo.LoRA")
     before = dict(record.weights)
-    hold(model, record)
     layers = list(parts[first].factories)
     trained = dict.fromkeys(key for part in parts.values() for key in part.trained)
     add(model, name, dict.fromkeys(layers, factory), lambda _: 1.0, trained, "update")

@@ -92,11 +92,12 @@ def for_python(folder: Path, net: nn.Module, state: Mapping[str, Tensor]) -> Non
         net: the run's network.
         state: the tensors; names of the network's begin with `net.` there.
     """
-    stored, inside = stored_of(net), f".{adapter_folder.PART.strip('.')}."
     trained = {
-        key.removeprefix("net."): tensor for key, tensor in state.items() if inside not in key
+        key.removeprefix("net."): tensor
+        for key, tensor in state.items()
+        if adapter_folder.PART not in key
     }
-    stored = dataclasses.replace(stored, trained=trained)
+    stored = dataclasses.replace(stored_of(net), trained=trained)
     adapter_folder.write(folder, stored, card(stored), prefix="net.", tensors_in=None)
 
 

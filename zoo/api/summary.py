@@ -11,7 +11,7 @@ from torch import nn
 from zoo.api.record import find_record
 from zoo.api.targets import find_tensors
 from zoo.errors import UserError
-from zoo.layers.adapters import in_use
+from zoo.layers.adapters import classes_in_use, in_use
 from zoo.layers.convert import counts, zoo_layers
 from zoo.layers.names import kind
 from zoo.training.optimizers import parameter_groups
@@ -78,21 +78,18 @@ def summary(model: nn.Module) -> Summary:
     Args:
         model: a network that `zoo.adapt` or `zoo.parameterize` has changed, or any other.
     """
-    found, record = counts(model), find_record(model)
-    inside = tuple(f"{name}.parameterization." for name in zoo_layers(model))
+    found, record, layers = counts(model), find_record(model), zoo_layers(model)
+    inside = tuple(f"{name}.parameterization." for name in layers)
     besides = [
         name
         for name, p in model.named_parameters()
         if p.requires_grad and not name.startswith(inside)
     ]
-    layers = zoo_layers(model)
     rows: list[dict[str, Any]] = [
         {
             "layer": name,
             "shape": list(layer.parameterization.shape),
-            "parameterization": "+".join(
-                type(each).__name__ for each in in_use(layer.parameterization)
-            ),
+            "parameterization": classes_in_use(layer.parameterization),
             "weights": math.prod(layer.parameterization.shape),
             "coefficients": sum(
                 p.numel() for each in in_use(layer.parameterization) for p in each.parameters()

@@ -179,6 +179,11 @@ def in_use(space: WeightParameterization) -> list[WeightParameterization]:
     return [own for name in space.weights if (own := space.of(name)) is not None]
 
 
+def classes_in_use(space: WeightParameterization) -> str:
+    """Name the classes of the maps in use: `LoRA`, or `LoRA+DCT` of two; nothing of none."""
+    return "+".join(type(each).__name__ for each in in_use(space))
+
+
 class RowByRow:
     """Has each row of a batch pass through a map of its own: the `route` of a layer.
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from zoo import say_where_names_are
 from zoo.errors import UserError
-from zoo.layers.adapters import in_use
+from zoo.layers.adapters import classes_in_use
 from zoo.layers.factories import Start, shared_out
 from zoo.layers.foreign import is_like_linear
 from zoo.layers.kinds import matrix_shape, outside
@@ -160,9 +160,7 @@ def table(model: nn.Module) -> list[dict[str, object]]:
         {
             "layer": name,
             "shape": list(layer.parameterization.shape),
-            "parameterization": "+".join(
-                type(each).__name__ for each in in_use(layer.parameterization)
-            ),
+            "parameterization": classes_in_use(layer.parameterization),
             "weights": math.prod(layer.parameterization.shape),
             "trainable": layer.parameterization.num_trainable,
             "lr_mult": _plain(layer.parameterization.lr_mult),

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from zoo.errors import UserError
-from zoo.layers.adapters import Adapters
+from zoo.layers.adapters import in_use
 from zoo.layers.convert import are_updates, zoo_layers
 from zoo.layers.layer import ZooLayer
 from zoo.runs.peft import own_factors
@@ -24,7 +24,9 @@ def model_run(model: nn.Module, name: str | None = None) -> Run:
         name: what it is called; by default its class.
     """
     maps = dict.fromkeys(
-        type(each).__name__ for layer in zoo_layers(model).values() for each in _maps(layer)
+        type(each).__name__
+        for layer in zoo_layers(model).values()
+        for each in in_use(layer.parameterization)
     )
     network, parameterization = type(model).__name__, "+".join(maps) or None
     called = name or network
@@ -36,12 +38,6 @@ def model_run(model: nn.Module, name: str | None = None) -> Run:
         conditions={"path": called},
         group=slashed(called, parameterization),
     )
-
-
-def _maps(layer: ZooLayer) -> list[nn.Module]:
-    """Return the map of a layer, or those of its several adapters that are in use."""
-    space = layer.parameterization
-    return [space.maps[name] for name in space.weights] if isinstance(space, Adapters) else [space]
 
 
 @torch.no_grad()
@@ -61,7 +57,7 @@ def read_model(
     run, there = model_run(model, name), zoo_layers(model)
     if not there:
         raise UserError(f"{run.name!r} has no layer that zoo parameterized: {CONVERT}")
-    if not any(layer.enabled and _maps(layer) for layer in there.values()):
+    if not any(layer.enabled and in_use(layer.parameterization) for layer in there.values()):
         raise UserError(
             f"the updates of {run.name!r} are switched off: look at it outside of zoo.disabled, or "
             "switch one on with zoo.use"
