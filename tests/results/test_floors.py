@@ -29,7 +29,7 @@ def test_a_tile_is_made_of_what_is_counted():
     """Each tile of W comes out of the bytes and multiply-adds that `tile` names, of a whole W."""
     left, right, k = dct_matrix(M), dct_matrix(N), 300
     plane = torch.zeros(M * N, dtype=torch.float64)
-    plane[random_support(M, N, k, generator(0))] = 1.5
+    plane[random_support(M, N, k, 0)] = 1.5
     plane = plane.view(M, N)
     rows, columns = left[:, P : 2 * P], right[:, Q : 2 * Q]
     whole = left.T @ plane @ right
@@ -81,7 +81,7 @@ def test_a_box_holds_the_lowest_coefficients():
 def test_positions_are_what_an_encoding_takes():
     """A bitmask is packed bits, int16 columns with each row's start; the best is the shortest."""
     k = 100
-    support = random_support(M, N, k, generator(1))
+    support = random_support(M, N, k, 1)
     starts = torch.searchsorted(support, torch.arange(M + 1) * N).to(torch.int32)
     assert floors.position_bytes(M, N, k, "int16") == (support % N).short().nbytes + starts.nbytes
     assert floors.position_bytes(M, N, k, "bitmask") == M * N // 8 + starts.nbytes
