@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from networks import disturb
 
 from tasks import GlueClassifier
 from zoo.runs import checkpoints
@@ -17,13 +17,6 @@ def run(model: ZooModule, folder: Path) -> str:
     (folder / "checkpoints").mkdir(parents=True)
     torch.save(checkpoints.snapshot(model), folder / "checkpoints" / "last.ckpt")
     return str(folder)
-
-
-def disturb(model: nn.Module) -> None:
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.requires_grad:
-                p.add_(torch.randn_like(p) * 0.1)
 
 
 def classifier(backbone: Path, factory: Any, **settings: Any) -> GlueClassifier:

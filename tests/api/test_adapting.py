@@ -1,4 +1,4 @@
-"""Adapters from Python: what is trained, saved, loaded, switched, combined and merged."""
+"""Adapters from Python: what is trained, saved, loaded and merged."""
 
 import copy
 import json
@@ -7,11 +7,10 @@ import pickle
 import re
 import subprocess
 import sys
-from collections import OrderedDict
 
 import pytest
 import torch
-from every import BUDGETS
+from adapting import adapted, assert_same_state, made, settings_of, state, train, x
 from torch import nn
 
 import zoo
@@ -26,64 +25,6 @@ CLASSES = [
     if not getattr(getattr(zoo, name), "__abstractmethods__", None)
     and name not in ("Isometry", "OfBase", "OrthonormalSubspace", "SeparableSubspace")
 ]
-
-
-def settings_of(name):
-    return BUDGETS.get(name, {"ratio": 0.35})
-
-
-class Net(nn.Module):
-    """A small network with what real ones have: norms with statistics, a layer without bias."""
-
-    def __init__(self):
-        super().__init__()
-        self.blocks = nn.Sequential(
-            OrderedDict(
-                inner=nn.Linear(8, 8),
-                act=nn.ReLU(),
-                norm=nn.BatchNorm1d(8),
-                outer=nn.Linear(8, 8, bias=False),
-            )
-        )
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x):
-        return self.head(self.blocks(x))
-
-
-def made(seed=0):
-    torch.manual_seed(seed)
-    return Net().eval()
-
-
-def x(rows=4):
-    return torch.randn(rows, 8, generator=torch.Generator().manual_seed(1))
-
-
-def train(net, steps=3):
-    net.train()
-    optimizer = torch.optim.AdamW(zoo.param_groups(net, lr=0.05))
-    for step in range(steps):
-        batch = torch.randn(16, 8, generator=torch.Generator().manual_seed(step))
-        loss = (net(batch) - 1).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return net.eval()
-
-
-def state(net):
-    return {name: tensor.clone() for name, tensor in net.state_dict().items()}
-
-
-def assert_same_state(net, before):
-    after = net.state_dict()
-    assert after.keys() == before.keys()
-    assert all(torch.equal(after[name], before[name]) for name in before)
-
-
-def adapted(name="LoRA", **more):
-    return zoo.adapt(made(), getattr(zoo, name), targets="blocks.*", **settings_of(name) | more)
 
 
 # ---- adapt ---------------------------------------------------------------------------------------
@@ -206,148 +147,7 @@ def test_parameterized_networks_are_saved_whole(tmp_path, start):
         pass
 
 
-# ---- Several -------------------------------------------------------------------------------------
-
-
-def several(first="LoRA", second="DCT", **more):
-    """A network with two trained adapters, and what it gives with each."""
-    net = zoo.adapt(
-        made(), getattr(zoo, first), name="fr", targets="blocks.*", **settings_of(first), **more
-    )
-    train(net)
-    fr = net(x())
-    zoo.adapt(net, getattr(zoo, second), name="law", targets="outer", **settings_of(second), **more)
-    assert torch.allclose(net(x()), made()(x()), atol=1e-6)
-    train(net)
-    return net, fr, net(x())
-
-
-PAIRS = [("LoRA", "DCT"), ("DoRA", "BlockDCT"), ("DCT", "OFT"), ("VeRA", "Dense")]
-
-
-@pytest.mark.parametrize("first, second", PAIRS)
-def test_adapters_are_switched_and_removed(first, second):
-    net, fr, law = several(first, second)
-    assert torch.allclose(zoo.use(net, "fr")(x()), fr, atol=1e-6)
-    assert torch.equal(zoo.use(net, None)(x()), made()(x()))
-    assert not any(p.requires_grad for p in net.parameters())
-    assert torch.allclose(zoo.use(net, "law")(x()), law, atol=1e-6)
-    with zoo.disabled(net):
-        assert torch.equal(net(x()), made()(x()))
-    zoo.remove(net, "law")
-    assert torch.equal(net(x()), made()(x()))
-    assert torch.allclose(zoo.use(net, "fr")(x()), fr, atol=1e-6)
-    zoo.remove(net, "fr")
-    assert_same_state(net, state(made()))
-
-
-@pytest.mark.parametrize("first, second", PAIRS)
-def test_weights_of_adapters_add_their_updates(first, second):
-    net, *_ = several(first, second)
-    updates = {}
-    for name in ("fr", "law"):
-        zoo.use(net, name)
-        updates[name] = {n: layer.update().detach().clone() for n, layer in zoo_layers(net).items()}
-    statistics = dict(net.named_buffers())
-    zoo.use(net, {"fr": 0.5, "law": -2})
-    for name, layer in zoo_layers(net).items():
-        wanted = 0.5 * updates["fr"][name] - 2 * updates["law"][name]
-        assert torch.allclose(layer.update(), wanted, atol=1e-6)
-        assert torch.allclose(layer.effective_weight(), layer.base + wanted, atol=1e-6)
-    assert statistics.keys() == dict(net.named_buffers()).keys()
-    plain = zoo.merged(net)
-    assert torch.allclose(plain(x()), net(x()), atol=1e-5)
-
-
-def test_each_adapter_has_its_own_head():
-    net = zoo.adapt(made(), zoo.LoRA, rank=2, name="a", targets="blocks.*", train="head")
-    train(net)
-    a = net.head.weight.detach().clone()
-    zoo.adapt(net, zoo.LoRA, rank=2, name="b", targets="blocks.*", train="head")
-    original = made().head.weight
-    assert torch.equal(net.head.weight, original)
-    train(net)
-    b = net.head.weight.detach().clone()
-    assert not torch.equal(a, b)
-    zoo.use(net, "a")
-    assert torch.equal(net.head.weight, a) and net.head.weight.requires_grad
-    zoo.use(net, {"a": 0.5, "b": 0.5})
-    assert torch.allclose(net.head.weight, (a + b) / 2, atol=1e-6)
-    zoo.use(net, "b")
-    assert torch.equal(net.head.weight, b)
-
-
-def test_training_one_adapter_leaves_the_other_alone():
-    net, fr, _ = several()
-    zoo.use(net, "law")
-    train(net)
-    assert torch.allclose(zoo.use(net, "fr")(x()), fr, atol=1e-6)
-
-
-def test_a_graph_from_before_survives_a_look_at_the_base():
-    """As preference optimization has it: loss of the policy, beside that of the network before."""
-    net = zoo.adapt(made(), zoo.DCT, ratio=0.5, targets="blocks.*", train="head")
-    y = net(x())
-    with zoo.disabled(net), torch.no_grad():
-        base = net(x())
-    (y - base - 1).square().mean().backward()
-    assert net.head.weight.grad.abs().sum() > 0
-
-
-class NoNorm(nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8, bias=False)
-
-    def forward(self, x):
-        return self.b(self.a(x).relu())
-
-
-@pytest.mark.parametrize("first, second", PAIRS)
-@pytest.mark.parametrize("mode", [True, False])
-def test_rows_pass_through_their_own_adapters(first, second, mode):
-    net = zoo.adapt(NoNorm(), getattr(zoo, first), name="fr", targets="*", **settings_of(first))
-    train(net)
-    zoo.adapt(net, getattr(zoo, second), name="law", targets="b", **settings_of(second))
-    train(net)
-    net.train(mode)
-    alone = {name: zoo.use(net, name)(x()) for name in ("fr", "law", None)}
-    zoo.use(net, "fr")
-    names = ["law", None, "fr", "law"]
-    with zoo.rows(net, names):
-        y = net(x())
-    for i, name in enumerate(names):
-        assert torch.allclose(y[i], alone[name][i], atol=1e-6), name
-    assert torch.allclose(net(x()), alone["fr"], atol=1e-6)
-    with pytest.raises(zoo.UserError, match="4 rows"), zoo.rows(net, names):
-        net(x(3))
-
-
-@pytest.mark.parametrize("name, exact", [("Dense", True), ("LoRA", False), ("DCT", False)])
-def test_combined_adapters_are_the_nearest_of_their_class(name, exact):
-    net = zoo.adapt(NoNorm(), zoo.LoRA, name="fr", targets="*", rank=2)
-    train(net)
-    zoo.adapt(net, zoo.DoRA, name="law", targets="*", rank=2)
-    train(net)
-    zoo.use(net, {"fr": 0.5, "law": 0.5})
-    dW = {n: layer.update().detach().clone() for n, layer in zoo_layers(net).items()}
-    cls, settings = getattr(zoo, name), settings_of(name)
-    errors = zoo.combine(net, {"fr": 0.5, "law": 0.5}, "both", cls, **settings)
-    for layer, target in dW.items():
-        if name == "LoRA":
-            tail = torch.linalg.svdvals(target)[2:].norm() / target.norm()
-            assert errors[layer] == pytest.approx(tail.item(), abs=1e-5)
-        assert (errors[layer] < 1e-6) is exact
-        found = zoo_layers(net)[layer].update().detach()
-        assert (found - target).norm() / target.norm() == pytest.approx(errors[layer], abs=1e-5)
-
-
 # ---- Mistakes ------------------------------------------------------------------------------------
-
-
-def copied(net):
-    return copy.deepcopy(net)
 
 
 MISTAKES = {
@@ -380,26 +180,6 @@ def test_a_mistake_is_one_line_and_leaves_the_network_as_it_was(mistake, tmp_pat
     assert_same_state(net, before)
     assert [p.requires_grad for p in net.parameters()] == grads and not zoo_layers(net)
     assert records.find_record(net) is None and list(tmp_path.iterdir()) == []
-
-
-def test_mistakes_with_adapters_leave_them_as_they_were(tmp_path):
-    net, *_ = several()
-    y, before = net(x()), state(net)
-    for call, said in (
-        (lambda: zoo.adapt(net, zoo.LoRA, rank=2, name="law", targets="*"), "already"),
-        (lambda: zoo.adapt(net, zoo.LoRA, rank=99, name="new", targets="*"), "rank"),
-        (lambda: zoo.use(net, "lw"), "did you mean 'law'"),
-        (lambda: zoo.use(net, {"fr": 1, "no": 0}), "no"),
-        (lambda: zoo.remove(net, "no"), "fr, law"),
-        (lambda: zoo.combine(net, {"fr": 1, "law": 1}, "new"), "different layers"),
-        (lambda: zoo.combine(net, {"law": 1}, "new", zoo.DoRA, rank=2), "by itself"),
-        (lambda: zoo.rows(net, ["fr"]).__enter__(), "besides"),
-        (lambda: zoo.parameterize(net, zoo.DCT, ratio=0.5, targets="*"), "from scratch"),
-    ):
-        with pytest.raises(zoo.UserError, match=said):
-            call()
-        assert torch.equal(net(x()), y)
-        assert_same_state(net, before)
 
 
 # ---- Folders -------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from networks import disturb
+from trainers import logits
 
 import zoo
 from zoo.__main__ import main
@@ -10,7 +12,6 @@ from zoo.runs import checkpoints
 
 transformers = pytest.importorskip("transformers")
 
-IDS = torch.arange(4, 20)[None]
 METHODS = {
     "LoRA": {"rank": 2, "alpha": 8},
     "DCT": {"ratio": 0.1, "scale": 2.0},
@@ -23,17 +24,6 @@ METHODS = {
 def bert(backbones):
     new = transformers.AutoModelForSequenceClassification.from_pretrained
     return new(backbones("bert"), num_labels=2).eval()
-
-
-def logits(model):
-    with torch.no_grad():
-        return model.eval()(input_ids=IDS).logits
-
-
-def disturb(model):
-    with torch.no_grad():
-        for p in zoo.trainable(model).values():
-            p.add_(torch.randn_like(p) * 0.1)
 
 
 @pytest.mark.parametrize("name", METHODS)

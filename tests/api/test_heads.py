@@ -6,6 +6,8 @@ import textwrap
 
 import pytest
 import torch
+from networks import disturb
+from trainers import SETTINGS, trainer
 
 import zoo
 from zoo.layers.convert import zoo_layers
@@ -66,17 +68,6 @@ TASKS = {
 }
 
 
-class Rows(torch.utils.data.Dataset):
-    def __init__(self, batch):
-        self.batch = batch
-
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, i):
-        return {name: values[i] for name, values in self.batch.items()}
-
-
 def built(task, backbones):
     make, heads = TASKS[task]
     torch.manual_seed(0)  # heads are drawn
@@ -86,21 +77,6 @@ def built(task, backbones):
     else:
         x = {"input_ids": IDS}
     return model, x | labels, heads
-
-
-def arguments(folder, **more):
-    settings = {
-        "output_dir": str(folder),
-        "max_steps": 2,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 0.1,
-        "save_steps": 2,
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "seed": 0,
-    }
-    return transformers.TrainingArguments(**settings | more)
 
 
 def outputs(model, batch):
@@ -121,13 +97,12 @@ def test_heads_of_any_task_are_trained_saved_and_loaded(task, backbones, tmp_pat
     assert besides == set(heads)
     # Heads are no target; nor is an output layer.
     assert not any(name.split(".")[0] in (*heads, "lm_head", "cls") for name in zoo_layers(model))
-    loop = transformers.Trainer(model=model, args=arguments(tmp_path), train_dataset=Rows(batch))
-    loop.train()
+    trainer(model, tmp_path, batch).train()
     after = outputs(model, batch)[0]
     assert not torch.allclose(after, base, atol=1e-3)
     with zoo.disabled(model):
         assert torch.equal(outputs(model, batch)[0], base)
-    fresh = zoo.load(built(task, backbones)[0], tmp_path / "checkpoint-2")
+    fresh = zoo.load(built(task, backbones)[0], tmp_path / "checkpoint-4")
     assert torch.allclose(outputs(fresh, batch)[0], after, atol=1e-5)
     assert torch.allclose(outputs(zoo.merged(model), batch)[0], after, atol=1e-4)
 
@@ -135,11 +110,7 @@ def test_heads_of_any_task_are_trained_saved_and_loaded(task, backbones, tmp_pat
 @pytest.mark.parametrize("method", ["LoRA", "DCT", "DoRA"])
 def test_a_compiled_network_computes_the_same(method, backbones):
     model, batch, _ = built("tokens", backbones)
-    settings = {"ratio": 0.1} if method == "DCT" else {"rank": 2}
-    zoo.adapt(model, getattr(zoo, method), targets="query_value", **settings)
-    with torch.no_grad():
-        for p in zoo.trainable(model).values():
-            p.add_(torch.randn_like(p) * 0.1)
+    disturb(zoo.adapt(model, getattr(zoo, method), targets="query_value", **SETTINGS[method]))
     compiled = torch.compile(model, backend="aot_eager")
     model.train()
     torch.manual_seed(0)

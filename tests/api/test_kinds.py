@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from every import BUDGETS
+from adapting import settings_of, train
 from torch import nn
 
 import zoo
@@ -47,21 +47,6 @@ TARGETS = ["embed", "conv", "mix", "out"]
 CLASSES = ["LoRA", "DCT", "DoRA", "VeRA", "Kronecker"]
 
 
-def settings_of(name):
-    return BUDGETS.get(name, {"ratio": 0.5})
-
-
-def train(net):
-    net.train()
-    optimizer = torch.optim.AdamW(zoo.param_groups(net, lr=0.05))
-    for _ in range(3):
-        loss = (net(IDS) - 1).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return net.eval()
-
-
 def test_globs_take_embeddings_only_where_nothing_else_matches():
     found = {}
     for targets in ("*", "all", "embed", "conv"):
@@ -78,15 +63,15 @@ def test_globs_take_embeddings_only_where_nothing_else_matches():
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_kind_of_layer_is_trained_saved_loaded_switched_and_merged(name, tmp_path):
     base = Net().eval()(IDS)
-    net = zoo.adapt(Net(), getattr(zoo, name), targets=TARGETS, **settings_of(name))
+    net = zoo.adapt(Net(), getattr(zoo, name), targets=TARGETS, **settings_of(name, 0.5))
     assert torch.allclose(net.eval()(IDS), base, atol=1e-5)
-    train(net)
+    train(net, [IDS] * 3)
     after = net(IDS)
     assert all(layer.update().abs().sum() > 0 for layer in zoo_layers(net).values())
     other = zoo.load(Net(), zoo.save(net, tmp_path / "a"), name="one").eval()
     assert torch.allclose(other(IDS), after, atol=1e-5)
     zoo.adapt(other, zoo.LoRA, rank=1, targets=TARGETS, name="two")
-    train(other)
+    train(other, [IDS] * 3)
     two = other(IDS)
     with zoo.rows(other, ["one", "two", None]):
         y = other(IDS)
@@ -115,7 +100,7 @@ def test_a_layer_that_no_library_unpacks_is_named_and_nothing_changes():
     net = Net()
     net.mix = Sealed(8, 8)
     zoo.adapt(net, zoo.LoRA, rank=1, targets=TARGETS)
-    train(net)
+    train(net, [IDS] * 3)
     after = net(IDS)
     for copied in (True, False):
         with pytest.raises(zoo.UserError, match="mix"):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from trainers import IDS, SETTINGS, logits, trainer
 
 import zoo
 from zoo.layers.convert import zoo_layers
@@ -9,17 +10,6 @@ from zoo.layers.convert import zoo_layers
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("bitsandbytes")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of what quantizers call in torch
-
-IDS = torch.arange(3, 23)[None]
-
-
-class Texts(torch.utils.data.Dataset):
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, i):
-        ids = torch.randint(3, 60, (12,), generator=torch.Generator().manual_seed(i))
-        return {"input_ids": ids, "labels": ids}
 
 
 @pytest.fixture
@@ -42,36 +32,15 @@ def quantized(tmp_path):
     return load
 
 
-def logits(model):
-    model.eval()
-    with torch.no_grad():
-        return model(IDS).logits
-
-
 @pytest.mark.parametrize("method", ["LoRA", "DCT", "DoRA"])
 def test_a_quantized_network_is_trained_saved_loaded_and_merged(method, quantized, tmp_path):
     base = logits(quantized())
-    settings = {"ratio": 0.1} if method == "DCT" else {"rank": 2}
-    model = zoo.adapt(quantized(), getattr(zoo, method), targets="all", **settings)
+    model = zoo.adapt(quantized(), getattr(zoo, method), targets="all", **SETTINGS[method])
     assert torch.allclose(logits(model), base, atol=1e-4)
-    loop = transformers.Trainer(
-        model=model,
-        args=transformers.TrainingArguments(
-            output_dir=str(tmp_path / "run"),
-            max_steps=2,
-            per_device_train_batch_size=4,
-            learning_rate=0.1,
-            save_steps=2,
-            report_to="none",
-            use_cpu=True,
-            disable_tqdm=True,
-        ),
-        train_dataset=Texts(),
-    )
-    loop.train()
+    trainer(model, tmp_path / "run").train()
     after = logits(model)
     assert not torch.allclose(after, base, atol=1e-3)
-    last = tmp_path / "run" / "checkpoint-2"
+    last = tmp_path / "run" / "checkpoint-4"
     names = {file.name for file in last.iterdir()}
     assert "zoo_adapter.json" in names and "adapter_config.json" not in names
     assert (last / "model.safetensors").stat().st_size < 2**16

@@ -7,20 +7,14 @@ import sys
 
 import pytest
 import torch
+from networks import disturb
+from trainers import IDS, SETTINGS, logits, trainer
 
 import zoo
 from zoo.api.transformers import SavePretrained
 from zoo.layers.convert import zoo_layers
 
 transformers = pytest.importorskip("transformers")
-
-METHODS = {
-    "LoRA": {"rank": 2},
-    "DCT": {"ratio": 0.1},
-    "BlockDCT": {"ratio": 0.1},
-    "RandLoRA": {"ratio": 0.1},
-    "DoRA": {"rank": 2},
-}
 
 
 @pytest.fixture
@@ -29,52 +23,10 @@ def llama(backbones):
     return lambda: transformers.AutoModelForCausalLM.from_pretrained(folder)
 
 
-class Texts(torch.utils.data.Dataset):
-    def __len__(self):
-        return 16
-
-    def __getitem__(self, i):
-        ids = torch.randint(3, 60, (12,), generator=torch.Generator().manual_seed(i))
-        return {"input_ids": ids, "labels": ids}
-
-
 FIELDS = transformers.TrainingArguments.__dataclass_fields__
 CHECKPOINTING = next(
     f for f in ("activation_checkpointing", "gradient_checkpointing") if f in FIELDS
 )
-IDS = torch.arange(3, 23)[None]
-
-
-def arguments(folder, **more):
-    settings = {
-        "output_dir": str(folder),
-        "max_steps": 4,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 0.05,
-        "save_steps": 2,
-        "logging_steps": 1,
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "seed": 0,
-    }
-    return transformers.TrainingArguments(**settings | more)
-
-
-def trainer(model, folder, callbacks=(), **more):
-    return transformers.Trainer(
-        model=model,
-        args=arguments(folder, **more),
-        train_dataset=Texts(),
-        eval_dataset=Texts(),
-        callbacks=list(callbacks),
-    )
-
-
-def logits(model):
-    model.eval()
-    with torch.no_grad():
-        return model(IDS).logits
 
 
 class Stop(transformers.TrainerCallback):
@@ -82,9 +34,9 @@ class Stop(transformers.TrainerCallback):
         control.should_training_stop = state.global_step >= 2
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SETTINGS)
 def test_trained_interrupted_resumed_saved_loaded_switched_and_merged(method, llama, tmp_path):
-    cls, settings = getattr(zoo, method), METHODS[method]
+    cls, settings = getattr(zoo, method), SETTINGS[method]
     base = logits(llama())
 
     def new():
@@ -98,7 +50,7 @@ def test_trained_interrupted_resumed_saved_loaded_switched_and_merged(method, ll
     assert not torch.allclose(trained, base, atol=1e-2)
 
     first = new()
-    trainer(first, tmp_path / "parts", [Stop()]).train()
+    trainer(first, tmp_path / "parts", callbacks=[Stop()]).train()
     last = tmp_path / "parts" / "checkpoint-2"
     names = {file.name for file in last.iterdir()}
     assert {"model.safetensors", "zoo_adapter.json", "README.md"} <= names
@@ -130,9 +82,7 @@ def test_trained_interrupted_resumed_saved_loaded_switched_and_merged(method, ll
 @pytest.mark.slow
 def test_a_fresh_process_loads_what_was_saved(llama, tmp_path):
     model = zoo.adapt(llama(), zoo.DCT, ratio=0.1, targets="query_value")
-    with torch.no_grad():
-        for p in zoo.trainable(model).values():
-            p.normal_()
+    disturb(model)
     folder, out = zoo.save(model, tmp_path / "adapter"), tmp_path / "logits.pt"
     code = (
         "import sys, torch, transformers, zoo\n"
@@ -186,7 +136,7 @@ def test_ranks_are_in_the_trainers_own_tensorboard(llama, tmp_path):
     loop = trainer(
         model,
         tmp_path,
-        [zoo.hf.RankCallback(every_n_steps=2, energy_every_n_steps=4)],
+        callbacks=[zoo.hf.RankCallback(every_n_steps=2, energy_every_n_steps=4)],
         report_to="tensorboard",
     )
     loop.train()
@@ -207,10 +157,7 @@ def test_ranks_are_in_the_trainers_own_tensorboard(llama, tmp_path):
 
 def test_generation_with_a_cache_is_that_of_the_merged_network(llama):
     model = zoo.adapt(llama(), zoo.DCT, ratio=0.1, targets="all")
-    with torch.no_grad():
-        for layer in zoo_layers(model).values():
-            layer.parameterization.coef.normal_(0, 0.5)
-    model.eval()
+    disturb(model, 0.5).eval()
     words = {"max_new_tokens": 8, "do_sample": False, "use_cache": True}
     assert torch.equal(model.generate(IDS, **words), zoo.merged(model).generate(IDS, **words))
 
@@ -220,9 +167,7 @@ def test_a_classifiers_head_is_trained_and_saved_with_it(backbones, tmp_path):
     new = transformers.AutoModelForSequenceClassification.from_pretrained
     model = zoo.adapt(new(folder, num_labels=3), zoo.DCT, ratio=0.1, targets="query_value")
     assert {"classifier.weight", "classifier.bias"} <= set(zoo.trainable(model))
-    with torch.no_grad():
-        for p in zoo.trainable(model).values():
-            p.add_(torch.randn_like(p))
+    disturb(model)
     model.save_pretrained(tmp_path / "a")
     other = zoo.load(new(folder, num_labels=3), tmp_path / "a")
     assert torch.equal(logits(other), logits(model))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from trainers import arguments, logits
 
 import zoo
 
@@ -22,18 +23,7 @@ def test_sft_trains_saves_and_resumes_an_adapter(backbones, tmp_path):
     def loop(model):
         return trl.SFTTrainer(
             model=model,
-            args=trl.SFTConfig(
-                output_dir=str(tmp_path / "run"),
-                max_steps=2,
-                per_device_train_batch_size=2,
-                learning_rate=0.1,
-                save_steps=2,
-                report_to="none",
-                use_cpu=True,
-                max_length=16,
-                disable_tqdm=True,
-                bf16=False,
-            ),
+            args=trl.SFTConfig(**arguments(tmp_path / "run", max_length=16, bf16=False)),
             train_dataset=datasets.Dataset.from_dict({"text": ["the film was good"] * 8}),
             processing_class=tokenizer,
         )
@@ -41,12 +31,11 @@ def test_sft_trains_saves_and_resumes_an_adapter(backbones, tmp_path):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.eos_token
     model = new()
-    ids = torch.arange(3, 20)[None]
-    base = model.eval()(ids).logits.detach()
+    base = logits(model)
     loop(model).train()
-    after = model.eval()(ids).logits.detach()
+    after = logits(model)
     assert not torch.allclose(after, base, atol=1e-3)
     assert all("parameterization" in name for name in zoo.trainable(model))
     plain = transformers.AutoModelForCausalLM.from_pretrained(folder)
-    other = zoo.load(plain, tmp_path / "run" / "checkpoint-2")
-    assert torch.allclose(other.eval()(ids).logits, after, atol=1e-5)
+    other = zoo.load(plain, tmp_path / "run" / "checkpoint-4")
+    assert torch.allclose(logits(other), after, atol=1e-5)

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from adapted import classifier, disturb, run
+from adapted import classifier, run
 from conftest import refused
 from fits import fit
+from networks import disturb
 from test_updates import close, refuse
 
 from tasks import CharLM

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from adapted import QUERY, classifier, disturb, run
+from adapted import QUERY, classifier, run
+from networks import disturb
 
 from tasks import CharLM, GlueClassifier
 from tasks.finetuning import Tuning

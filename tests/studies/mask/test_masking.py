@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from adapted import QUERY, classifier, disturb, run
+from adapted import QUERY, classifier, run
+from networks import disturb
 from scipy import stats
 
 from tasks import CharLM
