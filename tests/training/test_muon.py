@@ -21,7 +21,7 @@ from zoo.parameterizations import (
     Sparse,
 )
 from zoo.runs import checkpoints
-from zoo.training.muon import SubspaceMuon, newton_schulz
+from zoo.training.muon import SubspaceMuon, newton_schulz, spectral_norms
 from zoo.training.optimizers import OptimizerConfig, build
 
 SHAPES = [(12, 12), (24, 10), (10, 24)]
@@ -37,10 +37,10 @@ class Reversed(OrthonormalSubspace):
         return weight.flip(0, 1)
 
 
-def stepped(p, grads, momentum=0.95, lr=0.02, decay=0.1):
+def stepped(p, grads, momentum=0.95, lr=0.02, decay=0.1, scale="spectral"):
     """W after steps with these gradients in W."""
     groups = [{"params": [p.coef], "lr": lr, "weight_decay": decay, "muon": True}]
-    optimizer = SubspaceMuon(groups, {p.coef: p}, lr, (0.9, 0.99), momentum)
+    optimizer = SubspaceMuon(groups, {p.coef: p}, lr, (0.9, 0.99), momentum, scale=scale)
     for grad in grads:
         optimizer.zero_grad()
         (p.weight() * grad).sum().backward()
@@ -97,17 +97,42 @@ def test_a_full_basis_steps_as_dense_weights_do(cls):
 
 
 @pytest.mark.parametrize("cls", [DCT, Sparse, Reversed, Hashed])
-def test_a_step_is_as_long_in_a_subspace_as_a_dense_one(cls):
-    """|dW| = 0.2 lr sqrt(max(m, n)) |O| for any K, and dW is the projection's direction."""
-    p, grad = cls(24, 10, ratio=0.3), torch.randn(24, 10)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_step_is_as_large_in_a_subspace_as_a_dense_one(cls, shape):
+    """|dW| = 0.2 lr sqrt(max(m, n)), spectral, for any K, and dW is the projection's direction.
+
+    Scaled as it was before, it is that times |O| in Frobenius' norm.
+    """
+    p, grad = cls(*shape, ratio=0.3), torch.randn(*shape)
     before = p.weight().detach().clone()
     with torch.no_grad():
         inside = p.expand(p.gather(grad))
         o = newton_schulz(inside[None])[0].float()
         d = p.expand(p.gather(o))
-    moved = stepped(p, [grad], decay=0.0) - before
-    assert moved.norm().item() == pytest.approx(0.2 * 0.02 * 24**0.5 * o.norm().item(), rel=0.02)
-    assert torch.cosine_similarity(moved.flatten(), -d.flatten(), 0).item() > 0.999
+    size = 0.2 * 0.02 * max(shape) ** 0.5
+    for scale, order, wanted in (("spectral", 2, 1.0), ("frobenius", "fro", o.norm().item())):
+        moved = stepped(p, [grad], decay=0.0, scale=scale) - before
+        norm = torch.linalg.matrix_norm(moved, order).item()
+        assert norm == pytest.approx(size * wanted, rel=0.02)
+        assert torch.cosine_similarity(moved.flatten(), -d.flatten(), 0).item() > 0.999
+        p.coef.data.copy_(p.gather(before))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_spectral_norms_are_the_largest_singular_values(shape):
+    """From below, to 2 % of any matrix, and exactly of one that has rank one."""
+    x = torch.randn(50, *shape, dtype=torch.float64)
+    x[0] = torch.linalg.qr(torch.randn(max(shape), min(shape), dtype=torch.float64)).Q.reshape(
+        shape
+    )
+    x[1:] *= torch.logspace(-12, 12, 49, dtype=torch.float64)[:, None, None]
+    found, wanted = spectral_norms(x), torch.linalg.matrix_norm(x, 2)
+    assert (found <= wanted * (1 + 1e-12)).all() and (found > 0.98 * wanted).all()
+    one = x[:, :, :1] @ x[:, :1, :]
+    torch.testing.assert_close(
+        spectral_norms(one), torch.linalg.matrix_norm(one, 2), rtol=1e-3, atol=0
+    )
+    assert spectral_norms(torch.zeros(2, 4, 3)).tolist() == [0, 0]
 
 
 def test_layers_of_one_shape_step_together_as_they_do_alone():
@@ -172,7 +197,8 @@ def test_muon_from_the_command_line(place, small, capsys):
     state = checkpoints.load(folder / "checkpoints" / "last.ckpt")["optimizer_states"][0]["state"]
     momenta = [entry["momentum_buffer"] for entry in state.values() if "momentum_buffer" in entry]
     assert sum(m.numel() for m in momenta) == summary["coefficients"] and len(momenta) == 8
-    assert "momentum" not in OptimizerConfig().settings()
+    assert summary["optimizer"]["muon_scale"] == "spectral"
+    assert not {"momentum", "muon_scale"} & OptimizerConfig().settings().keys()
 
 
 def test_muon_needs_something_to_train(place, small, capsys):

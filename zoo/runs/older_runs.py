@@ -49,6 +49,8 @@ BATCH = (
     "data.batch_size",
 )
 """Settings of which the global batch is all that matters."""
+MUONS = ("momentum", "muon_scale")
+"""Settings of the optimizer that AdamW does not look at."""
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "accumulate_grad_batches": (1,),
     "limit_train_batches": (1.0,),
@@ -152,7 +154,7 @@ def _optimizer(summary: dict[str, Any], settings: Flat) -> Flat:
         if "weight_decay" in summary:
             found["weight_decay"] = summary["weight_decay"]
     if found.get("name") == "adamw":
-        found = {key: value for key, value in found.items() if key != "momentum"}
+        found = {key: value for key, value in found.items() if key not in MUONS}
     return found
 
 

@@ -27,7 +27,7 @@ from zoo.bases.masks import unpack
 from zoo.errors import UserError
 from zoo.files.access import opened, replacing
 from zoo.files.plain import DEEPEST, MOST, parse_json
-from zoo.files.tensors import read_tensors
+from zoo.files.tensors import read_tensors, under_all_names
 from zoo.training.identity import KEY, is_record
 
 RESUME = ("optimizer_states", "lr_schedulers", "callbacks", "loops")
@@ -169,7 +169,7 @@ def _read_adapter(path: Path) -> dict[str, Any]:
     tensors, metadata = read_tensors(path)
     try:
         about = parse_json(metadata["zoo"])
-        tensors |= {name: tensors[first] for name, first in about.pop("shared").items()}
+        tensors = under_all_names(tensors, about.pop("shared"))
         tensors, masked = unpack(tensors, about.pop("masked", {}))
         known = {key: value for key, value in about.items() if value is not None}
         return {

@@ -4,18 +4,23 @@
     U  = synthesize(scatter(g + mu (b - g)))      Nesterov's look-ahead as an (m, n) matrix
     O  = NS(U),  NS(U S V^T) ~ U V^T              Newton-Schulz
     d  = scatter^T(analyze(O))                    the projection back on the subspace
-    c <- (1 - lr decay) c - 0.2 lr sqrt(max(m, n)) |O| / |d| d
+    c <- (1 - lr decay) c - 0.2 lr sqrt(max(m, n)) d / |W(d)|_2
 
 Muon is Keller Jordan's (kellerjordan.github.io/posts/muon), the factor 0.2 sqrt(max(m, n)), with
-which AdamW's rates serve, that of "Muon is Scalable for LLM Training" (arXiv 2502.16982). Of dense
-weights this is `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`. Newton-Schulz commutes
-with rotations, NS(L^T S R) = L^T NS(S) R, so that with one orthogonal matrix per side d is
+which AdamW's rates serve, that of "Muon is Scalable for LLM Training" (arXiv 2502.16982). With as
+many coefficients as weights d = O, of spectral norm about 1 already, and is taken as it is: this is
+`torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`. Newton-Schulz commutes with rotations,
+NS(L^T S R) = L^T NS(S) R, so that with one orthogonal matrix per side d is
 scatter^T(NS(scatter(.))) and no basis is touched.
+
+What is projected is orthogonal no more: of a masked gradient of low rank d has few large singular
+values. Scaled to |O|_F, as zoo did before, it moves W by a spectral norm that grows as sqrt(n)
+beside a dense step's, and no rate transfers over width; `scale: frobenius` is that still.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +33,8 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 Its iterates take singular values to about 1, within 0.7 to 1.2.
 """
 Subspace = Dense | Isometry
+StepScale = Literal["spectral", "frobenius"]
+"""Which norm of a projected step is made that of an orthogonal matrix of W's shape."""
 
 
 @torch.no_grad()
@@ -44,6 +51,33 @@ def newton_schulz(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.b
     return x.mT if tall else x
 
 
+@torch.no_grad()
+def spectral_norms(
+    matrices: Tensor, squarings: int = 4, dtype: torch.dtype = torch.bfloat16
+) -> Tensor:
+    """Return the largest singular value of each matrix, from below, by power iteration; (b,).
+
+    With p = 2^squarings, (X X^T)^p is p steps from every unit vector at once. The one that has
+    grown most is v, and sigma = |X^T v| / |v|, in the dtype of X: `dtype`, which the powers are
+    computed in, decides how near v is, and not how exact its length.
+
+    Args:
+        matrices: X, (b, m, n).
+        squarings: of X X^T, or of X^T X where that is smaller.
+        dtype: of the products.
+    """
+    wide = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices
+    x = (wide / wide.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-30)).to(dtype)
+    power = x @ x.mT
+    for _ in range(squarings):
+        power = power @ power
+        power = power / power.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-30)
+    most = power.norm(dim=-1).argmax(-1)
+    v = power[torch.arange(len(power), device=power.device), most].to(matrices.dtype)
+    v = v / v.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+    return (v[:, None] @ wide).norm(dim=(-2, -1))
+
+
 class SubspaceMuon(torch.optim.AdamW):
     """Muon for the coefficients of dense and orthonormal weights, AdamW for every other parameter.
 
@@ -54,6 +88,7 @@ class SubspaceMuon(torch.optim.AdamW):
         betas: AdamW's.
         momentum: mu, in [0, 1).
         fused: AdamW's.
+        scale: which norm of a step in a subspace is that of a dense one.
     """
 
     def __init__(
@@ -64,9 +99,10 @@ class SubspaceMuon(torch.optim.AdamW):
         betas: tuple[float, float],
         momentum: float = 0.95,
         fused: bool | None = None,
+        scale: StepScale = "spectral",
     ) -> None:
         super().__init__(groups, lr=lr, betas=betas, fused=fused)
-        self.subspaces, self.momentum = subspaces, momentum
+        self.subspaces, self.momentum, self.scale = subspaces, momentum, scale
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore state as every optimizer does: AdamW would look for step counts in Muon's."""
@@ -107,12 +143,28 @@ class SubspaceMuon(torch.optim.AdamW):
         spaces = [self.subspaces[p] for p in params]
         matrices = torch.stack([space.spread(u) for space, u in zip(spaces, ahead, strict=True)])
         orthogonal = newton_schulz(matrices).to(matrices.dtype)
+        updates = [space.collect(matrix) for space, matrix in zip(spaces, orthogonal, strict=True)]
         size = 0.2 * max(matrices.shape[1:]) ** 0.5
-        for group, p, space, matrix in zip(groups, params, spaces, orthogonal, strict=True):
-            update = space.collect(matrix)
-            length = matrix.norm() / update.norm().clamp(min=1e-12)
+        lengths = self._lengths(spaces, orthogonal, updates)
+        for group, p, update, length in zip(groups, params, updates, lengths, strict=True):
             p.mul_(1 - group["lr"] * group["weight_decay"])
             p.sub_(update.to(p.dtype) * (group["lr"] * size * length))
+
+    def _lengths(
+        self, spaces: list[Subspace], orthogonal: Tensor, updates: list[Tensor]
+    ) -> list[Tensor | float]:
+        """Return what each step is multiplied by, to be of the size that `scale` says."""
+        if self.scale == "frobenius":
+            pairs = zip(orthogonal, updates, strict=True)
+            return [matrix.norm() / update.norm().clamp(min=1e-12) for matrix, update in pairs]
+        inside = [i for i, update in enumerate(updates) if update.numel() < orthogonal[i].numel()]
+        lengths: list[Tensor | float] = [1.0] * len(spaces)
+        if inside:
+            steps = torch.stack([spaces[i].spread(updates[i]) for i in inside])
+            norms = spectral_norms(steps).clamp(min=1e-12)
+            for i, norm in zip(inside, norms, strict=True):
+                lengths[i] = 1 / norm
+        return lengths
 
 
 def _shape(

@@ -14,7 +14,7 @@ from zoo.errors import UserError
 from zoo.layers.convert import is_linear, zoo_layers
 from zoo.layers.layer import ZooLayer
 from zoo.parameterizations import Dense, Isometry, WeightParameterization
-from zoo.training.muon import Subspace, SubspaceMuon
+from zoo.training.muon import StepScale, Subspace, SubspaceMuon
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class OptimizerConfig:
         beta1: AdamW's decay of the first moment.
         beta2: AdamW's decay of the second moment.
         momentum: Muon's.
+        muon_scale: which norm of Muon's step in a subspace is that of a dense one, `spectral` or,
+            as it was before, `frobenius` (`zoo.training.muon`).
         warmup: steps from 0 to `lr`; below 1, a share of all steps.
         final_lr: share of `lr` at the last step.
         clip: largest global gradient norm, or null.
@@ -41,6 +43,7 @@ class OptimizerConfig:
     beta1: float = 0.9
     beta2: float = 0.99
     momentum: float = 0.95
+    muon_scale: StepScale = "spectral"
     warmup: float = 100
     final_lr: float = 0.1
     clip: float | None = 1.0
@@ -70,7 +73,7 @@ class OptimizerConfig:
         """Return the settings that matter to this optimizer, by name."""
         settings = dataclasses.asdict(self)
         if self.name == "adamw":
-            del settings["momentum"]
+            del settings["momentum"], settings["muon_scale"]
         return settings
 
 
@@ -186,7 +189,9 @@ def build(
             f"muon trains dense and orthonormal weights, and this network has only {kinds}: "
             "--model.optimizer.name adamw"
         )
-    return SubspaceMuon(groups, subspaces, config.lr, betas, config.momentum, fused)
+    return SubspaceMuon(
+        groups, subspaces, config.lr, betas, config.momentum, fused, config.muon_scale
+    )
 
 
 def regroup(
