@@ -100,6 +100,37 @@ def write_tensors(
         file.write(data)
 
 
+def stored_once(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Leave out tensors that are in one place of memory with another.
+
+    Returns:
+        The rest; and, by the name of each that was left out, the name that its place has there.
+    """
+    places: dict[object, str] = {}
+    names = {
+        name: places.setdefault((t.data_ptr(), t.shape, t.stride(), t.dtype), name)
+        for name, t in tensors.items()
+    }
+    shared = {name: first for name, first in names.items() if name != first}
+    return {name: t for name, t in tensors.items() if name not in shared}, shared
+
+
+def under_all_names(tensors: Mapping[str, Tensor], shared: Any) -> dict[str, Tensor]:
+    """Undo `stored_once`.
+
+    Args:
+        tensors: by name.
+        shared: names that were left out, as a file has them.
+
+    Raises:
+        ValueError: if they are none.
+    """
+    try:
+        return {**tensors, **{name: tensors[first] for name, first in shared.items()}}
+    except (AttributeError, KeyError, TypeError):
+        raise ValueError("no names of tensors that are left out") from None
+
+
 def _header(content: bytes | memoryview) -> tuple[dict[str, Any], int]:
     """Read what a file says of its tensors, and where their data begins.
 

@@ -22,7 +22,8 @@ from zoo import __version__, path_today
 from zoo.errors import UserError
 from zoo.files.access import read_json, write_text
 from zoo.files.paths import ADAPTER
-from zoo.files.tensors import read_tensors, write_tensors
+from zoo.files.plain import parse_json
+from zoo.files.tensors import read_tensors, under_all_names, write_tensors
 from zoo.files.trust import NOBODY, Trust, Untrusted
 from zoo.layers.convert import Start
 from zoo.parameterizations import LoRA, WeightParameterization
@@ -235,9 +236,8 @@ def _all_of(file: Path, where: str) -> dict[str, Tensor]:
     """Return the tensors of a file; those that `zoo export` wrote once for several names too."""
     tensors, about = read_tensors(file)
     try:
-        shared = json.loads(about.get("zoo", "{}")).get("shared", {})
-        return tensors | {name: tensors[first] for name, first in shared.items()}
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        return under_all_names(tensors, parse_json(about.get("zoo", "{}")).get("shared", {}))
+    except (ValueError, AttributeError):
         raise UserError(f"{where} is damaged: what its tensors share; use another copy") from None
 
 

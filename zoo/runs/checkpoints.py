@@ -23,7 +23,7 @@ from zoo import path_today
 from zoo.bases.masks import Kept, pack
 from zoo.errors import UserError, option, options_called
 from zoo.files.paths import ADAPTER
-from zoo.files.tensors import write_tensors
+from zoo.files.tensors import stored_once, write_tensors
 from zoo.files.trust import NOBODY, OURS, Trust
 from zoo.layers.anew import match_state
 from zoo.layers.convert import zoo_layers
@@ -108,10 +108,6 @@ def write_adapter(
         config: the run's config.yaml, with which the adapter can be validated and tested.
         masked: further tensors by name, of which the file holds the coefficients that are kept.
     """
-    places: dict[Any, str] = {}  # a matrix that two layers share is stored once
-    shared = {
-        name: places.setdefault(_place(t), name) for name, t in checkpoint["state_dict"].items()
-    }
     keys = (
         "zoo_task",
         "hyper_parameters",
@@ -124,15 +120,10 @@ def write_adapter(
         "pytorch-lightning_version",
     )
     settings: dict[str, Any] = {key: checkpoint[key] for key in keys if key in checkpoint}
-    settings["shared"] = {name: first for name, first in shared.items() if name != first}
-    tensors = {name: checkpoint["state_dict"][name] for name in places.values()}
+    tensors, settings["shared"] = stored_once(checkpoint["state_dict"])
     kept, settings["masked"] = pack(masked or {})
     tensors |= kept
     write_tensors(path, tensors, {"zoo": json.dumps(settings), "config": config})
-
-
-def _place(tensor: torch.Tensor) -> tuple[object, ...]:
-    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def rebuild(
