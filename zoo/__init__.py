@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from zoo.api.switching import rows as rows
     from zoo.api.switching import use as use
     from zoo.errors import UserError as UserError
+    from zoo.layers.transfer import scale_from_base_ as scale_from_base_
     from zoo.parameterizations import *  # noqa: F403
     from zoo.studies.analyze.public import analyze as analyze
     from zoo.studies.mask.public import mask as mask
@@ -50,6 +51,7 @@ PLACES = {
     "report": "zoo.studies.report.public",
     "rows": "zoo.api.switching",
     "save": "zoo.api.saving",
+    "scale_from_base_": "zoo.layers.transfer",
     "summary": "zoo.api.summary",
     "trainable": "zoo.api.summary",
     "use": "zoo.api.switching",

@@ -17,11 +17,16 @@ MOST_LAYERS = 10_000
 """Blocks that may be asked for; more is a slip of the finger."""
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-    """Compute softmax(mask(q k^T / sqrt(d))) v step by step; all are (batch, heads, time, d)."""
+def causal_attention(
+    q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, scale: float | None = None
+) -> Tensor:
+    """Compute softmax(mask(q k^T scale)) v step by step; all are (batch, heads, time, d).
+
+    The scale is 1 / sqrt(d) if no other is given.
+    """
     t, d = q.shape[-2:]
     future = torch.full((t, t), -math.inf, dtype=q.dtype, device=q.device).triu(1)
-    rows, columns = (q * d**-0.5).flatten(0, 1), k.flatten(0, 1).mT
+    rows, columns = (q * (d**-0.5 if scale is None else scale)).flatten(0, 1), k.flatten(0, 1).mT
     scores = torch.baddbmm(future, rows, columns)  # (batch * heads, time, time)
     y = F.dropout(scores.softmax(-1), dropout) @ v.flatten(0, 1)
     return y.unflatten(0, q.shape[:2])
@@ -30,9 +35,10 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> T
 class Attention(nn.Module):
     """Causal self-attention with one fused query-key-value projection."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, scale: float | None = None) -> None:
         super().__init__()
         self.heads = heads
+        self.scale = scale
         self.dropout = dropout
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -42,9 +48,11 @@ class Attention(nn.Module):
         q, k, v = rearrange(self.qkv(x), "b t (three h d) -> three b h t d", three=3, h=self.heads)
         p = self.dropout if self.training else 0.0
         if x.device.type == "cpu":  # its fused kernel takes five times as long, both ways
-            y = causal_attention(q, k, v, p)
+            y = causal_attention(q, k, v, p, self.scale)
         else:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
+            y = F.scaled_dot_product_attention(
+                q, k, v, is_causal=True, dropout_p=p, scale=self.scale
+            )
         return self.proj(rearrange(y, "b h t d -> b t (h d)"))
 
 
@@ -64,10 +72,10 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """A pre-norm block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, scale: float | None = None) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.attn = Attention(width, heads, dropout)
+        self.attn = Attention(width, heads, dropout, scale)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = MLP(width)
         self.drop = nn.Dropout(dropout)
@@ -99,6 +107,8 @@ class GPT(nn.Module):
         width: features per position.
         heads: attention heads; must divide `width`.
         dropout: probability, in attention and on each residual branch.
+        scale: of attention's scores; by default 1 / sqrt(width / heads).
+        start_layers: the depth that residual projections are drawn for, by default `layers`.
 
     Raises:
         ValueError: if a size is less than 1 or more than can be built here, or `heads` does not
@@ -113,6 +123,8 @@ class GPT(nn.Module):
         width: int = 128,
         heads: int = 4,
         dropout: float = 0.0,
+        scale: float | None = None,
+        start_layers: int | None = None,
     ) -> None:
         super().__init__()
         sizes = {"block_size": block_size, "layers": layers, "width": width, "heads": heads}
@@ -132,20 +144,21 @@ class GPT(nn.Module):
                 "parameters, which are more than the memory here: give smaller ones"
             )
         self.block_size = block_size
+        self.start_layers = layers if start_layers is None else start_layers
         self.token = nn.Embedding(vocab_size, width)
         self.position = nn.Embedding(block_size, width)
         self.drop = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, dropout, scale) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocab_size)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw GPT-2's start: std 0.02, and 0.02 / sqrt(2 layers) for residual projections."""
+        """Draw GPT-2's start: std 0.02, of residual projections 0.02 / sqrt(2 start_layers)."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 residual = name.endswith("proj")
-                std = 0.02 / math.sqrt(2 * len(self.blocks)) if residual else 0.02
+                std = 0.02 / math.sqrt(2 * self.start_layers) if residual else 0.02
                 nn.init.normal_(module.weight, std=std)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)

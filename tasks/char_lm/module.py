@@ -7,8 +7,38 @@ from tasks.char_lm.model import GPT
 from tasks.text.module import LanguageModel, LanguageScore
 from zoo.errors import UserError
 from zoo.layers.convert import Base, ParameterizationFactory
+from zoo.layers.transfer import BaseSizes, scale_from_base_
 from zoo.parameterizations import Dense
 from zoo.training.optimizers import OptimizerConfig
+
+
+def network(
+    vocabulary: int,
+    block_size: int,
+    layers: int,
+    width: int,
+    heads: int,
+    dropout: float,
+    sizes: BaseSizes | None = None,
+) -> GPT:
+    """Make a GPT, scaled from a smaller one if its sizes are given.
+
+    Raises:
+        UserError: if that is no smaller one, or its heads do not divide its width.
+    """
+    if sizes is None:
+        return GPT(vocabulary, block_size, layers, width, heads, dropout)
+    if sizes.width > width or sizes.layers > layers:
+        raise UserError(
+            f"base_sizes must not be larger than the network, {width} wide with {layers} layers, "
+            f"got {sizes.width} and {sizes.layers}: give those of a smaller one, which was tuned"
+        )
+    scale = None if sizes.head is None else heads * sizes.head**0.5 / width
+    gpt = GPT(vocabulary, block_size, layers, width, heads, dropout, scale, sizes.layers)
+    with torch.device("meta"):
+        base = GPT(vocabulary, block_size, sizes.layers, sizes.width, heads=1)
+    scale_from_base_(gpt, base, residual=("*proj",))
+    return gpt
 
 
 class CharLM(LanguageModel):
@@ -33,10 +63,14 @@ class CharLM(LanguageModel):
             trained as it is for `dense_steps` before; or null.
         dense_steps: the first steps, which train dense weights; then W is an update of them, or
             without a base their projection.
+        base_sizes: sizes of a smaller network, from whose start and rates those of this one follow
+            (`zoo.layers.transfer`), so that a rate that was tuned there serves here; or null.
     """
 
     default_targets = ("blocks.*",)
     from_data = ("vocabulary",)
+    of_method = (*LanguageModel.of_method, "base_sizes")
+    kept = ("base_sizes",)
     net: GPT
 
     def __init__(
@@ -55,6 +89,7 @@ class CharLM(LanguageModel):
         recompute: bool = False,
         base: Base | None = None,
         dense_steps: int = 0,
+        base_sizes: BaseSizes | None = None,
     ) -> None:
         super().__init__(
             parameterization,
@@ -68,7 +103,7 @@ class CharLM(LanguageModel):
         )
         self.save_settings()
         self.vocabulary, self.block_size = vocabulary, block_size
-        self.net = GPT(len(vocabulary), block_size, layers, width, heads, dropout)
+        self.net = network(len(vocabulary), block_size, layers, width, heads, dropout, base_sizes)
         self.parameterize(self.net)
         self.score = LanguageScore()
 

@@ -240,7 +240,7 @@ def check_sizes(path: Path, checkpoint: Mapping[str, Any], build: Callable[[], n
         handle.remove()
     shapes = _shapes(checkpoint)
     if isinstance(model, ZooModule):
-        model.check_from_data(checkpoint)
+        model.check_settings(checkpoint)
         match_state(zoo_layers(model.net), {*shapes})
     _check_matrices(path, checkpoint, model)
     have = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -74,7 +74,7 @@ def complete(module: "ZooModule", checkpoint: dict[str, Any]) -> None:
         UserError: if a seeded basis or a frozen weight was rebuilt differently here, a setting in
             `from_data` is another one, or a masked matrix is damaged.
     """
-    module.check_from_data(checkpoint)
+    module.check_settings(checkpoint)
     match_state(zoo_layers(module.net), {*checkpoint["state_dict"], *checkpoint.get("masked", {})})
     _restart_rates(module, checkpoint.get(PROJECTED, {}))
     _check_fingerprints(module, dict(checkpoint.get("zoo_fingerprints", {})))

@@ -71,6 +71,8 @@ class ZooModule(OptimizedModule, ABC):
     """The layers to convert if no others are named."""
     from_data: tuple[str, ...] = ()
     """Settings that come from the data; a checkpoint with others is refused."""
+    kept: tuple[str, ...] = ()
+    """Settings that rates or outputs follow from; a checkpoint with others is refused."""
     sources: tuple[str, ...] = ()
     """Settings that say where a pretrained network is, whose hash is in `network_identity`."""
     of_method: tuple[str, ...] = (
@@ -307,17 +309,24 @@ class ZooModule(OptimizedModule, ABC):
         """Leave out what is frozen, and add what the rest belongs to (`checkpoint_state.fill`)."""
         checkpoint_state.fill(self, checkpoint)
 
-    def check_from_data(self, checkpoint: Mapping[str, Any]) -> None:
-        """Refuse a checkpoint that was trained with another value of a setting in `from_data`.
+    def check_settings(self, checkpoint: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint with another value of a setting in `from_data` or `kept`.
 
         Raises:
             UserError: naming the setting.
         """
+        theirs = checkpoint.get("hyper_parameters", {})
         for key in self.from_data:
-            if checkpoint.get("hyper_parameters", {}).get(key) != self.hparams[key]:
+            if theirs.get(key) != self.hparams[key]:
                 raise UserError(
                     f"the checkpoint's {key} is not that of the data here; use the data it was "
                     "trained on"
+                )
+        for key in self.kept:
+            if theirs.get(key) != self.hparams[key]:
+                raise UserError(
+                    f"the checkpoint was trained with {key} {theirs.get(key)}, and goes on with it "
+                    f"alone, got {self.hparams[key]}: leave out --model.{key}, or begin a new run"
                 )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -13,8 +13,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from zoo.errors import UserError
 from zoo.layers.convert import is_linear, zoo_layers
 from zoo.layers.layer import ZooLayer
+from zoo.layers.transfer import factors_of
 from zoo.parameterizations import Dense, Isometry, WeightParameterization
 from zoo.training.muon import StepScale, Subspace, SubspaceMuon
+
+EPS = 1e-8
+"""AdamW's, which torch has by default."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,11 @@ def parameter_groups(
     - lr lr_mult decay, so a group's decay is divided by its lr_mult, and every parameterization
     shrinks W by the same lr decay. `own` has the rates of parameters that are not trained at `lr`.
     Those in `muon` are groups with `"muon": True` and need no lr_mult, since Muon's step is scaled
-    in W.
+    in W. The rates of a network that is scaled from a smaller one are multiplied by its factors
+    (`zoo.layers.transfer`), and a group's decay is divided by them.
     """
     muon = muon or {}
+    factors = factors_of(model)
     decayed: dict[int, float] = {}
     parts: set[nn.Module] = set()
     mult: float | None
@@ -122,19 +128,25 @@ def parameter_groups(
             decayed[id(module.weight)] = 1.0
         elif isinstance(module, ZooLayer) and module.kind != "embedding":
             decayed.update((id(p), 1.0) for p in module.base_parameters)
-    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, bool, float], list[nn.Parameter]] = {}
     for p in model.parameters():
         if p.requires_grad:
-            mult, rate = decayed.get(id(p)), lr if own is None else own.get(p, lr)
+            rate = lr if own is None else own.get(p, lr)
+            mult, factor, eps = decayed.get(id(p)), 1.0, 1.0
+            if p in factors:
+                layer, is_bias = factors[p]
+                factor = layer.bias if is_bias else layer.muon if p in muon else layer.adamw
+                eps = 1.0 if is_bias else layer.eps
             key = (
-                (rate, 0.0, False)
+                (rate * factor, 0.0, False, eps)
                 if mult is None
-                else (rate * mult, weight_decay / mult, p in muon)
+                else (rate * mult * factor, weight_decay / (mult * factor), p in muon, eps)
             )
             groups.setdefault(key, []).append(p)
     return [
         {"params": ps, "lr": rate, "weight_decay": decay, "muon": is_muon}
-        for (rate, decay, is_muon), ps in groups.items()
+        | ({} if eps == 1 else {"eps": EPS * eps})
+        for (rate, decay, is_muon, eps), ps in groups.items()
     ]
 
 
