@@ -13,6 +13,8 @@ query and value; weights are random, in bfloat16. Operations are
     step     forward, backward and AdamW of 32 sentences of 16 tokens under bfloat16 autocast
     import   `import zoo` to `import peft`, in a process of their own
     import and adapt    the same, with what `zoo.adapt` imports when it is first used
+    quantized    bytes of a quantized base, and peak memory of a step beside it, without peft: rows
+            of quantized.csv in the file's folder (`results.measure_quantized`)
 
 each done in turn in one process, peak memory in torch's allocators beyond what was there. `bytes`
 are those of the saved folders. `ratio` is the median of neighbours, with its quartiles.
@@ -37,6 +39,7 @@ import torch
 from torch import nn
 
 import zoo
+from results import measure_quantized
 from results.goals.peft import Batch, backbone, stepper
 from zoo.__main__ import guarded, prepare_process
 from zoo.cli.arguments import OneLineParser
@@ -53,7 +56,7 @@ RANK = 8
 TARGETS = ["query", "value"]
 COLUMNS = ["operation", "method", "rival", "rounds", "zoo_ms", "peft_ms", "ratio", "quartiles"]
 COLUMNS += ["zoo_mib", "peft_mib", "zoo_bytes", "peft_bytes", "numbers", *SOURCE]
-OPERATIONS = ["adapt", "save", "load", "switch", "step", "import"]
+OPERATIONS = ["adapt", "save", "load", "switch", "step", "import", "quantized"]
 IMPORTS = {
     "import": ("import zoo", "import peft"),
     "import and adapt": ("import zoo; zoo.adapt, zoo.DCT", "import peft"),
@@ -222,6 +225,7 @@ def measure(
     rounds: int,
     operations: str,
     sizes: Mapping[str, int] | None = None,
+    stack: Mapping[str, int] = measure_quantized.SIZES,
 ) -> int:
     """Measure what the options say; returns 0.
 
@@ -231,6 +235,7 @@ def measure(
         rounds: of each operation.
         operations: some of `OPERATIONS`.
         sizes: of transformers' `BertConfig`, where they are not BERT-base's.
+        stack: of layers with a quantized base.
 
     Raises:
         UserError: for an option that will not do, before anything is measured.
@@ -241,12 +246,12 @@ def measure(
     there = {(row["operation"], row["method"]) for row in read(file)}
     command = f"python -m results.measure_api {' '.join(argv)}"
 
-    def add(row: dict[str, Any]) -> None:
+    def add(row: dict[str, Any], file: Path = file, columns: list[str] = COLUMNS) -> None:
         origin = source(
             {**about(argv, time.perf_counter(), device_of("cpu", None)), "command": command}
         )
         text = csv_text(
-            COLUMNS, [{**dict.fromkeys(COLUMNS, ""), **row, **origin}], not file.exists()
+            columns, [{**dict.fromkeys(columns, ""), **row, **origin}], not file.exists()
         )
         with file.open("a", encoding="utf-8", newline="") as opened:
             opened.write(text)
@@ -260,12 +265,18 @@ def measure(
                 if (name, "") not in there:
                     add({"operation": name, "rival": "peft", **imports(*code, rounds)})
             continue
+        if operation == "quantized":
+            beside, columns = file.with_name("quantized.csv"), measure_quantized.COLUMNS
+            known = [tuple(row[key] for key in columns[:3]) for row in read(beside, columns)]
+            for row in measure_quantized.rows(stack, known):
+                add(row, beside, columns)
+            continue
         for pair in pairs(network.config.hidden_size):
             if (operation, pair.method) in there:
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 sides = Sides(pair, network, Path(folder))
-                row: dict[str, Any] = {
+                row = {
                     "operation": operation,
                     "method": pair.method,
                     "rival": pair.rival.removesuffix("Config"),
@@ -279,7 +290,7 @@ def measure(
     return 0
 
 
-def read(file: Path) -> list[dict[str, str]]:
+def read(file: Path, columns: Sequence[str] = COLUMNS) -> list[dict[str, str]]:
     """Return the rows that are there.
 
     Raises:
@@ -290,7 +301,7 @@ def read(file: Path) -> list[dict[str, str]]:
     with file.open(newline="") as opened:
         reader = csv.DictReader(opened)
         rows = list(reader)
-    if reader.fieldnames != COLUMNS:
+    if reader.fieldnames != columns:
         raise UserError(f"'{file}' has other columns than these rows: give another file")
     return rows
 
