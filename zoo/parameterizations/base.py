@@ -87,6 +87,12 @@ class WeightParameterization(nn.Module, ABC):
     """
     needs_base: ClassVar[bool] = False
     """Whether there is no W without a base W0: a map of `zoo.parameterizations.of_base`."""
+    width_exponent: ClassVar[float] = 0.0
+    """The least e, if a step's spectral norm over a dense one's goes as n^e at some settings.
+
+    Where it falls behind, a rate that serves a narrow layer is too small for a wide one
+    (`zoo.layers.transfer`). That it grows no contract allows.
+    """
     waiting: frozenset[str] = frozenset()
     """Names of parameters that are not trained yet: their layer is in its dense phase."""
     _built_at: list[tuple[torch.device, torch.dtype]] | None = None
@@ -109,6 +115,8 @@ class WeightParameterization(nn.Module, ABC):
                 "a weight needs at least one row and one column, "
                 f"got {out_features} x {in_features}"
             )
+        if not isinstance(seed, int):
+            raise ValueError(f"seed must be a whole number, got {seed!r}")
         self.out_features = out_features
         self.in_features = in_features
         self.seed = seed

@@ -16,6 +16,7 @@ from zoo.parameterizations.cost import counted
 from zoo.testing.case import TOLERANCE, Shape, agree, on
 from zoo.testing.kinds import KindContracts
 from zoo.testing.maps import OwnWeightContracts
+from zoo.testing.rates import RateContracts
 
 
 class Parallel(nn.Module):
@@ -227,7 +228,7 @@ class LayerContracts(KindContracts):
                 agree(program.module()(x), net(x), 1e-5, "y")
 
 
-class ParameterizationTestCase(OwnWeightContracts, LayerContracts):
+class ParameterizationTestCase(OwnWeightContracts, RateContracts, LayerContracts):
     """What holds of every parameterization that has a W of its own, alone and in layers."""
 
     def test_look_up(self, shape: Shape, dtype: torch.dtype) -> None:

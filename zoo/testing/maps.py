@@ -365,36 +365,3 @@ class OwnWeightContracts(MapContracts):
         )
         largest = max((g.abs().max().item() for g in grads if g is not None), default=0.0)
         assert largest > 0, "the gradient is 0, so that nothing would ever be learned"
-
-    def test_learning_rate_multiplier(self) -> None:
-        """1 / rms(dW) <= lr_mult <= sum |G| / <G, dW>: a step is as large as a dense one.
-
-        So it is for independent signs, and for those of G: coefficients that move by +-lr_mult from
-        a 96 x 64 weight, at initialisation, and a gradient G of rank one. Within a factor 1.5,
-        since either is one draw.
-        """
-        p = self.make((96, 64))
-        p.reset_parameters(0.02)
-        before, mults = p.weight(), list(p.lr_mults().values())
-        g = torch.outer(torch.randn(96), torch.randn(64))
-        grads = torch.autograd.grad((before * g).sum(), list(p.parameters()))
-        independent = [f * torch.randn_like(q).sign() for f, q in zip(mults, grads, strict=True)]
-        moved = self._moved(p, independent).square().mean().sqrt().item()
-        steps = [f * grad.sign() for f, grad in zip(mults, grads, strict=True)]
-        along = ((self._moved(p, steps) * g).sum() / g.abs().sum()).item()
-        low, high = 1 / moved / 1.5, 1 / along * 1.5
-        assert low <= 1 <= high, (
-            f"lr_mult is {p.lr_mult}, and should be that times {low:.3f} to {high:.3f}"
-        )
-
-    @staticmethod
-    @torch.no_grad()
-    def _moved(p: WeightParameterization, moves: list[Tensor], step: float = 1e-6) -> Tensor:
-        """Return how far W goes per unit of a small step of all parameters."""
-        before = p.weight().clone()
-        for q, move in zip(p.parameters(), moves, strict=True):
-            q.add_(move, alpha=step)
-        after = p.weight().clone()
-        for q, move in zip(p.parameters(), moves, strict=True):
-            q.sub_(move, alpha=step)
-        return (after - before) / step

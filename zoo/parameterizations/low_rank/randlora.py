@@ -136,17 +136,19 @@ class RandLoRA(WeightParameterization):
         N = floor(budget / (r + d)), r the least with N r >= d.
         """
         d = min(self.shape)
-        ranks = [rank] if rank is not None else range(1, d + 1)
-        fits = [(r, budget // (r + d)) for r in ranks if budget >= r + d]
-        if not fits:
+        ranks = [rank] if rank is not None else range(1, min(d, budget - d) + 1)
+        if budget < d + (rank or 1):
             raise ValueError(
                 f"{budget} coefficients buy no basis for shape {self.shape}: "
-                f"one needs {needs(ranks[0] + d, *self.shape)}"
+                f"one needs {needs(d + (rank or 1), *self.shape)}"
             )
-        return next(
-            (fit for fit in fits if fit[0] * fit[1] >= d),
-            max(fits, key=lambda fit: fit[0] * fit[1]),
-        )
+        fits = ((r, budget // (r + d)) for r in ranks)
+        best = 0, 0
+        for fit in fits:
+            if fit[0] * fit[1] >= d:
+                return fit
+            best = max(best, fit, key=math.prod)
+        return best
 
     def reset_buffers(self) -> None:
         d, device = min(self.shape), self.randlora_lambda.device

@@ -6,6 +6,7 @@ d (r,) are trained; m + r parameters.
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +73,8 @@ class VeRA(WeightParameterization):
         ValueError: for a rank or budget out of range, given twice, or of m parameters or fewer.
     """
 
+    width_exponent: ClassVar[float] = -0.5
+    """At full rank: B and A spread a step over all of W."""
     vera_A: Tensor  # (r, n)
     vera_B: Tensor  # (m, r)
 

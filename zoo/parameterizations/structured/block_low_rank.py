@@ -14,7 +14,7 @@ Three methods are settings of it:
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +68,8 @@ class BlockLowRank(WeightParameterization):
             range, given twice or not at all, or that buys no rank.
     """
 
+    width_exponent: ClassVar[float] = -0.5
+    """At a fixed rank of blocks whose number grows."""
     rows: Tensor  # (2, m), a permutation and its inverse, if they are random
     columns: Tensor  # (2, n)
 

@@ -8,6 +8,7 @@ Pitsianis, 1993).
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +60,9 @@ class Kronecker(WeightParameterization):
         ValueError: for a budget out of range, given twice or not at all, or that buys no term, and
             for factors that do not divide; it names those next to them that do.
     """
+
+    width_exponent: ClassVar[float] = -0.5
+    """At a fixed number of terms."""
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ products (`Kronecker`).
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +58,9 @@ class TensorTrain(WeightParameterization):
         ValueError: for a budget out of range, given twice or not at all, or that buys no rank, and
             for modes that are not factors of the shape.
     """
+
+    width_exponent: ClassVar[float] = -0.5
+    """At a fixed rank."""
 
     def __init__(
         self,
