@@ -394,7 +394,23 @@ class OneKey(DCT):
         return "mine"
 
 
+class Wider(Dense):
+    """Has rates that grow with the width."""
+
+    @property
+    def lr_mult(self):
+        return (self.in_features / 64) ** 0.5
+
+
+class Narrower(Dense):
+    @property
+    def lr_mult(self):
+        return (self.in_features / 64) ** -0.5
+
+
 WRONG = {
+    Wider: ("rates serve every width", "goes as n^0.50"),
+    Narrower: ("rates serve every width", "goes as n^-0.50"),
     NeedsRows: ("forward equals weight", "x of (0, 24)"),
     Many: ("forward equals weight", "x of (70, 24)"),
     LowBase: ("update of a low precision base", "y is off by"),
