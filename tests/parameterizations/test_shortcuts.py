@@ -399,18 +399,18 @@ class Wider(Dense):
 
     @property
     def lr_mult(self):
-        return (self.in_features / 64) ** 0.5
+        return (self.in_features / 64) ** 0.4
 
 
 class Narrower(Dense):
     @property
     def lr_mult(self):
-        return (self.in_features / 64) ** -0.5
+        return (self.in_features / 64) ** -0.4
 
 
 WRONG = {
-    Wider: ("rates serve every width", "goes as n^0.50"),
-    Narrower: ("rates serve every width", "goes as n^-0.50"),
+    Wider: ("rates serve every width", "goes as n^0.40"),
+    Narrower: ("rates serve every width", "goes as n^-0.40"),
     NeedsRows: ("forward equals weight", "x of (0, 24)"),
     Many: ("forward equals weight", "x of (70, 24)"),
     LowBase: ("update of a low precision base", "y is off by"),
@@ -435,7 +435,7 @@ WRONG = {
 @pytest.mark.parametrize("cls", WRONG, ids=lambda cls: cls.__name__)
 def test_the_suite_finds_a_class_that_is_wrong(cls):
     contract, words = WRONG[cls]
-    case = case_for(cls, {} if cls in (Seeds, OneStd, OneLess) else arguments_of(cls))
+    case = case_for(cls, {} if issubclass(cls, Dense) or cls is OneLess else arguments_of(cls))
     case.shapes = ((8, 24), (16, 16))
     found = failure(case, f"test_{contract.replace(' ', '_')}")
     assert found is not None and words in found

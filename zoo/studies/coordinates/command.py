@@ -9,7 +9,9 @@ are as large.
 
 import inspect
 import math
+import re
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +31,9 @@ OWN = {
     "--model.parameterization": "--parameterization",
     "--model.parameterization.ratio": "--ratio",
     "--model.optimizer.lr": "--lr",
+    "--model.base_sizes": "--base",
+    "--model.base_sizes.width": "--base",
+    "--model.base_sizes.layers": "--base",
 }
 """Options of `zoo fit` that have a name of their own here."""
 BATCH = ("--data.batch_size=4", "--data.block_size=64")
@@ -56,6 +61,7 @@ def coordinates(
     parameterization: Annotated[str, "NAMES"] = NAMES,
     ratio: Annotated[float, "R"] = 0.1,
     lr: Annotated[float | None, "LR"] = None,
+    base: Annotated[str | None, "WIDTHxDEPTH"] = None,
     widths: Annotated[str, "NUMBERS"] = WIDTHS,
     depths: Annotated[str, "NUMBERS"] = DEPTHS,
     steps: Annotated[int, "N"] = 4,
@@ -73,6 +79,8 @@ def coordinates(
         parameterization: by default Dense,DCT,RandomOrthonormal,LoRA.
         ratio: share of the weights that is trained, of those that take it; by default 0.1.
         lr: of every step; by default a tenth of the config's.
+        base: sizes of a network, as 64x2, from which starts and rates of the others follow
+            (--model.base_sizes of zoo fit): each parameterization stands with it beside without.
         widths: by default 64,128,256,512,1024.
         depths: numbers of blocks; by default 2,4,8,12.
         steps: of training; by default 4.
@@ -102,6 +110,7 @@ def coordinates(
         raise UserError(f"the option for that is {taken} here: zoo coordinates --help")
     if lr is not None and not 0 < lr < math.inf:
         raise UserError(f"--lr must be above 0, got {lr}")
+    small = None if base is None else base_sizes(base)
     folder = check_out(out, "coordinates", force)
     need_extra()
     shared = {
@@ -117,9 +126,18 @@ def coordinates(
         ]
         for name, cls in parameterizations(parameterization).items()
     }
+    maps = dict(shared)
+    if small is not None:
+        check_base(small, wide, deep)
+        scaled = [f"--model.base_sizes.{key}={size}" for key, size in small.items()]
+        shared = {
+            label: [*options, *extra]
+            for name, options in maps.items()
+            for label, extra in ((name, []), (f"{name}, {base}", scaled))
+        }
     from zoo.studies.coordinates.networks import (
         Cell,
-        base_of,
+        at_config,
         built,
         data_of,
         rebuild,
@@ -130,19 +148,18 @@ def coordinates(
     from zoo.studies.coordinates.sizes import slopes, summarize
     from zoo.studies.coordinates.terminal import describe
 
-    first = built(next(iter(shared.values())))
-    base, data = base_of(first), data_of(first)
+    first = built(next(iter(maps.values())))
+    at, data = at_config(first, *(["base_sizes"] if small else [])), data_of(first)
     lr = SHARE * first.model.optimizer_config.lr if lr is None else lr
-    if wrong := [width for width in wide if width % base.head]:
+    if wrong := [width for width in wide if width % at.head]:
         raise UserError(
-            f"--widths takes multiples of {base.head}, the size of a head in {config}, "
-            f"got {wrong[0]}"
+            f"--widths takes multiples of {at.head}, the size of a head in {config}, got {wrong[0]}"
         )
     factories = {
-        name: built([*options, *data]).model.parameterization for name, options in shared.items()
+        name: built([*options, *data]).model.parameterization for name, options in maps.items()
     }
     grid = dict.fromkeys(
-        [*((width, base.depth) for width in wide), *((base.width, depth) for depth in deep)]
+        [*((width, at.depth) for width in wide), *((at.width, depth) for depth in deep)]
     )
     cells = [
         Cell(name, width, depth, seed)
@@ -151,7 +168,7 @@ def coordinates(
         for seed in range(seeds)
     ]
     bar = Bar("networks and matrices")
-    done = bar.expect(len(cells) + len(square) * len(shared))
+    done = bar.expect(len(cells) + len(square) * len(maps))
     rows, rebuilt = [], []
     with (
         new_folder(folder, "--out", is_ours(folder, "coordinates"), force=True)
@@ -163,7 +180,7 @@ def coordinates(
                 options = [
                     *shared[cell.name],
                     *data,
-                    *sizes_of(cell, base),
+                    *sizes_of(cell, at),
                     f"--model.optimizer.lr={lr}",
                 ]
                 rows += train(built(options), cell)
@@ -184,11 +201,12 @@ def coordinates(
             "ratio": ratio,
             "widths": wide,
             "depths": deep,
-            "at": base._asdict(),
+            "at": at._asdict(),
+            "base": base,
             "steps": steps,
             "seeds": seeds,
             "sizes": square,
-            "slopes": slopes(summary, base.width, base.depth, steps),
+            "slopes": slopes(summary, at.width, at.depth, steps),
             "cells": summary,
             "rebuild": rebuilt,
         }
@@ -215,6 +233,27 @@ def write(folder: Path, report: dict[str, Any], rows: list[dict[str, Any]]) -> N
 
 
 # ---- Options -------------------------------------------------------------------------------------
+
+
+def base_sizes(text: str) -> dict[str, int]:
+    """Read `64x2` as the width and the depth of a network."""
+    found = re.fullmatch(r"([1-9]\d{0,6})x([1-9]\d{0,4})", text)
+    if not found:
+        raise UserError(f"--base takes a width and a depth, as 64x2, got {text!r}")
+    return {"width": int(found[1]), "layers": int(found[2])}
+
+
+def check_base(base: Mapping[str, int], widths: Sequence[int], depths: Sequence[int]) -> None:
+    """Refuse a base that is wider or deeper than a network which follows from it."""
+    for option, sizes, least in (
+        ("--widths", widths, base["width"]),
+        ("--depths", depths, base["layers"]),
+    ):
+        if min(sizes) < least:
+            raise UserError(
+                f"{option} {min(sizes)} is less than the {least} of --base: give larger ones, or a "
+                "smaller base"
+            )
 
 
 def budget(cls: type, ratio: float) -> list[str]:

@@ -13,7 +13,7 @@ from zoo.cli.fit.lightning_cli import ZooCLI
 from zoo.errors import UserError
 from zoo.layers.convert import ParameterizationFactory
 from zoo.studies.coordinates.rebuild import rebuild_errors
-from zoo.studies.coordinates.sizes import Coordinates
+from zoo.studies.coordinates.recording import Coordinates
 from zoo.training.checkpoint_state import plain
 
 
@@ -26,8 +26,8 @@ class Cell(NamedTuple):
     seed: int
 
 
-class Base(NamedTuple):
-    """What the config says."""
+class At(NamedTuple):
+    """What the config says: the width of the depths that are compared, and the other way round."""
 
     width: int
     depth: int
@@ -59,19 +59,23 @@ def built(options: Sequence[str]) -> ZooCLI:
         raise
 
 
-def base_of(cli: ZooCLI) -> Base:
+def at_config(cli: ZooCLI, *also: str) -> At:
     """Read width, depth and heads of the config's network.
+
+    Args:
+        cli: with the task built.
+        also: other settings that the task must have.
 
     Raises:
         UserError: if the task has no such settings.
     """
     have = cli.model.hparams
-    if lacking := [key for key in ("width", "layers", "heads") if key not in have]:
+    if lacking := [key for key in ("width", "layers", "heads", *also) if key not in have]:
         raise UserError(
             f"{type(cli.model).__name__} has no setting {lacking[0]!r}: give the config of a task "
-            "with width, layers and heads, as char_lm.yaml"
+            f"with {', '.join(('width', 'layers', 'heads', *also))}, as char_lm.yaml"
         )
-    return Base(have["width"], have["layers"], have["width"] // have["heads"])
+    return At(have["width"], have["layers"], have["width"] // have["heads"])
 
 
 def data_of(cli: ZooCLI) -> list[str]:
@@ -96,12 +100,12 @@ def settings(cli: ZooCLI) -> dict[str, Any]:
     }
 
 
-def sizes_of(cell: Cell, base: Base) -> list[str]:
+def sizes_of(cell: Cell, at: At) -> list[str]:
     """Return the options of a cell."""
     return [
         f"--model.width={cell.width}",
         f"--model.layers={cell.depth}",
-        f"--model.heads={cell.width // base.head}",
+        f"--model.heads={cell.width // at.head}",
         f"--seed_everything={cell.seed}",
     ]
 

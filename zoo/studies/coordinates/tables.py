@@ -12,9 +12,10 @@ from zoo.pages.numbers import decimals, plus_minus, typeset
 from zoo.pages.table import Column, Table
 from zoo.pages.terminal import WIDTH
 from zoo.studies.coordinates.rebuild import PATHS
-from zoo.studies.coordinates.sizes import BLOCKS, LAYERS, LOGITS, SIZE_MEASURES
+from zoo.studies.coordinates.recording import BLOCKS, LAYERS, LOGITS
+from zoo.studies.coordinates.sizes import LAST, SIZE_MEASURES
 
-WHOLE = (LAYERS, BLOCKS, LOGITS)
+WHOLE = (LAYERS, BLOCKS, LAST, LOGITS)
 """Groups that are of no kind of layer alone."""
 MARKS = {"grows": "word some", "flat": "word", "shrinks": "word yes"}
 LEFT = max(len(measure.label) for measure in SIZE_MEASURES)
