@@ -1,4 +1,4 @@
-"""The coordinate check: means and exponents are those that are known, and the command tells them."""
+"""The coordinate check: means and exponents are those that are known; and the command."""
 
 import csv
 import json
