@@ -9,7 +9,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from tasks.hub import Head, load_network, load_tokenizer, resize_tokens
-from zoo.api.adapting import DEFAULT, add, scale_by_rank
+from zoo.api.adapting import DEFAULT, add
+from zoo.api.scales import scale_rule
 from zoo.api.switching import merged
 from zoo.api.targets import find_tensors
 from zoo.errors import UserError
@@ -67,24 +68,15 @@ class Tuning:
                     f"tuning.{name} trains weights as they are, which takes float32: drop "
                     "tuning.dtype"
                 )
-        if self.full and self.scale != 1.0:
+        scale_rule(self.scale, self.alpha, self.rslora, "tuning.")
+        if self.full and (self.scale != 1.0 or self.alpha is not None):
+            given = "scale" if self.alpha is None else "alpha"
             raise UserError(
                 "tuning.full has no W0 that an update could be scaled beside: drop "
-                "--model.tuning.scale"
+                f"--model.tuning.{given}"
             )
-        if not math.isfinite(self.scale) or self.scale == 0:
-            raise UserError(f"tuning.scale must be a finite number other than 0, got {self.scale}")
         if self.tokens is not None and self.tokens < 1:
             raise UserError(f"tuning.tokens must be at least 1, or null, got {self.tokens}")
-        if self.alpha is not None and not 0 < self.alpha < math.inf:
-            raise UserError(f"tuning.alpha must be above 0 and finite, or null, got {self.alpha}")
-        if self.alpha is not None and (self.scale != 1.0 or self.full):
-            other = "full, which has no W0" if self.full else "scale, which is s itself"
-            raise UserError(f"tuning.alpha excludes tuning.{other}: drop one of them")
-        if self.rslora and self.alpha is None:
-            raise UserError(
-                "tuning.rslora divides an alpha by the root of the rank: give --model.tuning.alpha"
-            )
         if self.head_lr is not None and not 0 <= self.head_lr < math.inf:
             raise UserError(f"tuning.head_lr must lie in [0, inf), or be null, got {self.head_lr}")
 
@@ -94,10 +86,7 @@ class Tuning:
         Raises:
             ValueError: for an alpha where there is no rank.
         """
-        if self.alpha is None:
-            return self.scale
-        called = "tuning.alpha", "tuning.scale"
-        return scale_by_rank(space, self.alpha, self.rslora, called)
+        return scale_rule(self.scale, self.alpha, self.rslora, "tuning.")(space)
 
 
 class FineTuning(ZooModule, ABC):

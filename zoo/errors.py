@@ -11,19 +11,28 @@ LOCALE = "{} has letters that names of files cannot have in this locale: set PYT
 
 _OPTIONS: ContextVar[Mapping[str, str] | None] = ContextVar("names of options", default=None)
 _DASHES: ContextVar[str] = ContextVar("what stands before the name of an option", default="--")
+LONGEST = 4000
+"""How many characters a message has at most, which may name what anyone wrote."""
 
 
 class UserError(ValueError):
     """A mistake in a command, config or input file.
 
-    The command line prints it as one line and exits with status 2.
+    It is one line, whatever it names. The command line prints it and exits with status 2.
 
         >>> try:
         ...     net = zoo.adapt(torch.nn.Linear(8, 8), zoo.LoRA, rank=2, targets="nothing")
         ... except zoo.UserError as error:
         ...     print(str(error)[:43])
         targets: 'nothing' matches no layer; there
+
+    Args:
+        message: what is wrong, and the remedy.
     """
+
+    def __init__(self, message: object) -> None:
+        text = " ".join(str(message).splitlines())
+        super().__init__(text if len(text) <= LONGEST else f"{text[:LONGEST]}...")
 
 
 def option(name: str, value: str | None = None) -> str:

@@ -18,7 +18,7 @@ try:
     from transformers import TrainerCallback
 except ModuleNotFoundError:
     raise UserError(
-        "zoo.hf needs transformers, which is not installed: pip install 'zoo[glue]'"
+        "zoo.hf needs transformers, which is not installed: pip install -e '.[glue]'"
     ) from None
 
 PLACE = "TENSORBOARD_LOGGING_DIR"

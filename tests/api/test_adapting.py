@@ -17,7 +17,7 @@ import zoo
 from zoo.api import record as records
 from zoo.api.say import LOGGER
 from zoo.layers.convert import zoo_layers
-from zoo.runs.adapter_folder import CONFIG
+from zoo.runs.adapter_config import CONFIG
 
 CLASSES = [
     name

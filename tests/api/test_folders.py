@@ -7,6 +7,7 @@ import types
 
 import pytest
 import torch
+from networks import assert_same, state_of
 from torch import nn
 
 import zoo
@@ -14,7 +15,7 @@ from zoo.api import hub
 from zoo.api.card import escaped
 from zoo.files.tensors import read_tensors, write_tensors
 from zoo.layers.convert import zoo_layers
-from zoo.runs.adapter_folder import CONFIG
+from zoo.runs.adapter_config import CONFIG
 
 TENSORS = "adapter.safetensors"
 
@@ -66,6 +67,13 @@ DAMAGE = {
     "huge shape": lambda f: config(f, lambda c: c["maps"][0].update(layers={"0": [2**30, 2**30]})),
     "twice": lambda f: config(f, lambda c: c["maps"].append(c["maps"][0])),
     "scale": lambda f: config(f, lambda c: c["maps"][0].update(scale=float("nan"))),
+    "huge scale": lambda f: config(f, lambda c: c["maps"][0].update(scale=10**400)),
+    "long class": lambda f: config(f, lambda c: c["maps"][0].update(class_path="a." + "b" * 9999)),
+    "deep": lambda f: (f / CONFIG).write_text('{"a":' * 10_000 + "1" + "}" * 10_000),
+    "long range": lambda f: config(f, lambda c: c["maps"][0].update(layers={"0": [2**25, 6]})),
+    "fingerprint": lambda f: config(f, lambda c: c.update(fingerprints={"0": "a\nb"})),
+    "fingerprints": lambda f: config(f, lambda c: c.update(fingerprints={"0": ["a"]})),
+    "long print": lambda f: config(f, lambda c: c.update(fingerprints={"0": "a\n" * 9999})),
     "zero": lambda f: config(f, lambda c: c["maps"][0].update(scale=0)),
     "class": lambda f: config(f, lambda c: c["maps"][0].update(class_path="os.system")),
     "no class": lambda f: config(f, lambda c: c["maps"][0].update(class_path=7)),
@@ -90,6 +98,12 @@ DAMAGE = {
     "no coef": lambda f: tensors(f, lambda t: t.pop(COEF)),
     "longer coef": lambda f: tensors(f, lambda t: t.update({COEF: torch.zeros(19)})),
     "whole numbers": lambda f: tensors(f, lambda t: t.update({COEF: torch.zeros(18).int()})),
+    "float8": lambda f: tensors(
+        f, lambda t: t.update({COEF: torch.zeros(18).to(torch.float8_e4m3fn)})
+    ),
+    "complex": lambda f: tensors(f, lambda t: t.update({"2.bias": torch.zeros(4).cfloat()})),
+    "whole head": lambda f: tensors(f, lambda t: t.update({"2.bias": torch.zeros(4).long()})),
+    "lines": lambda f: tensors(f, lambda t: t.update({"a\nb" * 9999: torch.zeros(4)})),
     "more digits": lambda f: tensors(f, lambda t: t.update({COEF: torch.zeros(18).double()})),
     "a head's digits": lambda f: tensors(
         f, lambda t: t.update({"2.bias": torch.zeros(4).double()})
@@ -107,14 +121,41 @@ DAMAGE = {
 def test_a_damaged_adapter_is_refused_and_the_network_stays(damage, folder):
     DAMAGE[damage](folder)
     net = made()
-    with pytest.raises(zoo.UserError) as error:
-        zoo.load(net, folder)
-    assert "\n" not in str(error.value) and len(str(error.value)) < 400, error.value
+    assert_refused(net, folder)
     assert str(net) == str(made()) and not zoo_layers(net)
-    assert all(
-        torch.equal(a, b) for a, b in zip(net.parameters(), made().parameters(), strict=True)
-    )
-    assert all(p.requires_grad for p in net.parameters())
+
+
+def assert_refused(net, folder):
+    before = state_of(net)
+    with pytest.raises(zoo.UserError) as error:
+        zoo.load(net, folder, name="new")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 5000, error.value
+    assert_same(before, state_of(net))
+
+
+UNFIT = {
+    "basis": lambda f: config(f, lambda c: c.update(fingerprints={"0": "abc"})),
+    "digits": lambda f: tensors(f, lambda t: t.update({COEF: torch.zeros(18).double()})),
+    "besides": lambda f: tensors(f, lambda t: t.update({"2.bias": torch.zeros(4).double()})),
+}
+
+
+@pytest.mark.parametrize("fault", UNFIT)
+@pytest.mark.parametrize("start", ["update", "scratch", "second"])
+def test_what_does_not_fit_is_found_before_anything_changes(fault, start, tmp_path):
+    net = zoo.parameterize(made(), zoo.DCT, ratio=0.5, targets="0")
+    folder = zoo.save(net if start == "scratch" else adapted(), tmp_path / "a")
+    UNFIT[fault](folder)
+    net = made() if start != "second" else zoo.adapt(made(), zoo.LoRA, rank=1, targets="0")
+    assert_refused(net, folder)
+
+
+def test_what_is_trained_besides_is_no_other_adapters(tmp_path):
+    folder = zoo.save(adapted(), tmp_path / "a")
+    name = "2.parameterization.lora_A"
+    config(folder, lambda c: c["trained"].append(name))
+    tensors(folder, lambda t: t.update({name: torch.zeros(1, 6)}))
+    assert_refused(zoo.adapt(made(), zoo.LoRA, rank=1, targets="2"), folder)
 
 
 def test_folders_of_others_are_refused_by_what_they_are(tmp_path):

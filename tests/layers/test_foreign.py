@@ -315,7 +315,7 @@ def test_a_second_map_of_a_layer():
     net = stirred(convert(network(), HALF, ["*"], start="update"))
     for layer in net:
         for kind, factory in factories(0.5, of_base=True).items():
-            space = make_map("other", layer, factory)
+            space, _ = make_map("other", layer, factory)
             x = torch.randn(3, 24)
             y = layer.product(x, space, 1.0)
             agree(y.detach(), layer.base_product(x).detach(), 1e-4, kind)

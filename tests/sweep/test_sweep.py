@@ -463,7 +463,7 @@ def test_ray_that_is_missing_or_does_not_answer(place, small, capsys, monkeypatc
         monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
         refused(capsys, [*argv, "--ray-address", address], address, word)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    refused(capsys, argv, "pip install 'zoo[sweep]'")
+    refused(capsys, argv, "pip install -e '.[sweep]'")
 
 
 @pytest.mark.slow

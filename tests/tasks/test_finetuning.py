@@ -242,9 +242,9 @@ def test_alpha_is_divided_by_each_layers_own_rank_or_its_root(backbones, tmp_pat
     ("settings", "said"),
     [
         ({"alpha": 0.0}, "tuning.alpha must be above 0"),
-        ({"alpha": 2.0, "scale": 2.0}, "excludes tuning.scale"),
-        ({"alpha": 2.0, "full": True}, "excludes tuning.full"),
-        ({"rslora": True}, "give --model.tuning.alpha"),
+        ({"alpha": 2.0, "scale": 2.0}, "tuning.scale and tuning.alpha both"),
+        ({"alpha": 2.0, "full": True}, "tuning.full has no W0 .* --model.tuning.alpha"),
+        ({"rslora": True}, "give tuning.alpha"),
     ],
 )
 def test_settings_of_a_scale_that_exclude_each_other_are_refused(settings, said):

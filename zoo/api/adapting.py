@@ -2,29 +2,33 @@
 
 import functools
 import inspect
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import nn
 
+from zoo.api.arguments import check_network, shown
 from zoo.api.record import ATTRIBUTE, Adapter, Record, find_record, named_tensors
 from zoo.api.say import say
+from zoo.api.scales import scale_rule
 from zoo.api.summary import summary
-from zoo.api.switching import check_enabled, set_use, wrap
+from zoo.api.switching import check_free, set_use, wrap
 from zoo.api.targets import Patterns, find_targets, find_tensors, running_statistics
 from zoo.api.transformers import trained_by_default, wire
 from zoo.errors import UserError, did_you_mean
 from zoo.layers.batched import build_together
 from zoo.layers.convert import zoo_layers
 from zoo.layers.factories import Start
-from zoo.layers.swap import make_map, swap
+from zoo.layers.layer import ZooLayer
+from zoo.layers.swap import make_map, swap, swappable
 from zoo.parameterizations import WeightParameterization
 from zoo.parameterizations.factory import ParameterizationFactory, factory_class
 
 DEFAULT = "default"
 """The name of an adapter that got none."""
+Scratch = Literal["random", "project"]
+"""Where the weights of a network from scratch begin."""
 
 
 def adapt(
@@ -77,6 +81,7 @@ def adapt(
         UserError: if no layer matches, the name is taken, the class has no such setting or cannot
             have a layer's shape. The network is then as it was.
     """
+    check_network(model)
     factory = bound(cls, settings)
     of_layer = scale_rule(scale, alpha, rslora)
     besides = find_tensors(model, trained_by_default(model) if train is None else train)
@@ -92,7 +97,7 @@ def parameterize(
     *,
     targets: Patterns,
     exclude: Patterns = (),
-    start: Literal["random", "project"] = "random",
+    start: Scratch = "random",
     recompute: bool = False,
     **settings: Any,
 ) -> nn.Module:
@@ -119,7 +124,10 @@ def parameterize(
     Raises:
         UserError: as `zoo.adapt`; and if the network is adapted already.
     """
+    check_network(model)
     factory = bound(cls, settings)
+    if start not in get_args(Scratch):
+        raise UserError(f"start must be {' or '.join(get_args(Scratch))}, got {shown(start)}")
     chosen = dict.fromkeys(find_targets(model, targets, exclude), factory)
     model = add(model, DEFAULT, chosen, lambda _: 1.0, (), start, recompute)
     build_together(model)
@@ -145,12 +153,12 @@ def bound(cls: ParameterizationFactory, settings: Mapping[str, Any]) -> Paramete
         raise UserError(
             f"{type(cls).__name__} is one map, and every layer needs its own: give the class"
         )
+    settings = {key: plain_number(value) for key, value in settings.items()}
     known = list(inspect.signature(made).parameters.values())
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known):
-        return functools.partial(cls, **settings) if settings else cls
+    is_open = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known)
     names = [p.name for p in known[2:]]
     for key in settings:
-        if key not in names:
+        if key not in names and not is_open:
             there = f"it has {', '.join(names)}" if names else "it has none"
             raise UserError(
                 f"{made.__name__} has no setting {key!r}{did_you_mean(key, names, there)}"
@@ -158,47 +166,11 @@ def bound(cls: ParameterizationFactory, settings: Mapping[str, Any]) -> Paramete
     return functools.partial(cls, **settings) if settings else cls
 
 
-def scale_rule(
-    scale: float, alpha: float | None, rslora: bool
-) -> Callable[[WeightParameterization], float]:
-    """Return what finds s of a layer's map.
-
-    Raises:
-        UserError: if scale and alpha are both given, or one is out of range.
-    """
-    if not math.isfinite(scale) or scale == 0:
-        raise UserError(f"scale must be a finite number other than 0, got {scale}")
-    if alpha is None:
-        if rslora:
-            raise UserError("rslora divides an alpha by the root of the rank: give alpha")
-        return lambda _: scale
-    if scale != 1.0:
-        raise UserError("scale and alpha both say what s is: drop one of them")
-    if not 0 < alpha < math.inf:
-        raise UserError(f"alpha must be above 0 and finite, got {alpha}")
-    return functools.partial(scale_by_rank, alpha=alpha, rslora=rslora)
-
-
-def scale_by_rank(
-    space: WeightParameterization,
-    alpha: float,
-    rslora: bool,
-    called: tuple[str, str] = ("alpha", "a scale"),
-) -> float:
-    """Return alpha / r of a map of rank r, or alpha / sqrt(r).
-
-    Args:
-        space: the map.
-        alpha: what is divided.
-        rslora: whether by the root.
-        called: what a message calls alpha, and what is to be given in its place.
-
-    Raises:
-        ValueError: for a map without a rank.
-    """
-    if type(rank := getattr(space, "rank", None)) is not int:
-        raise ValueError(f"has no rank that {called[0]} could be divided by: give {called[1]}")
-    return alpha / (math.sqrt(rank) if rslora else rank)
+def plain_number(value: Any) -> Any:
+    """Return a number of numpy's or torch's as Python's own, which a file can have."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return value.item()
+    return value
 
 
 def described(factory: ParameterizationFactory) -> str:
@@ -211,10 +183,18 @@ def check_name(name: str) -> None:
     """Refuse a name of an adapter that a state dict could not have.
 
     Raises:
-        UserError: for other signs than letters, digits, `-` and `_`.
+        UserError: for other signs than letters, digits, `-` and `_`, and for what every module of
+            torch's has under this name, as `train`.
     """
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
-        raise UserError(f"an adapter's name has letters, digits, '-' and '_', got {name!r}")
+        raise UserError(
+            f"an adapter's name has letters, digits, '-' and '_', got {shown(name)}: give another"
+        )
+    if hasattr(nn.ModuleDict(), name):
+        raise UserError(
+            f"an adapter cannot be called {name!r}, which every module of torch's has for "
+            f"something else: give another name, as {name}_1"
+        )
 
 
 # ---- Into the network ----------------------------------------------------------------------------
@@ -246,9 +226,11 @@ def add(
     check_name(name)
     record = find_record(model)
     if record is None and zoo_layers(model):
-        raise UserError("the network has parameterized layers that zoo.adapt did not make")
+        raise UserError(
+            "the network has parameterized layers that zoo.adapt did not make: give one without"
+        )
     if record is not None:
-        check_enabled(record, "one more adapter")
+        check_free(record, "one more adapter")
         if record.start != "update" or start != "update":
             raise UserError(
                 "the network has parameterized weights already, and takes them from scratch once"
@@ -264,23 +246,27 @@ def add(
             f"{inside} would be trained as it is, and get an update: leave it out of one of them"
         )
     there = zoo_layers(model)
+    maps = tuple(f"{layer}.parameterization." for layer in there)
+    if inside := next((n for n in besides if n.startswith(maps)), None):
+        raise UserError(f"{inside} is of another adapter: leave it out of what is trained")
+    first = sharing(model, factories)
     made = {
-        layer: make_map(layer, there[layer], factory)
+        layer: make_map(layer, there[layer], factory, scale)
         for layer, factory in factories.items()
-        if layer in there
+        if first.get(layer) == layer
     }
     new = {layer: factory for layer, factory in factories.items() if layer not in there}
-    scales = {layer: scale(space) for layer, space in made.items()}
     grads = frozenset(key for key, p in model.named_parameters() if p.requires_grad)
     model = swap(model, new, start=start, scale=scale, recompute=recompute)
     record = record or Record(start=start, needed_grad=grads)
     layers = zoo_layers(model)
-    scales |= {layer: layers[layer].scale for layer in new}
+    scales = {layer: layers[layer].scale for layer in new}
+    scales |= {layer: made[other][1] for layer, other in first.items() if other in made}
     record.adapters[name] = adapter = Adapter(new, {})
     vars(model)[ATTRIBUTE] = record
     if made:
         wrap(layers, record)
-    for layer, space in made.items():
+    for layer, (space, _) in made.items():
         layers[layer].parameterization.add(name, space, scales[layer])  # type: ignore[operator]
     adapter.factories, adapter.scales = dict(factories), scales
     if start != "update":
@@ -300,3 +286,34 @@ def add(
     set_use(model, record, {name: 1.0})
     wire(model)
     return model
+
+
+def sharing(model: nn.Module, factories: Mapping[str, ParameterizationFactory]) -> dict[str, str]:
+    """Return by parameterized layer the first one that has the same maps; most have their own.
+
+    Raises:
+        UserError: if layers that have one weight would not get one map between them, as they do in
+            a network without adapters.
+    """
+    layers = {name: each.module for name, each in swappable(model).items()}
+    first: dict[str, str] = {}
+    owners: dict[nn.Module, str] = {}
+    ends: dict[nn.Parameter, str] = {}
+    for name, layer in layers.items():
+        space = layer.parameterization if isinstance(layer, ZooLayer) else None
+        if space is not None:
+            first[name] = owners.setdefault(space, name)  # type: ignore[arg-type]
+            if factories.get(name) is not factories.get(first[name]):
+                raise UserError(
+                    f"{name} and {first[name]} share their maps, and would get different ones: "
+                    "give both the same"
+                )
+        weight = layer._parameters.get("weight")
+        if weight is not None and name in factories:
+            other = ends.setdefault(weight, name)
+            if first.get(name) != first.get(other):
+                raise UserError(
+                    f"{other} and {name} have one weight and no map that they share: leave one of "
+                    "them out of the targets"
+                )
+    return first

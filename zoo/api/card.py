@@ -4,10 +4,15 @@ import html
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from zoo import __version__
+from zoo.api.arguments import number, shown
+from zoo.errors import UserError
 from zoo.layers.names import summary
-from zoo.runs.adapter_folder import Stored, spec_of
+from zoo.pages.texts import printable
+from zoo.runs.adapter_config import spec_of
+from zoo.runs.adapter_folder import Stored
 
 
 def card(
@@ -36,7 +41,7 @@ def card(
         "Trained besides": f"{besides:,} numbers: {summary(stored.trained)}" if besides else "",
         "Began as": stored.source,
         "Data": data or "",
-        **{name: f"{value:.4g}" for name, value in (metrics or {}).items()},
+        **_numbers(metrics),
     }
     front = ["---", "library_name: zoo", "tags:", "- zoo", *(f"- {m.lower()}" for m in methods)]
     if re.fullmatch(r"[\w.-]+/[\w.-]+", base):
@@ -63,7 +68,24 @@ def card(
     )
 
 
+def _numbers(metrics: Any) -> dict[str, str]:
+    """Return metrics as the card has them.
+
+    Raises:
+        UserError: for anything but numbers by name.
+    """
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise UserError(
+            f"metrics are numbers by name, as {{'accuracy': 0.9}}, got {shown(metrics)}: give a "
+            "mapping"
+        )
+    return {
+        str(key): f"{number(f'the metric {key!r}', value):.4g}"
+        for key, value in (metrics or {}).items()
+    }
+
+
 def escaped(text: object) -> str:
     """Return a text on one line that Markdown and HTML show as it is."""
-    line = html.escape(" ".join(str(text).split()), quote=False)
+    line = html.escape(" ".join(printable(text).split()), quote=False)
     return re.sub(r"([\\`*_{}\[\]()#|!~$])", r"\\\1", line)

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from zoo.api.adapting import add, bound, check_name, described
+from zoo.api.arguments import numbers_by_name
 from zoo.api.record import maps_of, named_tensors, update_record_of
 from zoo.api.say import say
-from zoo.api.switching import check_enabled, mixed, remove, set_use
+from zoo.api.switching import check_free, mixed, remove, set_use
 from zoo.errors import UserError
-from zoo.parameterizations import Dense
+from zoo.parameterizations import Dense, WeightParameterization
 from zoo.parameterizations.factory import ParameterizationFactory, factory_class
 
 
@@ -47,8 +48,9 @@ def combine(
             the class cannot hold an update by itself. The network is then as it was.
     """
     record = update_record_of(model, "combine")
-    check_enabled(record, "combine")
+    check_free(record, "combine")
     check_name(name)
+    adapters = numbers_by_name("weights", adapters)
     if not adapters:
         raise UserError("combine takes at least one adapter: give weights by name")
     parts = {key: record.named(key) for key in adapters}
@@ -60,20 +62,18 @@ def combine(
                 f"{min(apart)}: combine those of equal targets, or use them by weights"
             )
     factory = bound(cls, settings)
-    made = factory_class(factory)
-    if getattr(made, "needs_base", False):
-        raise UserError(f"{made.__name__} is no update by itself: give a class such as zoo.LoRA")
     before = dict(record.weights)
     layers = list(parts[first].factories)
     trained = dict.fromkeys(key for part in parts.values() for key in part.trained)
-    add(model, name, dict.fromkeys(layers, factory), lambda _: 1.0, trained, "update")
+    add(model, name, dict.fromkeys(layers, factory), _whole, trained, "update")
     try:
         errors = {layer: _project(model, name, layer, adapters) for layer in layers}
     except BaseException as error:
         remove(model, name)
         set_use(model, record, before)
         if isinstance(error, NotImplementedError):
-            raise UserError(f"{made.__name__} cannot be fitted to an update: {error}") from None
+            made = getattr(factory_class(factory), "__name__", "the class")
+            raise UserError(f"{made} cannot be fitted to an update: {error}") from None
         raise
     for key, tensor in named_tensors(model, trained).items():
         tensor.data.copy_(mixed(record, key, adapters))
@@ -83,6 +83,17 @@ def combine(
         f"{errors[worst]:.3g} at most ({worst})"
     )
     return errors
+
+
+def _whole(space: WeightParameterization) -> float:
+    """Return the s of a map that is an update by itself.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if space.needs_base:
+        raise ValueError("is no update by itself: give a class such as zoo.LoRA")
+    return 1.0
 
 
 @torch.no_grad()

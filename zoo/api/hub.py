@@ -13,7 +13,8 @@ from zoo.api.record import record_of
 from zoo.api.say import say
 from zoo.errors import UserError
 from zoo.files.paths import ADAPTER
-from zoo.runs.adapter_folder import CONFIG, TENSORS
+from zoo.runs.adapter_config import CONFIG
+from zoo.runs.adapter_folder import TENSORS
 
 LARGEST = 2**31
 """Bytes of an adapter's tensors that are downloaded at most, unless the user gives more."""
@@ -67,7 +68,7 @@ def push(
     """
     from zoo.api.saving import save
 
-    if not is_id(repository):
+    if not (isinstance(repository, str) and is_id(repository)):
         raise UserError(f"a hub's repository is called user/name, got {repository!r}")
     record_of(model).in_use(name)
     library = _library()
@@ -138,7 +139,7 @@ def _library() -> Any:
         import huggingface_hub
     except ModuleNotFoundError:
         raise UserError(
-            "this needs huggingface_hub, which is not installed: pip install 'zoo[glue]'"
+            "this needs huggingface_hub, which is not installed: pip install -e '.[glue]'"
         ) from None
     return huggingface_hub
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from zoo.api.arguments import check_network, shown
 from zoo.errors import UserError, did_you_mean
 from zoo.layers.adapters import Adapters
 from zoo.layers.convert import Start, zoo_layers
@@ -47,6 +48,7 @@ class Record:
         weights: of the adapters in use; 1 of a single one.
         originals: by name what was there before, of all that any adapter trains besides.
         disabled: whether the network is without any for now (`zoo.disabled`).
+        by_rows: whether rows of a batch have one each for now (`zoo.rows`).
     """
 
     start: Start
@@ -55,6 +57,7 @@ class Record:
     weights: dict[str, float] = field(default_factory=dict)
     originals: dict[str, Tensor] = field(default_factory=dict)
     disabled: bool = False
+    by_rows: bool = False
 
     def named(self, name: str) -> Adapter:
         """Return an adapter.
@@ -62,6 +65,11 @@ class Record:
         Raises:
             UserError: if there is none of this name.
         """
+        if not isinstance(name, str):
+            raise UserError(
+                f"an adapter goes by its name, got {shown(name)}: give one of "
+                f"{', '.join(self.adapters)}"
+            )
         if name not in self.adapters:
             there = f"there are {', '.join(self.adapters)}"
             raise UserError(f"no adapter {name!r}{did_you_mean(name, self.adapters, there)}")
@@ -87,7 +95,12 @@ class Record:
 
 
 def find_record(model: nn.Module) -> Record | None:
-    """Return the record of a network; None if it has no adapters."""
+    """Return the record of a network; None if it has no adapters.
+
+    Raises:
+        UserError: if it is no network.
+    """
+    check_network(model)
     found = vars(model).get(ATTRIBUTE)
     return found if isinstance(found, Record) else None
 

@@ -1,6 +1,7 @@
 """Adapters to and from folders: `save` and `load`."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 
 from zoo.api import hub
 from zoo.api.adapting import DEFAULT, add, check_name
+from zoo.api.arguments import check_network, path_of
 from zoo.api.card import card
 from zoo.api.record import find_record, maps_of, named_tensors, record_of
 from zoo.api.say import say
-from zoo.api.switching import check_enabled, freeze, hold, remove, set_use
+from zoo.api.switching import check_free, freeze, hold
 from zoo.errors import UserError
 from zoo.files.access import new_folder
 from zoo.files.paths import ADAPTER, nickname
@@ -21,7 +23,8 @@ from zoo.layers.names import summary
 from zoo.layers.swap import swappable
 from zoo.parameterizations import WeightParameterization
 from zoo.runs import adapter_folder
-from zoo.runs.adapter_folder import CARD, CONFIG, TENSORS, Stored
+from zoo.runs.adapter_config import CONFIG
+from zoo.runs.adapter_folder import CARD, TENSORS, Stored
 
 
 def save(
@@ -53,7 +56,7 @@ def save(
     Raises:
         UserError: if there is no such adapter, or the folder is there already.
     """
-    path = Path(folder)
+    path = path_of("folder", folder)
     stored = stored_of(model, name)
     text = card(stored, data, metrics)
     ours = set(map(Path, (ADAPTER, CONFIG, CARD)))
@@ -140,6 +143,7 @@ def load(
         UserError: if there is no adapter, or it is one of another network, shape, basis or format,
             or names a class that was not handed over. The network is then as it was.
     """
+    check_network(model)
     check_name(name)
     folder, where = _folder(path, revision)
     stored = adapter_folder.read(folder, classes, where)
@@ -147,22 +151,16 @@ def load(
     if record is not None and stored.start != "update":
         raise UserError(f"{where} is of a whole network: load it into one without adapters")
     _check_fits(model, stored)
-    before = None if record is None else record.weights
     model = add(
         model,
         name,
         stored.factories,
-        lambda space: stored.scales[space.layer],
+        functools.partial(_filled, stored=stored),
         list(stored.trained),
         stored.start,
     )
-    try:
-        _fill(model, name, stored)
-    except BaseException:
-        remove(model, name)
-        if before is not None:
-            set_use(model, record_of(model), before)
-        raise
+    for key, tensor in named_tensors(model, stored.trained).items():
+        tensor.data.copy_(stored.trained[key])
     record_of(model).adapters[name].source = where
     freeze(model, name, not trainable)
     mark = "trained on" if trainable else "not trained"
@@ -176,7 +174,7 @@ def _folder(path: str | os.PathLike[str], revision: str | None) -> tuple[Path, s
     Raises:
         UserError: if there is none.
     """
-    given = Path(path)
+    given = path_of("path", path)
     if found := adapter_folder.find(given):
         if revision is not None:
             raise UserError(
@@ -208,7 +206,7 @@ def stored_of(model: nn.Module, name: str | None = None) -> Stored:
         UserError: if there is no such adapter.
     """
     record = record_of(model)
-    check_enabled(record, "save")
+    check_free(record, "save")
     name = record.in_use(name)
     hold(model, record)
     adapter, layers = record.adapters[name], maps_of(model, name)
@@ -230,7 +228,11 @@ def stored_of(model: nn.Module, name: str | None = None) -> Stored:
         shapes={layer: space.shape for layer, (_, space) in layers.items()},
         coefficients=coefficients,
         trained=trained,
-        fingerprints={layer: space.fingerprint() for layer, (_, space) in layers.items()},
+        fingerprints={
+            layer: space.fingerprint()
+            for layer, (_, space) in layers.items()
+            if coefficients[layer]
+        },
         base=_about(model),
         source=adapter.source if hub.is_pinned(adapter.source) else "",
     )
@@ -246,7 +248,7 @@ def _about(model: nn.Module) -> dict[str, str]:
 
 
 def _check_fits(model: nn.Module, stored: Stored) -> None:
-    """Raise UserError naming what a network lacks, or has in another shape."""
+    """Raise UserError naming what a network lacks, or has in another shape or dtype."""
     layers = {name: layer.shape for name, layer in swappable(model).items()}
     for name, shape in stored.shapes.items():
         if name not in layers:
@@ -266,40 +268,38 @@ def _check_fits(model: nn.Module, stored: Stored) -> None:
                 f"{stored.where} is of another network: {name} is {tuple(tensor.shape)}, here "
                 f"{there or 'missing'}"
             )
+        _check_dtype(f"{stored.where}: {name}", state[name], tensor)
 
 
 @torch.no_grad()
-def _fill(model: nn.Module, name: str, stored: Stored) -> None:
-    """Copy what was read into an adapter that was just added.
+def _filled(space: WeightParameterization, stored: Stored) -> float:
+    """Give a map, before any layer has it, the coefficients that were read; returns its s.
 
     Raises:
-        UserError: if a basis was rebuilt differently here.
+        UserError: if its basis was rebuilt differently here, or digits would be lost.
     """
-    for layer, (_, space) in maps_of(model, name).items():
-        wanted = stored.fingerprints.get(layer)
-        if wanted is not None and (here := space.fingerprint()) != wanted:
-            raise UserError(
-                f"{stored.where}: {layer}: its coefficients belong to another basis (hash "
-                f"{wanted}, here {here}); it was made from another W0, or by another version"
-            )
-        own = dict(space.named_parameters())
-        for key, tensor in stored.coefficients[layer].items():
-            _copy(f"{stored.where}: {layer}", own[key], tensor)
-    for key, tensor in named_tensors(model, stored.trained).items():
-        _copy(f"{stored.where}: {key}", tensor, stored.trained[key])
+    layer = space.layer
+    wanted = stored.fingerprints.get(layer)
+    if wanted is not None and (here := space.fingerprint()) != wanted:
+        raise UserError(
+            f"{stored.where}: {layer}: its coefficients belong to another basis (hash {wanted}, "
+            f"here {here}); it was made from another W0, or by another version"
+        )
+    own = dict(space.named_parameters())
+    for key, tensor in stored.coefficients[layer].items():
+        _check_dtype(f"{stored.where}: {layer}", own[key], tensor)
+        own[key].copy_(tensor)
+    return stored.scales[layer]
 
 
-def _copy(what: str, into: Tensor, tensor: Tensor) -> None:
-    """Copy numbers, unless digits would be lost.
-
-    Raises:
-        UserError: if they would.
-    """
-    here = into.dtype
-    if torch.promote_types(tensor.dtype, here) != here:
-        names = [str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, here)]
+def _check_dtype(what: str, here: Tensor, tensor: Tensor) -> None:
+    """Raise UserError if a tensor is of numbers of another kind, or would lose digits."""
+    if (
+        here.is_floating_point() != tensor.is_floating_point()
+        or torch.promote_types(tensor.dtype, here.dtype) != here.dtype
+    ):
+        names = [str(each.dtype).removeprefix("torch.") for each in (tensor, here)]
         raise UserError(
             f"{what} is in {names[0]}, and here in {names[1]}, which would lose digits: give a "
             f"network in {names[0]}"
         )
-    into.copy_(tensor)

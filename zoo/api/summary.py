@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from zoo.api.arguments import check_network, finite, numbers_by_name
 from zoo.api.record import find_record
 from zoo.api.targets import find_tensors
 from zoo.errors import UserError
@@ -78,7 +79,8 @@ def summary(model: nn.Module) -> Summary:
     Args:
         model: a network that `zoo.adapt` or `zoo.parameterize` has changed, or any other.
     """
-    found, record, layers = counts(model), find_record(model), zoo_layers(model)
+    record = find_record(model)
+    found, layers = counts(model), zoo_layers(model)
     inside = tuple(f"{name}.parameterization." for name in layers)
     besides = [
         name
@@ -117,6 +119,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     >>> list(zoo.trainable(zoo.adapt(torch.nn.Linear(8, 8), zoo.LoRA, rank=2)))
     ['parameterization.lora_A', 'parameterization.lora_B']
     """
+    check_network(model)
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -146,11 +149,12 @@ def param_groups(
             "nothing of this network is trained: load the adapter with trainable=True, or name one "
             "with zoo.use"
         )
+    lr, weight_decay = finite("lr", lr), finite("weight_decay", weight_decay)
     own: dict[nn.Parameter, float] = {}
-
     parameters = dict(model.named_parameters())
-    for pattern, rate in (rates or {}).items():
-        names = [name for name in find_tensors(model, pattern) if name in parameters]
+    for pattern, rate in numbers_by_name("rates", rates or {}).items():
+        found = find_tensors(model, pattern, "rates", coefficients=True)
+        names = [name for name in found if name in parameters]
         own |= {parameters[name]: rate for name in names}
     groups = parameter_groups(model, lr, weight_decay, own)
     return [{key: value for key, value in group.items() if key != "muon"} for group in groups]

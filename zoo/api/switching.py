@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from zoo.api.arguments import numbers_by_name, shown
 from zoo.api.record import ATTRIBUTE, Record, named_tensors, record_of, update_record_of
 from zoo.api.transformers import unwire
 from zoo.errors import UserError
@@ -38,11 +39,11 @@ def use(model: nn.Module, adapters: str | Mapping[str, float] | None) -> nn.Modu
     if isinstance(adapters, str):
         weights = {adapters: 1.0}
     else:
-        weights = {name: float(a) for name, a in (adapters or {}).items() if a != 0}
-    for name in adapters if isinstance(adapters, Mapping) else weights:
+        weights = {} if adapters is None else numbers_by_name("weights", adapters)
+    for name in weights:
         record.named(name)
-    check_enabled(record, "use")
-    set_use(model, record, weights)
+    check_free(record, "use")
+    set_use(model, record, {name: a for name, a in weights.items() if a != 0})
     return model
 
 
@@ -101,31 +102,37 @@ def rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[nn.Module]:
             can have one of only; or if a layer gets another number of rows.
     """
     record = update_record_of(model, "rows")
-    for name in dict.fromkeys(names):
+    if isinstance(names, str) or not isinstance(names, Sequence) or not names:
+        raise UserError(
+            f"rows takes a list with the name of an adapter for each row of the batch, got "
+            f"{shown(names)}"
+        )
+    for name in names:
         if name is not None and (besides := record.named(name).trained):
             raise UserError(
                 f"adapter {name!r} trains {next(iter(besides))} besides, of which rows of a batch "
                 "cannot each have their own: use the adapters one after the other"
             )
-    check_enabled(record, "rows")
-    if not names:
-        raise UserError("rows takes the name of an adapter for each row of the batch, got none")
+    check_free(record, "rows")
     layers, route = zoo_layers(model), RowByRow(names)
     wrap(layers, record)
+    record.by_rows = True
     try:
         for layer in layers.values():
             layer.route = route
         yield model
     finally:
+        record.by_rows = False
         for layer in layers.values():
             layer.route = None
         arrange(layers, record)
 
 
-def check_enabled(record: Record, what: str) -> None:
-    """Refuse what cannot be done while adapters are disabled."""
-    if record.disabled:
-        raise UserError(f"{what} is not possible within zoo.disabled: do it outside")
+def check_free(record: Record, what: str) -> None:
+    """Refuse what cannot be done while adapters are disabled, or each is of some rows."""
+    if record.disabled or record.by_rows:
+        within = "disabled" if record.disabled else "rows"
+        raise UserError(f"{what} is not possible within zoo.{within}: do it outside")
 
 
 def remove(model: nn.Module, name: str) -> nn.Module:
@@ -149,7 +156,7 @@ def remove(model: nn.Module, name: str) -> nn.Module:
     """
     record = update_record_of(model, "remove")
     record.named(name)
-    check_enabled(record, "remove")
+    check_free(record, "remove")
     if name in record.weights:
         set_use(model, record, {})
     layers = zoo_layers(model)
@@ -188,7 +195,7 @@ def merged(model: nn.Module, copy: bool = True) -> nn.Module:
             was.
     """
     record = record_of(model)
-    check_enabled(record, "merged")
+    check_free(record, "merged")
     plain = merge(model, copy)
     for key, p in plain.named_parameters():
         p.requires_grad_(key in record.needed_grad)

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 from torch import nn
 
+from zoo.api.arguments import shown
 from zoo.errors import UserError, did_you_mean
+from zoo.layers.convert import zoo_layers
 from zoo.layers.names import matches, summary
 from zoo.layers.presets import PRESETS, Preset
 from zoo.layers.swap import Swappable, swappable
@@ -45,20 +47,24 @@ def find_targets(
             "embedding; give a network that has"
         )
     chosen: dict[str, None] = {}
-    for pattern in _listed(targets):
+    for pattern in _listed(targets, "targets"):
         found = _matched(model, layers, pattern, "targets")
         if pattern == "all":
             found = [name for name in found if f"{name}.weight" not in besides]
         chosen |= dict.fromkeys(found)
-    for pattern in _listed(exclude):
+    for pattern in _listed(exclude, "exclude"):
         for name in _matched(model, layers, pattern, "exclude"):
             chosen.pop(name, None)
+    if not targets:
+        raise UserError("targets names no layer: give 'all', or names of layers")
     if not chosen:
         raise UserError("exclude leaves no layer of the targets: give a narrower one")
     return [name for name in layers if name in chosen]
 
 
-def find_tensors(model: nn.Module, patterns: Patterns, argument: str = "train") -> list[str]:
+def find_tensors(
+    model: nn.Module, patterns: Patterns, argument: str = "train", coefficients: bool = False
+) -> list[str]:
     """Return the names of the parameters of modules that patterns match, or that they match alone.
 
     What a module keeps besides, as running statistics, comes with it. Of a tensor that has several
@@ -68,26 +74,31 @@ def find_tensors(model: nn.Module, patterns: Patterns, argument: str = "train") 
         model: the network.
         patterns: as for `find_targets`, without presets.
         argument: what to call them in a message.
+        coefficients: whether parameters of maps are among them.
 
     Raises:
         UserError: if a pattern matches nothing that has a parameter.
     """
+    maps = () if coefficients else tuple(f"{name}.parameterization" for name in zoo_layers(model))
     modules = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    modules = [name for name in modules if not name.startswith(maps)]
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    buffers = persistent_buffers(model)
-    state = [*parameters, *buffers]
+    state = [*parameters, *persistent_buffers(model)]
+    state = [name for name in state if not name.startswith(maps)]
     first: dict[int, str] = {}
     for name, p in parameters.items():
         first.setdefault(id(p), name)
     found: dict[str, None] = {}
-    for pattern in _listed(patterns):
+    for pattern in _listed(patterns, argument):
         inside = tuple(f"{name}." for name in modules if is_match(name, pattern))
         own = [name for name in state if name.startswith(inside) or is_match(name, pattern)]
         if not own:
             ends = dict.fromkeys(name.rpartition(".")[2] for name in (*modules, *state))
             words = [end for end in ends if not end.isdigit()]
             near = did_you_mean(_text(pattern), words, f"there are {', '.join(words[:12])}", 3)
-            raise UserError(f"{argument}: {_text(pattern)!r} matches no module or parameter{near}")
+            raise UserError(
+                f"{argument}: {shown(_text(pattern))} matches no module or parameter{near}"
+            )
         names = (first[id(parameters[n])] if n in parameters else n for n in own)
         found |= dict.fromkeys(names)
     return list(found)
@@ -152,22 +163,24 @@ def _matched(
     plain = [name for name in found if layers[name].kind != "embedding"]
     if not found:
         near = did_you_mean(_text(pattern), _words(layers), f"there are {summary(layers)}", 3)
-        raise UserError(f"{argument}: {_text(pattern)!r} matches no layer{near}")
+        raise UserError(f"{argument}: {shown(_text(pattern))} matches no layer{near}")
     return plain or found
 
 
-def _listed(patterns: Patterns) -> list[Pattern]:
+def _listed(patterns: Patterns, argument: str) -> list[Pattern]:
     """Return a list of one or several patterns.
 
     Raises:
         UserError: for anything that is no pattern.
     """
-    several = [patterns] if isinstance(patterns, str | re.Pattern) else list(patterns)
+    alone = isinstance(patterns, str | bytes | re.Pattern) or not isinstance(patterns, Iterable)
+    several: list[Any] = [patterns] if alone else list(patterns)  # type: ignore[arg-type]
     for each in several:
-        if not isinstance(each, str | re.Pattern) or each == "":
+        text = each.pattern if isinstance(each, re.Pattern) else each
+        if not isinstance(text, str) or each == "":
             raise UserError(
-                f"{each!r} names no layers: give a preset, a glob such as 'blocks.*', or a "
-                "compiled regular expression"
+                f"{argument}: {shown(each)} names no layers: give a preset, a glob such as "
+                "'blocks.*', a compiled regular expression, or a list of these"
             )
     return several
 

@@ -42,6 +42,7 @@ class Adapters(WeightParameterization):
         self.maps = nn.ModuleDict(maps)
         self.scales = dict(scales)
         self.weights: dict[str, float] = {}
+        self.training = self.maps.training = first.training
 
     def of(self, name: str) -> WeightParameterization | None:
         """Return the map of this name; None if the layer has none."""

@@ -249,8 +249,8 @@ class ZooLayer(BaseHolder, ABC):
 
     def _read_weight(self) -> Tensor:
         base = self._parameters.get("weight")
-        if hasattr(base, "_local_tensor"):  # a part of it, which FSDP asks for between passes
-            return base  # type: ignore[return-value]
+        if base is not None and (self._is_base or hasattr(base, "_local_tensor")):
+            return base  # also a part of it, which FSDP asks for between passes
         if is_compiling() or self._is_replica:
             return self.as_stored(self.merged_weight())
         return WeightView(self)

@@ -82,7 +82,10 @@ def swap(
         space, w0 = made[first[name]]
         try:
             s = scale(space) if callable(scale) else scale
+            space.train(layer.training)
             new[name] = _successor(layer, space, w0, s, recompute, usual)
+        except UserError:
+            raise
         except ValueError as error:
             raise UserError(f"{name or 'the model'}: {type(space).__name__} {error}") from error
         new[name].stores_base = base is not None
@@ -148,9 +151,9 @@ def named_layers(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]
 
 
 def make_map(
-    name: str, layer: ZooLayer, factory: ParameterizationFactory
-) -> WeightParameterization:
-    """Make one more map of a parameterized layer that has a base, W = 0 at the start.
+    name: str, layer: ZooLayer, factory: ParameterizationFactory, scale: Scale = 1.0
+) -> tuple[WeightParameterization, float]:
+    """Make one more map of a parameterized layer that has a base, W = 0 at the start; and its s.
 
     Raises:
         UserError: naming the layer, if there is no such map.
@@ -162,12 +165,14 @@ def make_map(
         return base.detach()
 
     old = Replaced(layer.parameterization.shape, layer.base_dtype, layer.device, matrix)
-    space = begin(name, factory, old, "update")
+    space = begin(name, factory, old, "update").train(layer.training)
     try:
         layer.check_map(space)
+        return space, scale(space) if callable(scale) else scale
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{name or 'the model'}: {type(space).__name__} {error}") from error
-    return space
 
 
 def replaced(name: str, layer: nn.Module, usual: torch.dtype) -> Replaced:

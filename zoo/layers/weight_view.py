@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from zoo.errors import UserError
+
 OF_A_TENSOR = (
     "shape",
     "dtype",
@@ -152,5 +154,11 @@ def _writes(func: Callable[..., Any]) -> bool:
 def _built(value: Any) -> Any:
     if not isinstance(value, WeightView):
         return value
+    if value.layer.route is not None:
+        raise UserError(
+            f"another module reads the weight of {value.layer.parameterization.layer}, of which "
+            "rows of a batch cannot each have their own: leave it out of the targets, or use the "
+            "adapters one after the other"
+        )
     weight = value.layer.as_stored(value.layer.merged_weight())
     return weight.detach() if value.detached else weight

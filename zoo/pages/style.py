@@ -29,7 +29,7 @@ try:
     from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 except ModuleNotFoundError:
     raise UserError(
-        "figures need matplotlib, which is not installed: pip install 'zoo[lab]'"
+        "figures need matplotlib, which is not installed: pip install -e '.[lab]'"
     ) from None
 
 SETTINGS = rc_params_from_file(Path(__file__).with_name("zoo.mplstyle"), use_default_template=False)

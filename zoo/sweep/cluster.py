@@ -165,7 +165,7 @@ def prepare(address: str | None) -> None:
     """
     os.environ.update(QUIET if address is None else QUIET | IMPATIENT)
     if not all(map(importlib.util.find_spec, ("ray", "pyarrow"))):
-        raise UserError("a sweep needs Ray Tune, which is not installed: pip install 'zoo[sweep]'")
+        raise UserError("a sweep needs Ray Tune, which is not installed: pip install -e '.[sweep]'")
     if address is not None:
         _check_address(address)
 

@@ -15,7 +15,7 @@ from zoo.files.access import read_json
 from zoo.files.paths import ADAPTER
 from zoo.files.tensors import read_tensors
 from zoo.files.trust import NOBODY, Trust
-from zoo.runs import adapter_folder
+from zoo.runs import adapter_config, adapter_folder
 from zoo.runs.peft import (
     adalora,
     c3a,
@@ -117,7 +117,7 @@ def read(
                 f"{option} is for a file of loralib's; '{folder}' has a {CONFIG}, which says it: "
                 f"drop {option}"
             )
-    if (folder / adapter_folder.CONFIG).is_file():
+    if (folder / adapter_config.CONFIG).is_file():
         stored = adapter_folder.read(folder, trust=trust)
         return checked(stored.where, adapter_folder.as_adapter(stored))
     file = next((folder / name for name in (TENSORS, BINARY) if (folder / name).is_file()), None)
