@@ -74,6 +74,10 @@ DAMAGE = {
     "fingerprint": lambda f: config(f, lambda c: c.update(fingerprints={"0": "a\nb"})),
     "fingerprints": lambda f: config(f, lambda c: c.update(fingerprints={"0": ["a"]})),
     "long print": lambda f: config(f, lambda c: c.update(fingerprints={"0": "a\n" * 9999})),
+    "metrics": lambda f: config(f, lambda c: c.update(metrics={"accuracy": "high"})),
+    "huge metric": lambda f: config(f, lambda c: c.update(metrics={"accuracy": 10**400})),
+    "data": lambda f: config(f, lambda c: c.update(data=["toy"])),
+    "source": lambda f: config(f, lambda c: c.update(source={})),
     "zero": lambda f: config(f, lambda c: c["maps"][0].update(scale=0)),
     "class": lambda f: config(f, lambda c: c["maps"][0].update(class_path="os.system")),
     "no class": lambda f: config(f, lambda c: c["maps"][0].update(class_path=7)),
@@ -223,6 +227,28 @@ def test_the_card_says_what_it_is_and_shows_texts_as_they_are(tmp_path):
     row = next(line for line in text.splitlines() if line.startswith("| Data"))
     assert re.sub(r"\\\|", "", row).count("|") == 3
     assert str(tmp_path) not in text + (folder / CONFIG).read_text()
+
+
+def test_what_was_loaded_is_saved_with_where_it_comes_from_and_what_it_reached(tmp_path):
+    folder = zoo.save(adapted(), tmp_path / "a", data="toy", metrics={"accuracy": 0.9})
+    known = {"base": {"class": "Sequential", "name_or_path": "me/base"}, "source": f"me/b at {SHA}"}
+    config(folder, lambda c: c.update(known))
+    known |= {"data": "toy", "metrics": {"accuracy": 0.9}}
+
+    def saved(name, trainable=False, **more):
+        net = zoo.load(made(), folder, trainable=trainable)
+        again = zoo.save(net, tmp_path / name, **more)
+        said = json.loads((again / CONFIG).read_text())
+        return {key: said.get(key) for key in known}, (again / "README.md").read_text()
+
+    said, text = saved("b")
+    assert said == known
+    assert all(word in text for word in ("me/base", f"me/b at {SHA}", "toy", "| accuracy | 0.9 |"))
+    assert saved("c", data="more", metrics={})[0] == known | {"data": "more", "metrics": None}
+    trained, text = saved("d", trainable=True)
+    assert trained == known | {"metrics": None} and "accuracy" not in text
+    config(folder, lambda c: c.update(source="/home/me"))
+    assert saved("e")[0]["source"] is None
 
 
 def test_escaped_text_is_one_line():

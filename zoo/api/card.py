@@ -15,15 +15,11 @@ from zoo.runs.adapter_config import spec_of
 from zoo.runs.adapter_folder import Stored
 
 
-def card(
-    stored: Stored, data: str | None = None, metrics: Mapping[str, float] | None = None
-) -> str:
+def card(stored: Stored) -> str:
     """Write a card in Markdown, in which whatever a user gave is text and no markup.
 
     Args:
         stored: the adapter.
-        data: what it was trained on.
-        metrics: what it reached, by name.
     """
     specs = [spec_of(factory) for factory in dict.fromkeys(stored.factories.values())]
     methods = dict.fromkeys(spec["class_path"].rpartition(".")[2] for spec in specs)
@@ -31,17 +27,18 @@ def card(
     coefficients = sum(t.numel() for own in stored.coefficients.values() for t in own.values())
     besides = sum(t.numel() for t in stored.trained.values())
     weights = sum(math.prod(shape) for shape in stored.shapes.values())
-    base = stored.base.get("name_or_path", "")
+    about = stored.about
+    base = about.base.get("name_or_path", "")
     rows = {
         "Parameterization": ", ".join(methods),
         "Settings": ", ".join(dict.fromkeys(settings)),
-        "Network": " ".join(filter(None, (stored.base.get("class", ""), base))),
+        "Network": " ".join(filter(None, (about.base.get("class", ""), base))),
         "Layers": f"{len(stored.shapes)}: {summary(stored.shapes)}",
         "Coefficients": f"{coefficients:,} of {weights:,} weights",
         "Trained besides": f"{besides:,} numbers: {summary(stored.trained)}" if besides else "",
-        "Began as": stored.source,
-        "Data": data or "",
-        **_numbers(metrics),
+        "Began as": about.source,
+        "Data": about.data,
+        **{name: f"{value:.4g}" for name, value in about.metrics.items()},
     }
     front = ["---", "library_name: zoo", "tags:", "- zoo", *(f"- {m.lower()}" for m in methods)]
     if re.fullmatch(r"[\w.-]+/[\w.-]+", base):
@@ -68,21 +65,18 @@ def card(
     )
 
 
-def _numbers(metrics: Any) -> dict[str, str]:
-    """Return metrics as the card has them.
+def numbers_of(metrics: Any) -> dict[str, float]:
+    """Return metrics as a file can have them.
 
     Raises:
         UserError: for anything but numbers by name.
     """
-    if metrics is not None and not isinstance(metrics, Mapping):
+    if not isinstance(metrics, Mapping):
         raise UserError(
             f"metrics are numbers by name, as {{'accuracy': 0.9}}, got {shown(metrics)}: give a "
             "mapping"
         )
-    return {
-        str(key): f"{number(f'the metric {key!r}', value):.4g}"
-        for key, value in (metrics or {}).items()
-    }
+    return {str(key): number(f"the metric {key!r}", value) for key, value in metrics.items()}
 
 
 def escaped(text: object) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -12,6 +13,9 @@ from zoo.layers.convert import Start, zoo_layers
 from zoo.layers.layer import ZooLayer
 from zoo.parameterizations import WeightParameterization
 from zoo.parameterizations.factory import ParameterizationFactory
+
+if TYPE_CHECKING:
+    from zoo.runs.adapter_config import About
 
 ATTRIBUTE = "_zoo_adapters"
 """The attribute of a network that has its record."""
@@ -27,14 +31,14 @@ class Adapter:
         trained: parameters that are trained besides, by name, with their values where the adapter
             is not in use.
         frozen: whether it is used without being trained.
-        source: where it was loaded from, with the commit of a hub's; empty for one made here.
+        about: where it comes from, of one that was loaded.
     """
 
     factories: dict[str, ParameterizationFactory]
     scales: dict[str, float]
     trained: dict[str, Tensor] = field(default_factory=dict)
     frozen: bool = False
-    source: str = ""
+    about: "About | None" = None
 
 
 @dataclass

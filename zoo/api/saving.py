@@ -5,6 +5,7 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 from zoo.api import hub
 from zoo.api.adapting import DEFAULT, add, check_name
 from zoo.api.arguments import check_network, path_of
-from zoo.api.card import card
-from zoo.api.record import find_record, maps_of, named_tensors, record_of
+from zoo.api.card import card, numbers_of
+from zoo.api.record import Adapter, find_record, maps_of, named_tensors, record_of
 from zoo.api.say import say
 from zoo.api.switching import check_free, freeze, hold
 from zoo.errors import UserError
@@ -23,7 +24,7 @@ from zoo.layers.names import summary
 from zoo.layers.swap import swappable
 from zoo.parameterizations import WeightParameterization
 from zoo.runs import adapter_folder
-from zoo.runs.adapter_config import CONFIG
+from zoo.runs.adapter_config import CONFIG, About
 from zoo.runs.adapter_folder import CARD, TENSORS, Stored
 
 
@@ -49,8 +50,9 @@ def save(
         model: an adapted network.
         folder: a new one, or one that holds an adapter if `overwrite`.
         name: of the adapter; by default the one in use.
-        data: what it was trained on, for the card.
-        metrics: what it reached, by name, for the card.
+        data: what it was trained on, for the card; by default what was said of one that was loaded.
+        metrics: what it reached, by name, for the card; by default what was said of one that was
+            loaded and is not trained on.
         overwrite: whether to replace an adapter that is there.
 
     Raises:
@@ -58,7 +60,11 @@ def save(
     """
     path = path_of("folder", folder)
     stored = stored_of(model, name)
-    text = card(stored, data, metrics)
+    given: dict[str, Any] = {} if data is None else {"data": str(data)}
+    if metrics is not None:
+        given["metrics"] = numbers_of(metrics)
+    stored = dataclasses.replace(stored, about=dataclasses.replace(stored.about, **given))
+    text = card(stored)
     ours = set(map(Path, (ADAPTER, CONFIG, CARD)))
     if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise UserError(f"'{path}' is there already: give another folder, or overwrite=True")
@@ -161,7 +167,9 @@ def load(
     )
     for key, tensor in named_tensors(model, stored.trained).items():
         tensor.data.copy_(stored.trained[key])
-    record_of(model).adapters[name].source = where
+    source = next(filter(hub.is_pinned, (where, stored.about.source)), "")
+    about = dataclasses.replace(stored.about, source=source)
+    record_of(model).adapters[name].about = about
     freeze(model, name, not trainable)
     mark = "trained on" if trainable else "not trained"
     say(f"{where}: {len(stored.factories)} layers, adapter {name!r}, {mark}")
@@ -233,12 +241,22 @@ def stored_of(model: nn.Module, name: str | None = None) -> Stored:
             for layer, (_, space) in layers.items()
             if coefficients[layer]
         },
-        base=_about(model),
-        source=adapter.source if hub.is_pinned(adapter.source) else "",
+        about=_about(model, adapter),
     )
 
 
-def _about(model: nn.Module) -> dict[str, str]:
+def _about(model: nn.Module, adapter: Adapter) -> About:
+    """Return where an adapter comes from: as its folder had it, or from its network.
+
+    What it reached no longer holds where it may have been trained on.
+    """
+    if (about := adapter.about) is None:
+        return About(base=_base(model))
+    metrics = about.metrics if adapter.frozen else {}
+    return dataclasses.replace(about, base={**_base(model), **about.base}, metrics=metrics)
+
+
+def _base(model: nn.Module) -> dict[str, str]:
     """Return what a network's class and name are; of a folder only the end of its path."""
     about = {"class": type(model).__name__}
     path = getattr(getattr(model, "config", None), "_name_or_path", "")

@@ -1,7 +1,7 @@
 """What `zoo_adapter.json` says of an adapter, written and read: what makes its maps, and of what.
 
     {"format": 1, "zoo_version": ..., "start": "update",
-     "base": {"class": ..., "name_or_path": ...}, "source": ...,
+     "base": {"class": ..., "name_or_path": ...}, "source": ..., "data": ..., "metrics": {name: x},
      "maps": [{"class_path": ..., "init_args": {...}, "scale": s, "layers": {name: [m, n]}}],
      "trained": [names], "fingerprints": {name: hash}, "prefix": ...}
 
@@ -11,7 +11,7 @@ It may be anyone's. A class that it names is one of zoo's, or one that the user 
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,8 +31,25 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
+class About:
+    """Where an adapter comes from and what it reached, as its card has it.
+
+    Args:
+        base: what is known of the network: `class` and `name_or_path`.
+        source: the hub's repository and commit that training began from, or nothing.
+        data: what it was trained on, or nothing.
+        metrics: what it reached, by name.
+    """
+
+    base: dict[str, str]
+    source: str = ""
+    data: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What makes an adapter's maps, and what is known of where it comes from.
+    """What makes an adapter's maps, and where it comes from.
 
     Args:
         start: what the layers' weights began as; `update` of frozen weights.
@@ -40,8 +57,7 @@ class Settings:
         scales: s of each layer.
         shapes: (out_features, in_features) of each layer's matrix.
         fingerprints: hashes of the fixed parts of maps, by layer.
-        base: what is known of the network: `class` and `name_or_path`.
-        source: the hub's repository and commit that training began from, or nothing.
+        about: for the card.
     """
 
     start: Start
@@ -49,8 +65,7 @@ class Settings:
     scales: dict[str, float]
     shapes: dict[str, tuple[int, int]]
     fingerprints: dict[str, str]
-    base: dict[str, str]
-    source: str = ""
+    about: About
 
 
 # ---- Written -------------------------------------------------------------------------------------
@@ -72,16 +87,17 @@ def written(settings: Settings, trained: Sequence[str], prefix: str = "") -> dic
         spec = {**spec_of(factory), "scale": settings.scales[name]}
         group = groups.setdefault(json.dumps(spec, sort_keys=True), {**spec, "layers": {}})
         group["layers"][name] = list(settings.shapes[name])
+    about = settings.about
+    known = {"source": about.source, "data": about.data, "metrics": about.metrics, "prefix": prefix}
     return {
         "format": FORMAT,
         "zoo_version": __version__,
         "start": settings.start,
-        "base": settings.base,
+        "base": about.base,
         "maps": list(groups.values()),
         "trained": list(trained),
         "fingerprints": settings.fingerprints,
-        **({"source": settings.source} if settings.source else {}),
-        **({"prefix": prefix} if prefix else {}),
+        **{key: value for key, value in known.items() if value},
     }
 
 
@@ -149,7 +165,6 @@ def read_settings(
     prints = config.get("fingerprints", dict, {})
     if not all(isinstance(text, str) and len(text) <= 1000 for text in prints.values()):
         raise config.damaged("fingerprints")
-    about = {str(key): str(value) for key, value in config.get("base", dict, {}).items()}
     start = config.get("start", str)
     if start not in get_args(Start):
         raise config.damaged("start")
@@ -159,10 +174,23 @@ def read_settings(
         scales=scales,
         shapes=shapes,
         fingerprints=prints,
-        base=about,
+        about=_about(config),
     )
     declared = set(map(str, config.get("trained", list)))
     return settings, declared, config.get("prefix", str, "")
+
+
+def _about(config: Entries) -> About:
+    """Return where an adapter comes from; folders of before say less."""
+    metrics = config.get("metrics", dict, {})
+    if not all(type(x) is float or type(x) is int and abs(x) < 2**53 for x in metrics.values()):
+        raise config.damaged("metrics")
+    return About(
+        base={str(key): str(value) for key, value in config.get("base", dict, {}).items()},
+        source=config.get("source", str, ""),
+        data=config.get("data", str, ""),
+        metrics=metrics,
+    )
 
 
 def factory_of(

@@ -211,11 +211,11 @@ def as_adapter(stored: Stored) -> Adapter:
             f"{stored.where} is a network from scratch, which no command can make: load it in "
             "Python, zoo.load"
         )
-    name = stored.base.get("class", "")
+    name = stored.about.base.get("class", "")
     config = {
         "peft_type": "of zoo's",
         "task_type": next((t for end, t in TASKS.items() if name.endswith(end)), name),
-        "base_model_name_or_path": stored.base.get("name_or_path"),
+        "base_model_name_or_path": stored.about.base.get("name_or_path"),
     }
     updates: dict[str, Update] = {}
     for layer, factory in stored.factories.items():
