@@ -16,8 +16,9 @@ from zoo.files.trust import NOBODY, Trust
 from zoo.sweep.stop import Stop
 
 if TYPE_CHECKING:
+    from zoo.cli.fit.lightning_cli import ZooCLI
     from zoo.sweep.cluster import Share
-    from zoo.sweep.plan import Sweep, Trial
+    from zoo.sweep.plan import Method, Sweep, Trial
     from zoo.sweep.schedule import Schedule
 
 
@@ -77,6 +78,7 @@ def sweep(
     from zoo.files.access import check_writable
     from zoo.sweep import stop
     from zoo.sweep.cluster import connected, prepare, share, silence
+    from zoo.sweep.match import matched
     from zoo.sweep.read import TRIALS, read
     from zoo.sweep.record import Record, lock
     from zoo.sweep.schedule import Schedule
@@ -92,6 +94,7 @@ def sweep(
     given = out or f"runs/{Path(config).stem}"
     folder = Path(given).absolute()
     check_writable(folder, "--out")
+    plan = matched(plan, lambda method: built(first_trial(plan, method), given))
     record = Record(folder)
     there = plan.among(sorted(os.listdir(folder)) if folder.is_dir() else ())
     record.check(there)
@@ -205,25 +208,37 @@ def build(plan: "Sweep", there: Sequence["Trial"], out: str) -> None:
         if words(trial) - seen:
             todo.append(trial)
         seen |= words(trial)
-    if not todo:
-        return
-    from zoo.cli.console import quiet
-    from zoo.cli.fit import messages
-    from zoo.cli.fit.command import command_line
-
-    quiet()
     for trial in todo:
-        try:
-            logger = command_line([], trial.words(out)[1:]).config["trainer"].get("logger")
-        except Exception as error:
-            if mistake := messages.user_error(error):
-                raise UserError(f"{trial.method}: {mistake}") from error
-            raise
+        logger = built(trial, out).config["trainer"].get("logger")
         if logger not in (None, True):
             raise UserError(
                 f"{trial.method}: its config has {logger!r} as trainer.logger, and a run of a "
                 "sweep needs zoo's own"
             )
+
+
+def first_trial(plan: "Sweep", method: "Method") -> "Trial":
+    """Return the trial of a method at its first point."""
+    return method.trial(method.points[0], plan.seeds[0], plan.labels)
+
+
+def built(trial: "Trial", out: str) -> "ZooCLI":
+    """Build a trial's task, data and trainer.
+
+    Raises:
+        UserError: naming the method, and what is wrong with it.
+    """
+    from zoo.cli.console import quiet
+    from zoo.cli.fit import messages
+    from zoo.cli.fit.command import command_line
+
+    quiet()
+    try:
+        return command_line([], trial.words(out)[1:])
+    except Exception as error:
+        if mistake := messages.user_error(error):
+            raise UserError(f"{trial.method}: {mistake}") from error
+        raise
 
 
 def commands(schedule: "Schedule", out: str, trust: Sequence[str]) -> list[str]:

@@ -10,12 +10,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from zoo.files.plain import parse_yaml
 from zoo.files.trust import DOTTED, LIBRARIES, OPTION, OURS, PLACES
 from zoo.sweep.names import Point, stem, word
 
+Match = Literal["flops", "tokens"]
 ENDS = ("trainer.callbacks", "trainer.max_epochs", "trainer.max_time")
 """Options besides `trainer.max_steps` that can end a run."""
 SEED = "-seed="
@@ -127,12 +128,14 @@ class Sweep:
         seeds: the seeds that are reported.
         search_seed: the seed of the search; None without a search.
         labels: what trials' names call each option.
+        match: what all methods have as much of (`zoo.sweep.match`), or None.
     """
 
     methods: tuple[Method, ...]
     seeds: tuple[int, ...]
     search_seed: int | None
     labels: Mapping[str, str]
+    match: Match | None = None
 
     def searches(self, method: Method) -> bool:
         """Say whether a method has something to choose."""

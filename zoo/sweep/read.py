@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from zoo.cli.fit.config_files import find, is_pipe, load, shipped
 from zoo.errors import UserError, did_you_mean
 from zoo.files.plain import DEEPEST
 from zoo.runs.names import short_names
 from zoo.sweep.names import Point, config_names, label, shown, stem
-from zoo.sweep.plan import Method, Sweep, count, digest
+from zoo.sweep.plan import Match, Method, Sweep, count, digest
 
-KEYS = ("config", "options", "grid", "search", "seeds")
+KEYS = ("config", "options", "grid", "search", "seeds", "match")
 OURS = (
     "name",
     "seed_everything",
@@ -123,7 +123,17 @@ def parse(raw: Mapping[str, Any], folder: Path, most: int = TRIALS) -> Sweep:
             point = dict(zip(axes, values, strict=True))
             methods.append(_method(point, base, options, points, labels, folder, files))
     _check(methods, labels)
-    return Sweep(tuple(methods), seeds, search_seed, labels)
+    return Sweep(tuple(methods), seeds, search_seed, labels, _match(raw.get("match")))
+
+
+def _match(value: Any) -> Match | None:
+    if value is not None and value not in get_args(Match):
+        raise UserError(
+            f"match takes {' or '.join(get_args(Match))}, of which all methods then have as much, "
+            f"got {shown(value)}"
+        )
+    found: Match | None = value
+    return found
 
 
 def _check_count(

@@ -1,7 +1,4 @@
-"""Runs beside each other: which may be compared, what was searched, means, gaps and tests.
-
-A report shows this.
-"""
+"""Runs beside each other: which may be compared, what was searched, means, gaps and tests."""
 
 import math
 from collections import Counter, defaultdict
@@ -16,6 +13,7 @@ from zoo.runs.finished_runs import FinishedRun, Skipped, damaged
 from zoo.runs.names import besides, method_names, short, told_apart
 from zoo.runs.run_files import COSTS
 from zoo.studies.report.costs import frontiers
+from zoo.studies.report.scaling import scalings
 from zoo.studies.statistics import interval, mean_sd, paired, tost
 
 LEVEL = 0.05
@@ -25,7 +23,7 @@ MARGIN = 0.024
 GROUP = 0.15
 """How far apart, as a share, two counts of one budget may be."""
 LAST = 3
-"""How many validations the terminal variation is taken over at least."""
+"""Validations that the terminal variation is over at least."""
 
 
 def compare(
@@ -49,12 +47,12 @@ def compare(
     """
     alike = _grouped(runs, lambda run: frozen(run.conditions))
     firsts = [group[0] for group in alike.values()]
-    names = told_apart([run.subject for run in firsts], [run.conditions for run in firsts])
-    groups = zip(names, alike.values(), strict=True)
+    shared = [run.conditions for run in firsts]
+    groups = zip(told_apart([run.subject for run in firsts], shared), alike.values(), strict=True)
     comparisons = [_comparison(name, group, margin, reference, trust) for name, group in groups]
     if reference is not None and not any(comparison["reference"] for comparison in comparisons):
         known = dict.fromkeys(
-            method["method"] for comparison in comparisons for method in comparison["methods"]
+            method["method"] for each in comparisons for method in each["methods"]
         )
         raise UserError(
             f"no method {reference!r}; {option('reference')} takes one of: {'; '.join(known)}"
@@ -63,6 +61,7 @@ def compare(
         "margin": margin,
         "level": LEVEL,
         "skipped": [item._asdict() for item in skipped],
+        "scalings": scalings(list(zip(shared, comparisons, strict=True))),
         "comparisons": sorted(comparisons, key=lambda comparison: -len(comparison["runs"])),
     }
 

@@ -31,6 +31,7 @@ from zoo.studies.report.families import (
     share,
     sorted_budgets,
 )
+from zoo.studies.report.scaling_figure import loss_by_compute
 
 SETTLED = 0.3
 """Share of training after which a loss is as low as the axis has to show."""
@@ -42,9 +43,12 @@ def figures(data: Data) -> dict[str, Figure]:
 
     Returns:
         For each comparison loss_by_parameters, loss_by_cost, gaps, loss_by_stable_rank,
-        rank_over_training, loss_over_training and rate_sensitivity, less those without data.
+        rank_over_training, loss_over_training and rate_sensitivity, less those without data; and of
+        each family of sizes loss_by_compute.
     """
     drawn: dict[str, Figure] = {}
+    for i, scaling in enumerate(data.get("scalings", ())):
+        drawn[compute_name(i)] = loss_by_compute(scaling)
     for comparison, suffix in zip(data["comparisons"], suffixes(data), strict=True):
         of_comparison = {
             "loss_by_parameters": loss_by_parameters(comparison),
@@ -57,6 +61,11 @@ def figures(data: Data) -> dict[str, Figure]:
         }
         drawn |= {name + suffix: figure for name, figure in present(of_comparison).items()}
     return drawn
+
+
+def compute_name(number: int) -> str:
+    """Return the name of the figure of a family of sizes."""
+    return f"loss_by_compute{f'_{number + 1}' * (number > 0)}"
 
 
 def suffixes(data: Data) -> list[str]:

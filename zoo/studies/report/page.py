@@ -4,7 +4,8 @@ from zoo.pages.data import Data, unique
 from zoo.pages.html import PAGE, Drawings, render
 from zoo.pages.numbers import typeset
 from zoo.studies.report import sentences
-from zoo.studies.report.figures import suffixes
+from zoo.studies.report.figures import compute_name, suffixes
+from zoo.studies.report.scaling_figure import fits_table
 from zoo.studies.report.tables import methods_table, runs_table, search_table
 
 
@@ -24,7 +25,16 @@ def page(data: Data, drawings: Drawings, layout: str = PAGE) -> str:
         )
         for comparison, suffix in zip(data["comparisons"], suffixes(data), strict=True)
     ]
-    return render("studies/report/page.html.j2", title, data, layout, comparisons=comparisons)
+    scalings = [
+        {
+            "name": scaling["name"],
+            "fits": fits_table(scaling),
+            "drawings": {compute_name(i): drawings[compute_name(i)]},
+        }
+        for i, scaling in enumerate(data.get("scalings", ()))
+    ]
+    found = {"comparisons": comparisons, "scalings": scalings}
+    return render("studies/report/page.html.j2", title, data, layout, **found)
 
 
 def _comparison(data: Data, comparison: Data, drawings: Drawings) -> Data:

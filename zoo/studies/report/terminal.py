@@ -2,6 +2,7 @@
 
 from zoo.pages.data import Data
 from zoo.pages.terminal import hanging, table
+from zoo.studies.report.scaling_figure import fits_table
 from zoo.studies.report.sentences import notes
 from zoo.studies.report.tables import cost_table, terminal_table
 
@@ -17,6 +18,7 @@ COST = (
 def printed(report: Data) -> str:
     """Return the comparisons one by one, and what was left out."""
     parts = [describe(comparison, report) for comparison in report["comparisons"]]
+    parts += [_scaling(scaling) for scaling in report.get("scalings", ())]
     parts += [_skipped(report["skipped"])] if report["skipped"] else []
     return "\n\n".join(parts)
 
@@ -41,6 +43,15 @@ def describe(comparison: Data, data: Data) -> str:
     if (costs := cost_table(comparison)) is not None:
         said += ["", *table(costs, gap=2), "", hanging(f"cost    {COST}")]
     return "\n".join([*said, *(hanging(f"note    {note}") for note in notes(comparison))])
+
+
+def _scaling(scaling: Data) -> str:
+    """Return the exponents of loss in compute over networks of several sizes."""
+    count = len({str(point["sizes"]) for point in scaling["points"]})
+    said = [hanging(f"loss by compute, over {count} networks: {scaling['name']}")]
+    if (fits := fits_table(scaling)) is not None:
+        said += [hanging(fits.caption), "", *table(fits)]
+    return "\n".join(said)
 
 
 def _skipped(skipped: list[dict[str, str]]) -> str:
