@@ -211,3 +211,25 @@ def test_import_is_light():
         "assert 'torch' not in sys.modules; zoo.DCT; zoo.adapt; assert 'tasks' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["LoRA", "DCT", "DoRA", "PiSSA", "VeRA"])
+def test_what_is_made_in_inference_mode_can_be_trained(name, tmp_path):
+    folder = zoo.save(train(adapted(name)), tmp_path / "a")
+    y = zoo.load(made(), folder)(x())
+    for net in (made(), adapted("DCT")):
+        with torch.inference_mode():
+            net = zoo.use(zoo.load(net, folder, name="b", trainable=True), "b")
+            assert torch.allclose(net(x()), y, atol=1e-6)
+            assert torch.allclose(zoo.merged(net)(x()), y, atol=1e-5)
+        assert not torch.allclose(train(net)(x()), y, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["LoRA", "DCT", "DoRA"])
+@pytest.mark.parametrize("besides", [None, "head"])
+def test_nothing_is_loaded_where_there_are_no_numbers(name, besides, tmp_path):
+    folder = zoo.save(adapted(name, train=besides), tmp_path / "a")
+    net = made().to("meta")
+    with pytest.raises(zoo.UserError, match="meta device"):
+        zoo.load(net, folder)
+    assert not zoo_layers(net)

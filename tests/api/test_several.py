@@ -3,9 +3,11 @@
 import pytest
 import torch
 from adapting import assert_same_state, made, settings_of, state, train, x
+from networks import assert_same, state_of
 from torch import nn
 
 import zoo
+from zoo.api import record as records
 from zoo.layers.convert import zoo_layers
 
 
@@ -161,3 +163,89 @@ def test_mistakes_with_adapters_leave_them_as_they_were(tmp_path):
             call()
         assert torch.equal(net(x()), y)
         assert_same_state(net, before)
+
+
+class Tied(nn.Module):
+    """An embedding and a head of one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(9, 6)
+        self.head = nn.Linear(6, 9, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids):
+        return self.head(self.embed(ids))
+
+
+def tied():
+    torch.manual_seed(0)
+    return Tied().eval()
+
+
+@pytest.mark.parametrize("name", ["LoRA", "DCT", "DoRA", "VeRA"])
+def test_a_second_adapter_of_tied_layers_is_as_the_first(name, tmp_path):
+    """It is one map, which a network without adapters takes too."""
+    cls, settings, ids = getattr(zoo, name), settings_of(name), torch.arange(4)
+    net = zoo.adapt(tied(), zoo.LoRA, rank=1, targets=["embed", "head"], name="one")
+    zoo.adapt(net, cls, targets=["embed", "head"], name="two", **settings)
+    with torch.no_grad():
+        for p in zoo.trainable(net).values():
+            p.add_(0.1)
+    y, layers = net(ids), zoo_layers(net)
+    assert layers["embed"].parameterization is layers["head"].parameterization
+    folder = zoo.save(net, tmp_path / "a")
+    assert torch.allclose(zoo.load(tied(), folder)(ids), y, atol=1e-6)
+    assert torch.allclose(zoo.load(net, folder, name="three")(ids), y, atol=1e-6)
+    for each in ("one", "two", "three"):
+        zoo.remove(net, each)
+    assert net.head.weight is net.embed.weight and torch.equal(net(ids), tied()(ids))
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [
+        (["embed", "head"], "head"),
+        (["embed", "head"], "embed"),
+        ("head", ["embed", "head"]),
+        ("embed", ["embed", "head"]),
+    ],
+)
+def test_a_second_adapter_of_one_of_two_tied_layers_is_refused(first, second):
+    net = zoo.adapt(tied(), zoo.LoRA, rank=1, targets=first, name="one")
+    before = state_of(net)
+    with pytest.raises(zoo.UserError, match="embed and head|head and embed"):
+        zoo.adapt(net, zoo.LoRA, rank=1, targets=second, name="two")
+    assert_same(before, state_of(net))
+    assert list(records.find_record(net).adapters) == ["one"]
+
+
+class Attending(nn.Module):
+    """Torch's own attention, which reads the weight of a layer that it holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, x):
+        return self.block(x)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_module_that_reads_weights_has_the_network_of_before_and_no_rows(grad):
+    torch.manual_seed(0)
+    net, x = Attending().eval().requires_grad_(False), torch.randn(2, 3, 8)
+    with torch.set_grad_enabled(grad):
+        base = net(x)
+        zoo.adapt(net, zoo.LoRA, rank=1, targets="all")
+        with torch.no_grad():
+            for p in zoo.trainable(net).values():
+                p.add_(0.1)
+        after = net(x)
+        assert not torch.allclose(after, base, atol=1e-3)
+        with zoo.disabled(net):
+            assert torch.equal(net(x), base)
+        zoo.use(net, None)  # nothing is trained, and torch takes its fast path
+        with pytest.raises(zoo.UserError, match="out_proj"), zoo.rows(net, ["default", None]):
+            net(x)
+        assert torch.allclose(zoo.use(net, "default")(x), after, atol=1e-6)

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from zoo.api.arguments import check_network, shown
+from zoo.api.arguments import check_network, makes_tensors, shown
 from zoo.api.record import ATTRIBUTE, Adapter, Record, find_record, named_tensors
 from zoo.api.say import say
 from zoo.api.scales import scale_rule
@@ -31,6 +31,7 @@ Scratch = Literal["random", "project"]
 """Where the weights of a network from scratch begin."""
 
 
+@makes_tensors
 def adapt(
     model: nn.Module,
     cls: ParameterizationFactory,
@@ -91,6 +92,7 @@ def adapt(
     return model
 
 
+@makes_tensors
 def parameterize(
     model: nn.Module,
     cls: ParameterizationFactory,

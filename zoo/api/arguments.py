@@ -1,14 +1,35 @@
 """What the functions are given, held against what they take, before anything else."""
 
+import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+import torch
 from torch import nn
 
 from zoo.errors import UserError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def makes_tensors(function: Callable[P, T]) -> Callable[P, T]:
+    """Have a function make usual tensors where it is called within `torch.inference_mode`, too.
+
+    What is made there can never be trained, nor tell that it was changed, as maps of a W0 ask.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        if not torch.is_inference_mode_enabled():
+            return function(*args, **kwargs)
+        with torch.inference_mode(False):
+            return function(*args, **kwargs)
+
+    return call
 
 
 def check_network(model: Any) -> None:

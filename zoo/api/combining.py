@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.api.adapting import add, bound, check_name, described
-from zoo.api.arguments import numbers_by_name
+from zoo.api.arguments import makes_tensors, numbers_by_name
 from zoo.api.record import maps_of, named_tensors, update_record_of
 from zoo.api.say import say
 from zoo.api.switching import check_free, mixed, remove, set_use
@@ -16,6 +16,7 @@ from zoo.parameterizations import Dense, WeightParameterization
 from zoo.parameterizations.factory import ParameterizationFactory, factory_class
 
 
+@makes_tensors
 def combine(
     model: nn.Module,
     adapters: Mapping[str, float],

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zoo.api import hub
 from zoo.api.adapting import DEFAULT, add, check_name
-from zoo.api.arguments import check_network, path_of
+from zoo.api.arguments import check_network, makes_tensors, path_of
 from zoo.api.card import card, numbers_of
 from zoo.api.record import Adapter, find_record, maps_of, named_tensors, record_of
 from zoo.api.say import say
@@ -110,6 +110,7 @@ def for_python(folder: Path, net: nn.Module, state: Mapping[str, Tensor]) -> Non
     adapter_folder.write(folder, stored, card(stored), prefix="net.", tensors_in=None)
 
 
+@makes_tensors
 def load(
     model: nn.Module,
     path: str | os.PathLike[str],
@@ -286,7 +287,7 @@ def _check_fits(model: nn.Module, stored: Stored) -> None:
                 f"{stored.where} is of another network: {name} is {tuple(tensor.shape)}, here "
                 f"{there or 'missing'}"
             )
-        _check_dtype(f"{stored.where}: {name}", state[name], tensor)
+        _check_takes(f"{stored.where}: {name}", state[name], tensor)
 
 
 @torch.no_grad()
@@ -297,21 +298,25 @@ def _filled(space: WeightParameterization, stored: Stored) -> float:
         UserError: if its basis was rebuilt differently here, or digits would be lost.
     """
     layer = space.layer
+    own = dict(space.named_parameters())
+    for key, tensor in stored.coefficients[layer].items():
+        _check_takes(f"{stored.where}: {layer}", own[key], tensor)
+        own[key].copy_(tensor)
     wanted = stored.fingerprints.get(layer)
     if wanted is not None and (here := space.fingerprint()) != wanted:
         raise UserError(
             f"{stored.where}: {layer}: its coefficients belong to another basis (hash {wanted}, "
             f"here {here}); it was made from another W0, or by another version"
         )
-    own = dict(space.named_parameters())
-    for key, tensor in stored.coefficients[layer].items():
-        _check_dtype(f"{stored.where}: {layer}", own[key], tensor)
-        own[key].copy_(tensor)
     return stored.scales[layer]
 
 
-def _check_dtype(what: str, here: Tensor, tensor: Tensor) -> None:
-    """Raise UserError if a tensor is of numbers of another kind, or would lose digits."""
+def _check_takes(what: str, here: Tensor, tensor: Tensor) -> None:
+    """Raise UserError if numbers are of another kind, would lose digits, or have no place."""
+    if here.is_meta:
+        raise UserError(
+            f"{what} has no place in a network on the meta device: load its weights before"
+        )
     if (
         here.is_floating_point() != tensor.is_floating_point()
         or torch.promote_types(tensor.dtype, here.dtype) != here.dtype

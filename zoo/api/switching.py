@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from zoo.api.arguments import numbers_by_name, shown
+from zoo.api.arguments import makes_tensors, numbers_by_name, shown
 from zoo.api.record import ATTRIBUTE, Record, named_tensors, record_of, update_record_of
 from zoo.api.transformers import unwire
 from zoo.errors import UserError
@@ -16,6 +16,7 @@ from zoo.layers.merge import restore
 from zoo.parameterizations import WeightParameterization
 
 
+@makes_tensors
 def use(model: nn.Module, adapters: str | Mapping[str, float] | None) -> nn.Module:
     """Have a network use one of its adapters, several by weights, or none.
 
@@ -135,6 +136,7 @@ def check_free(record: Record, what: str) -> None:
         raise UserError(f"{what} is not possible within zoo.{within}: do it outside")
 
 
+@makes_tensors
 def remove(model: nn.Module, name: str) -> nn.Module:
     """Take an adapter from a network, which is without any then if that was in use.
 
@@ -175,6 +177,7 @@ def remove(model: nn.Module, name: str) -> nn.Module:
     return model
 
 
+@makes_tensors
 def merged(model: nn.Module, copy: bool = True) -> nn.Module:
     """Return the network with plain layers, whose weights are those of the adapters in use.
 
