@@ -214,3 +214,26 @@ def test_a_checkpoint_of_the_adapter_in_use_is_loaded_beside_others(llama, tmp_p
     zoo.use(again, "one")
     trainer(again, tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert torch.allclose(logits(again), after, atol=1e-6)
+
+
+@pytest.mark.parametrize("start", ["update", "second", "scratch"])
+@pytest.mark.parametrize("fault", ["seed", "selection", "targets"])
+def test_a_checkpoint_of_another_basis_is_not_gone_on_with(fault, start, llama, tmp_path):
+    """The Trainer reads its tensors alone, and their sizes may be equal."""
+
+    def net(**settings):
+        settings = {"ratio": 0.1, "targets": "query_value"} | settings
+        if start == "scratch":
+            return zoo.parameterize(llama(), zoo.DCT, **settings)
+        net = llama() if start == "update" else zoo.adapt(llama(), zoo.LoRA, rank=1, name="one")
+        return zoo.adapt(net, zoo.DCT, name="two", **settings)
+
+    trainer(net(), tmp_path / "a", max_steps=2).train()
+    checkpoint = str(tmp_path / "a" / "checkpoint-2")
+    other = {"seed": {"seed": 7}, "selection": {"selection": "zigzag"}, "targets": {}}[fault]
+    if fault == "targets":
+        other = {"targets": ["q_proj", "k_proj", "v_proj"]}
+    trainer(net(), tmp_path / "b").train(resume_from_checkpoint=checkpoint)
+    with pytest.raises(zoo.UserError, match="other bases"):
+        trainer(net(**other), tmp_path / "c").train(resume_from_checkpoint=checkpoint)
+    assert zoo.load(llama(), checkpoint)

@@ -85,9 +85,11 @@ def write_checkpoint(
     """
     stored = stored_of(model)
     if state is not None:
-        part = adapter_folder.PART
+        part, several = adapter_folder.PART, f"maps.{record_of(model).in_use(None)}."
         for layer, own in stored.coefficients.items():
-            own.update({key: state.get(f"{layer}{part}{key}", t) for key, t in own.items()})
+            for key, tensor in own.items():
+                names = f"{layer}{part}{key}", f"{layer}{part}{several}{key}"
+                own[key] = next((state[name] for name in names if name in state), tensor)
         stored.trained.update({key: state.get(key, t) for key, t in stored.trained.items()})
     folder.mkdir(parents=True, exist_ok=True)
     adapter_folder.write(folder, stored, card(stored), tensors_in=TENSORS[1])

@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from zoo.api.record import Record, find_record
+from zoo.api.record import Record, find_record, maps_of
+from zoo.errors import UserError
 from zoo.layers.adapters import Adapters
+from zoo.runs.adapter_folder import MARK, mark_of
 
 SAVE = "save_pretrained"
 FLAG = "_hf_peft_config_loaded"
@@ -87,19 +90,39 @@ class SavePretrained:
 class Loading:
     """Lets a state dict with an adapter alone be the whole of a network's.
 
-    As a hook before loading it gives coefficients the names that they have where a layer holds
-    several adapters; as one after it takes what is frozen from the names that were missing.
+    As a hook before loading it holds the bases that coefficients were trained in against those of
+    the network, and gives coefficients the names that they have where a layer holds several
+    adapters; as one after it takes what is frozen from the names that were missing.
     """
 
     def __call__(self, model: nn.Module, state: Any, *more: Any) -> None:
-        """Serve as the hook that was called: torch gives the one before loading more arguments."""
+        """Serve as the hook that was called: torch gives the one before loading more arguments.
+
+        Raises:
+            UserError: if the coefficients belong to other bases.
+        """
         record = find_record(model)
-        if record is None or record.start != "update":
+        if record is None:
+            return
+        if more:
+            self._compare(model, record, state.pop(f"{more[0]}{MARK}", None))
+        if record.start != "update":
             return
         if more:
             self._rename(model, record, state, more[0])
         else:
             self._forgive(model, record, state.missing_keys)
+
+    def _compare(self, model: nn.Module, record: Record, mark: Tensor | None) -> None:
+        if mark is None or (name := record.alone()) is None:
+            return
+        maps = maps_of(model, name).items()
+        here = mark_of({layer: space.fingerprint() for layer, (_, space) in maps})
+        if not torch.equal(mark.cpu(), here):
+            raise UserError(
+                "the checkpoint's coefficients belong to other bases than this network's: adapt it "
+                "with the class, settings, seed and targets that it was trained with"
+            )
 
     def _rename(self, model: nn.Module, record: Record, state: Any, prefix: str) -> None:
         if (name := record.alone()) is None:

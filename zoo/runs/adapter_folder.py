@@ -10,6 +10,7 @@ Whatever is in it is data. A class that it names is one of zoo's, or one that th
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -30,6 +31,8 @@ from zoo.runs.peft.adapter import Adapter, Factors, Mapped, Update
 CARD = "README.md"
 TENSORS = (ADAPTER, "model.safetensors")
 """Names of the file with the tensors; the second is that which transformers' Trainer looks for."""
+MARK = "zoo_fingerprint"
+"""The name of `mark_of` in a checkpoint of transformers' Trainer, which reads no other file."""
 PART = ".parameterization."
 """What stands between the names of a layer and of a coefficient."""
 
@@ -72,9 +75,17 @@ def write(
             for layer, own in stored.coefficients.items()
             for key, tensor in own.items()
         }
+        if tensors_in == TENSORS[1]:
+            tensors[MARK] = mark_of(stored.fingerprints)
         write_tensors(folder / tensors_in, tensors | stored.trained)
     write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
     write_text(folder / CARD, card)
+
+
+def mark_of(fingerprints: Mapping[str, str]) -> Tensor:
+    """Return the hash of maps' hashes as a tensor, which whoever loads a state dict can compare."""
+    text = json.dumps(fingerprints, sort_keys=True)
+    return torch.frombuffer(bytearray(sha256(text.encode()).digest()), dtype=torch.uint8)
 
 
 # ---- Read again ----------------------------------------------------------------------------------
@@ -123,6 +134,7 @@ def read(
     if (file := _tensors_of(folder)) is None:
         raise UserError(f"{where} has no {ADAPTER}: use a whole copy")
     tensors = {name.removeprefix(prefix): tensor for name, tensor in _all_of(file, where).items()}
+    tensors.pop(MARK, None)
     coefficients: dict[str, dict[str, Tensor]] = {name: {} for name in settings.factories}
     trained: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
