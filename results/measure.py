@@ -5,11 +5,12 @@ Rebuilding W by matrix products and by FFTs, and a training step with Muon besid
     python -m results.measure transforms >> results/transforms.csv
     python -m results.measure muon >> results/muon.csv
 
-Summaries of runs, and reports of `zoo analyze` and `zoo mask`, as rows:
+Summaries of runs, and reports of `zoo analyze`, `zoo mask` and `zoo coordinates`, as rows:
 
     python -m results.measure table RUNS >> results/glue.csv
     python -m results.measure analysis DIR >> results/analysis.csv
     python -m results.measure mask DIR >> results/mask.csv
+    python -m results.measure exponents DIR >> results/exponents.csv
 
 Alternatives are timed in turn (`zoo.studies.bench.timing`). What zoo costs beside dense weights, a
 plain loop and peft is measured by `python -m results.goals`.
@@ -36,6 +37,7 @@ from zoo.parameterizations import DCT, Dense, RandomOrthonormal, RowDCT
 from zoo.provenance import commit, device_name
 from zoo.studies.bench.rows import SOURCE, ratio_columns, source
 from zoo.studies.bench.timing import alternate, ratio
+from zoo.studies.coordinates.tables import WHOLE
 
 Row = dict[str, object]
 
@@ -48,6 +50,7 @@ def main(argv: Sequence[str]) -> None:
         "table": table_rows,
         "analysis": analysis_rows,
         "mask": mask_rows,
+        "exponents": exponent_rows,
     }
     name, *arguments = argv
     print_rows(measurements[name](*arguments), f"python -m results.measure {name}")
@@ -100,7 +103,7 @@ def transform_rows() -> Iterable[Row]:
 
 
 def muon_rows() -> Iterable[Row]:
-    """Time a training step with subspace Muon beside the same with AdamW, 32 windows."""
+    """Time a step with Muon beside AdamW, and Muon scaled by Frobenius' norm, 32 windows."""
     factories = {
         "dense": Dense,
         "dct_half": functools.partial(DCT, ratio=0.5),
@@ -110,10 +113,13 @@ def muon_rows() -> Iterable[Row]:
     }
     for config, factory in factories.items():
         steps = {name: trained_step(factory, name) for name in ("adamw", "muon")}
+        steps["frobenius"] = trained_step(factory, "muon", scale="frobenius")
         seconds = alternate(steps, rounds=60, warmup=8)
         times: Row = {f"{name}_ms": f"{1e3 * median(each):.1f}" for name, each in seconds.items()}
-        to_adamw = ratio(seconds["muon"], seconds["adamw"])
-        yield {"config": config, **times, **ratio_columns(to_adamw._asdict())}
+        to_adamw = ratio_columns(ratio(seconds["muon"], seconds["adamw"])._asdict())
+        to_before = ratio_columns(ratio(seconds["muon"], seconds["frobenius"])._asdict())
+        more = {f"{key}_to_frobenius": value for key, value in to_before.items()}
+        yield {"config": config, **times, **to_adamw, **more}
 
 
 # ---- What summaries and reports say --------------------------------------------------------------
@@ -188,6 +194,35 @@ def mask_rows(folder: str) -> Iterable[Row]:
                 "trained_bytes": first["bytes"]["trained"],
                 **reported_source(report),
             }
+
+
+def exponent_rows(folder: str) -> Iterable[Row]:
+    """Read a row for each exponent in the coordinates.json of a folder.
+
+    It is of all layers, of blocks and of logits; of gradients, second moments and roundings also of
+    each kind of layer.
+    """
+    report = json.loads((Path(folder) / "coordinates.json").read_text())
+    for found in report["slopes"]:
+        by_kind = found["measure"] in ("gradient", "second moment", "W in bfloat16")
+        if found["slope"] is None or (found["group"] not in WHOLE and not by_kind):
+            continue
+        name, _, base = found["parameterization"].partition(", ")
+        optimizer = report["optimizer"]
+        frobenius = optimizer["name"] == "muon" and optimizer["muon_scale"] == "frobenius"
+        sizes = report[f"{found['along']}s"]
+        yield {
+            "parameterization": name,
+            "optimizer": optimizer["name"] + " frobenius" * frobenius,
+            "base": base,
+            "along": found["along"],
+            "sizes": f"{sizes[0]}-{sizes[-1]}",
+            "group": found["group"],
+            "measure": found["measure"],
+            "slope": f"{found['slope']:.3f}",
+            "interval": "" if found["interval"] is None else f"{found['interval']:.3f}",
+            **reported_source(report),
+        }
 
 
 def reported_source(report: Mapping[str, Any]) -> Row:

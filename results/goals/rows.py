@@ -17,6 +17,7 @@ from tasks import CharLM
 from tasks.text.windows import WindowLoader
 from zoo.parameterizations import DCT, BlockDCT, Dense
 from zoo.studies.bench.timing import Call, alternate, quartiles, ratio
+from zoo.training.muon import StepScale
 from zoo.training.optimizers import OptimizerConfig, build, warmup_cosine
 
 IMPORTS = "import os, torch, lightning; os._exit(0)"
@@ -68,7 +69,10 @@ def steps(say: Callable[[str], None], rounds: int = 40) -> list[Goal]:
 
 
 def trained_step(
-    parameterization: Any, optimizer: Literal["adamw", "muon"] = "adamw", windows: int = WINDOWS
+    parameterization: Any,
+    optimizer: Literal["adamw", "muon"] = "adamw",
+    windows: int = WINDOWS,
+    scale: StepScale = "spectral",
 ) -> Call:
     """Make a training step of the paper's model in a plain loop.
 
@@ -77,7 +81,7 @@ def trained_step(
     torch.manual_seed(0)
     model = CharLM(CHARACTERS, parameterization)
     batches = iter(WindowLoader(ids(), STEPS, windows, BLOCK_SIZE, seed=0))
-    moved = build(model, OptimizerConfig(optimizer, lr=0.007, final_lr=0.02))
+    moved = build(model, OptimizerConfig(optimizer, lr=0.007, muon_scale=scale, final_lr=0.02))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         moved, lambda step: warmup_cosine(step, STEPS, 100, 0.02)
     )

@@ -26,6 +26,24 @@ REPORTS = {
             **dict.fromkeys(("score", "best", "loss", "stable_rank", "seconds"), 0.5),
         },
     ),
+    "exponents": (
+        "coordinates.json",
+        "exponents.csv",
+        {
+            "optimizer": {"name": "muon", "muon_scale": "spectral"},
+            "widths": [64, 1024],
+            "slopes": [
+                {
+                    "along": "width",
+                    "parameterization": "DCT, 64x2",
+                    "measure": "gradient",
+                    "group": "layers",
+                    "slope": 0.5,
+                    "interval": None,
+                }
+            ],
+        },
+    ),
     "analysis": (
         "analysis.json",
         "analysis.csv",

@@ -11,6 +11,7 @@ from zoo.studies.coordinates.page import coordinates_page
 from zoo.studies.coordinates.rebuild import PATHS
 from zoo.studies.coordinates.sizes import (
     BLOCKS,
+    LAST,
     LAYERS,
     LOGITS,
     OUTPUTS,
@@ -30,7 +31,7 @@ def report(names=NAMES, widths=(64, 128, 256, 512, 1024), depths=(2, 4, 8, 12), 
     for name in names:
         for width, depth in grid:
             for step in range(steps + 1):
-                for group in (LAYERS, BLOCKS, LOGITS, "mlp.fc"):
+                for group in (LAYERS, BLOCKS, LAST, LOGITS, "mlp.fc"):
                     sizes = {
                         q: float(draw.uniform(1, 2) * 1e-3 * width * depth**0.5)
                         for q in (*WEIGHTS, *OUTPUTS)
@@ -123,6 +124,14 @@ def test_sizes_against_width_and_depth(data, figures, along, other, at):
             assert dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) == own
             assert list(line.get_xdata()) == data[f"{along}s"]
     ax.figure.draw_without_rendering()
+
+
+def test_what_nothing_has_is_not_shown(data):
+    """Muon has no second moment."""
+    cells = [cell | {"second_moment": None} for cell in data["cells"]]
+    figure = coordinates_figures(data | {"cells": cells})["by_width"]
+    shown = {ax.get_title("left") for ax in axes(figure)}
+    assert shown == {*SHOWN} - {"second moment"}
     low, high = ax.get_ylim()
     assert high / low > 10
 

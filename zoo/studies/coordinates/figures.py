@@ -15,11 +15,14 @@ SHOWN = (
     "weight",
     "gradient",
     "coef. gradient",
+    "second moment",
     "update",
     "update, spectral",
+    "W in bfloat16",
     "outputs at start",
     "outputs' change",
     "stream's change",
+    "last block's change",
     "logits' change",
 )
 STEPS = ("outputs' change", "stream's change", "logits' change")
@@ -54,7 +57,11 @@ def coordinates_figures(report: Data) -> dict[str, Figure]:
 
 def against(report: Data, along: str, other: str, where: str) -> Figure:
     """Draw quantities after the last step against width or depth, a line per parameterization."""
-    chosen = [measure for measure in SIZE_MEASURES if measure.label in SHOWN]
+    chosen = [
+        measure
+        for measure in SIZE_MEASURES
+        if measure.label in SHOWN and any(cell[measure.quantity] for cell in report["cells"])
+    ]
     title = f"Sizes against {along}, after {report['steps']} steps, at {where}"
     figure, axes = style.panels(title, len(chosen), 3, 1.75, along, sharex=True)
     figure.supylabel("rms")
