@@ -124,6 +124,8 @@ def test_sizes_against_width_and_depth(data, figures, along, other, at):
             assert dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) == own
             assert list(line.get_xdata()) == data[f"{along}s"]
     ax.figure.draw_without_rendering()
+    low, high = ax.get_ylim()
+    assert high / low > 10
 
 
 def test_what_nothing_has_is_not_shown(data):
@@ -132,8 +134,6 @@ def test_what_nothing_has_is_not_shown(data):
     figure = coordinates_figures(data | {"cells": cells})["by_width"]
     shown = {ax.get_title("left") for ax in axes(figure)}
     assert shown == {*SHOWN} - {"second moment"}
-    low, high = ax.get_ylim()
-    assert high / low > 10
 
 
 def test_the_check_has_a_line_for_each_step(data, figures):
