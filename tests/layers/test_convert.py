@@ -11,7 +11,7 @@ from tasks.char_lm.model import GPT
 from zoo.errors import UserError
 from zoo.layers.convert import convert, counts, merge, table, zoo_layers
 from zoo.layers.linear import ZooLinear
-from zoo.layers.names import kind, matches
+from zoo.layers.names import kind, matches, summary
 from zoo.parameterizations import DCT, Dense, LoRA, RandomOrthonormal
 from zoo.testing import agree
 
@@ -242,3 +242,18 @@ def test_a_bfloat16_base_keeps_float32_coefficients(parameterization):
     assert net(x).dtype == torch.bfloat16
     agree(net(x).float(), expected.detach(), 3e-2)
     assert merge(net)[0].weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("names", "listed"),
+    [
+        (["blocks.0.attn.qkv", "blocks.1.attn.qkv", "head"], "blocks.*.attn.qkv, head"),
+        (["0", "2"], "0, 2"),
+        (["blocks.0.mlp.0", "blocks.1.mlp.0", "blocks.0.mlp.2"], "blocks.*.mlp.0, blocks.*.mlp.2"),
+        ([str(i) for i in range(13)], "*"),
+        ([""], ""),
+        ([], "none"),
+    ],
+)
+def test_names_of_layers_are_listed_with_numbers_of_blocks_folded(names, listed):
+    assert summary(iter(names)) == (listed or "none")

@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
+MOST_NUMBERS = 12
+"""With how many names layers are listed that end in a number."""
+
 
 def matches(name: str, pattern: str) -> bool:
     """Tell whether a glob matches a dotted module name, whole or from any dot on.
@@ -32,8 +35,20 @@ def block(name: str) -> int | None:
 
 
 def summary(names: Iterable[str]) -> str:
-    """List layer names with block numbers folded: `blocks.*.attn.qkv, head`."""
-    folded = (
-        ".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names
-    )
-    return ", ".join(dict.fromkeys(folded)) or "none"
+    """List layer names with block numbers folded: `blocks.*.attn.qkv, head`.
+
+    A number at the end is all that a layer is called, as in an `nn.Sequential`, and stays unless
+    there are many.
+    """
+    names = list(names)
+    listed = dict.fromkeys(_folded(name, but=1) for name in names)
+    if len(listed) > MOST_NUMBERS:
+        listed = dict.fromkeys(_folded(name, but=0) for name in names)
+    return ", ".join(listed) or "none"
+
+
+def _folded(name: str, but: int) -> str:
+    """Write `*` for each number in a name but for so many parts at its end."""
+    parts = name.split(".")
+    folded = ("*" if part.isdigit() else part for part in parts[: len(parts) - but])
+    return ".".join([*folded, *parts[len(parts) - but :]])

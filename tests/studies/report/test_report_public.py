@@ -86,6 +86,9 @@ def test_nothing_is_written_unless_it_is_asked_for(runs, capsys):
     ("given", "options", "message"),
     [
         ("nowhere", {}, "'nowhere' is no folder: give a run's folder, or one that contains runs"),
+        (3, {}, "runs are a folder or a list of folders, got 3"),
+        (None, {}, "runs are a folder or a list of folders, got None"),
+        ([3], {}, "runs are a folder or a list of folders, got [3]"),
         ([], {}, "there is nothing to compare: give a folder with runs"),
         ("runs", {"margin": 0}, "margin must be above 0, got 0"),
         ("runs", {"reference": "none"}, "no method 'none'; reference takes one of: "),

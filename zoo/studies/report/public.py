@@ -52,7 +52,11 @@ def report(
             holds something.
     """
     given = {key: value for key, value in locals().items() if key != "runs"}
-    several = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
+    several = [runs] if isinstance(runs, str | os.PathLike) else runs
+    if not isinstance(several, Sequence) or not all(
+        isinstance(each, str | os.PathLike) for each in several
+    ):
+        raise UserError(f"runs are a folder or a list of folders, got {runs!r:.60}")
     with as_arguments():
         return report_of(
             [os.fspath(each) for each in several],
