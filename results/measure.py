@@ -37,6 +37,7 @@ from zoo.parameterizations import DCT, Dense, RandomOrthonormal, RowDCT
 from zoo.provenance import commit, device_name
 from zoo.studies.bench.rows import SOURCE, ratio_columns, source
 from zoo.studies.bench.timing import alternate, ratio
+from zoo.studies.coordinates.sizes import SIZE_MEASURES
 from zoo.studies.coordinates.tables import WHOLE
 
 Row = dict[str, object]
@@ -197,30 +198,36 @@ def mask_rows(folder: str) -> Iterable[Row]:
 
 
 def exponent_rows(folder: str) -> Iterable[Row]:
-    """Read a row for each exponent in the coordinates.json of a folder.
+    """Read the exponents in the coordinates.json of a folder, and their 95 % intervals.
 
-    It is of all layers, of blocks and of logits; of gradients, second moments and roundings also of
-    each kind of layer.
+    A row is of a parameterization along width or depth: of the whole network, or of one kind of
+    layer, which has no blocks and no logits.
     """
     report = json.loads((Path(folder) / "coordinates.json").read_text())
+    optimizer = report["optimizer"]
+    frobenius = optimizer["name"] == "muon" and optimizer["muon_scale"] == "frobenius"
+    rows: dict[tuple[str, str, str], Row] = {}
     for found in report["slopes"]:
-        by_kind = found["measure"] in ("gradient", "second moment", "W in bfloat16")
-        if found["slope"] is None or (found["group"] not in WHOLE and not by_kind):
-            continue
-        name, _, base = found["parameterization"].partition(", ")
-        optimizer = report["optimizer"]
-        frobenius = optimizer["name"] == "muon" and optimizer["muon_scale"] == "frobenius"
-        sizes = report[f"{found['along']}s"]
+        layers = "all" if found["group"] in WHOLE else found["group"]
+        row = rows.setdefault((found["parameterization"], found["along"], layers), {})
+        for key, field in (("", "slope"), (" interval", "interval")):
+            number = found[field]
+            row[found["measure"] + key] = "" if number is None else f"{number:.3f}"
+    for (label, along, layers), row in rows.items():
+        name, _, base = label.partition(", ")
+        sizes = report[f"{along}s"]
         yield {
             "parameterization": name,
             "optimizer": optimizer["name"] + " frobenius" * frobenius,
             "base": base,
-            "along": found["along"],
+            "along": along,
             "sizes": f"{sizes[0]}-{sizes[-1]}",
-            "group": found["group"],
-            "measure": found["measure"],
-            "slope": f"{found['slope']:.3f}",
-            "interval": "" if found["interval"] is None else f"{found['interval']:.3f}",
+            "layers": layers,
+            **{
+                measure.label + key: row.get(measure.label + key, "")
+                for measure in SIZE_MEASURES
+                for key in ("", " interval")
+            },
             **reported_source(report),
         }
 
