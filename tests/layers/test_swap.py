@@ -121,7 +121,7 @@ WRONG = {
     ),
     "a name": (
         {"heads": HALF},
-        r"^there is no layer 'heads'; there are: tokens, mix, blocks.\*, head",
+        r"^there is no layer 'heads'; there are: tokens, mix, blocks.0, blocks.1, head",
     ),
     "another name of a layer": ({"again": HALF}, "^there is no layer 'again'"),
     "no layer": ({"norm": HALF}, "^norm is a .*LayerNorm, which is no linear, convolutional or"),

@@ -134,6 +134,7 @@ def test_no_more_is_needed_than_the_machine_has():
         "torchmetrics",
         "transformers",
         "peft",
+        "safetensors",
         "tensorboard",
         "einops",
         "triton",
