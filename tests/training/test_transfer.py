@@ -18,7 +18,7 @@ from zoo.__main__ import main
 from zoo.errors import UserError
 from zoo.layers.convert import convert, zoo_layers
 from zoo.layers.merge import merge
-from zoo.layers.transfer import BaseSizes, Factors, factors_of, scale_from_base_
+from zoo.layers.transfer import BaseSizes, Factors, rates_of, scale_from_base_
 from zoo.parameterizations import (
     DCT,
     BlockDCT,
@@ -170,7 +170,7 @@ def test_a_merged_layer_and_a_copy_keep_their_factors():
     merged = merge(net)
     for each in (copied, merged):
         found = {key: each.get_submodule(key).transfer for key in wanted}
-        assert found == wanted and len({p for p in factors_of(each)}) == 18
+        assert found == wanted and len({p for p in rates_of(each)}) == 18
 
 
 def test_a_kept_base_and_a_dense_phase_train_at_the_layers_rates():
@@ -335,7 +335,7 @@ def test_what_has_no_base_is_refused_and_unchanged(network, base, options, said)
         scale_from_base_(net, base(), **options)
     assert "\n" not in str(raised.value)
     assert equal(before, net.state_dict())
-    assert not factors_of(net)
+    assert not rates_of(net)
 
 
 def test_a_network_with_a_base_from_the_command_line(place, small, capsys):

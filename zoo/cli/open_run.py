@@ -40,14 +40,10 @@ def open_run(
         "--trainer.devices=1",
         "--trainer.precision=32-true",
     ]
-    try:
-        more = [*([f"--model.backbone={backbone}"] if backbone else []), *options]
-        source = source._replace(rest=more)
+    more = [*([f"--model.backbone={backbone}"] if backbone else []), *options]
+    source = source._replace(rest=more)
+    with messages.as_user_errors():
         cli = command_line([], [*args, *more], given=source, trust=trust)
-    except Exception as error:
-        if mistake := messages.user_error(error):
-            raise UserError(mistake) from error
-        raise
     assert cli.checkpoint is not None
     cli.model.load_state_dict(cli.checkpoint["state_dict"])
     return cli.model, cli.datamodule, cli.trainer

@@ -41,14 +41,14 @@ def summary(names: Iterable[str]) -> str:
     there are many.
     """
     names = list(names)
-    listed = dict.fromkeys(_folded(name, but=1) for name in names)
+    listed = dict.fromkeys(folded(name, but=1) for name in names)
     if len(listed) > MOST_NUMBERS:
-        listed = dict.fromkeys(_folded(name, but=0) for name in names)
+        listed = dict.fromkeys(map(folded, names))
     return ", ".join(listed) or "none"
 
 
-def _folded(name: str, but: int) -> str:
+def folded(name: str, but: int = 0) -> str:
     """Write `*` for each number in a name but for so many parts at its end."""
     parts = name.split(".")
-    folded = ("*" if part.isdigit() else part for part in parts[: len(parts) - but])
-    return ".".join([*folded, *parts[len(parts) - but :]])
+    stars = ("*" if part.isdigit() else part for part in parts[: len(parts) - but])
+    return ".".join([*stars, *parts[len(parts) - but :]])

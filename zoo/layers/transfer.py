@@ -22,7 +22,7 @@ has the root-mean-square of the weight that it replaces.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from zoo.errors import UserError
 from zoo.layers.kinds import matrix_shape, outside
 from zoo.layers.layer import ZooLayer
-from zoo.layers.names import matches, summary
+from zoo.layers.names import folded, matches, summary
 from zoo.layers.plain import CONV, is_linear
 
 Drawn = Literal["constant", "fan_in"]
@@ -129,35 +129,27 @@ def scale_from_base_(
             layer. Nothing is changed then.
     """
     found, tuned = _layers(network), _layers(base)
-    counts, counts_base = (Counter(map(_folded, names)) for names in (found, tuned))
+    counts, counts_base = (Counter(map(folded, names)) for names in (found, tuned))
     embedded = {each.weight for each in network.modules() if isinstance(each, nn.Embedding)}
     factors: dict[str, Factors] = {}
     stds: dict[str, float] = {}
     multiplier = 1.0
     for name, layer in found.items():
-        (m, n), (m0, n0) = matrix_shape(layer), _counterpart(name, tuned)
-        rho, lam = n / n0, counts[_folded(name)] / counts_base[_folded(name)]
-        _check_sizes(name, (m, n), (m0, n0), lam)
-        is_head = m == m0 and n > n0
-        if is_head and layer.weight in embedded:
+        shape, tuned_shape = matrix_shape(layer), _counterpart(name, tuned)
+        lam = counts[folded(name)] / counts_base[folded(name)]
+        _check_sizes(name, shape, tuned_shape, lam)
+        if _is_head(shape, tuned_shape) and layer.weight in embedded:
             if not isinstance(getattr(network, logits or "", None), int | float):
                 raise UserError(
                     f"{name} shares its weight with an embedding, and cannot have the start and "
                     "the rate of both: multiply the logits by a number that is an attribute of the "
                     "network, and name it, as logits='logit_scale'; or untie them"
                 )
-            factors[name], stds[name], multiplier = SAME, 1.0, 1 / rho
+            factors[name], stds[name], multiplier = SAME, 1.0, tuned_shape[1] / shape[1]
             continue
-        branch = 1 / lam if any(matches(name, glob) for glob in residual) else 1.0
-        factors[name] = Factors(
-            adamw=branch / rho,
-            muon=branch * _muons(m, n) / _muons(m0, n0),
-            bias=branch,
-            eps=1.0 if is_head else 1 / (rho * lam),
-        )
-        stds[name] = branch * (1 / rho if is_head else rho**-0.5)
-        stds[name] *= rho**0.5 if drawn == "fan_in" else 1.0
-    deeper = [name for name in found if counts[_folded(name)] > counts_base[_folded(name)]]
+        last = any(matches(name, glob) for glob in residual)
+        factors[name], stds[name] = _rule(shape, tuned_shape, lam, last, drawn)
+    deeper = [name for name in found if counts[folded(name)] > counts_base[folded(name)]]
     if deeper and not any(matches(name, glob) for name in deeper for glob in residual):
         raise UserError(
             "the network is deeper than its base: name the last layers of its residual branches, "
@@ -179,13 +171,16 @@ def scale_from_base_(
     return factors
 
 
-def factors_of(model: nn.Module) -> dict[nn.Parameter, tuple[Factors, bool]]:
-    """Find what the rates of parameters are multiplied by, and whether each is a bias.
+def rates_of(
+    model: nn.Module, muon: Container[nn.Parameter] = ()
+) -> dict[nn.Parameter, tuple[float, float]]:
+    """Find by what the rate of a parameter, and AdamW's eps of it, are multiplied.
 
     Args:
         model: whose layers have factors, in or without a map.
+        muon: those that Muon moves.
     """
-    found: dict[nn.Parameter, tuple[Factors, bool]] = {}
+    found: dict[nn.Parameter, tuple[float, float]] = {}
     for module in model.modules():
         factors = vars(module).get(ATTRIBUTE)
         if not isinstance(factors, Factors):
@@ -194,15 +189,50 @@ def factors_of(model: nn.Module) -> dict[nn.Parameter, tuple[Factors, bool]]:
             weights = [*module.parameterization.parameters(), *module.base_parameters]
         else:
             weights = [module.weight]  # type: ignore[list-item]
-        found.update((p, (factors, False)) for p in weights)
+        for p in weights:
+            found[p] = factors.muon if p in muon else factors.adamw, factors.eps
         if (bias := getattr(module, "bias", None)) is not None:
-            found[bias] = factors, True
+            found[bias] = factors.bias, 1.0
     return found
+
+
+# ---- The rule ------------------------------------------------------------------------------------
+
+
+def _rule(
+    shape: tuple[int, int], base: tuple[int, int], lam: float, last: bool, drawn: Drawn
+) -> tuple[Factors, float]:
+    """Return what rates of a layer are multiplied by, and the std of its start.
+
+    Args:
+        shape: (m, n) of its matrix.
+        base: (m0, n0), that of its counterpart in the base.
+        lam: how many times more such layers there are.
+        last: whether it ends a residual branch.
+        drawn: how its std follows the width by itself.
+    """
+    rho, is_head = shape[1] / base[1], _is_head(shape, base)
+    branch = 1 / lam if last else 1.0
+    factors = Factors(
+        adamw=branch / rho,
+        muon=branch * _muons(*shape) / _muons(*base),
+        bias=branch,
+        eps=1.0 if is_head else 1 / (rho * lam),
+    )
+    std = branch * (1 / rho if is_head else rho**-0.5)
+    return factors, std * (rho**0.5 if drawn == "fan_in" else 1.0)
+
+
+def _is_head(shape: tuple[int, int], base: tuple[int, int]) -> bool:
+    return shape[0] == base[0] and shape[1] > base[1]
 
 
 def _muons(m: int, n: int) -> float:
     """Return the rate at which a step of Muon has the spectral norm sqrt(m / n), over lr."""
     return (m / n / max(m, n)) ** 0.5
+
+
+# ---- The network and its base --------------------------------------------------------------------
 
 
 def _layers(network: nn.Module) -> dict[str, nn.Module]:
@@ -214,11 +244,6 @@ def _layers(network: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def _folded(name: str) -> str:
-    """Return a name without the numbers of blocks."""
-    return ".".join("*" if part.isdigit() else part for part in name.split("."))
-
-
 def _counterpart(name: str, tuned: Mapping[str, nn.Module]) -> tuple[int, int]:
     """Return the shape of a layer in the base: of the same name, or of the same in another block.
 
@@ -227,7 +252,7 @@ def _counterpart(name: str, tuned: Mapping[str, nn.Module]) -> tuple[int, int]:
     """
     if name in tuned:
         return matrix_shape(tuned[name])
-    shapes = {matrix_shape(each) for key, each in tuned.items() if _folded(key) == _folded(name)}
+    shapes = {matrix_shape(each) for key, each in tuned.items() if folded(key) == folded(name)}
     if len(shapes) != 1:
         why = "is not in the base" if not shapes else "has several shapes in the base"
         raise UserError(
@@ -246,7 +271,7 @@ def _check_sizes(name: str, shape: tuple[int, int], base: tuple[int, int], lam: 
         )
     if lam < 1:
         raise UserError(
-            f"the base has {1 / lam:g} times as many layers {_folded(name)}, and must not be "
+            f"the base has {1 / lam:g} times as many layers {folded(name)}, and must not be "
             "deeper: give a base of fewer layers"
         )
 
@@ -257,9 +282,9 @@ def _check_rest(network: nn.Module, base: nn.Module, found: Mapping[str, nn.Modu
         raise UserError("the network has parameterized layers: scale it before they get maps")
     known = {p for layer in found.values() for p in layer.parameters()}
     shapes = {name: p.shape for name, p in base.named_parameters()}
-    folded = {_folded(name): shape for name, shape in shapes.items()}
+    alike = {folded(name): shape for name, shape in shapes.items()}
     for name, p in network.named_parameters():
-        theirs = shapes.get(name, folded.get(_folded(name)))
+        theirs = shapes.get(name, alike.get(folded(name)))
         if p in known or p.dim() < 2 or theirs is None or len(theirs) != p.dim():
             continue
         if sum(size != other for size, other in zip(p.shape, theirs, strict=True)) > 1:

@@ -12,6 +12,7 @@ from zoo.files.flat import Flat
 from zoo.files.paths import nickname
 from zoo.runs.run import UNTOLD
 from zoo.runs.run_files import is_count, is_size
+from zoo.training.optimizers import OF_MUON
 
 DATA = (
     "corpus_sha256",
@@ -49,8 +50,6 @@ BATCH = (
     "data.batch_size",
 )
 """Settings of which the global batch is all that matters."""
-MUONS = ("momentum", "muon_scale")
-"""Settings of the optimizer that AdamW does not look at."""
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "accumulate_grad_batches": (1,),
     "limit_train_batches": (1.0,),
@@ -154,7 +153,7 @@ def _optimizer(summary: dict[str, Any], settings: Flat) -> Flat:
         if "weight_decay" in summary:
             found["weight_decay"] = summary["weight_decay"]
     if found.get("name") == "adamw":
-        found = {key: value for key, value in found.items() if key not in MUONS}
+        found = {key: value for key, value in found.items() if key not in OF_MUON}
     return found
 
 

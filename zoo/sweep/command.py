@@ -233,12 +233,8 @@ def built(trial: "Trial", out: str) -> "ZooCLI":
     from zoo.cli.fit.command import command_line
 
     quiet()
-    try:
+    with messages.as_user_errors(trial.method):
         return command_line([], trial.words(out)[1:])
-    except Exception as error:
-        if mistake := messages.user_error(error):
-            raise UserError(f"{trial.method}: {mistake}") from error
-        raise
 
 
 def commands(schedule: "Schedule", out: str, trust: Sequence[str]) -> list[str]:

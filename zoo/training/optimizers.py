@@ -13,10 +13,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from zoo.errors import UserError
 from zoo.layers.convert import is_linear, zoo_layers
 from zoo.layers.layer import ZooLayer
-from zoo.layers.transfer import factors_of
+from zoo.layers.transfer import rates_of
 from zoo.parameterizations import Dense, Isometry, WeightParameterization
 from zoo.training.muon import StepScale, Subspace, SubspaceMuon
 
+OF_MUON = ("momentum", "muon_scale")
+"""Settings that AdamW does not look at."""
 EPS = 1e-8
 """AdamW's, which torch has by default."""
 
@@ -77,7 +79,8 @@ class OptimizerConfig:
         """Return the settings that matter to this optimizer, by name."""
         settings = dataclasses.asdict(self)
         if self.name == "adamw":
-            del settings["momentum"], settings["muon_scale"]
+            for name in OF_MUON:
+                del settings[name]
         return settings
 
 
@@ -110,7 +113,7 @@ def parameter_groups(
     (`zoo.layers.transfer`), and a group's decay is divided by them.
     """
     muon = muon or {}
-    factors = factors_of(model)
+    factors = rates_of(model, muon)
     decayed: dict[int, float] = {}
     parts: set[nn.Module] = set()
     mult: float | None
@@ -132,11 +135,7 @@ def parameter_groups(
     for p in model.parameters():
         if p.requires_grad:
             rate = lr if own is None else own.get(p, lr)
-            mult, factor, eps = decayed.get(id(p)), 1.0, 1.0
-            if p in factors:
-                layer, is_bias = factors[p]
-                factor = layer.bias if is_bias else layer.muon if p in muon else layer.adamw
-                eps = 1.0 if is_bias else layer.eps
+            mult, (factor, eps) = decayed.get(id(p)), factors.get(p, (1.0, 1.0))
             key = (
                 (rate * factor, 0.0, False, eps)
                 if mult is None

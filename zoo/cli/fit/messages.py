@@ -5,7 +5,8 @@ import linecache
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -107,6 +108,21 @@ def user_error(error: BaseException) -> str | None:
             )
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+@contextmanager
+def as_user_errors(where: str = "") -> Iterator[None]:
+    """Have what the user did wrong be a UserError, whatever Lightning or torch has made of it.
+
+    Args:
+        where: what a message is of, which it then begins with.
+    """
+    try:
+        yield
+    except Exception as error:
+        if mistake := user_error(error):
+            raise UserError(f"{where}: {mistake}" if where else mistake) from error
+        raise
 
 
 def _is_raised(error: BaseException) -> bool:

@@ -51,12 +51,8 @@ def built(options: Sequence[str]) -> ZooCLI:
         "--trainer.devices=1",
         "--trainer.precision=32-true",
     )
-    try:
+    with messages.as_user_errors():
         return command_line([], [*options[:2], *silent, *options[2:]])
-    except Exception as error:
-        if mistake := messages.user_error(error):
-            raise UserError(mistake) from error
-        raise
 
 
 def at_config(cli: ZooCLI, *also: str) -> At:
@@ -120,16 +116,11 @@ def train(cli: ZooCLI, cell: Cell) -> list[dict[str, Any]]:
     # No checkpoints and no spectra.
     cli.trainer.callbacks = [record]  # type: ignore[attr-defined]
     try:
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        with messages.as_user_errors(f"{cell.name}, width {cell.width}, {cell.depth} blocks"):
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     except SystemExit as stop:  # what Lightning makes of an interruption
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
-        raise
-    except Exception as error:
-        if mistake := messages.user_error(error):
-            raise UserError(
-                f"{cell.name}, width {cell.width}, {cell.depth} blocks: {mistake}"
-            ) from error
         raise
     about = {
         "parameterization": cell.name,

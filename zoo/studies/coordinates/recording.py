@@ -207,14 +207,12 @@ def spectral(update: Tensor) -> float:
 
 def second_moment(layer: ZooLinear, optimizer: torch.optim.Optimizer) -> float | None:
     """Return sqrt(mean v) over the coefficients of a layer; None if no Adam moves them."""
-    squares, count = 0.0, 0
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            state = optimizer.state.get(p, {})
-            if "exp_avg_sq" in state and any(p is q for q in layer.parameterization.parameters()):
-                bias = 1 - group["betas"][1] ** float(state["step"])
-                squares += float(state["exp_avg_sq"].sum()) / bias
-                count += p.numel()
+    squares, count, beta = 0.0, 0, optimizer.param_groups[0]["betas"][1]  # all have one
+    for p in layer.parameterization.parameters():
+        state = optimizer.state.get(p, {})
+        if "exp_avg_sq" in state:
+            squares += float(state["exp_avg_sq"].sum()) / (1 - beta ** float(state["step"]))
+            count += p.numel()
     return math.sqrt(squares / count) if count else None
 
 

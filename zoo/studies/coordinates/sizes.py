@@ -113,10 +113,11 @@ def exponent(sizes: Sequence[float], values: Sequence[float | None]) -> dict[str
     if len({size for size, _ in points}) < 2:
         return {"slope": None, "error": None, "interval": None}
     fit = stats.linregress(*np.log(points).T)
-    if len(points) == 2:
-        return {"slope": float(fit.slope), "error": None, "interval": None}
-    half = float(fit.stderr * stats.t.ppf(0.975, len(points) - 2))
-    return {"slope": float(fit.slope), "error": float(fit.stderr), "interval": half}
+    error = half = None
+    if (freedom := len(points) - 2) > 0:
+        error = float(fit.stderr)
+        half = error * float(stats.t.ppf(0.975, freedom))
+    return {"slope": float(fit.slope), "error": error, "interval": half}
 
 
 def reading(slope: float | None) -> str:

@@ -13,11 +13,9 @@ from matplotlib.ticker import EngFormatter
 from zoo.pages import style
 from zoo.pages.data import Data, field_values
 from zoo.pages.style import Axes, Figure
-from zoo.studies.report.costs import PANELS, cost_of, frontiers, priced
+from zoo.studies.report.costs import ALIKE, PANELS, cost_of, frontiers, priced
 from zoo.studies.report.families import at_edge, beside, beyond, families, limits
 
-ALIKE = 1.03
-"""Costs less than this factor apart stand on each other, and are moved side by side."""
 DECADES = 0.6
 """An axis of costs has at least so many, so that what is alike looks alike."""
 TIED = 3

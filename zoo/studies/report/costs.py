@@ -11,6 +11,9 @@ PANELS = {
 }
 """Costs that a loss is shown against, and what they are."""
 
+ALIKE = 1.03
+"""Costs less than this factor apart are one."""
+
 
 def cost_of(method: Data, field: str) -> float:
     """Return a cost of a method, NaN if it is not known."""
@@ -26,21 +29,29 @@ def priced(methods: Sequence[Data], field: str) -> list[Data]:
 def frontiers(methods: Sequence[Data], better: str) -> dict[str, list[str]]:
     """Name the methods of a comparison that no other beats, the cheapest first, by each cost.
 
-    One beats another that is as cheap and as good, and in one of the two better.
-
     Args:
-        methods: with their mean and cost.
+        methods: with their mean and cost (`unbeaten`).
         better: lower or higher.
     """
     sign = -1 if better == "higher" else 1
     named = {}
     for field in PANELS:
-        places = [
-            (cost_of(m, field), sign * m["mean"], m["method"]) for m in priced(methods, field)
-        ]
-        named[field] = [
-            name
-            for cost, loss, name in places
-            if not any((a, b) != (cost, loss) and a <= cost and b <= loss for a, b, _ in places)
-        ]
+        known = priced(methods, field)
+        places = [(cost_of(m, field), sign * m["mean"]) for m in known]
+        named[field] = [known[i]["method"] for i in unbeaten(places)]
     return named
+
+
+def unbeaten(places: Sequence[tuple[float, float]]) -> list[int]:
+    """Return the numbers of pairs of cost and loss that no other beats, the cheapest first.
+
+    One beats another that is as cheap and as good, and in one of the two better.
+    """
+    return [
+        i
+        for i in sorted(range(len(places)), key=lambda i: places[i][0])
+        if not any(
+            other != places[i] and other[0] <= places[i][0] and other[1] <= places[i][1]
+            for other in places
+        )
+    ]

@@ -19,13 +19,12 @@ from scipy import optimize, stats
 
 from zoo.files.flat import Flat, frozen
 from zoo.runs.names import short
+from zoo.studies.report.costs import ALIKE, unbeaten
 
 SIZES = ("width", "layers", "heads", "steps", "planned_steps")
 """Last words of conditions that may differ in a family."""
 FEWEST = 3
 """Networks, and amounts of compute of a method that is fitted, that make a family."""
-ALIKE = 1.03
-"""Amounts of compute less than this factor apart are one."""
 
 
 def scalings(
@@ -77,14 +76,7 @@ def _points(conditions: Flat, comparison: Mapping[str, Any]) -> list[dict[str, A
 def frontier(points: Sequence[Mapping[str, Any]], better: str) -> list[int]:
     """Return the numbers of the points that none beats at as little compute, the cheapest first."""
     sign = -1 if better == "higher" else 1
-    best, found = math.inf, []
-    for i in sorted(
-        range(len(points)), key=lambda i: (points[i]["flops"], sign * points[i]["mean"])
-    ):
-        if sign * points[i]["mean"] < best:
-            best = sign * points[i]["mean"]
-            found.append(i)
-    return found
+    return unbeaten([(point["flops"], sign * point["mean"]) for point in points])
 
 
 def envelope(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

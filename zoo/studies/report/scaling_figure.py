@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.ticker import EngFormatter
 
 from zoo.pages import style
-from zoo.pages.data import Data, or_nan, unique
+from zoo.pages.data import Data, unique
 from zoo.pages.numbers import decimals, engineering, interval
 from zoo.pages.style import Figure
 from zoo.pages.table import Column, Table
@@ -57,18 +57,13 @@ def fits_table(scaling: Data) -> Table | None:
     columns = [
         Column("method", lambda row: row.method, left=True),
         Column("b", lambda row: decimals(row.exponent, 3)),
-        Column("95 %", lambda row: interval(or_none(row.low), or_none(row.high), 3)),
+        Column("95 %", lambda row: interval(row.low, row.high, 3)),
         Column("A", lambda row: decimals(row.coefficient, 2)),
         Column("from", partial(_end, which=min)),
         Column("to", partial(_end, which=max)),
     ]
     frame = pd.DataFrame(scaling["fits"]).sort_values("exponent", ascending=False)
     return Table(frame, columns, caption.strip())
-
-
-def or_none(value: Any) -> float | None:
-    """Return a number of a data frame, None for NaN."""
-    return None if value is None or or_nan(value) != or_nan(value) else float(value)
 
 
 def _end(row: Any, which: Any) -> str:
