@@ -13,8 +13,9 @@ from zoo.bases.cosine import dct_matrix
 from zoo.spectrum import (
     GAUSSIAN,
     SHARES,
+    LargestFirst,
+    Running,
     dct_energy,
-    descending,
     effective_rank,
     energy_share,
     numerical_rank,
@@ -99,11 +100,34 @@ def test_spectral_energy_of_zero_is_zero():
     assert set(spectral_energy(torch.zeros(4, 6)).values()) == {0.0}
 
 
-def test_descending_equals_sort():
-    energy = torch.randn(1000).square()
+@pytest.mark.parametrize(
+    "energy",
+    [
+        torch.randn(1000).square(),
+        torch.randn(1000).mul(20).exp(),
+        torch.randn(100).square().repeat(7),  # ties
+        torch.cat([torch.zeros(50), torch.rand(50)]),
+        torch.full((64,), 0.3),
+        torch.tensor([2.0]),
+        torch.randn(300).square() * 1e-36,  # the smallest are subnormal
+    ],
+)
+def test_largest_first_equals_sorting(energy):
     before = energy.clone()
-    assert torch.equal(descending(energy), energy.sort(descending=True).values)
+    found, exact = LargestFirst(energy), Running(energy.sort(descending=True).values)
+    shares = [0.01, 0.3, 0.5, 0.9, 0.99]
+    assert [found.count(share) for share in shares] == [exact.count(share) for share in shares]
+    counts = np.arange(1, len(energy) + 1)
+    assert found.total == pytest.approx(exact.total, rel=1e-12)
+    np.testing.assert_allclose(found.held(counts), exact.held(counts), atol=5e-4 * exact.total)
     assert torch.equal(energy, before)
+
+
+@pytest.mark.parametrize("number", [math.nan, -math.nan, math.inf])
+def test_energies_that_are_not_finite_stop_nothing(number):
+    plane = torch.randn(4, 6)
+    plane[1, 2] = number
+    assert set(spectral_energy(plane)) == set(spectral_energy(torch.zeros(4, 6)))
 
 
 @pytest.mark.parametrize(("rank", "k90"), [(768, 0.444), (8, 0.41), (1, 0.26)])

@@ -1,5 +1,6 @@
 """Rank and spectrum of a matrix: pure functions of torch, shared by callbacks and commands."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -104,16 +105,76 @@ def ranks(singular_values: Tensor, shape: tuple[int, int]) -> dict[str, float]:
 # ---- Energy --------------------------------------------------------------------------------------
 
 
-def descending(energy: Tensor) -> Tensor:
-    """Sort, largest first.
+class Running:
+    """Energies in a given order, by how many of the first hold how much.
 
-    On the CPU numpy does it, in a thirtieth of torch's time for 768 x 768.
+    Args:
+        energy: (K,), not negative.
     """
-    if energy.device.type != "cpu":
-        return energy.sort(descending=True).values
-    ordered = energy.numpy().copy()
-    ordered.sort()
-    return torch.from_numpy(ordered).flip(0)
+
+    def __init__(self, energy: Tensor) -> None:
+        self.size = len(energy)
+        self._sums = energy.cumsum(0, dtype=torch.float64).cpu().numpy()
+        self.total = float(self._sums[-1])
+
+    def held(self, counts: np.ndarray) -> np.ndarray:
+        """Return the sums of the first so many, each at least 1; (c,) int to (c,) float64."""
+        return self._sums[counts - 1]
+
+    def count(self, share: float) -> int:
+        """Return how many of the first hold `share`, in (0, 1], of the sum; 0 if that is 0."""
+        return _first_at(self._sums, share * self.total) + 1 if self.total > 0 else 0
+
+
+class LargestFirst:
+    """What `Running` says of energies in descending order, without sorting them.
+
+    They are counted and summed in bins, each of the numbers that share a float's exponent and first
+    nine bits, and so lie within 0.2 % of each other, but for subnormal ones. `count` sorts the one
+    bin that it ends in, and is exact; `held` takes the numbers of a bin for equal, which errs by
+    less than 0.05 % of that bin's sum.
+
+    Args:
+        energy: (K,), not negative, float32, on the CPU.
+    """
+
+    def __init__(self, energy: Tensor) -> None:
+        self.size = len(energy)
+        bins = (energy.view(torch.int32) >> 14) & 0x1FFFF  # a NaN may have a sign
+        counts, sums = bins.bincount(), bins.bincount(energy.double())
+        # Of the largest bin on, up to each.
+        self._counts, self._sums = (each.flip(0).cumsum(0).numpy() for each in (counts, sums))
+        self._energy, self._bins = energy.numpy(), bins.numpy()
+        self.total = float(self._sums[-1])
+
+    def held(self, counts: np.ndarray) -> np.ndarray:
+        """Return the sums of so many of the largest, each at least 1; (c,) int to (c,) float64."""
+        return np.interp(counts, np.append(0, self._counts), np.append(0.0, self._sums))
+
+    def count(self, share: float) -> int:
+        """Return how many of the largest hold `share`, in (0, 1], of the sum; 0 if that is 0."""
+        if self.total <= 0:
+            return 0
+        wanted = share * self.total
+        end = _first_at(self._sums, wanted)
+        inside = np.sort(self._energy[self._bins == len(self._sums) - 1 - end])[::-1]
+        before, held = (self._counts[end - 1], self._sums[end - 1]) if end else (0, 0.0)
+        return int(before) + _first_at(inside.cumsum(dtype=np.float64) + held, wanted) + 1
+
+
+def _first_at(sums: np.ndarray, wanted: float) -> int:
+    """Return the place of the first of ascending sums that is at least `wanted`, or the last."""
+    return min(int(np.searchsorted(sums, wanted)), len(sums) - 1)
+
+
+Energies = Running | LargestFirst
+
+
+def largest_first(energy: Tensor) -> Energies:
+    """Return energies, (K,), in descending order."""
+    if energy.device.type == "cpu" and energy.dtype == torch.float32:
+        return LargestFirst(energy)
+    return Running(energy.sort(descending=True).values)
 
 
 def energy_share(energy: Tensor, share: float = 0.9) -> float:
@@ -125,35 +186,13 @@ def energy_share(energy: Tensor, share: float = 0.9) -> float:
         energy: (K,), not negative.
         share: of the sum, in (0, 1].
     """
-    return _needed(energy.cumsum(0, dtype=torch.float64), share)
+    return Running(energy).count(share) / len(energy)
 
 
-def _needed(total: Tensor, share: float) -> float:
-    """Return `energy_share` of a list whose running sums, (K,) float64, are these."""
-    if total[-1] <= 0:
-        return 0.0
-    return (int(torch.searchsorted(total, share * total[-1])) + 1) / len(total)
-
-
-def running_sums(coefficients: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the energy of the first 1, 2, ... coefficients of a plane; two of (K,), float64.
-
-    One is of the largest first, the other in a given order.
-
-    Args:
-        coefficients: (M, N) or (K,).
-        order: (K,) flat positions, lowest frequency first.
-    """
-    energy = (
-        coefficients.detach()
-        .flatten()
-        .to(torch.promote_types(coefficients.dtype, torch.float32))
-        .square()
-    )
-    by_frequency = energy.index_select(0, order.to(energy.device))
-    return descending(energy).cumsum(0, dtype=torch.float64), by_frequency.cumsum(
-        0, dtype=torch.float64
-    )
+def energy(coefficients: Tensor) -> Tensor:
+    """Return the squares of a plane's coefficients as a list, float32 or wider."""
+    wide = torch.promote_types(coefficients.dtype, torch.float32)
+    return coefficients.detach().flatten().to(wide).square()
 
 
 def spectral_energy(coefficients: Tensor, order: Tensor | None = None) -> dict[str, float]:
@@ -172,22 +211,24 @@ def spectral_energy(coefficients: Tensor, order: Tensor | None = None) -> dict[s
             frequencies first; low_10, low_25, low_50: share of the energy in the first 10, 25, 50 %
             of the coefficients, lowest frequencies first.
     """
-    return measures(
-        *running_sums(coefficients, zigzag_order(*coefficients.shape) if order is None else order)
-    )
+    squares = energy(coefficients)
+    places = zigzag_order(*coefficients.shape) if order is None else order
+    by_frequency = Running(squares.index_select(0, places.to(squares.device)))
+    return measures(largest_first(squares), by_frequency)
 
 
-def measures(magnitude: Tensor, frequency: Tensor) -> dict[str, float]:
-    """Return `spectral_energy` from `running_sums`."""
-    values = {f"k{share * 100:.0f}": _needed(magnitude, share) for share in SHARES}
-    values |= {f"k{share * 100:.0f}_frequency": _needed(frequency, share) for share in SHARES}
-    for low in LOW:
-        first = round(low * len(frequency))
-        held = (
-            frequency[first - 1] / frequency[-1] if first and frequency[-1] > 0 else torch.zeros(())
-        )
-        values[f"low_{low * 100:.0f}"] = float(held)
-    return values
+def measures(magnitude: Energies, frequency: Energies) -> dict[str, float]:
+    """Return `spectral_energy` of coefficients in both orders."""
+    values = {f"k{share * 100:.0f}": magnitude.count(share) / magnitude.size for share in SHARES}
+    values |= {
+        f"k{share * 100:.0f}_frequency": frequency.count(share) / frequency.size for share in SHARES
+    }
+    counts = np.array([round(low * frequency.size) for low in LOW])
+    with np.errstate(invalid="ignore"):  # of a plane that is not finite
+        held = frequency.held(counts.clip(1)) * (counts > 0) / (frequency.total or 1.0)
+    return values | {
+        f"low_{low * 100:.0f}": float(part) for low, part in zip(LOW, held, strict=True)
+    }
 
 
 def dct_energy(weight: Tensor) -> dict[str, float]:

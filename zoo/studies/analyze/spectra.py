@@ -15,7 +15,15 @@ from torch import Tensor
 from zoo.bases import Basis, transform
 from zoo.bases.seeds import generator
 from zoo.runs.source import Update
-from zoo.spectrum import measures, numerical_rank, random_sides, running_sums
+from zoo.spectrum import (
+    Energies,
+    Running,
+    energy,
+    largest_first,
+    measures,
+    numerical_rank,
+    random_sides,
+)
 from zoo.studies.statistics import pearson, spearman
 
 SPECTRAL_MEASURES = (
@@ -94,9 +102,7 @@ def beside_nulls(
                     plane, t, update.shape, energies[i]
                 )
                 null_curves[i, j] += curves / draws
-                shuffled[i, j, draw] = _values(
-                    running_sums(_plane(mixed, t), t.order(*update.shape))
-                )
+                shuffled[i, j, draw] = _values(_energies(_plane(mixed, t), t, update.shape))
             done()
     spectra: list[dict[str, Spectrum]] = [{} for _ in updates]
     for i, update in enumerate(updates):
@@ -149,9 +155,15 @@ def _shuffle(update: Update, draw: int, seed: int) -> Update:
     return Update(update.left[rows], update.right[:, columns])
 
 
-def _values(sums: tuple[Tensor, Tensor]) -> np.ndarray:
+def _energies(plane: Tensor, t: Basis, shape: tuple[int, int]) -> tuple[Energies, Energies]:
+    """Return the energy of a plane largest first, and by frequency."""
+    squares = energy(plane)
+    return largest_first(squares), Running(squares.index_select(0, t.order(*shape)))
+
+
+def _values(energies: tuple[Energies, Energies]) -> np.ndarray:
     """Return the SPECTRAL_MEASURES; (9,)."""
-    measured = measures(*sums)
+    measured = measures(*energies)
     return np.array([measured[key] for key in SPECTRAL_MEASURES])
 
 
@@ -159,16 +171,14 @@ def _measure(
     plane: Tensor, t: Basis, shape: tuple[int, int], energies: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return a plane's SPECTRAL_MEASURES (9,), curves (2, 101), correlations of energies (2,)."""
-    sums = running_sums(plane, t.order(*shape))
-    counts = (torch.arange(1, 101) * len(sums[0]) / 100).round().long()
-    curves = np.stack(
-        [np.append(0, line[(counts - 1).clamp_min(0)] * (counts > 0) / line[-1]) for line in sums]
-    )
-    largest = sums[0][: len(energies)].diff(prepend=torch.zeros(1)).numpy()
+    both = _energies(plane, t, shape)
+    counts = np.rint(np.arange(101) * both[0].size / 100).astype(np.int64)
+    curves = np.stack([each.held(counts.clip(1)) * (counts > 0) / each.total for each in both])
+    largest = plane.abs().flatten().topk(len(energies)).values.double().square().numpy()
     correlation = np.array(
         [f(energies, largest) if len(energies) > 2 else np.nan for f in (pearson, spearman)]
     )
-    return _values(sums), curves, correlation
+    return _values(both), curves, correlation
 
 
 @lru_cache(maxsize=256)
