@@ -105,6 +105,7 @@ def test_names_differ():
         ([{"a": 1}, {"a": 2}, {"a": 1}], ["x, a=1", "x, a=2", "x, a=1"]),
         ([{"a": 1, "steps": 5}, {"a": 2, "steps": 6}], ["x, steps=5", "x, steps=6"]),
         ([{"data.rows": [1, 2]}, {}], ["x, rows=1+2", "x"]),
+        ([{"base_sizes.width": 64}, {}], ["x, base_sizes.width=64", "x"]),  # of another network
         ([{"sha": "a" * 64}, {"sha": "b" * 64}], ["x, sha=aaaaaaaaaaaa", "x, sha=bbbbbbbbbbbb"]),
         ([{"a": "1"}, {"a": 1}], ["x", "x (2)"]),  # nothing that is shown tells them apart
         (

@@ -65,12 +65,17 @@ def _cut(text: str) -> str:
 
 
 def said(settings: Flat, keys: Iterable[str]) -> list[str]:
-    """Return settings as they stand in a name: `steps=400`, and parts of a sum without a key."""
-    return [
-        ("" if (name := key.rpartition(".")[2]) == "parts" else f"{name}=") + short(settings[key])
-        for key in keys
-        if key in settings
-    ]
+    """Return settings as they stand in a name: `steps=400`, and parts of a sum without a key.
+
+    Those of another network, as its width, are told from the run's own: `base_sizes.width=32`.
+    """
+    found = []
+    for key in keys:
+        if key in settings:
+            owner, _, name = key.rpartition(".")
+            word = f"{owner}.{name}" if owner == "base_sizes" else name
+            found.append(("" if word == "parts" else f"{word}=") + short(settings[key]))
+    return found
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ of a small matrix.
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -53,12 +53,41 @@ class Spectrum(NamedTuple):
     null_energies: np.ndarray  # (B, 2)
 
 
+class Plane:
+    """The coefficients of a draw; one that several transforms share is sorted once.
+
+    Args:
+        coefficients: (M, N).
+    """
+
+    def __init__(self, coefficients: Tensor) -> None:
+        self._energy = energy(coefficients)
+        self._largest: Tensor | None = None
+
+    @cached_property
+    def _descending(self) -> Energies:
+        return largest_first(self._energy)
+
+    def energies(self, t: Basis, shape: tuple[int, int]) -> tuple[Energies, Energies]:
+        """Return its energy largest first, and by the frequencies of a transform of (m, n)."""
+        return self._descending, Running(self._energy.index_select(0, t.order(*shape)))
+
+    def correlations(self, energies: np.ndarray) -> np.ndarray:
+        """Correlate sorted energies with as many of its largest, by Pearson and Spearman; (2,)."""
+        if len(energies) < 3:
+            return np.full(2, np.nan)
+        if self._largest is None:
+            self._largest = self._energy.topk(len(energies)).values.double()
+        return np.array([f(energies, self._largest.numpy()) for f in (pearson, spearman)])
+
+
 def beside_nulls(
     updates: Sequence[Update],
     transforms: Sequence[str],
     draws: int,
     seed: int = 0,
     done: Callable[[], object] = lambda: None,
+    alone: bool = False,
 ) -> list[dict[str, Spectrum]]:
     """Measure each update under each transform, beside two nulls.
 
@@ -76,10 +105,14 @@ def beside_nulls(
         draws: B, at least 2.
         seed: of both nulls.
         done: called after each draw of each update.
+        alone: whether each is turned by itself, which is as good for a single one and takes the
+            time of a rotation of r directions in place of m and n; draws of means are then too
+            narrow.
 
     Returns:
         For each update, by transform.
     """
+    turn = _turn_alone if alone else _turn
     chosen = {key: transform(key) for key in transforms}
     singular_values = [update.singular_values() for update in updates]
     ranks = [
@@ -95,26 +128,29 @@ def beside_nulls(
     null_curves = np.zeros((*room[:2], 2, 101))
     for draw in range(draws):
         for i, update in enumerate(updates):
-            turned, mixed = _turn(update, draw, seed), _shuffle(update, draw, seed)
+            turned, mixed = turn(update, draw, seed), _shuffle(update, draw, seed)
+            own = Plane(turned.matrix())
             for j, t in enumerate(chosen.values()):
-                plane = turned.matrix() if t.rotates(*update.shape) else _plane(turned, t)
+                plane = own if t.rotates(*update.shape) else Plane(_plane(turned, t))
                 null[i, j, draw], curves, null_energies[i, j, draw] = _measure(
                     plane, t, update.shape, energies[i]
                 )
                 null_curves[i, j] += curves / draws
-                shuffled[i, j, draw] = _values(_energies(_plane(mixed, t), t, update.shape))
+                shuffled[i, j, draw] = _values(Plane(_plane(mixed, t)).energies(t, update.shape))
             done()
     spectra: list[dict[str, Spectrum]] = [{} for _ in updates]
     for i, update in enumerate(updates):
         for j, (key, t) in enumerate(chosen.items()):
-            plane = _plane(update, t)
-            values, curves, correlation = _measure(plane, t, update.shape, energies[i])
+            coefficients = _plane(update, t)
+            values, curves, correlation = _measure(
+                Plane(coefficients), t, update.shape, energies[i]
+            )
             lines = np.round([*curves, *null_curves[i, j]], 5).tolist()
             spectra[i][key] = Spectrum(
                 values,
                 null[i, j],
                 shuffled[i, j],
-                (plane.abs() < 1e-3 * plane.square().mean().sqrt()).double().mean().item(),
+                _zeros(coefficients),
                 dict(
                     zip(
                         ("magnitude", "frequency", "null_magnitude", "null_frequency"),
@@ -144,6 +180,26 @@ def _turn(update: Update, draw: int, seed: int) -> Update:
     return Update(sides.left @ update.left, update.right @ sides.right.mT)
 
 
+def _turn_alone(update: Update, draw: int, seed: int) -> Update:
+    """Q dW P of random factors' sides alone: S T^T between two frames of r random directions.
+
+    With L = A S and R^T = B T (QR), Q A and P B are uniform among such frames (Mezzadri, arXiv
+    math-ph/0609050).
+    """
+    if update.right is None:
+        return _turn(update, draw, seed)
+    s = torch.linalg.qr(update.left, mode="r").R
+    t = torch.linalg.qr(update.right.mT, mode="r").R
+    (m, n), stream = update.shape, generator(seed, "frames", *update.shape, draw)
+    q, p = (_frame(size, len(side), stream, side) for size, side in ((m, s), (n, t)))
+    return Update(q @ s, (p @ t).mT)
+
+
+def _frame(size: int, count: int, stream: torch.Generator, like: Tensor) -> Tensor:
+    q, r = torch.linalg.qr(torch.randn(size, count, generator=stream, dtype=torch.float64))
+    return (q * r.diagonal().sign()).to(like)
+
+
 def _shuffle(update: Update, draw: int, seed: int) -> Update:
     """Rows and columns in random order, the same for all of one shape."""
     rows, columns = (
@@ -155,10 +211,9 @@ def _shuffle(update: Update, draw: int, seed: int) -> Update:
     return Update(update.left[rows], update.right[:, columns])
 
 
-def _energies(plane: Tensor, t: Basis, shape: tuple[int, int]) -> tuple[Energies, Energies]:
-    """Return the energy of a plane largest first, and by frequency."""
-    squares = energy(plane)
-    return largest_first(squares), Running(squares.index_select(0, t.order(*shape)))
+def _zeros(plane: Tensor) -> float:
+    """Return the share of coefficients below a thousandth of their root mean square."""
+    return (plane.abs() < 1e-3 * plane.square().mean().sqrt()).double().mean().item()
 
 
 def _values(energies: tuple[Energies, Energies]) -> np.ndarray:
@@ -168,17 +223,13 @@ def _values(energies: tuple[Energies, Energies]) -> np.ndarray:
 
 
 def _measure(
-    plane: Tensor, t: Basis, shape: tuple[int, int], energies: np.ndarray
+    plane: Plane, t: Basis, shape: tuple[int, int], energies: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return a plane's SPECTRAL_MEASURES (9,), curves (2, 101), correlations of energies (2,)."""
-    both = _energies(plane, t, shape)
+    both = plane.energies(t, shape)
     counts = np.rint(np.arange(101) * both[0].size / 100).astype(np.int64)
     curves = np.stack([each.held(counts.clip(1)) * (counts > 0) / each.total for each in both])
-    largest = plane.abs().flatten().topk(len(energies)).values.double().square().numpy()
-    correlation = np.array(
-        [f(energies, largest) if len(energies) > 2 else np.nan for f in (pearson, spearman)]
-    )
-    return _values(both), curves, correlation
+    return _values(both), curves, plane.correlations(energies)
 
 
 @lru_cache(maxsize=256)
