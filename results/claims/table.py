@@ -7,7 +7,7 @@ from results.claims.cosines import cosine_claims
 from results.claims.costs import cost_claims
 from results.claims.training import rate_claims, training_claims
 from results.claims.updates import fine_tuning_claims, spectral_claims
-from results.tables import cells_of, table
+from results.tables.page import cells_of, table
 
 HEAD = "| of | claim | verdict | number | n | command |"
 SECTIONS: tuple[Callable[[], Iterator[Claim]], ...] = (

