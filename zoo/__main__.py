@@ -47,7 +47,7 @@ COMMANDS = {
     "sweep": "zoo.sweep.command:main",
     **{
         name: f"zoo.studies.{name}.command:main"
-        for name in ("analyze", "mask", "report", "coordinates", "bench")
+        for name in ("analyze", "census", "mask", "report", "coordinates", "bench")
     },
 }
 

@@ -1,5 +1,7 @@
 """Rank and spectrum of a matrix: pure functions of torch, shared by callbacks and commands."""
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -139,13 +141,15 @@ class LargestFirst:
     """
 
     def __init__(self, energy: Tensor) -> None:
-        self.size = len(energy)
-        bins = (energy.view(torch.int32) >> 14) & 0x1FFFF  # a NaN may have a sign
-        counts, sums = bins.bincount(), bins.bincount(energy.double())
+        self.size, self._energy = len(energy), energy
+        self._bins = (energy.view(torch.int32) >> 14) & 0x1FFFF  # a NaN may have a sign
         # Of the largest bin on, up to each.
-        self._counts, self._sums = (each.flip(0).cumsum(0).numpy() for each in (counts, sums))
-        self._energy, self._bins = energy.numpy(), bins.numpy()
+        self._sums = self._bins.bincount(energy.double()).flip(0).cumsum(0).numpy()
         self.total = float(self._sums[-1])
+
+    @cached_property
+    def _counts(self) -> np.ndarray:
+        return self._bins.bincount().flip(0).cumsum(0).numpy()
 
     def held(self, counts: np.ndarray) -> np.ndarray:
         """Return the sums of so many of the largest, each at least 1; (c,) int to (c,) float64."""
@@ -157,9 +161,11 @@ class LargestFirst:
             return 0
         wanted = share * self.total
         end = _first_at(self._sums, wanted)
-        inside = np.sort(self._energy[self._bins == len(self._sums) - 1 - end])[::-1]
-        before, held = (self._counts[end - 1], self._sums[end - 1]) if end else (0, 0.0)
-        return int(before) + _first_at(inside.cumsum(dtype=np.float64) + held, wanted) + 1
+        last = len(self._sums) - 1 - end
+        bins, held = self._bins.numpy(), self._sums[end - 1] if end else 0.0
+        inside = np.sort(self._energy.numpy()[bins == last])[::-1]
+        sums = inside.cumsum(dtype=np.float64) + held
+        return int(np.count_nonzero(bins > last)) + _first_at(sums, wanted) + 1
 
 
 def _first_at(sums: np.ndarray, wanted: float) -> int:

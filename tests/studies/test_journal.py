@@ -5,7 +5,7 @@ import os
 import pytest
 
 from zoo.errors import UserError
-from zoo.studies.journal import Journal
+from zoo.studies.journal import Evaluations
 
 
 def test_journal_goes_on(tmp_path):
@@ -16,28 +16,28 @@ def test_journal_goes_on(tmp_path):
         return 0.1 * len(calls)
 
     path = tmp_path / "out" / "evaluations.jsonl"
-    first = Journal(path)
+    first = Evaluations(path)
     assert (first("a", evaluate), first("b", evaluate), first("a", evaluate)) == (0.1, 0.2, 0.1)
     with path.open("a") as file:
         file.write('\n["c", 0.')  # killed while it was written
-    second = Journal(path)
+    second = Evaluations(path)
     assert [second(key, evaluate) for key in "abc"] == pytest.approx([0.1, 0.2, 0.3])
     assert len(calls) == 3
-    assert Journal(path)("c", evaluate) == pytest.approx(0.3)
+    assert Evaluations(path)("c", evaluate) == pytest.approx(0.3)
 
 
 def test_values_of_other_data_are_forgotten(tmp_path):
     """If the reference is another than it was, what was evaluated is no longer known."""
     path = tmp_path / "evaluations.jsonl"
-    journal = Journal(path)
+    journal = Evaluations(path)
     for model in ("a f1", "b f1"):
         journal.reference(model, 0.5)
         journal(f"{model} dct", lambda: 0.25)
-    again = Journal(path)
+    again = Evaluations(path)
     again.reference("a f1", 0.6)
     again.reference("b f1", 0.5 + 1e-9)
     assert [again(f"{model} dct", lambda: 0.75) for model in ("a f1", "b f1")] == [0.75, 0.25]
-    later = Journal(path)
+    later = Evaluations(path)
     later.reference("a f1", 0.6)
     assert later("a f1 dct", lambda: 0.0) == 0.75
 
@@ -54,13 +54,13 @@ def test_a_journal_with_anything_in_it(tmp_path):
         b'["a", 0.5]',
     ]
     path.write_bytes(b"\n".join([*lines, b'["b", 0.']))
-    journal = Journal(path)
+    journal = Evaluations(path)
     assert journal.done == {"a": 0.5}
     journal("b", lambda: 0.25)
-    assert Journal(path).done == {"a": 0.5, "b": 0.25}
+    assert Evaluations(path).done == {"a": 0.5, "b": 0.25}
 
 
 def test_a_pipe_is_no_journal(tmp_path):
     os.mkfifo(tmp_path / "evaluations.jsonl")
     with pytest.raises(UserError, match="no regular file"):
-        Journal(tmp_path / "evaluations.jsonl")
+        Evaluations(tmp_path / "evaluations.jsonl")

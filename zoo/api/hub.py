@@ -3,8 +3,9 @@
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -12,7 +13,6 @@ from torch import nn
 from zoo.api.record import record_of
 from zoo.api.say import say
 from zoo.errors import UserError
-from zoo.files.paths import ADAPTER
 from zoo.runs.adapter_config import CONFIG
 from zoo.runs.adapter_folder import TENSORS
 
@@ -89,13 +89,19 @@ def push(
     return str(commit.oid)
 
 
-def fetch(repository: str, revision: str | None = None, largest: int = LARGEST) -> tuple[Path, str]:
+def fetch(
+    repository: str,
+    revision: str | None = None,
+    largest: int = LARGEST,
+    kinds: Mapping[str, Sequence[str]] = MappingProxyType({CONFIG: TENSORS}),
+) -> tuple[Path, str]:
     """Download an adapter's two files, of one commit, after their sizes were looked at.
 
     Args:
         repository: `user/name`.
         revision: a branch, a tag or a commit.
         largest: bytes that the tensors may have.
+        kinds: what tensors' files may be called beside a config of each name; by default zoo's.
 
     Returns:
         The folder with both, and what to call it, with the commit.
@@ -110,12 +116,13 @@ def fetch(repository: str, revision: str | None = None, largest: int = LARGEST) 
         commit = str(info.sha)
     except Exception as error:  # of the library's many, and of the network
         raise UserError(f"{repository} cannot be read: {_reason(error)}") from None
-    tensors = next((file for file in TENSORS if file in sizes), None)
-    if CONFIG not in sizes or tensors is None:
-        raise UserError(
-            f"{repository} holds no adapter of zoo's: it has no {CONFIG} with {ADAPTER}"
-        )
-    for file, most in ((CONFIG, LARGEST_CONFIG), (tensors, largest)):
+    pairs = [(config, file) for config, files in kinds.items() for file in files]
+    config, tensors = next((pair for pair in pairs if sizes.keys() >= {*pair}), ("", ""))
+    if not config:
+        wanted = " or ".join(f"{config} with {files[0]}" for config, files in kinds.items())
+        kind = "adapter" if len(kinds) > 1 else "adapter of zoo's"
+        raise UserError(f"{repository} holds no {kind}: it has no {wanted}")
+    for file, most in ((config, LARGEST_CONFIG), (tensors, largest)):
         if type(sizes[file]) is not int or sizes[file] > most:
             raise UserError(
                 f"{repository}: {file} has {sizes[file]} bytes, and {most:,} at most are "
@@ -124,7 +131,7 @@ def fetch(repository: str, revision: str | None = None, largest: int = LARGEST) 
     try:
         paths = [
             Path(library.hf_hub_download(repository, file, revision=commit))
-            for file in (CONFIG, tensors)
+            for file in (config, tensors)
         ]
     except Exception as error:
         raise UserError(f"{repository} cannot be read: {_reason(error)}") from None

@@ -9,10 +9,13 @@ from typing import Any, overload
 
 from zoo.errors import UserError, option
 from zoo.files.access import check_new, read_json, remove_left
-from zoo.studies.journal import JOURNAL, is_journal
+from zoo.studies.journal import ADAPTERS, JOURNAL, is_journal
 
+JOURNALS = {"mask": JOURNAL, "census": ADAPTERS}
+"""Files of results as they come, with which an interrupted command goes on."""
 MORE = {
     "mask": (JOURNAL,),
+    "census": (ADAPTERS, "census.csv", "adapters.csv"),
     "report": ("report.md", "report.csv"),
     "coordinates": ("coordinates.csv", "rebuild.csv"),
 }
@@ -29,10 +32,11 @@ def is_ours(folder: Path, name: str) -> Callable[[Path], bool]:
     anybody's.
     """
     top = (f"{name}.json", f"{name}.html", *MORE.get(name, ()))
-    known = {JOURNAL} if JOURNAL in top and is_journal(folder / JOURNAL) else set()
+    journal = JOURNALS.get(name)
+    known = {journal} if journal and is_journal(folder / journal) else set()
     try:
         listed = read_json(folder / f"{name}.json").get(
-            "files", [each for each in top if each != JOURNAL]
+            "files", [each for each in top if each != journal]
         )
         known |= (
             {each for each in listed if isinstance(each, str)}
@@ -62,7 +66,7 @@ def check_out(out: str | PathLike[str] | None, name: str, force: bool) -> Path |
 
 
 def check_out(out: str | PathLike[str] | None, name: str, force: bool) -> Path | None:
-    """Return the folder of a report, if one is wanted; an interrupted `zoo mask` is gone on with.
+    """Return the folder of a report, if one is wanted; an interrupted study with a journal goes on.
 
     Args:
         out: the folder, or None.
@@ -83,9 +87,9 @@ def check_out(out: str | PathLike[str] | None, name: str, force: bool) -> Path |
     if folder.parent.is_dir():
         remove_left(folder.absolute())  # before it is asked what is in it
     interrupted = (
-        name == "mask"
+        name in JOURNALS
         and folder.is_dir()
-        and [entry.name for entry in folder.iterdir()] == [JOURNAL]
+        and [entry.name for entry in folder.iterdir()] == [JOURNALS[name]]
     )
     check_new(folder, option("out"), is_ours(folder, name), force or interrupted)
     return folder

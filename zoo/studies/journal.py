@@ -1,41 +1,67 @@
-"""Evaluations that are kept as they come, so that an interrupted command goes on."""
+"""Results that are kept as they come, so that an interrupted command goes on."""
 
 import json
 import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from zoo.errors import UserError
 from zoo.files.access import opened
 from zoo.files.plain import parse_json
 
 JOURNAL = "evaluations.jsonl"
-"""The name of the file."""
+"""The file of `zoo mask`."""
+ADAPTERS = "adapters.jsonl"
+"""The file of `zoo census`."""
+T = TypeVar("T")
 
 
-class Journal:
-    """Remembers evaluations by what they are of, in a file that grows with each.
+class Journal(Generic[T]):
+    """Remembers results by what they are of, in a file that grows with each.
 
     Args:
         path: of the file, a line of JSON for each; or None, to keep them in memory.
+        accept: returns a result that was read, or None for what is none.
 
     Raises:
         UserError: if there is something that is no file.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, accept: Callable[[Any], T | None]) -> None:
         self.path = path
-        self.done: dict[str, float] = {}
+        self.done: dict[str, T] = {}
         if path is not None and os.path.lexists(path):
             for line in _lines(path):
-                if (pair := _pair(line)) is not None:
-                    self.done[pair[0]] = pair[1]
+                key, value = _pair(line) or ("", None)
+                if key and (known := accept(value)) is not None:
+                    self.done[key] = known
+
+    def write(self, key: str, value: T) -> None:
+        """Remember a result."""
+        self.done[key] = value
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                # The line end comes first, since the last line may be cut short.
+                file.write(f"\n{json.dumps([key, value])}")
+
+
+class Evaluations(Journal[float]):
+    """Remembers the scores of masked updates.
+
+    Args:
+        path: as `Journal` takes it.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        super().__init__(path, _number)
 
     def __call__(self, key: str, evaluate: Callable[[], float]) -> float:
         """Return the value that is known, or evaluate it."""
         if key not in self.done:
-            self._write(key, evaluate())
+            self.write(key, evaluate())
         return self.done[key]
 
     def reference(self, model: str, value: float) -> None:
@@ -53,21 +79,13 @@ class Journal:
                 if not known.startswith(f"{model} ")
             }
         if key not in self.done:
-            self._write(key, value)
-
-    def _write(self, key: str, value: float) -> None:
-        self.done[key] = value
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                # The line end comes first, since the last line may be cut short.
-                file.write(f"\n{json.dumps([key, value])}")
+            self.write(key, value)
 
 
 def is_journal(path: Path) -> bool:
     """Tell whether a file, if there is one, is a journal.
 
-    Its first line is an evaluation, or was cut short as one.
+    Its first line is a result, or was cut short as one.
     """
     if not os.path.lexists(path):
         return True
@@ -84,13 +102,20 @@ def is_journal(path: Path) -> bool:
 
 def _lines(path: Path) -> list[str]:
     with opened(path) as file:
-        return file.read().decode("utf-8", "replace").splitlines()
+        return file.read().decode("utf-8", "replace").split("\n")
 
 
-def _pair(line: str) -> tuple[str, float] | None:
-    """Read what an evaluation is of, and its value; None for a line that was being written."""
+def _pair(line: str) -> tuple[str, Any] | None:
+    """Read what a result is of, and the result; None for a line that was being written."""
     try:
         key, value = parse_json(line)
-        return (key, float(value)) if isinstance(key, str) and type(value) in (int, float) else None
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError):
+        return None
+    return (key, value) if isinstance(key, str) else None
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value) if type(value) in (int, float) else None
+    except OverflowError:
         return None

@@ -116,7 +116,7 @@ def _matrix(
             "mean": [norm * v for v in mean[:rank]],
             "sd": [norm * v for v in sd[:rank]],
         },
-        "spectra": {key: _beside_null([spectrum]) for key, spectrum in spectra.items()},
+        "spectra": {key: beside_null([spectrum]) for key, spectrum in spectra.items()},
         "curves": {key: spectrum.curves for key, spectrum in spectra.items()},
         "zeros": {key: spectrum.zeros for key, spectrum in spectra.items()},
     }
@@ -135,12 +135,13 @@ def _average(
         "matrices": len(members),
         **{rank: float(np.mean([member[rank] for member in members])) for rank in RANKS},
         "spectra": {
-            key: _beside_null([spectra[name][key] for name in names]) for key in spectra[names[0]]
+            key: beside_null([spectra[name][key] for name in names]) for key in spectra[names[0]]
         },
     }
 
 
-def _beside_null(spectra: Sequence[Spectrum]) -> Values:
+def beside_null(spectra: Sequence[Spectrum]) -> Values:
+    """Return the measures of a mean over matrices under one transform, beside both nulls."""
     values = np.mean([spectrum.values for spectrum in spectra], axis=0).tolist()
     null, shuffled = (
         np.mean([getattr(spectrum, field) for spectrum in spectra], axis=0)
@@ -219,7 +220,7 @@ def _groups(
         }
         scores = {field: [run[field] for run in same] for field in ("loss", "score")}
         every = [one for run in same for one in spectra[run["name"]].values()]
-        pooled = {key: _beside_null([one[key] for one in every]) for key in averages[0]["spectra"]}
+        pooled = {key: beside_null([one[key] for one in every]) for key in averages[0]["spectra"]}
         matrices = [matrix["spectra"] for run in same for matrix in run["matrices"]]
         judged = verdicts(pooled, matrices, _zeros(every))
         groups.append(

@@ -22,8 +22,8 @@ from zoo.spectrum import (
     largest_first,
     measures,
     numerical_rank,
-    random_sides,
 )
+from zoo.studies.analyze.turning import Turns
 from zoo.studies.statistics import pearson, spearman
 
 SPECTRAL_MEASURES = (
@@ -72,6 +72,13 @@ class Plane:
         """Return its energy largest first, and by the frequencies of a transform of (m, n)."""
         return self._descending, Running(self._energy.index_select(0, t.order(*shape)))
 
+    def primary(self, t: Basis, shape: tuple[int, int]) -> tuple[float, float]:
+        """Return k90 and low_25, the measures that verdicts are about."""
+        largest, order = self._descending, t.order(*shape)
+        low = self._energy.index_select(0, order[: round(0.25 * largest.size)])
+        held = float(low.sum(dtype=torch.float64)) / (largest.total or 1.0)
+        return largest.count(0.9) / largest.size, held
+
     def correlations(self, energies: np.ndarray) -> np.ndarray:
         """Correlate sorted energies with as many of its largest, by Pearson and Spearman; (2,)."""
         if len(energies) < 3:
@@ -87,7 +94,6 @@ def beside_nulls(
     draws: int,
     seed: int = 0,
     done: Callable[[], object] = lambda: None,
-    alone: bool = False,
 ) -> list[dict[str, Spectrum]]:
     """Measure each update under each transform, beside two nulls.
 
@@ -105,14 +111,11 @@ def beside_nulls(
         draws: B, at least 2.
         seed: of both nulls.
         done: called after each draw of each update.
-        alone: whether each is turned by itself, which is as good for a single one and takes the
-            time of a rotation of r directions in place of m and n; draws of means are then too
-            narrow.
 
     Returns:
         For each update, by transform.
     """
-    turn = _turn_alone if alone else _turn
+    turns = Turns(updates, seed)
     chosen = {key: transform(key) for key in transforms}
     singular_values = [update.singular_values() for update in updates]
     ranks = [
@@ -128,7 +131,8 @@ def beside_nulls(
     null_curves = np.zeros((*room[:2], 2, 101))
     for draw in range(draws):
         for i, update in enumerate(updates):
-            turned, mixed = turn(update, draw, seed), _shuffle(update, draw, seed)
+            turned = turns(i, draw)
+            mixed = _shuffle(update, draw, seed)
             own = Plane(turned.matrix())
             for j, t in enumerate(chosen.values()):
                 plane = own if t.rotates(*update.shape) else Plane(_plane(turned, t))
@@ -164,40 +168,37 @@ def beside_nulls(
     return spectra
 
 
+def primary_of(update: Update, chosen: Sequence[Basis]) -> np.ndarray:
+    """Return k90 and low_25 of an update under some transforms, and nothing else; (t, 2)."""
+    return np.array([Plane(_plane(update, t)).primary(t, update.shape) for t in chosen])
+
+
+def primary_draws(
+    updates: Sequence[Update], transforms: Sequence[str], draws: int, seed: int
+) -> np.ndarray:
+    """Draw k90 and low_25 under the rotation null, and nothing else; (n, t, B, 2).
+
+    It is what `beside_nulls` draws, in a fourth of the time.
+    """
+    chosen = [transform(key) for key in transforms]
+    turns = Turns(updates, seed)
+    found = np.empty((len(updates), len(chosen), draws, 2))
+    for draw in range(draws):
+        for i, update in enumerate(updates):
+            turned = turns(i, draw)
+            own = Plane(turned.matrix())
+            for j, t in enumerate(chosen):
+                plane = own if t.rotates(*update.shape) else Plane(_plane(turned, t))
+                found[i, j, draw] = plane.primary(t, update.shape)
+    return found
+
+
 def _plane(update: Update, t: Basis) -> Tensor:
     return (
         t.forward(update.left)
         if update.right is None
         else t.forward_product(update.left, update.right)
     )
-
-
-def _turn(update: Update, draw: int, seed: int) -> Update:
-    """Q dW P, the same Q and P for all of one shape."""
-    sides = random_sides(*update.shape, draw, seed, update.left)
-    if update.right is None:
-        return Update(sides.left @ update.left @ sides.right.mT)
-    return Update(sides.left @ update.left, update.right @ sides.right.mT)
-
-
-def _turn_alone(update: Update, draw: int, seed: int) -> Update:
-    """Q dW P of random factors' sides alone: S T^T between two frames of r random directions.
-
-    With L = A S and R^T = B T (QR), Q A and P B are uniform among such frames (Mezzadri, arXiv
-    math-ph/0609050).
-    """
-    if update.right is None:
-        return _turn(update, draw, seed)
-    s = torch.linalg.qr(update.left, mode="r").R
-    t = torch.linalg.qr(update.right.mT, mode="r").R
-    (m, n), stream = update.shape, generator(seed, "frames", *update.shape, draw)
-    q, p = (_frame(size, len(side), stream, side) for size, side in ((m, s), (n, t)))
-    return Update(q @ s, (p @ t).mT)
-
-
-def _frame(size: int, count: int, stream: torch.Generator, like: Tensor) -> Tensor:
-    q, r = torch.linalg.qr(torch.randn(size, count, generator=stream, dtype=torch.float64))
-    return (q * r.diagonal().sign()).to(like)
 
 
 def _shuffle(update: Update, draw: int, seed: int) -> Update:

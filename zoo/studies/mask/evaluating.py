@@ -70,7 +70,7 @@ def masked(
     from zoo.bases import TRANSFORMS, masks
     from zoo.files.access import new_folder
     from zoo.runs import checkpoints, peft
-    from zoo.studies.journal import Journal
+    from zoo.studies.journal import Evaluations
     from zoo.studies.mask import masking
     from zoo.studies.mask.masked_files import MaskedFiles
 
@@ -89,7 +89,7 @@ def masked(
             checkpoints.load(checkpoints.resolve(path), resume=False)
     moved = None if backbone is None else str(backbone)
     sources = read_all(subjects, backbone=moved, trust=trust)
-    journal = Journal(folder / JOURNAL if folder and paths else None)
+    journal = Evaluations(folder / JOURNAL if folder and paths else None)
     bar = Bar("evaluations")
     count = sum(score is not None or each.what in {*paths} - adapters for each in subjects)
     done = bar.expect(count * plan.evaluations())
@@ -174,7 +174,7 @@ def _in_memory(
     done: Callable[[], object],
 ) -> dict[str, Any]:
     """Return what every mask of a plan leaves of a network in memory, which is then as it was."""
-    from zoo.studies.journal import Journal
+    from zoo.studies.journal import Evaluations
     from zoo.studies.mask import masking
 
     sizes = masking.stored_sizes(network)
@@ -186,7 +186,9 @@ def _in_memory(
 
     with _evaluating(network):
         scored = masking.Scored(metric, str(better), sizes, by="function")
-        return masking.mask_network(source, network, evaluate, plan, scored, Journal(None), done)
+        return masking.mask_network(
+            source, network, evaluate, plan, scored, Evaluations(None), done
+        )
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from zoo.bases.seeds import stream_seed
 from zoo.errors import UserError
 from zoo.layers.convert import zoo_layers
 from zoo.runs.source import Source
-from zoo.studies.journal import Journal
+from zoo.studies.journal import Evaluations
 from zoo.studies.mask.masked_files import MaskedFiles
 from zoo.studies.mask.masked_network import MaskedNetwork
 from zoo.studies.statistics import grouped, holm, mean_sd, paired
@@ -82,7 +82,7 @@ def mask_run(
     model: ZooModule,
     evaluate: Callable[[], float],
     plan: Plan,
-    journal: Journal,
+    journal: Evaluations,
     done: Callable[[], object] = lambda: None,
     files: MaskedFiles | None = None,
 ) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def mask_network(
     evaluate: Callable[[], float],
     plan: Plan,
     scored: Scored,
-    journal: Journal,
+    journal: Evaluations,
     done: Callable[[], object] = lambda: None,
     files: MaskedFiles | None = None,
 ) -> dict[str, Any]:

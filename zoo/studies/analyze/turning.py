@@ -1,0 +1,90 @@
+"""Draws of the rotation null: updates between Haar-random rotations of their rows and columns."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoo.bases.seeds import generator
+from zoo.runs.source import Update
+from zoo.spectrum import random_sides
+
+
+class _Shared(NamedTuple):
+    """The directions of all factors with as many rows: their basis' size, and each by it."""
+
+    directions: int  # d
+    coordinates: Mapping[int, Tensor]  # (d, r) by the place of the update
+
+
+class Turns:
+    """Turns updates by Q dW P, with the same Q for all with as many rows, and P for columns.
+
+    Of factors L R only Q L is asked for. Where the columns of all L span d directions, fewer than
+    there are rows, L = B C with orthonormal B (QR), and Q B is uniform among the frames of d
+    directions (Mezzadri, arXiv math-ph/0609050): Q L is drawn as F C, without the rest of Q. For
+    768 x 768 and 24 updates of rank 8 that takes a tenth of the time, for longer sides less.
+
+    Args:
+        updates: all that are turned together.
+        seed: of all draws.
+    """
+
+    def __init__(self, updates: Sequence[Update], seed: int) -> None:
+        self.updates, self.seed = updates, seed
+        self._sides = [
+            {n: self._shared(side, n) for n in {update.shape[side] for update in updates}}
+            for side in (0, 1)
+        ]
+        self._draw = -1
+        self._frames: dict[tuple[int, int], Tensor] = {}
+
+    def _shared(self, side: int, n: int) -> _Shared | None:
+        """Return the directions of a side, or None where a whole rotation is needed."""
+        here = {i: u for i, u in enumerate(self.updates) if u.shape[side] == n}
+        if any(update.right is None for update in here.values()):
+            return None
+        # By what is in them, so that their order among the updates does not matter.
+        here = dict(sorted(here.items(), key=lambda item: float(_factor(item[1], side).sum())))
+        factors = [_factor(update, side) for update in here.values()]
+        if sum(factor.shape[1] for factor in factors) >= n:
+            return None
+        r = torch.linalg.qr(torch.cat(factors, 1).double(), mode="r").R
+        parts = r.to(factors[0]).split([factor.shape[1] for factor in factors], 1)
+        return _Shared(len(r), dict(zip(here, parts, strict=True)))
+
+    def __call__(self, i: int, draw: int) -> Update:
+        """Return draw number `draw` of update number `i`."""
+        if draw != self._draw:
+            self._draw, self._frames = draw, {}
+        update = self.updates[i]
+        if update.right is None:
+            rotation = random_sides(*update.shape, draw, self.seed, update.left)
+            return Update(rotation.left @ update.left @ rotation.right.mT)
+        left, right = (self._turned(i, side, draw) for side in (0, 1))
+        return Update(left, right.mT)
+
+    def _turned(self, i: int, side: int, draw: int) -> Tensor:
+        """Return a factor with its directions turned; (n, r)."""
+        update, factor = self.updates[i], _factor(self.updates[i], side)
+        n = update.shape[side]
+        shared = self._sides[side][n]
+        if shared is None:
+            return random_sides(*update.shape, draw, self.seed, factor)[side] @ factor
+        if (side, n) not in self._frames:
+            stream = generator(self.seed, "frame", n, draw, side)
+            self._frames[side, n] = _frame(n, shared.directions, stream).to(factor)
+        return self._frames[side, n] @ shared.coordinates[i]
+
+
+def _factor(update: Update, side: int) -> Tensor:
+    """Return L, or R^T; (n, r)."""
+    assert update.right is not None
+    return update.right.mT if side else update.left
+
+
+def _frame(n: int, count: int, stream: torch.Generator) -> Tensor:
+    """Draw orthonormal columns, uniform among all such; (n, count), float64."""
+    q, r = torch.linalg.qr(torch.randn(n, count, generator=stream, dtype=torch.float64))
+    return q * r.diagonal().sign()

@@ -1,0 +1,1 @@
+"""`zoo census`: what is in many published adapters, each beside its own null."""
