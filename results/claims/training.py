@@ -7,7 +7,15 @@ from statistics import mean
 from results.claims.claim import Claim, below, gaps, holds, link
 from results.claims.cosines import BUDGETS, LONG, SEEDS, SWEEP
 from results.rows import best, differences, gap, read
-from results.tables.rates import NO_RULE, RULE, best_rate, price, rate_curves
+from results.tables.rates import (
+    DEEP_NO_RULE,
+    DEEP_RULE,
+    NO_RULE,
+    RULE,
+    best_rate,
+    price,
+    rate_curves,
+)
 
 OF = "zoo"
 BASES = ("DCT", "RandomOrthonormal", "RowDCT", "BlockDCT", "Zigzag")
@@ -74,6 +82,20 @@ def rate_claims() -> Iterator[Claim]:
         least = sum(is_least(name, network) for name in PAIRS)
         number += f", the lowest that was tried in {least}" if least else ""
         yield Claim(OF, text, holds(max(prices) < 0.01), number, n, source)
+
+    source_of_depth = f"`zoo sweep --config results/transfer_depth.yaml`: {link('transfer_depth')}"
+    deep = {
+        DEEP_RULE: "The rate that is best at 2 blocks costs less than 0.02 at 8, with `base_sizes`",
+        DEEP_NO_RULE: "It does so without them",
+    }
+    for network, text in deep.items():
+        prices = [price(name, network) for name in PAIRS]
+        number = f"costs {min(prices):.3f} to {max(prices):.3f} over the best"
+        yield Claim(OF, text, holds(max(prices) < 0.02), number, n, source_of_depth)
+    falls = [lowest(name, DEEP_RULE) - lowest(name, DEEP_NO_RULE) for name in PAIRS]
+    number = f"{min(falls):+.3f} to {max(falls):+.3f}"
+    text = "At their best rates 8 blocks end lower with `base_sizes` than without"
+    yield Claim(OF, text, holds(max(falls) < 0), number, n, source_of_depth)
 
     rises = [lowest(name, RULE) - lowest(name, NO_RULE) for name in PAIRS]
     number = f"{min(rises):+.3f} to {max(rises):+.3f}, above 0 in {sum(x > 0 for x in rises)}"

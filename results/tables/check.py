@@ -6,7 +6,7 @@ from itertools import zip_longest
 from results.tables.characters import character_row, long_row, maps_row, relora_row
 from results.tables.costs import api_row, encoder_row, goals_row, quantized_row
 from results.tables.page import Cells, cells_of, plain, table
-from results.tables.rates import exponents_row, growth_row, transfer_row
+from results.tables.rates import exponents_row, growth_row, transfer_row, widths_row
 from results.tables.updates import cola_row, glue_row, mask_row, spectra_row
 
 SIX_MAPS = "`Dense` | `DCT` | `RandomOrthonormal` | `BlockDCT` | `Kronecker` | `LoRA` |"
@@ -19,6 +19,10 @@ TABLES: dict[str, Callable[[Cells, Cells], Cells]] = {
     "| | best at 64 | best at 256, rule | price, rule | best at 256, without | price, without |": (
         transfer_row
     ),
+    "| | best at 2 | best at 8, rule | price, rule | best at 8, without | price, without |": (
+        transfer_row
+    ),
+    "| width | 32 | 64 | 96 | 128 | 192 |": widths_row,
     "| method | coefficients | rate | loss | stable rank | effective rank | FLOPs | checkpoint "
     "| decode |": maps_row,
     "| W | rate | loss, seeds 1 and 2 | stable rank | published |": relora_row,

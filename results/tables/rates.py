@@ -6,17 +6,24 @@ from results.rows import method, options, read, spread
 from results.tables.page import Cells
 
 BASE, RULE, NO_RULE = "64", "256 with the rule", "256 without it"
+DEEP_RULE, DEEP_NO_RULE = "8 blocks with the rule", "8 blocks without it"
 
 
 def rate_curves(label: str) -> dict[str, dict[str, list[float]]]:
-    """Return the losses of a method over seeds by network and rate, of transfer.csv."""
-    curves: dict[str, dict[str, list[float]]] = {BASE: {}, RULE: {}, NO_RULE: {}}
-    for row in read("transfer"):
+    """Return the losses of a method over seeds by network and rate: transfer*.csv."""
+    curves: dict[str, dict[str, list[float]]] = {
+        network: {} for network in (BASE, RULE, NO_RULE, DEEP_RULE, DEEP_NO_RULE)
+    }
+    for row in [*read("transfer"), *read("transfer_depth")]:
         if method(row) == label:
             given = options(row)
-            wide = RULE if "model.base_sizes" in given else NO_RULE
-            curve = curves[BASE if given["model.width"] == "64" else wide]
-            curve.setdefault(row["lr"], []).append(float(row["loss"]))
+            rule = given.get("model.base_sizes", "null") != "null"
+            if given["model.layers"] == "8":
+                network = DEEP_RULE if rule else DEEP_NO_RULE
+            else:
+                wide = RULE if rule else NO_RULE
+                network = BASE if given["model.width"] == "64" else wide
+            curves[network].setdefault(row["lr"], []).append(float(row["loss"]))
     return curves
 
 
@@ -26,20 +33,34 @@ def best_rate(curve: dict[str, list[float]]) -> str:
 
 
 def price(label: str, network: str) -> float:
-    """Return what the rate that is best at width 64 costs at 256, over the best one there."""
+    """Return what the rate that is best at width 64 costs elsewhere, over the best one there."""
     curves = rate_curves(label)
     curve = curves[network]
     return mean(curve[best_rate(curves[BASE])]) - mean(curve[best_rate(curve)])
 
 
 def transfer_row(row: Cells, heads: Cells) -> Cells:
-    """Recompute a row of rates at width 64 and 256."""
+    """Recompute a row of rates at width 64 and 256, or at 2 blocks and 8."""
     curves = rate_curves(row[0])
     found = [row[0], best_rate(curves[BASE])]
-    for network in (RULE, NO_RULE):
+    deep = "8" in heads[2]
+    for network in (DEEP_RULE, DEEP_NO_RULE) if deep else (RULE, NO_RULE):
         rate, cost = best_rate(curves[network]), price(row[0], network)
         found += [f"{rate}: {spread(curves[network][rate])}", f"{cost:.3f}" if cost else "0"]
     return found
+
+
+def widths_row(row: Cells, heads: Cells) -> Cells:
+    """Recompute the losses of a method at growing width: widths.csv, or widths_flops.csv."""
+    label, _, kind = row[0].partition(", ")
+    name = "widths_flops" if kind.startswith("equal") else "widths"
+    losses: dict[str, list[float]] = {}
+    for each in read(name):
+        given = options(each)
+        rule = given.get("model.base_sizes", "null") != "null"
+        if method(each) == label and rule == (kind != "without"):
+            losses.setdefault(given["model.width"], []).append(float(each["loss"]))
+    return [row[0], *(spread(losses[width]) for width in heads[1:])]
 
 
 def exponents_row(row: Cells, heads: Cells) -> Cells:
