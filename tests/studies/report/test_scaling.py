@@ -77,7 +77,12 @@ def comparison(width, steps=10, task="CharLM"):
     method = {"method": "Dense", "mean": 2.0, "low": None, "high": None, "n": 1, "lr": 0.1}
     method |= {"values": [2.0], "cost": {"total_training_flops": width * steps}}
     conditions = {"model.width": width, "steps": steps, "model": task, "model.dropout": 0.0}
-    return conditions, {"name": task, "metric": "loss", "better": "lower", "methods": [method]}
+    return conditions, {
+        "name": f"{task}, width={width}, rows=5",
+        "metric": "loss",
+        "better": "lower",
+        "methods": [method],
+    }
 
 
 def test_a_family_differs_in_sizes_alone():
@@ -85,6 +90,7 @@ def test_a_family_differs_in_sizes_alone():
     three = [comparison(width, 20 * width) for width in (8, 16, 32)]
     other = [comparison(width, task="Other") for width in (8, 16)]
     (family,) = scalings([*three, *other])
+    assert family["name"] == "CharLM, rows=5"  # not the width of one of them
     assert [point["sizes"]["width"] for point in family["points"]] == ["8", "16", "32"]
     assert family["frontier"] == [0]
     assert scalings(three[:2]) == []

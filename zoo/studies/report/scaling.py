@@ -10,6 +10,7 @@ A and b of the method and E, what no compute takes away, of all together (Hoffma
 """
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,7 +47,8 @@ def scalings(
             first = group[0][1]
             found.append(
                 {
-                    "name": first["name"],
+                    # What the family has in common: not the sizes that tell its members apart.
+                    "name": re.sub(rf", ({'|'.join(SIZES)})=[^,]*", "", first["name"]),
                     "metric": first["metric"],
                     "better": first["better"],
                     "points": points,
