@@ -13,6 +13,7 @@ from zoo.bases.cosine import dct_matrix
 from zoo.spectrum import (
     GAUSSIAN,
     SHARES,
+    InOrder,
     LargestFirst,
     Running,
     dct_energy,
@@ -121,6 +122,18 @@ def test_largest_first_equals_sorting(energy):
     assert found.total == pytest.approx(exact.total, rel=1e-12)
     np.testing.assert_allclose(found.held(counts), exact.held(counts), atol=5e-4 * exact.total)
     assert torch.equal(energy, before)
+
+
+@pytest.mark.parametrize("size", [1, 7, 99, 100, 250, 1234])
+def test_in_order_equals_putting_in_order(size):
+    energy = torch.randn(size).square()
+    order = torch.randperm(size)
+    found, exact = InOrder(energy, order), Running(energy[order])
+    shares = [0.001, 0.25, 0.5, 0.9, 0.999]
+    assert [found.count(share) for share in shares] == [exact.count(share) for share in shares]
+    counts = np.arange(1, size + 1)
+    np.testing.assert_allclose(found.held(counts), exact.held(counts), rtol=1e-12)
+    assert InOrder(torch.zeros(size), order).count(0.5) == 0
 
 
 @pytest.mark.parametrize("number", [math.nan, -math.nan, math.inf])

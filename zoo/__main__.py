@@ -28,6 +28,7 @@ share
 look
   report     runs as a table and figures   zoo report runs --out report
   analyze    ranks and spectra of updates  zoo analyze RUN --out report
+  census     the same of many adapters     zoo census LIST --out census
   mask       score against coefficients    zoo mask RUN --budgets 1,10,100
   coordinates  norms at growing width and depth
   bench      time and memory of layers     zoo bench --shape 768x768

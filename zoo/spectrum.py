@@ -5,6 +5,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from zoo.bases import transform
 from zoo.bases.basis import Sides, rotate
@@ -168,12 +169,67 @@ class LargestFirst:
         return int(np.count_nonzero(bins > last)) + _first_at(sums, wanted) + 1
 
 
+class InOrder:
+    """What `Running` says of energies in an order, without putting all of them into it.
+
+    They are summed in a hundred parts, and of a part that a count ends in, they are looked up.
+
+    Args:
+        energy: (K,), not negative, on the CPU.
+        order: (K,) all places; what follows from it alone is kept as long as it lives.
+    """
+
+    def __init__(self, energy: Tensor, order: Tensor) -> None:
+        self.size, self._energy, self._order = len(order), energy, order
+        self._edges = np.rint(np.arange(101) * self.size / 100).astype(np.int64)
+        sums = self._parts().bincount(energy.double(), minlength=100).cumsum(0)
+        self._sums = np.append(0.0, sums.numpy())
+        self.total = float(self._sums[-1])
+
+    def _parts(self) -> Tensor:
+        """Return the part that each place is in; (K,)."""
+        if self._order not in _parts_of:
+            parts = torch.empty(self.size, dtype=torch.int64)
+            parts[self._order] = torch.arange(100).repeat_interleave(
+                torch.from_numpy(np.diff(self._edges))
+            )
+            _parts_of[self._order] = parts
+        return _parts_of[self._order]
+
+    def _first(self, start: int, end: int) -> np.ndarray:
+        """Return the running sums of what lies between two counts."""
+        between = self._energy.index_select(0, self._order[start:end])
+        return between.cumsum(0, dtype=torch.float64).numpy()
+
+    def held(self, counts: np.ndarray) -> np.ndarray:
+        """Return the sums of the first so many, each at least 1; (c,) int to (c,) float64."""
+        parts = np.searchsorted(self._edges, counts, side="right") - 1
+        found = self._sums[parts]
+        for i in np.flatnonzero(self._edges[parts] != counts):
+            found[i] += self._first(self._edges[parts[i]], counts[i])[-1]
+        return found
+
+    def count(self, share: float) -> int:
+        """Return how many of the first hold `share`, in (0, 1], of the sum; 0 if that is 0."""
+        if self.total <= 0:
+            return 0
+        wanted = share * self.total
+        part = _first_at(self._sums[1:], wanted)
+        start, end = self._edges[part : part + 2]
+        sums = self._first(start, end) + self._sums[part]
+        return int(start) + _first_at(sums, wanted) + 1
+
+
+_parts_of = WeakTensorKeyDictionary()
+"""Of an order, as long as it lives."""
+
+
 def _first_at(sums: np.ndarray, wanted: float) -> int:
     """Return the place of the first of ascending sums that is at least `wanted`, or the last."""
     return min(int(np.searchsorted(sums, wanted)), len(sums) - 1)
 
 
-Energies = Running | LargestFirst
+Energies = Running | LargestFirst | InOrder
 
 
 def largest_first(energy: Tensor) -> Energies:

@@ -17,7 +17,7 @@ from zoo.bases.seeds import generator
 from zoo.runs.source import Update
 from zoo.spectrum import (
     Energies,
-    Running,
+    InOrder,
     energy,
     largest_first,
     measures,
@@ -70,14 +70,14 @@ class Plane:
 
     def energies(self, t: Basis, shape: tuple[int, int]) -> tuple[Energies, Energies]:
         """Return its energy largest first, and by the frequencies of a transform of (m, n)."""
-        return self._descending, Running(self._energy.index_select(0, t.order(*shape)))
+        return self._descending, InOrder(self._energy, t.order(*shape))
 
     def primary(self, t: Basis, shape: tuple[int, int]) -> tuple[float, float]:
         """Return k90 and low_25, the measures that verdicts are about."""
-        largest, order = self._descending, t.order(*shape)
-        low = self._energy.index_select(0, order[: round(0.25 * largest.size)])
-        held = float(low.sum(dtype=torch.float64)) / (largest.total or 1.0)
-        return largest.count(0.9) / largest.size, held
+        largest, ordered = self.energies(t, shape)
+        first = round(0.25 * largest.size)
+        held = float(ordered.held(np.array([first]))[0]) if first else 0.0
+        return largest.count(0.9) / largest.size, held / (largest.total or 1.0)
 
     def correlations(self, energies: np.ndarray) -> np.ndarray:
         """Correlate sorted energies with as many of its largest, by Pearson and Spearman; (2,)."""

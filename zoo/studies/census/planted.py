@@ -21,7 +21,7 @@ from zoo.studies.analyze.spectra import primary_of
 from zoo.studies.statistics import against_moments, holm
 from zoo.studies.verdicts import PRIMARY
 
-STRENGTHS = (0.05, 0.1, 0.3)
+STRENGTHS = (0.01, 0.03, 0.1)
 """Share of the energy of singular vectors, before they are made orthogonal, that is planted."""
 KINDS = {
     "nothing": "random directions: what is found is found by chance",
