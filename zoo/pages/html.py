@@ -52,6 +52,7 @@ def drawing(name: str, svg: bytes, caption: str) -> Markup:
         flags=re.S,
     )
     tree = re.sub(r"<[^>]+>", lambda tag: _of_page(tag[0], escape(name)), tree)
+    tree = re.sub(r">\s+<", "><", tree)
     view = re.search(r'viewBox="[^"]*"', tree)
     label = f'<svg role="img" aria-label="{escape(name)}" {view[0] if view else ""}>'
     image = re.sub(r"<svg[^>]*>", lambda _: label, tree, count=1)
@@ -63,6 +64,10 @@ def drawing(name: str, svg: bytes, caption: str) -> Markup:
 def _of_page(tag: str, name: str) -> str:
     """Return a tag of an SVG with ids that no other figure has, and the colours of the page."""
     tag = tag.replace("xlink:href", "href")
+    if not tag.startswith("<image"):  # a page has one font, and shows no thousandths of a point
+        tag = re.sub(r"font-family: [^;\"]+;? ?", "", tag)
+        tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)
+        tag = re.sub(r' transform="rotate\(-?0 [^)]*\)"|(?<=^<g) id="[^"]*"(?=>$)', "", tag)
     tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", tag)
     return re.sub("|".join(SCHEME), lambda colour: f"var(--{SCHEME[colour[0]]})", tag)
 

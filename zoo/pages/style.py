@@ -231,8 +231,13 @@ def colour_bar(figure: Figure, axes: Any, colours: ScalarMappable, **more: Any) 
 
 
 def svg(figure: Figure) -> bytes:
-    """Draw a figure as SVG, text as text; the same bytes each time."""
-    return _render(figure, "svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    """Draw a figure as SVG, text as text; the same bytes each time.
+
+    What it has as an image, as many points, is as fine as a page shows it.
+    """
+    return _render(
+        figure, "svg", dpi=100, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    )
 
 
 def png(figure: Figure, dpi: float = SETTINGS["savefig.dpi"]) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from zoo.pages import style
+from zoo.pages.numbers import percent
 from zoo.pages.style import Axes, Figure
 from zoo.studies.analyze.tables import MEASURE_LABELS
 from zoo.studies.census.planted import KINDS
@@ -19,7 +20,7 @@ from zoo.studies.figures import present
 from zoo.studies.verdicts import PRIMARY
 
 Data = dict[str, Any]
-NAMED = 7
+NAMED = len(style.PALETTE) - 1
 """Architectures that have a colour of their own."""
 OTHERS = "others"
 
@@ -57,22 +58,27 @@ def k90_against_null(census: Data) -> Figure:
     looks = _looks(adapters)
     for ax, key in zip(axes, transforms, strict=True):
         ax.set_title(key)
-        for name, look in looks.items():
-            points = np.array(
-                [
-                    (m["spectra"][key]["k90"]["null"], m["spectra"][key]["k90"]["value"])
-                    for each in adapters
-                    if _name(each, looks) == name
-                    for m in each["matrices"]
-                ]
-            )
-            ax.plot(*points.T, "o", markersize=2.5, alpha=0.6, color=look["color"], rasterized=True)
+        points = [
+            (m["spectra"][key]["k90"]["null"], m["spectra"][key]["k90"]["value"])
+            for each in adapters
+            for m in each["matrices"]
+        ]
+        colours = [
+            looks[_name(each, looks)]["color"] for each in adapters for _ in each["matrices"]
+        ]
+        x, y = np.array(points).T
+        _points(ax, x, y, colours)
         ends = np.array([*ax.get_xlim(), *ax.get_ylim()])
         ax.axline((ends.min(), ends.min()), slope=1, color=style.NULL, linewidth=1)
         ax.set(xlim=(ends.min(), ends.max()), ylim=(ends.min(), ends.max()), aspect="equal")
     handles = [style.key(name, look["color"], "", "o") for name, look in looks.items()]
     style.legend(figure, [*handles, style.key("equal to the null", style.NULL)])
     return figure
+
+
+def _points(ax: Axes, x: np.ndarray, y: np.ndarray, colours: Sequence[Any]) -> None:
+    """Draw many points as one image."""
+    ax.scatter(x, y, s=9, c=colours, alpha=0.65, linewidths=0, rasterized=True)
 
 
 def _looks(adapters: Sequence[Data]) -> dict[str, dict[str, Any]]:
@@ -103,12 +109,10 @@ def distance_by_transform(census: Data) -> Figure:
     for ax, measure in zip(axes, PRIMARY, strict=True):
         ax.set_title(MEASURE_LABELS[measure])
         ax.axvspan(-3, 3, color=style.NULL, alpha=0.2, linewidth=0)
-        for place, key in enumerate(transforms):
-            zs = np.array([each["mean"][key][measure]["z"] or 0.0 for each in adapters])
-            y = place + jitter.uniform(-0.28, 0.28, len(zs))
-            ax.plot(
-                zs, y, "o", markersize=3, alpha=0.7, color=style.PALETTE[place], rasterized=True
-            )
+        zs = [[each["mean"][key][measure]["z"] or 0.0 for each in adapters] for key in transforms]
+        places = np.repeat(np.arange(len(transforms)), len(adapters))
+        colours = [style.PALETTE[place % len(style.PALETTE)] for place in places]
+        _points(ax, np.ravel(zs), places + jitter.uniform(-0.28, 0.28, len(places)), colours)
         ax.set_yticks(range(len(transforms)), transforms)
         ax.set_xscale("symlog", linthresh=5)
         ax.set_xticks([-30, -10, -5, 0, 5, 10, 30], ["-30", "-10", "-5", "0", "5", "10", "30"])
@@ -126,9 +130,7 @@ def claims_beside_null(census: Data) -> Figure | None:
     figure, (ax,) = style.panels(
         "What is claimed of updates, and what their nulls have", 1, 1, 0.5 * len(rows) + 1.2
     )
-    for place, row in enumerate(rows):
-        _dot(ax, row["null"], place + 0.14, style.NULL)
-        _dot(ax, row["value"], place - 0.14, style.PALETTE[0])
+    _beside_null(ax, rows)
     ax.set_yticks(range(len(rows)), [row["words"] for row in rows])
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-1.02, 1.02))
     ax.axvline(0, color=style.GRID, linewidth=1)
@@ -149,9 +151,7 @@ def k90_by_architecture(census: Data) -> Figure | None:
         return None
     transform = census["transforms"][0]
     figure, (ax,) = style.panels(f"k90 by architecture ({transform})", 1, 1, 0.32 * len(rows) + 1.2)
-    for place, row in enumerate(rows):
-        _dot(ax, row["null"], place + 0.16, style.NULL)
-        _dot(ax, row["value"], place - 0.16, style.PALETTE[0])
+    _beside_null(ax, rows)
     names = [f"{row['name']} ({row['value']['adapters']})" for row in rows]
     ax.set_yticks(range(len(rows)), [style.plain(name) for name in names])
     ax.set(ylim=(len(rows) - 0.5, -0.5))
@@ -163,11 +163,16 @@ def k90_by_architecture(census: Data) -> Figure | None:
     return figure
 
 
-def _dot(ax: Axes, found: Data, y: float, colour: str) -> None:
-    """Draw a mean with its interval."""
-    if found["low"] is not None:
-        ax.plot([found["low"], found["high"]], [y, y], color=colour, linewidth=1.5)
-    ax.plot([found["mean"]], [y], "o", color=colour, markersize=5)
+def _beside_null(ax: Axes, rows: Sequence[Data]) -> None:
+    """Draw means with intervals, one row below another, and those of their nulls under them."""
+    for field, shift, colour in (("null", 0.15, style.NULL), ("value", -0.15, style.PALETTE[0])):
+        found, y = [row[field] for row in rows], np.arange(len(rows)) + shift
+        mean, low, high = (
+            np.array([each["mean"] if each[end] is None else each[end] for each in found])
+            for end in ("mean", "low", "high")
+        )
+        ends = [mean - low, high - mean]
+        ax.errorbar(mean, y, xerr=ends, fmt="o", color=colour, markersize=5, capsize=0)
 
 
 def power(census: Data) -> Figure | None:
@@ -181,21 +186,24 @@ def power(census: Data) -> Figure | None:
         len(kinds),
         4,
         2.6,
-        "share of energy planted",
+        "energy planted",
         "found, p < 0.05",
         sharex=True,
         sharey=True,
     )
+    strengths = sorted({row["strength"] for row in rows})
     for ax, kind in zip(axes, kinds, strict=True):
         ax.set_title(kind)
         for i, key in enumerate(census["transforms"]):
-            points = [
-                (row["strength"], row["share"])
+            share = {
+                row["strength"]: row["share"]
                 for row in rows
                 if row["transform"] == key and row["kind"] in (kind, "nothing")
-            ]
-            ax.plot(*np.array(sorted(points)).T, markersize=4, **style.look(i))
-        style.percent(ax.xaxis, ax.yaxis)
+            }
+            x = [strengths.index(strength) for strength in share]
+            ax.plot(x, list(share.values()), markersize=4, **style.look(i))
+        ax.set_xticks(range(len(strengths)), [percent(each, 0) for each in strengths])
+        style.percent(ax.yaxis)
         ax.set_ylim(-0.03, 1.03)
     handles = [style.key(key, **style.look(i)) for i, key in enumerate(census["transforms"])]
     style.legend(figure, handles)

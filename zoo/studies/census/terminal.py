@@ -12,7 +12,7 @@ from zoo.studies.census.tables import counts_table
 Data = dict[str, Any]
 LEGEND = """k90: share of the coefficients, largest first, that holds 90 % of the energy.
 null: the same singular values in random directions. structured: beyond it, at a
-false discovery rate of 5 %; [low, high]: 95 % intervals, an author counted once."""
+false discovery rate of 5 %; [low, high]: 95 % interval, an author counted once."""
 
 
 def printed(census: Data) -> str:
