@@ -1,0 +1,121 @@
+"""Adapters as strangers have them: peft's, loralib's, zoo's own, and hostile ones.
+
+Each function writes one and returns its path.
+"""
+
+import json
+import struct
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import zoo
+
+PREFIX = "base_model.model."
+QUERY = "encoder.layer.{}.attention.self.query"
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1234\n"
+
+
+def factors(layers=2, out=24, into=20, rank=4, b_rank=None, seed=0):
+    """Tensors by peft's names, of normal numbers."""
+    stream = torch.Generator().manual_seed(seed)
+    return {
+        f"{PREFIX}{QUERY.format(i)}.lora_{part}.weight": torch.randn(*shape, generator=stream)
+        for i in range(layers)
+        for part, shape in (("A", (rank, into)), ("B", (out, rank if b_rank is None else b_rank)))
+    }
+
+
+def config(folder, rank=4, **more):
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": "stranger/distilbert-base",
+        "r": rank,
+        "lora_alpha": 8,
+        "target_modules": ["query"],
+        **more,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def peft(folder, tensors=None, rank=4, seed=0, **settings):
+    folder = config(Path(folder), rank, **settings)
+    held = factors(rank=rank, seed=seed) if tensors is None else tensors
+    save_file(held, folder / "adapter_model.safetensors")
+    return folder
+
+
+def peft_binary(folder, tensors=None, seed=0):
+    folder = config(Path(folder))
+    torch.save(factors(seed=seed) if tensors is None else tensors, folder / "adapter_model.bin")
+    return folder
+
+
+def loralib(file, layers=2, out=24, into=20, rank=4, seed=0):
+    file, stream = Path(file), torch.Generator().manual_seed(seed)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    shapes = {"A": (rank, into), "B": (out, rank)}
+    state = {
+        f"layer.{i}.query.lora_{part}": torch.randn(*shape, generator=stream)
+        for i in range(layers)
+        for part, shape in shapes.items()
+    }
+    torch.save({**state, "classifier.bias": torch.zeros(2)}, file)
+    return file
+
+
+def own(folder, seed=0):
+    """What `zoo.save` writes."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(20, 24), nn.ReLU(), nn.Linear(24, 24)).eval()
+    net = zoo.adapt(net, zoo.LoRA, targets="*", rank=4)
+    with torch.no_grad():
+        for p in zoo.trainable(net).values():
+            p.normal_()
+    return zoo.save(net, Path(folder))
+
+
+class Evil:
+    """A pickle of it makes a file when it is read."""
+
+    def __init__(self, file):
+        self.file = str(file)
+
+    def __reduce__(self):
+        return open, (self.file, "w")
+
+
+def pickled(folder, makes):
+    """An adapter whose tensors are a pickle with code, which makes a file."""
+    folder = config(Path(folder))
+    torch.save({"a": Evil(makes)}, folder / "adapter_model.bin")
+    return folder
+
+
+def nan(folder):
+    tensors = factors()
+    next(iter(tensors.values()))[0, 0] = float("nan")
+    return peft(folder, tensors)
+
+
+def pointer(folder):
+    folder = config(Path(folder))
+    (folder / "adapter_model.safetensors").write_text(POINTER)
+    return folder
+
+
+def header(folder, text, length=None, data=b""):
+    """A safetensors file whose header is this text."""
+    folder, content = config(Path(folder)), text.encode()
+    start = struct.pack("<Q", len(content) if length is None else length)
+    (folder / "adapter_model.safetensors").write_bytes(start + content + data)
+    return folder
+
+
+def many_tensors(folder, count=100_000):
+    one = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    return header(folder, json.dumps({f"t{i}": one for i in range(count)}), data=bytes(4))
