@@ -10,7 +10,10 @@ from zoo.studies.frames import frame
 from zoo.studies.verdicts import PRIMARY
 
 Data = dict[str, Any]
-ENDS = {"value": "", "null": "_null", "sd": "_sd", "z": "_z", "p": "_p", "draws": "_draws"}
+ENDS = {"value": "", "null": "_null", "sd": "_sd", "z": "_z", "p": "_p", "draws": "_draws"} | {
+    "shuffled": "_shuffled"
+}
+"""Fields of a measure, and what a column of each ends in."""
 
 
 def adapters(census: Data) -> pd.DataFrame:

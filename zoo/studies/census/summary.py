@@ -138,6 +138,7 @@ def measures(adapters: Sequence[Data], transforms: Sequence[str]) -> list[Data]:
                 "value": over_clusters(adapters, [v["value"] for v in values]),
                 "null": over_clusters(adapters, [v["null"] for v in values]),
                 "gap": over_clusters(adapters, [v["value"] - v["null"] for v in values]),
+                "order": over_clusters(adapters, [v["value"] - v["shuffled"] for v in values]),
                 "far": sum(v["z"] is not None and abs(v["z"]) > 3 for v in values),
             }
             rows.append(row)

@@ -66,6 +66,7 @@ def measures_table(census: Data) -> Table:
         Column("Transform", lambda row: row.transform, left=True),
         Column("Measure", lambda row: MEASURE_LABELS[row.measure], left=True),
         *_compared(),
+        Column("Mean minus shuffled", with_interval("order", 4, "+")),
         Column("|z| > 3", lambda row: str(row.far)),
     ]
     return Table(flat(census["summary"]["measures"]), columns)
