@@ -52,6 +52,6 @@ def csv_text(
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     if header:
-        writer.writeheader()
+        writer.writerow({name: cell(name) for name in columns})
     writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
     return file.getvalue()

@@ -120,9 +120,11 @@ def _entry(path: str, number: int, row: Mapping[str, str], folder: Path) -> Entr
 
 def _place(word: str, folder: Path) -> str:
     """Return a path from where we are, or a hub's name as it is."""
-    if not word or (is_id(word) and not (folder / word).exists()):
+    if not word or (is_id(word) and not os.path.exists(folder / word)):
         return word
-    return os.path.normpath(folder / os.path.expanduser(word))
+    path = os.path.normpath(folder / os.path.expanduser(word))
+    # What is not there, and was no hub's name in the list, is none for the folder before it.
+    return os.path.join(os.curdir, path) if is_id(path) and not os.path.exists(path) else path
 
 
 def _number(where: str, text: str | None) -> float | None:
@@ -143,8 +145,14 @@ def _flags(where: str, text: str | None) -> tuple[bool, ...] | None:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Tell whether a folder holds an adapter of peft's or zoo's itself."""
-    return any((folder / name).is_file() for name in (CONFIG, OURS, ADAPTER, TENSORS, BINARY))
+    """Tell whether a folder holds an adapter of peft's or zoo's itself, or is a run of zoo's."""
+    names = (CONFIG, OURS, ADAPTER, TENSORS, BINARY)
+    return any(os.path.isfile(folder / name) for name in names) or is_run(folder)
+
+
+def is_run(folder: Path) -> bool:
+    """Tell whether a folder is a run of zoo's."""
+    return any((folder / "checkpoints").glob("*.ckpt"))
 
 
 def _expanded(entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -152,7 +160,7 @@ def _expanded(entries: Iterable[Entry]) -> Iterator[Entry]:
     for entry in entries:
         folder = Path(entry.what)
         inside = []
-        if entry.what and entry.before is None and folder.is_dir() and not is_adapter(folder):
+        if entry.what and entry.before is None and os.path.isdir(folder) and not is_adapter(folder):
             inside = list(_inside(folder, folder.parent))
         for each in inside:
             yield Entry(each.what, each.name, cluster=entry.cluster, about=entry.about)
@@ -177,11 +185,13 @@ def _inside(folder: Path, above: Path) -> Iterator[Entry]:
 
 
 def _once(entries: Iterable[Entry]) -> Iterator[Entry]:
-    seen: set[tuple[str, str | None]] = set()
+    seen: set[tuple[str | None, ...]] = set()
     for entry in entries:
+        here = os.path.exists(entry.what)
         key = (
-            os.path.abspath(entry.what) if Path(entry.what).exists() else entry.what,
+            os.path.abspath(entry.what) if here else entry.what,
             entry.before,
+            None if here else entry.about.get("commit"),
         )
         if entry.what and key in seen:
             yield Entry(

@@ -10,6 +10,7 @@ from zoo.studies.frames import frame
 from zoo.studies.verdicts import PRIMARY
 
 Data = dict[str, Any]
+HEAD = ("adapter", "status", "why", "cluster")
 ENDS = {"value": "", "null": "_null", "sd": "_sd", "z": "_z", "p": "_p", "draws": "_draws"} | {
     "shuffled": "_shuffled"
 }
@@ -18,8 +19,18 @@ ENDS = {"value": "", "null": "_null", "sd": "_sd", "z": "_z", "p": "_p", "draws"
 
 def adapters(census: Data) -> pd.DataFrame:
     """Return a row for each adapter that was asked for, analysed or not."""
+    rows = [(each, _adapter(each)) for each in census["adapters"]]
+    ours = {key for _, row in rows for key in row} - {"architecture"}
     return frame(
-        (_adapter(each) for each in census["adapters"]),
+        (
+            {
+                **{key: row[key] for key in HEAD},
+                # A list may have any columns, those of an earlier census too.
+                **{f"{k}_listed" if k in ours else k: v for k, v in each["entry"]["about"].items()},
+                **row,
+            }
+            for each, row in rows
+        ),
         whole=["matrices", "least_rank", "most_rank"],
     )
 
@@ -52,7 +63,6 @@ def _adapter(each: Data) -> Data:
         "status": each["status"],
         "why": each.get("why", ""),
         "cluster": entry["cluster"],
-        **entry["about"],
     }
     if each["status"] != "analysed":
         return row

@@ -1,7 +1,7 @@
 """Adapters of a census that lie on the Hugging Face hub, peft's and zoo's."""
 
 import dataclasses
-from pathlib import Path
+import os
 
 from zoo.api.hub import fetch, is_id
 from zoo.errors import UserError
@@ -17,7 +17,7 @@ def at_hand(entry: Entry) -> Entry:
     Raises:
         UserError: if they cannot be had.
     """
-    if Path(entry.what).exists():
+    if os.path.exists(entry.what):
         return entry
     if not is_id(entry.what):
         raise UserError(f"no file or folder '{entry.what}'")

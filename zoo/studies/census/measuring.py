@@ -14,8 +14,9 @@ import numpy as np
 from scipy import stats
 
 from zoo.files.access import opened
-from zoo.runs import peft, updates
+from zoo.runs import adapter_folder, peft, updates
 from zoo.runs.peft import Factors
+from zoo.runs.peft.adapter import BINARY, TENSORS
 from zoo.runs.source import Source, Update, checked
 from zoo.studies.analyze.analysis import analyze
 from zoo.studies.analyze.spectra import SPECTRAL_MEASURES, primary_draws
@@ -181,12 +182,21 @@ def tail(entry: Entry, layer: str, seed: int, draws: int = TAIL_DRAWS) -> dict[s
 
 
 def digest(entry: Entry) -> str:
-    """Hash the files of an adapter's tensors, by which copies are known."""
-    path, found = Path(entry.what), hashlib.sha256()
-    files = sorted(path.glob("*")) if path.is_dir() else [path]
-    for file in files:
-        if file.is_file() and file.suffix in (".safetensors", ".bin", ".pt", ".pth"):
+    """Hash the files of an adapter's tensors, or of a pair's, by which copies are known."""
+    found = hashlib.sha256()
+    for what in filter(None, (entry.what, entry.before)):
+        for file in _files(Path(what)):
             with opened(file) as stream:
                 while block := stream.read(2**20):
                     found.update(block)
     return found.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    """Return an adapter's file, or all that may hold tensors at a path."""
+    if not path.is_dir():
+        return [path]
+    own = [path / name for name in (TENSORS, *adapter_folder.TENSORS, BINARY)]
+    there = [file for file in own if file.is_file()][:1]
+    ends = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+    return there or [f for f in sorted(path.rglob("*")) if f.suffix in ends and f.is_file()]

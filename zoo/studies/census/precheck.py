@@ -16,9 +16,10 @@ from zoo.runs.peft.adapter import BINARY, TENSORS
 
 POINTER = b"version https://git-lfs"
 """What Git LFS leaves of a file that was not downloaded."""
-MOST_TENSORS = 20_000
+MOST_TENSORS = 8_000
+"""Of a format with one tensor a matrix, as many results are still JSON within bounds."""
 LARGEST_HEADER = 16 * 2**20
-"""Bytes of a safetensors header; that of 20,000 tensors has 3 MB."""
+"""Bytes of a safetensors header; that of 8,000 tensors has 1 MB."""
 LARGEST = 4 * 2**30
 """Bytes of a file, all of which is read."""
 
@@ -40,8 +41,10 @@ def left_out(what: str, largest: int = LARGEST) -> Left | None:
     path = Path(what)
     names = [path / name for name in (TENSORS, ADAPTER, BINARY)] if path.is_dir() else [path]
     files = [file for file in names if file.is_file()]
+    if not path.is_dir() and not files:
+        return Left("unreadable", f"'{path}' is no regular file")
     if not files:
-        return None if any(path.glob("*")) else Left("no adapter", "the folder is empty")
+        return None if any(path.glob("*")) else Left("no adapter", f"'{path}' is empty")
     try:
         return _file(files[0], largest)
     except UserError as error:

@@ -59,17 +59,13 @@ def before_reading(entry: Entry) -> Left | None:
     if entry.status:
         return Left(entry.status, "as the list says")
     path = Path(entry.what)
-    if not path.exists():
+    if not os.path.exists(path):
         if is_id(entry.what):
             return None
         return Left("not found", f"no file or folder '{entry.what}'")
-    if entry.before is None and path.is_dir() and not is_adapter(path) and not _may_be_run(path):
+    if entry.before is None and path.is_dir() and not is_adapter(path):
         return Left("no adapter", f"'{entry.what}' holds no adapter")
     return left_out(entry.what)
-
-
-def _may_be_run(path: Path) -> bool:
-    return (path / "checkpoints").is_dir() or (path / "version_0").is_dir()
 
 
 def job_of(entry: Entry, transforms: Sequence[str], draws: int, seed: int) -> dict[str, Any]:
@@ -79,12 +75,22 @@ def job_of(entry: Entry, transforms: Sequence[str], draws: int, seed: int) -> di
 
 def key_of(job: Mapping[str, Any]) -> str:
     """Hash what a result depends on: what is asked for, and the size and time of its files."""
-    path = Path(job["entry"]["what"])
-    files = sorted(path.glob("*")) if path.is_dir() else [path] if path.exists() else []
-    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    asked = {k: v for k, v in job["entry"].items() if k not in ("about", "cluster", "name")}
+    entry = job["entry"]
+    states = _states(entry["what"]) + (_states(entry["before"]) if entry["before"] else [])
+    asked = {k: v for k, v in entry.items() if k not in ("about", "cluster", "name")}
+    if not states and entry["about"].get("commit"):  # of a hub's name
+        asked["commit"] = entry["about"]["commit"]
     text = json.dumps([{**job, "entry": asked}, states, zoo.__version__], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _states(what: str) -> list[tuple[str, int, int]]:
+    """Return name, size and time of the files at a path."""
+    path = Path(what)
+    files = sorted(path.glob("*")) if os.path.isdir(path) else [path]
+    # A link may lead nowhere, and a name be longer than any file's.
+    there = [(file.name, file.stat()) for file in files if os.path.exists(file)]
+    return [(name, state.st_size, state.st_mtime_ns) for name, state in there]
 
 
 def run(

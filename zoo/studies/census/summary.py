@@ -36,25 +36,29 @@ def summary(adapters: Sequence[Data], transforms: Sequence[str]) -> Data:
             `groups`; `power`.
     """
     analysed = [each for each in adapters if each["status"] == "analysed"]
+    found = structure(analysed, transforms)
+    most = max(found, key=lambda row: row["found"])["transform"]
     return {
         "counts": dict(Counter(each["status"] for each in adapters).most_common()),
         "clusters": len({each["entry"]["cluster"] for each in analysed}),
         "matrices": sum(len(each["matrices"]) for each in analysed),
-        "structure": structure(analysed, transforms),
+        "structure": found,
         "measures": measures(analysed, transforms),
         "claims": claims(analysed, transforms[0]),
-        "groups": groups(analysed, transforms[0]),
+        "groups": groups(analysed, dict.fromkeys([transforms[0], most])),
         "power": power(analysed, transforms),
     }
 
 
 def mark_copies(adapters: Iterable[Data]) -> None:
     """Give what has the tensors of an earlier one the status `duplicate`, in place."""
-    seen: dict[str, str] = {}
+    seen: dict[str, Data] = {}
     for each in adapters:
-        name = each["entry"]["name"]
-        if each["status"] == "analysed" and seen.setdefault(each["sha256"], name) != name:
-            each |= {"status": "duplicate", "why": f"the same tensors as {seen[each['sha256']]}"}
+        if each["status"] == "analysed":
+            first = seen.setdefault(each["sha256"], each)
+            if first is not each:
+                why = f"the same tensors as {first['entry']['name']}"
+                each |= {"status": "duplicate", "why": why}
 
 
 # ---- Structure beyond the null -------------------------------------------------------------------
@@ -181,11 +185,13 @@ def claims(adapters: Sequence[Data], transform: str) -> list[Data]:
 # ---- Groups --------------------------------------------------------------------------------------
 
 
-def groups(adapters: Sequence[Data], transform: str) -> list[Data]:
-    """Return k90 and its null by architecture, rank, size, kind of module and depth.
+def groups(adapters: Sequence[Data], transforms: Iterable[str]) -> list[Data]:
+    """Return k90 less its null by architecture, rank, size, kind of module and depth.
 
-    Of modules and depths, the mean over the adapter's matrices of that sort is its value.
+    Of modules and depths, the mean over the adapter's matrices of that sort is its value. Rows have
+    `value` and `null` of the first transform, and of each transform `gap_<transform>`.
     """
+    first, *_ = transforms = list(transforms)
     sorts: dict[str, Callable[[Data, Data], str | None]] = {
         "architecture": lambda adapter, _: architecture(adapter),
         "rank": lambda _, matrix: str(matrix["numerical_rank"]),
@@ -203,22 +209,19 @@ def groups(adapters: Sequence[Data], transform: str) -> list[Data]:
                     members.setdefault(value, {}).setdefault(i, []).append(matrix)
         for value, of_adapters in sorted(members.items(), key=_in_order):
             there = [adapters[i] for i in of_adapters]
-            k90 = [[m["spectra"][transform]["k90"] for m in ms] for ms in of_adapters.values()]
-            means = {
-                field: [float(np.mean([one[field] for one in each])) for each in k90]
-                for field in ("value", "null")
-            }
-            gaps = [v - n for v, n in zip(means["value"], means["null"], strict=True)]
-            rows.append(
-                {
-                    "by": name,
-                    "name": value,
-                    "matrices": sum(map(len, k90)),
-                    "value": over_clusters(there, means["value"]),
-                    "null": over_clusters(there, means["null"]),
-                    "gap": over_clusters(there, gaps),
+            row: Data = {"by": name, "name": value}
+            row["matrices"] = sum(map(len, of_adapters.values()))
+            for key in transforms:
+                k90 = [[m["spectra"][key]["k90"] for m in ms] for ms in of_adapters.values()]
+                means = {
+                    field: [float(np.mean([one[field] for one in each])) for each in k90]
+                    for field in ("value", "null")
                 }
-            )
+                if key == first:
+                    row |= {field: over_clusters(there, each) for field, each in means.items()}
+                gaps = [v - n for v, n in zip(means["value"], means["null"], strict=True)]
+                row[f"gap_{key}"] = over_clusters(there, gaps)
+            rows.append(row)
     return rows
 
 
@@ -277,6 +280,12 @@ def for_tails(adapters: Sequence[Data], count: int = 5) -> list[tuple[int, str]]
         for i, each in enumerate(adapters)
         if each["status"] == "analysed"
         for m in each["matrices"][:1]
+        if _varies(m)
     )
     places = np.unique(np.linspace(0, len(every) - 1, min(count, len(every))).round().astype(int))
     return [every[place][2:] for place in places]
+
+
+def _varies(matrix: Data) -> bool:
+    """Tell whether the nulls of a matrix differ from draw to draw; of 1 x 1 they do not."""
+    return all(values[key]["sd"] for values in matrix["spectra"].values() for key in PRIMARY)

@@ -85,11 +85,17 @@ def claims_table(census: Data) -> Table:
 def groups_table(census: Data, by: str) -> Table:
     """Return k90 and its null by one sort of thing."""
     rows = [row for row in census["summary"]["groups"] if row["by"] == by]
+    gaps = [key for key in rows[0] if key.startswith("gap_")] if rows else []
     columns = [
         Column(by.capitalize(), lambda row: row.name, left=True),
         Column("Adapters", lambda row: str(row.value_adapters)),
         Column("Matrices", lambda row: str(row.matrices)),
-        *_compared(),
+        Column("k90", with_interval("value")),
+        Column("Null", with_interval("null")),
+        *(
+            Column(f"k90 minus null, {key.removeprefix('gap_')}", with_interval(key, 4, "+"))
+            for key in gaps
+        ),
     ]
     return Table(flat(rows), columns)
 

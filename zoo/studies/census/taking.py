@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.pages.numbers import decimals
+from zoo.pages.texts import clean
 from zoo.studies.census.entries import Entry
 from zoo.studies.census.running import Bounds, Result, before_reading, job_of, run
 from zoo.studies.census.summary import for_tails, mark_copies, summary
@@ -43,7 +44,7 @@ def take(
     for place, entry in enumerate(entries):
         left = before_reading(entry)
         about = {"entry": entry.as_json()}
-        adapters.append(about if left is None else {**about, **left._asdict(), "seconds": 0.0})
+        adapters.append(about if left is None else about | clean(left._asdict()) | {"seconds": 0.0})
         if left is None:
             todo.append(place)
         elif not entry.status:
@@ -59,7 +60,7 @@ def take(
 
     jobs = [job_of(entries[place], transforms, draws, seed) for place in todo]
     for place, result in zip(todo, run(jobs, bounds, at_once, journal, done), strict=True):
-        adapters[place] |= result
+        adapters[place] |= clean(result)  # what a file says of itself may be no text at all
     mark_copies(adapters)
     chosen = for_tails(adapters)
     tails = [

@@ -23,29 +23,37 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from zoo.errors import UserError, is_too_large
     from zoo.files.access import write_text
     from zoo.studies.census import measuring  # noqa: F401  what it imports is no part of the limit
 
     _limit(job["memory"])
+    write_text(Path(job["result"]), json.dumps(outcome(job)))
+
+
+def outcome(job: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of a job, or why there is none."""
+    from zoo.errors import UserError, is_too_large
+
     try:
-        result = {"status": "analysed", **_result(job)}
+        return {"status": "analysed", **_result(job)}
     except UserError as error:
-        result = {"status": "unreadable", "why": str(error)}
+        return {"status": "unreadable", "why": str(error)}
     except (MemoryError, RuntimeError, OverflowError) as error:
         if not isinstance(error, MemoryError) and not is_too_large(error):
             raise
         why = f"it takes more than {job['memory']:g} GiB of memory"
-        result = {"status": "out of memory", "why": why}
-    write_text(Path(job["result"]), json.dumps(result))
+        return {"status": "out of memory", "why": why}
 
 
 def _result(job: dict[str, Any]) -> dict[str, Any]:
     from zoo.studies.census import measuring
     from zoo.studies.census.entries import Entry
     from zoo.studies.census.hub import at_hand
+    from zoo.studies.census.precheck import left_out
 
     entry = at_hand(Entry(**job["entry"]))
+    if left := left_out(entry.what):  # of a hub's, whose files were not here to be looked at
+        return left._asdict()
     if "layer" in job:
         return measuring.tail(entry, job["layer"], job["seed"])
     found = measuring.measured(entry, job["transforms"], job["draws"], job["seed"])
