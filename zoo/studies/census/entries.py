@@ -169,19 +169,28 @@ def _expanded(entries: Iterable[Entry]) -> Iterator[Entry]:
 
 
 def _inside(folder: Path, above: Path) -> Iterator[Entry]:
-    """Find adapters at any depth, by name; links are not followed, and nothing is read."""
+    """Find adapters at any depth, by name; links are not followed, and nothing is read.
+
+    Those below another, as those of its checkpoints, are of its cluster; of files of loralib's
+    there are none: they are an optimizer's.
+    """
+    clusters: dict[str, str] = {}  # of folders below an adapter
     for place, folders, files in os.walk(folder):
-        here = Path(place)
-        if is_adapter(here):
+        here, cluster = Path(place), clusters.get(os.path.dirname(place))
+        folders.sort()
+        if is_run(here):
             folders.clear()
+        if is_adapter(here):
             found = [here]
         else:
-            folders.sort()
             found = [here / name for name in sorted(files) if name.endswith(LORALIB)]
+            found = [] if cluster else found
         for path in found:
             name = printable(path.relative_to(above))
             name = printable(path.absolute().name) if name == "." else name
-            yield Entry(os.path.normpath(path), name, cluster=name)
+            yield Entry(os.path.normpath(path), name, cluster=cluster or name)
+        if cluster or is_adapter(here):
+            clusters[place] = cluster or name
 
 
 def _once(entries: Iterable[Entry]) -> Iterator[Entry]:

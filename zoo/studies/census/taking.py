@@ -44,7 +44,7 @@ def take(
     for place, entry in enumerate(entries):
         left = before_reading(entry)
         about = {"entry": entry.as_json()}
-        adapters.append(about if left is None else about | clean(left._asdict()) | {"seconds": 0.0})
+        adapters.append(about if left is None else {**about, **left._asdict(), "seconds": 0.0})
         if left is None:
             todo.append(place)
         elif not entry.status:
@@ -60,20 +60,21 @@ def take(
 
     jobs = [job_of(entries[place], transforms, draws, seed) for place in todo]
     for place, result in zip(todo, run(jobs, bounds, at_once, journal, done), strict=True):
-        adapters[place] |= clean(result)  # what a file says of itself may be no text at all
+        adapters[place] |= result
     mark_copies(adapters)
     chosen = for_tails(adapters)
     tails = [
         {**job_of(entries[place], ["dct"], draws, seed), "layer": layer} for place, layer in chosen
     ]
     told = run(tails, bounds, at_once, journal, lambda _place, _result: None)
+    adapters = clean(adapters)  # what a file is called, or says of itself, may be no text at all
     return {
         "transforms": list(transforms),
         "draws": draws,
         "seed": seed,
         "adapters": adapters,
         "tails": [
-            {"adapter": entries[place].name, **tail}
+            clean({"adapter": entries[place].name, **tail})
             for (place, _), tail in zip(chosen, told, strict=True)
             if tail["status"] == "analysed"
         ],
