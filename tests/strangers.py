@@ -5,6 +5,7 @@ Each function writes one and returns its path.
 
 import io
 import json
+import os
 import struct
 import time
 from pathlib import Path
@@ -83,17 +84,17 @@ def own(folder, seed=0):
 
 
 class Evil:
-    """A pickle of it makes a file when it is read."""
+    """A pickle of it makes a folder when it is read."""
 
-    def __init__(self, file):
-        self.file = str(file)
+    def __init__(self, folder):
+        self.folder = str(folder)
 
     def __reduce__(self):
-        return open, (self.file, "w")
+        return os.mkdir, (self.folder,)
 
 
 def pickled(folder, makes):
-    """An adapter whose tensors are a pickle with code, which makes a file."""
+    """An adapter whose tensors are a pickle with code, which makes a folder."""
     folder = config(Path(folder))
     torch.save({"a": Evil(makes)}, folder / "adapter_model.bin")
     return folder

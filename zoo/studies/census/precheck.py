@@ -16,10 +16,10 @@ from zoo.runs.peft.adapter import BINARY, TENSORS
 
 POINTER = b"version https://git-lfs"
 """What Git LFS leaves of a file that was not downloaded."""
-MOST_TENSORS = 8_000
+MOST_TENSORS = 6_000
 """Of a format with one tensor a matrix, as many results are still JSON within bounds."""
 LARGEST_HEADER = 16 * 2**20
-"""Bytes of a safetensors header; that of 8,000 tensors has 1 MB."""
+"""Bytes of a safetensors header; that of 6,000 tensors has 1 MB."""
 LARGEST = 4 * 2**30
 """Bytes of a file, all of which is read."""
 
