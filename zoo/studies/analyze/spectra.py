@@ -4,7 +4,8 @@ Factors stay factors: for dW = B A the coefficients are (L B)(A R^T), and the si
 of a small matrix.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
@@ -53,6 +54,21 @@ class Spectrum(NamedTuple):
     null_energies: np.ndarray  # (B, 2)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Have torch work on one thread.
+
+    Small sums that share two wait for each other: on a busy machine that takes several times as
+    long, on a quiet one no less. Two threads of Python, with a matrix each, are no faster either.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class Plane:
     """The coefficients of a draw; one that several transforms share is sorted once.
 
@@ -88,6 +104,7 @@ class Plane:
         return np.array([f(energies, self._largest.numpy()) for f in (pearson, spearman)])
 
 
+@one_thread()
 def beside_nulls(
     updates: Sequence[Update],
     transforms: Sequence[str],
@@ -124,15 +141,23 @@ def beside_nulls(
     energies = [
         s[:rank].double().square().numpy() for s, rank in zip(singular_values, ranks, strict=True)
     ]
+    measured = [
+        {
+            key: (*_measure(Plane(plane), t, update.shape, energies[i]), _zeros(plane))
+            for key, t in chosen.items()
+            for plane in [_plane(update, t)]
+        }
+        for i, update in enumerate(updates)
+    ]
     # Room for all results at once: between large planes, small ones that stay would keep memory
     # from being given back.
     room = (len(updates), len(chosen), draws)
     null, shuffled, null_energies = np.empty((*room, 9)), np.empty((*room, 9)), np.empty((*room, 2))
     null_curves = np.zeros((*room[:2], 2, 101))
     for draw in range(draws):
+        turn = turns.draw(draw)
         for i, update in enumerate(updates):
-            turned = turns(i, draw)
-            mixed = _shuffle(update, draw, seed)
+            turned, mixed = turn(i), _shuffle(update, draw, seed)
             own = Plane(turned.matrix())
             for j, t in enumerate(chosen.values()):
                 plane = own if t.rotates(*update.shape) else Plane(_plane(turned, t))
@@ -143,18 +168,14 @@ def beside_nulls(
                 shuffled[i, j, draw] = _values(Plane(_plane(mixed, t)).energies(t, update.shape))
             done()
     spectra: list[dict[str, Spectrum]] = [{} for _ in updates]
-    for i, update in enumerate(updates):
-        for j, (key, t) in enumerate(chosen.items()):
-            coefficients = _plane(update, t)
-            values, curves, correlation = _measure(
-                Plane(coefficients), t, update.shape, energies[i]
-            )
+    for i, of_update in enumerate(measured):
+        for j, (key, (values, curves, correlation, zeros)) in enumerate(of_update.items()):
             lines = np.round([*curves, *null_curves[i, j]], 5).tolist()
             spectra[i][key] = Spectrum(
                 values,
                 null[i, j],
                 shuffled[i, j],
-                _zeros(coefficients),
+                zeros,
                 dict(
                     zip(
                         ("magnitude", "frequency", "null_magnitude", "null_frequency"),
@@ -184,8 +205,9 @@ def primary_draws(
     turns = Turns(updates, seed)
     found = np.empty((len(updates), len(chosen), draws, 2))
     for draw in range(draws):
+        turn = turns.draw(draw)
         for i, update in enumerate(updates):
-            turned = turns(i, draw)
+            turned = turn(i)
             own = Plane(turned.matrix())
             for j, t in enumerate(chosen):
                 plane = own if t.rotates(*update.shape) else Plane(_plane(turned, t))

@@ -1,14 +1,14 @@
 """Draws of the rotation null: updates between Haar-random rotations of their rows and columns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from zoo.bases.seeds import generator
+from zoo.bases.seeds import generator, haar_matrix
+from zoo.bases.seeds import shared as shared_copy
 from zoo.runs.source import Update
-from zoo.spectrum import random_sides
 
 
 class _Shared(NamedTuple):
@@ -37,8 +37,6 @@ class Turns:
             {n: self._shared(side, n) for n in {update.shape[side] for update in updates}}
             for side in (0, 1)
         ]
-        self._draw = -1
-        self._frames: dict[tuple[int, int], Tensor] = {}
 
     def _shared(self, side: int, n: int) -> _Shared | None:
         """Return the directions of a side, or None where a whole rotation is needed."""
@@ -54,28 +52,48 @@ class Turns:
         parts = r.to(factors[0]).split([factor.shape[1] for factor in factors], 1)
         return _Shared(len(r), dict(zip(here, parts, strict=True)))
 
-    def __call__(self, i: int, draw: int) -> Update:
-        """Return draw number `draw` of update number `i`."""
-        if draw != self._draw:
-            self._draw, self._frames = draw, {}
-        update = self.updates[i]
-        if update.right is None:
-            rotation = random_sides(*update.shape, draw, self.seed, update.left)
-            return Update(rotation.left @ update.left @ rotation.right.mT)
-        left, right = (self._turned(i, side, draw) for side in (0, 1))
-        return Update(left, right.mT)
+    def draw(self, draw: int) -> Callable[[int], Update]:
+        """Return what gives an update, by its place, in one draw."""
+        turns = [
+            {n: self._turn(side, n, shared, draw) for n, shared in sides.items()}
+            for side, sides in enumerate(self._sides)
+        ]
 
-    def _turned(self, i: int, side: int, draw: int) -> Tensor:
-        """Return a factor with its directions turned; (n, r)."""
-        update, factor = self.updates[i], _factor(self.updates[i], side)
-        n = update.shape[side]
-        shared = self._sides[side][n]
+        def turned(i: int) -> Update:
+            update = self.updates[i]
+            if update.right is None:
+                left, right = (turns[side][n].rotation for side, n in enumerate(update.shape))
+                assert left is not None and right is not None
+                return Update(left @ update.left @ right.mT)
+            left, right = (
+                turns[side][n].of(i, _factor(update, side)) for side, n in enumerate(update.shape)
+            )
+            return Update(left, right.mT)
+
+        return turned
+
+    def _turn(self, side: int, n: int, shared: _Shared | None, draw: int) -> "_Turn":
+        like = next(u.left for u in self.updates if u.shape[side] == n)
         if shared is None:
-            return random_sides(*update.shape, draw, self.seed, factor)[side] @ factor
-        if (side, n) not in self._frames:
-            stream = generator(self.seed, "frame", n, draw, side)
-            self._frames[side, n] = _frame(n, shared.directions, stream).to(factor)
-        return self._frames[side, n] @ shared.coordinates[i]
+            whole = haar_matrix(n, self.seed, "null", draw, side)  # as `zoo.spectrum.random_sides`
+            return _Turn(shared_copy(whole, like.device, like.dtype), None, {})
+        stream = generator(self.seed, "frame", n, draw, side)
+        return _Turn(None, _frame(n, shared.directions, stream).to(like), shared.coordinates)
+
+
+class _Turn(NamedTuple):
+    """What turns one side of all updates in a draw: a rotation, or a frame for coordinates."""
+
+    rotation: Tensor | None
+    frame: Tensor | None
+    coordinates: Mapping[int, Tensor]
+
+    def of(self, i: int, factor: Tensor) -> Tensor:
+        """Return a factor, (n, r), turned."""
+        if self.frame is not None:
+            return self.frame @ self.coordinates[i]
+        assert self.rotation is not None
+        return self.rotation @ factor
 
 
 def _factor(update: Update, side: int) -> Tensor:
