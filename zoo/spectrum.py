@@ -189,8 +189,8 @@ class InOrder:
     def _parts(self) -> Tensor:
         """Return the part that each place is in; (K,)."""
         if self._order not in _parts_of:
-            parts = torch.empty(self.size, dtype=torch.int64)
-            parts[self._order] = torch.arange(100).repeat_interleave(
+            parts = torch.empty(self.size, dtype=torch.uint8)
+            parts[self._order] = torch.arange(100, dtype=torch.uint8).repeat_interleave(
                 torch.from_numpy(np.diff(self._edges))
             )
             _parts_of[self._order] = parts
