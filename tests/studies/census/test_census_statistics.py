@@ -140,6 +140,26 @@ def test_groups_are_of_matrices_of_one_sort():
     assert rows["module", "query"]["value"]["adapters"] == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("distilbert/DistilBERT-base-uncased", "distilbert"),
+        ("C:\\models\\gpt2_large", "gpt2"),
+        ("org/llama3.2/", "llama3"),
+        ("", "unknown"),
+        ("me/" + "x" * 190, "x" * 24),
+        ("me/$x^$", "unknown"),
+        ("<script>", "unknown"),
+        ("me/bert$x^$", "bert"),
+    ],
+)
+def test_architectures_are_a_few_letters(name, word):
+    """A figure's label of strangers' own would be mathematics, or leave it no room."""
+    made = adapter((1, 1))
+    made["facts"] = {"base_model_name_or_path": name}
+    assert summary.architecture(made) == word
+
+
 def test_power_is_the_share_of_adapters_in_which_it_was_found():
     def rows(*ps):
         kinds = ("nothing", "blocks", "frequency")

@@ -226,13 +226,17 @@ def groups(adapters: Sequence[Data], transforms: Iterable[str]) -> list[Data]:
 
 
 def architecture(adapter: Data) -> str:
-    """Return what a base model is of, `distilbert`, by the first word of its name."""
+    """Return what a base model is of, `distilbert`, by the first word of its name.
+
+    It is a few plain letters, whatever a stranger calls it: figures are labelled with it.
+    """
     about, facts = adapter["entry"]["about"], adapter["facts"]
     said = (
         about.get("architecture") or about.get("base") or facts.get("base_model_name_or_path", "")
     )
     name = re.split(r"[/\\]", str(said).strip("/\\"))[-1].lower()
-    return re.split(r"[-_.\s]", name)[0] or UNKNOWN
+    word = re.match(r"[a-z0-9]{1,24}", name)
+    return word[0] if word else UNKNOWN
 
 
 def _depth(adapter: Data, block: int | None) -> str | None:
