@@ -8,8 +8,8 @@ from every import thinned
 from zoo.bases import TRANSFORMS, transform
 from zoo.runs.updates import Source, Update
 from zoo.spectrum import GAUSSIAN, spectral_energy
-from zoo.studies.analyze.analysis import analyze
-from zoo.studies.analyze.spectra import SPECTRAL_MEASURES, beside_nulls, gaussian_spectrum
+from zoo.studies.analysis import analyze
+from zoo.studies.spectra import SPECTRAL_MEASURES, beside_nulls, gaussian_spectrum
 from zoo.studies.verdicts import LEVEL, verdicts
 
 NAMES = [

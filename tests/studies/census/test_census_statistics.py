@@ -201,7 +201,7 @@ def updates(count=4, out=96, into=64, rank=4, seed=0):
 
 
 def mean_beside_null(made, transforms, draws=20):
-    from zoo.studies.analyze.spectra import primary_draws
+    from zoo.studies.spectra import primary_draws
 
     null = primary_draws(made, transforms, draws, 0).mean(0)
     return {

@@ -22,7 +22,7 @@ from zoo.runs import checkpoints, peft
 from zoo.runs.updates import read
 from zoo.studies.mask.masked_files import MaskedFiles
 from zoo.studies.mask.masked_network import MaskedNetwork
-from zoo.studies.mask.masking import Journal
+from zoo.studies.mask.masking import Evaluations
 from zoo.studies.mask.terminal import describe
 
 
@@ -128,7 +128,7 @@ def test_a_saved_mask_loads_back(kind, request, capsys):
 
 @pytest.mark.usefixtures("undrawn")
 def test_an_interrupted_command_goes_on(tuned, monkeypatch, capsys):
-    real, calls = Journal.__call__, []
+    real, calls = Evaluations.__call__, []
 
     def counted(self, key, evaluate):
         def once():
@@ -141,7 +141,7 @@ def test_an_interrupted_command_goes_on(tuned, monkeypatch, capsys):
 
     argv = ["mask", tuned, "--budgets", "5,50", "--order", "magnitude,frequency", "--out", "out"]
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "__call__", counted)
+        patch.setattr(Evaluations, "__call__", counted)
         assert main(argv) == 130
         assert [path.name for path in Path("out").iterdir()] == ["evaluations.jsonl"]
         assert main(argv) == 0

@@ -25,7 +25,7 @@ from zoo.runs import checkpoints
 from zoo.runs.updates import read
 from zoo.studies.mask.masked_files import DENSE, MaskedFiles
 from zoo.studies.mask.masked_network import MaskedNetwork
-from zoo.studies.mask.masking import Journal, Plan, groups, mask_run
+from zoo.studies.mask.masking import Evaluations, Plan, groups, mask_run
 
 
 def test_plan():
@@ -69,7 +69,7 @@ def test_mask_run_evaluates_every_mask_once(char):
         return float(len(seen))
 
     plan = Plan(["dct"], ["magnitude", "frequency", "random"], [10.0, 100.0], 2)
-    run = mask_run(source, model, evaluate, plan, Journal(None))
+    run = mask_run(source, model, evaluate, plan, Evaluations(None))
     assert [point["values"] for point in run["points"]] == [
         [2.0],
         [1.0],
@@ -128,7 +128,7 @@ def test_a_value_is_reused_for_the_same_evaluation_alone(place):
     """Not for other weights, another metric, transform, order, budget or draw; the reference is
     always measured.
     """
-    journal, calls = Journal(None), []
+    journal, calls = Evaluations(None), []
 
     def masks(run, plan):
         before = len(calls)
@@ -153,7 +153,11 @@ def test_a_reference_that_is_no_number_is_refused(place):
     model, source = scratch(0)
     with pytest.raises(UserError, match="loss of the run is nan"):
         mask_run(
-            source, model, lambda: float("nan"), Plan(["dct"], ["random"], [20.0], 2), Journal(None)
+            source,
+            model,
+            lambda: float("nan"),
+            Plan(["dct"], ["random"], [20.0], 2),
+            Evaluations(None),
         )
 
 
@@ -169,7 +173,7 @@ def test_every_mask_is_of_its_own_transform_and_draw(place):
         model,
         lambda: float(seen.append(model.net.get_submodule(name).weight.clone()) or 0),
         plan,
-        Journal(None),
+        Evaluations(None),
         files=SimpleNamespace(write=saved.__setitem__),
     )
     assert list(saved) == ["dct-random-20", "haar-random-20"]

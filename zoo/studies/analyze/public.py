@@ -109,7 +109,7 @@ def analysis_of(
     folder = check_out(out, Analysis.file, force)
     need_extra()
     from zoo.bases import TRANSFORMS
-    from zoo.studies.analyze import analysis
+    from zoo.studies import analysis
 
     transforms = words(option("transform"), transform, list(TRANSFORMS))
     globs = None if layers is None else listed(layers)

@@ -10,19 +10,9 @@ import pandas as pd
 from zoo.pages.data import Data, runs_of
 from zoo.pages.numbers import decimals, interval, p_value
 from zoo.pages.table import Cell, Column, Table, fixed, mean_sd, over
+from zoo.studies.spectra import MEASURE_LABELS
 from zoo.studies.verdicts import EMPTY, in_words
 
-MEASURE_LABELS = {
-    "k50": "k50",
-    "k90": "k90",
-    "k99": "k99",
-    "k50_frequency": "k50, lowest first",
-    "k90_frequency": "k90, lowest first",
-    "k99_frequency": "k99, lowest first",
-    "low_10": "energy in 10 %",
-    "low_25": "energy in 25 %",
-    "low_50": "energy in 50 %",
-}
 RANKS = {
     "stable_rank": "stable rank",
     "effective_rank": "effective rank",

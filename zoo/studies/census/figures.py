@@ -13,10 +13,10 @@ import numpy as np
 from zoo.pages import style
 from zoo.pages.numbers import percent
 from zoo.pages.style import Axes, Figure
-from zoo.studies.analyze.tables import MEASURE_LABELS
 from zoo.studies.census.planted import KINDS
 from zoo.studies.census.summary import architecture
 from zoo.studies.figures import present
+from zoo.studies.spectra import MEASURE_LABELS
 from zoo.studies.verdicts import PRIMARY
 
 Data = dict[str, Any]

@@ -18,10 +18,10 @@ from zoo.runs import adapter_folder, peft, updates
 from zoo.runs.peft import Factors
 from zoo.runs.peft.adapter import BINARY, TENSORS
 from zoo.runs.source import Source, Update, checked
-from zoo.studies.analyze.analysis import analyze
-from zoo.studies.analyze.spectra import SPECTRAL_MEASURES, primary_draws
+from zoo.studies.analysis import analyze
 from zoo.studies.census.entries import Entry, is_adapter
 from zoo.studies.census.planted import plants
+from zoo.studies.spectra import SPECTRAL_MEASURES, primary_draws
 from zoo.studies.statistics import against_null
 from zoo.studies.verdicts import PRIMARY, Values
 

@@ -17,7 +17,7 @@ from zoo.bases.cosine import dct_matrix
 from zoo.bases.seeds import generator
 from zoo.runs.source import Update
 from zoo.spectrum import numerical_rank
-from zoo.studies.analyze.spectra import primary_of
+from zoo.studies.spectra import primary_of
 from zoo.studies.statistics import against_moments, holm
 from zoo.studies.verdicts import PRIMARY
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Census(Result):
     """What is in many adapters, each beside its own null.
 
-    Measures are those of `zoo.studies.analyze.result.Analysis`, and so are `null`, `z` and `p`;
+    Measures are those of `zoo.studies.spectra.MEASURE_LABELS`; `null`, `z` and `p` are of the
+    rotation null;
     `draws` says of how many draws these are, and `q` is p under control of the false discovery rate
     over all adapters.
     """

@@ -8,9 +8,9 @@ import pandas as pd
 
 from zoo.pages.numbers import decimals, interval, percent
 from zoo.pages.table import Cell, Column, Table, fixed
-from zoo.studies.analyze.tables import MEASURE_LABELS
 from zoo.studies.census.frames import flat
 from zoo.studies.census.summary import architecture
+from zoo.studies.spectra import MEASURE_LABELS
 
 Data = dict[str, Any]
 

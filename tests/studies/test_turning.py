@@ -8,13 +8,13 @@ from scipy import stats
 from zoo.bases import TRANSFORMS, transform
 from zoo.runs.source import Update
 from zoo.spectrum import random_sides
-from zoo.studies.analyze.spectra import (
+from zoo.studies.spectra import (
     SPECTRAL_MEASURES,
     beside_nulls,
     primary_draws,
     primary_of,
 )
-from zoo.studies.analyze.turning import Turns
+from zoo.studies.turning import Turns
 
 M, N = 24, 20
 

@@ -24,20 +24,21 @@ from zoo.spectrum import (
     measures,
     numerical_rank,
 )
-from zoo.studies.analyze.turning import Turns
 from zoo.studies.statistics import pearson, spearman
+from zoo.studies.turning import Turns
 
-SPECTRAL_MEASURES = (
-    "k50",
-    "k90",
-    "k99",
-    "k50_frequency",
-    "k90_frequency",
-    "k99_frequency",
-    "low_10",
-    "low_25",
-    "low_50",
-)
+MEASURE_LABELS = {
+    "k50": "k50",
+    "k90": "k90",
+    "k99": "k99",
+    "k50_frequency": "k50, lowest first",
+    "k90_frequency": "k90, lowest first",
+    "k99_frequency": "k99, lowest first",
+    "low_10": "energy in 10 %",
+    "low_25": "energy in 25 %",
+    "low_50": "energy in 50 %",
+}
+SPECTRAL_MEASURES = tuple(MEASURE_LABELS)
 """What `zoo.spectrum.spectral_energy` measures."""
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from zoo.layers.names import block, kind
 from zoo.runs.source import Source, Update
 from zoo.spectrum import ranks
-from zoo.studies.analyze.spectra import (
+from zoo.studies.spectra import (
     SPECTRAL_MEASURES,
     Spectrum,
     beside_nulls,
