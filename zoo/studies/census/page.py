@@ -20,7 +20,8 @@ def census_page(census: dict[str, Any], drawings: Drawings, layout: str = PAGE) 
         drawings: of `zoo.studies.census.figures.census_figures`.
         layout: the template that the content is put into.
     """
-    left = [each for each in census["adapters"] if each["status"] != "analysed"]
+    # Not those of which the list itself says why there is none.
+    left = [e for e in census["adapters"] if e["status"] != "analysed" and not e["entry"]["status"]]
     return render(
         "studies/census/page.html.j2",
         f"What is in {number_of(census['summary']['counts'].get('analysed', 0), 'adapter')}, "
