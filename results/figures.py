@@ -22,6 +22,7 @@ from statistics import mean, stdev
 import numpy as np
 from matplotlib.figure import Figure
 
+from results.claims.adapters import LEVEL, analysed
 from results.claims.cosines import BUDGETS
 from results.claims.training import PAIRS
 from results.measure import Row, print_rows, reported_source
@@ -228,11 +229,47 @@ def transfer() -> Figure:
     return named(figure)
 
 
+# ---- Published adapters --------------------------------------------------------------------------
+
+
+@styled
+def census() -> Figure:
+    """Draw k90 of each published adapter against that of its null, in cosines and in wavelets."""
+    names = {"dct": "cosines", "haar": "Haar's wavelets"}
+    figure, axes = panels("", 2, 2, 3.9, "k90 of its null", "k90", sharex=True, sharey=True)
+    every = [
+        np.array(
+            [
+                (float(row[f"{transform}_k90_null"]), float(row[f"{transform}_k90"]))
+                for row in analysed()
+            ]
+        )
+        for transform in names
+    ]
+    low, high = np.min(every) - 0.01, np.max(every) + 0.01
+    for ax, points, (transform, name) in zip(axes, every, names.items(), strict=True):
+        found = np.array([float(row[f"{transform}_q"]) < LEVEL for row in analysed()])
+        ax.set_title(name)
+        ax.plot([low, high], [low, high], color=NULL)
+        for is_found, face in ((False, SURFACE), (True, PALETTE[0])):
+            x, y = points[found == is_found].T
+            ax.plot(x, y, "o", color=PALETTE[0], markerfacecolor=face, markersize=4)
+        ax.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    handles = [
+        key("an adapter", PALETTE[0], "", "o", filled=False),
+        key("structured beyond its null", PALETTE[0], "", "o"),
+        key("equal to the null", NULL),
+    ]
+    legend(figure, handles)
+    return named(figure)
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "ranks": ranks,
     "budgets": budgets,
     "maps": maps,
     "transfer": transfer,
+    "census": census,
 }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from results.claims.adapters import census_claims
 from results.claims.claim import Claim
 from results.claims.cosines import cosine_claims
 from results.claims.costs import cost_claims
@@ -13,6 +14,7 @@ HEAD = "| of | claim | verdict | number | n | command |"
 SECTIONS: tuple[Callable[[], Iterator[Claim]], ...] = (
     cosine_claims,
     spectral_claims,
+    census_claims,
     training_claims,
     rate_claims,
     fine_tuning_claims,

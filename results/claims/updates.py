@@ -12,7 +12,6 @@ from results.rows import Row, bracket, only, read
 from results.tables.updates import TASKS, group, masked, scores, tuned
 
 OF, UPDATES = "SpectralLoRA", "3 tasks, 3 runs each"
-WITHOUT_ROWS = "[below](#what-is-in-an-update), without rows"
 
 
 def spectral_claims() -> Iterator[Claim]:
@@ -31,9 +30,6 @@ def spectral_claims() -> Iterator[Claim]:
     text = "A third of the coefficients holds 90 % of the energy"
     source = f"`zoo analyze`: {link('analysis')}"
     yield Claim(OF, text, holds(value, null), listed(shares), UPDATES, source)
-    text = "Energies by singular values and by cosines correlate at 0.906"
-    yield Claim(OF, text, OPEN, "", "", WITHOUT_ROWS)
-    yield Claim(OF, "Later layers compress more", OPEN, "", "", WITHOUT_ROWS)
 
     source = f"`zoo mask`: {link('mask')}"
     tenth, null_tenth = (masked("SST-2", "10.0", basis) for basis in ("dct", "random"))

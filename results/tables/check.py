@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from itertools import zip_longest
 
+from results.claims.adapters import census_row
 from results.tables.characters import character_row, long_row, maps_row, relora_row
 from results.tables.costs import api_row, encoder_row, goals_row, quantized_row
 from results.tables.page import Cells, cells_of, plain, table
@@ -23,6 +24,8 @@ TABLES: dict[str, Callable[[Cells, Cells], Cells]] = {
         transfer_row
     ),
     "| width | 32 | 64 | 96 | 128 | 192 |": widths_row,
+    "| transform | structured | share of authors, 95 % | k90 | its null | less its null "
+    "| less shuffled |": census_row,
     "| method | coefficients | rate | loss | stable rank | effective rank | FLOPs | checkpoint "
     "| decode |": maps_row,
     "| W | rate | loss, seeds 1 and 2 | stable rank | published |": relora_row,

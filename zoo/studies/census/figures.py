@@ -78,7 +78,7 @@ def k90_against_null(census: Data) -> Figure:
 
 def _points(ax: Axes, x: np.ndarray, y: np.ndarray, colours: Sequence[Any]) -> None:
     """Draw many points as one image."""
-    ax.scatter(x, y, s=6, c=colours, linewidths=0, rasterized=True)
+    ax.scatter(x, y, s=6, c=colours, linewidths=0, antialiased=False, rasterized=True)
 
 
 def _looks(adapters: Sequence[Data]) -> dict[str, dict[str, Any]]:
