@@ -77,7 +77,12 @@ def test_a_list_with_a_mistake(place, name, text, words):
 def test_no_list(place):
     Path("empty").mkdir()
     Path("bytes").write_bytes(b"\xff\xfe\x00")
-    for name, words in (("nowhere", "no list"), ("empty", "no adapter lies"), ("bytes", "UTF-8")):
+    for name, words in (
+        ("nowhere", "no list"),
+        ("", "no list"),
+        ("empty", "no adapter lies"),
+        ("bytes", "UTF-8"),
+    ):
         with pytest.raises(UserError, match=words):
             read_list(name)
 

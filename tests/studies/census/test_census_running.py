@@ -151,6 +151,7 @@ def test_a_census_of_nothing_is_a_mistake(place, begun, capsys):
         (["--memory", "nan"], "--memory must be above 0"),
         (["--minutes", "nan"], "--minutes must be above 0"),
         (["--minutes", "-1"], "--minutes must be above 0"),
+        (["--minutes", "inf"], "above 0 and finite"),
         (["--transform", "dct,none"], "'none'"),
         (["--transform", ","], "--transform"),
         (["--darws", "5"], "--draws"),

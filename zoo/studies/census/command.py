@@ -68,7 +68,7 @@ def census(
         raise UserError(f"--jobs must be at least 1, got {jobs}")
     for name, value in (("memory", memory), ("minutes", minutes)):
         if not 0 < value < math.inf:
-            raise UserError(f"--{name} must be above 0, got {value:g}")
+            raise UserError(f"--{name} must be above 0 and finite, got {value:g}")
     folder = check_out(out, "census", force)
     need_extra()
     from zoo.bases import TRANSFORMS as KNOWN

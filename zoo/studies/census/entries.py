@@ -63,12 +63,12 @@ def read_list(path: str) -> list[Entry]:
         UserError: if it is not there, damaged, or names nothing.
     """
     place = Path(path)
-    if place.is_dir():
+    if path and place.is_dir():  # an empty word is no folder, though `Path` takes it for this one
         entries = list(_inside(place, place))
         if not entries:
             raise UserError(f"no adapter lies in '{path}': give a folder with some, or a list")
         return entries
-    if not place.exists():
+    if not path or not place.exists():
         raise UserError(f"no list '{path}': give a text or a .csv that names adapters, or a folder")
     text = read_text(place)
     rows = _rows(path, text) if place.suffix == ".csv" else _lines(text)
