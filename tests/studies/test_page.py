@@ -64,7 +64,7 @@ def masks_page(masks):
 def test_pages_are_well_formed_and_need_nothing_else(page, masks_page):
     for content in (page, masks_page):
         reader = read(content)
-        assert len(reader.ids) == len(set(reader.ids)) > 100
+        assert len(reader.ids) == len(set(reader.ids)) > 50  # of what a drawing refers to
         outside = {
             reference
             for reference in reader.references

@@ -65,7 +65,8 @@ def _limit(memory: float) -> None:
     try:
         import resource
 
-        held = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[0]
+        held = int(pages) * os.sysconf("SC_PAGE_SIZE")
     except (ImportError, OSError):
         return  # a system without such limits: time is limited from outside
     for what, most in (
