@@ -76,22 +76,13 @@ def rate_claims() -> Iterator[Claim]:
         RULE: "The rate that is best at width 64 is the best at 256, with `base_sizes`",
         NO_RULE: "It is the best at 256 without them",
     }
-    for network, text in texts.items():
-        prices = [price(name, network) for name in PAIRS]
-        number = f"costs {min(prices):.3f} to {max(prices):.3f} over the best"
-        least = sum(is_least(name, network) for name in PAIRS)
-        number += f", the lowest that was tried in {least}" if least else ""
-        yield Claim(OF, text, holds(max(prices) < 0.01), number, n, source)
-
+    yield from _price_claims(texts, 0.01, n, source)
     source_of_depth = f"`zoo sweep --config results/transfer_depth.yaml`: {link('transfer_depth')}"
     deep = {
         DEEP_RULE: "The rate that is best at 2 blocks costs less than 0.02 at 8, with `base_sizes`",
         DEEP_NO_RULE: "It does so without them",
     }
-    for network, text in deep.items():
-        prices = [price(name, network) for name in PAIRS]
-        number = f"costs {min(prices):.3f} to {max(prices):.3f} over the best"
-        yield Claim(OF, text, holds(max(prices) < 0.02), number, n, source_of_depth)
+    yield from _price_claims(deep, 0.02, n, source_of_depth)
     falls = [lowest(name, DEEP_RULE) - lowest(name, DEEP_NO_RULE) for name in PAIRS]
     number = f"{min(falls):+.3f} to {max(falls):+.3f}"
     text = "At their best rates 8 blocks end lower with `base_sizes` than without"
@@ -109,6 +100,16 @@ def rate_claims() -> Iterator[Claim]:
     text = "W is rebuilt to float32's precision up to 4096 x 4096"
     source = f"`zoo coordinates`: {link('rebuild')}"
     yield Claim(OF, text, holds(precise), number, f"{len(rows)} matrices", source)
+
+
+def _price_claims(texts: dict[str, str], most: float, n: str, source: str) -> Iterator[Claim]:
+    """Say what the rate that is best at the base costs in other networks, less than `most`."""
+    for network, text in texts.items():
+        prices = [price(name, network) for name in PAIRS]
+        number = f"costs {min(prices):.3f} to {max(prices):.3f} over the best"
+        least = sum(is_least(name, network) for name in PAIRS)
+        number += f", the lowest that was tried in {least}" if least else ""
+        yield Claim(OF, text, holds(max(prices) < most), number, n, source)
 
 
 def is_least(name: str, network: str) -> bool:

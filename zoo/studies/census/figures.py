@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from zoo.pages import style
+from zoo.pages.data import Data
 from zoo.pages.numbers import percent
 from zoo.pages.style import Axes, Figure
 from zoo.studies.census.planted import KINDS
@@ -19,7 +20,6 @@ from zoo.studies.figures import present
 from zoo.studies.spectra import MEASURE_LABELS
 from zoo.studies.verdicts import PRIMARY
 
-Data = dict[str, Any]
 NAMED = len(style.PALETTE) - 1
 """Architectures that have a colour of their own."""
 OTHERS = "others"

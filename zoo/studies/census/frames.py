@@ -1,15 +1,14 @@
 """The numbers of a census as data frames, a row for each observation, in full precision."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
+from zoo.pages.data import Data
 from zoo.studies.census.summary import architecture
 from zoo.studies.frames import frame
 from zoo.studies.verdicts import PRIMARY
 
-Data = dict[str, Any]
 HEAD = ("adapter", "status", "why", "cluster")
 ENDS = {"value": "", "null": "_null", "sd": "_sd", "z": "_z", "p": "_p", "draws": "_draws"} | {
     "shuffled": "_shuffled"

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from zoo.pages.data import Data
 from zoo.studies.census.planted import KINDS
 from zoo.studies.statistics import holm, interval
 from zoo.studies.verdicts import PRIMARY
 
 LEVEL = 0.05
 """The false discovery rate of what is called structured, and the level of a single test."""
-Data = dict[str, Any]
 UNKNOWN = "unknown"
 DEPTHS = ("first third", "middle third", "last third")
 

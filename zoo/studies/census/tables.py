@@ -6,13 +6,12 @@ from typing import Any
 
 import pandas as pd
 
+from zoo.pages.data import Data
 from zoo.pages.numbers import decimals, interval, percent
 from zoo.pages.table import Cell, Column, Table, fixed
 from zoo.studies.census.frames import flat
 from zoo.studies.census.summary import architecture
 from zoo.studies.spectra import MEASURE_LABELS
-
-Data = dict[str, Any]
 
 
 def counts_table(census: Data) -> Table:

@@ -1,15 +1,14 @@
 """A census in a terminal, in 80 columns."""
 
 import textwrap
-from typing import Any
 
+from zoo.pages.data import Data
 from zoo.pages.numbers import decimals, interval, number_of, percent
 from zoo.pages.table import Column, Table
 from zoo.pages.terminal import table
 from zoo.studies.census.frames import flat
 from zoo.studies.census.tables import counts_table
 
-Data = dict[str, Any]
 LEGEND = """k90: share of the coefficients, largest first, that holds 90 % of the energy.
 null: the same singular values in random directions. structured: beyond it, at a
 false discovery rate of 5 %; [low, high]: 95 % interval, an author counted once."""
