@@ -15,7 +15,7 @@ from zoo.pages.data import Data
 from zoo.pages.numbers import percent
 from zoo.pages.style import Axes, Figure
 from zoo.studies.census.planted import KINDS
-from zoo.studies.census.summary import architecture
+from zoo.studies.census.summary import analysed, architecture
 from zoo.studies.figures import present
 from zoo.studies.spectra import MEASURE_LABELS
 from zoo.studies.verdicts import PRIMARY
@@ -37,10 +37,6 @@ def census_figures(census: Data) -> dict[str, Figure]:
     return present({name: style.styled(make)(census) for name, make in draw.items()})
 
 
-def _analysed(census: Data) -> list[Data]:
-    return [each for each in census["adapters"] if each["status"] == "analysed"]
-
-
 def k90_against_null(census: Data) -> Figure:
     """Draw k90 of each matrix against the mean of its null, a panel for two of the transforms."""
     transforms = census["transforms"][:1] + [t for t in census["transforms"][1:] if t == "haar"]
@@ -54,7 +50,7 @@ def k90_against_null(census: Data) -> Figure:
         sharex=True,
         sharey=True,
     )
-    adapters = _analysed(census)
+    adapters = analysed(census["adapters"])
     looks = _looks(adapters)
     for ax, key in zip(axes, transforms, strict=True):
         ax.set_title(key)
@@ -105,7 +101,7 @@ def distance_by_transform(census: Data) -> Figure:
         sharey=True,
     )
     jitter = np.random.default_rng(0)
-    adapters = _analysed(census)
+    adapters = analysed(census["adapters"])
     for ax, measure in zip(axes, PRIMARY, strict=True):
         ax.set_title(MEASURE_LABELS[measure])
         ax.axvspan(-3, 3, color=style.NULL, alpha=0.2, linewidth=0)

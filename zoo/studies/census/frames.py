@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from zoo.pages.data import Data
-from zoo.studies.census.summary import architecture
+from zoo.studies.census.summary import analysed, architecture
 from zoo.studies.frames import frame
 from zoo.studies.verdicts import PRIMARY
 
@@ -47,8 +47,7 @@ def matrices(census: Data) -> pd.DataFrame:
                 **{key: m[key] for key in ("norm", "stable_rank", "effective_rank")},
                 **_measures(m["spectra"], PRIMARY),
             }
-            for each in census["adapters"]
-            if each["status"] == "analysed"
+            for each in analysed(census["adapters"])
             for m in each["matrices"]
         ),
         whole=["block", "rank"],

@@ -35,19 +35,24 @@ def summary(adapters: Sequence[Data], transforms: Sequence[str]) -> Data:
         `counts` by status; `structure` and `controls`, by transform and measure; `claims`;
             `groups`; `power`.
     """
-    analysed = [each for each in adapters if each["status"] == "analysed"]
-    found = structure(analysed, transforms)
+    there = analysed(adapters)
+    found = structure(there, transforms)
     most = max(found, key=lambda row: row["found"])["transform"]
     return {
         "counts": dict(Counter(each["status"] for each in adapters).most_common()),
-        "clusters": len({each["entry"]["cluster"] for each in analysed}),
-        "matrices": sum(len(each["matrices"]) for each in analysed),
+        "clusters": len({each["entry"]["cluster"] for each in there}),
+        "matrices": sum(len(each["matrices"]) for each in there),
         "structure": found,
-        "measures": measures(analysed, transforms),
-        "claims": claims(analysed, transforms[0]),
-        "groups": groups(analysed, dict.fromkeys([transforms[0], most])),
-        "power": power(analysed, transforms),
+        "measures": measures(there, transforms),
+        "claims": claims(there, transforms[0]),
+        "groups": groups(there, dict.fromkeys([transforms[0], most])),
+        "power": power(there, transforms),
     }
+
+
+def analysed(adapters: Iterable[Data]) -> list[Data]:
+    """Return the adapters that were analysed."""
+    return [each for each in adapters if each["status"] == "analysed"]
 
 
 def mark_copies(adapters: Iterable[Data]) -> None:

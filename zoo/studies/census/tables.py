@@ -10,7 +10,7 @@ from zoo.pages.data import Data
 from zoo.pages.numbers import decimals, interval, percent
 from zoo.pages.table import Cell, Column, Table, fixed
 from zoo.studies.census.frames import flat
-from zoo.studies.census.summary import architecture
+from zoo.studies.census.summary import analysed, architecture
 from zoo.studies.spectra import MEASURE_LABELS
 
 
@@ -157,8 +157,7 @@ def adapters_table(census: Data) -> Table:
             **each["mean"][key]["k90"],
             "found": [t for t, found in each["structured"].items() if found["found"]],
         }
-        for each in census["adapters"]
-        if each["status"] == "analysed"
+        for each in analysed(census["adapters"])
     ]
     columns = [
         Column("Adapter", lambda row: row.name, left=True),
